@@ -1,0 +1,239 @@
+"""The command `nas`: thin verbs over the public functions. Heavy rooms are imported when a verb needs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nas import __version__
+from nas.errors import NasError
+
+if TYPE_CHECKING:
+    from nas.pipeline import Run
+    from nas.study import Study
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+
+StudyArgument = Annotated[str, typer.Argument(help="A study.toml, its folder, or the name of a shipped study.")]
+RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds the results of all studies.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Value of a variable of the study.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+FineTuneOption = Annotated[bool, typer.Option(help="Fine-tune each export by distillation.")]
+RUNS = Path("runs")
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line on standard error and exit code 2."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()
+    except NasError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(problem.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def _main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Neural architecture search for compact BERTs, to a latency budget that is measured.
+
+    Each verb does what is missing and skips what is up to date; `nas run STUDY` does them all.
+    """
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def _load(study: str, assignments: list[str] | None) -> Study:
+    from nas.errors import StudyError
+    from nas.study import Study
+
+    variables = {}
+    for assignment in assignments or []:
+        name, separator, value = assignment.partition("=")
+        if not separator:
+            raise StudyError(f"--set {assignment}: must be NAME=VALUE; add the value")
+        variables[name] = value
+    return Study.load(study, variables)
+
+
+def _work(study: str, runs: Path, assignments: list[str] | None, work: Callable[[Run], Any]) -> Any:
+    """Do some work on a run, alone and without other libraries' chatter."""
+    loaded = _load(study, assignments)
+    import datasets
+    import transformers
+
+    from nas.pipeline import Run
+
+    datasets.disable_progress_bars()
+    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+    run = Run.of(loaded, runs)
+    with run.locked():
+        return work(run)
+
+
+def _finish(as_json: bool, result: dict[str, Any]) -> None:
+    if as_json:
+        print(json.dumps(result))
+
+
+@app.command()
+def check(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None, json_: JsonOption = False) -> None:
+    """Validate a study and print the plan: space, budgets, steps, estimated time."""
+    loaded = _load(study, set_)
+    from nas.pipeline.plan import plan
+    from nas.report.tables import print_plan
+
+    found = plan(loaded, runs)
+    print_plan(found)
+    _finish(json_, found)
+
+
+@app.command()
+def train(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None, json_: JsonOption = False) -> None:
+    """Make the supernet: read the data, fine-tune the teacher if asked, order, train."""
+
+    def work(run: Run) -> dict[str, Any]:
+        from nas.pipeline import train
+
+        train(run)
+        return {"supernet": str(run.supernet), "seconds": run.seconds()}
+
+    result = _work(study, runs, set_, work)
+    print(f"supernet: {result['supernet']}")
+    _finish(json_, result)
+
+
+@app.command()
+def profile(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None, json_: JsonOption = False) -> None:
+    """Measure the block latencies of each device, and how well they predict whole sub-networks."""
+
+    def work(run: Run) -> dict[str, Any]:
+        from nas.pipeline import profile
+
+        return {
+            name: {"teacher_p50_ms": found.teacher_p50_ms, "smallest_p50_ms": found.smallest_p50_ms, **found.error}
+            for name, found in profile(run).items()
+        }
+
+    from nas.report.tables import print_profiles
+
+    result = _work(study, runs, set_, work)
+    print_profiles(result)
+    _finish(json_, result)
+
+
+@app.command()
+def search(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None, json_: JsonOption = False) -> None:
+    """Search the space; goes on where an earlier search stopped."""
+
+    def work(run: Run) -> dict[str, Any]:
+        from nas.pipeline import search_candidates
+
+        return search_candidates(run).outcomes
+
+    result = _work(study, runs, set_, work)
+    print(", ".join(f"{count} {outcome}" for outcome, count in result.items()))
+    _finish(json_, result)
+
+
+@app.command()
+def front(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None, json_: JsonOption = False) -> None:
+    """Show the Pareto front and the measured candidates of each budget."""
+
+    def work(run: Run) -> dict[str, Any]:
+        from nas.pipeline import front
+
+        return front(run)
+
+    from nas.report.tables import print_front
+
+    result = _work(study, runs, set_, work)
+    print_front(result)
+    _finish(json_, {key: result[key] for key in ("study", "metric", "outcomes", "front", "budgets")})
+
+
+@app.command()
+def export(
+    study: StudyArgument,
+    runs: RunsOption = RUNS,
+    set_: SetOption = None,
+    fine_tune: FineTuneOption = True,
+    json_: JsonOption = False,
+) -> None:
+    """Fine-tune, write, reload and verify the best sub-network of each budget."""
+
+    def work(run: Run) -> dict[str, Any]:
+        from nas.pipeline import export
+
+        return {"exports": export(run, fine_tune), **_results(run)}
+
+    from nas.report.tables import print_results
+
+    result = _work(study, runs, set_, work)
+    print_results(result)
+    _finish(json_, result)
+
+
+@app.command()
+def report(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None, json_: JsonOption = False) -> None:
+    """Write one HTML page with the front, the architectures and the latency error."""
+
+    def work(run: Run) -> dict[str, Any]:
+        from nas.pipeline.reports import report
+
+        return {"report": str(report(run))}
+
+    result = _work(study, runs, set_, work)
+    print(f"report: {result['report']}")
+    _finish(json_, result)
+
+
+@app.command(name="run")
+def run_all(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None, json_: JsonOption = False) -> None:
+    """Do all steps; those that are up to date are skipped."""
+    _run_all(study, runs, set_, json_)
+
+
+@app.command()
+def quickstart(runs: RunsOption = RUNS, json_: JsonOption = False) -> None:
+    """Run the whole path on an embedded task: no download, about five minutes on two cores."""
+    _run_all("quickstart", runs, None, json_)
+
+
+def _run_all(study: str, runs: Path, set_: list[str] | None, json_: bool) -> None:
+    def work(run: Run) -> dict[str, Any]:
+        from nas.pipeline import export, search_candidates
+        from nas.pipeline.reports import report
+
+        search_candidates(run)
+        exports = export(run)
+        return {"exports": exports, "report": str(report(run)), **_results(run)}
+
+    from nas.report.tables import print_results
+
+    result = _work(study, runs, set_, work)
+    print_results(result)
+    print(f"report: {result['report']}")
+    _finish(json_, result)
+
+
+def _results(run: Run) -> dict[str, Any]:
+    from nas.pipeline.exports import baselines
+
+    return {"study": run.study.name, "folder": str(run.folder), "baselines": baselines(run), "seconds": run.seconds()}
+
+
+if __name__ == "__main__":
+    main()

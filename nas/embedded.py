@@ -1,0 +1,194 @@
+"""The embedded task: a data set and a teacher made from the documentation on this machine, without a download.
+
+The task is to fill a gap. One small word of a sentence is replaced by [MASK], and the classifier says which of eight
+words stood there. The sentences come from docstrings of Python and of the packages that `nas` depends on. Their
+source is read as text, never imported. The teacher is a small BERT with random weights and a WordPiece vocabulary
+trained on the same sentences; the pipeline fine-tunes it.
+
+The words around a gap decide, not the words of the sentence as a whole, so depth and width matter.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import sysconfig
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from datasets import ClassLabel, Dataset, Features, Value
+from tokenizers import BertWordPieceTokenizer
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+
+from nas.errors import DataError
+from nas.files import write_atomically
+
+VERSION = 1
+WORDS = ("of", "to", "in", "for", "and", "is", "the", "with")
+"""The classes."""
+GAP = "[MASK]"
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", GAP)
+PACKAGES = (
+    "datasets",
+    "huggingface_hub",
+    "matplotlib",
+    "networkx",
+    "numpy",
+    "optuna",
+    "pandas",
+    "ray",
+    "scipy",
+    "sklearn",
+    "sympy",
+    "torch",
+    "transformers",
+)
+"""Where sentences are read from, beside the standard library. One that is not installed is left out."""
+TRAIN_ROWS = 50_000
+TEST_ROWS = 4_000
+LEAST_TRAIN_ROWS = 5_000
+MOST_FILE_BYTES = 1_000_000
+SENTENCE_WORDS = range(6, 17)
+VOCABULARY = 4_000
+MAX_LENGTH = 32
+
+# The standard library's folder can hold site-packages, with whatever else is installed.
+_SKIPPED = frozenset({"site-packages", "dist-packages", "test", "tests"})
+# A docstring opens on the line after a colon. Source that Python cannot parse is no obstacle to this.
+_DOCSTRING = re.compile(r':[ \t]*\n[ \t]+[rR]?"""(.*?)"""', re.DOTALL)
+_PARAGRAPH_END = re.compile(r"\n[ \t]*\n")
+_SENTENCE_END = re.compile(r"(?<=[.!?:])\s+(?=[A-Z`\"'])")
+_PROSE = re.compile(r"[A-Z][A-Za-z ,;'()-]+\.")
+
+
+def build(folder: Path, seed: int) -> None:
+    """Write `train.parquet`, `test.parquet` and the untrained `teacher/` to `folder`.
+
+    The same seed gives the same files as long as the same packages are installed. Raises `DataError` if their
+    documentation has too few sentences.
+    """
+    rng = random.Random(seed)
+    train, test = _split(sentences(source_folders()), rng)
+    rows = {"train": gaps(train, rng)[:TRAIN_ROWS], "test": gaps(test, rng)[:TEST_ROWS]}
+    if len(rows["train"]) < LEAST_TRAIN_ROWS:
+        raise DataError(
+            f"embedded: {LEAST_TRAIN_ROWS} training rows are needed, but the documentation on this machine gives "
+            f"{len(rows['train'])}; install packages with their sources, or use a data set of your own in [task]"
+        )
+    for name, part in rows.items():
+        _write(folder / f"{name}.parquet", part)
+    _write_teacher(folder / "teacher", [text for text, _ in rows["train"]], seed)
+
+
+def source_folders() -> dict[str, Path]:
+    """The folders that are read, by name."""
+    found = {"python": Path(sysconfig.get_path("stdlib"))}
+    for name in PACKAGES:
+        spec = find_spec(name)  # finds a top-level package without importing it
+        if spec and spec.submodule_search_locations:
+            found[name] = Path(next(iter(spec.submodule_search_locations)))
+    return found
+
+
+def sentences(folders: dict[str, Path]) -> dict[str, str]:
+    """Distinct sentences in lower case, each with the file that it was first found in."""
+    found: dict[str, str] = {}
+    for name, folder in sorted(folders.items()):
+        for path in _sources(folder):
+            for sentence in _sentences_of(path):
+                found.setdefault(sentence, f"{name}/{path.relative_to(folder).as_posix()}")
+    return found
+
+
+def _sources(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*.py")):
+        parts = path.relative_to(folder).parts
+        if not _SKIPPED.intersection(parts):
+            yield path
+
+
+def _sentences_of(path: Path) -> Iterator[str]:
+    try:
+        if path.stat().st_size > MOST_FILE_BYTES:
+            return
+        source = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return
+    for docstring in _DOCSTRING.findall(source):
+        for paragraph in _PARAGRAPH_END.split(docstring):
+            for sentence in _SENTENCE_END.split(" ".join(paragraph.replace("`", "").split())):
+                words = sentence[:-1].lower().split()
+                if len(words) in SENTENCE_WORDS and "--" not in sentence and _PROSE.fullmatch(sentence):
+                    yield " ".join(words)
+
+
+def _split(found: dict[str, str], rng: random.Random) -> tuple[list[str], list[str]]:
+    """Sentences for training and for the test, never of one file: neighbours resemble each other."""
+    files = sorted(set(found.values()))
+    rng.shuffle(files)
+    tested = set(files[: len(files) // 10])
+    order = sorted(found)
+    rng.shuffle(order)
+    train = [sentence for sentence in order if found[sentence] not in tested]
+    test = [sentence for sentence in order if found[sentence] in tested]
+    return train, test
+
+
+def gaps(texts: list[str], rng: random.Random) -> list[tuple[str, int]]:
+    """One gap a sentence, at the word of `WORDS` that is rarest so far, so that classes come out about equal."""
+    counts = [0] * len(WORDS)
+    rows: dict[str, int] = {}
+    for text in texts:
+        words = text.split()
+        places = [place for place in range(1, len(words) - 1) if words[place] in WORDS]
+        if not places:
+            continue
+        place = min(places, key=lambda place: (counts[WORDS.index(words[place])], rng.random()))
+        label = WORDS.index(words[place])
+        row = " ".join((*words[:place], GAP, *words[place + 1 :]))
+        if row not in rows:
+            rows[row] = label
+            counts[label] += 1
+    return list(rows.items())
+
+
+def _write(path: Path, rows: list[tuple[str, int]]) -> None:
+    columns = {"text": [text for text, _ in rows], "label": [label for _, label in rows]}
+    features = Features({"text": Value("string"), "label": ClassLabel(names=list(WORDS))})
+    table = Dataset.from_dict(columns, features=features)
+    write_atomically(path, lambda temporary: table.to_parquet(temporary) and None)
+
+
+def vocabulary(texts: list[str]) -> list[str]:
+    """WordPiece tokens, the special ones first. Equal texts give equal tokens."""
+    texts = [text.replace(GAP, "") for text in texts]
+    letters = sorted({letter for text in texts for letter in text if not letter.isspace()})
+    # The trainer settles ties by the numbers of the tokens and numbers what it meets in no fixed order,
+    # unless the tokens are given to it beforehand.
+    given = [*SPECIAL_TOKENS, *letters, *(f"##{letter}" for letter in letters)]
+    pieces = BertWordPieceTokenizer(lowercase=True)
+    pieces.train_from_iterator(texts, vocab_size=VOCABULARY, min_frequency=2, special_tokens=given, show_progress=False)
+    return [*SPECIAL_TOKENS, *sorted(set(pieces.get_vocab()) - set(SPECIAL_TOKENS))]
+
+
+def _write_teacher(folder: Path, texts: list[str], seed: int) -> None:
+    """A BERT with random weights, and its tokenizer."""
+    tokens = {token: number for number, token in enumerate(vocabulary(texts))}
+    tokenizer = BertTokenizer(vocab=tokens, model_max_length=MAX_LENGTH)
+    config = BertConfig(
+        vocab_size=len(tokens),
+        hidden_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=512,
+        max_position_embeddings=MAX_LENGTH,
+        initializer_range=0.06,  # BERT's 0.02 suits a width of 768; a narrow model learns from it much more slowly
+        id2label=dict(enumerate(WORDS)),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = BertForSequenceClassification(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,41 @@
+"""The exceptions of `nas`: each is one clear line for the user, with exit code 2."""
+
+from __future__ import annotations
+
+
+class NasError(Exception):
+    """A condition that the user can mend. The message states the rule, the value and the remedy."""
+
+    exit_code = 2
+
+
+class SearchSpaceError(NasError):
+    """A search-space file, or an architecture that does not belong to its space."""
+
+
+class StudyError(NasError):
+    """A study file, or a combination of settings in it."""
+
+
+class DataError(NasError):
+    """A data set that cannot be read or does not have what the study asks of it."""
+
+
+class TeacherError(NasError):
+    """A teacher that cannot be loaded or does not fit the search space."""
+
+
+class DeviceError(NasError):
+    """A device or runtime that cannot measure what it was asked to."""
+
+
+class InfeasibleBudgetError(NasError):
+    """A budget that no architecture of the search space can meet."""
+
+
+class SearchError(NasError):
+    """A search that cannot start or go on."""
+
+
+class ExportError(NasError):
+    """A sub-network that cannot be exported, or an export that failed its verification."""

@@ -1,0 +1,101 @@
+"""Accuracy of candidates: logits over a split, and the record of one evaluation.
+
+An `EvaluationRecipe` is a plain value that travels to another process; `load` makes the evaluator there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from nas.data import Batch, TaskData, batches_by_length, score
+from nas.model import CompactBertForSequenceClassification
+from nas.space import Architecture
+from nas.supernet import BertSupernet
+
+
+@dataclass(frozen=True)
+class CandidateResult:
+    """What an evaluation found out about one architecture."""
+
+    architecture: Architecture
+    accuracy: float
+    """The task's metric on the search set, with inherited weights."""
+    examples: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON form."""
+        return asdict(self) | {"architecture": self.architecture.to_json()}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> CandidateResult:
+        """Read the JSON form."""
+        return cls(**value | {"architecture": Architecture.from_json(value["architecture"])})
+
+
+def predict(forward: Callable[[Batch], np.ndarray], batches: Iterable[Batch]) -> np.ndarray:
+    """Logits (examples, num_labels) in the order of the examples. `forward` gives those of one batch."""
+    parts = [(batch.rows, forward(batch)) for batch in batches]
+    logits = np.zeros((sum(len(rows) for rows, _ in parts), parts[0][1].shape[1]), dtype=np.float32)
+    for rows, values in parts:
+        logits[rows] = values
+    return logits
+
+
+def forward_of(model: CompactBertForSequenceClassification) -> Callable[[Batch], np.ndarray]:
+    """The forward function of a torch model for `predict`."""
+
+    @torch.inference_mode()
+    def forward(batch: Batch) -> np.ndarray:
+        return model(input_ids=batch.input_ids, token_type_ids=batch.token_type_ids).logits.numpy()
+
+    return forward
+
+
+class Evaluator:
+    """Evaluates architectures of one supernet on one split."""
+
+    def __init__(self, supernet: BertSupernet, split: Dataset, metric: str) -> None:
+        self.supernet = supernet
+        self.metric = metric
+        self.batches = list(batches_by_length(split))
+        self.labels = np.asarray(split["labels"])
+
+    def evaluate(self, architecture: Architecture) -> CandidateResult:
+        """The architecture's metric with the weights that it inherits."""
+        started = time.monotonic()
+        accuracy = self.accuracy_of(self.supernet.extract(architecture))
+        return CandidateResult(architecture, accuracy, len(self.labels), round(time.monotonic() - started, 4))
+
+    def accuracy_of(self, model: CompactBertForSequenceClassification) -> float:
+        """The metric of a model with weights of its own."""
+        return score(self.metric, predict(forward_of(model), self.batches), self.labels)
+
+
+@dataclass(frozen=True)
+class EvaluationRecipe:
+    """Where an evaluator's parts lie, so that any process can make it."""
+
+    supernet: Path
+    data: Path
+    metric: str
+    examples: int | None
+    threads: int | None = None
+
+    def load(self) -> Evaluator:
+        """Read weights and search set. With `threads`, also bounds this process's torch threads."""
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        weights = CompactBertForSequenceClassification.from_pretrained(self.supernet).eval()
+        split = TaskData.load(self.data).search
+        if self.examples and self.examples < len(split):
+            split = split.shuffle(seed=0, keep_in_memory=True).select(range(self.examples))
+        return Evaluator(BertSupernet(weights), split, self.metric)

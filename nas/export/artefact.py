@@ -1,0 +1,48 @@
+"""The files of an export: a Hugging Face folder with an ONNX model beside it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from nas.files import write_json
+from nas.graph import save
+from nas.model import CompactBertForSequenceClassification
+from nas.model.onnx import to_onnx
+from nas.model.stock import fits_stock, to_stock
+
+ONNX_FILE = "model.onnx"
+ARCHITECTURE_FILE = "architecture.json"
+VERIFICATION_FILE = "verification.json"
+
+
+def write_artefact(
+    model: CompactBertForSequenceClassification, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> None:
+    """Write weights (safetensors), configuration, tokenizer, ONNX and architecture; the folder appears complete.
+
+    An architecture that stock BERT can express is saved as `BertForSequenceClassification`, which needs no `nas`
+    to be loaded; any other as `CompactBertForSequenceClassification`. An existing folder is replaced.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        (to_stock(model) if fits_stock(model.config) else model).save_pretrained(draft)
+        tokenizer.save_pretrained(draft)
+        save(to_onnx(model), draft / ONNX_FILE)
+        write_json(draft / ARCHITECTURE_FILE, model.config.architecture.to_json())
+        draft.chmod(0o755)
+        for path in draft.iterdir():  # safetensors leaves its files readable by their owner only
+            path.chmod(0o644)
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.replace(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def stored_file(folder: Path, runtime: str) -> Path:
+    """The file whose size counts for a runtime."""
+    return folder / (ONNX_FILE if runtime == "onnxruntime" else "model.safetensors")

@@ -1,0 +1,150 @@
+"""Verification: everything is measured again on what was written, reloaded from disk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import AutoModelForSequenceClassification
+
+from nas.data import Batch, batches_by_length, score
+from nas.evaluate import predict
+from nas.evaluate.accuracy import forward_of
+from nas.export.artefact import ONNX_FILE, VERIFICATION_FILE, stored_file
+from nas.files import write_json
+from nas.latency import LatencyRecord, measure
+from nas.latency.measure import Network
+from nas.latency.runtimes import session_of
+from nas.model import CompactBertForSequenceClassification
+from nas.model.onnx import INPUTS
+from nas.model.sizes import MB
+from nas.study import Budget, Device
+
+_ROUNDS = 15
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A written export, to be looked at from outside."""
+
+    folder: Path
+    device: Device
+
+    def logits(self, split: Dataset) -> np.ndarray:
+        """Logits of a split as the device's runtime serves them: at its batch size, without padding."""
+        batches = (part for batch in batches_by_length(split) for part in _cut(batch, self.device.batch_size))
+        return predict(self._forward(), batches)
+
+    def _forward(self) -> Callable[[Batch], np.ndarray]:
+        if self.device.runtime == "torch":
+            return forward_of(reload(self.folder))
+        session = session_of(self.folder / ONNX_FILE, self.device.threads)
+
+        def forward(batch: Batch) -> np.ndarray:
+            ids = batch.input_ids.numpy()
+            fed = dict(zip(INPUTS, (ids, np.ones_like(ids), batch.token_type_ids.numpy()), strict=True))
+            logits: np.ndarray = session.run(["logits"], fed)[0]
+            return logits
+
+        return forward
+
+    def network(self) -> Network:
+        """What is timed: the file itself, or for torch the reloaded model's shape."""
+        return self.folder / ONNX_FILE if self.device.runtime == "onnxruntime" else as_compact(self.folder)
+
+    @property
+    def size_mb(self) -> float:
+        """The size of the file that is deployed, in 10^6 bytes."""
+        return stored_file(self.folder, self.device.runtime).stat().st_size / MB
+
+
+def reload(folder: Path) -> Any:
+    """The exported Hugging Face model, in evaluation mode."""
+    return AutoModelForSequenceClassification.from_pretrained(folder).eval()
+
+
+def as_compact(folder: Path) -> CompactBertForSequenceClassification:
+    """The exported model as `CompactBert`, also if it was saved as stock BERT."""
+    from nas.model.stock import from_stock
+
+    model = reload(folder)
+    return model if isinstance(model, CompactBertForSequenceClassification) else from_stock(model)
+
+
+def _cut(batch: Batch, size: int) -> list[Batch]:
+    return [
+        Batch(batch.rows[at : at + size], batch.input_ids[at : at + size], batch.token_type_ids[at : at + size])
+        for at in range(0, len(batch.rows), size)
+    ]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The uncompressed teacher on the same device and test set."""
+
+    folder: Path
+    accuracy: float
+
+
+def verify(
+    folder: Path, budget: Budget | None, device: Device, reference: Reference | None, test: Dataset, metric: str
+) -> dict[str, Any]:
+    """Measure an export as reloaded from disk, beside the teacher, and write `verification.json`.
+
+    Without a reference the export is itself the teacher; without a budget there is nothing to meet.
+    """
+    artefact = Artefact(folder, device)
+    labels = np.asarray(test["labels"])
+    logits = artefact.logits(test)
+    accuracy = score(metric, logits, labels)
+    model = reload(folder)
+    simulated = predict(forward_of(model), batches_by_length(test))
+    own, teacher = _time(artefact, reference, model.config.vocab_size)
+    params = model.num_parameters()
+    limits = budget.model_dump(mode="json", exclude_none=True) if budget else None
+    verification = {
+        "metric": metric,
+        "accuracy": accuracy,
+        "accuracy_standard_error": _standard_error(metric, accuracy, len(labels)),
+        "teacher_accuracy": reference.accuracy if reference else accuracy,
+        "test_examples": len(labels),
+        "p50_ms": own.p50_ms,
+        "p95_ms": own.p95_ms,
+        "teacher_p50_ms": teacher.p50_ms,
+        "speed_up": teacher.p50_ms / own.p50_ms,
+        "budget": limits,
+        "met": budget is None or budget.is_met(own.p50_ms, teacher.p50_ms, artefact.size_mb, params),
+        "size_mb": artefact.size_mb,
+        "params": params,
+        "agreement_with_hugging_face": _agreement(logits, simulated),
+        "latency": own.summary(),
+        "teacher_latency": teacher.summary(),
+        "environment": own.environment,
+    }
+    write_json(folder / VERIFICATION_FILE, verification)
+    return verification
+
+
+def _time(artefact: Artefact, reference: Reference | None, rows: int) -> tuple[LatencyRecord, LatencyRecord]:
+    """The export and the teacher, measured in turns in one process."""
+    networks = {"export": artefact.network()}
+    if reference:
+        networks["teacher"] = Artefact(reference.folder, artefact.device).network()
+    title = f"Measuring {artefact.folder.name}"
+    records = measure(artefact.device, networks, _ROUNDS, title, vocab_size=rows)
+    return records["export"], records.get("teacher", records["export"])
+
+
+def _standard_error(metric: str, accuracy: float, examples: int) -> float | None:
+    """Of a share of right answers; other metrics have no such simple one."""
+    return math.sqrt(accuracy * (1.0 - accuracy) / examples) if metric == "accuracy" else None
+
+
+def _agreement(first: np.ndarray, second: np.ndarray) -> float | None:
+    """The share of equal predictions; none for a regression."""
+    return float((first.argmax(axis=1) == second.argmax(axis=1)).mean()) if first.shape[1] > 1 else None

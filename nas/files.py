@@ -1,0 +1,135 @@
+"""Reading and writing of small files: validated TOML in, atomic JSON out, digests of both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nas.errors import NasError
+
+
+class Settings(BaseModel):
+    """Base of everything read from a TOML file: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Whole = Annotated[int, Field(ge=0, strict=True)]
+Positive = Annotated[int, Field(ge=1, strict=True)]
+Real = Annotated[float, Field(ge=0.0, strict=True, allow_inf_nan=False)]
+Flag = Annotated[bool, Field(strict=True)]
+
+S = TypeVar("S", bound=Settings)
+
+
+def read_toml(path: Path, error: type[NasError]) -> dict[str, Any]:
+    """Parse a TOML file. Raises `error` if it is missing or is not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error(f"{path}: no such file; give the path of an existing TOML file") from None
+    except (IsADirectoryError, PermissionError, UnicodeDecodeError) as problem:
+        raise error(f"{path}: cannot be read as a TOML text file ({type(problem).__name__})") from None
+    except tomllib.TOMLDecodeError as problem:
+        raise error(f"{path}: not valid TOML: {problem}; correct the file at that place") from None
+
+
+def validate(model: type[S], values: Mapping[str, Any], path: Path, error: type[NasError]) -> S:
+    """Turn parsed values into settings. Raises `error` with one line that names file, key and rule."""
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as problem:
+        raise error(f"{path}: {_one_line(problem, model)}") from None
+
+
+def _one_line(problem: ValidationError, model: type[BaseModel]) -> str:
+    first = problem.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"]) or "file"
+    kind, value = first["type"], first["input"]
+    if kind == "extra_forbidden":
+        valid = _keys_at(model, first["loc"][:-1])
+        return f"{key}: unknown key; remove it or use one of: {', '.join(valid)}"
+    if kind == "missing":
+        return f"{key}: required key is missing; add it"
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if kind == "value_error":
+        return f"{key}: {message}"
+    return f"{key}: {message}, but got {value!r}; correct the value"
+
+
+def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The valid keys of the (possibly nested) settings at a location of a validation error."""
+    current: Any = model
+    for part in location:
+        if isinstance(part, str) and part in current.model_fields:
+            current = _settings_in(current.model_fields[part].annotation) or current
+    return sorted(field.alias or name for name, field in current.model_fields.items())
+
+
+def _settings_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        found = _settings_in(inner)
+        if found is not None:
+            return found
+    return None
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def digest(value: Any) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of a JSON value."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Have `write` fill a temporary file beside `path`, then rename: a reader sees all or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically, indented for people."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path, error: type[NasError]) -> Any:
+    """Read a JSON file. Raises `error` if it is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error(f"{path}: no such file; run the step that writes it first") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise error(f"{path}: not valid JSON; remove it and run the step that writes it again") from None

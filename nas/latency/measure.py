@@ -1,0 +1,99 @@
+"""Measuring networks on a device: written to a temporary folder, timed in a fresh process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nas.errors import DeviceError
+from nas.latency.record import LatencyRecord
+from nas.latency.runtimes import BlockChain, runtime_of
+from nas.model import CompactBertConfig, CompactBertForSequenceClassification
+from nas.model.onnx import INPUTS
+from nas.progress import track
+from nas.study import Device
+
+Network = CompactBertForSequenceClassification | tuple[BlockChain, CompactBertConfig] | Path
+"""A model, a chain of blocks, or a file that a runtime can load (the exported artefact itself)."""
+
+
+def measure(
+    device: Device, networks: Mapping[str, Network], rounds: int, title: str, vocab_size: int | None = None
+) -> dict[str, LatencyRecord]:
+    """Time networks on a device, in turns, in one fresh process.
+
+    `vocab_size` bounds the token ids fed to files; models bring their own. Raises `DeviceError` if the
+    measuring process fails.
+    """
+    runtime = runtime_of(device.runtime)
+    with tempfile.TemporaryDirectory(prefix="nas-latency-") as folder:
+        items = []
+        for number, (name, network) in enumerate(networks.items()):
+            path = Path(folder) / f"{number}.network"
+            if isinstance(network, Path):
+                path = network
+                inputs = _token_inputs(device, vocab_size or 1)
+            elif isinstance(network, tuple):
+                runtime.write_chain(*network, path)
+                inputs = _hidden_inputs(device, network[1].hidden_size)
+            else:
+                runtime.write_model(network, path)
+                inputs = _token_inputs(device, network.config.vocab_size)
+            items.append({"name": name, "path": str(path), "inputs": inputs})
+        job = {"runtime": device.runtime, "threads": device.threads, "rounds": rounds, "networks": items}
+        result = _run_worker(job, rounds, title)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {
+        name: LatencyRecord(tuple(samples), device, result["environment"], now)
+        for name, samples in result["samples_ms"].items()
+    }
+
+
+def _token_inputs(device: Device, vocab_size: int) -> dict[str, Any]:
+    shape = [device.batch_size, device.sequence_length]
+    ids, mask, types = INPUTS
+    return {
+        ids: {"kind": "ids", "shape": shape, "below": vocab_size},
+        mask: {"kind": "ones", "shape": shape},
+        types: {"kind": "ids", "shape": shape, "below": 1},
+    }
+
+
+def _hidden_inputs(device: Device, hidden_size: int) -> dict[str, Any]:
+    shape = [device.batch_size, device.sequence_length]
+    return {
+        "hidden": {"kind": "float", "shape": [*shape, hidden_size]},
+        "attention_mask": {"kind": "ones", "shape": shape},
+    }
+
+
+def _run_worker(job: dict[str, Any], rounds: int, title: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "nas.latency.worker"]
+    with (
+        tempfile.TemporaryFile("w+") as job_file,
+        tempfile.TemporaryFile("w+") as output,
+        track(title, rounds) as progress,
+    ):
+        json.dump(job, job_file)
+        job_file.seek(0)
+        process = subprocess.Popen(command, stdin=job_file, stdout=output, stderr=subprocess.PIPE, text=True)
+        last = ""
+        try:
+            for line in process.stderr or ():
+                last = line.strip() or last
+                if line.startswith("round "):
+                    progress(int(line.split()[1]))
+            code = process.wait()
+        finally:
+            process.kill()
+        if code != 0:
+            raise DeviceError(f"measuring with {job['runtime']} failed: {last}; see that the runtime works here")
+        output.seek(0)
+        result: dict[str, Any] = json.load(output)
+        return result

@@ -1,0 +1,175 @@
+"""The profile of a device: what each block costs there, and what a whole sub-network will cost.
+
+A block's latency is taken from a chain of several of them. A sub-network is predicted by the sum of its blocks,
+corrected by a line fitted to a few whole sub-networks (offset for what happens once, slope for what happens between
+blocks). The error is measured on other whole sub-networks and written into the profile.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nas.errors import DeviceError
+from nas.files import digest, read_json, write_json
+from nas.latency.measure import Network, measure
+from nas.latency.record import LatencyRecord, error_of
+from nas.latency.runtimes import BlockChain
+from nas.model import CompactBertConfig, CompactBertForSequenceClassification
+from nas.space import Architecture, Layer, SearchSpace
+from nas.study import Device
+
+_COPIES = 4
+_ROUNDS = 6
+_FITTED, _HELD_OUT = 12, 24
+_MOST_ROWS = 4096
+"""Rows of the word table in measured networks: a look-up costs the same in a larger one, writing it does not."""
+_UNDISTURBED = 25
+"""The percentile taken of a block's samples: disturbances only ever add time."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Block latencies of one search space on one device, in milliseconds, with the prediction's measured error."""
+
+    device: Device
+    inputs: str
+    environment: dict[str, Any]
+    blocks_ms: dict[str, float]
+    offset_ms: float
+    slope: float
+    teacher_p50_ms: float
+    """The uncompressed teacher, predicted networks' reference."""
+    smallest_p50_ms: float
+    """The smallest sub-network of the space, measured whole."""
+    error: dict[str, float]
+    """On whole sub-networks that the line was not fitted to: mape, worst, kendall_tau, networks."""
+    held_out: list[dict[str, float]]
+    """`predicted_ms` and `measured_ms` of these sub-networks."""
+
+    def predict_ms(self, architecture: Architecture) -> float:
+        """The predicted median latency of a sub-network, in milliseconds."""
+        return self.offset_ms + self.slope * self._sum_ms(architecture)
+
+    def _sum_ms(self, architecture: Architecture) -> float:
+        return sum(self.blocks_ms[key] for key in _keys(architecture))
+
+    def save(self, path: Path) -> None:
+        """Write the profile as JSON."""
+        write_json(path, asdict(self) | {"device": self.device.model_dump(mode="json")})
+
+    @classmethod
+    def load(cls, path: Path) -> Profile:
+        """Read a profile. Raises `DeviceError` if it is missing or not one."""
+        values = read_json(path, DeviceError)
+        try:
+            return cls(**values | {"device": Device(**values["device"])})
+        except (KeyError, TypeError, ValueError):
+            raise DeviceError(f"{path}: not a profile of this version; remove it and run nas profile") from None
+
+
+def profile_inputs(device: Device, space: SearchSpace, config: CompactBertConfig) -> str:
+    """What a profile depends on besides the machine."""
+    measured = (_COPIES, _ROUNDS, _FITTED, _HELD_OUT)
+    return digest([device.model_dump(mode="json"), space.digest, config.hidden_act, config.num_labels, measured])
+
+
+def build_profile(device: Device, space: SearchSpace, config: CompactBertConfig, seed: int) -> Profile:
+    """Measure all blocks of a space and some whole sub-networks on a device.
+
+    `config` is the teacher's; only its sizes matter, weights are random.
+    """
+    torch.manual_seed(seed)
+    rows = min(config.vocab_size, _MOST_ROWS)
+    base = CompactBertConfig(**config.to_dict() | {"vocab_size": rows})
+    blocks = measure(device, dict(_block_networks(space, base)), _ROUNDS, f"Measuring blocks on {device.name}")
+    table = {
+        name: record.percentile_ms(_UNDISTURBED) / (1 if name.startswith("ends") else _COPIES)
+        for name, record in blocks.items()
+    }
+    chosen = _whole_architectures(space, seed)
+    networks: dict[str, Network] = {key: _random_model(base, chosen[key]) for key in chosen}
+    whole = measure(device, networks, 2 * _ROUNDS, f"Measuring whole sub-networks on {device.name}")
+    return _fit(device, profile_inputs(device, space, config), table, chosen, whole)
+
+
+def _fit(
+    device: Device,
+    inputs: str,
+    table: dict[str, float],
+    chosen: dict[str, Architecture],
+    whole: dict[str, LatencyRecord],
+) -> Profile:
+    fitted = [name for name in chosen if not name.startswith("held_out")]
+    held_out = [name for name in chosen if name.startswith("held_out")]
+    sums = {name: sum(table[key] for key in _keys(architecture)) for name, architecture in chosen.items()}
+    measured = {name: record.p50_ms for name, record in whole.items()}
+    offset, slope = _line([sums[name] for name in fitted], [measured[name] for name in fitted])
+    predicted = [offset + slope * sums[name] for name in held_out]
+    found = [measured[name] for name in held_out]
+    return Profile(
+        device=device,
+        inputs=inputs,
+        environment=whole["teacher"].environment,
+        blocks_ms={name: round(value, 5) for name, value in table.items()},
+        offset_ms=offset,
+        slope=slope,
+        teacher_p50_ms=measured["teacher"],
+        smallest_p50_ms=measured["smallest"],
+        error=error_of(predicted, found),
+        held_out=[
+            {"predicted_ms": round(expected, 4), "measured_ms": round(real, 4)}
+            for expected, real in zip(predicted, found, strict=True)
+        ],
+    )
+
+
+def _line(sums: list[float], measured: list[float]) -> tuple[float, float]:
+    """The line of least relative error through (sum, measured)."""
+    x, y = np.asarray(sums), np.asarray(measured)
+    design = np.stack([1.0 / y, x / y], axis=1)
+    offset, slope = np.linalg.lstsq(design, np.ones_like(y), rcond=None)[0]
+    return float(offset), float(slope)
+
+
+def _whole_architectures(space: SearchSpace, seed: int) -> dict[str, Architecture]:
+    rng = random.Random(f"profile/{seed}")
+    chosen = {"teacher": space.largest(), "smallest": space.smallest()}
+    for number in range(_FITTED - len(chosen)):
+        chosen[f"fitted_{number}"] = space.sample(rng)
+    for number in range(_HELD_OUT):
+        chosen[f"held_out_{number}"] = space.sample(rng)
+    return chosen
+
+
+def _keys(architecture: Architecture) -> Iterator[str]:
+    """The entries of the table that an architecture's latency is the sum of."""
+    hidden = architecture.hidden_size
+    yield f"ends/{hidden}/{architecture.embedding}"
+    for layer in architecture.layers:
+        yield f"attention/{hidden}/{layer.num_attention_heads}/{layer.attention}"
+        yield f"feed_forward/{hidden}/{layer.intermediate_size}/{layer.feed_forward}"
+
+
+def _block_networks(space: SearchSpace, base: CompactBertConfig) -> Iterator[tuple[str, Network]]:
+    for hidden in space.dimensions.hidden_size:
+        config = base.with_architecture(Architecture(hidden_size=hidden, layers=()))
+        for choice in space.compression.embedding:
+            ends = Architecture(hidden_size=hidden, layers=(), embedding=choice)
+            yield f"ends/{hidden}/{choice}", _random_model(base, ends)
+        for heads, choice in space.attention_options:
+            layer = Layer(0, heads, 1, attention=choice)
+            yield f"attention/{hidden}/{heads}/{choice}", (BlockChain("attention", layer, _COPIES), config)
+        for size, choice in space.feed_forward_options:
+            layer = Layer(0, 1, size, feed_forward=choice)
+            yield f"feed_forward/{hidden}/{size}/{choice}", (BlockChain("feed_forward", layer, _COPIES), config)
+
+
+def _random_model(base: CompactBertConfig, architecture: Architecture) -> CompactBertForSequenceClassification:
+    return CompactBertForSequenceClassification(base.with_architecture(architecture)).eval()

@@ -1,0 +1,74 @@
+"""What a latency measurement leaves: every sample, with the conditions it was taken under."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nas.study import Device
+
+
+@dataclass(frozen=True)
+class LatencyRecord:
+    """Samples of one network on one device, in milliseconds, in the order they were taken."""
+
+    samples_ms: tuple[float, ...]
+    device: Device
+    environment: dict[str, Any]
+    """Processor, runtime and their versions, as read in the measuring process; `fingerprint` sums them up."""
+    measured_at: str
+
+    def percentile_ms(self, percent: float) -> float:
+        """A percentile of the samples, in milliseconds."""
+        return float(np.percentile(self.samples_ms, percent))
+
+    @property
+    def p50_ms(self) -> float:
+        """The median."""
+        return self.percentile_ms(50)
+
+    @property
+    def p95_ms(self) -> float:
+        """The 95th percentile."""
+        return self.percentile_ms(95)
+
+    @property
+    def spread(self) -> float:
+        """Interquartile range over median: above 0.1 the measurement was disturbed."""
+        return (self.percentile_ms(75) - self.percentile_ms(25)) / self.p50_ms
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON form, percentiles first."""
+        return {
+            "unit": "ms",
+            "p50_ms": round(self.p50_ms, 4),
+            "p90_ms": round(self.percentile_ms(90), 4),
+            "p95_ms": round(self.p95_ms, 4),
+            "p99_ms": round(self.percentile_ms(99), 4),
+            "spread": round(self.spread, 4),
+            "device": self.device.model_dump(mode="json"),
+            "environment": self.environment,
+            "measured_at": self.measured_at,
+            "samples_ms": [round(sample, 4) for sample in self.samples_ms],
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """The JSON form without the samples."""
+        return {key: value for key, value in self.to_json().items() if key != "samples_ms"}
+
+
+def error_of(predicted: list[float], measured: list[float]) -> dict[str, float]:
+    """How far predictions were off: mean absolute and worst percentage error, and Kendall's tau."""
+    from scipy.stats import kendalltau
+
+    expected, found = np.asarray(predicted), np.asarray(measured)
+    relative = np.abs(expected - found) / found
+    tau = float(kendalltau(expected, found).statistic) if len(found) > 1 else 1.0
+    return {
+        "mape": round(float(relative.mean()), 4),
+        "worst": round(float(relative.max()), 4),
+        "kendall_tau": round(tau if np.isfinite(tau) else 0.0, 4),
+        "networks": len(found),
+    }

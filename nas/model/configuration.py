@@ -1,0 +1,64 @@
+"""The configuration of a sub-network: a BERT whose every layer has sizes and compression choices of its own."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from nas.space import Architecture, Layer
+
+
+class CompactBertConfig(PreTrainedConfig):
+    """Everything that defines a sub-network but its weights.
+
+    `layers` holds one mapping a layer: `num_attention_heads`, `intermediate_size`, the compression choices
+    `attention` and `feed_forward`, and `source`, the teacher's layer that it came from. The size of a head,
+    `attention_head_size`, is the teacher's; heads times head size need not equal `hidden_size`.
+    """
+
+    model_type = "compact_bert"
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    attention_head_size: int = 64
+    layers: list[dict[str, Any]] | None = None
+    embedding: str = "none"
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    classifier_dropout: float | None = None
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int | None = 0
+    num_hidden_layers: int = 0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.layers = list(self.layers or [])
+        self.num_hidden_layers = len(self.layers)
+        super().__post_init__(**kwargs)
+
+    @property
+    def outputs(self) -> int:
+        """The number of logits."""
+        return int(self.num_labels or 1)
+
+    @property
+    def architecture(self) -> Architecture:
+        """The architecture that this configuration describes."""
+        layers = tuple(Layer(**layer) for layer in self.layers or ())
+        return Architecture(hidden_size=self.hidden_size, layers=layers, embedding=self.embedding)
+
+    def with_architecture(self, architecture: Architecture) -> CompactBertConfig:
+        """The same vocabulary, labels and details with another architecture."""
+        values = self.to_dict()
+        values.pop("num_hidden_layers")
+        values.update(
+            hidden_size=architecture.hidden_size,
+            embedding=architecture.embedding,
+            layers=[asdict(layer) for layer in architecture.layers],
+        )
+        return CompactBertConfig(**values)

@@ -1,0 +1,131 @@
+"""A sub-network as an ONNX graph, written block by block from its weights.
+
+The attention mask is additive, query, key and value are one product, and the attention's scale is folded into
+the query's weights. Batch and sequence length are dynamic.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto
+from torch import nn
+
+from nas.graph import GraphBuilder
+from nas.model.configuration import CompactBertConfig
+from nas.model.modeling import (
+    AttentionBlock,
+    CompactBertForSequenceClassification,
+    CompactBertLayer,
+    Embeddings,
+    ResidualOutput,
+    attention_scale,
+)
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_BLOCKED = np.array(-1e9, dtype=np.float32)
+_GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
+
+
+def to_onnx(model: CompactBertForSequenceClassification) -> onnx.ModelProto:
+    """Write a whole classifier: int64 inputs (batch, sequence) to float `logits` (batch, num_labels)."""
+    graph = GraphBuilder()
+    ids, attention_mask, segments = (
+        graph.input(name, TensorProto.INT64, ("batch_size", "sequence_length")) for name in INPUTS
+    )
+    hidden = emit_embeddings(graph, model.bert.embeddings, ids, segments)
+    mask = emit_mask(graph, attention_mask)
+    for layer in model.layers:
+        hidden = emit_attention(graph, model.config, layer.attention, hidden, mask)
+        hidden = emit_feed_forward(graph, model.config, layer, hidden)
+    first = graph.add("Gather", hidden, graph.constant(np.array(0)), axis=1)
+    pooled = graph.add("Tanh", _emit_dense(graph, model.bert.pooler.dense, first))
+    logits = _emit_dense(graph, model.classifier, pooled)
+    graph.output(logits, "logits", ("batch_size", model.config.outputs))
+    return graph.model("compact_bert")
+
+
+def emit_embeddings(graph: GraphBuilder, embeddings: Embeddings, ids: str, segments: str) -> str:
+    """Write the embedding block; returns the hidden states (batch, sequence, hidden_size)."""
+    words = embeddings.compression.emit_embed(graph, ids, _array(embeddings.word_embeddings.weight))
+    length = graph.add("Shape", ids, start=1, end=2)
+    table = graph.constant(_array(embeddings.position_embeddings.weight))
+    positions = graph.add("Slice", table, graph.constant(np.array([0])), length, graph.constant(np.array([0])))
+    types = graph.constant(_array(embeddings.token_type_embeddings.weight))
+    placed = graph.add("Add", words, positions)
+    total = graph.add("Add", placed, graph.add("Gather", types, segments, axis=0))
+    return _emit_norm(graph, embeddings.LayerNorm, total)
+
+
+def emit_mask(graph: GraphBuilder, attention_mask: str) -> str:
+    """Turn a 0/1 mask (batch, sequence) into numbers to add to scores (batch, 1, 1, sequence)."""
+    free = graph.add("Sub", graph.constant(np.array(1, dtype=np.float32)), graph.cast_to_float(attention_mask))
+    scaled = graph.add("Mul", free, graph.constant(_BLOCKED))
+    return graph.add("Unsqueeze", scaled, graph.constant(np.array([1, 2])))
+
+
+def emit_attention(
+    graph: GraphBuilder,
+    config: CompactBertConfig,
+    block: AttentionBlock,
+    hidden: str,
+    mask: str,
+) -> str:
+    """Write an attention block with its residual connection and norm."""
+    projections, head_size = block.self, block.self.head_size
+    scale = np.float32(attention_scale(config))
+    weight = np.concatenate(
+        [
+            _array(projections.query.weight) * scale,
+            _array(projections.key.weight),
+            _array(projections.value.weight),
+        ]
+    )
+    bias = np.concatenate(
+        [_array(projections.query.bias) * scale, _array(projections.key.bias), _array(projections.value.bias)]
+    )
+    joint = projections.query.compression.emit_linear(graph, hidden, weight, bias)
+    heads = graph.constant(np.array([0, 0, -1, head_size]))
+    split = [graph.add("Reshape", part, heads) for part in graph.add_many("Split", 3, joint, axis=-1, num_outputs=3)]
+    query = graph.add("Transpose", split[0], perm=[0, 2, 1, 3])
+    key = graph.add("Transpose", split[1], perm=[0, 2, 3, 1])
+    value = graph.add("Transpose", split[2], perm=[0, 2, 1, 3])
+    scores = graph.add("Add", graph.add("MatMul", query, key), mask)
+    context = graph.add("MatMul", graph.add("Softmax", scores, axis=-1), value)
+    merged = graph.add("Transpose", context, perm=[0, 2, 1, 3])
+    flat = graph.add("Reshape", merged, graph.constant(np.array([0, 0, -1])))
+    return _emit_residual(graph, block.output, flat, hidden)
+
+
+def emit_feed_forward(graph: GraphBuilder, config: CompactBertConfig, layer: CompactBertLayer, hidden: str) -> str:
+    """Write a feed-forward block with its residual connection and norm."""
+    dense = layer.intermediate.dense
+    inner = dense.compression.emit_linear(graph, hidden, _array(dense.weight), _array(dense.bias))
+    return _emit_residual(graph, layer.output, _emit_activation(graph, config.hidden_act, inner), hidden)
+
+
+def _emit_activation(graph: GraphBuilder, name: str, value: str) -> str:
+    if name in _GELU:
+        return graph.add("Gelu", value, approximate=_GELU[name])
+    return graph.add("Relu", value)
+
+
+def _emit_residual(graph: GraphBuilder, output: ResidualOutput, features: str, residual: str) -> str:
+    dense = output.dense
+    projected = dense.compression.emit_linear(graph, features, _array(dense.weight), _array(dense.bias))
+    return _emit_norm(graph, output.LayerNorm, graph.add("Add", projected, residual))
+
+
+def _emit_norm(graph: GraphBuilder, norm: nn.LayerNorm, value: str) -> str:
+    weight, bias = graph.constant(_array(norm.weight)), graph.constant(_array(norm.bias))
+    return graph.add("LayerNormalization", value, weight, bias, axis=-1, epsilon=norm.eps)
+
+
+def _emit_dense(graph: GraphBuilder, dense: nn.Linear, value: str) -> str:
+    weight, bias = graph.constant(_array(dense.weight)), graph.constant(_array(dense.bias))
+    return graph.add("Gemm", value, weight, bias, transB=1)
+
+
+def _array(parameter: torch.Tensor) -> np.ndarray:
+    return parameter.detach().float().cpu().numpy()

@@ -1,0 +1,125 @@
+"""The last step: for each budget the most accurate candidate that is measured to meet it, written and verified."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from nas.data import TaskData
+from nas.errors import ExportError
+from nas.evaluate import EvaluationRecipe
+from nas.export import verify, write_artefact
+from nas.export.artefact import VERIFICATION_FILE
+from nas.export.verification import Reference
+from nas.files import digest, file_digest, read_json, write_json
+from nas.model import CompactBertForSequenceClassification
+from nas.pipeline.prepare import load_tokenizer, teacher_inputs
+from nas.pipeline.run import Run
+from nas.pipeline.searches import fingerprint, front
+from nas.pipeline.supernets import distillation, load_supernet, load_teacher
+from nas.progress import say
+from nas.space import Architecture, compress_all
+from nas.study import Budget, Device
+from nas.supernet.training import Schedule
+
+
+def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
+    """Export one sub-network for each budget; returns their verifications by the budget's name.
+
+    Raises `ExportError` when no measured candidate of a budget meets it, after the other budgets are served.
+    """
+    front(run)
+    data = TaskData.load(run.data)
+    references = {device.name: _baselines(run, device, data) for device in run.study.devices}
+    fine_tune = fine_tune and run.study.export.fine_tune
+    settings = run.study.digest("export", "supernet")
+    verified, problems = {}, []
+    for budget in run.study.budgets:
+        inputs = digest([file_digest(run.front), settings, budget.model_dump(mode="json"), fine_tune])
+        folder, step = run.export(budget.name), f"export-{budget.name}"
+        try:
+            if not run.is_done(step, inputs):
+                with run.step(step, inputs, folder, _checkpoints(run, budget)):
+                    _export_best(run, budget, references[budget.device], data, fine_tune)
+            verified[budget.name] = read_json(folder / VERIFICATION_FILE, ExportError)
+        except ExportError as problem:
+            problems.append(problem)
+    if problems:
+        raise problems[0]
+    return verified
+
+
+def baselines(run: Run) -> dict[str, dict[str, Any]]:
+    """The verifications of the uncompressed and the int8 teacher, by `<device>/<kind>`."""
+    files = sorted((run.folder / "baselines").glob(f"*/*/{VERIFICATION_FILE}"))
+    return {f"{path.parts[-3]}/{path.parts[-2]}": read_json(path, ExportError) for path in files}
+
+
+def _checkpoints(run: Run, budget: Budget) -> Path:
+    return run.folder / "fine-tuning" / budget.name
+
+
+def _baselines(run: Run, device: Device, data: TaskData) -> Reference:
+    """The teacher as it is and, where the runtime can run it, wholly in int8: verified like any export."""
+    metric = run.study.task.metric
+    folder, step = run.folder / "baselines" / device.name / "teacher", f"baselines-{device.name}"
+    inputs = digest([teacher_inputs(run), device.model_dump(mode="json"), fingerprint(device)])
+    if not run.is_done(step, inputs):
+        with run.step(step, inputs, folder.parent):
+            teacher, tokenizer = load_teacher(run), load_tokenizer(run.teacher)
+            write_artefact(teacher, tokenizer, folder)
+            accuracy = verify(folder, None, device, None, data.test, metric)["accuracy"]
+            if device.runtime == "onnxruntime":
+                quantised = _quantised(teacher)
+                write_artefact(quantised, tokenizer, folder.with_name("teacher-int8"))
+                reference = Reference(folder, accuracy)
+                verify(folder.with_name("teacher-int8"), None, device, reference, data.test, metric)
+    return Reference(folder, read_json(folder / VERIFICATION_FILE, ExportError)["accuracy"])
+
+
+def _quantised(teacher: CompactBertForSequenceClassification) -> CompactBertForSequenceClassification:
+    config = teacher.config.with_architecture(compress_all(teacher.config.architecture, "int8"))
+    model = CompactBertForSequenceClassification(config).eval()
+    model.load_state_dict(teacher.state_dict())
+    return model
+
+
+def _export_best(run: Run, budget: Budget, reference: Reference, data: TaskData, fine_tune: bool) -> None:
+    study, folder = run.study, run.export(budget.name)
+    measured = front(run)["budgets"][budget.name]
+    supernet = load_supernet(run)
+    evaluator = EvaluationRecipe(run.supernet, run.data, study.task.metric, None).load()
+    for candidate in (item for item in measured if item["met"]):
+        model = supernet.extract(Architecture.from_json(candidate["architecture"]))
+        inherited = evaluator.accuracy_of(model)
+        if fine_tune:
+            _fine_tune(run, model, data, budget, candidate["digest"])
+        write_artefact(model, load_tokenizer(run.teacher), folder)
+        device = study.device(budget.device)
+        verification = verify(folder, budget, device, reference, data.test, study.task.metric)
+        verification |= {
+            "search_accuracy_inherited": inherited,
+            "search_accuracy": evaluator.accuracy_of(model),
+            "predicted_ms": candidate["predicted_ms"][budget.device],
+            "architecture": candidate["architecture"],
+            "description": candidate["description"],
+        }
+        write_json(folder / VERIFICATION_FILE, verification)
+        if verification["met"]:
+            return
+        say(f"{budget.name}: {candidate['description']} missed the budget when verified; taking the next best")
+        shutil.rmtree(folder)
+    raise ExportError(
+        f"budgets.{budget.name}: none of the {len(measured)} measured candidates meets it; "
+        "raise export.candidates, search.evaluations or the budget"
+    )
+
+
+def _fine_tune(
+    run: Run, model: CompactBertForSequenceClassification, data: TaskData, budget: Budget, name: str
+) -> None:
+    settings = run.study.export
+    schedule = Schedule(settings.learning_rate, settings.batch_size, epochs=settings.epochs)
+    training = distillation(run, data, schedule, _checkpoints(run, budget) / name)
+    training.train_subnetwork(model, f"Fine-tuning for {budget.name}")

@@ -1,0 +1,140 @@
+"""What a study would do: checked without doing it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas.errors import DataError
+from nas.latency.runtimes import runtime_of
+from nas.pipeline.prepare import check_teacher, teacher_source
+from nas.pipeline.run import Run
+from nas.pipeline.supernets import supernet_inputs
+from nas.space import Architecture
+from nas.study import Study
+from nas.supernet.training import native_bf16
+
+_TYPICAL_SHARE = 1 / 3
+"""Length of a text as a share of max_length, for estimates before the data is read."""
+_EFFICIENCY = 0.35
+"""Share of the measured matrix rate that whole training and evaluation loops reach."""
+_SMALL = 0.25
+"""Share of the teacher's operations that an average candidate under budget takes."""
+
+
+def plan(study: Study, runs: Path) -> dict[str, Any]:
+    """Everything that can be checked before any work, and an estimate of the time.
+
+    Raises the error that the work would meet: a missing file, a teacher of another shape, a missing runtime.
+    """
+    run = Run(study, runs / study.name)
+    space = study.space
+    for device in study.devices:
+        runtime_of(device.runtime)
+    _check_sources(run)
+    seconds = _estimate(study)
+    steps = [
+        {"step": step, "state": "done" if done else "to do", "estimated_s": 0.0 if done else round(seconds[step])}
+        for step, done in _states(run).items()
+    ]
+    return {
+        "study": study.name,
+        "task": f"{study.task.kind}, {study.task.metric}, {len(study.task.text)} text column(s)",
+        "teacher": study.teacher.model + (" (to be fine-tuned)" if study.teacher.fine_tune else ""),
+        "space": space.name,
+        "architectures": space.count(),
+        "devices": [
+            f"{device.name}: {device.runtime}, {device.threads} thread(s), batch {device.batch_size}, "
+            f"{device.sequence_length} tokens"
+            for device in study.devices
+        ],
+        "budgets": [
+            f"{budget.name} on {budget.device}: "
+            + ", ".join(
+                f"{key} <= {value}"
+                for key, value in budget.model_dump(exclude_none=True, exclude={"name", "device"}).items()
+            )
+            for budget in study.budgets
+        ],
+        "steps": steps,
+        "estimated_s": sum(step["estimated_s"] for step in steps),
+        "assumption": f"texts of a third of max_length, {_rate() / 1e9:.0f} GFLOP/s measured",
+    }
+
+
+def _check_sources(run: Run) -> None:
+    task = run.study.task
+    if task.train == "embedded":
+        return
+    for name in (task.train, task.test):
+        if not task.hub and not run.study.resolve(name).is_file():
+            raise DataError(f"{run.study.resolve(name)}: no such data file; correct the path in the study's [task]")
+    source = teacher_source(run)
+    if Path(source).is_dir():  # a hub id would have to be downloaded to be looked at
+        check_teacher(run.study, source)
+
+
+def _states(run: Run) -> dict[str, bool]:
+    if not (run.folder / "steps").is_dir():
+        return dict.fromkeys(("teacher", "supernet", "profile", "search", "export"), False)
+    trained = run.is_done("supernet", supernet_inputs(run))
+    finished = {path.stem for path in (run.folder / "steps").glob("*.json") if run.is_finished(path.stem)}
+    return {
+        "teacher": trained or "teacher" in finished,
+        "supernet": trained,
+        "profile": {f"profile-{device.name}" for device in run.study.devices} <= finished,
+        "search": trained and "front" in finished,
+        "export": trained and {f"export-{budget.name}" for budget in run.study.budgets} <= finished,
+    }
+
+
+def _rate() -> float:
+    """Operations a second of a matrix product, as training uses it."""
+    kind = torch.bfloat16 if native_bf16() else torch.float32
+    matrix = torch.ones(768, 768, dtype=kind)
+    matrix @ matrix
+    started = time.perf_counter()
+    for _ in range(10):
+        matrix @ matrix
+    return 10 * 2 * 768**3 / (time.perf_counter() - started)
+
+
+def _operations(architecture: Architecture, head_size: int) -> float:
+    """Operations for one token, matrix products of the layers only."""
+    hidden = architecture.hidden_size
+    return sum(
+        2.0 * hidden * (4 * layer.num_attention_heads * head_size + 2 * layer.intermediate_size)
+        for layer in architecture.layers
+    )
+
+
+def _estimate(study: Study) -> dict[str, float]:
+    space, rate = study.space, _rate() * _EFFICIENCY
+    full = _operations(space.largest(), space.teacher.head_size)
+    tokens = max(8.0, study.task.max_length * _TYPICAL_SHARE)
+    examples = _examples(study)
+    per_pass = examples * tokens * full / rate
+    settings, tuning = study.supernet, study.teacher.fine_tune
+    # A step: the teacher forward; forward and backward (3 passes) of the largest and of random ones of half its size.
+    passes = 1 + 3 * (1 + 0.5 * settings.random_subnets)
+    blocks = len(space.attention_options) + len(space.feed_forward_options)
+    return {
+        "teacher": 3 * per_pass * tuning.epochs if tuning else 5.0,
+        "supernet": settings.steps * settings.batch_size * tokens * full * passes / rate,
+        "profile": len(study.devices) * (20 + 0.4 * blocks * len(space.dimensions.hidden_size)),
+        "search": study.search.evaluations * study.task.holdout.size * tokens * full * _SMALL / rate,
+        "export": len(study.budgets) * (15 + per_pass * (1 + 3 * _SMALL) * study.export.epochs),
+    }
+
+
+def _examples(study: Study) -> int:
+    """Training rows, where they can be counted without reading the data."""
+    path = study.resolve(study.task.train)
+    if path.suffix == ".parquet" and path.is_file():
+        import pyarrow.parquet
+
+        return int(pyarrow.parquet.read_metadata(path).num_rows)
+    return 20_000

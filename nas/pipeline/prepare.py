@@ -1,0 +1,138 @@
+"""From a study to a fine-tuned teacher: the data is read and split, the teacher loaded and, if asked, fine-tuned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, BertForSequenceClassification, PreTrainedTokenizerBase
+
+from nas.data import TaskData, prepare
+from nas.errors import TeacherError
+from nas.files import digest, file_digest, write_json
+from nas.model.stock import shape_of
+from nas.pipeline.run import Run
+from nas.progress import say
+from nas.study import Study
+from nas.supernet.training import Schedule, drop_checkpoints, fine_tune
+
+
+def data_inputs(run: Run) -> str:
+    """What the tokenised data is made from."""
+    study = run.study
+    files = [study.resolve(name) for name in (study.task.train, study.task.test)] if not study.task.hub else []
+    tokenizer = Path(teacher_source(run)) / "tokenizer.json"
+    known = [file_digest(path) for path in (*files, tokenizer) if path.is_file()]
+    return digest([study.digest("task"), study.teacher.model, known])
+
+
+def teacher_inputs(run: Run) -> str:
+    """What the teacher is made from."""
+    weights = Path(teacher_source(run)) / "model.safetensors"
+    known = file_digest(weights) if weights.is_file() else ""
+    return digest([data_inputs(run), run.study.digest("teacher"), known])
+
+
+def teacher_source(run: Run) -> str:
+    """The folder or hub id that the teacher is loaded from."""
+    name = run.study.teacher.model
+    if name == "embedded":
+        return str(run.folder / "embedded" / "teacher")
+    folder = run.study.resolve(name)
+    if folder.is_dir():
+        return str(folder)
+    if name.startswith((".", "/", "~")):
+        raise TeacherError(f"teacher.model: {folder} is no folder; correct the path, or give a hub id")
+    return name
+
+
+def check_teacher(study: Study, source: str) -> None:
+    """Raise if the teacher cannot be read or does not fit the study's space."""
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise TeacherError(
+            f"teacher.model: {source}: cannot be loaded: {reason}; give a BERT folder or hub id"
+        ) from None
+    study.check_teacher(shape_of(config))
+
+
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder or hub id."""
+    try:
+        return AutoTokenizer.from_pretrained(str(source))
+    except (OSError, ValueError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise TeacherError(f"teacher.model: {source}: has no tokenizer: {reason}; add tokenizer.json") from None
+
+
+def prepare_data(run: Run) -> TaskData:
+    """The tokenised, split data; made if it is not there."""
+    study = run.study
+    if study.task.train == "embedded":
+        _make_embedded(run)
+        train, test = (str(run.folder / "embedded" / f"{name}.parquet") for name in ("train", "test"))
+    elif study.task.hub:
+        train, test = study.task.train, study.task.test
+    else:
+        train, test = str(study.resolve(study.task.train)), str(study.resolve(study.task.test))
+    source = teacher_source(run)
+    check_teacher(study, source)
+    inputs = data_inputs(run)
+    if not run.is_done("data", inputs):
+        with run.step("data", inputs, run.data):
+            say("Reading and splitting the data")
+            prepare(study.task, train, test, load_tokenizer(source), study.seed).save(run.data)
+    return TaskData.load(run.data)
+
+
+def _make_embedded(run: Run) -> None:
+    from nas import embedded
+
+    folder = run.folder / "embedded"
+    inputs = digest([run.study.seed, embedded.VERSION])
+    if not run.is_done("embedded", inputs):
+        with run.step("embedded", inputs, folder):
+            say("Building the embedded task from the documentation on this machine")
+            embedded.build(folder, run.study.seed)
+
+
+def prepare_teacher(run: Run) -> TaskData:
+    """The fine-tuned teacher in the run's folder; loaded or trained if it is not there. Returns the data."""
+    data = prepare_data(run)
+    inputs = teacher_inputs(run)
+    if run.is_done("teacher", inputs):
+        return data
+    study, source = run.study, teacher_source(run)
+    with run.step("teacher", inputs, run.teacher):
+        torch.manual_seed(study.seed)
+        tokenizer = load_tokenizer(source)
+        try:
+            model = _load_classifier(study, source, data)
+        except (OSError, ValueError, RuntimeError) as problem:
+            reason = str(problem).splitlines()[0]
+            raise TeacherError(f"teacher.model: {source}: cannot be loaded: {reason}; give a BERT checkpoint") from None
+        settings = study.teacher.fine_tune
+        if settings:
+            schedule = Schedule(settings.learning_rate, settings.batch_size, epochs=settings.epochs)
+            fine_tune(model, data.train, tokenizer, schedule, run.teacher, study.seed, "Fine-tuning the teacher")
+        elif model.config.num_labels != data.num_labels:
+            raise TeacherError(
+                f"teacher.model: {source} has {model.config.num_labels} labels, the task has {data.num_labels}; "
+                "give a teacher fine-tuned for this task, or set teacher.fine_tune"
+            )
+        model.save_pretrained(run.teacher)
+        tokenizer.save_pretrained(run.teacher)
+        write_json(run.teacher / "source.json", {"model": study.teacher.model, "fine_tuned_here": bool(settings)})
+        drop_checkpoints(run.teacher)
+    return data
+
+
+def _load_classifier(study: Study, source: str, data: TaskData) -> BertForSequenceClassification:
+    if study.teacher.fine_tune is None:
+        return BertForSequenceClassification.from_pretrained(source)
+    names = dict(enumerate(data.label_names)) or {0: "score"}
+    return BertForSequenceClassification.from_pretrained(
+        source, num_labels=data.num_labels, id2label=names, label2id={name: key for key, name in names.items()}
+    )

@@ -1,0 +1,143 @@
+"""The folder of a run: where each step's results lie, and whether they are up to date.
+
+    runs/<study>/
+        study.json            the study as it was read
+        steps/<step>.json     what a step was made from, when it finished, how long it took
+        embedded/             data and teacher of the embedded task, if the study uses it
+        data/                 train.parquet, search.parquet, test.parquet (tokenised), labels.json
+        teacher/              the fine-tuned teacher: Hugging Face folder
+        supernet/             the trained weights: Hugging Face folder of the largest sub-network
+        supernet/ordered/     the teacher with its units in order of importance
+        profiles/<device>.json
+        search/journal.log    Optuna's storage
+        search/front.json     the Pareto front, with measured latencies
+        exports/<budget>/     Hugging Face folder, model.onnx, architecture.json, verification.json
+        report.html
+
+A step leaves its mark when it starts and when it ends. A step that was started from the same inputs goes on
+where it stopped; from other inputs it starts anew.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nas.errors import NasError, StudyError
+from nas.files import read_json, write_json
+from nas.study import Study
+
+
+class Run:
+    """One study's folder."""
+
+    def __init__(self, study: Study, folder: Path) -> None:
+        self.study = study
+        self.folder = folder
+
+    @classmethod
+    def of(cls, study: Study, root: Path) -> Run:
+        """The run of a study below `root`; creates the folder."""
+        run = cls(study, root / study.name)
+        write_json(run.folder / "study.json", study.model_dump(mode="json"))
+        return run
+
+    @property
+    def data(self) -> Path:
+        """Tokenised splits."""
+        return self.folder / "data"
+
+    @property
+    def teacher(self) -> Path:
+        """The fine-tuned teacher."""
+        return self.folder / "teacher"
+
+    @property
+    def supernet(self) -> Path:
+        """The trained supernet."""
+        return self.folder / "supernet"
+
+    @property
+    def ordered_teacher(self) -> Path:
+        """The teacher with ordered units."""
+        return self.supernet / "ordered"
+
+    @property
+    def journal(self) -> Path:
+        """Optuna's storage."""
+        return self.folder / "search" / "journal.log"
+
+    @property
+    def front(self) -> Path:
+        """The Pareto front with measured latencies."""
+        return self.folder / "search" / "front.json"
+
+    def profile(self, device: str) -> Path:
+        """The profile of a device."""
+        return self.folder / "profiles" / f"{device}.json"
+
+    def export(self, budget: str) -> Path:
+        """The export for a budget."""
+        return self.folder / "exports" / budget
+
+    def _mark(self, step: str) -> Path:
+        return self.folder / "steps" / f"{step}.json"
+
+    def is_done(self, step: str, inputs: str) -> bool:
+        """Whether the step ended on just these inputs."""
+        mark = self._mark(step)
+        if not mark.exists():
+            return False
+        known = read_json(mark, StudyError)
+        return known["inputs"] == inputs and known["finished"] is not None
+
+    def is_finished(self, step: str) -> bool:
+        """Whether the step ended, on whatever inputs."""
+        mark = self._mark(step)
+        return mark.exists() and read_json(mark, StudyError)["finished"] is not None
+
+    @contextmanager
+    def step(self, step: str, inputs: str, *outputs: Path) -> Iterator[None]:
+        """Mark a step as started, and as finished when the block ends.
+
+        Outputs that were begun from other inputs are removed first.
+        """
+        mark = self._mark(step)
+        known: dict[str, Any] = read_json(mark, StudyError) if mark.exists() else {}
+        if known.get("inputs") != inputs:
+            for output in outputs:
+                shutil.rmtree(output, ignore_errors=True)
+                output.unlink(missing_ok=True)
+            known = {"inputs": inputs, "finished": None, "seconds": 0.0}
+            write_json(mark, known)
+        started = time.monotonic()
+        try:
+            yield
+        except BaseException:
+            write_json(mark, known | {"seconds": known["seconds"] + time.monotonic() - started})
+            raise
+        seconds = known["seconds"] + time.monotonic() - started
+        write_json(mark, known | {"finished": datetime.now(UTC).isoformat(), "seconds": round(seconds, 1)})
+
+    def seconds(self) -> dict[str, float]:
+        """How long each finished step took."""
+        marks = sorted((self.folder / "steps").glob("*.json"))
+        return {mark.stem: read_json(mark, StudyError)["seconds"] for mark in marks}
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run: two commands that write to one run would spoil each other's steps."""
+        with (self.folder / ".lock").open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise NasError(
+                    f"{self.folder}: another nas command is working on this run; wait for it, or use another --runs"
+                ) from None
+            yield

@@ -1,0 +1,72 @@
+"""Makes transformers' Auto classes know `compact_bert`, without importing transformers for it.
+
+If transformers is there already, the classes are registered at once; otherwise when the module with the Auto class
+is imported.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+
+_AUTO = "transformers.models.auto."
+
+
+def _register_config(module: ModuleType) -> None:
+    from nas.model.configuration import CompactBertConfig
+
+    module.AutoConfig.register(CompactBertConfig.model_type, CompactBertConfig, exist_ok=True)
+
+
+def _register_model(module: ModuleType) -> None:
+    from nas.model import CompactBertConfig, CompactBertForSequenceClassification
+
+    module.AutoModelForSequenceClassification.register(
+        CompactBertConfig, CompactBertForSequenceClassification, exist_ok=True
+    )
+
+
+_HOOKS: dict[str, Callable[[ModuleType], None]] = {
+    f"{_AUTO}configuration_auto": _register_config,
+    f"{_AUTO}modeling_auto": _register_model,
+}
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds the two modules as the other finders would, and has them followed by their hook."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname not in _HOOKS:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Loader(spec.loader, _HOOKS[fullname])
+        return spec
+
+
+class _Loader(importlib.abc.Loader):
+    """The original loader, with a call at the end."""
+
+    def __init__(self, loader: importlib.abc.Loader, hook: Callable[[ModuleType], None]) -> None:
+        self._loader, self._hook = loader, hook
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._loader.exec_module(module)
+        self._hook(module)
+
+
+def install() -> None:
+    """Register now what is imported already, and the rest when it is."""
+    sys.meta_path.insert(0, _Finder())
+    for name, hook in _HOOKS.items():
+        if name in sys.modules:
+            hook(sys.modules[name])

@@ -1,0 +1,76 @@
+"""Figures as text: as many digits as a reader needs, with their unit."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from nas.study import Budget
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A number with that many significant digits, never in scientific notation."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{decimals}f}"
+
+
+def milliseconds(value: float) -> str:
+    """`0.0482 ms`, `33.4 ms`."""
+    return f"{significant(value)} ms"
+
+
+def score(value: float, error: float | None = None) -> str:
+    """A metric, with its standard error where it has one."""
+    return f"{value:.4f}" + (f" ± {error:.4f}" if error else "")
+
+
+def points(difference: float) -> str:
+    """A difference of a metric in hundredths, with its sign: `−0.8 points`."""
+    rounded = round(100.0 * difference, 1)
+    sign = "+" if rounded > 0 else "−" if rounded < 0 else "±"
+    return f"{sign}{abs(rounded):.1f} points"
+
+
+def times(value: float) -> str:
+    """A speed-up: `11.1×`."""
+    return f"{value:.1f}×"
+
+
+def percent(value: float) -> str:
+    """`3.8 %`."""
+    return f"{100.0 * value:.1f} %"
+
+
+def duration(seconds: float) -> str:
+    """`44 s`, `12 min`, `1 h 05 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def limits(budget: Budget, teacher_p50_ms: float | None) -> list[str]:
+    """What a budget asks: `p50 ≤ 6.7 ms (20% of the teacher)`, `size ≤ 20 MB`."""
+    found = []
+    if isinstance(budget.p50_ms, str):
+        limit = f"p50 ≤ {budget.p50_ms} of the teacher"
+        if teacher_p50_ms is not None:
+            limit = f"p50 ≤ {milliseconds(budget.p50_limit_ms(teacher_p50_ms))} ({budget.p50_ms} of the teacher)"
+        found.append(limit)
+    elif budget.p50_ms is not None:
+        found.append(f"p50 ≤ {milliseconds(budget.p50_ms)}")
+    if budget.size_mb is not None:
+        found.append(f"size ≤ {significant(budget.size_mb)} MB")
+    if budget.params is not None:
+        found.append(f"parameters ≤ {budget.params:,}")
+    return found
+
+
+def conditions(device: Any, environment: Any) -> str:
+    """How a latency was measured: runtime and version, threads, batch, tokens, processor."""
+    threads = f"{device['threads']} thread" + ("s" if device["threads"] != 1 else "")
+    parts = [f"{device['runtime']} {environment.get('runtime_version', '')}".strip(), threads]
+    parts += [f"batch {device['batch_size']}", f"{device['sequence_length']} tokens"]
+    return ", ".join([*parts, *filter(None, [environment.get("processor", "")])])

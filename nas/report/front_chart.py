@@ -1,0 +1,203 @@
+"""The Pareto front: every candidate, what was measured of them, the exports, the budgets and the teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from nas.report.contents import Contents, Record
+from nas.report.figures import milliseconds, score
+from nas.report.style import standalone_style
+from nas.report.svg import Scale, drawing, element, frame, path, text, tooltip
+from nas.study import Budget
+
+WIDTH, HEIGHT = 720.0, 430.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 700.0, 72.0, 376.0
+_LEGEND_HEIGHT = 84.0
+_ROWS = 2
+_REACH = 4.0
+"""The vertical axis reaches down this many times the distance from the best candidate to the lower quartile."""
+_LABEL_WIDTH = 10.5
+"""Of one character of a budget's name at the size that a phone shows it in."""
+_LEGEND = (
+    ('<circle cx="8" cy="8" r="4" class="candidate"/>', "candidate of the search"),
+    ('<circle cx="8" cy="8" r="4.5" class="candidate best"/>', "on the Pareto front"),
+    ('<circle cx="8" cy="8" r="6.5" class="ring"/>', "measured on the device"),
+    ('<path d="M8,1.5 L14.5,8 L8,14.5 L1.5,8 Z" class="export"/>', "exported, at its measured latency"),
+    ('<path d="M8,1 V15" class="budget"/>', "budget"),
+    ('<path d="M8,1 V15" class="teacher"/>', "teacher's latency"),
+)
+
+
+def front_chart(contents: Contents, device: str) -> str:
+    """The chart of one device as SVG that takes its colours from the page around it."""
+    return drawing(WIDTH, HEIGHT, f"Pareto front on {device}", "chart wide", _FrontChart(contents, device).draw())
+
+
+def front_picture(contents: Contents, device: str) -> str:
+    """The same chart as a file of its own, with its own colours on its own ground."""
+    height = HEIGHT + _LEGEND_HEIGHT
+    ground = element("rect", x=0.5, y=0.5, width=WIDTH - 1, height=height - 1, rx=10, class_="ground")
+    chart = element("g", _FrontChart(contents, device).draw() + _legend_in_picture(), class_="chart")
+    label = f"{contents.study}: Pareto front on {device}"
+    return drawing(WIDTH, height, label, "picture", standalone_style() + ground + chart) + "\n"
+
+
+def legend() -> str:
+    """What the marks mean, as HTML below the chart."""
+    items = (
+        element("li", element("svg", mark, viewBox="0 0 16 16", aria_hidden="true", class_="chart key") + name)
+        for mark, name in _LEGEND
+    )
+    return element("ul", "".join(items), class_="legend")
+
+
+def _legend_in_picture() -> str:
+    parts = []
+    for number, (mark, name) in enumerate(_LEGEND):
+        x, y = _LEFT + 216 * (number % 3), HEIGHT + 14 + 28 * (number // 3)
+        parts.append(element("g", mark + text(22, 12, name, "label"), transform=f"translate({x:g} {y:g})"))
+    return "".join(parts)
+
+
+@dataclass(frozen=True)
+class _FrontChart:
+    """The chart of one device; a search has to be there."""
+
+    contents: Contents
+    device: str
+
+    @cached_property
+    def front(self) -> Record:
+        return self.contents.front or {"candidates": [], "front": [], "budgets": {}}
+
+    @cached_property
+    def budgets(self) -> list[Budget]:
+        return [budget for budget in self.contents.budgets if budget.device == self.device]
+
+    @cached_property
+    def teacher_p50_ms(self) -> float | None:
+        return self.contents.teacher_p50_ms(self.device)
+
+    @cached_property
+    def exports(self) -> dict[str, Record]:
+        known = self.contents.exports
+        return {budget.name: known[budget.name] for budget in self.budgets if budget.name in known}
+
+    @cached_property
+    def measured(self) -> dict[str, Record]:
+        """The candidates that were measured whole, by digest."""
+        found = self.front["budgets"]
+        return {item["digest"]: item for budget in self.budgets for item in found.get(budget.name, ())}
+
+    @cached_property
+    def limits(self) -> list[tuple[str, float]]:
+        """The budgets that limit latency, with their limit in milliseconds, from left to right."""
+        teacher = self.teacher_p50_ms
+        shares = [budget for budget in self.budgets if teacher is not None or not isinstance(budget.p50_ms, str)]
+        found = [(budget.name, budget.p50_limit_ms(teacher or 0.0)) for budget in shares if budget.p50_ms is not None]
+        return sorted(found, key=lambda item: item[1])
+
+    @cached_property
+    def x(self) -> Scale:
+        values = [self._predicted(item) for item in self.front["candidates"]]
+        values += [found["p50_ms"] for found in self.exports.values()] + [limit for _, limit in self.limits]
+        if self.teacher_p50_ms is not None:
+            values.append(self.teacher_p50_ms)
+        return Scale.around(values, _LEFT, _RIGHT)
+
+    @cached_property
+    def y(self) -> Scale:
+        """Without the few candidates far below the others, which would press the rest into one line."""
+        scores = sorted(item["search_accuracy"] for item in self.front["candidates"])
+        best, quartile = scores[-1], scores[len(scores) // 4]
+        floor = best - _REACH * (best - quartile) if quartile < best else scores[0]
+        values = [value for value in scores if value >= floor]
+        values += [found["search_accuracy"] for found in self.exports.values() if found["search_accuracy"] >= floor]
+        return Scale.around(values, _BOTTOM, _TOP, logarithmic=False)
+
+    def draw(self) -> str:
+        """Back to front: grid, limits, front, candidates, what was measured, exports."""
+        best = {item["digest"] for item in self.front["front"]}
+        ordered = sorted(self.front["candidates"], key=lambda item: item["digest"] in best)
+        parts = [self._frame(), self._limits(), self._staircase()]
+        parts += [self._candidate(item, item["digest"] in best) for item in ordered]
+        parts += [self._ring(item) for item in self.measured.values()]
+        parts += [self._export(name, found) for name, found in self.exports.items()]
+        return "".join(parts)
+
+    def _frame(self) -> str:
+        kind = ", logarithmic" if self.x.logarithmic else ""
+        return frame(
+            self.x, self.y, f"p50 latency on {self.device}, ms{kind}", f"{self.contents.metric} on the search set"
+        )
+
+    def _predicted(self, item: Record) -> float:
+        return float(item["predicted_ms"][self.device])
+
+    def _place(self, item: Record) -> tuple[float, float]:
+        return self.x(self._predicted(item)), self.y(max(item["search_accuracy"], self.y.low))
+
+    def _staircase(self) -> str:
+        """The accuracy that can be had at each latency: it rises where the next member of the front begins."""
+        points: list[tuple[float, float]] = []
+        reached = self.y.low
+        for item in sorted(self.front["front"], key=self._predicted):
+            if item["search_accuracy"] > reached:
+                at = self.x(self._predicted(item))
+                points += [(at, self.y(reached)), (at, self.y(item["search_accuracy"]))]
+                reached = item["search_accuracy"]
+        return path([*points, (self.x.end, self.y(reached))], "front") if points else ""
+
+    def _candidate(self, item: Record, best: bool) -> str:
+        x, y = self._place(item)
+        lines = [
+            item["description"],
+            f"{self.contents.metric} {score(item['search_accuracy'])}",
+            f"predicted {milliseconds(self._predicted(item))}",
+            f"{item['size_mb']:.2f} MB, {item['params']:,} parameters",
+        ]
+        if item["digest"] in self.measured:
+            lines.insert(3, f"measured {milliseconds(self.measured[item['digest']]['p50_ms'])}")
+        tip, class_ = tooltip("\n".join(lines)), "candidate best" if best else "candidate"
+        if item["search_accuracy"] < self.y.low:
+            shape = f"M{x - 5:.1f},{y - 8:.1f} h10 l-5,8 Z"
+            return element("path", tip, d=shape, class_=f"{class_} below")
+        return element("circle", tip, cx=x, cy=y, r=4.5 if best else 3.5, class_=class_)
+
+    def _ring(self, item: Record) -> str:
+        x, y = self._place(item)
+        return element("circle", cx=x, cy=y, r=7.0, class_="ring")
+
+    def _export(self, name: str, found: Record) -> str:
+        """A diamond where the export was measured, with a line from where its candidate was predicted."""
+        x, y = self.x(found["p50_ms"]), self.y(max(found["search_accuracy"], self.y.low))
+        start_y = self.y(max(found["search_accuracy_inherited"], self.y.low))
+        moved = element("line", x1=self.x(found["predicted_ms"]), y1=start_y, x2=x, y2=y, class_="moved")
+        lines = [
+            f"exported for {name}",
+            found["description"],
+            f"{self.contents.metric} {score(found['search_accuracy'])} (search set)",
+            f"{self.contents.metric} {score(found['accuracy'], found['accuracy_standard_error'])} (test set)",
+            f"measured {milliseconds(found['p50_ms'])}, {found['speed_up']:.1f}× the teacher's speed",
+        ]
+        shape = f"M{x:.1f},{y - 8:.1f} l8,8 l-8,8 l-8,-8 Z"
+        return moved + element("path", tooltip("\n".join(lines)), d=shape, class_="export", tabindex=0)
+
+    def _limits(self) -> str:
+        """Budgets and the teacher as vertical lines; names that would touch are put on different lines."""
+        marks = [(self.x(limit), name, milliseconds(limit), "budget") for name, limit in self.limits]
+        if self.teacher_p50_ms is not None:
+            at = self.x(self.teacher_p50_ms)
+            marks.append((at, "teacher", milliseconds(self.teacher_p50_ms), "teacher"))
+        parts, free_from = [], [0.0] * _ROWS
+        for at, name, latency, class_ in sorted(marks):
+            half = _LABEL_WIDTH * len(name) / 2
+            left = min(max(at - half, 0.0), WIDTH - 2 * half)
+            row = next((number for number in range(_ROWS) if free_from[number] <= left), _ROWS - 1)
+            free_from[row] = left + 2 * half + _LABEL_WIDTH
+            label_y = _TOP - 10 - 19 * row
+            tip = tooltip(f"{name}: {latency}")
+            parts.append(element("line", tip, x1=at, x2=at, y1=label_y + 4, y2=_BOTTOM, class_=class_))
+            parts.append(text(left + half, label_y, name, f"{class_}-name", "middle"))
+        return "".join(parts)

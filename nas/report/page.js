@@ -1,0 +1,24 @@
+// Tooltips that also answer to touch and keyboard. Without this script the <title> elements still serve a mouse.
+(() => {
+  const tip = Object.assign(document.createElement("div"), { id: "tip", hidden: true });
+  document.body.append(tip);
+  for (const title of document.querySelectorAll("svg title")) {
+    const mark = title.parentElement;
+    mark.dataset.tip = title.textContent;
+    mark.setAttribute("aria-label", title.textContent);
+    title.remove(); // or the browser would show a second tooltip
+  }
+  const show = (event) => {
+    const mark = event.target.closest?.("[data-tip]");
+    tip.hidden = !mark;
+    if (!mark) return;
+    tip.textContent = mark.dataset.tip;
+    const box = mark.getBoundingClientRect(), own = tip.getBoundingClientRect();
+    const x = Math.min(Math.max(box.x + box.width / 2 - own.width / 2, 8), innerWidth - own.width - 8);
+    const above = Math.min(box.y, innerHeight) - own.height - 10;
+    tip.style.left = `${x}px`;
+    tip.style.top = `${above > 8 ? above : Math.max(box.y, 0) + Math.min(box.height, 40) + 10}px`;
+  };
+  for (const name of ["pointerover", "pointerdown", "focusin"]) document.addEventListener(name, show);
+  document.addEventListener("scroll", () => (tip.hidden = true), { passive: true });
+})();

@@ -1,0 +1,72 @@
+"""Colours and style sheets: the page follows the reader's light or dark setting, a picture of its own does not."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+
+LIGHT = {
+    "ground": "#ffffff",
+    "panel": "#f5f7fa",
+    "ink": "#17202b",
+    "muted": "#5a6675",
+    "line": "#dde3ea",
+    "dot": "#9eabbb",
+    "accent": "#2456c7",
+    "export": "#c81e5b",
+    "budget": "#8a5a00",
+    "met": "#12703a",
+    "missed": "#b3261e",
+    "dropped": "#e8ecf1",
+    "choice-0": "#4a76c9",
+    "choice-1": "#e08b1b",
+    "choice-2": "#1f9e89",
+    "choice-3": "#8e5bb8",
+    "choice-4": "#b8a13a",
+}
+DARK = {
+    "ground": "#0f141b",
+    "panel": "#18202a",
+    "ink": "#e7ecf2",
+    "muted": "#9aa8b8",
+    "line": "#2a3542",
+    "dot": "#66758a",
+    "accent": "#7ba6ff",
+    "export": "#ff6f9f",
+    "budget": "#e2b04a",
+    "met": "#53d28c",
+    "missed": "#ff8a80",
+    "dropped": "#222c38",
+    "choice-0": "#6f98e8",
+    "choice-1": "#f0a63f",
+    "choice-2": "#45c4ae",
+    "choice-3": "#b48be0",
+    "choice-4": "#d6c060",
+}
+CHOICES = sum(name.startswith("choice-") for name in LIGHT)
+"""Colours for compression choices; `none` has the first."""
+
+
+def _read(name: str) -> str:
+    return (resources.files("nas.report") / name).read_text(encoding="utf-8")
+
+
+def _variables(palette: dict[str, str]) -> str:
+    return ":root{" + "".join(f"--{name}:{colour};" for name, colour in palette.items()) + "}"
+
+
+def page_style() -> str:
+    """The style element of the page. Paper is white whatever the screen is."""
+    dark = f"@media screen and (prefers-color-scheme:dark){{{_variables(DARK)}}}"
+    return f"<style>{_variables(LIGHT)}{dark}\n{_read('page.css')}\n{_read('chart.css')}</style>"
+
+
+def page_script() -> str:
+    """The script element of the page."""
+    return f"<script>{_read('page.js')}</script>"
+
+
+def standalone_style() -> str:
+    """The style element of a picture: the light colours written out, since not every viewer knows variables."""
+    rules = re.sub(r"var\(--([a-z0-9-]+)\)", lambda match: LIGHT[match.group(1)], _read("chart.css"))
+    return f"<style>{rules}</style>"

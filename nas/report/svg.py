@@ -1,0 +1,116 @@
+"""The parts that every chart is drawn from: escaped elements, scales with round ticks, a frame with a grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+_TICKS = 6
+_WIDE = 6.0
+"""From this ratio of largest to smallest on, a logarithmic axis shows more than a linear one."""
+
+
+def element(tag: str, content: str = "", **attributes: object) -> str:
+    """An element with escaped attributes; `class_` is `class`, `_` is `-`. The content is markup already."""
+    written = "".join(
+        f' {name.rstrip("_").replace("_", "-")}="{_value(value)}"' for name, value in attributes.items() if value != ""
+    )
+    return f"<{tag}{written}>{content}</{tag}>"
+
+
+def _value(value: object) -> str:
+    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else escape(str(value), quote=True)
+
+
+def text(x: float, y: float, content: str, class_: str = "", anchor: str = "start") -> str:
+    """A line of text; it is escaped."""
+    return element("text", escape(content), x=x, y=y, class_=class_, text_anchor=anchor)
+
+
+def tooltip(content: str) -> str:
+    """What the reader sees when pointing at the element that this is put into."""
+    return element("title", escape(content))
+
+
+def path(points: Sequence[tuple[float, float]], class_: str) -> str:
+    """A line through points."""
+    steps = " L".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return element("path", d=f"M{steps}", class_=class_)
+
+
+def drawing(width: float, height: float, label: str, class_: str, content: str) -> str:
+    """A whole picture that takes the width it is given."""
+    return element(
+        "svg",
+        content,
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {width:g} {height:g}",
+        role="img",
+        aria_label=label,
+        class_=class_,
+    )
+
+
+@dataclass(frozen=True)
+class Scale:
+    """From values to places: `low` is drawn at `start`, `high` at `end`."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    logarithmic: bool = False
+
+    @classmethod
+    def around(cls, values: Sequence[float], start: float, end: float, logarithmic: bool | None = None) -> Scale:
+        """A scale that shows all values with some room; logarithmic where they are far apart, unless told."""
+        low, high = min(values), max(values)
+        if logarithmic is None:
+            logarithmic = low > 0 and high / low >= _WIDE
+        if logarithmic:
+            room = (high / low) ** 0.05
+            return cls(low / room, high * room, start, end, True)
+        room = 0.05 * (high - low) or abs(high) * 0.05 or 1.0
+        return cls(low - room, high + room, start, end)
+
+    def __call__(self, value: float) -> float:
+        """Where a value is drawn."""
+        share = self._position(value) - self._position(self.low)
+        return self.start + share / (self._position(self.high) - self._position(self.low)) * (self.end - self.start)
+
+    def _position(self, value: float) -> float:
+        return math.log(value) if self.logarithmic else value
+
+    def ticks(self) -> list[float]:
+        """Round values within the scale."""
+        if self.logarithmic:
+            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            found = [round(digit * 10.0**power, 12) for power in decades for digit in (1, 2, 5)]
+            return [value for value in found if self.low <= value <= self.high]
+        raw = (self.high - self.low) / _TICKS
+        unit = 10.0 ** math.floor(math.log10(raw))
+        step = next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= raw)
+        first = math.ceil(self.low / step)
+        return [round(number * step, 12) for number in range(first, math.floor(self.high / step) + 1)]
+
+
+def frame(x: Scale, y: Scale, x_label: str, y_label: str, y_text: Callable[[float], str] = "{:g}".format) -> str:
+    """Grid, ticks and the names of both axes. The name of the vertical one stands above it, to be read at once."""
+    parts = []
+    for number, value in enumerate(y.ticks()):
+        parts.append(element("line", x1=x.start, x2=x.end, y1=y(value), y2=y(value), class_="grid"))
+        parts.append(text(x.start - 8, y(value) + 4, y_text(value), _every_other(number), "end"))
+    for number, value in enumerate(x.ticks()):
+        parts.append(element("line", x1=x(value), x2=x(value), y1=y.start, y2=y.start + 5, class_="axis"))
+        parts.append(text(x(value), y.start + 20, f"{value:g}", _every_other(number), "middle"))
+    parts.append(element("line", x1=x.start, x2=x.end, y1=y.start, y2=y.start, class_="axis"))
+    parts.append(text(x.end, y.start + 42, x_label, "label", "end"))
+    parts.append(text(x.start - 56, 14, y_label, "label"))
+    return element("g", "".join(parts), class_="frame")
+
+
+def _every_other(number: int) -> str:
+    """On a phone only every other tick keeps its text."""
+    return "tick spare" if number % 2 else "tick"

@@ -1,0 +1,99 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+console = Console()
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+    return table
+
+
+def print_plan(plan: dict[str, Any]) -> None:
+    """What `nas check` found."""
+    console.print(f"[bold]{plan['study']}[/bold]: {plan['task']}", soft_wrap=True)
+    console.print(f"teacher: {plan['teacher']}", soft_wrap=True)
+    console.print(f"search space: {plan['space']}, {plan['architectures']:,} architectures", soft_wrap=True)
+    for device in plan["devices"]:
+        console.print(f"device: {device}", soft_wrap=True)
+    for budget in plan["budgets"]:
+        console.print(f"budget: {budget}", soft_wrap=True)
+    table = _table("", "step", "state", "estimated")
+    for step in plan["steps"]:
+        table.add_row(step["step"], step["state"], _duration(step["estimated_s"]))
+    console.print(table)
+    console.print(f"in all about {_duration(plan['estimated_s'])} ({plan['assumption']})", soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def print_profiles(profiles: dict[str, dict[str, float]]) -> None:
+    """What `nas profile` measured."""
+    table = _table(
+        "Profiles", "device", "teacher p50 ms", "smallest p50 ms", "mean error", "worst", "Kendall tau", "networks"
+    )
+    for name, found in profiles.items():
+        table.add_row(
+            name,
+            f"{found['teacher_p50_ms']:.3f}",
+            f"{found['smallest_p50_ms']:.3f}",
+            f"{found['mape']:.1%}",
+            f"{found['worst']:.1%}",
+            f"{found['kendall_tau']:.3f}",
+            f"{found['networks']:.0f}",
+        )
+    console.print(table)
+
+
+def print_front(front: dict[str, Any]) -> None:
+    """The Pareto front, and the measured candidates of each budget."""
+    table = _table(f"Pareto front ({front['metric']} on the search set)", "architecture", front["metric"], "predicted")
+    for item in front["front"]:
+        predicted = ", ".join(f"{value:.3f} ms" for value in item["predicted_ms"].values())
+        table.add_row(item["description"], f"{item['search_accuracy']:.4f}", predicted)
+    console.print(table)
+    for budget, items in front["budgets"].items():
+        table = _table(f"Measured for {budget}", "architecture", front["metric"], "p50 ms", "of teacher", "met")
+        for item in items:
+            share = item["p50_ms"] / item["teacher_p50_ms"]
+            table.add_row(
+                item["description"],
+                f"{item['search_accuracy']:.4f}",
+                f"{item['p50_ms']:.3f}",
+                f"{share:.1%}",
+                "yes" if item["met"] else "no",
+            )
+        console.print(table)
+
+
+def print_results(result: dict[str, Any]) -> None:
+    """Teacher, int8 teacher and exports: the end of a run."""
+    rows = {**result["baselines"], **result["exports"]}
+    metric = next(iter(rows.values()))["metric"]
+    columns = ("", f"test {metric}", "p50 ms", "speed-up", "size MB", "parameters", "budget met")
+    table = _table(f"{result['study']}: measured on the files, reloaded", *columns)
+    for name, found in rows.items():
+        error = found["accuracy_standard_error"]
+        accuracy = f"{found['accuracy']:.4f}" + (f" ± {error:.4f}" if error else "")
+        met = "" if found["budget"] is None else "yes" if found["met"] else "no"
+        table.add_row(
+            name,
+            accuracy,
+            f"{found['p50_ms']:.3f}",
+            f"{found['speed_up']:.1f}x",
+            f"{found['size_mb']:.1f}",
+            f"{found['params']:,}",
+            met,
+        )
+    console.print(table)
+    console.print(f"files: {result['folder']}/exports", soft_wrap=True)

@@ -1,0 +1,60 @@
+"""Architectures as few integers, for samplers: one for each block, ordered by cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nas.space import Architecture, SearchSpace
+
+
+class Encoding:
+    """Translates between architectures and a flat mapping of small integers.
+
+    The integers of layers that a set leaves out are ignored when decoding.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.space = space
+        self._ends = {
+            "layers": space.layer_sets,
+            "hidden_size": space.dimensions.hidden_size,
+            "embedding": space.compression.embedding,
+        }
+        self._blocks = {"attention": space.attention_options, "feed_forward": space.feed_forward_options}
+
+    def sizes(self) -> dict[str, int]:
+        """The number of values of each integer."""
+        sizes = {name: len(values) for name, values in self._ends.items()}
+        for source in range(self.space.teacher.num_hidden_layers):
+            sizes |= {f"{block}_{source}": len(options) for block, options in self._blocks.items()}
+        return sizes
+
+    def decode(self, values: Mapping[str, int]) -> Architecture:
+        """The architecture that the integers stand for."""
+        ends: dict[str, Any] = {name: options[values[name]] for name, options in self._ends.items()}
+        attention, feed_forward = self._blocks["attention"], self._blocks["feed_forward"]
+        return Architecture(
+            hidden_size=ends["hidden_size"],
+            embedding=ends["embedding"],
+            layers=tuple(
+                self.space.layer(
+                    source, attention[values[f"attention_{source}"]], feed_forward[values[f"feed_forward_{source}"]]
+                )
+                for source in ends["layers"]
+            ),
+        )
+
+    def encode(self, architecture: Architecture) -> dict[str, int]:
+        """Integers that decode to the architecture; zero for layers it leaves out."""
+        values = dict.fromkeys(self.sizes(), 0)
+        kept = tuple(layer.source for layer in architecture.layers)
+        values["layers"] = self.space.layer_sets.index(kept)
+        values["hidden_size"] = self.space.dimensions.hidden_size.index(architecture.hidden_size)
+        values["embedding"] = self.space.compression.embedding.index(architecture.embedding)
+        for layer in architecture.layers:
+            attention = (layer.num_attention_heads, layer.attention)
+            feed_forward = (layer.intermediate_size, layer.feed_forward)
+            values[f"attention_{layer.source}"] = self.space.attention_options.index(attention)
+            values[f"feed_forward_{layer.source}"] = self.space.feed_forward_options.index(feed_forward)
+        return values

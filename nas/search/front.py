@@ -1,0 +1,36 @@
+"""The Pareto front of evaluated candidates, and who may serve a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from nas.evaluate import CandidateResult
+from nas.search.costs import Costs
+from nas.study import Budget
+
+
+def pareto_front(
+    results: Sequence[CandidateResult], cost: Callable[[CandidateResult], tuple[float, ...]]
+) -> list[CandidateResult]:
+    """The results that no other beats: none is at least as accurate at no more cost, and better in one of them.
+
+    Most accurate first; of equals the first one stays.
+    """
+    ordered = sorted(results, key=lambda result: (-result.accuracy, cost(result)))
+    front: list[CandidateResult] = []
+    for result in ordered:
+        own = cost(result)
+        if not any(all(a <= b for a, b in zip(cost(kept), own, strict=True)) for kept in front):
+            front.append(result)
+    return front
+
+
+def ranking(
+    results: Sequence[CandidateResult], costs: Costs, budget: Budget, tolerance: float
+) -> list[CandidateResult]:
+    """The candidates for a budget, most accurate first.
+
+    Predictions err, so a predicted excess of up to `tolerance` is let through: measurement decides.
+    """
+    able = [result for result in results if costs.excess(result.architecture, budget) <= tolerance]
+    return sorted(able, key=lambda result: (-result.accuracy, costs.excess(result.architecture, budget)))

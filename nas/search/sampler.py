@@ -1,0 +1,177 @@
+"""Optuna, behind four calls: open, ask, tell, results. Nothing else in the project knows it.
+
+A trial is stored as integers (see `Encoding`), with its result in one attribute. What Optuna sees as values are
+accuracy, to be raised, and the predicted latency on each device, to be lowered; its one constraint says how far the
+nearest budget is missed. An architecture that was evaluated before, or that is predicted to miss every budget, is
+told at once and costs no evaluation.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from nas.errors import SearchError
+from nas.evaluate import CandidateResult
+from nas.search.costs import Costs
+from nas.search.encoding import Encoding
+from nas.space import Architecture, SearchSpace
+from nas.study import Search
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+_RESULT, _OUTCOME = "result", "outcome"
+_CHILD_TRIES = 100
+Outcome = Literal["evaluated", "repeated", "over_budget"]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A trial that waits for its result."""
+
+    number: int
+    architecture: Architecture
+
+
+class Trials:
+    """A search's trials in one journal file, and the sampler that proposes further ones."""
+
+    def __init__(
+        self, journal: Path, inputs: str, space: SearchSpace, costs: Costs, settings: Search, seed: int
+    ) -> None:
+        self.space, self.costs, self.seed = space, costs, seed
+        self.encoding = Encoding(space)
+        self._distributions: dict[str, BaseDistribution] = {
+            name: IntDistribution(0, size - 1) for name, size in self.encoding.sizes().items()
+        }
+        self._study = _open(journal, inputs, len(costs.profiles))
+        self._known = {result.architecture: result for result in self.results()}
+        self._in_flight: dict[int, optuna.Trial] = {}
+        self._study.sampler = self._sampler(settings)
+        self._recover()
+        if not self._study.get_trials(deepcopy=False):
+            rng = random.Random(f"population/{seed}")
+            for architecture in costs.initial_population(space, settings.population, rng):
+                self._study.enqueue_trial(self.encoding.encode(architecture))
+
+    def _sampler(self, settings: Search) -> BaseSampler:
+        # Randomness depends on how many trials there are, so that a resumed search does not repeat itself.
+        seed = random.Random(f"{self.seed}/{len(self._study.get_trials(deepcopy=False))}").getrandbits(31)
+        if settings.sampler == "random":
+            return RandomSampler(seed=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            if settings.sampler == "tpe":
+                return TPESampler(seed=seed, multivariate=True, n_startup_trials=settings.population)
+            return NSGAIISampler(seed=seed, population_size=settings.population, child_generation_strategy=self._child)
+
+    def _child(
+        self, study: optuna.Study, search_space: dict[str, BaseDistribution], parents: list[FrozenTrial]
+    ) -> dict[str, Any]:
+        """A child of two parents by whole layers, mutated, preferably one that is worth an evaluation."""
+        rng = random.Random(f"child/{self.seed}/{len(study.get_trials(deepcopy=False))}")
+        pool = [self.encoding.decode(trial.params) for trial in parents]
+        for _ in range(_CHILD_TRIES):
+            child = self.space.crossover(rng.choice(pool), rng.choice(pool), rng)
+            child = self.space.mutate(child, rng)
+            if self._settled(child) is None:
+                break
+        encoded = self.encoding.encode(child)
+        return {name: encoded[name] for name in search_space}
+
+    def _settled(self, architecture: Architecture) -> Outcome | None:
+        """Why an architecture needs no evaluation; None if it does."""
+        if architecture in self._known:
+            return "repeated"
+        return "over_budget" if self.costs.violation(architecture) > 0.0 else None
+
+    def _recover(self) -> None:
+        """Give up the trials that a killed process left running, and put their candidates first in the queue."""
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            self._study.tell(trial.number, state=TrialState.FAIL)
+            if trial.params.keys() == self._distributions.keys():
+                self._study.enqueue_trial(trial.params)
+
+    def ask(self) -> Proposal | None:
+        """The next trial: a proposal to evaluate, or None if this one was settled at once."""
+        trial = self._study.ask(self._distributions)
+        architecture = self.encoding.decode(trial.params)
+        if any(self.encoding.decode(other.params) == architecture for other in self._in_flight.values()):
+            self._study.tell(trial, state=TrialState.FAIL)  # its twin is being evaluated just now
+            return None
+        outcome = self._settled(architecture)
+        if outcome is None:
+            self._in_flight[trial.number] = trial
+            return Proposal(trial.number, architecture)
+        known = self._known.get(architecture)
+        self._tell(trial, architecture, outcome, known.accuracy if known else 0.0)
+        return None
+
+    def tell(self, proposal: Proposal, result: CandidateResult) -> None:
+        """Store the result of a proposal."""
+        trial = self._in_flight.pop(proposal.number)
+        trial.set_user_attr(_RESULT, result.to_json())
+        self._tell(trial, proposal.architecture, "evaluated", result.accuracy)
+        self._known[result.architecture] = result
+
+    def _tell(self, trial: optuna.Trial, architecture: Architecture, outcome: Outcome, accuracy: float) -> None:
+        trial.set_user_attr(_OUTCOME, outcome)
+        trial.set_constraint("budget", self.costs.violation(architecture))
+        self._study.tell(trial, [accuracy, *self.costs.predict_ms(architecture).values()])
+
+    def results(self) -> list[CandidateResult]:
+        """The results of all finished evaluations, in the order of their trials."""
+        trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return [CandidateResult.from_json(trial.user_attrs[_RESULT]) for trial in trials if _RESULT in trial.user_attrs]
+
+    def outcomes(self) -> dict[str, int]:
+        """How many trials had which outcome."""
+        counts: dict[str, int] = {"evaluated": 0, "repeated": 0, "over_budget": 0, "lost": 0}
+        for trial in self._study.get_trials(deepcopy=False):
+            if trial.state == TrialState.FAIL:
+                counts["lost"] += 1
+            elif _OUTCOME in trial.user_attrs and trial.state == TrialState.COMPLETE:
+                counts[trial.user_attrs[_OUTCOME]] += 1
+        return counts
+
+
+def _open(journal: Path, inputs: str, devices: int) -> optuna.Study:
+    """The journal's study; refused if it was made from other inputs."""
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    _drop_torn_line(journal)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        storage = JournalStorage(JournalFileBackend(str(journal), JournalFileOpenLock(str(journal))))
+    study = optuna.create_study(
+        storage=storage,
+        study_name="search",
+        directions=[StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * devices],
+        load_if_exists=True,
+    )
+    known = study.user_attrs.get("inputs")
+    if known not in (None, inputs):
+        raise SearchError(f"{journal}: belongs to other inputs ({known}, now {inputs}); remove it to search anew")
+    if known is None:
+        study.set_user_attr("inputs", inputs)
+    return study
+
+
+def _drop_torn_line(journal: Path) -> None:
+    """Remove the end of a line that a killed process did not finish writing; readers would stumble over it."""
+    if not journal.exists():
+        return
+    content = journal.read_bytes()
+    if content and not content.endswith(b"\n"):
+        with journal.open("r+b") as stream:
+            stream.truncate(content.rfind(b"\n") + 1)

@@ -1,0 +1,366 @@
+"""Study files: one question, as frozen and validated settings.
+
+A study file is TOML. Its paths are relative to its folder, and `${NAME}` stands for a variable that the study
+declares under `[variables]` and the user gives with `--set NAME=value` or in the environment.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from nas.compression import REGISTRY
+from nas.errors import StudyError
+from nas.files import Flag, Positive, Real, Settings, Whole, digest, read_toml, validate
+from nas.space import SearchSpace, Shape, shipped_spaces
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+DATA_SUFFIXES = (".parquet", ".csv", ".jsonl")
+METRICS = {
+    "classification": ("accuracy", "f1", "matthews_correlation"),
+    "regression": ("spearman", "pearson"),
+}
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+Name = Annotated[str, Field(pattern=NAME)]
+PositiveReal = Annotated[float, Field(gt=0.0, strict=True, allow_inf_nan=False)]
+
+
+class FineTuning(Settings):
+    """Fine-tuning of a teacher that has not seen the task yet."""
+
+    epochs: PositiveReal = 2.0
+    learning_rate: PositiveReal = 8e-5
+    batch_size: Positive = 64
+
+
+class Teacher(Settings):
+    """The model that the user brings."""
+
+    model: str = Field(min_length=1)
+    """A folder or a hub id of a BERT; `embedded` for the one that `nas` makes itself."""
+    fine_tune: FineTuning | None = None
+    """Left out for a teacher that is fine-tuned already."""
+
+
+class Holdout(Settings):
+    """How the search set is held out of the training rows."""
+
+    size: Positive = 5000
+    by: Literal["row", "sentence"] = "row"
+    """`sentence`: whole texts go, together with every training row whose text is contained in one of them."""
+
+
+class Task(Settings):
+    """The data, the columns to read and the metric."""
+
+    hub: str | None = None
+    """A hub id; `train` and `test` are then names of its splits. Without it they are files."""
+    config: str | None = None
+    train: str
+    """Parquet, CSV or JSONL; `embedded` for the task that `nas` builds itself."""
+    test: str
+    """The official validation set: read once, for the final figure."""
+    text: tuple[str, ...] = Field(min_length=1, max_length=2)
+    """One column for single texts, two for pairs."""
+    label: str = "label"
+    kind: Literal["classification", "regression"] = "classification"
+    metric: str = "accuracy"
+    max_length: Annotated[int, Field(ge=4, le=512, strict=True)] = 128
+    holdout: Holdout = Holdout()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Task:
+        if self.metric not in METRICS[self.kind]:
+            raise ValueError(
+                f"metric: {self.metric!r} does not measure {self.kind}; use {', '.join(METRICS[self.kind])}"
+            )
+        if self.config and not self.hub:
+            raise ValueError(f"config: {self.config!r} belongs to a hub data set; set hub as well, or remove it")
+        for key in ("train", "test"):
+            name = getattr(self, key)
+            if not self.hub and name != "embedded" and not name.endswith(DATA_SUFFIXES):
+                raise ValueError(
+                    f"{key}: a data file must end in {', '.join(DATA_SUFFIXES)}, but got {name!r}; convert it"
+                )
+        if (self.train == "embedded") != (self.test == "embedded"):
+            raise ValueError("test: train and test must both be 'embedded' or neither; set both")
+        return self
+
+
+class SpaceChoice(Settings):
+    """The search space of a study."""
+
+    name: str
+    """A shipped space, or the path of a TOML file."""
+    exclude_compression: tuple[str, ...] = ()
+    """Choices that this study leaves out."""
+
+    @field_validator("exclude_compression")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in REGISTRY:
+                raise ValueError(f"{name!r} is no compression choice; use {', '.join(REGISTRY)}")
+        return names
+
+
+class Device(Settings):
+    """A target: where a sub-network will run, and in what form it is fed."""
+
+    name: Name
+    runtime: Literal["torch", "onnxruntime"] = "onnxruntime"
+    threads: Positive = 1
+    batch_size: Positive = 1
+    sequence_length: Annotated[int, Field(ge=4, le=512, strict=True)] = 128
+
+
+class Budget(Settings):
+    """Limits that one export must keep, all of them, on one device."""
+
+    name: Name
+    device: Name
+    p50_ms: str | float | None = None
+    """Median latency: milliseconds, or a share of the uncompressed teacher's on the same device, as "20%"."""
+    size_mb: PositiveReal | None = None
+    """Size of the exported weights in 10^6 bytes."""
+    params: Positive | None = None
+    """Number of parameters."""
+
+    @field_validator("p50_ms")
+    @classmethod
+    def _limit(cls, value: str | float | None) -> str | float | None:
+        if isinstance(value, str) and not re.fullmatch(r"\d+(\.\d+)?\s?%", value):
+            raise ValueError(f'p50_ms must be milliseconds or a share such as "20%", but got {value!r}; correct it')
+        if value is not None and _number(value) <= 0:
+            raise ValueError(f"p50_ms must be above zero, but got {value!r}; raise it")
+        return value
+
+    @model_validator(mode="after")
+    def _some_limit(self) -> Budget:
+        if self.p50_ms is None and self.size_mb is None and self.params is None:
+            raise ValueError("a budget needs at least one of p50_ms, size_mb, params; add a limit")
+        return self
+
+    def p50_limit_ms(self, teacher_p50_ms: float) -> float:
+        """The latency limit in milliseconds; infinite where there is none."""
+        if self.p50_ms is None:
+            return float("inf")
+        number = _number(self.p50_ms)
+        return number / 100.0 * teacher_p50_ms if isinstance(self.p50_ms, str) else number
+
+    def is_met(self, p50_ms: float, teacher_p50_ms: float, size_mb: float, params: int) -> bool:
+        """Whether measured figures keep all limits."""
+        return (
+            p50_ms <= self.p50_limit_ms(teacher_p50_ms)
+            and size_mb <= (self.size_mb or math.inf)
+            and params <= (self.params or math.inf)
+        )
+
+
+def _number(value: str | float) -> float:
+    return float(value.rstrip("% ")) if isinstance(value, str) else float(value)
+
+
+class Supernet(Settings):
+    """Training of the supernet: sandwich rule with distillation from the teacher."""
+
+    steps: Positive = 1500
+    batch_size: Positive = 64
+    learning_rate: PositiveReal = 2e-4
+    random_subnets: Whole = 2
+    """Random sub-networks a step, beside the largest and the smallest."""
+    hidden_weight: Real = 1.0
+    """Weight of the hidden-state loss; the loss on the logits has weight 1."""
+    importance_batches: Positive = 32
+    """Batches that heads, neurons and hidden units are ranked on."""
+    checkpoint_steps: Positive = 200
+
+
+class Search(Settings):
+    """The search over architectures."""
+
+    sampler: Literal["nsga2", "tpe", "random"] = "nsga2"
+    evaluations: Positive = 200
+    """Candidates whose accuracy is measured; what is predicted to miss every budget does not count."""
+    population: Annotated[int, Field(ge=4, strict=True)] = 32
+    executor: Literal["inline", "ray"] = "inline"
+    workers: Positive = 1
+    examples: Positive | None = None
+    """Use only that many examples of the search set; all where it is left out."""
+
+
+class Export(Settings):
+    """What happens to the winner of each budget."""
+
+    candidates: Positive = 4
+    """Members of the front that are measured whole for each budget."""
+    epochs: PositiveReal = 1.0
+    """Fine-tuning of the chosen sub-network by distillation."""
+    learning_rate: PositiveReal = 2e-4
+    batch_size: Positive = 64
+    fine_tune: Flag = True
+
+
+class Study(Settings):
+    """A whole study. `path` is the file it was read from."""
+
+    path: Path
+    name: Name
+    seed: Whole = 0
+    task: Task
+    teacher: Teacher
+    search_space: SpaceChoice
+    devices: tuple[Device, ...] = Field(min_length=1)
+    budgets: tuple[Budget, ...] = Field(min_length=1)
+    supernet: Supernet = Supernet()
+    search: Search = Search()
+    export: Export = Export()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Study:
+        for key in ("devices", "budgets"):
+            names = [item.name for item in getattr(self, key)]
+            repeated = next((name for name in names if names.count(name) > 1), None)
+            if repeated:
+                raise ValueError(f"{key}: each name may stand once, but {repeated!r} stands twice; rename one")
+        known = [device.name for device in self.devices]
+        for budget in self.budgets:
+            if budget.device not in known:
+                raise ValueError(f"budgets.{budget.name}: no device is named {budget.device!r}; use {', '.join(known)}")
+        if (self.teacher.model == "embedded") != (self.task.train == "embedded"):
+            raise ValueError("teacher.model: the embedded teacher and the embedded task go together; set both")
+        return self
+
+    @classmethod
+    def load(cls, study: str | Path, variables: Mapping[str, str] | None = None) -> Study:
+        """Read and validate a study: a file, a folder with `study.toml`, or the name of a shipped one.
+
+        `variables` are the values of `${NAME}`; the environment serves where they have none. Raises
+        `StudyError` or `SearchSpaceError` with file, key, rule and remedy.
+        """
+        path = _find(study)
+        raw = read_toml(path, StudyError)
+        declared = raw.pop("variables", {})
+        values = _substitute(raw, _variables(path, declared, variables or {}))
+        for reserved in ("path",):
+            if reserved in values:
+                raise StudyError(f"{path}: {reserved}: unknown key; remove it")
+        values = {"name": path.parent.resolve().name, **values, "path": path}
+        loaded = validate(cls, values, path, StudyError)
+        loaded._check_space()
+        return loaded
+
+    def _check_space(self) -> None:
+        used = {name for block in self.space.compression for name in block[1]}
+        for device in self.devices:
+            for name in sorted(used):
+                if device.runtime not in REGISTRY[name].runtimes:
+                    raise StudyError(
+                        f"{self.path}: devices.{device.name}: the runtime {device.runtime!r} cannot run the "
+                        f"compression choice {name!r}, only {', '.join(sorted(REGISTRY[name].runtimes))} can; "
+                        f"change the runtime or set search_space.exclude_compression = [{name!r}]"
+                    )
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """The search space, without what the study excludes."""
+        space = SearchSpace.load(self.search_space.name, base=self.path.parent)
+        return space.excluding(self.search_space.exclude_compression)
+
+    def resolve(self, name: str) -> Path:
+        """A path of the study file, relative to its folder."""
+        return (self.path.parent / Path(name).expanduser()).resolve()
+
+    def device(self, name: str) -> Device:
+        """The device of that name."""
+        return next(device for device in self.devices if device.name == name)
+
+    def digest(self, *parts: str) -> str:
+        """Changes when one of the named parts of the study changes."""
+        values = self.model_dump(mode="json")
+        return digest({part: values[part] for part in parts} | {"seed": self.seed})
+
+    def check_teacher(self, shape: Shape) -> None:
+        """Raise `StudyError` if a teacher of that shape does not fit the search space."""
+        if shape != self.space.teacher:
+            raise StudyError(
+                f"{self.path}: search_space: {self.space.name!r} is for a teacher of {_sizes(self.space.teacher)}, "
+                f"but {self.teacher.model} has {_sizes(shape)}; use or write a space of these sizes "
+                f"(shipped: {', '.join(sorted(shipped_spaces()))})"
+            )
+
+
+def _sizes(shape: Shape) -> str:
+    return (
+        f"{shape.num_hidden_layers} layers, hidden_size {shape.hidden_size}, "
+        f"{shape.num_attention_heads} heads, intermediate_size {shape.intermediate_size}"
+    )
+
+
+def shipped_studies() -> dict[str, Path]:
+    """The studies that come with an installed `nas`, by name."""
+    found: dict[str, Path] = {}
+    for folder in (Path(__file__).parents[1] / "studies", Path(str(resources.files("nas"))) / "studies"):
+        found |= {path.parent.name: path for path in sorted(folder.glob("*/study.toml"))}
+    return found
+
+
+def _find(study: str | Path) -> Path:
+    path = Path(study)
+    if path.is_dir():
+        path = path / "study.toml"
+    elif not path.exists() and str(study) in shipped_studies():
+        path = shipped_studies()[str(study)]
+    if not path.is_file():
+        raise StudyError(
+            f"{study}: no such study; give a study.toml, its folder, "
+            f"or a shipped one: {', '.join(sorted(shipped_studies()))}"
+        )
+    return path.resolve()
+
+
+def _variables(path: Path, declared: Any, given: Mapping[str, str]) -> dict[str, str]:
+    if not isinstance(declared, dict) or not all(isinstance(text, str) for text in declared.values()):
+        raise StudyError(f"{path}: variables: each must be a name with a text that says how to get it; correct it")
+    unknown = sorted(set(given) - set(declared))
+    if unknown:
+        raise StudyError(
+            f"{path}: --set {unknown[0]}: no such variable in this study; "
+            f"it declares: {', '.join(sorted(declared)) or 'none'}"
+        )
+    values = {}
+    for name, explanation in declared.items():
+        value = given.get(name) or os.environ.get(name)
+        if not value:
+            raise StudyError(
+                f"{path}: variable {name} is not set ({explanation}); "
+                f"pass --set {name}=... or set it in the environment"
+            )
+        values[name] = value
+    return values
+
+
+def _substitute(value: Any, variables: Mapping[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _substitute(inner, variables) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_substitute(inner, variables) for inner in value]
+    if not isinstance(value, str):
+        return value
+
+    def replacement(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in variables:
+            raise StudyError(f"variable {name} is used but not declared; add it under [variables] with an explanation")
+        return variables[name]
+
+    return _VARIABLE.sub(replacement, value)
