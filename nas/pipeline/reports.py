@@ -1,13 +1,64 @@
-"""The step that writes the report."""
+"""The step that writes the report: reads what the run holds, leaves `report.html` and `front.svg`."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from nas.errors import DeviceError, ExportError, SearchError, TeacherError
+from nas.export.artefact import VERIFICATION_FILE
+from nas.files import read_json, write_text
+from nas.pipeline.exports import baselines
 from nas.pipeline.run import Run
+from nas.report.contents import Contents
+from nas.report.front_chart import front_picture
+from nas.report.page import render
+
+TRAINING_FILE = "training.json"
+PICTURE_FILE = "front.svg"
 
 
 def report(run: Run) -> Path:
-    """Write `report.html`; returns its path."""
+    """Write `report.html`, with the Pareto front of the first device as a picture beside it; returns the page's path.
+
+    Raises `NasError` where the run holds nothing to report yet.
+    """
+    contents = _contents(run)
     path = run.folder / "report.html"
+    write_text(path, render(contents))
+    if contents.front and contents.front["candidates"]:
+        write_text(run.folder / PICTURE_FILE, front_picture(contents, contents.devices[0].name))
     return path
+
+
+def _contents(run: Run) -> Contents:
+    """What the run holds of this study; what an interrupted step has left is not shown."""
+    study = run.study
+    exported = [budget.name for budget in study.budgets if run.is_finished(f"export-{budget.name}")]
+    profiled = [device.name for device in study.devices if run.is_finished(f"profile-{device.name}")]
+    return Contents(
+        study=study.name,
+        metric=study.task.metric,
+        teacher=study.space.teacher,
+        devices=study.devices,
+        budgets=study.budgets,
+        front=read_json(run.front, SearchError) if run.is_finished("front") else None,
+        baselines=_baselines(run),
+        exports={name: read_json(run.export(name) / VERIFICATION_FILE, ExportError) for name in exported},
+        folders={name: run.export(name).as_posix() for name in exported},
+        profiles={name: read_json(run.profile(name), DeviceError) for name in profiled},
+        supernet_log=_log(run.supernet, run.is_finished("supernet")),
+        teacher_log=_log(run.teacher, run.is_finished("teacher")),
+        seconds={step: seconds for step, seconds in run.seconds().items() if run.is_finished(step)},
+    )
+
+
+def _baselines(run: Run) -> dict[str, Any]:
+    known = [device.name for device in run.study.devices if run.is_finished(f"baselines-{device.name}")]
+    return {key: found for key, found in baselines(run).items() if key.split("/")[0] in known}
+
+
+def _log(folder: Path, finished: bool) -> list[dict[str, Any]]:
+    """The log of a training; none where nothing was trained."""
+    path = folder / TRAINING_FILE
+    return read_json(path, TeacherError) if finished and path.exists() else []

@@ -7,6 +7,8 @@ from typing import Any
 
 from nas.study import Budget
 
+_MINUS, _TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
+
 
 def significant(value: float, digits: int = 3) -> str:
     """A number with that many significant digits, never in scientific notation."""
@@ -27,15 +29,15 @@ def score(value: float, error: float | None = None) -> str:
 
 
 def points(difference: float) -> str:
-    """A difference of a metric in hundredths, with its sign: `−0.8 points`."""
+    """A difference of a metric in hundredths, with its sign: `+0.8 points`."""
     rounded = round(100.0 * difference, 1)
-    sign = "+" if rounded > 0 else "−" if rounded < 0 else "±"
+    sign = "+" if rounded > 0 else _MINUS if rounded < 0 else "±"
     return f"{sign}{abs(rounded):.1f} points"
 
 
 def times(value: float) -> str:
-    """A speed-up: `11.1×`."""
-    return f"{value:.1f}×"
+    """A speed-up: 11.1 and the sign."""
+    return f"{value:.1f}{_TIMES}"
 
 
 def percent(value: float) -> str:
@@ -52,12 +54,12 @@ def duration(seconds: float) -> str:
 
 
 def limits(budget: Budget, teacher_p50_ms: float | None) -> list[str]:
-    """What a budget asks: `p50 ≤ 6.7 ms (20% of the teacher)`, `size ≤ 20 MB`."""
+    """What a budget asks: `p50 ≤ 6.7 ms = 20% of the teacher's`, `size ≤ 20 MB`."""
     found = []
     if isinstance(budget.p50_ms, str):
-        limit = f"p50 ≤ {budget.p50_ms} of the teacher"
+        limit = f"p50 ≤ {budget.p50_ms} of the teacher's"
         if teacher_p50_ms is not None:
-            limit = f"p50 ≤ {milliseconds(budget.p50_limit_ms(teacher_p50_ms))} ({budget.p50_ms} of the teacher)"
+            limit = f"p50 ≤ {milliseconds(budget.p50_limit_ms(teacher_p50_ms))} = {budget.p50_ms} of the teacher's"
         found.append(limit)
     elif budget.p50_ms is not None:
         found.append(f"p50 ≤ {milliseconds(budget.p50_ms)}")

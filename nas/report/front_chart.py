@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from nas.report.contents import Contents, Record
-from nas.report.figures import milliseconds, score
+from nas.report.figures import milliseconds, score, times
 from nas.report.style import standalone_style
 from nas.report.svg import Scale, drawing, element, frame, path, text, tooltip
 from nas.study import Budget
@@ -179,7 +179,7 @@ class _FrontChart:
             found["description"],
             f"{self.contents.metric} {score(found['search_accuracy'])} (search set)",
             f"{self.contents.metric} {score(found['accuracy'], found['accuracy_standard_error'])} (test set)",
-            f"measured {milliseconds(found['p50_ms'])}, {found['speed_up']:.1f}× the teacher's speed",
+            f"measured {milliseconds(found['p50_ms'])}, {times(found['speed_up'])} the teacher's speed",
         ]
         shape = f"M{x:.1f},{y - 8:.1f} l8,8 l-8,8 l-8,-8 Z"
         return moved + element("path", tooltip("\n".join(lines)), d=shape, class_="export", tabindex=0)

@@ -1,0 +1,126 @@
+"""An architecture drawn layer by layer inside the outline of its teacher: what is left, and what was done to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from nas.report.contents import Record
+from nas.report.style import CHOICES
+from nas.report.svg import drawing, element, text, tooltip
+from nas.space import Architecture, Layer, Shape
+
+_WIDTH = 400.0
+_LEFT, _BAR, _GAP = 76.0, 152.0, 20.0
+_TOP, _ROW, _THICK = 22.0, 42.0, 15.0
+_RIGHT_BAR = _LEFT + _BAR + _GAP
+_MOST_CELLS = 24
+"""Up to so many attention heads are drawn one by one."""
+
+
+def choices_of(architectures: Iterable[Architecture]) -> list[str]:
+    """The compression choices that occur, in the order of their colours."""
+    found = {choice for architecture in architectures for choice in architecture.choices}
+    return sorted(found, key=lambda choice: (choice != "none", choice))
+
+
+def architectures_of(exports: Iterable[Record]) -> list[Architecture]:
+    """The architectures of verified exports."""
+    return [Architecture.from_json(found["architecture"]) for found in exports]
+
+
+def choices_legend(choices: Sequence[str]) -> str:
+    """What the colours mean, as HTML."""
+    marks = [
+        (f'<rect y="3" width="16" height="10" rx="2" class="{_class(name, choices)}"/>', _in_words(name))
+        for name in choices
+    ]
+    marks.append(('<rect y="3" width="16" height="10" rx="2" class="track"/>', "cut from the teacher"))
+    marks.append(('<rect x="0.5" y="3.5" width="15" height="9" rx="2" class="gone"/>', "layer dropped"))
+    items = (
+        element(
+            "li",
+            element("svg", mark, viewBox="0 0 16 16", aria_hidden="true", class_="chart key") + escape(name),
+        )
+        for mark, name in marks
+    )
+    return element("ul", "".join(items), class_="legend")
+
+
+def architecture_drawing(architecture: Architecture, teacher: Shape, choices: Sequence[str], label: str) -> str:
+    """Embedding, then one row for each of the teacher's layers; bars are in proportion to the teacher's sizes."""
+    layers = {layer.source: layer for layer in architecture.layers}
+    parts = [_embedding(architecture, teacher, choices)]
+    head_y = _TOP + _ROW + 8
+    parts.append(text(_LEFT, head_y, "attention heads", "label"))
+    parts.append(text(_RIGHT_BAR, head_y, "intermediate size", "label"))
+    for number in range(teacher.num_hidden_layers):
+        y = head_y + 12 + _ROW * number
+        parts.append(text(0, y + 12, f"layer {number}", "label"))
+        parts.append(_layer(layers[number], teacher, choices, y) if number in layers else _dropped(y))
+    height = head_y + 12 + _ROW * teacher.num_hidden_layers
+    return drawing(_WIDTH, height, label, "chart", "".join(parts))
+
+
+def _embedding(architecture: Architecture, teacher: Shape, choices: Sequence[str]) -> str:
+    width, full = architecture.hidden_size, teacher.hidden_size
+    words = f"hidden size {width} of {full}"
+    bar = _bar(_LEFT, 4, 2 * _BAR + _GAP, width / full, architecture.embedding, choices, f"Embedding: {words}")
+    return text(0, 16, "embedding", "label") + bar + _below(_LEFT, 4, words, architecture.embedding)
+
+
+def _layer(layer: Layer, teacher: Shape, choices: Sequence[str], y: float) -> str:
+    heads, full_heads = layer.num_attention_heads, teacher.num_attention_heads
+    size, full_size = layer.intermediate_size, teacher.intermediate_size
+    about = f"Layer {layer.source}"
+    words = f"{heads} of {full_heads}", f"{size:,} of {full_size:,}"
+    attention = (
+        _bar(_LEFT, y, _BAR, heads / full_heads, layer.attention, choices, f"{about}: attention heads {words[0]}")
+        if full_heads > _MOST_CELLS
+        else _heads(layer, full_heads, choices, y, f"{about}: attention heads {words[0]}")
+    )
+    about = f"{about}: intermediate size {words[1]}"
+    feed_forward = _bar(_RIGHT_BAR, y, _BAR, size / full_size, layer.feed_forward, choices, about)
+    below = _below(_LEFT, y, words[0], layer.attention) + _below(_RIGHT_BAR, y, words[1], layer.feed_forward)
+    return attention + feed_forward + below
+
+
+def _heads(layer: Layer, full: int, choices: Sequence[str], y: float, about: str) -> str:
+    """One cell a head."""
+    pitch = _BAR / full
+    cells = "".join(
+        element(
+            "rect",
+            x=_LEFT + pitch * number,
+            y=y,
+            width=pitch - 2,
+            height=_THICK,
+            rx=2,
+            class_=_class(layer.attention, choices) if number < layer.num_attention_heads else "track",
+        )
+        for number in range(full)
+    )
+    return element("g", tooltip(f"{about}, {_in_words(layer.attention)}") + cells)
+
+
+def _bar(x: float, y: float, full: float, share: float, choice: str, choices: Sequence[str], about: str) -> str:
+    track = element("rect", x=x, y=y, width=full, height=_THICK, rx=3, class_="track")
+    kept = element("rect", x=x, y=y, width=full * share, height=_THICK, rx=3, class_=_class(choice, choices))
+    return element("g", tooltip(f"{about}, {_in_words(choice)}") + track + kept)
+
+
+def _below(x: float, y: float, words: str, choice: str) -> str:
+    return text(x, y + _THICK + 13.5, words if choice == "none" else f"{words} · {choice}", "size")
+
+
+def _dropped(y: float) -> str:
+    outline = element("rect", x=_LEFT, y=y, width=2 * _BAR + _GAP, height=_THICK, rx=3, class_="gone")
+    return outline + text(_LEFT + _BAR + _GAP / 2, y + 11.5, "dropped", "gone-name", "middle")
+
+
+def _class(choice: str, choices: Sequence[str]) -> str:
+    return f"choice-{choices.index(choice) % CHOICES}"
+
+
+def _in_words(choice: str) -> str:
+    return "not compressed" if choice == "none" else choice

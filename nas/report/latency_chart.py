@@ -1,0 +1,51 @@
+"""Predicted against measured latency of one device: how far a prediction may be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nas.report.contents import Contents
+from nas.report.figures import milliseconds, percent
+from nas.report.svg import Scale, drawing, element, frame, tooltip
+
+_WIDTH, _HEIGHT = 420.0, 400.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 404.0, 28.0, 346.0
+
+
+def latency_chart(contents: Contents, device: str) -> str:
+    """Networks that the prediction had not seen as dots, measured candidates and exports as rings."""
+    held_out = [(item["predicted_ms"], item["measured_ms"]) for item in contents.profiles[device]["held_out"]]
+    whole = list(measured_networks(contents, device))
+    values = [value for pair in held_out for value in pair]
+    values += [value for _, predicted, measured in whole for value in (predicted, measured)]
+    if not values:
+        return ""
+    x = Scale.around(values, _LEFT, _RIGHT)
+    y = Scale(x.low, x.high, _BOTTOM, _TOP, x.logarithmic)
+    kind = " (logarithmic)" if x.logarithmic else ""
+    equal = element("line", x1=x.start, y1=y.start, x2=x.end, y2=y.end, class_="equal")
+    dots = "".join(
+        element("circle", _tip("held-out network", *pair), cx=x(pair[0]), cy=y(pair[1]), r=4, class_="held-out")
+        for pair in held_out
+    )
+    rings = "".join(
+        element("circle", _tip(name, *pair), cx=x(pair[0]), cy=y(pair[1]), r=6, class_="whole") for name, *pair in whole
+    )
+    content = frame(x, y, f"predicted ms{kind}", f"measured ms{kind}") + equal + dots + rings
+    return drawing(_WIDTH, _HEIGHT, f"Predicted against measured latency on {device}", "chart", content)
+
+
+def measured_networks(contents: Contents, device: str) -> Iterator[tuple[str, float, float]]:
+    """Name, predicted and measured milliseconds of the candidates and exports that were measured on a device."""
+    for budget in contents.budgets:
+        if budget.device != device:
+            continue
+        for item in contents.front["budgets"].get(budget.name, ()) if contents.front else ():
+            yield f"{item['description']}, candidate for {budget.name}", item["predicted_ms"][device], item["p50_ms"]
+        if found := contents.exports.get(budget.name):
+            yield f"{found['description']}, export for {budget.name}", found["predicted_ms"], found["p50_ms"]
+
+
+def _tip(name: str, predicted: float, measured: float) -> str:
+    error = percent(abs(predicted - measured) / measured)
+    return tooltip(f"{name}\npredicted {milliseconds(predicted)}\nmeasured {milliseconds(measured)}\nerror {error}")

@@ -1,0 +1,56 @@
+"""Ordering by importance."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nas.model import CompactBertForSequenceClassification
+from nas.supernet.importance import measure_importance, reorder
+
+
+@pytest.fixture
+def labelled(batch):
+    return [batch | {"labels": torch.tensor([0, 1, 2, 1, 0])}]
+
+
+def test_reordering_keeps_the_function(supernet_weights, batch, labelled):
+    with torch.no_grad():
+        before = supernet_weights(**batch).logits
+    importance = measure_importance(supernet_weights, labelled)
+    reorder(supernet_weights, importance)
+    with torch.no_grad():
+        torch.testing.assert_close(supernet_weights(**batch).logits, before, atol=1e-5, rtol=0)
+
+
+def test_what_was_measured_comes_first_afterwards(supernet_weights, labelled):
+    importance = measure_importance(supernet_weights, labelled)
+    reorder(supernet_weights, importance)
+    again = measure_importance(supernet_weights, labelled)
+    for scores in (again.hidden, again.pooled, *again.heads, *again.neurons):
+        assert torch.all(scores[:-1] >= scores[1:] - 1e-4 * scores.max())
+    assert not torch.equal(importance.hidden, again.hidden)
+
+
+def test_units_that_do_nothing_are_last(supernet_weights, labelled):
+    layer = supernet_weights.layers[1]
+    head_size = supernet_weights.config.attention_head_size
+    with torch.no_grad():
+        layer.output.dense.weight[:, 5] = 0.0
+        layer.attention.output.dense.weight[:, 2 * head_size : 3 * head_size] = 0.0
+    importance = measure_importance(supernet_weights, labelled)
+    assert importance.neurons[1][5] == 0.0 and (importance.neurons[1] == 0.0).sum() == 1
+    assert importance.heads[1][2] == 0.0 and (importance.heads[1] == 0.0).sum() == 1
+
+
+def test_taylor_estimates_the_loss_of_a_removed_neuron(config, batch, labelled):
+    """For a neuron of small effect the estimate is close to the true change of the loss, text by text."""
+    torch.manual_seed(0)
+    model = CompactBertForSequenceClassification(config).eval()
+    one = {name: value[:1] for name, value in batch.items()} | {"labels": torch.tensor([1])}
+    importance = measure_importance(model, [one])
+    with torch.no_grad():
+        before = model(**one).loss
+        model.layers[2].output.dense.weight[:, 7] = 0.0
+        change = (model(**one).loss - before).abs()
+    assert importance.neurons[2][7].item() == pytest.approx(change.item(), rel=0.1, abs=1e-7)

@@ -1,0 +1,107 @@
+"""Splits, batches and metrics."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import make_rows, make_tokenizer
+
+from nas.data import TaskData, batches_by_length, held_out, prepare, score
+from nas.errors import DataError
+from nas.study import Task
+
+SENTENCES = ["a fine film", "a fine", "fine film", "film", "A  Fine Film", "what a mess", "a mess", "the plot"]
+
+
+def test_a_sentence_goes_with_every_row_contained_in_it():
+    chosen = {seed: held_out([SENTENCES], "sentence", 1, seed) for seed in range(20)}
+    assert set(map(tuple, chosen.values())) == {(0, 1, 2, 3, 4), (5, 6), (7,)}
+
+
+def test_no_held_out_row_is_part_of_a_training_sentence_alone():
+    searched = set(held_out([SENTENCES], "sentence", 5, 1))
+    training = [text for number, text in enumerate(SENTENCES) if number not in searched]
+    assert not {SENTENCES[number].lower() for number in searched} & {text.lower() for text in training}
+
+
+def test_rows_with_equal_texts_go_together():
+    first, second = ["x", "x", "y", "z"], ["1", "1", "2", "3"]
+    for seed in range(10):
+        chosen = set(held_out([first, second], "row", 1, seed))
+        assert len(chosen & {0, 1}) in (0, 2)
+
+
+def _task(**changes):
+    values = {"train": "train.parquet", "test": "test.parquet", "text": ("text",), "max_length": 16}
+    return Task(**values | changes)
+
+
+@pytest.fixture
+def files(tmp_path):
+    make_rows(300, 0).to_parquet(tmp_path / "train.parquet")
+    make_rows(50, 1).to_parquet(tmp_path / "test.parquet")
+    return str(tmp_path / "train.parquet"), str(tmp_path / "test.parquet")
+
+
+def test_splits_are_disjoint_and_survive_the_disk(files, tmp_path):
+    data = prepare(_task(holdout={"size": 60}), *files, make_tokenizer(), 0)
+    assert len(data.train) + len(data.search) == 300 and len(data.search) >= 60
+    texts = [{tuple(ids) for ids in split["input_ids"]} for split in (data.train, data.search)]
+    assert not texts[0] & texts[1]
+    data.save(tmp_path / "data")
+    again = TaskData.load(tmp_path / "data")
+    assert again.search["input_ids"] == data.search["input_ids"] and again.label_names == ("0", "1")
+
+
+def test_pairs_get_segments_and_csv_and_jsonl_are_read(tmp_path):
+    rows = make_rows(80, 0).add_column("other", ["w1 w2"] * 80)
+    rows.to_csv(tmp_path / "train.csv", index=False)
+    rows.to_json(tmp_path / "test.jsonl")
+    task = _task(train="train.csv", test="test.jsonl", text=("text", "other"), holdout={"size": 10})
+    data = prepare(task, str(tmp_path / "train.csv"), str(tmp_path / "test.jsonl"), make_tokenizer(), 0)
+    assert all(max(types) == 1 for types in data.test["token_type_ids"])
+    assert max(data.train["length"]) <= 16
+
+
+def test_regression_has_numbers_as_labels(files):
+    data = prepare(_task(kind="regression", metric="spearman", holdout={"size": 60}), *files, make_tokenizer(), 0)
+    assert data.num_labels == 1 and isinstance(data.train["labels"][0], float)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"text": ("body",)}, "no column 'body'; use one of text, label"),
+        ({"label": "gold"}, "no column 'gold'"),
+        ({"holdout": {"size": 5000}}, "change holdout.size"),
+        ({"label": "text", "kind": "regression", "metric": "spearman"}, "needs a number in every row"),
+    ],
+)
+def test_data_that_does_not_fit_is_refused(files, changes, message):
+    with pytest.raises(DataError, match=message):
+        prepare(_task(**{"holdout": {"size": 60}} | changes), *files, make_tokenizer(), 0)
+
+
+def test_a_file_that_is_not_what_it_says_is_refused(files, tmp_path):
+    broken = tmp_path / "broken.parquet"
+    broken.write_text("no parquet")
+    with pytest.raises(DataError, match="broken.parquet"):
+        prepare(_task(), str(broken), files[1], make_tokenizer(), 0)
+
+
+def test_batches_hold_one_length_and_every_row_once(files):
+    data = prepare(_task(holdout={"size": 60}), *files, make_tokenizer(), 0)
+    batches = list(batches_by_length(data.train, max_tokens=64))
+    assert all(batch.input_ids.numel() <= 64 and not (batch.input_ids == 0).any() for batch in batches)
+    assert sorted(np.concatenate([batch.rows for batch in batches])) == list(range(len(data.train)))
+
+
+def test_metrics():
+    logits = np.array([[2.0, 0.0], [0.0, 1.0], [0.0, 1.0], [3.0, 1.0]])
+    labels = np.array([0, 1, 0, 0])
+    assert score("accuracy", logits, labels) == 0.75
+    assert score("f1", logits, labels) == pytest.approx(2 / 3)
+    assert score("matthews_correlation", logits, labels) == pytest.approx(1 / np.sqrt(3))
+    scores = np.array([[0.1], [0.4], [0.2], [0.9]])
+    assert score("spearman", scores, np.array([1.0, 3.0, 2.0, 4.0])) == pytest.approx(1.0)
+    assert score("pearson", np.zeros((4, 1)) + scores * 2, scores[:, 0]) == pytest.approx(1.0)

@@ -1,0 +1,68 @@
+"""Every dimension of a space changes the output, the cost and the prediction. A published search missed this."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nas.latency.profile import Profile
+from nas.model.sizes import count_parameters, stored_mb
+from nas.space import compress_all
+from nas.study import Device
+from nas.supernet import BertSupernet
+
+
+def _variants(space):
+    start = space.largest()
+    first = start.layers[0]
+
+    def with_first(**changes):
+        return replace(start, layers=(replace(first, **changes), *start.layers[1:]))
+
+    for size in space.dimensions.hidden_size[:-1]:
+        yield f"hidden_size={size}", replace(start, hidden_size=size)
+    for kept in space.layer_sets[:-1]:
+        yield f"layers={kept}", replace(start, layers=tuple(layer for layer in start.layers if layer.source in kept))
+    for heads in space.dimensions.num_attention_heads[:-1]:
+        yield f"heads={heads}", with_first(num_attention_heads=heads)
+    for size in space.dimensions.intermediate_size[:-1]:
+        yield f"intermediate={size}", with_first(intermediate_size=size)
+    yield "attention=int8", with_first(attention="int8")
+    yield "feed_forward=int8", with_first(feed_forward="int8")
+    yield "embedding=int8", replace(start, embedding="int8")
+
+
+@pytest.fixture
+def profile(space):
+    """A table in which every block has a latency of its own."""
+    keys = [f"ends/{hidden}/{choice}" for hidden in (16, 24, 32) for choice in ("none", "int8")]
+    for hidden in (16, 24, 32):
+        keys += [f"attention/{hidden}/{heads}/{choice}" for heads, choice in space.attention_options]
+        keys += [f"feed_forward/{hidden}/{size}/{choice}" for size, choice in space.feed_forward_options]
+    table = {key: 0.1 + 0.001 * number for number, key in enumerate(keys)}
+    return Profile(Device(name="cpu"), "", {}, table, 0.05, 1.1, 1.0, 0.1, {}, [])
+
+
+def test_every_dimension_counts(space, supernet_weights, batch, profile):
+    supernet, start = BertSupernet(supernet_weights), space.largest()
+    config = supernet_weights.config
+    with torch.no_grad():
+        logits = supernet.run(start, **batch).logits
+        variants = list(_variants(space))
+        assert len(variants) == 2 + 3 + 2 + 2 + 3
+        for name, variant in variants:
+            changed = config.with_architecture(variant)
+            assert (supernet.run(variant, **batch).logits - logits).abs().max() > 1e-4, name
+            assert profile.predict_ms(variant) != pytest.approx(profile.predict_ms(start)), name
+            assert stored_mb(changed) < stored_mb(config), name
+            if "int8" not in name:
+                assert count_parameters(changed) < count_parameters(config), name
+
+
+def test_prediction_is_the_corrected_sum_of_blocks(space, profile):
+    architecture = compress_all(space.smallest(), "none")
+    table = profile.blocks_ms
+    total = table["ends/16/none"] + table["attention/16/1/none"] + table["feed_forward/16/8/none"]
+    assert profile.predict_ms(architecture) == pytest.approx(0.05 + 1.1 * total)

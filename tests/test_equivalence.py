@@ -1,0 +1,127 @@
+"""The central test: active supernet == extracted == reloaded folder == ONNX, on random architectures."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from nas.export.artefact import ONNX_FILE, write_artefact
+from nas.latency.runtimes import session_of
+from nas.model import CompactBertForSequenceClassification
+from nas.space import compress_all
+from nas.supernet import BertSupernet
+
+RANDOM = range(16)
+
+
+def _onnx_logits(folder, batch):
+    return session_of(folder / ONNX_FILE, 1).run(["logits"], {name: value.numpy() for name, value in batch.items()})[0]
+
+
+@pytest.mark.parametrize("seed", RANDOM)
+def test_float_architectures_agree_in_all_forms(space, supernet_weights, batch, tmp_path, seed):
+    from conftest import make_tokenizer
+
+    architecture = compress_all(space.sample(random.Random(seed)), "none")
+    supernet = BertSupernet(supernet_weights)
+    folder = tmp_path / "export"
+    with torch.no_grad():
+        active = supernet.run(architecture, **batch).logits
+        extracted = supernet.extract(architecture)
+        write_artefact(extracted, make_tokenizer(), folder)
+        reloaded = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+        for model in (extracted, reloaded):
+            torch.testing.assert_close(model(**batch).logits, active, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(_onnx_logits(folder, batch), active.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", RANDOM)
+def test_mixed_int8_architectures_agree_text_by_text(space, supernet_weights, batch, tmp_path, seed):
+    """Served one text at a time, as the simulation assumes. Rounding may fall the other way now and then."""
+    from conftest import make_tokenizer
+
+    architecture = space.sample(random.Random(1000 + seed))
+    supernet = BertSupernet(supernet_weights)
+    folder = tmp_path / "export"
+    extracted = supernet.extract(architecture)
+    write_artefact(extracted, make_tokenizer(), folder)
+    generator = torch.Generator().manual_seed(seed)
+    for length in (3, 9, 17):
+        one = {
+            "input_ids": torch.randint(4, 90, (1, length), generator=generator),
+            "attention_mask": torch.ones(1, length, dtype=torch.long),
+            "token_type_ids": torch.zeros(1, length, dtype=torch.long),
+        }
+        with torch.no_grad():
+            active = supernet.run(architecture, **one).logits
+            torch.testing.assert_close(extracted(**one).logits, active, atol=1e-5, rtol=0)
+        np.testing.assert_allclose(_onnx_logits(folder, one), active.numpy(), atol=0.05)
+
+
+def test_int8_predictions_agree_with_their_simulation(space, supernet_weights, tmp_path):
+    """At least 98 % of predictions, over many texts and random architectures."""
+    from conftest import make_tokenizer
+
+    supernet, rng = BertSupernet(supernet_weights), random.Random(5)
+    generator = torch.Generator().manual_seed(5)
+    agreed = total = 0
+    for number in range(6):
+        architecture = compress_all(space.sample(rng), "int8")
+        folder = tmp_path / str(number)
+        extracted = supernet.extract(architecture)
+        write_artefact(extracted, make_tokenizer(), folder)
+        session = session_of(folder / ONNX_FILE, 1)
+        for _ in range(60):
+            ids = torch.randint(4, 90, (1, 12), generator=generator)
+            ones, zeros = torch.ones_like(ids), torch.zeros_like(ids)
+            fed = {"input_ids": ids, "attention_mask": ones, "token_type_ids": zeros}
+            served = session.run(["logits"], {name: value.numpy() for name, value in fed.items()})[0]
+            with torch.no_grad():
+                agreed += int(served.argmax() == extracted(**fed).logits.argmax().item())
+            total += 1
+    assert agreed / total >= 0.98
+
+
+def test_padding_changes_nothing_without_int8(space, supernet_weights, batch):
+    supernet = BertSupernet(supernet_weights)
+    architecture = compress_all(space.sample(random.Random(2)), "none")
+    padded = {name: torch.nn.functional.pad(value, (0, 6)) for name, value in batch.items()}
+    with torch.no_grad():
+        expected = supernet.run(architecture, **batch).logits
+        torch.testing.assert_close(supernet.run(architecture, **padded).logits, expected, atol=1e-5, rtol=0)
+
+
+def test_sub_networks_share_storage_with_the_supernet(space, supernet_weights):
+    views = BertSupernet(supernet_weights).slices(space.smallest())
+    shared = {parameter.untyped_storage().data_ptr() for parameter in supernet_weights.parameters()}
+    assert all(view.untyped_storage().data_ptr() in shared for view in views.values())
+
+
+def test_an_extracted_model_owns_its_weights(space, supernet_weights, batch):
+    extracted = BertSupernet(supernet_weights).extract(space.smallest())
+    with torch.no_grad():
+        before = extracted(**batch).logits
+        for parameter in supernet_weights.parameters():
+            parameter.zero_()
+        torch.testing.assert_close(extracted(**batch).logits, before)
+
+
+def test_gradients_reach_only_the_part_in_use(space, supernet_weights, batch):
+    architecture = compress_all(space.smallest(), "int8")
+    BertSupernet(supernet_weights).run(architecture, **batch).logits.sum().backward()
+    gradient = supernet_weights.layers[0].intermediate.dense.weight.grad
+    size, hidden = architecture.layers[0].intermediate_size, architecture.hidden_size
+    assert gradient[:size, :hidden].abs().sum() > 0
+    assert gradient[size:].abs().sum() == 0 and gradient[:, hidden:].abs().sum() == 0
+    assert supernet_weights.layers[1].intermediate.dense.weight.grad is None
+
+
+def test_the_supernet_itself_is_its_largest_sub_network(space, supernet_weights, batch):
+    with torch.no_grad():
+        found = BertSupernet(supernet_weights).run(space.largest(), **batch).logits
+        torch.testing.assert_close(found, supernet_weights(**batch).logits)
+    assert isinstance(supernet_weights, CompactBertForSequenceClassification)

@@ -1,0 +1,87 @@
+"""Imports run one way, heavy packages stay in their rooms, and `import nas` is quick."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "nas"
+# From the ground up: a room may import those before it.
+ROOMS = [
+    "errors", "files", "progress", "graph", "compression", "space", "study", "embedded", "data", "model",
+    "supernet", "latency", "evaluate", "search", "export", "report", "pipeline", "cli",
+]  # fmt: skip
+TOP = {"__init__", "registration"}  # the front door: everything below is imported lazily
+
+
+def _room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def _imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            module = node.module or ""
+            found |= {f"{module}.{alias.name}" for alias in node.names} if module == "nas" else {module}
+    return found
+
+
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def test_every_room_is_listed():
+    assert {_room(path) for path in FILES} == set(ROOMS) | TOP
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    room = _room(path)
+    if room in TOP:
+        return
+    for name in _imports(path):
+        if name.startswith("nas."):
+            other = name.split(".")[1]
+            if other in ROOMS:
+                assert ROOMS.index(other) <= ROOMS.index(room), f"{room} must not import {other}"
+
+
+def test_one_file_knows_ray_and_one_folder_optuna():
+    users = {package: set() for package in ("ray", "optuna")}
+    for path in FILES:
+        for name in _imports(path):
+            if name.split(".")[0] in users:
+                users[name.split(".")[0]].add(str(path.relative_to(ROOT)))
+    assert users["ray"] == {"search/ray_executor.py"}
+    assert {name.split("/")[0] for name in users["optuna"]} == {"search"}
+
+
+def test_import_is_quick_and_light():
+    script = (
+        "import time, sys, json; start = time.process_time(); import nas; took = time.process_time() - start\n"
+        "heavy = [name for name in ('torch', 'transformers', 'optuna', 'ray', 'numpy', 'onnx', 'datasets', 'pydantic')"
+        " if name in sys.modules]\n"
+        "print(json.dumps({'seconds': took, 'heavy': heavy}))"
+    )
+    found = json.loads(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout)
+    assert found["heavy"] == []
+    assert found["seconds"] < 1.0
+
+
+@pytest.mark.parametrize("first", ["import nas", "import transformers.models.auto.modeling_auto"])
+def test_auto_model_loads_a_sub_network_after_import_nas(first, tmp_path, supernet_weights):
+    supernet_weights.save_pretrained(tmp_path)
+    script = (
+        f"{first}\nimport nas\nfrom transformers import AutoModelForSequenceClassification\n"
+        f"print(type(AutoModelForSequenceClassification.from_pretrained({str(tmp_path)!r})).__name__)"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "CompactBertForSequenceClassification"

@@ -1,0 +1,113 @@
+"""Search spaces and architectures as values."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from nas.errors import SearchSpaceError
+from nas.search.encoding import Encoding
+from nas.space import Architecture, SearchSpace, compress_all, evenly_spaced, shipped_spaces
+
+SMALL = """
+name = "small"
+[teacher]
+num_hidden_layers = 2
+hidden_size = 8
+num_attention_heads = 2
+intermediate_size = 4
+[dimensions]
+layers = [1, 2, [1]]
+hidden_size = [4, 8]
+num_attention_heads = [1, 2]
+intermediate_size = [2, 4]
+[compression]
+attention = ["none", "int8"]
+"""
+
+
+def _all(space):
+    """Every architecture, by brute force."""
+    options = list(itertools.product(space.attention_options, space.feed_forward_options))
+    for kept in space.layer_sets:
+        for blocks in itertools.product(options, repeat=len(kept)):
+            layers = tuple(space.layer(source, *pair) for source, pair in zip(kept, blocks, strict=True))
+            for hidden in space.dimensions.hidden_size:
+                for embedding in space.compression.embedding:
+                    yield Architecture(hidden_size=hidden, layers=layers, embedding=embedding)
+
+
+def test_count_is_exact(tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL)
+    space = SearchSpace.load(path)
+    everything = list(_all(space))
+    assert space.count() == len(everything) == len(set(everything)) == 160
+    assert all(space.contains(architecture) for architecture in everything)
+    assert len({architecture.digest for architecture in everything}) == len(everything)
+
+
+@pytest.mark.parametrize("name", sorted(shipped_spaces()))
+def test_operators_stay_inside(name):
+    space, rng = SearchSpace.load(name), random.Random(0)
+    encoding = Encoding(space)
+    for _ in range(200):
+        first, second = space.sample(rng), space.sample(rng)
+        child = space.mutate(space.crossover(first, second, rng), rng)
+        assert space.contains(first) and space.contains(child)
+        assert encoding.decode(encoding.encode(child)) == child
+    assert space.contains(space.smallest()) and space.contains(space.largest())
+
+
+def test_crossover_takes_whole_layers_of_the_parents(space):
+    rng = random.Random(0)
+    for _ in range(100):
+        first, second = space.sample(rng), space.sample(rng)
+        child = space.crossover(first, second, rng)
+        assert set(child.layers) <= set(first.layers) | set(second.layers)
+
+
+def test_mutation_changes_every_dimension_and_rate_zero_none(space):
+    rng = random.Random(0)
+    start = space.largest()
+    assert all(space.mutate(start, rng, rate=0.0) == start for _ in range(20))
+    mutants = [space.mutate(start, rng, rate=0.5) for _ in range(200)]
+    assert len({mutant.hidden_size for mutant in mutants}) == 3
+    assert len({len(mutant.layers) for mutant in mutants}) == 3
+    assert {choice for mutant in mutants for choice in mutant.choices} == {"none", "int8"}
+
+
+def test_architecture_is_a_value(space):
+    architecture = space.sample(random.Random(3))
+    twin = Architecture.from_json(architecture.to_json())
+    assert twin == architecture and hash(twin) == hash(architecture) and twin.digest == architecture.digest
+    with pytest.raises(FrozenInstanceError):
+        architecture.hidden_size = 3
+    with pytest.raises(SearchSpaceError, match="hidden_size"):
+        Architecture.from_json({"layers": []})
+
+
+def test_digest_is_stable_across_versions_of_the_code(space):
+    assert space.largest().digest == "bbb02e863c7e2dc1"
+
+
+def test_evenly_spaced_layers():
+    assert [evenly_spaced(count, 6) for count in (1, 2, 3, 4)] == [(0,), (0, 5), (0, 2, 5), (0, 2, 3, 5)]
+    assert evenly_spaced(12, 12) == tuple(range(12))
+
+
+def test_ends_of_a_space(space):
+    smallest, largest = space.smallest(), space.largest()
+    assert (smallest.hidden_size, len(smallest.layers), smallest.choices) == (16, 1, {"int8"})
+    assert (largest.hidden_size, len(largest.layers), largest.choices) == (32, 3, {"none"})
+    assert compress_all(largest, "int8").choices == {"int8"}
+
+
+def test_excluding_a_choice(space):
+    without = space.excluding(("int8",))
+    assert without.compression.attention == ("none",) and without.digest != space.digest
+    with pytest.raises(SearchSpaceError, match="no choice left"):
+        space.excluding(("int8", "none"))
