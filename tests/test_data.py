@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import make_rows, make_tokenizer
+from tiny import make_rows, make_tokenizer
 
 from nas.data import TaskData, batches_by_length, held_out, prepare, score
 from nas.errors import DataError
@@ -85,7 +85,7 @@ def test_data_that_does_not_fit_is_refused(files, changes, message):
 def test_a_file_that_is_not_what_it_says_is_refused(files, tmp_path):
     broken = tmp_path / "broken.parquet"
     broken.write_text("no parquet")
-    with pytest.raises(DataError, match="broken.parquet"):
+    with pytest.raises(DataError, match=r"broken\.parquet"):
         prepare(_task(), str(broken), files[1], make_tokenizer(), 0)
 
 

@@ -24,7 +24,7 @@ def _onnx_logits(folder, batch):
 
 @pytest.mark.parametrize("seed", RANDOM)
 def test_float_architectures_agree_in_all_forms(space, supernet_weights, batch, tmp_path, seed):
-    from conftest import make_tokenizer
+    from tiny import make_tokenizer
 
     architecture = compress_all(space.sample(random.Random(seed)), "none")
     supernet = BertSupernet(supernet_weights)
@@ -42,7 +42,7 @@ def test_float_architectures_agree_in_all_forms(space, supernet_weights, batch, 
 @pytest.mark.parametrize("seed", RANDOM)
 def test_mixed_int8_architectures_agree_text_by_text(space, supernet_weights, batch, tmp_path, seed):
     """Served one text at a time, as the simulation assumes. Rounding may fall the other way now and then."""
-    from conftest import make_tokenizer
+    from tiny import make_tokenizer
 
     architecture = space.sample(random.Random(1000 + seed))
     supernet = BertSupernet(supernet_weights)
@@ -64,7 +64,7 @@ def test_mixed_int8_architectures_agree_text_by_text(space, supernet_weights, ba
 
 def test_int8_predictions_agree_with_their_simulation(space, supernet_weights, tmp_path):
     """At least 98 % of predictions, over many texts and random architectures."""
-    from conftest import make_tokenizer
+    from tiny import make_tokenizer
 
     supernet, rng = BertSupernet(supernet_weights), random.Random(5)
     generator = torch.Generator().manual_seed(5)

@@ -26,8 +26,8 @@ def report(run: Run) -> Path:
     contents = _contents(run)
     path = run.folder / "report.html"
     write_text(path, render(contents))
-    if contents.front and contents.front["candidates"]:
-        write_text(run.folder / PICTURE_FILE, front_picture(contents, contents.devices[0].name))
+    if contents.searched_devices:
+        write_text(run.folder / PICTURE_FILE, front_picture(contents, contents.searched_devices[0]))
     return path
 
 

@@ -21,18 +21,18 @@ def cards(contents: Contents) -> str:
 
 
 def _card(contents: Contents, name: str, found: Record) -> str:
+    head = element("div", element("span", escape(name)) + _verdict(found), class_="name")
+    big = element("div", times(found["speed_up"]) + "<small>the teacher's speed</small>", class_="big")
     lost = points(found["accuracy"] - found["teacher_accuracy"])
-    asked = ", ".join(_limits(found))
-    head = element("span", escape(name)) + _verdict(found)
     lines = [
-        f"{contents.metric} {score(found['accuracy'], found['accuracy_standard_error'])} ({lost})",
-        f"{milliseconds(found['p50_ms'])}; asked: {asked}",
-        f"{significant(found['size_mb'])} MB, {found['params']:,} parameters",
+        ("", f"{contents.metric} {score(found['accuracy'], found['accuracy_standard_error'])}"),
+        ("muted", f"{lost} against the teacher"),
+        ("", f"p50 {milliseconds(found['p50_ms'])}"),
+        ("muted", f"asked for {', '.join(_limits(found))}"),
+        ("", f"{significant(found['size_mb'])} MB, {found['params']:,} parameters"),
     ]
-    big = f"{times(found['speed_up'])}<small>the teacher's speed</small>"
-    paragraphs = "".join(element("p", escape(line)) for line in lines)
     return element(
-        "div", element("div", head, class_="name") + element("div", big, class_="big") + paragraphs, class_="card"
+        "div", head + big + "".join(element("p", escape(line), class_=kind) for kind, line in lines), class_="card"
     )
 
 
@@ -74,7 +74,7 @@ def _figures(found: Record) -> list[str]:
     lost = found["accuracy"] - found["teacher_accuracy"]
     return [
         escape(score(found["accuracy"], found["accuracy_standard_error"]))
-        + element("small", points(lost) if lost else "&nbsp;"),
+        + (element("small", points(lost)) if lost else ""),
         milliseconds(found["p50_ms"]) + element("small", f"p95 {milliseconds(found['p95_ms'])}"),
         times(found["speed_up"]),
         f"{significant(found['size_mb'])} MB",
@@ -83,7 +83,7 @@ def _figures(found: Record) -> list[str]:
 
 
 def _cell(name: str, content: str) -> str:
-    return element("td", content, data_label=name, class_=_words(name))
+    return element("td", element("div", content) if content else "", data_label=name, class_=_words(name))
 
 
 def _words(name: str) -> str:

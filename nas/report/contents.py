@@ -44,6 +44,12 @@ class Contents:
         """Whether there is no result that a page could show."""
         return not (self.front or self.baselines or self.exports or self.profiles or self.supernet_log)
 
+    @property
+    def searched_devices(self) -> list[str]:
+        """The devices that the search predicted latencies for."""
+        known = self.front["teacher_p50_ms"] if self.front and self.front["candidates"] else {}
+        return [device.name for device in self.devices if device.name in known]
+
     def teacher_p50_ms(self, device: str) -> float | None:
         """The teacher's median latency on a device, from the profile or else from the search."""
         if device in self.profiles:

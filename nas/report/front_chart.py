@@ -13,7 +13,9 @@ from nas.study import Budget
 
 WIDTH, HEIGHT = 720.0, 430.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 700.0, 72.0, 376.0
-_LEGEND_HEIGHT = 84.0
+_LEGEND_HEIGHT = 64.0
+_MARGIN = 14.0
+"""Around a picture that stands for itself."""
 _ROWS = 2
 _REACH = 4.0
 """The vertical axis reaches down this many times the distance from the best candidate to the lower quartile."""
@@ -36,11 +38,16 @@ def front_chart(contents: Contents, device: str) -> str:
 
 def front_picture(contents: Contents, device: str) -> str:
     """The same chart as a file of its own, with its own colours on its own ground."""
-    height = HEIGHT + _LEGEND_HEIGHT
-    ground = element("rect", x=0.5, y=0.5, width=WIDTH - 1, height=height - 1, rx=10, class_="ground")
-    chart = element("g", _FrontChart(contents, device).draw() + _legend_in_picture(), class_="chart")
+    width, height = WIDTH + 2 * _MARGIN, HEIGHT + _LEGEND_HEIGHT + 2 * _MARGIN
+    ground = element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=10, class_="ground")
+    chart = element(
+        "g",
+        _FrontChart(contents, device).draw() + _legend_in_picture(),
+        class_="chart",
+        transform=f"translate({_MARGIN:g} {_MARGIN:g})",
+    )
     label = f"{contents.study}: Pareto front on {device}"
-    return drawing(WIDTH, height, label, "picture", standalone_style() + ground + chart) + "\n"
+    return drawing(width, height, label, "picture", standalone_style() + ground + chart) + "\n"
 
 
 def legend() -> str:
@@ -55,7 +62,7 @@ def legend() -> str:
 def _legend_in_picture() -> str:
     parts = []
     for number, (mark, name) in enumerate(_LEGEND):
-        x, y = _LEFT + 216 * (number % 3), HEIGHT + 14 + 28 * (number // 3)
+        x, y = 10 + 240 * (number % 3), HEIGHT + 8 + 28 * (number // 3)
         parts.append(element("g", mark + text(22, 12, name, "label"), transform=f"translate({x:g} {y:g})"))
     return "".join(parts)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from html import escape
 
 from nas.errors import NasError
@@ -49,8 +50,7 @@ def _heading(contents: Contents) -> str:
     )
     several = len(contents.devices) > 1
     asked = [
-        f"{budget.name} ({', '.join(limits(budget, contents.teacher_p50_ms(budget.device)))}"
-        + (f" on {budget.device})" if several else ")")
+        f"{budget.name} ({', '.join(limits(budget, None))}" + (f" on {budget.device})" if several else ")")
         for budget in contents.budgets
     ]
     budgets = f" Budgets: {'; '.join(asked)}." if asked else ""
@@ -70,7 +70,7 @@ def _answer(contents: Contents) -> str:
 
 
 def _front(contents: Contents) -> str:
-    if not contents.front or not contents.front["candidates"]:
+    if not contents.front or not contents.searched_devices:
         return ""
     evaluated, best = len(contents.front["candidates"]), len(contents.front["front"])
     skipped = contents.front["outcomes"].get("over_budget", 0)
@@ -80,7 +80,7 @@ def _front(contents: Contents) -> str:
         "predicted latency. An export stands where it was measured; its dashed line begins at its candidate and shows "
         "the error of the prediction and what fine-tuning changed on the search set. Triangles lie below the axis."
     )
-    charts = "".join(element("figure", front_chart(contents, device.name)) for device in contents.devices)
+    charts = "".join(element("figure", front_chart(contents, device)) for device in contents.searched_devices)
     return _section("The Pareto front", _note(note) + charts + legend())
 
 
@@ -163,13 +163,15 @@ def _loading(contents: Contents) -> str:
         body += element("h3", escape(name)) + _code(
             "import nas  # makes transformers know the exported model class",
             "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
-            f"model = AutoModelForSequenceClassification.from_pretrained({folder!r})",
-            f"tokenizer = AutoTokenizer.from_pretrained({folder!r})",
+            f"model = AutoModelForSequenceClassification.from_pretrained({json.dumps(folder)})",
+            f"tokenizer = AutoTokenizer.from_pretrained({json.dumps(folder)})",
         )
         body += _code(
             "import onnxruntime",
-            f"session = onnxruntime.InferenceSession({folder + '/model.onnx'!r})",
-            'logits = session.run(["logits"], dict(tokenizer("a text", return_tensors="np")))[0]',
+            f"session = onnxruntime.InferenceSession({json.dumps(folder + '/model.onnx')})",
+            # A tokenizer may leave the token types out unless it is asked; the graph needs all three inputs.
+            'inputs = tokenizer("a text", return_tensors="np", return_token_type_ids=True)',
+            'logits = session.run(["logits"], dict(inputs))[0]',
         )
     return _section("How to load an export", body, "long") if body else ""
 

@@ -8,17 +8,19 @@ told at once and costs no evaluation.
 
 from __future__ import annotations
 
+import fcntl
 import random
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -146,13 +148,30 @@ class Trials:
         return counts
 
 
+class _FlockLock(BaseJournalFileLock):
+    """Guards the journal by a lock that the system takes back from a killed process at once."""
+
+    def __init__(self, journal: Path) -> None:
+        self._path = journal.with_name(f"{journal.name}.lock")
+        self._held: list[IO[str]] = []
+
+    def acquire(self) -> bool:
+        handle = self._path.open("w")
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        self._held.append(handle)
+        return True
+
+    def release(self) -> None:
+        self._held.pop().close()
+
+
 def _open(journal: Path, inputs: str, devices: int) -> optuna.Study:
     """The journal's study; refused if it was made from other inputs."""
     journal.parent.mkdir(parents=True, exist_ok=True)
     _drop_torn_line(journal)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        storage = JournalStorage(JournalFileBackend(str(journal), JournalFileOpenLock(str(journal))))
+        storage = JournalStorage(JournalFileBackend(str(journal), _FlockLock(journal)))
     study = optuna.create_study(
         storage=storage,
         study_name="search",

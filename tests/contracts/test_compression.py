@@ -86,4 +86,6 @@ def test_int8_quantises_each_text_by_itself():
     weight, bias = torch.randn(4, 8), torch.zeros(4)
     together = Int8().linear(texts, weight, bias)
     for number in range(2):
-        torch.testing.assert_close(together[number : number + 1], Int8().linear(texts[number : number + 1], weight, bias))
+        torch.testing.assert_close(
+            together[number : number + 1], Int8().linear(texts[number : number + 1], weight, bias)
+        )

@@ -6,7 +6,7 @@ import random
 
 import pytest
 import torch
-from conftest import randomise
+from tiny import randomise
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 from nas.errors import ExportError, TeacherError

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from conftest import make_rows, make_tokenizer, randomise
+from tiny import make_rows, make_tokenizer, randomise
 
 from nas.data import prepare
 from nas.model import CompactBertForSequenceClassification

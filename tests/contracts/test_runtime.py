@@ -1,0 +1,74 @@
+"""What every runtime must do: run sub-networks and chains of blocks, and be measured in a process of its own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nas.errors import DeviceError
+from nas.latency import measure
+from nas.latency.runtimes import RUNTIMES, BlockChain, runtime_of
+from nas.space import Layer, compress_all
+from nas.study import Device
+
+RUNTIME = pytest.mark.parametrize("name", RUNTIMES)
+
+
+def _inputs():
+    ids = np.random.default_rng(0).integers(4, 90, (2, 8))
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+
+
+@RUNTIME
+def test_runs_a_whole_sub_network(name, supernet_weights, tmp_path):
+    runtime = runtime_of(name)
+    runtime.write_model(supernet_weights, tmp_path / "network")
+    output = runtime.load(tmp_path / "network", 1, _inputs())()
+    logits = output[0] if isinstance(output, list) else output.logits
+    assert logits.shape == (2, 3)
+
+
+@RUNTIME
+@pytest.mark.parametrize("kind", ["attention", "feed_forward"])
+def test_runs_chains_of_blocks(name, kind, config, tmp_path):
+    runtime = runtime_of(name)
+    runtime.write_chain(BlockChain(kind, Layer(0, 2, 24), 3), config, tmp_path / "network")
+    hidden = np.random.default_rng(0).standard_normal((2, 8, 32), dtype=np.float32)
+    inputs = {"hidden": hidden, "attention_mask": np.ones((2, 8), dtype=np.int64)}
+    output = runtime.load(tmp_path / "network", 1, inputs)()
+    found = np.asarray(output[0] if isinstance(output, list) else output)
+    assert found.shape == (2, 8, 32) and not np.allclose(found, hidden)
+
+
+@RUNTIME
+def test_is_measured_in_turns_with_its_conditions(name, supernet_weights, config):
+    device = Device(name="cpu", runtime=name, sequence_length=8)
+    chain = (BlockChain("attention", Layer(0, 2, 8), 2), config)
+    records = measure(device, {"model": supernet_weights, "chain": chain}, rounds=3, title="Testing")
+    for record in records.values():
+        assert len(record.samples_ms) >= 6 and min(record.samples_ms) > 0
+        assert record.p50_ms <= record.p95_ms and record.device == device
+        assert record.environment["runtime"] == name and record.environment["runtime_version"]
+        assert record.to_json()["p50_ms"] == pytest.approx(record.p50_ms, abs=1e-3)
+
+
+def test_a_network_that_cannot_run_is_one_clear_error(tmp_path):
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no network")
+    with pytest.raises(DeviceError, match="measuring with onnxruntime failed"):
+        measure(Device(name="cpu"), {"broken": broken}, rounds=1, title="Testing")
+
+
+def test_a_runtime_that_is_not_installed_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DeviceError, match="pip install onnxruntime"):
+        runtime_of("onnxruntime")
+
+
+def test_int8_is_run_by_onnxruntime(supernet_weights, space, tmp_path):
+    from nas.supernet import BertSupernet
+
+    model = BertSupernet(supernet_weights).extract(compress_all(space.largest(), "int8"))
+    runtime = runtime_of("onnxruntime")
+    runtime.write_model(model, tmp_path / "network")
+    assert runtime.load(tmp_path / "network", 1, _inputs())()[0].shape == (2, 3)

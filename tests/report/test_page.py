@@ -1,0 +1,232 @@
+"""The report: its figures are those of the run, its text is escaped, it needs nothing from outside."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from nas.errors import NasError
+from nas.report.contents import Contents
+from nas.report.figures import duration, limits, points, significant
+from nas.report.front_chart import front_picture
+from nas.report.page import render
+from nas.report.svg import Scale
+from nas.space import Architecture, Layer, Shape
+from nas.study import Budget, Device
+
+TEACHER = Shape(num_hidden_layers=3, hidden_size=32, num_attention_heads=4, intermediate_size=64)
+BUDGETS = (Budget(name="half", device="laptop", p50_ms="50%"), Budget(name="light", device="laptop", size_mb=1.5))
+HOSTILE = "<script>alert('&')</script>"
+
+
+def _candidate(number, description=None):
+    layers = (Layer(0, 1 + number % 4, 24, "int8"), Layer(2, 4, 64, feed_forward="int8"))
+    architecture = Architecture(24, layers[: 1 + number % 2])
+    return {
+        "digest": f"digest-{number}",
+        "description": description or architecture.describe(),
+        "architecture": architecture.to_json(),
+        "search_accuracy": 0.70 + 0.01 * number,
+        "predicted_ms": {"laptop": 1.0 + 0.3 * number},
+        "size_mb": 1.25,
+        "params": 123_456,
+    }
+
+
+def _front(count=12):
+    candidates = [_candidate(number) for number in range(count)]
+    measured = candidates[-2] | {"p50_ms": 4.1, "p95_ms": 4.4, "teacher_p50_ms": 9.0, "met": True}
+    return {
+        "outcomes": {"evaluated": count, "over_budget": 5},
+        "teacher_p50_ms": {"laptop": 9.0},
+        "front": candidates[-4:],
+        "candidates": candidates,
+        "budgets": {"half": [measured]},
+    }
+
+
+def _verification(candidate=None, **changed):
+    found = {
+        "accuracy": 0.8125,
+        "accuracy_standard_error": 0.0117,
+        "teacher_accuracy": 0.8333,
+        "p50_ms": 4.123,
+        "p95_ms": 4.567,
+        "teacher_p50_ms": 9.0,
+        "speed_up": 2.18,
+        "budget": None,
+        "met": True,
+        "size_mb": 1.29,
+        "params": 123_456,
+        "latency": {"device": Device(name="laptop").model_dump()},
+        "environment": {"processor": "A processor", "runtime_version": "1.2.3"},
+    }
+    if candidate:
+        found |= {
+            "budget": BUDGETS[0].model_dump(exclude_none=True),
+            "search_accuracy": 0.815,
+            "search_accuracy_inherited": candidate["search_accuracy"],
+            "predicted_ms": candidate["predicted_ms"]["laptop"],
+            "architecture": candidate["architecture"],
+            "description": candidate["description"],
+        }
+    return found | changed
+
+
+def _contents(**changed):
+    front = _front()
+    whole = {
+        "study": "a-study",
+        "metric": "accuracy",
+        "teacher": TEACHER,
+        "devices": (Device(name="laptop"),),
+        "budgets": BUDGETS,
+        "front": front,
+        "baselines": {"laptop/teacher": _verification(p50_ms=9.0, speed_up=1.0, params=999_888)},
+        "exports": {"half": _verification(front["candidates"][-2])},
+        "folders": {"half": "runs/a-study/exports/half"},
+        "profiles": {
+            "laptop": {
+                "teacher_p50_ms": 9.0,
+                "error": {"mape": 0.0213, "worst": 0.0617, "kendall_tau": 0.955, "networks": 3},
+                "held_out": [{"predicted_ms": value, "measured_ms": 1.02 * value} for value in (2.0, 3.0, 4.0)],
+            }
+        },
+        "supernet_log": [{"step": 20, "loss": 0.9}, {"step": 40, "loss": 0.5}, {"train_runtime": 3.0}],
+        "seconds": {"supernet": 192.0, "data": 3.0},
+    }
+    return Contents(**whole | changed)
+
+
+def _count(page, class_):
+    """Marks of a class outside the legends, whose marks stand in drawings of 16 by 16."""
+    return len(re.findall(rf'class="{class_}[" ]', re.sub(r'<svg viewBox="0 0 16 16".*?</svg>', "", page)))
+
+
+def test_figures_of_the_run_are_on_the_page():
+    page = render(_contents())
+    for figure in ("0.8125 ± 0.0117", "4.12 ms", "p95 4.57 ms", "2.2", "1.29 MB", "123,456", "999,888"):
+        assert figure in page
+    for figure in ("2.1 %", "6.2 %", "0.955", "3 min", "p50 ≤ 4.50 ms = 50% of the teacher", "✓ met"):
+        assert figure in page
+    assert "A processor" in page and "onnxruntime 1.2.3" in page
+    assert "No export yet for light" in page
+    assert "runs/a-study/exports/half/model.onnx" in page
+
+
+@pytest.mark.parametrize("count", [1, 2, 12, 60])
+def test_every_candidate_is_a_dot(count):
+    front = _front(max(count, 2))
+    front["candidates"] = front["candidates"][:count]
+    page = render(_contents(front=front))
+    assert _count(page, "candidate") == count
+
+
+def test_candidates_far_below_the_others_are_still_shown():
+    front = _front()
+    front["candidates"][0]["search_accuracy"] = 0.01
+    page = render(_contents(front=front))
+    assert _count(page, "candidate") == 12
+    assert _count(page, "candidate below") == 1
+
+
+def test_measured_and_exported_ones_are_marked():
+    page = render(_contents())
+    assert _count(page, "ring") == 1
+    assert len(re.findall(r'<path [^>]*class="export"[^>]*tabindex', page)) == 1
+    assert len(re.findall(r'<line [^>]*class="budget"', page)) == 1, "a budget without latency has no line"
+    assert len(re.findall(r'<line [^>]*class="teacher"', page)) == 1
+
+
+def test_dropped_layers_and_heads_are_drawn():
+    page = render(_contents())
+    kept = {layer["source"] for layer in _candidate(10)["architecture"]["layers"]}
+    assert _count(page, "gone") == TEACHER.num_hidden_layers - len(kept)
+    assert "3 of 4 · int8" in page and "24 of 64" in page and "hidden size 24 of 32" in page
+
+
+def test_names_are_escaped():
+    front = _front()
+    front["candidates"][3] = _candidate(3, HOSTILE)
+    exports = {HOSTILE: _verification(_candidate(4, HOSTILE))}
+    logged = _contents(
+        study=HOSTILE, metric=HOSTILE, front=front, exports=exports, folders={HOSTILE: HOSTILE}, seconds={HOSTILE: 1.0}
+    )
+    page = render(logged)
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert" in page
+    assert page.count("<script") == 1
+    assert "<script" not in front_picture(logged, "laptop")
+
+
+def test_page_needs_nothing_from_outside():
+    page = render(_contents())
+    assert not re.search(r"""(?:src|href)\s*=|url\(|@import|<link|<iframe""", page)
+    assert set(re.findall(r"https?://[^\s\"'<]+", page)) <= {"http://www.w3.org/2000/svg"}
+
+
+def test_drawings_and_picture_are_well_formed():
+    page = render(_contents())
+    drawings = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
+    assert len(drawings) >= 4
+    for drawing in drawings:
+        ElementTree.fromstring(drawing)
+    picture = front_picture(_contents(), "laptop")
+    ElementTree.fromstring(picture)
+    assert "var(" not in picture and "nan" not in picture
+
+
+@pytest.mark.parametrize(
+    ("missing", "title"),
+    [
+        ({"front": None}, "The Pareto front"),
+        ({"exports": {}, "baselines": {}}, "What came out"),
+        ({"exports": {}}, "The exported architectures"),
+        ({"profiles": {}}, "Predicted and measured latency"),
+        ({"supernet_log": []}, "Training loss"),
+        ({"seconds": {}}, "Time each step took"),
+        ({"folders": {}}, "How to load an export"),
+    ],
+)
+def test_missing_parts_are_left_out(missing, title):
+    assert title in render(_contents())
+    assert title not in render(_contents(**missing))
+
+
+def test_an_empty_run_is_an_error_that_says_what_to_run():
+    with pytest.raises(NasError, match="run `nas search`"):
+        render(Contents(study="a-study", metric="accuracy", teacher=TEACHER))
+
+
+def test_a_device_that_the_search_did_not_know_has_no_chart():
+    page = render(_contents(devices=(Device(name="laptop"), Device(name="phone"))))
+    assert _count(page, "candidate") == 12
+
+
+def test_each_device_has_its_own_chart():
+    front = _front()
+    for item in front["candidates"]:
+        item["predicted_ms"]["phone"] = 8.0 * item["predicted_ms"]["laptop"]
+    front["teacher_p50_ms"]["phone"] = 72.0
+    page = render(_contents(front=front, devices=(Device(name="laptop"), Device(name="phone"))))
+    assert _count(page, "candidate") == 24
+    assert "teacher on laptop" in page
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [((0.0, 1.0), [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]), ((1.0, 40.0), [1, 2, 5, 10, 20]), ((3.0,), None)],
+)
+def test_scale_has_round_ticks_within_its_range(values, ticks):
+    scale = Scale.around(values, 0.0, 100.0)
+    assert ticks is None or scale.ticks() == ticks
+    assert len(scale.ticks()) >= 2
+    assert all(0.0 <= scale(value) <= 100.0 for value in (*values, *scale.ticks()))
+
+
+def test_figures_as_text():
+    assert [significant(value) for value in (0.04817, 3.14159, 33.44, 12345.6)] == ["0.0482", "3.14", "33.4", "12,346"]
+    assert [duration(value) for value in (44, 192, 3900)] == ["44 s", "3 min", "1 h 05 min"]
+    assert [points(value)[1:] for value in (-0.008, 0.0, 0.012)] == ["0.8 points", "0.0 points", "1.2 points"]
+    budget = Budget(name="tight", device="laptop", p50_ms=4.0, size_mb=20.0, params=1_000_000)
+    assert limits(budget, None) == ["p50 ≤ 4.00 ms", "size ≤ 20.0 MB", "parameters ≤ 1,000,000"]

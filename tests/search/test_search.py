@@ -1,0 +1,184 @@
+"""The search: budgets, samplers, storage, and what a kill may cost."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from driver import BUDGETS, costs_of, run
+
+from nas.errors import InfeasibleBudgetError, SearchError
+from nas.evaluate import CandidateResult
+from nas.search.costs import Costs
+from nas.search.front import pareto_front, ranking
+from nas.search.sampler import Trials
+from nas.space import SearchSpace
+from nas.study import Budget, Search
+
+SPACE = SearchSpace.load("tiny")
+
+
+@pytest.mark.parametrize("sampler", ["nsga2", "tpe", "random"])
+def test_search_evaluates_what_fits_and_nothing_twice(search_folder, sampler):
+    state = run(search_folder, 30, sampler=sampler)
+    costs = costs_of(search_folder)
+    assert len(state.results) == 30 == state.outcomes["evaluated"]
+    assert len({result.architecture for result in state.results}) == 30
+    assert all(costs.violation(result.architecture) <= 0.0 for result in state.results)
+    assert {result.examples for result in state.results} == {120}
+
+
+def test_fixed_seed_gives_the_same_trials_and_another_run_goes_on(search_folder):
+    straight = run(search_folder, 20, journal="a.log")
+    assert [r.architecture for r in run(search_folder, 20, journal="b.log").results] == [
+        r.architecture for r in straight.results
+    ]
+    longer = run(search_folder, 26, journal="a.log")
+    assert longer.results[:20] == straight.results and len(longer.results) == 26
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_trials_as_inline(search_folder):
+    inline = run(search_folder, 12, journal="inline.log")
+    ray = run(search_folder, 12, executor="ray", journal="ray.log")
+    assert [(r.architecture, r.accuracy) for r in ray.results] == [(r.architecture, r.accuracy) for r in inline.results]
+    assert ray.outcomes == inline.outcomes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_kill_9_loses_only_what_was_in_flight(search_folder, seed):
+    journal = search_folder / "journal.log"
+    target = 200
+    command = [sys.executable, str(Path(__file__).parent / "driver.py"), str(search_folder), str(target)]
+    process = subprocess.Popen([*command, "inline", "nsga2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wanted = random.Random(seed).randint(5, 60)
+    deadline = time.monotonic() + 120
+    while _finished(journal) < wanted and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    before = _results(search_folder)
+    assert wanted - 1 <= len(before) < target  # one result may be written and not yet told
+    state = run(search_folder, target)
+    assert state.results[: len(before)] == before, "a finished trial was lost"
+    assert len({result.architecture for result in state.results}) == target, "one was evaluated twice"
+    assert state.outcomes["lost"] <= 1
+
+
+def _finished(journal: Path) -> int:
+    return journal.read_text().count('"result"') if journal.exists() else 0
+
+
+def _results(folder: Path) -> list[CandidateResult]:
+    settings = Search(evaluations=1, population=8)
+    return Trials(folder / "journal.log", "inputs", SPACE, costs_of(folder), settings, 0).results()
+
+
+def test_a_torn_last_line_is_dropped(search_folder):
+    first = run(search_folder, 5)
+    with (search_folder / "journal.log").open("a") as stream:
+        stream.write('{"op_code": 6, "worker_id": "x", "trial')
+    again = run(search_folder, 8)
+    assert again.results[:5] == first.results and len(again.results) == 8
+
+
+def test_storage_of_other_inputs_is_refused(search_folder):
+    run(search_folder, 2)
+    with pytest.raises(SearchError, match="belongs to other inputs"):
+        Trials(search_folder / "journal.log", "changed", SPACE, costs_of(search_folder), Search(), 0)
+
+
+def test_a_space_that_runs_dry_ends_with_a_clear_error(search_folder, monkeypatch):
+    profile = costs_of(search_folder).profiles["cpu"]
+    only = Budget(name="tight", device="cpu", p50_ms=profile.predict_ms(SPACE.smallest()) * 1.0001)
+    monkeypatch.setattr("driver.BUDGETS", (only,))
+    with pytest.raises(SearchError, match="proposals in a row"):
+        run(search_folder, 50, sampler="random")
+
+
+def test_budget_below_the_smallest_measured_is_refused_with_what_is_feasible(search_folder):
+    costs = costs_of(search_folder)
+    costs.check_feasible(SPACE)
+    for limit in ({"p50_ms": 0.09}, {"size_mb": 1e-5}, {"params": 10}):
+        tight = Costs(costs.config, costs.profiles, (Budget(name="tight", device="cpu", **limit),))
+        with pytest.raises(InfeasibleBudgetError, match="smallest sub-network takes"):
+            tight.check_feasible(SPACE)
+
+
+def test_excess_takes_the_worst_limit_and_violation_the_nearest_budget(search_folder):
+    costs, largest = costs_of(search_folder), SPACE.largest()
+    predicted = costs.profiles["cpu"].predict_ms(largest)
+    half, fifth = BUDGETS
+    assert costs.excess(largest, half) == pytest.approx(predicted / 1.6 - 1)
+    assert costs.excess(largest, fifth) == pytest.approx(predicted / 0.64 - 1)
+    assert costs.violation(largest) == costs.excess(largest, half)
+    both = Budget(name="both", device="cpu", p50_ms="50%", params=100)
+    assert costs.excess(largest, both) > 50
+
+
+def test_initial_population_uses_the_budgets_well(search_folder):
+    costs = costs_of(search_folder)
+    population = costs.initial_population(SPACE, 16, random.Random(0))
+    assert len(set(population)) == 16 and population[0] == SPACE.smallest()
+    for budget in BUDGETS:
+        near = [one for one in population if -0.3 <= costs.excess(one, budget) <= 0.0]
+        assert len(near) >= 6
+
+
+def _result(number, accuracy):
+    return CandidateResult(SPACE.sample(random.Random(number)), accuracy, 10, 0.1)
+
+
+def test_pareto_front_by_brute_force():
+    rng = random.Random(0)
+    results = [_result(number, rng.randint(0, 20) / 20) for number in range(60)]
+    cost = {result.architecture: (rng.randint(0, 30), rng.randint(0, 30)) for result in results}
+
+    def beats(a, b):
+        worse = any(x > y for x, y in zip(cost[a.architecture], cost[b.architecture], strict=True))
+        return (
+            a.accuracy >= b.accuracy
+            and not worse
+            and (a.accuracy, cost[a.architecture])
+            != (
+                b.accuracy,
+                cost[b.architecture],
+            )
+        )
+
+    expected = {r.architecture for r in results if not any(beats(other, r) for other in results)}
+    front = pareto_front(results, lambda result: cost[result.architecture])
+    points = {(r.accuracy, cost[r.architecture]) for r in front}
+    assert points == {(r.accuracy, cost[r.architecture]) for r in results if r.architecture in expected}
+    assert [r.accuracy for r in front] == sorted((r.accuracy for r in front), reverse=True)
+
+
+def test_ranking_lets_predictions_within_their_error_through(search_folder):
+    costs = costs_of(search_folder)
+    results = [_result(number, number / 50) for number in range(50)]
+    exact = ranking(results, costs, BUDGETS[0], 0.0)
+    generous = ranking(results, costs, BUDGETS[0], 0.5)
+    assert {r.architecture for r in exact} < {r.architecture for r in generous}
+    assert [r.accuracy for r in generous] == sorted((r.accuracy for r in generous), reverse=True)
+
+
+def test_candidate_result_survives_json():
+    result = _result(1, 0.75)
+    assert CandidateResult.from_json(json.loads(json.dumps(result.to_json()))) == result
+
+
+def test_inline_executor_has_one_worker(search_folder):
+    from nas.evaluate import EvaluationRecipe
+    from nas.search.executors import executor_for
+
+    recipe = EvaluationRecipe(search_folder / "supernet", search_folder / "data", "accuracy", None)
+    with pytest.raises(SearchError, match="'ray'"):
+        executor_for(Search(workers=2), recipe)

@@ -1,0 +1,140 @@
+"""Bad input: one clear line with the rule, the value and the remedy, exit code 2, no traceback, nothing written."""
+
+from __future__ import annotations
+
+import pytest
+from tiny import TINY_STUDY, make_rows
+
+from nas.errors import SearchSpaceError
+from nas.space import SearchSpace
+
+SPACE = """
+name = "mine"
+[teacher]
+num_hidden_layers = 3
+hidden_size = 32
+num_attention_heads = 4
+intermediate_size = 64
+[dimensions]
+layers = [1, 3]
+hidden_size = [16, 32]
+num_attention_heads = [1, 4]
+intermediate_size = [8, 64]
+[compression]
+attention = ["none", "int8"]
+"""
+
+# What is replaced, by what, and words that the message must contain.
+SPACES = {
+    "not toml": ("[teacher]", "[teacher", ["not valid TOML"]),
+    "unknown key": ("[dimensions]", "[dimensions]\ndepth = [1]", ["dimensions.depth", "unknown key", "layers"]),
+    "missing key": ("intermediate_size = [8, 64]", "", ["dimensions.intermediate_size", "missing"]),
+    "missing table": ("[teacher]", "[compression]", ["not valid TOML"]),
+    "text for a number": ("hidden_size = 32", 'hidden_size = "32"', ["teacher.hidden_size", "'32'"]),
+    "zero": ("num_hidden_layers = 3", "num_hidden_layers = 0", ["teacher.num_hidden_layers", "0"]),
+    "negative": ("[8, 64]", "[-8, 64]", ["dimensions.intermediate_size", "-8"]),
+    "fraction": ("[16, 32]", "[16.5, 32]", ["dimensions.hidden_size", "16.5"]),
+    "empty list": ("layers = [1, 3]", "layers = []", ["dimensions.layers", "at least 1"]),
+    "heads do not divide": ("num_attention_heads = 4", "num_attention_heads = 5", ["must divide", "5", "32"]),
+    "not ascending": ("[16, 32]", "[32, 16]", ["ascend", "[32, 16]"]),
+    "repeated": ("[8, 64]", "[8, 8, 64]", ["without repeats", "[8, 8, 64]"]),
+    "largest is not the teacher's": ("[1, 4]", "[1, 3]", ["num_attention_heads", "4", "3"]),
+    "too many layers": ("[1, 3]", "[1, 4]", ["between 1 and 3", "4"]),
+    "layer out of range": ("[1, 3]", "[[0, 3], 3]", ["0..2", "[0, 3]"]),
+    "layers unordered": ("[1, 3]", "[[2, 0], 3]", ["ascend", "[2, 0]"]),
+    "empty layer set": ("[1, 3]", "[[], 3]", ["between 1 and 3"]),
+    "two sets alike": ("[1, 3]", "[2, [0, 2], 3]", ["same layers"]),
+    "teacher's depth missing": ("[1, 3]", "[1, 2]", ["teacher's 3 layers", "add 3"]),
+    "unknown choice": ('["none", "int8"]', '["none", "int3"]', ["'int3'", "none, int8"]),
+    "choice twice": ('["none", "int8"]', '["none", "none"]', ["once"]),
+    "choice of no block": ('attention = ["none"', 'pooler = ["none"', ["compression.pooler", "unknown key"]),
+}
+
+STUDIES = {
+    "not toml": ("[task]", "[task", ["not valid TOML"]),
+    "unknown table": ("[export]", "[exports]", ["exports", "unknown key", "export"]),
+    "unknown key": ("steps = 30", "step = 30", ["supernet.step", "unknown key", "steps"]),
+    "missing task": ('text = ["text"]', "", ["task.text", "missing"]),
+    "three texts": ('["text"]', '["a", "b", "c"]', ["task.text", "at most 2"]),
+    "text for a number": ("steps = 30", 'steps = "many"', ["supernet.steps", "'many'"]),
+    "zero steps": ("steps = 30", "steps = 0", ["supernet.steps", "0"]),
+    "negative rate": ("learning_rate = 1e-3", "learning_rate = -1e-3", ["supernet.learning_rate", "-0.001"]),
+    "unknown metric": ("max_length = 32", 'metric = "bleu"', ["'bleu'", "accuracy, f1"]),
+    "metric of another kind": ("max_length = 32", 'kind = "regression"', ["regression", "spearman"]),
+    "max_length too large": ("max_length = 32", "max_length = 4096", ["task.max_length", "512", "4096"]),
+    "data of another suffix": ('"train.parquet"', '"train.xml"', [".parquet", "train.xml"]),
+    "config without hub": ("max_length = 32", 'config = "sst2"', ["hub"]),
+    "half embedded": ('train = "train.parquet"', 'train = "embedded"', ["embedded"]),
+    "unknown runtime": ('name = "cpu"', 'name = "cpu"\nruntime = "tvm"', ["devices.0.runtime", "'tvm'"]),
+    "runtime without int8": ('name = "cpu"', 'name = "cpu"\nruntime = "torch"', ["'torch'", "'int8'", "onnxruntime"]),
+    "no budget": ('p50_ms = "80%"', "", ["at least one of p50_ms"]),
+    "budget is no share": ('"80%"', '"a lot"', ["p50_ms", "'a lot'"]),
+    "budget of zero": ('"80%"', '"0%"', ["above zero"]),
+    "budget of unknown device": ('device = "cpu"', 'device = "phone"', ["'phone'", "cpu"]),
+    "two budgets alike": ('name = "small"', 'name = "large"', ["'large'", "twice"]),
+    "name is a path": ('name = "large"', 'name = "../large"', ["budgets.0.name", "'../large'"]),
+    "unknown space": ('name = "tiny"', 'name = "huge"', ["'huge'", "tiny", "minilm-l6"]),
+    "space file missing": ('name = "tiny"', 'name = "huge.toml"', ["huge.toml", "no such file"]),
+    "unknown exclusion": ('name = "tiny"', 'name = "tiny"\nexclude_compression = ["int3"]', ["'int3'"]),
+    "unknown sampler": ("evaluations = 16", 'sampler = "luck"', ["search.sampler", "'luck'"]),
+    "population too small": ("population = 8", "population = 1", ["search.population", "4"]),
+    "undeclared variable": ('"train.parquet"', '"${DATA}/train.parquet"', ["DATA", "[variables]"]),
+    "unset variable": ("[task]", '[variables]\nNOWHERE_SET = "a folder"\n[task]', ["NOWHERE_SET", "a folder", "--set"]),
+    "path is reserved": ("[task]", 'path = "x"\n[task]', ["path", "unknown key"]),
+    "teacher missing": ('"./teacher"', '"./nobody"', ["nobody", "no folder"]),
+    "teacher of another shape": ('name = "tiny"', 'name = "minilm-l6"', ["6 layers", "3 layers"]),
+    "data missing": ('"test.parquet"', '"nowhere.parquet"', ["nowhere.parquet", "no such data file"]),
+}
+
+
+@pytest.mark.parametrize("case", SPACES)
+def test_malformed_space(case, tmp_path):
+    old, new, words = SPACES[case]
+    assert old in SPACE
+    path = tmp_path / "mine.toml"
+    path.write_text(SPACE.replace(old, new, 1))
+    with pytest.raises(SearchSpaceError) as problem:
+        SearchSpace.load(path)
+    message = str(problem.value)
+    assert "\n" not in message and message.startswith(str(path))
+    assert all(word in message for word in words), message
+
+
+def test_well_formed_space_is_read(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(SPACE)
+    assert SearchSpace.load(path).count() == 2 * (8**1 + 8**3)
+
+
+@pytest.mark.parametrize("case", STUDIES)
+def test_malformed_study(case, nas, tiny_study, tmp_path):
+    old, new, words = STUDIES[case]
+    assert old in TINY_STUDY
+    tiny_study.write_text(TINY_STUDY.replace(old, new, 1))
+    code, output, error = nas("check", str(tiny_study), "--runs", str(tmp_path / "runs"))
+    assert code == 2 and output == ""
+    assert error.startswith("error: ") and error.count("\n") == 1 and "Traceback" not in error
+    assert all(word in error for word in words), error
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["check", "no-such-study"], ["no-such-study", "quickstart"]),
+        (["check", "quickstart", "--set", "TEACHER"], ["NAME=VALUE"]),
+        (["check", "quickstart", "--set", "TEACHER=x"], ["no such variable"]),
+        (["front", "quickstart"], ["front.json", "run the step"]),
+        (["export", "quickstart"], ["front.json", "run the step"]),
+    ],
+)
+def test_wrong_calls(nas, tmp_path, arguments, words):
+    code, _, error = nas(*arguments, "--runs", str(tmp_path))
+    assert code == 2 and error.count("\n") == 1 and all(word in error for word in words), error
+
+
+def test_data_with_unknown_columns_is_refused_before_training(nas, tiny_study, tmp_path):
+    make_rows(300, 0).rename_column("text", "body").to_parquet(tiny_study.parent / "train.parquet")
+    code, _, error = nas("train", str(tiny_study), "--runs", str(tmp_path / "runs"))
+    assert code == 2 and error.splitlines()[-1].startswith("error: ") and "use one of body, label" in error
+    assert not (tmp_path / "runs" / "tiny" / "teacher").exists()

@@ -1,0 +1,115 @@
+"""A tiny task, study and models that tests are made of."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+WORDS = [f"w{number}" for number in range(60)]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+
+
+def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Give every parameter, norms and biases too, random values: zeros and ones hide mistakes."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.data.normal_(0.0, 0.4, generator=generator)
+    return model.eval()
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    vocabulary = {word: number for number, word in enumerate(SPECIAL + WORDS)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=40,
+    )
+
+
+def make_rows(count: int, seed: int) -> Dataset:
+    """Texts of made-up words; the label says whether words below w30 are in the majority."""
+    rng = random.Random(seed)
+    texts = [rng.choices(range(60), k=rng.randint(3, 12)) for _ in range(count)]
+    return Dataset.from_dict(
+        {
+            "text": [" ".join(f"w{number}" for number in text) for text in texts],
+            "label": [int(sum(number < 30 for number in text) * 2 > len(text)) for text in texts],
+        }
+    )
+
+
+TINY_STUDY = """
+[task]
+train = "train.parquet"
+test = "test.parquet"
+text = ["text"]
+max_length = 32
+holdout = { size = 200 }
+
+[teacher]
+model = "./teacher"
+fine_tune = { epochs = 2.0, learning_rate = 2e-3 }
+
+[search_space]
+name = "tiny"
+
+[[devices]]
+name = "cpu"
+sequence_length = 32
+
+[[budgets]]
+name = "large"
+device = "cpu"
+p50_ms = "80%"
+
+[[budgets]]
+name = "small"
+device = "cpu"
+p50_ms = "50%"
+
+[supernet]
+steps = 30
+learning_rate = 1e-3
+checkpoint_steps = 10
+
+[search]
+evaluations = 16
+population = 8
+
+[export]
+epochs = 0.5
+candidates = 2
+"""
+
+
+def write_tiny_study(folder: Path) -> Path:
+    """A complete tiny study with its data and an unfinished teacher; returns study.toml."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    make_tokenizer().save_pretrained(folder / "teacher")
+    teacher = BertConfig(
+        vocab_size=len(SPECIAL + WORDS),
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=40,
+    )
+    BertForSequenceClassification(teacher).save_pretrained(folder / "teacher")
+    make_rows(1200, 0).to_parquet(folder / "train.parquet")
+    make_rows(200, 1).to_parquet(folder / "test.parquet")
+    (folder / "study.toml").write_text(TINY_STUDY)
+    return folder / "study.toml"
