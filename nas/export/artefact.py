@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from nas.files import write_json
 from nas.graph import save
 from nas.model import CompactBertForSequenceClassification
-from nas.model.onnx import to_onnx
+from nas.model.onnx import INPUTS, to_onnx
 from nas.model.stock import fits_stock, to_stock
 
 ONNX_FILE = "model.onnx"
@@ -31,6 +31,8 @@ def write_artefact(
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         (to_stock(model) if fits_stock(model.config) else model).save_pretrained(draft)
+        # Whoever feeds the ONNX model from this tokenizer needs all of its inputs.
+        tokenizer.model_input_names = list(INPUTS)
         tokenizer.save_pretrained(draft)
         save(to_onnx(model), draft / ONNX_FILE)
         write_json(draft / ARCHITECTURE_FILE, model.config.architecture.to_json())

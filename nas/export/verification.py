@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -92,11 +93,18 @@ class Reference:
 
 
 def verify(
-    folder: Path, budget: Budget | None, device: Device, reference: Reference | None, test: Dataset, metric: str
+    folder: Path,
+    budget: Budget | None,
+    device: Device,
+    reference: Reference | None,
+    test: Dataset,
+    metric: str,
+    about: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Measure an export as reloaded from disk, beside the teacher, and write `verification.json`.
 
-    Without a reference the export is itself the teacher; without a budget there is nothing to meet.
+    Without a reference the export is itself the teacher; without a budget there is nothing to meet. `about` holds
+    what else the file shall say.
     """
     artefact = Artefact(folder, device)
     labels = np.asarray(test["labels"])
@@ -107,7 +115,7 @@ def verify(
     own, teacher = _time(artefact, reference, model.config.vocab_size)
     params = model.num_parameters()
     limits = budget.model_dump(mode="json", exclude_none=True) if budget else None
-    verification = {
+    verification: dict[str, Any] = {
         "metric": metric,
         "accuracy": accuracy,
         "accuracy_standard_error": _standard_error(metric, accuracy, len(labels)),
@@ -125,6 +133,7 @@ def verify(
         "latency": own.summary(),
         "teacher_latency": teacher.summary(),
         "environment": own.environment,
+        **about,
     }
     write_json(folder / VERIFICATION_FILE, verification)
     return verification

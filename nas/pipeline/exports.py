@@ -12,7 +12,7 @@ from nas.evaluate import EvaluationRecipe
 from nas.export import verify, write_artefact
 from nas.export.artefact import VERIFICATION_FILE
 from nas.export.verification import Reference
-from nas.files import digest, file_digest, read_json, write_json
+from nas.files import digest, file_digest, read_json
 from nas.model import CompactBertForSequenceClassification
 from nas.pipeline.prepare import load_tokenizer, teacher_inputs
 from nas.pipeline.run import Run
@@ -97,16 +97,15 @@ def _export_best(run: Run, budget: Budget, reference: Reference, data: TaskData,
             _fine_tune(run, model, data, budget, candidate["digest"])
         write_artefact(model, load_tokenizer(run.teacher), folder)
         device = study.device(budget.device)
-        verification = verify(folder, budget, device, reference, data.test, study.task.metric)
-        verification |= {
+        about = {
             "search_accuracy_inherited": inherited,
             "search_accuracy": evaluator.accuracy_of(model),
+            "fine_tuned": fine_tune,
             "predicted_ms": candidate["predicted_ms"][budget.device],
             "architecture": candidate["architecture"],
             "description": candidate["description"],
         }
-        write_json(folder / VERIFICATION_FILE, verification)
-        if verification["met"]:
+        if verify(folder, budget, device, reference, data.test, study.task.metric, about)["met"]:
             return
         say(f"{budget.name}: {candidate['description']} missed the budget when verified; taking the next best")
         shutil.rmtree(folder)

@@ -56,6 +56,14 @@ def check_teacher(study: Study, source: str) -> None:
             f"teacher.model: {source}: cannot be loaded: {reason}; give a BERT folder or hub id"
         ) from None
     study.check_teacher(shape_of(config))
+    lengths = {"task.max_length": study.task.max_length}
+    lengths |= {f"devices.{device.name}.sequence_length": device.sequence_length for device in study.devices}
+    for key, length in lengths.items():
+        if length > config.max_position_embeddings:
+            raise TeacherError(
+                f"{key}: must be at most the teacher's max_position_embeddings, {config.max_position_embeddings}, "
+                f"but got {length}; lower it"
+            )
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:

@@ -13,8 +13,8 @@ from nas.pipeline.run import Run
 from nas.report.contents import Contents
 from nas.report.front_chart import front_picture
 from nas.report.page import render
+from nas.supernet.training import LOG_FILE
 
-TRAINING_FILE = "training.json"
 PICTURE_FILE = "front.svg"
 
 
@@ -49,7 +49,7 @@ def _contents(run: Run) -> Contents:
         profiles={name: read_json(run.profile(name), DeviceError) for name in profiled},
         supernet_log=_log(run.supernet, run.is_finished("supernet")),
         teacher_log=_log(run.teacher, run.is_finished("teacher")),
-        seconds={step: seconds for step, seconds in run.seconds().items() if run.is_finished(step)},
+        seconds=run.seconds(),
     )
 
 
@@ -60,5 +60,5 @@ def _baselines(run: Run) -> dict[str, Any]:
 
 def _log(folder: Path, finished: bool) -> list[dict[str, Any]]:
     """The log of a training; none where nothing was trained."""
-    path = folder / TRAINING_FILE
+    path = folder / LOG_FILE
     return read_json(path, TeacherError) if finished and path.exists() else []

@@ -11,8 +11,10 @@
         profiles/<device>.json
         search/journal.log    Optuna's storage
         search/front.json     the Pareto front, with measured latencies
+        baselines/<device>/   the teacher and the int8 teacher, written and verified like exports
+        fine-tuning/<budget>/ checkpoints of the final training
         exports/<budget>/     Hugging Face folder, model.onnx, architecture.json, verification.json
-        report.html
+        report.html, front.svg
 
 A step leaves its mark when it starts and when it ends. A step that was started from the same inputs goes on
 where it stopped; from other inputs it starts anew.
@@ -127,8 +129,8 @@ class Run:
 
     def seconds(self) -> dict[str, float]:
         """How long each finished step took."""
-        marks = sorted((self.folder / "steps").glob("*.json"))
-        return {mark.stem: read_json(mark, StudyError)["seconds"] for mark in marks}
+        steps = sorted(mark.stem for mark in (self.folder / "steps").glob("*.json"))
+        return {step: read_json(self._mark(step), StudyError)["seconds"] for step in steps if self.is_finished(step)}
 
     @contextmanager
     def locked(self) -> Iterator[None]:

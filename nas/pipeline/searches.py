@@ -13,7 +13,7 @@ from nas.latency.runtimes import runtime_of
 from nas.latency.worker import environment
 from nas.pipeline.prepare import prepare_teacher
 from nas.pipeline.run import Run
-from nas.pipeline.supernets import load_supernet, supernet_inputs, teacher_config, train
+from nas.pipeline.supernets import load_supernet, load_teacher, supernet_inputs, teacher_config, train
 from nas.search import SearchState, search
 from nas.search.costs import Costs
 from nas.search.executors import executor_for
@@ -70,7 +70,9 @@ def search_candidates(run: Run) -> SearchState:
     if not run.is_done("front", front_inputs):
         with run.step("front", front_inputs, run.front):
             extract = load_supernet(run).extract
-            write_json(run.front, measure_front(extract, study.space.largest(), state, costs, study))
+            found = measure_front(extract, study.space.largest(), state, costs, study)
+            teacher_accuracy = recipe(run).load().accuracy_of(load_teacher(run))
+            write_json(run.front, found | {"teacher_search_accuracy": teacher_accuracy})
     return state
 
 

@@ -20,7 +20,9 @@ _ROUNDS = 12
 Extract = Callable[[Architecture], CompactBertForSequenceClassification]
 
 
-def measure_front(extract: Extract, teacher: Architecture, state: SearchState, costs: Costs, study: Study) -> Any:
+def measure_front(
+    extract: Extract, teacher: Architecture, state: SearchState, costs: Costs, study: Study
+) -> dict[str, Any]:
     """The content of `front.json`: all evaluated candidates, the front, and each budget's measured candidates."""
     reports = {result.architecture: _describe(result, costs) for result in state.results}
     names = sorted(costs.profiles)

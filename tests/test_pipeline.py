@@ -1,0 +1,164 @@
+"""The whole path on a tiny task: what it leaves, what it skips, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import TINY_STUDY, write_tiny_study
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from nas.data import TaskData
+from nas.export.verification import Artefact
+from nas.space import Architecture
+from nas.study import Device
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
+
+
+def _nas(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "nas.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run: its study, its root folder, and what the command printed."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    study = write_tiny_study(folder / "tiny")
+    result = _nas("run", study, "--runs", folder / "runs", "--json")
+    assert result.returncode == 0, result.stderr
+    return study, folder / "runs", result
+
+
+def _verification(runs, budget):
+    return json.loads((runs / "tiny" / "exports" / budget / "verification.json").read_text())
+
+
+def test_run_ends_with_a_table_and_one_json_line(finished):
+    _, runs, result = finished
+    printed = json.loads(result.stdout.splitlines()[-1])
+    assert set(printed["exports"]) == {"large", "small"}
+    assert set(printed["baselines"]) == {"cpu/teacher", "cpu/teacher-int8"}
+    assert "teacher-int8" in result.stdout and "Traceback" not in result.stderr
+    assert (runs / "tiny" / "report.html").is_file()
+
+
+def test_every_export_is_verified_and_meets_its_budget(finished):
+    _, runs, _ = finished
+    for budget, share in (("large", 0.8), ("small", 0.5)):
+        found = _verification(runs, budget)
+        assert found["met"] is True and found["p50_ms"] <= share * found["teacher_p50_ms"]
+        assert found["p95_ms"] >= found["p50_ms"] > 0
+        assert found["test_examples"] == 200 and 0 <= found["accuracy"] <= 1
+        assert found["agreement_with_hugging_face"] >= 0.98
+        assert found["environment"]["runtime"] == "onnxruntime"
+        folder = runs / "tiny" / "exports" / budget
+        assert found["size_mb"] == (folder / "model.onnx").stat().st_size / 1e6
+
+
+def test_exports_load_and_give_the_reported_accuracy(finished):
+    _, runs, _ = finished
+    data = TaskData.load(runs / "tiny" / "data")
+    for budget in ("large", "small"):
+        folder, found = runs / "tiny" / "exports" / budget, _verification(runs, budget)
+        model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        with torch.no_grad():
+            assert model(**tokenizer("w1 w2 w3", return_tensors="pt")).logits.shape == (1, 2)
+        assert model.num_parameters() == found["params"]
+        architecture = Architecture.from_json(json.loads((folder / "architecture.json").read_text()))
+        assert architecture == Architecture.from_json(found["architecture"])
+        logits = Artefact(folder, Device(name="cpu", sequence_length=32)).logits(data.test)
+        assert (logits.argmax(1) == np.asarray(data.test["labels"])).mean() == pytest.approx(found["accuracy"])
+
+
+def test_front_holds_no_beaten_candidate_and_measured_figures(finished):
+    study, runs, _ = finished
+    result = _nas("front", study, "--runs", runs, "--json")
+    found = json.loads(result.stdout.splitlines()[-1])
+    accuracies = [item["search_accuracy"] for item in found["front"]]
+    latencies = [item["predicted_ms"]["cpu"] for item in found["front"]]
+    assert accuracies == sorted(accuracies, reverse=True) and latencies == sorted(latencies, reverse=True)
+    assert found["outcomes"]["evaluated"] == 16
+    for items in found["budgets"].values():
+        assert any(item["met"] for item in items)
+
+
+def _stamps(runs):
+    return {path.stem: json.loads(path.read_text())["finished"] for path in (runs / "tiny" / "steps").glob("*.json")}
+
+
+def test_a_second_run_skips_everything_and_a_change_redoes_what_it_concerns(finished, tmp_path):
+    study, runs, _ = finished
+    shutil.copytree(runs, tmp_path / "runs")
+    runs = tmp_path / "runs"
+    before = _stamps(runs)
+    assert _nas("run", study, "--runs", runs).returncode == 0
+    assert _stamps(runs) == before
+    shutil.copytree(study.parent, tmp_path / "tiny")
+    changed = tmp_path / "tiny" / "study.toml"
+    changed.write_text(TINY_STUDY.replace("epochs = 0.5", "epochs = 0.25"))
+    assert _nas("run", changed, "--runs", runs).returncode == 0
+    after = _stamps(runs)
+    assert {name for name in before if before[name] != after[name]} == {"export-large", "export-small"}
+
+
+def test_check_prints_the_plan_without_doing_anything(nas, tiny_study, tmp_path):
+    code, output, _ = nas("check", str(tiny_study), "--runs", str(tmp_path / "runs"), "--json")
+    plan = json.loads(output.splitlines()[-1])
+    assert code == 0 and plan["architectures"] == 295_704 and "295,704" in output
+    assert [step["state"] for step in plan["steps"]] == ["to do"] * 5
+    assert not (tmp_path / "runs").exists()
+
+
+def test_check_knows_what_is_done(finished):
+    study, runs, _ = finished
+    plan = json.loads(_nas("check", study, "--runs", runs, "--json").stdout.splitlines()[-1])
+    assert {step["step"]: step["state"] for step in plan["steps"]} == dict.fromkeys(
+        ("teacher", "supernet", "profile", "search", "export"), "done"
+    )
+
+
+def test_infeasible_budget_stops_before_the_supernet_is_trained(tiny_study, tmp_path):
+    tiny_study.write_text(TINY_STUDY.replace('"50%"', "0.0001"))
+    result = _nas("run", tiny_study, "--runs", tmp_path / "runs")
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("error: budgets.small: p50_ms must be at least") and "raise it" in last
+    assert not (tmp_path / "runs" / "tiny" / "supernet").exists()
+
+
+def test_two_commands_on_one_run_do_not_meet(finished, monkeypatch):
+    from nas.errors import NasError
+    from nas.pipeline import Run
+    from nas.study import Study
+
+    study, runs, _ = finished
+    run = Run(Study.load(study), runs / "tiny")
+    with run.locked(), pytest.raises(NasError, match="another nas command"), run.locked():
+        pass
+
+
+def test_a_teacher_of_another_task_is_refused(tiny_study, tmp_path):
+    text = TINY_STUDY.replace("fine_tune = { epochs = 2.0, learning_rate = 2e-3 }", "")
+    tiny_study.write_text(text.replace('text = ["text"]', 'text = ["text"]\nkind = "regression"\nmetric = "spearman"'))
+    result = _nas("train", tiny_study, "--runs", tmp_path / "runs")
+    assert result.returncode == 2 and "2 labels, the task has 1" in result.stderr.splitlines()[-1]
+
+
+def test_the_wheel_carries_spaces_and_the_quickstart(tmp_path):
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    names = set(zipfile.ZipFile(next(tmp_path.glob("compact_bert_nas-*.whl"))).namelist())
+    assert {"nas/search_spaces/minilm-l6.toml", "nas/search_spaces/bert-base.toml"} <= names
+    assert {"nas/studies/quickstart/study.toml", "nas/cli.py"} <= names
+    assert not any(name.startswith(("tests/", "runs/")) for name in names)
