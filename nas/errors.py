@@ -25,6 +25,10 @@ class TeacherError(NasError):
     """A teacher that cannot be loaded or does not fit the search space."""
 
 
+class TrainingError(NasError):
+    """A training whose loss is no longer a number."""
+
+
 class DeviceError(NasError):
     """A device or runtime that cannot measure what it was asked to."""
 

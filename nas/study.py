@@ -197,6 +197,12 @@ class Search(Settings):
     examples: Positive | None = None
     """Use only that many examples of the search set; all where it is left out."""
 
+    @model_validator(mode="after")
+    def _workers_have_an_executor(self) -> Search:
+        if self.executor == "inline" and self.workers != 1:
+            raise ValueError(f"workers: the inline executor has one, but got {self.workers}; set executor = 'ray'")
+        return self
+
 
 class Export(Settings):
     """What happens to the winner of each budget."""

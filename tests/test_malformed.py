@@ -77,6 +77,7 @@ STUDIES = {
     "space file missing": ('name = "tiny"', 'name = "huge.toml"', ["huge.toml", "no such file"]),
     "unknown exclusion": ('name = "tiny"', 'name = "tiny"\nexclude_compression = ["int3"]', ["'int3'"]),
     "unknown sampler": ("evaluations = 16", 'sampler = "luck"', ["search.sampler", "'luck'"]),
+    "inline workers": ("population = 8", "workers = 2", ["search", "inline", "'ray'"]),
     "population too small": ("population = 8", "population = 1", ["search.population", "4"]),
     "undeclared variable": ('"train.parquet"', '"${DATA}/train.parquet"', ["DATA", "[variables]"]),
     "unset variable": ("[task]", '[variables]\nNOWHERE_SET = "a folder"\n[task]', ["NOWHERE_SET", "a folder", "--set"]),

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from nas.files import write_json
+from nas.files import write_folder, write_json
 from nas.graph import save
 from nas.model import CompactBertForSequenceClassification
 from nas.model.onnx import INPUTS, to_onnx
@@ -27,22 +25,16 @@ def write_artefact(
     An architecture that stock BERT can express is saved as `BertForSequenceClassification`, which needs no `nas`
     to be loaded; any other as `CompactBertForSequenceClassification`. An existing folder is replaced.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+
+    def fill(draft: Path) -> None:
         (to_stock(model) if fits_stock(model.config) else model).save_pretrained(draft)
         # Whoever feeds the ONNX model from this tokenizer needs all of its inputs.
         tokenizer.model_input_names = list(INPUTS)
         tokenizer.save_pretrained(draft)
         save(to_onnx(model), draft / ONNX_FILE)
         write_json(draft / ARCHITECTURE_FILE, model.config.architecture.to_json())
-        draft.chmod(0o755)
-        for path in draft.iterdir():  # safetensors leaves its files readable by their owner only
-            path.chmod(0o644)
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.replace(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+
+    write_folder(folder, fill)
 
 
 def stored_file(folder: Path, runtime: str) -> Path:

@@ -8,7 +8,7 @@ import torch
 from transformers import BertForSequenceClassification
 
 from nas.data import TaskData
-from nas.files import digest
+from nas.files import digest, write_folder
 from nas.model import CompactBertConfig, CompactBertForSequenceClassification
 from nas.model.stock import from_stock
 from nas.pipeline.prepare import load_tokenizer, prepare_teacher, teacher_inputs
@@ -36,7 +36,7 @@ def train(run: Run) -> None:
     )
     with run.step("supernet", inputs, run.supernet):
         torch.manual_seed(run.study.seed)
-        if not (run.ordered_teacher / "config.json").exists():
+        if not run.ordered_teacher.exists():
             _order(run, data)
         weights = CompactBertForSequenceClassification.from_pretrained(run.ordered_teacher)
         training = distillation(run, data, schedule, run.supernet)
@@ -80,4 +80,4 @@ def _order(run: Run, data: TaskData) -> None:
         data.train, load_tokenizer(run.teacher), settings.importance_batches, settings.batch_size, run.study.seed
     )
     reorder(ordered, measure_importance(ordered, batches))
-    ordered.save_pretrained(run.ordered_teacher)
+    write_folder(run.ordered_teacher, ordered.save_pretrained)

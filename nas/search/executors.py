@@ -6,7 +6,6 @@ from collections import deque
 from types import TracebackType
 from typing import Protocol, Self
 
-from nas.errors import SearchError
 from nas.evaluate import CandidateResult, EvaluationRecipe
 from nas.space import Architecture
 from nas.study import Search
@@ -56,13 +55,8 @@ class InlineExecutor:
 
 
 def executor_for(settings: Search, recipe: EvaluationRecipe) -> Executor:
-    """The executor that a study asks for. Raises `SearchError` if it cannot be had."""
+    """The executor that a study asks for."""
     if settings.executor == "inline":
-        if settings.workers != 1:
-            raise SearchError(
-                f"search.workers: the inline executor has one worker, but got {settings.workers}; "
-                "set search.executor = 'ray'"
-            )
         return InlineExecutor(recipe)
     from nas.search.ray_executor import RayExecutor
 

@@ -6,9 +6,9 @@ processor multiplies it natively.
 
 from __future__ import annotations
 
+import math
 import random
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -30,8 +30,8 @@ from transformers import (
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import get_last_checkpoint
 
+from nas.errors import TrainingError
 from nas.files import write_json
 from nas.model import CompactBertForSequenceClassification
 from nas.progress import Tracker, track
@@ -40,6 +40,7 @@ from nas.supernet.distillation import distillation_loss
 from nas.supernet.supernet import BertSupernet
 
 LOG_FILE = "training.json"
+_COMPLETE = "complete"
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,8 @@ def _arguments(folder: Path, schedule: Schedule, seed: int) -> TrainingArguments
     )
 
 
-class _Progress(TrainerCallback):
-    """Shows steps and loss, and stops at a loss that is not a number."""
+class _Watch(TrainerCallback):
+    """Shows steps and loss, marks checkpoints as complete, and stops at a loss that is not a number."""
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -103,25 +104,42 @@ class _Progress(TrainerCallback):
         if self.tracker:
             self.tracker(state.global_step, self.note)
 
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _COMPLETE).touch()
+
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         loss = (kwargs.get("logs") or {}).get("loss")
-        if loss is not None:
-            self.note = f"loss {float(loss):.3f}"
+        if loss is None:
+            return
+        if not math.isfinite(loss):  # a checkpoint is written after the log, so none holds what led here
+            raise TrainingError(
+                f"{self.title}: the loss must be a number, but is {loss} at step {state.global_step}; lower the "
+                "learning_rate and run the command again"
+            )
+        self.note = f"loss {loss:.3f}"
 
-    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.stack.close()
+
+def _last_complete(checkpoints: Path) -> Path | None:
+    """The latest checkpoint that was written to its end; what a kill left half-written is removed."""
+    last = None
+    for folder in sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])):
+        if (folder / _COMPLETE).exists():
+            last = folder
+        else:
+            shutil.rmtree(folder)
+    return last
 
 
 def _train(trainer: Trainer, title: str, folder: Path) -> None:
     """Run a trainer to its end, from its last checkpoint if there is one, and keep its log."""
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
-    trainer.add_callback(_Progress(title))
-    checkpoints = folder / "checkpoints"
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
+    last = _last_complete(folder / "checkpoints")
+    watch = _Watch(title)
+    trainer.add_callback(watch)
+    with watch.stack:
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
     write_json(folder / LOG_FILE, trainer.state.log_history)
-    sys.stderr.flush()
 
 
 def fine_tune(

@@ -173,12 +173,3 @@ def test_ranking_lets_predictions_within_their_error_through(search_folder):
 def test_candidate_result_survives_json():
     result = _result(1, 0.75)
     assert CandidateResult.from_json(json.loads(json.dumps(result.to_json()))) == result
-
-
-def test_inline_executor_has_one_worker(search_folder):
-    from nas.evaluate import EvaluationRecipe
-    from nas.search.executors import executor_for
-
-    recipe = EvaluationRecipe(search_folder / "supernet", search_folder / "data", "accuracy", None)
-    with pytest.raises(SearchError, match="'ray'"):
-        executor_for(Search(workers=2), recipe)

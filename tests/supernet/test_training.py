@@ -9,6 +9,7 @@ import torch
 from tiny import make_rows, make_tokenizer, randomise
 
 from nas.data import prepare
+from nas.errors import TrainingError
 from nas.model import CompactBertForSequenceClassification
 from nas.space import compress_all
 from nas.study import Task
@@ -119,10 +120,20 @@ def test_interrupted_training_ends_with_the_same_weights(space, config, data, tm
     with pytest.raises(Killed):
         training.train_supernet(broken, space, 1)
     monkeypatch.setattr(DistillationTrainer, "training_step", step)
+    half_written = tmp_path / "broken" / "checkpoints" / "checkpoint-8"
+    half_written.mkdir()
+    (half_written / "trainer_state.json").write_text('{"global_st')
     resumed = copy.deepcopy(weights)
     training.train_supernet(resumed, space, 1)
     for name, parameter in straight.named_parameters():
         torch.testing.assert_close(resumed.get_parameter(name), parameter, atol=1e-5, rtol=0, msg=name)
+
+
+def test_a_loss_that_is_no_number_stops_the_training(space, config, data, tmp_path):
+    weights = randomise(CompactBertForSequenceClassification(config))
+    weights.classifier.weight.data.fill_(float("inf"))
+    with pytest.raises(TrainingError, match="lower the learning_rate"):
+        _distillation(weights, data, tmp_path / "run", 30).train_supernet(weights, space, 1)
 
 
 @pytest.mark.slow
