@@ -41,6 +41,7 @@ from nas.supernet.supernet import BertSupernet
 
 LOG_FILE = "training.json"
 _COMPLETE = "complete"
+_LEAST_BF16_WIDTH = 256
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,12 @@ def native_bf16() -> bool:
     return any(getattr(torch.cpu, name, lambda: False)() for name in supported)
 
 
-def _arguments(folder: Path, schedule: Schedule, seed: int) -> TrainingArguments:
+def _uses_bf16(model: PreTrainedModel) -> bool:
+    """bf16 where it pays: the casts of narrow layers cost more than their products gain."""
+    return native_bf16() and bool(model.config.hidden_size >= _LEAST_BF16_WIDTH)
+
+
+def _arguments(model: PreTrainedModel, folder: Path, schedule: Schedule, seed: int) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         max_steps=schedule.steps,
@@ -73,7 +79,7 @@ def _arguments(folder: Path, schedule: Schedule, seed: int) -> TrainingArguments
         warmup_steps=0.06,
         weight_decay=0.01,
         optim="adamw_torch_fused",
-        bf16=native_bf16(),
+        bf16=_uses_bf16(model),
         use_cpu=not torch.cuda.is_available(),
         train_sampling_strategy="group_by_length",
         save_steps=schedule.checkpoint_steps,
@@ -154,7 +160,7 @@ def fine_tune(
     """Train a classifier on labels, in place."""
     trainer = Trainer(
         model=model,
-        args=_arguments(folder, schedule, seed),
+        args=_arguments(model, folder, schedule, seed),
         train_dataset=train,
         data_collator=DataCollatorWithPadding(tokenizer),
         processing_class=tokenizer,
@@ -260,7 +266,7 @@ class Distillation:
             run=run,
             hidden_weight=self.hidden_weight,
             model=student,
-            args=_arguments(self.folder, self.schedule, self.seed),
+            args=_arguments(student, self.folder, self.schedule, self.seed),
             train_dataset=self.train,
             data_collator=DataCollatorWithPadding(self.tokenizer),
             processing_class=self.tokenizer,
