@@ -20,6 +20,9 @@ OPSET = 20
 """The first operator set with Gelu; onnxruntime has it since 1.17."""
 
 
+Shape = tuple[int | str | None, ...]
+
+
 class GraphBuilder:
     """Collects nodes and constants and makes a checked model of them."""
 
@@ -30,12 +33,12 @@ class GraphBuilder:
         self._outputs: list[onnx.ValueInfoProto] = []
         self._quantised: dict[str, tuple[str, str, str]] = {}
 
-    def input(self, name: str, kind: int, shape: tuple[int | str, ...]) -> str:
-        """Declare an input; a dimension given as text is dynamic."""
+    def input(self, name: str, kind: int, shape: Shape) -> str:
+        """Declare an input; a dimension given as text is dynamic, as None unknown."""
         self._inputs.append(helper.make_tensor_value_info(name, kind, shape))
         return name
 
-    def output(self, value: str, name: str, shape: tuple[int | str, ...]) -> None:
+    def output(self, value: str, name: str, shape: Shape) -> None:
         """Declare a float output that carries `value`."""
         self._nodes.append(helper.make_node("Identity", [value], [name]))
         self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))

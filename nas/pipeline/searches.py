@@ -24,8 +24,9 @@ from nas.study import Device
 
 def search_inputs(run: Run) -> str:
     """What the results of a search depend on; how many there are and who proposes them may change."""
-    study = run.study
-    return digest([supernet_inputs(run), study.digest("devices", "budgets"), study.search.examples])
+    study, config = run.study, teacher_config(run)
+    profiles = [profile_inputs(device, study.space, config) for device in study.devices]
+    return digest([supernet_inputs(run), profiles, study.digest("budgets"), study.search.examples])
 
 
 def fingerprint(device: Device) -> str:
