@@ -29,7 +29,7 @@ def write_artefact(
     def fill(draft: Path) -> None:
         (to_stock(model) if fits_stock(model.config) else model).save_pretrained(draft)
         # Whoever feeds the ONNX model from this tokenizer needs all of its inputs.
-        tokenizer.model_input_names = list(INPUTS)
+        tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = list(INPUTS)
         tokenizer.save_pretrained(draft)
         save(to_onnx(model), draft / ONNX_FILE)
         write_json(draft / ARCHITECTURE_FILE, model.config.architecture.to_json())

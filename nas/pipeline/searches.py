@@ -64,9 +64,14 @@ def search_candidates(run: Run) -> SearchState:
     costs.check_feasible(study.space)
     train(run)
     inputs = search_inputs(run)
-    with run.step("search", inputs, run.journal.parent):
-        trials = Trials(run.journal, inputs, study.space, costs, study.search, study.seed)
-        state = search(trials, study.search.evaluations, lambda: executor_for(study.search, recipe(run)))
+
+    def trials() -> Trials:
+        return Trials(run.journal, inputs, study.space, costs, study.search, study.seed)
+
+    state = SearchState.of(trials()) if run.is_done("search", inputs) else None
+    if state is None or len(state.results) < study.search.evaluations:
+        with run.step("search", inputs, run.journal.parent):
+            state = search(trials(), study.search.evaluations, lambda: executor_for(study.search, recipe(run)))
     front_inputs = digest([[result.to_json() for result in state.results], study.export.candidates])
     if not run.is_done("front", front_inputs):
         with run.step("front", front_inputs, run.front):

@@ -22,6 +22,11 @@ class SearchState:
     results: list[CandidateResult]
     outcomes: dict[str, int]
 
+    @classmethod
+    def of(cls, trials: Trials) -> SearchState:
+        """What the trials hold."""
+        return cls(trials.results(), trials.outcomes())
+
 
 def search(trials: Trials, evaluations: int, make_executor: Callable[[], Executor]) -> SearchState:
     """Evaluate until the trials hold `evaluations` results. Goes on from what they hold already."""
@@ -40,7 +45,7 @@ def search(trials: Trials, evaluations: int, make_executor: Callable[[], Executo
                 done += 1
                 best = max(best, result.accuracy)
                 progress(done, f"best {best:.4f}")
-    return SearchState(trials.results(), trials.outcomes())
+    return SearchState.of(trials)
 
 
 def _next_proposal(trials: Trials) -> Proposal:
