@@ -1,0 +1,73 @@
+"""What every executor must do: take architectures under tickets, give back the results an evaluator gives."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+from searching import write_search
+
+from nas.evaluate import EvaluationRecipe
+from nas.search.executors import executor_for
+from nas.space import SearchSpace
+from nas.study import Search
+
+SPACE = SearchSpace.load("tiny")
+SETTINGS = {"inline": Search(), "ray": Search(executor="ray", workers=2)}
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    folder = write_search(tmp_path)
+    return EvaluationRecipe(folder / "supernet", folder / "data", "accuracy", None, threads=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SETTINGS)
+def test_results_are_those_of_an_evaluator(recipe, name):
+    rng = random.Random(0)
+    expected = {ticket: recipe.load().evaluate(SPACE.sample(rng)) for ticket in range(6)}
+    found, waiting = {}, list(expected)
+    with executor_for(SETTINGS[name], recipe) as executor:
+        assert executor.workers == SETTINGS[name].workers
+        while len(found) < len(expected):
+            while waiting and len(expected) - len(waiting) - len(found) < executor.workers:
+                ticket = waiting.pop(0)
+                executor.submit(ticket, expected[ticket].architecture)
+            ticket, result = executor.next_result()
+            assert ticket not in found
+            found[ticket] = result
+    for ticket, result in expected.items():
+        assert found[ticket].architecture == result.architecture
+        assert found[ticket].accuracy == pytest.approx(result.accuracy)
+        assert found[ticket].examples == result.examples
+
+
+@pytest.mark.slow
+def test_a_candidate_whose_ray_worker_is_killed_is_evaluated_again(recipe):
+    with executor_for(SETTINGS["ray"], recipe) as executor:
+        executor.submit(7, SPACE.largest())
+        executor.next_result()
+        workers = _ray_workers()
+        assert len(workers) == 2
+        executor.submit(8, SPACE.smallest())
+        for worker in workers:
+            os.kill(worker, signal.SIGKILL)
+        ticket, result = executor.next_result()
+        assert ticket == 8 and result.architecture == SPACE.smallest()
+
+
+def _ray_workers() -> list[int]:
+    """Processes of this session's Ray workers, which name themselves after their actor."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_text()
+        except OSError:
+            continue
+        if command.startswith("ray::_Worker"):
+            found.append(int(folder.name))
+    return found

@@ -1,0 +1,39 @@
+"""A search over the tiny space whose parts lie in a folder, so that other processes can take it up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tiny import make_rows, make_tokenizer, randomise
+
+from nas.data import prepare
+from nas.latency.profile import Profile
+from nas.model import CompactBertConfig, CompactBertForSequenceClassification
+from nas.space import SearchSpace
+from nas.study import Device, Task
+
+
+def write_search(folder: Path) -> Path:
+    """Supernet, data and profile of a tiny search."""
+    space = SearchSpace.load("tiny")
+    config = CompactBertConfig(
+        attention_head_size=space.teacher.head_size, vocab_size=90, max_position_embeddings=40, num_labels=2
+    ).with_architecture(space.largest())
+    randomise(CompactBertForSequenceClassification(config)).save_pretrained(folder / "supernet")
+    make_rows(160, 0).to_parquet(folder / "train.parquet")
+    make_rows(20, 1).to_parquet(folder / "test.parquet")
+    task = Task(train="train.parquet", test="test.parquet", text=("text",), max_length=16, holdout={"size": 120})
+    files = (str(folder / "train.parquet"), str(folder / "test.parquet"))
+    prepare(task, *files, make_tokenizer(), 0).save(folder / "data")
+    table = {}
+    for hidden in space.dimensions.hidden_size:
+        scale = hidden / 32
+        for choice in ("none", "int8"):
+            table[f"ends/{hidden}/{choice}"] = 0.1 * scale
+        for heads, choice in space.attention_options:
+            table[f"attention/{hidden}/{heads}/{choice}"] = scale * heads * (0.1 if choice == "none" else 0.06)
+        for size, choice in space.feed_forward_options:
+            table[f"feed_forward/{hidden}/{size}/{choice}"] = scale * size * (0.01 if choice == "none" else 0.006)
+    error = {"mape": 0.02, "worst": 0.05, "kendall_tau": 0.98, "networks": 24}
+    Profile(Device(name="cpu"), "", {}, table, 0.0, 1.0, 3.2, 0.1, error, []).save(folder / "profile.json")
+    return folder
