@@ -7,7 +7,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-console = Console()
+_console = Console()
+# A log has no width of its own; rich would take 80 columns and fold names.
+console = _console if _console.is_terminal else Console(width=120)
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -76,9 +78,16 @@ def print_front(front: dict[str, Any]) -> None:
         console.print(table)
 
 
+def _without_the_only_device(baselines: dict[str, Any]) -> dict[str, Any]:
+    """Baselines are named `<device>/<kind>`; with one device the kind says it all."""
+    if len({name.split("/")[0] for name in baselines}) > 1:
+        return baselines
+    return {name.split("/")[1]: found for name, found in baselines.items()}
+
+
 def print_results(result: dict[str, Any]) -> None:
     """Teacher, int8 teacher and exports: the end of a run."""
-    rows = {**result["baselines"], **result["exports"]}
+    rows = _without_the_only_device(result["baselines"]) | result["exports"]
     metric = next(iter(rows.values()))["metric"]
     columns = ("", f"test {metric}", "p50 ms", "speed-up", "size MB", "parameters", "budget met")
     table = _table(f"{result['study']}: measured on the files, reloaded", *columns)
