@@ -38,9 +38,9 @@ def main() -> None:
     except NasError as problem:
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(problem.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    except OSError as problem:
+        print(f"error: {problem.filename or ''}: {problem.strerror or problem}; correct it", file=sys.stderr)
+        sys.exit(2)
 
 
 @app.callback(invoke_without_command=True)
@@ -214,11 +214,15 @@ def quickstart(runs: RunsOption = RUNS, json_: JsonOption = False) -> None:
 
 def _run_all(study: str, runs: Path, set_: list[str] | None, json_: bool) -> None:
     def work(run: Run) -> dict[str, Any]:
-        from nas.pipeline import export, search_candidates
+        from nas.errors import ExportError
+        from nas.pipeline import export
         from nas.pipeline.reports import report
 
-        search_candidates(run)
-        exports = export(run)
+        try:
+            exports = export(run)
+        except ExportError:
+            report(run)  # what the other budgets got shall not be lost from sight
+            raise
         return {"exports": exports, "report": str(report(run)), **_results(run)}
 
     from nas.report.tables import print_results

@@ -65,6 +65,7 @@ def prepare(task: Task, train: str, test: str, tokenizer: PreTrainedTokenizerBas
     Raises `DataError` for a missing file or column, an empty split, or labels that do not fit the task.
     """
     training, official = _read(task, train), _read(task, test)
+    training = _without_test_texts(task, training, official)
     label_names = _label_names(task, training, official)
     searched = held_out([training[column] for column in task.text], task.holdout.by, task.holdout.size, seed)
     if not 0 < len(searched) < len(training):
@@ -99,6 +100,13 @@ def _read(task: Task, source: str) -> Dataset:
     for column in (*task.text, task.label):
         if column not in rows.column_names:
             raise DataError(f"{source}: no column {column!r}; use one of {', '.join(rows.column_names)}")
+    for column in task.text:
+        bad = next((number for number, text in enumerate(rows[column]) if not isinstance(text, str)), None)
+        if bad is not None:
+            raise DataError(
+                f"{source}: column {column!r} must hold texts, but row {bad} holds {rows[column][bad]!r}; "
+                "drop or fill such rows"
+            )
     if not len(rows):
         raise DataError(f"{source}: holds no rows; give a data set with examples")
     return rows
@@ -141,27 +149,44 @@ def _labels(task: Task, rows: Dataset, label_names: tuple[str, ...]) -> list[Any
     values = rows[task.label]
     if task.kind == "regression":
         try:
-            return [float(value) for value in values]
+            numbers = [float(value) for value in values]
         except (TypeError, ValueError):
-            raise DataError(f"{task.label}: regression needs a number in every row; correct the column") from None
-    numbers = {name: number for number, name in enumerate(label_names)}
+            numbers = [float("nan")]
+        if not np.isfinite(numbers).all():
+            raise DataError(f"{task.label}: regression needs a number in every row; correct the column")
+        return numbers
+    positions = {name: number for number, name in enumerate(label_names)}
     if isinstance(rows.features[task.label], ClassLabel):
         labels = list(values)
     else:
-        labels = [numbers.get(str(value), -1) for value in values]
+        labels = [positions.get(str(value), -1) for value in values]
     if min(labels) < 0 or max(labels) >= len(label_names):
         raise DataError(f"{task.label}: some rows have no label; use a split whose labels are public")
     return labels
+
+
+def _normal(row: Sequence[str]) -> str:
+    return " ".join(" ".join(row).lower().split())
+
+
+def _without_test_texts(task: Task, training: Dataset, official: Dataset) -> Dataset:
+    """The training rows whose text does not stand in the test set too."""
+    tested = {_normal(row) for row in zip(*(official[column] for column in task.text), strict=True)}
+    texts = [_normal(row) for row in zip(*(training[column] for column in task.text), strict=True)]
+    kept = [number for number, text in enumerate(texts) if text not in tested]
+    if not kept:
+        raise DataError(f"{task.train}: every row stands in {task.test} too; give another test set")
+    return training.select(kept)
 
 
 def held_out(columns: Sequence[Sequence[str]], by: str, size: int, seed: int) -> list[int]:
     """Row numbers of the search set: about `size` of them, in ascending order.
 
     By row, rows are drawn at random; rows with equal texts go together. By sentence, whole texts (those not
-    contained in another row) are drawn, and every row contained in one of them goes along, so that no held-out
-    text is seen in training even in part. Containment is by runs of words.
+    contained in another row) are drawn, and every row contained in one of them goes along. Containment is by runs of
+    words; a short phrase may still occur inside sentences that stay.
     """
-    texts = [" ".join(" ".join(row).lower().split()) for row in zip(*columns, strict=True)]
+    texts = [_normal(row) for row in zip(*columns, strict=True)]
     rows: dict[str, list[int]] = {}
     for number, text in enumerate(texts):
         rows.setdefault(text, []).append(number)

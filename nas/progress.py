@@ -45,4 +45,4 @@ def track(title: str, total: int) -> Iterator[Tracker]:
 
 def say(message: str) -> None:
     """One line for the person who waits, on standard error."""
-    console.print(message, highlight=False, soft_wrap=True)
+    console.print(message, highlight=False, markup=False, soft_wrap=True)

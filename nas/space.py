@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib import resources
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -147,6 +148,8 @@ class Choices(Settings):
                     raise ValueError(
                         f"{block}: {name!r} is no compression choice of this block; use {', '.join(valid)}"
                     )
+            if "none" not in names:
+                raise ValueError(f"{block}: 'none' must be among the choices, but got {list(names)}; add it")
             if len(set(names)) != len(names):
                 raise ValueError(f"{block}: each choice may stand once, but got {list(names)}; drop the repeat")
         return self
@@ -220,15 +223,11 @@ class SearchSpace(Settings):
         return validate(cls, read_toml(path, SearchSpaceError), path, SearchSpaceError)
 
     def excluding(self, choices: tuple[str, ...]) -> SearchSpace:
-        """The same space without some compression choices. Raises if a block is left with none."""
-        kept = {}
-        for block in BLOCKS:
-            kept[block] = tuple(name for name in getattr(self.compression, block) if name not in choices)
-            if not kept[block]:
-                raise SearchSpaceError(
-                    f"{self.name}: without {', '.join(choices)} the {block} block has no choice left; keep one of them"
-                )
-        return self.model_copy(update={"compression": Choices(**kept)})
+        """The same space without some compression choices. Raises for `none`, which every block keeps."""
+        if "none" in choices:
+            raise SearchSpaceError(f"{self.name}: 'none' cannot be left out: the teacher belongs to the space; keep it")
+        kept = {block: [name for name in getattr(self.compression, block) if name not in choices] for block in BLOCKS}
+        return SearchSpace.model_validate(self.model_dump() | {"compression": kept})
 
     @cached_property
     def layer_sets(self) -> tuple[tuple[int, ...], ...]:
@@ -257,9 +256,6 @@ class SearchSpace(Settings):
                 for layer in architecture.layers
             )
         )
-
-    def __len__(self) -> int:
-        raise TypeError("a search space can be larger than len() allows; use count()")
 
     def count(self) -> int:
         """The exact number of architectures."""
@@ -329,6 +325,16 @@ class SearchSpace(Settings):
     def smallest(self) -> Architecture:
         """The fewest layers at the smallest sizes, compressed wherever it can be."""
         return self._uniform(self.layer_sets[0], largest=False)
+
+    def corners(self) -> Iterator[Architecture]:
+        """The smallest sizes under every combination of choices for the three kinds of blocks.
+
+        One of them is the fastest architecture; on small blocks that need not be the most compressed.
+        """
+        sizes, options = self.smallest(), (self.compression.embedding, self.compression.attention)
+        for embedding, attention, feed_forward in product(*options, self.compression.feed_forward):
+            layers = tuple(replace(layer, attention=attention, feed_forward=feed_forward) for layer in sizes.layers)
+            yield replace(sizes, embedding=embedding, layers=layers)
 
     def largest(self) -> Architecture:
         """The teacher's own sizes, with no compression where the space allows that."""

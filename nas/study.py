@@ -91,6 +91,8 @@ class Task(Settings):
                 raise ValueError(
                     f"{key}: a data file must end in {', '.join(DATA_SUFFIXES)}, but got {name!r}; convert it"
                 )
+        if self.train == self.test != "embedded":
+            raise ValueError(f"test: must be another set than train, but both are {self.test!r}; correct one")
         if (self.train == "embedded") != (self.test == "embedded"):
             raise ValueError("test: train and test must both be 'embedded' or neither; set both")
         return self
@@ -107,9 +109,10 @@ class SpaceChoice(Settings):
     @field_validator("exclude_compression")
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        able = [name for name in REGISTRY if name != "none"]
         for name in names:
-            if name not in REGISTRY:
-                raise ValueError(f"{name!r} is no compression choice; use {', '.join(REGISTRY)}")
+            if name not in able:
+                raise ValueError(f"{name!r} is no compression choice that can be left out; use {', '.join(able)}")
         return names
 
 
@@ -257,9 +260,8 @@ class Study(Settings):
         raw = read_toml(path, StudyError)
         declared = raw.pop("variables", {})
         values = _substitute(raw, _variables(path, declared, variables or {}))
-        for reserved in ("path",):
-            if reserved in values:
-                raise StudyError(f"{path}: {reserved}: unknown key; remove it")
+        if "path" in values:
+            raise StudyError(f"{path}: path: unknown key; remove it")
         values = {"name": path.parent.resolve().name, **values, "path": path}
         loaded = validate(cls, values, path, StudyError)
         loaded._check_space()
@@ -351,7 +353,8 @@ def _variables(path: Path, declared: Any, given: Mapping[str, str]) -> dict[str,
                 f"{path}: variable {name} is not set ({explanation}); "
                 f"pass --set {name}=... or set it in the environment"
             )
-        values[name] = value
+        # A path in a variable is relative to where the command is given, unlike those in the study file.
+        values[name] = str(Path(value).resolve()) if Path(value).exists() else value
     return values
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from tiny import make_rows, make_tokenizer
 
 from nas.data import TaskData, batches_by_length, held_out, prepare, score
@@ -54,9 +55,8 @@ def test_splits_are_disjoint_and_survive_the_disk(files, tmp_path):
 
 
 def test_pairs_get_segments_and_csv_and_jsonl_are_read(tmp_path):
-    rows = make_rows(80, 0).add_column("other", ["w1 w2"] * 80)
-    rows.to_csv(tmp_path / "train.csv", index=False)
-    rows.to_json(tmp_path / "test.jsonl")
+    make_rows(80, 0).add_column("other", ["w1 w2"] * 80).to_csv(tmp_path / "train.csv", index=False)
+    make_rows(80, 1).add_column("other", ["w1 w2"] * 80).to_json(tmp_path / "test.jsonl")
     task = _task(train="train.csv", test="test.jsonl", text=("text", "other"), holdout={"size": 10})
     data = prepare(task, str(tmp_path / "train.csv"), str(tmp_path / "test.jsonl"), make_tokenizer(), 0)
     assert all(max(types) == 1 for types in data.test["token_type_ids"])
@@ -80,6 +80,28 @@ def test_regression_has_numbers_as_labels(files):
 def test_data_that_does_not_fit_is_refused(files, changes, message):
     with pytest.raises(DataError, match=message):
         prepare(_task(**{"holdout": {"size": 60}} | changes), *files, make_tokenizer(), 0)
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "changes", "message"),
+    [
+        (["w1", None, "w2"], [0, 1, 0], {}, "row 1 holds None"),
+        (["1", "2", "3"], [0.5, float("nan"), 1.0], {"kind": "regression", "metric": "pearson"}, "number in every row"),
+    ],
+)
+def test_rows_with_holes_are_refused(files, tmp_path, texts, labels, changes, message):
+    path = tmp_path / "holes.parquet"
+    Dataset.from_dict({"text": texts, "label": labels}).to_parquet(path)
+    with pytest.raises(DataError, match=message):
+        prepare(_task(holdout={"size": 60}, **changes), files[0], str(path), make_tokenizer(), 0)
+
+
+def test_training_rows_that_stand_in_the_test_set_are_left_out(files, tmp_path):
+    tested = make_rows(300, 0).select(range(40))
+    tested.to_parquet(tmp_path / "overlap.parquet")
+    data = prepare(_task(holdout={"size": 60}), files[0], str(tmp_path / "overlap.parquet"), make_tokenizer(), 0)
+    texts = [{tuple(ids) for ids in split["input_ids"]} for split in (data.train, data.search, data.test)]
+    assert not texts[0] & texts[2] and not texts[1] & texts[2] and len(data.train) + len(data.search) <= 260
 
 
 def test_a_file_that_is_not_what_it_says_is_refused(files, tmp_path):

@@ -47,6 +47,7 @@ SPACES = {
     "teacher's depth missing": ("[1, 3]", "[1, 2]", ["teacher's 3 layers", "add 3"]),
     "unknown choice": ('["none", "int8"]', '["none", "int3"]', ["'int3'", "none, int8"]),
     "choice twice": ('["none", "int8"]', '["none", "none"]', ["once"]),
+    "none missing": ('["none", "int8"]', '["int8"]', ["'none' must be among"]),
     "choice of no block": ('attention = ["none"', 'pooler = ["none"', ["compression.pooler", "unknown key"]),
 }
 
@@ -75,6 +76,8 @@ STUDIES = {
     "name is a path": ('name = "large"', 'name = "../large"', ["budgets.0.name", "'../large'"]),
     "unknown space": ('name = "tiny"', 'name = "huge"', ["'huge'", "tiny", "minilm-l6"]),
     "space file missing": ('name = "tiny"', 'name = "huge.toml"', ["huge.toml", "no such file"]),
+    "train is test": ('test = "test.parquet"', 'test = "train.parquet"', ["task", "another set"]),
+    "none excluded": ('name = "tiny"', 'name = "tiny"\nexclude_compression = ["none"]', ["'none'", "int8"]),
     "unknown exclusion": ('name = "tiny"', 'name = "tiny"\nexclude_compression = ["int3"]', ["'int3'"]),
     "unknown sampler": ("evaluations = 16", 'sampler = "luck"', ["search.sampler", "'luck'"]),
     "inline workers": ("population = 8", "workers = 2", ["search", "inline", "'ray'"]),
@@ -128,7 +131,7 @@ def test_malformed_study(case, nas, tiny_study, tmp_path):
         (["check", "quickstart", "--set", "TEACHER"], ["NAME=VALUE"]),
         (["check", "quickstart", "--set", "TEACHER=x"], ["no such variable"]),
         (["front", "quickstart"], ["front.json", "run the step"]),
-        (["export", "quickstart"], ["front.json", "run the step"]),
+        (["report", "quickstart"], ["nothing to report"]),
     ],
 )
 def test_wrong_calls(nas, tmp_path, arguments, words):

@@ -16,9 +16,11 @@ from tiny import TINY_STUDY, write_tiny_study
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from nas.data import TaskData
+from nas.errors import ExportError, NasError
 from nas.export.verification import Artefact
+from nas.pipeline import Run, exports, searches
 from nas.space import Architecture
-from nas.study import Device
+from nas.study import Device, Study
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
@@ -112,6 +114,65 @@ def test_a_second_run_skips_everything_and_a_change_redoes_what_it_concerns(fini
     assert {name for name in before if before[name] != after[name]} == {"export-large", "export-small"}
 
 
+def test_a_new_budget_is_searched_and_exported(finished, tmp_path):
+    study, runs, _ = finished
+    shutil.copytree(runs, tmp_path / "runs")
+    shutil.copytree(study.parent, tmp_path / "tiny")
+    changed = tmp_path / "tiny" / "study.toml"
+    changed.write_text(TINY_STUDY + '[[budgets]]\nname = "mid"\ndevice = "cpu"\np50_ms = "70%"\n')
+    plan = json.loads(_nas("check", changed, "--runs", tmp_path / "runs", "--json").stdout.splitlines()[-1])
+    assert {step["step"]: step["state"] for step in plan["steps"]}["search"] == "to do"
+    result = _nas("export", changed, "--runs", tmp_path / "runs", "--no-fine-tune", "--json")
+    assert result.returncode == 0, result.stderr
+    exports = json.loads(result.stdout.splitlines()[-1])["exports"]
+    assert set(exports) == {"large", "small", "mid"} and not exports["mid"]["fine_tuned"]
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    study, runs, _ = finished
+    shutil.copytree(runs, tmp_path / "runs")
+    return Run(Study.load(study), tmp_path / "runs" / "tiny")
+
+
+def test_one_that_misses_its_budget_gives_way_to_the_next_best(copied, monkeypatch):
+    verify, seen = exports.verify, []
+
+    def misses_once(folder, budget, *rest):
+        found = verify(folder, budget, *rest)
+        if budget and budget.name == "large":
+            seen.append(found["description"])
+            found["met"] = len(seen) > 1
+        return found
+
+    monkeypatch.setattr(exports, "verify", misses_once)
+    found = exports.export(copied, fine_tune=False)
+    assert len(seen) == 2 and seen[0] != seen[1] == found["large"]["description"]
+
+
+def test_a_budget_that_all_miss_is_not_exported_and_the_others_are(copied, monkeypatch):
+    verify = exports.verify
+
+    def misses(folder, budget, *rest):
+        found = verify(folder, budget, *rest)
+        return found | {"met": found["met"] and not (budget and budget.name == "small")}
+
+    monkeypatch.setattr(exports, "verify", misses)
+    with pytest.raises(ExportError, match=r"budgets\.small: none of the"):
+        exports.export(copied, fine_tune=False)
+    assert not copied.export("small").exists() and (copied.export("large") / "verification.json").exists()
+
+
+def test_another_machine_measures_anew(copied, monkeypatch):
+    before = {path.stem: path.read_text() for path in (copied.folder / "steps").glob("*.json")}
+    monkeypatch.setattr(searches, "fingerprint", lambda device: "another")
+    monkeypatch.setattr(exports, "fingerprint", lambda device: "another")
+    exports.export(copied, fine_tune=False)
+    after = {path.stem: path.read_text() for path in (copied.folder / "steps").glob("*.json")}
+    redone = {name for name in before if before[name] != after[name]}
+    assert redone == {"profile-cpu", "front", "baselines-cpu", "export-large", "export-small"}
+
+
 def test_check_prints_the_plan_without_doing_anything(nas, tiny_study, tmp_path):
     code, output, _ = nas("check", str(tiny_study), "--runs", str(tmp_path / "runs"), "--json")
     plan = json.loads(output.splitlines()[-1])
@@ -137,11 +198,7 @@ def test_infeasible_budget_stops_before_the_supernet_is_trained(tiny_study, tmp_
     assert not (tmp_path / "runs" / "tiny" / "supernet").exists()
 
 
-def test_two_commands_on_one_run_do_not_meet(finished, monkeypatch):
-    from nas.errors import NasError
-    from nas.pipeline import Run
-    from nas.study import Study
-
+def test_two_commands_on_one_run_do_not_meet(finished):
     study, runs, _ = finished
     run = Run(Study.load(study), runs / "tiny")
     with run.locked(), pytest.raises(NasError, match="another nas command"), run.locked():

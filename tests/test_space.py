@@ -106,8 +106,16 @@ def test_ends_of_a_space(space):
     assert compress_all(largest, "int8").choices == {"int8"}
 
 
+def test_corners_are_the_smallest_sizes_under_all_choices(space):
+    corners = list(space.corners())
+    assert len(set(corners)) == 8 and space.smallest() in corners
+    assert all(space.contains(corner) and len(corner.layers) == 1 for corner in corners)
+
+
 def test_excluding_a_choice(space):
+    assert space.count() == 295_704
     without = space.excluding(("int8",))
     assert without.compression.attention == ("none",) and without.digest != space.digest
-    with pytest.raises(SearchSpaceError, match="no choice left"):
+    assert without.count() == 2_700 and space.count() == 295_704
+    with pytest.raises(SearchSpaceError, match="'none' cannot be left out"):
         space.excluding(("int8", "none"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import importlib.metadata
+import importlib
 import json
 import os
 import platform
@@ -83,7 +83,7 @@ def environment(runtime: str) -> dict[str, Any]:
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or "unknown",
         "python": platform.python_version(),
         "runtime": runtime,
-        "runtime_version": importlib.metadata.version(runtime),
+        "runtime_version": importlib.import_module(runtime).__version__,
     }
     text = json.dumps(described, sort_keys=True)
     return described | {"fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16]}

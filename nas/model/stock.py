@@ -38,6 +38,11 @@ def shape_of(config: PreTrainedConfig) -> Shape:
             f"teacher: hidden_act must be one of {', '.join(ACTIVATIONS)}, but got {config.hidden_act!r}; "
             "use a teacher with one of them"
         )
+    if config.hidden_size % config.num_attention_heads:
+        raise TeacherError(
+            f"teacher: num_attention_heads must divide hidden_size, but got {config.num_attention_heads} and "
+            f"{config.hidden_size}; use a teacher with whole heads"
+        )
     return Shape(
         num_hidden_layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,

@@ -16,32 +16,34 @@ from nas.files import digest, file_digest, read_json
 from nas.model import CompactBertForSequenceClassification
 from nas.pipeline.prepare import load_tokenizer, teacher_inputs
 from nas.pipeline.run import Run
-from nas.pipeline.searches import fingerprint, front
+from nas.pipeline.searches import fingerprint, front, search_candidates
 from nas.pipeline.supernets import distillation, load_supernet, load_teacher
 from nas.progress import say
 from nas.space import Architecture, compress_all
 from nas.study import Budget, Device
-from nas.supernet.training import Schedule
+from nas.supernet.training import Schedule, drop_checkpoints
 
 
 def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
-    """Export one sub-network for each budget; returns their verifications by the budget's name.
+    """Export one sub-network for each budget, after a search if there is none yet.
+
+    Returns the verifications by the budget's name.
 
     Raises `ExportError` when no measured candidate of a budget meets it, after the other budgets are served.
     """
-    front(run)
+    search_candidates(run)
     data = TaskData.load(run.data)
     references = {device.name: _baselines(run, device, data) for device in run.study.devices}
     fine_tune = fine_tune and run.study.export.fine_tune
-    settings = run.study.digest("export", "supernet")
     verified, problems = {}, []
     for budget in run.study.budgets:
-        inputs = digest([file_digest(run.front), settings, budget.model_dump(mode="json"), fine_tune])
-        folder, step = run.export(budget.name), f"export-{budget.name}"
+        inputs, step = export_inputs(run, budget, fine_tune), f"export-{budget.name}"
+        folder = run.export(budget.name)
         try:
             if not run.is_done(step, inputs):
                 with run.step(step, inputs, folder, _checkpoints(run, budget)):
                     _export_best(run, budget, references[budget.device], data, fine_tune)
+            drop_checkpoints(_checkpoints(run, budget))
             verified[budget.name] = read_json(folder / VERIFICATION_FILE, ExportError)
         except ExportError as problem:
             problems.append(problem)
@@ -50,10 +52,17 @@ def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
     return verified
 
 
+def export_inputs(run: Run, budget: Budget, fine_tune: bool) -> str:
+    """What an export is made from."""
+    settings = run.study.digest("export", "supernet")
+    return digest([file_digest(run.front), settings, budget.model_dump(mode="json"), fine_tune])
+
+
 def baselines(run: Run) -> dict[str, dict[str, Any]]:
     """The verifications of the uncompressed and the int8 teacher, by `<device>/<kind>`."""
-    files = sorted((run.folder / "baselines").glob(f"*/*/{VERIFICATION_FILE}"))
-    return {f"{path.parts[-3]}/{path.parts[-2]}": read_json(path, ExportError) for path in files}
+    names = [f"{device.name}/{kind}" for device in run.study.devices for kind in ("teacher", "teacher-int8")]
+    files = {name: run.folder / "baselines" / name / VERIFICATION_FILE for name in names}
+    return {name: read_json(path, ExportError) for name, path in files.items() if path.exists()}
 
 
 def _checkpoints(run: Run, budget: Budget) -> Path:
@@ -94,7 +103,7 @@ def _export_best(run: Run, budget: Budget, reference: Reference, data: TaskData,
         model = supernet.extract(Architecture.from_json(candidate["architecture"]))
         inherited = evaluator.accuracy_of(model)
         if fine_tune:
-            _fine_tune(run, model, data, budget, candidate["digest"])
+            _fine_tune(run, model, data, budget)
         write_artefact(model, load_tokenizer(run.teacher), folder)
         device = study.device(budget.device)
         about = {
@@ -109,16 +118,15 @@ def _export_best(run: Run, budget: Budget, reference: Reference, data: TaskData,
             return
         say(f"{budget.name}: {candidate['description']} missed the budget when verified; taking the next best")
         shutil.rmtree(folder)
+        drop_checkpoints(_checkpoints(run, budget))  # they are this candidate's
     raise ExportError(
         f"budgets.{budget.name}: none of the {len(measured)} measured candidates meets it; "
         "raise export.candidates, search.evaluations or the budget"
     )
 
 
-def _fine_tune(
-    run: Run, model: CompactBertForSequenceClassification, data: TaskData, budget: Budget, name: str
-) -> None:
+def _fine_tune(run: Run, model: CompactBertForSequenceClassification, data: TaskData, budget: Budget) -> None:
     settings = run.study.export
     schedule = Schedule(settings.learning_rate, settings.batch_size, epochs=settings.epochs)
-    training = distillation(run, data, schedule, _checkpoints(run, budget) / name)
+    training = distillation(run, data, schedule, _checkpoints(run, budget))
     training.train_subnetwork(model, f"Fine-tuning for {budget.name}")

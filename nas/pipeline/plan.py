@@ -10,8 +10,10 @@ import torch
 
 from nas.errors import DataError
 from nas.latency.runtimes import runtime_of
-from nas.pipeline.prepare import check_teacher, teacher_source
+from nas.pipeline.exports import export_inputs
+from nas.pipeline.prepare import check_teacher, teacher_inputs, teacher_source
 from nas.pipeline.run import Run
+from nas.pipeline.searches import device_inputs, search_inputs
 from nas.pipeline.supernets import supernet_inputs
 from nas.space import Architecture
 from nas.study import Study
@@ -78,17 +80,26 @@ def _check_sources(run: Run) -> None:
 
 
 def _states(run: Run) -> dict[str, bool]:
-    if not (run.folder / "steps").is_dir():
-        return dict.fromkeys(("teacher", "supernet", "profile", "search", "export"), False)
-    trained = run.is_done("supernet", supernet_inputs(run))
-    finished = {path.stem for path in (run.folder / "steps").glob("*.json") if run.is_finished(path.stem)}
-    return {
-        "teacher": trained or "teacher" in finished,
-        "supernet": trained,
-        "profile": {f"profile-{device.name}" for device in run.study.devices} <= finished,
-        "search": trained and "front" in finished,
-        "export": trained and {f"export-{budget.name}" for budget in run.study.budgets} <= finished,
-    }
+    """Which steps are up to date, judged as the steps themselves do."""
+    states = dict.fromkeys(("teacher", "supernet", "profile", "search", "export"), False)
+    states["teacher"] = run.is_finished("teacher") and run.is_done("teacher", teacher_inputs(run))
+    if not states["teacher"]:
+        return states
+    states["supernet"] = run.is_done("supernet", supernet_inputs(run))
+    states["profile"] = all(
+        run.is_done(f"profile-{device.name}", inputs) for device, inputs in device_inputs(run).items()
+    )
+    states["search"] = (
+        states["supernet"]
+        and states["profile"]
+        and run.is_done("search", search_inputs(run))
+        and run.is_finished("front")
+    )
+    states["export"] = states["search"] and all(
+        run.is_done(f"export-{budget.name}", export_inputs(run, budget, run.study.export.fine_tune))
+        for budget in run.study.budgets
+    )
+    return states
 
 
 def _rate() -> float:

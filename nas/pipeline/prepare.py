@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, BertForSequenceClassification, PreTrainedTokenizerBase
 
 from nas.data import TaskData, prepare
@@ -21,16 +24,20 @@ def data_inputs(run: Run) -> str:
     """What the tokenised data is made from."""
     study = run.study
     files = [study.resolve(name) for name in (study.task.train, study.task.test)] if not study.task.hub else []
-    tokenizer = Path(teacher_source(run)) / "tokenizer.json"
-    known = [file_digest(path) for path in (*files, tokenizer) if path.is_file()]
+    tokenizer = _files_of(teacher_source(run), "*.json", "*.txt")
+    known = [file_digest(path) for path in (*files, *tokenizer) if path.is_file()]
     return digest([study.digest("task"), study.teacher.model, known])
 
 
 def teacher_inputs(run: Run) -> str:
     """What the teacher is made from."""
-    weights = Path(teacher_source(run)) / "model.safetensors"
-    known = file_digest(weights) if weights.is_file() else ""
-    return digest([data_inputs(run), run.study.digest("teacher"), known])
+    weights = [file_digest(path) for path in _files_of(teacher_source(run), "*.safetensors")]
+    return digest([data_inputs(run), run.study.digest("teacher"), weights])
+
+
+def _files_of(source: str, *patterns: str) -> list[Path]:
+    """The files of a teacher's folder; none for a hub id."""
+    return sorted(path for pattern in patterns for path in Path(source).glob(pattern))
 
 
 def teacher_source(run: Run) -> str:
@@ -68,6 +75,9 @@ def check_teacher(study: Study, source: str) -> None:
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder or hub id."""
+    # transformers makes up an empty tokenizer for a folder without one.
+    if Path(source).is_dir() and not _files_of(str(source), "tokenizer.json", "vocab.txt"):
+        raise TeacherError(f"teacher.model: {source}: has no tokenizer; add its tokenizer.json or vocab.txt")
     try:
         return AutoTokenizer.from_pretrained(str(source))
     except (OSError, ValueError) as problem:
@@ -118,29 +128,57 @@ def prepare_teacher(run: Run) -> TaskData:
         tokenizer = load_tokenizer(source)
         try:
             model = _load_classifier(study, source, data)
-        except (OSError, ValueError, RuntimeError) as problem:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
             reason = str(problem).splitlines()[0]
             raise TeacherError(f"teacher.model: {source}: cannot be loaded: {reason}; give a BERT checkpoint") from None
         settings = study.teacher.fine_tune
         if settings:
             schedule = Schedule(settings.learning_rate, settings.batch_size, epochs=settings.epochs)
             fine_tune(model, data.train, tokenizer, schedule, run.teacher, study.seed, "Fine-tuning the teacher")
-        elif model.config.num_labels != data.num_labels:
-            raise TeacherError(
-                f"teacher.model: {source} has {model.config.num_labels} labels, the task has {data.num_labels}; "
-                "give a teacher fine-tuned for this task, or set teacher.fine_tune"
-            )
         model.save_pretrained(run.teacher)
         tokenizer.save_pretrained(run.teacher)
         write_json(run.teacher / "source.json", {"model": study.teacher.model, "fine_tuned_here": bool(settings)})
-        drop_checkpoints(run.teacher)
+    drop_checkpoints(run.teacher)
     return data
 
 
 def _load_classifier(study: Study, source: str, data: TaskData) -> BertForSequenceClassification:
     if study.teacher.fine_tune is None:
-        return BertForSequenceClassification.from_pretrained(source)
+        loaded: Any = BertForSequenceClassification.from_pretrained(
+            source, output_loading_info=True, use_safetensors=True
+        )
+        classifier, about = loaded
+        _check_fine_tuned(classifier, source, data, about["missing_keys"])
+        return cast(BertForSequenceClassification, classifier)
     names = dict(enumerate(data.label_names)) or {0: "score"}
     return BertForSequenceClassification.from_pretrained(
-        source, num_labels=data.num_labels, id2label=names, label2id={name: key for key, name in names.items()}
+        source,
+        num_labels=data.num_labels,
+        id2label=names,
+        label2id={name: key for key, name in names.items()},
+        use_safetensors=True,
     )
+
+
+def _check_fine_tuned(
+    model: BertForSequenceClassification, source: str, data: TaskData, missing: Collection[str]
+) -> None:
+    """Raise unless the model is a classifier for just this task's labels, in the data's order."""
+    if missing:
+        raise TeacherError(
+            f"teacher.model: {source} has no {min(missing)}: it is not a fine-tuned classifier; "
+            "give one, or set teacher.fine_tune"
+        )
+    if model.config.num_labels != data.num_labels:
+        raise TeacherError(
+            f"teacher.model: {source} has {model.config.num_labels} labels, the task has {data.num_labels}; "
+            "give a teacher fine-tuned for this task, or set teacher.fine_tune"
+        )
+    own = [str(name).lower() for _, name in sorted((model.config.id2label or {}).items())]
+    names = [name.lower() for name in data.label_names]
+    named = not any(name.startswith("label_") for name in own) and not all(name.isdigit() for name in names)
+    if names and named and own != names:
+        raise TeacherError(
+            f"teacher.model: {source} names its labels {own}, the data {names}; number the data's labels as the "
+            "teacher does"
+        )

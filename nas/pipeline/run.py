@@ -93,30 +93,33 @@ class Run:
 
     def is_done(self, step: str, inputs: str) -> bool:
         """Whether the step ended on just these inputs."""
+        return self.is_finished(step) and bool(read_json(self._mark(step), StudyError)["inputs"] == inputs)
+
+    def is_finished(self, step: str) -> bool:
+        """Whether the step ended, on whatever inputs, and its result is still there."""
         mark = self._mark(step)
         if not mark.exists():
             return False
         known = read_json(mark, StudyError)
-        return known["inputs"] == inputs and known["finished"] is not None
-
-    def is_finished(self, step: str) -> bool:
-        """Whether the step ended, on whatever inputs."""
-        mark = self._mark(step)
-        return mark.exists() and read_json(mark, StudyError)["finished"] is not None
+        return known["finished"] is not None and (self.folder / known["result"]).exists()
 
     @contextmanager
-    def step(self, step: str, inputs: str, *outputs: Path) -> Iterator[None]:
+    def step(self, step: str, inputs: str, result: Path, *aside: Path) -> Iterator[None]:
         """Mark a step as started, and as finished when the block ends.
 
-        Outputs that were begun from other inputs are removed first.
+        Its result, and what it needs aside, are removed first if they were begun from other inputs.
         """
         mark = self._mark(step)
         known: dict[str, Any] = read_json(mark, StudyError) if mark.exists() else {}
         if known.get("inputs") != inputs:
-            for output in outputs:
-                shutil.rmtree(output, ignore_errors=True)
-                output.unlink(missing_ok=True)
-            known = {"inputs": inputs, "finished": None, "seconds": 0.0}
+            mark.unlink(missing_ok=True)
+            for output in (result, *aside):
+                if output.is_dir():
+                    shutil.rmtree(output)
+                else:
+                    output.unlink(missing_ok=True)
+            name = result.relative_to(self.folder).as_posix()
+            known = {"inputs": inputs, "result": name, "finished": None, "seconds": 0.0}
             write_json(mark, known)
         started = time.monotonic()
         try:

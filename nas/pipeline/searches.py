@@ -6,7 +6,7 @@ from typing import Any
 
 from nas.errors import SearchError
 from nas.evaluate import EvaluationRecipe
-from nas.files import digest, read_json, write_json
+from nas.files import digest, file_digest, read_json, write_json
 from nas.latency import Profile, build_profile
 from nas.latency.profile import profile_inputs
 from nas.latency.runtimes import runtime_of
@@ -36,17 +36,24 @@ def fingerprint(device: Device) -> str:
     return found
 
 
+def device_inputs(run: Run) -> dict[Device, str]:
+    """What the profile of each device is made from, this machine included."""
+    config = teacher_config(run)
+    return {
+        device: digest([profile_inputs(device, run.study.space, config), fingerprint(device)])
+        for device in run.study.devices
+    }
+
+
 def profile(run: Run) -> dict[str, Profile]:
     """The profiles of the study's devices, measured where they are missing or from another machine."""
     prepare_teacher(run)
-    study, config = run.study, teacher_config(run)
     profiles = {}
-    for device in study.devices:
+    for device, inputs in device_inputs(run).items():
         path, step = run.profile(device.name), f"profile-{device.name}"
-        inputs = digest([profile_inputs(device, study.space, config), fingerprint(device)])
         if not run.is_done(step, inputs):
             with run.step(step, inputs, path):
-                build_profile(device, study.space, config, study.seed).save(path)
+                build_profile(device, run.study.space, teacher_config(run), run.study.seed).save(path)
         profiles[device.name] = Profile.load(path)
     return profiles
 
@@ -72,7 +79,8 @@ def search_candidates(run: Run) -> SearchState:
     if state is None or len(state.results) < study.search.evaluations:
         with run.step("search", inputs, run.journal.parent):
             state = search(trials(), study.search.evaluations, lambda: executor_for(study.search, recipe(run)))
-    front_inputs = digest([[result.to_json() for result in state.results], study.export.candidates])
+    measured_on = [file_digest(run.profile(device.name)) for device in study.devices]
+    front_inputs = digest([[result.to_json() for result in state.results], study.export.candidates, measured_on])
     if not run.is_done("front", front_inputs):
         with run.step("front", front_inputs, run.front):
             extract = load_supernet(run).extract

@@ -42,7 +42,7 @@ def train(run: Run) -> None:
         training = distillation(run, data, schedule, run.supernet)
         training.train_supernet(weights, run.study.space, settings.random_subnets)
         weights.save_pretrained(run.supernet)
-        drop_checkpoints(run.supernet)
+    drop_checkpoints(run.supernet)
 
 
 def distillation(run: Run, data: TaskData, schedule: Schedule, folder: Path) -> Distillation:

@@ -21,8 +21,8 @@ def _table(title: str, *columns: str) -> Table:
 
 def print_plan(plan: dict[str, Any]) -> None:
     """What `nas check` found."""
-    console.print(f"[bold]{plan['study']}[/bold]: {plan['task']}", soft_wrap=True)
-    console.print(f"teacher: {plan['teacher']}", soft_wrap=True)
+    console.print(f"{plan['study']}: {plan['task']}", soft_wrap=True, markup=False)
+    console.print(f"teacher: {plan['teacher']}", soft_wrap=True, markup=False)
     console.print(f"search space: {plan['space']}, {plan['architectures']:,} architectures", soft_wrap=True)
     for device in plan["devices"]:
         console.print(f"device: {device}", soft_wrap=True)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nas.errors import SearchError
 from nas.evaluate import CandidateResult
-from nas.progress import track
+from nas.progress import say, track
 from nas.search.executors import Executor
 from nas.search.sampler import Proposal, Trials
 
@@ -38,8 +37,13 @@ def search(trials: Trials, evaluations: int, make_executor: Callable[[], Executo
             while done < evaluations:
                 while len(in_flight) < executor.workers and done + len(in_flight) < evaluations:
                     proposal = _next_proposal(trials)
+                    if proposal is None:
+                        break
                     in_flight[proposal.number] = proposal
                     executor.submit(proposal.number, proposal.architecture)
+                if not in_flight:
+                    say(f"{_ASKS_PER_EVALUATION} proposals in a row were repeated or over every budget: ending early")
+                    break
                 number, result = executor.next_result()
                 trials.tell(in_flight.pop(number), result)
                 done += 1
@@ -48,12 +52,10 @@ def search(trials: Trials, evaluations: int, make_executor: Callable[[], Executo
     return SearchState.of(trials)
 
 
-def _next_proposal(trials: Trials) -> Proposal:
+def _next_proposal(trials: Trials) -> Proposal | None:
+    """The next one that is worth an evaluation, or None if the sampler has run dry."""
     for _ in range(_ASKS_PER_EVALUATION):
         proposal = trials.ask()
         if proposal is not None:
             return proposal
-    raise SearchError(
-        f"search: {_ASKS_PER_EVALUATION} proposals in a row were repeated or over every budget; "
-        "lower search.evaluations, raise a budget, or widen the search space"
-    )
+    return None

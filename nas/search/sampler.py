@@ -13,14 +13,13 @@ import random
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, cast
 
 import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -62,10 +61,10 @@ class Trials:
         self._in_flight: dict[int, optuna.Trial] = {}
         self._study.sampler = self._sampler(settings)
         self._recover()
-        if not self._study.get_trials(deepcopy=False):
+        if settings.sampler != "random":
             rng = random.Random(f"population/{seed}")
             for architecture in costs.initial_population(space, settings.population, rng):
-                self._study.enqueue_trial(self.encoding.encode(architecture))
+                self._study.enqueue_trial(self.encoding.encode(architecture), skip_if_exists=True)
 
     def _sampler(self, settings: Search) -> BaseSampler:
         # Randomness depends on how many trials there are, so that a resumed search does not repeat itself.
@@ -99,8 +98,13 @@ class Trials:
         return "over_budget" if self.costs.violation(architecture) > 0.0 else None
 
     def _recover(self) -> None:
-        """Give up the trials that a killed process left running, and put their candidates first in the queue."""
+        """Finish the trials that a killed process left: told if evaluated, else given up and queued again."""
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if _RESULT in trial.user_attrs:
+                result = CandidateResult.from_json(trial.user_attrs[_RESULT])
+                self._study.tell(trial.number, self._values(result.architecture, result.accuracy))
+                self._known[result.architecture] = result
+                continue
             self._study.tell(trial.number, state=TrialState.FAIL)
             if trial.params.keys() == self._distributions.keys():
                 self._study.enqueue_trial(trial.params)
@@ -109,28 +113,29 @@ class Trials:
         """The next trial: a proposal to evaluate, or None if this one was settled at once."""
         trial = self._study.ask(self._distributions)
         architecture = self.encoding.decode(trial.params)
-        if any(self.encoding.decode(other.params) == architecture for other in self._in_flight.values()):
-            self._study.tell(trial, state=TrialState.FAIL)  # its twin is being evaluated just now
+        twin = any(self.encoding.decode(other.params) == architecture for other in self._in_flight.values())
+        outcome = "repeated" if twin else self._settled(architecture) or "evaluated"
+        trial.set_user_attr(_OUTCOME, outcome)
+        trial.set_constraint("budget", self.costs.violation(architecture))
+        if twin:
+            self._study.tell(trial, state=TrialState.FAIL)  # its value is not known yet
             return None
-        outcome = self._settled(architecture)
-        if outcome is None:
+        if outcome == "evaluated":
             self._in_flight[trial.number] = trial
             return Proposal(trial.number, architecture)
         known = self._known.get(architecture)
-        self._tell(trial, architecture, outcome, known.accuracy if known else 0.0)
+        self._study.tell(trial, self._values(architecture, known.accuracy if known else 0.0))
         return None
 
     def tell(self, proposal: Proposal, result: CandidateResult) -> None:
         """Store the result of a proposal."""
         trial = self._in_flight.pop(proposal.number)
         trial.set_user_attr(_RESULT, result.to_json())
-        self._tell(trial, proposal.architecture, "evaluated", result.accuracy)
+        self._study.tell(trial, self._values(proposal.architecture, result.accuracy))
         self._known[result.architecture] = result
 
-    def _tell(self, trial: optuna.Trial, architecture: Architecture, outcome: Outcome, accuracy: float) -> None:
-        trial.set_user_attr(_OUTCOME, outcome)
-        trial.set_constraint("budget", self.costs.violation(architecture))
-        self._study.tell(trial, [accuracy, *self.costs.predict_ms(architecture).values()])
+    def _values(self, architecture: Architecture, accuracy: float) -> list[float]:
+        return [accuracy, *self.costs.predict_ms(architecture).values()]
 
     def results(self) -> list[CandidateResult]:
         """The results of all finished evaluations, in the order of their trials."""
@@ -138,17 +143,15 @@ class Trials:
         return [CandidateResult.from_json(trial.user_attrs[_RESULT]) for trial in trials if _RESULT in trial.user_attrs]
 
     def outcomes(self) -> dict[str, int]:
-        """How many trials had which outcome."""
-        counts: dict[str, int] = {"evaluated": 0, "repeated": 0, "over_budget": 0, "lost": 0}
-        for trial in self._study.get_trials(deepcopy=False):
-            if trial.state == TrialState.FAIL:
-                counts["lost"] += 1
-            elif _OUTCOME in trial.user_attrs and trial.state == TrialState.COMPLETE:
-                counts[trial.user_attrs[_OUTCOME]] += 1
+        """How many trials had which outcome; `lost` ones were in flight when their process was killed."""
+        counts = {"evaluated": 0, "repeated": 0, "over_budget": 0, "lost": 0}
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)):
+            outcome = trial.user_attrs.get(_OUTCOME, "evaluated")
+            counts["lost" if trial.state == TrialState.FAIL and outcome == "evaluated" else outcome] += 1
         return counts
 
 
-class _FlockLock(BaseJournalFileLock):
+class _FlockLock:
     """Guards the journal by a lock that the system takes back from a killed process at once."""
 
     def __init__(self, journal: Path) -> None:
@@ -171,7 +174,7 @@ def _open(journal: Path, inputs: str, devices: int) -> optuna.Study:
     _drop_torn_line(journal)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        storage = JournalStorage(JournalFileBackend(str(journal), _FlockLock(journal)))
+        storage = JournalStorage(JournalFileBackend(str(journal), cast(Any, _FlockLock(journal))))
     study = optuna.create_study(
         storage=storage,
         study_name="search",
