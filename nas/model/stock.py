@@ -51,19 +51,20 @@ def shape_of(config: PreTrainedConfig) -> Shape:
     )
 
 
+def compact_config(teacher: PreTrainedConfig) -> CompactBertConfig:
+    """The configuration of the teacher as a `CompactBert`."""
+    shape = shape_of(teacher)
+    layers = (
+        Layer(index, shape.num_attention_heads, shape.intermediate_size) for index in range(shape.num_hidden_layers)
+    )
+    shared = {key: getattr(teacher, key) for key in _SHARED}
+    config = CompactBertConfig(attention_head_size=shape.head_size, **shared)
+    return config.with_architecture(Architecture(hidden_size=shape.hidden_size, layers=tuple(layers)))
+
+
 def from_stock(teacher: BertForSequenceClassification) -> CompactBertForSequenceClassification:
     """The teacher as a `CompactBert` of the same function, with copied weights, in evaluation mode."""
-    shape = shape_of(teacher.config)
-    architecture = Architecture(
-        hidden_size=shape.hidden_size,
-        layers=tuple(
-            Layer(index, shape.num_attention_heads, shape.intermediate_size) for index in range(shape.num_hidden_layers)
-        ),
-    )
-    config = CompactBertConfig(
-        attention_head_size=shape.head_size, **{key: getattr(teacher.config, key) for key in _SHARED}
-    ).with_architecture(architecture)
-    model = CompactBertForSequenceClassification(config)
+    model = CompactBertForSequenceClassification(compact_config(teacher.config))
     model.load_state_dict(teacher.state_dict())
     return model.eval()
 

@@ -37,7 +37,8 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
     for device in study.devices:
         runtime_of(device.runtime)
     _check_sources(run)
-    seconds = _estimate(study)
+    rate = _rate()
+    seconds = _estimate(study, rate * _EFFICIENCY)
     steps = [
         {"step": step, "state": "done" if done else "to do", "estimated_s": 0.0 if done else round(seconds[step])}
         for step, done in _states(run).items()
@@ -63,7 +64,7 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
         ],
         "steps": steps,
         "estimated_s": sum(step["estimated_s"] for step in steps),
-        "assumption": f"texts of a third of max_length, {_rate() / 1e9:.0f} GFLOP/s measured",
+        "assumption": f"texts of a third of max_length, {rate / 1e9:.0f} GFLOP/s measured",
     }
 
 
@@ -122,8 +123,9 @@ def _operations(architecture: Architecture, head_size: int) -> float:
     )
 
 
-def _estimate(study: Study) -> dict[str, float]:
-    space, rate = study.space, _rate() * _EFFICIENCY
+def _estimate(study: Study, rate: float) -> dict[str, float]:
+    """Seconds of each step, at `rate` operations a second."""
+    space = study.space
     full = _operations(space.largest(), space.teacher.head_size)
     tokens = max(8.0, study.task.max_length * _TYPICAL_SHARE)
     examples = _examples(study)

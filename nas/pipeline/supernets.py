@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from transformers import BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification
 
 from nas.data import TaskData
 from nas.files import digest, write_folder
 from nas.model import CompactBertConfig, CompactBertForSequenceClassification
-from nas.model.stock import from_stock
+from nas.model.stock import compact_config, from_stock
 from nas.pipeline.prepare import load_tokenizer, prepare_teacher, teacher_inputs
 from nas.pipeline.run import Run
 from nas.progress import say
@@ -65,7 +65,7 @@ def load_teacher(run: Run) -> CompactBertForSequenceClassification:
 
 def teacher_config(run: Run) -> CompactBertConfig:
     """The teacher's configuration as a `CompactBert`."""
-    return load_teacher(run).config
+    return compact_config(BertConfig.from_pretrained(run.teacher))
 
 
 def load_supernet(run: Run) -> BertSupernet:

@@ -7,6 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from nas.report.figures import duration
+
 _console = Console()
 # A log has no width of its own; rich would take 80 columns and fold names.
 console = _console if _console.is_terminal else Console(width=120)
@@ -30,13 +32,9 @@ def print_plan(plan: dict[str, Any]) -> None:
         console.print(f"budget: {budget}", soft_wrap=True)
     table = _table("", "step", "state", "estimated")
     for step in plan["steps"]:
-        table.add_row(step["step"], step["state"], _duration(step["estimated_s"]))
+        table.add_row(step["step"], step["state"], duration(step["estimated_s"]))
     console.print(table)
-    console.print(f"in all about {_duration(plan['estimated_s'])} ({plan['assumption']})", soft_wrap=True)
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+    console.print(f"in all about {duration(plan['estimated_s'])} ({plan['assumption']})", soft_wrap=True)
 
 
 def print_profiles(profiles: dict[str, dict[str, float]]) -> None:
