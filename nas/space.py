@@ -7,19 +7,21 @@ size, and for every layer its heads, its intermediate size and the compression c
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib import resources
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from nas.compression import BLOCKS, REGISTRY
 from nas.errors import SearchSpaceError
 from nas.files import Positive, Settings, Whole, digest, read_toml, validate
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +241,12 @@ class SearchSpace(Settings):
     @property
     def digest(self) -> str:
         """Changes when the space changes; its description does not count."""
-        return digest(self.model_dump(mode="json", exclude={"description", "name"}))
+        return digest(self.definition)
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """All that defines the space, as JSON values."""
+        return self.model_dump(mode="json", exclude={"description", "name"})
 
     def contains(self, architecture: Architecture) -> bool:
         """Whether the architecture is a point of this space."""
@@ -279,14 +286,31 @@ class SearchSpace(Settings):
         """A layer from one option for each of its blocks."""
         return Layer(source, attention[0], feed_forward[0], attention[1], feed_forward[1])
 
-    def sample(self, rng: random.Random) -> Architecture:
-        """A random architecture, every dimension drawn uniformly and independently."""
+    def sample(self, rng: random.Random, size: float | None = None) -> Architecture:
+        """A random architecture, every dimension drawn uniformly and independently.
+
+        With `size` from 0 (smallest) to 1 (largest) the sizes gather there: the place of each among its values is
+        binomial. For a uniform `size` every dimension alone is uniform again.
+        """
+
+        def draw(values: Sequence[T]) -> T:
+            if size is None:
+                return rng.choice(values)
+            return values[sum(rng.random() < size for _ in range(len(values) - 1))]
+
+        dimensions, compression = self.dimensions, self.compression
         return Architecture(
-            hidden_size=rng.choice(self.dimensions.hidden_size),
-            embedding=rng.choice(self.compression.embedding),
+            hidden_size=draw(dimensions.hidden_size),
+            embedding=rng.choice(compression.embedding),
             layers=tuple(
-                self.layer(source, rng.choice(self.attention_options), rng.choice(self.feed_forward_options))
-                for source in rng.choice(self.layer_sets)
+                Layer(
+                    source,
+                    draw(dimensions.num_attention_heads),
+                    draw(dimensions.intermediate_size),
+                    rng.choice(compression.attention),
+                    rng.choice(compression.feed_forward),
+                )
+                for source in draw(self.layer_sets)
             ),
         )
 

@@ -181,8 +181,16 @@ class Supernet(Settings):
     learning_rate: PositiveReal = 2e-4
     random_subnets: Whole = 2
     """Random sub-networks a step, beside the largest and the smallest."""
+    sampling: Literal["uniform", "spread"] = "spread"
+    """`uniform`: every dimension by itself; `spread`: small and large sub-networks come as often as middle ones."""
+    logits_weight: Real = 1.0
+    """Weight of the loss on the logits."""
     hidden_weight: Real = 1.0
-    """Weight of the hidden-state loss; the loss on the logits has weight 1."""
+    """Weight of the loss on the hidden states."""
+    relation_weight: Real = 0.0
+    """Weight of the loss on the attention relations."""
+    train_embeddings: Flag = False
+    """Whether the word table is trained too."""
     importance_batches: Positive = 32
     """Batches that heads, neurons and hidden units are ranked on."""
     checkpoint_steps: Positive = 200

@@ -17,11 +17,12 @@ from nas.model import CompactBertForSequenceClassification
 from nas.pipeline.prepare import load_tokenizer, teacher_inputs
 from nas.pipeline.run import Run
 from nas.pipeline.searches import fingerprint, front, search_candidates
-from nas.pipeline.supernets import distillation, load_supernet, load_teacher
+from nas.pipeline.supernets import distillation, load_supernet, load_teacher, supernet_inputs
 from nas.progress import say
 from nas.space import Architecture, compress_all
 from nas.study import Budget, Device
-from nas.supernet.training import Schedule, drop_checkpoints
+from nas.supernet.checkpoints import drop_checkpoints
+from nas.supernet.loops import Schedule
 
 
 def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
@@ -128,5 +129,10 @@ def _export_best(run: Run, budget: Budget, reference: Reference, data: TaskData,
 def _fine_tune(run: Run, model: CompactBertForSequenceClassification, data: TaskData, budget: Budget) -> None:
     settings = run.study.export
     schedule = Schedule(settings.learning_rate, settings.batch_size, epochs=settings.epochs)
-    training = distillation(run, data, schedule, _checkpoints(run, budget))
+    origin = {
+        "supernet": supernet_inputs(run),
+        "export": settings.model_dump(mode="json"),
+        "architecture": model.config.architecture.to_json(),
+    }
+    training = distillation(run, data, schedule, _checkpoints(run, budget), origin)
     training.train_subnetwork(model, f"Fine-tuning for {budget.name}")

@@ -17,7 +17,7 @@ from nas.pipeline.searches import device_inputs, search_inputs
 from nas.pipeline.supernets import supernet_inputs
 from nas.space import Architecture
 from nas.study import Study
-from nas.supernet.training import native_bf16
+from nas.supernet.loops import native_bf16
 
 _TYPICAL_SHARE = 1 / 3
 """Length of a text as a share of max_length, for estimates before the data is read."""

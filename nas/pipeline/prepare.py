@@ -17,7 +17,8 @@ from nas.model.stock import shape_of
 from nas.pipeline.run import Run
 from nas.progress import say
 from nas.study import Study
-from nas.supernet.training import Schedule, drop_checkpoints, fine_tune
+from nas.supernet.checkpoints import drop_checkpoints
+from nas.supernet.loops import Schedule, fine_tune
 
 
 def data_inputs(run: Run) -> str:
@@ -134,7 +135,8 @@ def prepare_teacher(run: Run) -> TaskData:
         settings = study.teacher.fine_tune
         if settings:
             schedule = Schedule(settings.learning_rate, settings.batch_size, epochs=settings.epochs)
-            fine_tune(model, data.train, tokenizer, schedule, run.teacher, study.seed, "Fine-tuning the teacher")
+            origin = {"teacher": inputs}
+            fine_tune(model, data.train, tokenizer, schedule, run.teacher, study.seed, origin)
         model.save_pretrained(run.teacher)
         tokenizer.save_pretrained(run.teacher)
         write_json(run.teacher / "source.json", {"model": study.teacher.model, "fine_tuned_here": bool(settings)})

@@ -13,7 +13,7 @@ from nas.pipeline.run import Run
 from nas.report.contents import Contents
 from nas.report.front_chart import front_picture
 from nas.report.page import render
-from nas.supernet.training import LOG_FILE
+from nas.supernet.loops import LOG_FILE
 
 PICTURE_FILE = "front.svg"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import BertConfig, BertForSequenceClassification
@@ -15,13 +16,26 @@ from nas.pipeline.prepare import load_tokenizer, prepare_teacher, teacher_inputs
 from nas.pipeline.run import Run
 from nas.progress import say
 from nas.supernet import BertSupernet
+from nas.supernet.checkpoints import drop_checkpoints, refuse_others
+from nas.supernet.distillation import LossWeights
 from nas.supernet.importance import measure_importance, reorder
-from nas.supernet.training import Distillation, Schedule, drop_checkpoints, labelled_batches
+from nas.supernet.loops import Schedule, labelled_batches
+from nas.supernet.training import Distillation
 
 
 def supernet_inputs(run: Run) -> str:
     """What the supernet's weights are made from."""
-    return digest([teacher_inputs(run), run.study.space.digest, run.study.digest("supernet")])
+    return digest(_origin(run))
+
+
+def _origin(run: Run) -> dict[str, Any]:
+    study = run.study
+    return {
+        "teacher": teacher_inputs(run),
+        "search_space": study.space.definition,
+        "supernet": study.supernet.model_dump(mode="json"),
+        "seed": study.seed,
+    }
 
 
 def train(run: Run) -> None:
@@ -34,27 +48,31 @@ def train(run: Run) -> None:
     schedule = Schedule(
         settings.learning_rate, settings.batch_size, steps=settings.steps, checkpoint_steps=settings.checkpoint_steps
     )
+    refuse_others(run.supernet / "checkpoints", _origin(run))
     with run.step("supernet", inputs, run.supernet):
         torch.manual_seed(run.study.seed)
         if not run.ordered_teacher.exists():
             _order(run, data)
         weights = CompactBertForSequenceClassification.from_pretrained(run.ordered_teacher)
-        training = distillation(run, data, schedule, run.supernet)
-        training.train_supernet(weights, run.study.space, settings.random_subnets)
+        training = distillation(run, data, schedule, run.supernet, _origin(run))
+        training.train_supernet(weights, run.study.space, settings.random_subnets, settings.sampling)
         weights.save_pretrained(run.supernet)
     drop_checkpoints(run.supernet)
 
 
-def distillation(run: Run, data: TaskData, schedule: Schedule, folder: Path) -> Distillation:
+def distillation(run: Run, data: TaskData, schedule: Schedule, folder: Path, origin: dict[str, Any]) -> Distillation:
     """Training by distillation from the run's ordered teacher, with checkpoints in `folder`."""
+    settings = run.study.supernet
     return Distillation(
         teacher=CompactBertForSequenceClassification.from_pretrained(run.ordered_teacher),
         train=data.train,
         tokenizer=load_tokenizer(run.teacher),
         schedule=schedule,
-        hidden_weight=run.study.supernet.hidden_weight,
+        losses=LossWeights(settings.logits_weight, settings.hidden_weight, settings.relation_weight),
         folder=folder,
         seed=run.study.seed,
+        origin=origin,
+        train_embeddings=settings.train_embeddings,
     )
 
 

@@ -1,34 +1,84 @@
-"""What a sub-network learns from the teacher: its logits and its hidden states.
+"""What a sub-network learns from the teacher: its logits, its hidden states and its attention relations.
 
 Logits: Hinton et al., arXiv:1503.02531. Hidden states: after each of its layers a sub-network should hold what
 the next layer it keeps is used to receive, so a layer is compared with the teacher's state just before that next
-layer, and the last one with the teacher's final state.
+layer, and the last one with the teacher's final state. Attention relations: Wang et al., arXiv:2012.15828, how the
+tokens of a text resemble each other in the last layer's queries, keys and values; their number of features, and
+so of heads, is free.
+
+Each loss is a mean over the texts of a batch, so that the mean of two halves is the loss of the whole.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch.nn import functional
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from nas.model import CompactBertForSequenceClassification
 from nas.space import Architecture
 
 
+@dataclass(frozen=True)
+class LossWeights:
+    """How much each part counts; a part of weight zero is not computed."""
+
+    logits: float = 1.0
+    hidden: float = 1.0
+    relations: float = 0.0
+
+
+@dataclass
+class Knowledge:
+    """What one forward pass of teacher or sub-network leaves to compare."""
+
+    logits: torch.Tensor
+    """(batch, num_labels)."""
+    states: tuple[torch.Tensor, ...]
+    """After the embeddings and after each layer, each (batch, sequence, hidden_size)."""
+    projections: list[torch.Tensor] = field(default_factory=list)
+    """Queries, keys and values of the last layer, each (batch, sequence, features)."""
+
+    @classmethod
+    def of(cls, output: SequenceClassifierOutput, projections: list[torch.Tensor]) -> Knowledge:
+        """From a model's output with hidden states."""
+        assert output.logits is not None and output.hidden_states is not None
+        return cls(output.logits, output.hidden_states, projections)
+
+
+@contextmanager
+def last_projections(model: CompactBertForSequenceClassification) -> Iterator[list[torch.Tensor]]:
+    """A list that, while it is open, a forward pass fills with the last layer's queries, keys and values."""
+    kept: list[torch.Tensor] = []
+    attention = model.layers[-1].attention.self
+    modules = (attention.query, attention.key, attention.value)
+    hooks = [module.register_forward_hook(lambda _m, _i, output: kept.append(output)) for module in modules]
+    try:
+        yield kept
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def distillation_loss(
-    student: SequenceClassifierOutput,
-    teacher: SequenceClassifierOutput,
+    student: Knowledge,
+    teacher: Knowledge,
     architecture: Architecture,
     attention_mask: torch.Tensor,
-    hidden_weight: float,
+    weights: LossWeights,
 ) -> torch.Tensor:
-    """The loss of a sub-network against the teacher; both ran with `output_hidden_states`."""
-    assert student.logits is not None and teacher.logits is not None
-    loss = logits_loss(student.logits, teacher.logits)
-    if hidden_weight > 0.0:
-        assert student.hidden_states is not None and teacher.hidden_states is not None
-        loss = loss + hidden_weight * hidden_loss(
-            student.hidden_states, teacher.hidden_states, architecture, attention_mask
-        )
+    """The loss of a sub-network against the teacher."""
+    loss = student.logits.new_zeros((), dtype=torch.float32)
+    if weights.logits:
+        loss = loss + weights.logits * logits_loss(student.logits, teacher.logits)
+    if weights.hidden:
+        loss = loss + weights.hidden * hidden_loss(student.states, teacher.states, architecture, attention_mask)
+    if weights.relations:
+        loss = loss + weights.relations * relation_loss(student.projections, teacher.projections, attention_mask)
     return loss
 
 
@@ -46,15 +96,36 @@ def hidden_loss(
     architecture: Architecture,
     attention_mask: torch.Tensor,
 ) -> torch.Tensor:
-    """Mean squared error of the hidden states over real tokens and the sub-network's hidden units.
-
-    `student` and `teacher` hold the states after the embeddings and after each layer, (batch, sequence, hidden).
-    """
+    """Mean squared error of the hidden states, over the sub-network's hidden units and states."""
     expected = (*(layer.source for layer in architecture.layers), len(teacher) - 1)
-    mask = attention_mask[:, :, None].to(student[0].dtype)
-    cells = mask.sum() * architecture.hidden_size
-    total = student[0].new_zeros(())
+    errors = student[0].new_zeros(attention_mask.shape, dtype=torch.float32)
     for state, index in zip(student, expected, strict=True):
         target = teacher[index][..., : architecture.hidden_size]
-        total = total + ((state - target) * mask).float().square().sum() / cells
-    return total / len(expected)
+        errors = errors + (state - target).float().square().mean(dim=-1)
+    return _mean_over_tokens(errors, attention_mask) / len(expected)
+
+
+def relation_loss(
+    student: list[torch.Tensor], teacher: list[torch.Tensor], attention_mask: torch.Tensor
+) -> torch.Tensor:
+    """Kullback-Leibler divergence between the tokens' relations, over queries, keys and values."""
+    blocked = attention_mask[:, None, :] == 0
+    total = attention_mask.new_zeros((), dtype=torch.float32)
+    for own, target in zip(student, teacher, strict=True):
+        divergence = functional.kl_div(
+            _relations(own, blocked), _relations(target, blocked), reduction="none", log_target=True
+        )
+        per_token = divergence.masked_fill(blocked, 0.0).sum(dim=-1)
+        total = total + _mean_over_tokens(per_token, attention_mask)
+    return total / len(student)
+
+
+def _relations(features: torch.Tensor, blocked: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities (batch, sequence, sequence) of scaled dot products between the tokens of a text."""
+    scores = features @ features.transpose(1, 2) / features.shape[-1] ** 0.5
+    return scores.float().masked_fill(blocked, torch.finfo(torch.float32).min).log_softmax(dim=-1)
+
+
+def _mean_over_tokens(values: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Mean of (batch, sequence) over the real tokens of each text, then over texts."""
+    return ((values * attention_mask).sum(dim=1) / attention_mask.sum(dim=1)).mean()

@@ -8,6 +8,7 @@ and evaluated is, by construction, what is extracted; nothing is masked, and a s
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch.func import functional_call
@@ -20,25 +21,49 @@ _LAYER = "bert.encoder.layer."
 _KEPT_SKELETONS = 256
 
 
+class _Leading(torch.autograd.Function):
+    """The leading part of a parameter; its gradient goes straight into that part of the parameter's `grad`.
+
+    An ordinary slice would write, for every sub-network, a gradient of the whole parameter that is mostly zeros.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, parameter: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+        ctx.parameter, ctx.part = parameter, tuple(slice(size) for size in shape)
+        return parameter.detach()[ctx.part]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[None, None]:
+        parameter = ctx.parameter
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        parameter.grad[ctx.part] += gradients[0]
+        return None, None
+
+
 class BertSupernet:
     """All sub-networks of one set of weights.
 
     `weights` is the largest sub-network itself, an ordinary Hugging Face model: training it trains the supernet,
-    and saving it saves the supernet.
+    and saving it saves the supernet. A single sub-network is a supernet too, with one architecture: its own.
     """
 
     def __init__(self, weights: CompactBertForSequenceClassification) -> None:
         self.weights = weights
+        sources = (layer.source for layer in weights.config.architecture.layers)
+        self._layer_of_source = {source: number for number, source in enumerate(sources)}
         self._skeletons: OrderedDict[Architecture, CompactBertForSequenceClassification] = OrderedDict()
 
     def slices(self, architecture: Architecture) -> dict[str, torch.Tensor]:
-        """The sub-network's parameters by name, as differentiable views of the supernet's."""
+        """The sub-network's parameters by name, as views of the supernet's.
+
+        A backward pass through them adds to the `grad` of the supernet's parameters.
+        """
         shared = dict(self.weights.named_parameters())
-        views = {}
-        for name, parameter in self.skeleton(architecture).named_parameters():
-            whole = shared[_name_in_supernet(name, architecture)]
-            views[name] = whole[tuple(slice(size) for size in parameter.shape)]
-        return views
+        return {
+            name: _Leading.apply(shared[self._name_of(name, architecture)], parameter.shape)
+            for name, parameter in self.skeleton(architecture).named_parameters()
+        }
 
     def run(
         self,
@@ -78,10 +103,9 @@ class BertSupernet:
         self._skeletons.move_to_end(architecture)
         return known
 
-
-def _name_in_supernet(name: str, architecture: Architecture) -> str:
-    """Where a sub-network's parameter stands in the supernet: its layers have the teacher's numbers."""
-    if not name.startswith(_LAYER):
-        return name
-    number, rest = name.removeprefix(_LAYER).split(".", 1)
-    return f"{_LAYER}{architecture.layers[int(number)].source}.{rest}"
+    def _name_of(self, name: str, architecture: Architecture) -> str:
+        """Where a sub-network's parameter stands here: a layer is found by the teacher's number for it."""
+        if not name.startswith(_LAYER):
+            return name
+        number, rest = name.removeprefix(_LAYER).split(".", 1)
+        return f"{_LAYER}{self._layer_of_source[architecture.layers[int(number)].source]}.{rest}"

@@ -14,8 +14,18 @@ from nas.model import CompactBertForSequenceClassification
 from nas.space import compress_all
 from nas.study import Task
 from nas.supernet import BertSupernet
-from nas.supernet.distillation import distillation_loss, hidden_loss, logits_loss
-from nas.supernet.training import Distillation, Schedule, sandwich
+from nas.supernet.distillation import (
+    Knowledge,
+    LossWeights,
+    distillation_loss,
+    hidden_loss,
+    last_projections,
+    logits_loss,
+    relation_loss,
+)
+from nas.supernet.loops import Schedule
+from nas.supernet.sampling import sandwich
+from nas.supernet.training import Distillation, DistillationTrainer
 
 
 @pytest.fixture
@@ -27,24 +37,30 @@ def data(tmp_path):
     return prepare(task, *files, make_tokenizer(), 0)
 
 
-def _distillation(weights, data, folder, steps):
+def _distillation(weights, data, folder, steps, origin=None):
     schedule = Schedule(1e-3, 32, steps=steps, checkpoint_steps=6)
-    return Distillation(copy.deepcopy(weights), data.train, make_tokenizer(), schedule, 1.0, folder, 0)
+    teacher, losses = copy.deepcopy(weights), LossWeights(relations=0.5)
+    return Distillation(teacher, data.train, make_tokenizer(), schedule, losses, folder, 0, origin or {}, True)
+
+
+def _knowledge(model, batch):
+    with last_projections(model) as projections:
+        return Knowledge.of(model(**batch, output_hidden_states=True), projections)
 
 
 def test_sandwich_holds_the_ends_and_depends_on_the_step_alone(space):
-    first, second = sandwich(space, 3, 0), sandwich(space, 3, 0)
+    first, second = sandwich(space, 3, "spread", 0), sandwich(space, 3, "spread", 0)
     for step in (0, 7, 1000):
         named = first(step)
         assert named[0] == space.largest() and named[1] == space.smallest() and len(named) == 5
         assert second(step) == named and all(space.contains(architecture) for architecture in named)
-    assert first(0) != first(1) and sandwich(space, 3, 1)(0) != first(0)
+    assert first(0) != first(1) and sandwich(space, 3, "spread", 1)(0) != first(0)
 
 
 def test_loss_is_zero_for_the_teacher_itself(space, supernet_weights, batch):
     with torch.no_grad():
-        output = supernet_weights(**batch, output_hidden_states=True)
-        loss = distillation_loss(output, output, space.largest(), batch["attention_mask"], 1.0)
+        known = _knowledge(supernet_weights, batch)
+        loss = distillation_loss(known, known, space.largest(), batch["attention_mask"], LossWeights(1.0, 1.0, 1.0))
     assert loss.item() == pytest.approx(0.0, abs=1e-6)
 
 
@@ -54,14 +70,15 @@ def test_hidden_states_are_compared_with_what_the_next_kept_layer_expects(space,
         states = supernet_weights(**batch, output_hidden_states=True).hidden_states
         kept = [item for item in space.layer_sets if item == (0, 2)]
         architecture = next(
-            a for a in (sandwich(space, 20, seed)(0)[number] for seed in range(20) for number in range(22))
+            a for a in (sandwich(space, 20, "uniform", seed)(0)[number] for seed in range(20) for number in range(22))
             if tuple(layer.source for layer in a.layers) == kept[0] and a.hidden_size == 32
         )  # fmt: skip
         matching = (states[0], states[2], states[3])
         assert hidden_loss(matching, states, architecture, batch["attention_mask"]).item() == 0.0
         shifted = (states[0], states[1], states[3])
-        expected = ((states[1] - states[2]) * batch["attention_mask"][:, :, None]).square().sum()
-        expected = expected / (batch["attention_mask"].sum() * 32) / 3
+        errors = (states[1] - states[2]).square().mean(dim=-1)
+        per_text = [row[mask == 1].mean() for row, mask in zip(errors, batch["attention_mask"], strict=True)]
+        expected = torch.stack(per_text).mean() / 3
         found = hidden_loss(shifted, states, architecture, batch["attention_mask"])
         assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
@@ -71,6 +88,36 @@ def test_padding_does_not_count(space, supernet_weights, batch):
         states = supernet_weights(**batch, output_hidden_states=True).hidden_states
         spoilt = tuple(state + 100.0 * (1 - batch["attention_mask"][:, :, None]) for state in states)
         assert hidden_loss(spoilt, states, space.largest(), batch["attention_mask"]).item() == 0.0
+
+
+def test_relations_do_not_depend_on_padding_or_on_the_number_of_features():
+    generator = torch.Generator().manual_seed(0)
+    wide, narrow = (torch.randn(2, 5, size, generator=generator) for size in (16, 8))
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    divergences = []
+    for text, length in enumerate((5, 3)):
+        own, target = (x[text, :length] @ x[text, :length].T / x.shape[-1] ** 0.5 for x in (narrow, wide))
+        p, q = own.log_softmax(-1), target.log_softmax(-1)
+        divergences.append((q.exp() * (q - p)).sum(-1).mean())
+    found = relation_loss([narrow], [wide], mask)
+    assert found.item() == pytest.approx(torch.stack(divergences).mean().item(), rel=1e-5)
+    wide[1, 3:], narrow[1, 3:] = 50.0, -50.0
+    assert relation_loss([narrow], [wide], mask).item() == pytest.approx(found.item(), rel=1e-5)
+
+
+def test_the_mean_of_halves_is_the_loss_of_the_whole(space, supernet_weights, batch):
+    """What lets several processes train as one: 4 of 5 texts, in two halves."""
+    batch = {name: tensor[:4] for name, tensor in batch.items()}
+    smallest = BertSupernet(supernet_weights).extract(space.smallest())
+
+    def loss(part):
+        with torch.no_grad():
+            found, target = _knowledge(smallest, part), _knowledge(supernet_weights, part)
+            weights = LossWeights(1.0, 1.0, 1.0)
+            return distillation_loss(found, target, space.smallest(), part["attention_mask"], weights).item()
+
+    halves = [loss({name: tensor[start : start + 2] for name, tensor in batch.items()}) for start in (0, 2)]
+    assert loss(batch) == pytest.approx(sum(halves) / 2, rel=1e-5)
 
 
 def test_logits_loss_is_a_divergence_or_an_error():
@@ -85,13 +132,12 @@ def test_logits_loss_is_a_divergence_or_an_error():
 def test_training_brings_the_smallest_closer_to_the_teacher(space, config, data, tmp_path, batch):
     weights = randomise(CompactBertForSequenceClassification(config))
     student = copy.deepcopy(weights)
-    _distillation(weights, data, tmp_path / "run", 40).train_supernet(student, space, 2)
+    _distillation(weights, data, tmp_path / "run", 40).train_supernet(student, space, 2, "spread")
 
     def distance(model):
         with torch.no_grad():
-            target = weights(**batch, output_hidden_states=True)
-            found = BertSupernet(model).run(space.smallest(), **batch, output_hidden_states=True)
-            return distillation_loss(found, target, space.smallest(), batch["attention_mask"], 1.0).item()
+            target, found = _knowledge(weights, batch), _knowledge(BertSupernet(model).extract(space.smallest()), batch)
+            return distillation_loss(found, target, space.smallest(), batch["attention_mask"], LossWeights()).item()
 
     assert distance(student) < 0.8 * distance(weights)
 
@@ -100,14 +146,12 @@ def test_training_brings_the_smallest_closer_to_the_teacher(space, config, data,
 def test_interrupted_training_ends_with_the_same_weights(space, config, data, tmp_path, monkeypatch):
     weights = randomise(CompactBertForSequenceClassification(config))
     straight = copy.deepcopy(weights)
-    _distillation(weights, data, tmp_path / "straight", 14).train_supernet(straight, space, 1)
+    _distillation(weights, data, tmp_path / "straight", 14).train_supernet(straight, space, 1, "spread")
 
     class Killed(BaseException):
         """What a signal would do."""
 
-    from nas.supernet.training import DistillationTrainer
-
-    step = DistillationTrainer.training_step
+    step = DistillationTrainer.gradients
 
     def stops_at_nine(self, *arguments, **keywords):
         if self.state.global_step == 9:
@@ -116,15 +160,15 @@ def test_interrupted_training_ends_with_the_same_weights(space, config, data, tm
 
     broken = copy.deepcopy(weights)
     training = _distillation(weights, data, tmp_path / "broken", 14)
-    monkeypatch.setattr(DistillationTrainer, "training_step", stops_at_nine)
+    monkeypatch.setattr(DistillationTrainer, "gradients", stops_at_nine)
     with pytest.raises(Killed):
-        training.train_supernet(broken, space, 1)
-    monkeypatch.setattr(DistillationTrainer, "training_step", step)
+        training.train_supernet(broken, space, 1, "spread")
+    monkeypatch.setattr(DistillationTrainer, "gradients", step)
     half_written = tmp_path / "broken" / "checkpoints" / "checkpoint-8"
     half_written.mkdir()
     (half_written / "trainer_state.json").write_text('{"global_st')
     resumed = copy.deepcopy(weights)
-    training.train_supernet(resumed, space, 1)
+    training.train_supernet(resumed, space, 1, "spread")
     for name, parameter in straight.named_parameters():
         torch.testing.assert_close(resumed.get_parameter(name), parameter, atol=1e-5, rtol=0, msg=name)
 
@@ -133,7 +177,27 @@ def test_a_loss_that_is_no_number_stops_the_training(space, config, data, tmp_pa
     weights = randomise(CompactBertForSequenceClassification(config))
     weights.classifier.weight.data.fill_(float("inf"))
     with pytest.raises(TrainingError, match="lower the learning_rate"):
-        _distillation(weights, data, tmp_path / "run", 30).train_supernet(weights, space, 1)
+        _distillation(weights, data, tmp_path / "run", 30).train_supernet(weights, space, 1, "spread")
+
+
+@pytest.mark.slow
+def test_checkpoints_of_another_space_are_refused_with_the_difference(space, config, data, tmp_path):
+    weights = randomise(CompactBertForSequenceClassification(config))
+    begun = {"search_space": {"dimensions": {"hidden_size": [16, 32]}}}
+    _distillation(weights, data, tmp_path / "run", 6, begun).train_supernet(weights, space, 1, "spread")
+    other = {"search_space": {"dimensions": {"hidden_size": [32]}}}
+    with pytest.raises(TrainingError, match=r"search_space.dimensions.hidden_size = \[16, 32\], which is \[32\] now"):
+        _distillation(weights, data, tmp_path / "run", 6, other).train_supernet(weights, space, 1, "spread")
+
+
+@pytest.mark.slow
+def test_checkpoints_hold_safetensors_and_json_only(space, config, data, tmp_path):
+    weights = randomise(CompactBertForSequenceClassification(config))
+    _distillation(weights, data, tmp_path / "run", 20).train_supernet(weights, space, 1, "spread")
+    folders = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("checkpoint-*"))
+    assert folders == ["checkpoint-18", "checkpoint-20"]
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file() and path.name != "complete"]
+    assert {path.suffix for path in files} == {".safetensors", ".json"}
 
 
 @pytest.mark.slow

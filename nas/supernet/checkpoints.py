@@ -1,0 +1,159 @@
+"""Checkpoints of a training: safetensors and JSON, marked when complete, and bound to what they were begun with.
+
+checkpoints/
+    origin.json                 what the training was begun with, and its digest
+    checkpoint-<step>/
+        model.safetensors       the weights
+        optimizer.safetensors   one tensor for each parameter and moment
+        trainer.json            optimiser groups and learning-rate schedule
+        random-<process>.json   states of the random generators
+        trainer_state.json      the Trainer's own: step, epoch, log
+        complete                written last
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import Trainer
+
+from nas.errors import TrainingError
+from nas.files import digest, read_json, write_json
+
+_COMPLETE = "complete"
+_ORIGIN_FILE = "origin.json"
+
+
+class SafeTrainer(Trainer):
+    """A Trainer that never learns from a loss that is no number, and whose checkpoints need no unpickling."""
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        loss = self.gradients(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"{self.args.output_dir}: the loss must be a number, but is {loss.item()} at step "
+                f"{self.state.global_step + 1}; lower the learning_rate, remove this folder and begin anew, or run the "
+                "command again to go on from the last good checkpoint"
+            )
+        return loss
+
+    def gradients(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None
+    ) -> torch.Tensor:
+        """Compute the step's loss and add its gradients; returns the loss."""
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        self.accelerator.unwrap_model(self.model).save_pretrained(output_dir)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.args.should_save:
+            return
+        assert self.optimizer is not None and self.lr_scheduler is not None
+        state = self.optimizer.state_dict()
+        tensors = {
+            f"{parameter}.{name}": value.contiguous()
+            for parameter, moments in state["state"].items()
+            for name, value in moments.items()
+        }
+        save_file(tensors, Path(output_dir) / "optimizer.safetensors")
+        values = {"optimizer": state["param_groups"], "scheduler": self.lr_scheduler.state_dict()}
+        write_json(Path(output_dir) / "trainer.json", values)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        assert self.optimizer is not None and self.lr_scheduler is not None
+        values = read_json(Path(checkpoint) / "trainer.json", TrainingError)
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, tensor in load_file(Path(checkpoint) / "optimizer.safetensors").items():
+            parameter, name = key.split(".")
+            state.setdefault(int(parameter), {})[name] = tensor
+        self.optimizer.load_state_dict({"state": state, "param_groups": values["optimizer"]})
+        self.lr_scheduler.load_state_dict(values["scheduler"])
+
+    def _random_states(self, checkpoint: str) -> Path:
+        return Path(checkpoint) / f"random-{self.args.process_index}.json"
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        kind, keys, *rest = np.random.get_state(legacy=True)
+        states = {
+            "python": random.getstate(),
+            "numpy": [kind, np.asarray(keys).tolist(), *rest],
+            "torch": torch.random.get_rng_state().tolist(),
+            "cuda": [state.tolist() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
+        }
+        write_json(self._random_states(output_dir), states)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        # A run that goes on with another number of processes has no states for all of them.
+        if checkpoint is None or not self._random_states(checkpoint).exists():
+            return
+        states = read_json(self._random_states(checkpoint), TrainingError)
+        version, inner, gauss = states["python"]
+        random.setstate((version, tuple(inner), gauss))
+        kind, keys, *rest = states["numpy"]
+        np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+        torch.random.set_rng_state(torch.tensor(states["torch"], dtype=torch.uint8))
+        for device, state in zip(range(torch.cuda.device_count()), states["cuda"], strict=False):
+            torch.cuda.set_rng_state(torch.tensor(state, dtype=torch.uint8), device)
+
+
+def mark_complete(checkpoint: Path, model: nn.Module) -> None:
+    """Say that a checkpoint is written to its end, unless its weights are spoilt."""
+    if all(torch.isfinite(parameter).all() for parameter in model.parameters()):
+        (checkpoint / _COMPLETE).touch()
+
+
+def last_complete(checkpoints: Path) -> Path | None:
+    """The latest complete checkpoint; what a kill left half-written is removed."""
+    last = None
+    for folder in sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])):
+        if (folder / _COMPLETE).exists():
+            last = folder
+        else:
+            shutil.rmtree(folder)
+    return last
+
+
+def claim(checkpoints: Path, origin: dict[str, Any]) -> None:
+    """Bind a folder of checkpoints to what its training is made of. Raises as `refuse_others` does."""
+    refuse_others(checkpoints, origin)
+    write_json(checkpoints / _ORIGIN_FILE, {"digest": digest(origin), "origin": origin})
+
+
+def refuse_others(checkpoints: Path, origin: dict[str, Any]) -> None:
+    """Raise `TrainingError`, with the difference, if a folder holds checkpoints of another training."""
+    if last_complete(checkpoints) is None:
+        return
+    known = read_json(checkpoints / _ORIGIN_FILE, TrainingError)["origin"]
+    difference = next(_differences(known, json.loads(json.dumps(origin))), None)
+    if difference:
+        raise TrainingError(
+            f"{checkpoints}: holds an unfinished training that was begun with {difference}; "
+            "set it back to go on with that one, or remove the folder to begin anew"
+        )
+
+
+def _differences(known: Any, now: Any, key: str = "") -> Iterator[str]:
+    if isinstance(known, dict) and isinstance(now, dict):
+        for name in sorted({*known, *now}):
+            yield from _differences(known.get(name), now.get(name), f"{key}.{name}" if key else name)
+    elif known != now:
+        yield f"{key} = {known!r}, which is {now!r} now"
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a finished training."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -1,0 +1,164 @@
+"""How every training here runs, on transformers' Trainer: settings, progress, checkpoints, and what stops it.
+
+A training resumes from its last checkpoint when it is started again in the same folder, and uses bf16 where the
+processor multiplies it natively.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from nas.files import write_json
+from nas.progress import Tracker, track
+from nas.supernet.checkpoints import SafeTrainer, claim, last_complete, mark_complete
+
+LOG_FILE = "training.json"
+_LEAST_BF16_WIDTH = 256
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast: `steps` if given, else `epochs`."""
+
+    learning_rate: float
+    batch_size: int
+    steps: int = -1
+    epochs: float = 1.0
+    checkpoint_steps: int = 200
+
+
+def native_bf16() -> bool:
+    """Whether this processor (or GPU) multiplies bf16 matrices in hardware."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    supported = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in supported)
+
+
+def _uses_bf16(model: PreTrainedModel) -> bool:
+    """bf16 where it pays: the casts of narrow layers cost more than their products gain."""
+    return native_bf16() and bool(model.config.hidden_size >= _LEAST_BF16_WIDTH)
+
+
+def training_arguments(model: PreTrainedModel, folder: Path, schedule: Schedule, seed: int) -> TrainingArguments:
+    """The Trainer's settings for a model, with checkpoints below `folder`."""
+    return TrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        max_steps=schedule.steps,
+        num_train_epochs=schedule.epochs,
+        per_device_train_batch_size=schedule.batch_size,
+        learning_rate=schedule.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=0.06,
+        weight_decay=0.01,
+        optim="adamw_torch_fused",
+        bf16=_uses_bf16(model),
+        use_cpu=not torch.cuda.is_available(),
+        train_sampling_strategy="group_by_length",
+        save_steps=schedule.checkpoint_steps,
+        save_total_limit=2,
+        logging_steps=20,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        seed=seed,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        # The batch size is that of all processes together, however many there are.
+        accelerator_config={"split_batches": True},
+        disable_tqdm=True,
+    )
+
+
+class _Watch(TrainerCallback):
+    """Shows steps and loss, and marks checkpoints as complete."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.stack = ExitStack()
+        self.tracker: Tracker | None = None
+        self.note = ""
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            context: AbstractContextManager[Tracker] = track(self.title, state.max_steps)
+            self.tracker = self.stack.enter_context(context)
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.tracker:
+            self.tracker(state.global_step, self.note)
+
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}", kwargs["model"])
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        loss = (kwargs.get("logs") or {}).get("loss")
+        if loss is not None:
+            self.note = f"loss {loss:.3f}"
+
+
+def run_trainer(trainer: SafeTrainer, title: str, folder: Path, origin: dict[str, Any]) -> None:
+    """Run a trainer to its end, from its last checkpoint if there is one, and keep its log.
+
+    `origin` is what the training is made of; checkpoints of something else are refused with a `TrainingError`.
+    """
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    checkpoints = folder / "checkpoints"
+    if trainer.is_world_process_zero():
+        claim(checkpoints, origin)
+    trainer.accelerator.wait_for_everyone()
+    last = last_complete(checkpoints)
+    watch = _Watch(title)
+    trainer.add_callback(watch)
+    with watch.stack:
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+    if trainer.is_world_process_zero():
+        write_json(folder / LOG_FILE, trainer.state.log_history)
+
+
+def fine_tune(
+    model: PreTrainedModel,
+    train: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    schedule: Schedule,
+    folder: Path,
+    seed: int,
+    origin: dict[str, Any],
+) -> None:
+    """Train a teacher on labels, in place. `origin` is what the training is made of."""
+    trainer = SafeTrainer(
+        model=model,
+        args=training_arguments(model, folder, schedule, seed),
+        train_dataset=train,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        processing_class=tokenizer,
+    )
+    run_trainer(trainer, "Fine-tuning the teacher", folder, origin)
+
+
+def labelled_batches(
+    train: Dataset, tokenizer: PreTrainedTokenizerBase, count: int, batch_size: int, seed: int
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Random padded training batches with labels."""
+    rows = train.remove_columns("length").shuffle(seed=seed, keep_in_memory=True)
+    collate = DataCollatorWithPadding(tokenizer)
+    for number in range(min(count, -(-len(rows) // batch_size))):
+        part = rows[number * batch_size : (number + 1) * batch_size]
+        yield dict(collate([dict(zip(part, values, strict=True)) for values in zip(*part.values(), strict=True)]))

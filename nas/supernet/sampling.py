@@ -1,0 +1,31 @@
+"""Which sub-networks a training step works on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Literal
+
+from nas.space import Architecture, SearchSpace
+
+Sampling = Literal["uniform", "spread"]
+
+
+def sandwich(
+    space: SearchSpace, random_subnets: int, sampling: Sampling, seed: int
+) -> Callable[[int], list[Architecture]]:
+    """The sandwich rule (Yu and Huang, arXiv:1903.05134): the largest, the smallest and random ones.
+
+    `uniform` draws every dimension independently, so that nearly all draws are of middle size. `spread` first
+    draws how large the sub-network is to be: each dimension alone is still uniform, but they agree, and the light
+    and the heavy end of the space come as often as the middle.
+
+    What a step trains depends on the seed and the step's number alone, so that a resumed run goes on alike.
+    """
+
+    def at(step: int) -> list[Architecture]:
+        rng = random.Random(f"{seed}/{step}")
+        drawn = (space.sample(rng, rng.random() if sampling == "spread" else None) for _ in range(random_subnets))
+        return [space.largest(), space.smallest(), *drawn]
+
+    return at
