@@ -114,7 +114,7 @@ def test_a_file_that_is_not_what_it_says_is_refused(files, tmp_path):
 def test_batches_hold_one_length_and_every_row_once(files):
     data = prepare(_task(holdout={"size": 60}), *files, make_tokenizer(), 0)
     batches = list(batches_by_length(data.train, max_tokens=64))
-    assert all(batch.input_ids.numel() <= 64 and not (batch.input_ids == 0).any() for batch in batches)
+    assert all(ids.numel() <= 64 and not (ids == 0).any() for ids in (batch.inputs["input_ids"] for batch in batches))
     assert sorted(np.concatenate([batch.rows for batch in batches])) == list(range(len(data.train)))
 
 

@@ -93,7 +93,7 @@ def test_training_brings_the_smallest_closer_to_the_teacher(space, config, data,
             found = BertSupernet(model).run(space.smallest(), **batch, output_hidden_states=True)
             return distillation_loss(found, target, space.smallest(), batch["attention_mask"], 1.0).item()
 
-    assert distance(student) < 0.8 * distance(weights)
+    assert distance(student) < 0.9 * distance(weights)
 
 
 @pytest.mark.slow
