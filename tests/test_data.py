@@ -61,6 +61,10 @@ def test_pairs_get_segments_and_csv_and_jsonl_are_read(tmp_path):
     data = prepare(task, str(tmp_path / "train.csv"), str(tmp_path / "test.jsonl"), make_tokenizer(), 0)
     assert all(max(types) == 1 for types in data.test["token_type_ids"])
     assert max(data.train["length"]) <= 16
+    files = (str(tmp_path / "train.csv"), str(tmp_path / "test.jsonl"))
+    typeless = prepare(task, *files, make_tokenizer(), 0, token_types=False)
+    assert typeless.test["input_ids"] == data.test["input_ids"] and "token_type_ids" not in typeless.test.column_names
+    assert set(next(batches_by_length(typeless.test)).inputs) == {"input_ids"}
 
 
 def test_regression_has_numbers_as_labels(files):
