@@ -141,7 +141,10 @@ class Encoder(nn.Module):
 
 
 class Pooler(nn.Module):
-    """The first token's features, through a dense layer and the family's activation."""
+    """The first token's features, through a dense layer and the family's activation.
+
+    In training the heads of RoBERTa and ELECTRA drop out before this layer too; here dropout comes only behind it.
+    """
 
     def __init__(self, config: CompactBertConfig) -> None:
         super().__init__()
