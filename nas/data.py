@@ -31,7 +31,7 @@ _FORMATS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "json"}
 
 @dataclass(frozen=True)
 class TaskData:
-    """Tokenised splits with columns `input_ids`, `token_type_ids`, `labels` and `length`."""
+    """Tokenised splits with columns `input_ids`, `labels`, `length`, and `token_type_ids` if the model has types."""
 
     train: Dataset
     search: Dataset
@@ -59,10 +59,13 @@ class TaskData:
         return cls(**splits, label_names=tuple(labels))
 
 
-def prepare(task: Task, train: str, test: str, tokenizer: PreTrainedTokenizerBase, seed: int) -> TaskData:
+def prepare(
+    task: Task, train: str, test: str, tokenizer: PreTrainedTokenizerBase, seed: int, token_types: bool = True
+) -> TaskData:
     """Read, split and tokenise a task. `train` and `test` are resolved paths, or split names of the hub.
 
-    Raises `DataError` for a missing file or column, an empty split, or labels that do not fit the task.
+    `token_types` says whether the model has token types. Raises `DataError` for a missing file or column, an empty
+    split, or labels that do not fit the task.
     """
     training, official = _read(task, train), _read(task, test)
     training = _without_test_texts(task, training, official)
@@ -75,7 +78,7 @@ def prepare(task: Task, train: str, test: str, tokenizer: PreTrainedTokenizerBas
         )
     kept = sorted(set(range(len(training))) - set(searched))
     parts = {"train": training.select(kept), "search": training.select(searched), "test": official}
-    encoded = {name: _encode(task, part, label_names, tokenizer) for name, part in parts.items()}
+    encoded = {name: _encode(task, part, label_names, tokenizer, token_types) for name, part in parts.items()}
     return TaskData(**encoded, label_names=label_names)
 
 
@@ -130,19 +133,19 @@ def _label_names(task: Task, training: Dataset, official: Dataset) -> tuple[str,
     return tuple(str(value) for value in sorted(values))
 
 
-def _encode(task: Task, rows: Dataset, label_names: tuple[str, ...], tokenizer: PreTrainedTokenizerBase) -> Dataset:
+def _encode(
+    task: Task, rows: Dataset, label_names: tuple[str, ...], tokenizer: PreTrainedTokenizerBase, token_types: bool
+) -> Dataset:
     texts = [list(rows[column]) for column in task.text]
     tokens = tokenizer(
-        *texts, truncation=True, max_length=task.max_length, return_token_type_ids=True, return_attention_mask=False
+        *texts,
+        truncation=True,
+        max_length=task.max_length,
+        return_token_type_ids=token_types,
+        return_attention_mask=False,
     )
-    return Dataset.from_dict(
-        {
-            "input_ids": tokens["input_ids"],
-            "token_type_ids": tokens["token_type_ids"],
-            "labels": _labels(task, rows, label_names),
-            "length": [len(ids) for ids in tokens["input_ids"]],
-        }
-    )
+    labels, lengths = _labels(task, rows, label_names), [len(ids) for ids in tokens["input_ids"]]
+    return Dataset.from_dict({**tokens, "labels": labels, "length": lengths})
 
 
 def _labels(task: Task, rows: Dataset, label_names: tuple[str, ...]) -> list[Any]:
@@ -217,11 +220,11 @@ def _spans(text: str, rows: dict[str, list[int]]) -> list[str]:
 
 @dataclass(frozen=True)
 class Batch:
-    """Texts of one length: no padding, so no mask. Tensors have shape (batch, sequence)."""
+    """Texts of one length: no padding, so no mask."""
 
     rows: np.ndarray
-    input_ids: torch.Tensor
-    token_type_ids: torch.Tensor
+    inputs: dict[str, torch.Tensor]
+    """`input_ids`, and `token_type_ids` if the model has types; each (batch, sequence)."""
 
 
 def batches_by_length(split: Dataset, max_tokens: int = 4096) -> Iterator[Batch]:
@@ -230,18 +233,14 @@ def batches_by_length(split: Dataset, max_tokens: int = 4096) -> Iterator[Batch]
     Nothing is computed for padding, and an int8 block sees each text as it would when served alone.
     """
     lengths = np.asarray(split["length"])
-    columns = {name: split[name] for name in ("input_ids", "token_type_ids")}
-    ids, types = list(columns["input_ids"]), list(columns["token_type_ids"])
+    columns = {name: list(split[name]) for name in ("input_ids", "token_type_ids") if name in split.column_names}
     for length in sorted(set(lengths.tolist()), reverse=True):
         rows = np.flatnonzero(lengths == length)
         step = max(1, max_tokens // length)
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
-            yield Batch(
-                rows=part,
-                input_ids=torch.tensor([ids[row] for row in part]),
-                token_type_ids=torch.tensor([types[row] for row in part]),
-            )
+            inputs = {name: torch.tensor([values[row] for row in part]) for name, values in columns.items()}
+            yield Batch(part, inputs)
 
 
 def score(metric: str, logits: np.ndarray, labels: np.ndarray) -> float:

@@ -46,7 +46,7 @@ class Teacher(Settings):
     """The model that the user brings."""
 
     model: str = Field(min_length=1)
-    """A folder or a hub id of a BERT; `embedded` for the one that `nas` makes itself."""
+    """A folder or a hub id of a BERT, RoBERTa, DistilBERT or ELECTRA; `embedded` for the BERT that `nas` makes."""
     fine_tune: FineTuning | None = None
     """Left out for a teacher that is fine-tuned already."""
 

@@ -11,10 +11,12 @@ os.environ.update(TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", RAY_ACCEL_
 import pytest
 import torch
 from datasets import disable_progress_bars
-from tiny import randomise, write_tiny_study
+from tiny import make_teacher, randomise, write_tiny_study
+from transformers import PreTrainedModel
 from transformers import logging as transformers_logging
 
 from nas.model import CompactBertConfig, CompactBertForSequenceClassification
+from nas.model.stock import compact_config, from_stock
 from nas.space import SearchSpace
 
 torch.set_num_threads(1)
@@ -29,27 +31,44 @@ def space() -> SearchSpace:
 
 
 @pytest.fixture
-def config(space: SearchSpace) -> CompactBertConfig:
-    return CompactBertConfig(
-        attention_head_size=space.teacher.head_size, vocab_size=90, max_position_embeddings=40, num_labels=3
-    ).with_architecture(space.largest())
+def teacher_kind() -> str:
+    """The kind of teacher that models are made from; a test may be parametrised over `tiny.TEACHERS`."""
+    return "bert"
 
 
 @pytest.fixture
-def supernet_weights(config: CompactBertConfig) -> CompactBertForSequenceClassification:
-    return randomise(CompactBertForSequenceClassification(config))
+def outputs() -> int:
+    return 3
 
 
 @pytest.fixture
-def batch() -> dict[str, torch.Tensor]:
+def teacher(teacher_kind: str, outputs: int) -> PreTrainedModel:
+    return randomise(make_teacher(teacher_kind, outputs))
+
+
+@pytest.fixture
+def config(teacher: PreTrainedModel) -> CompactBertConfig:
+    return compact_config(teacher.config)
+
+
+@pytest.fixture
+def supernet_weights(teacher: PreTrainedModel) -> CompactBertForSequenceClassification:
+    return from_stock(teacher)
+
+
+@pytest.fixture
+def batch(config: CompactBertConfig) -> dict[str, torch.Tensor]:
+    """Padded texts, the last four of them pairs where the network has token types."""
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(4, 90, (5, 11), generator=generator)
     mask = torch.ones_like(ids)
     mask[1, 7:] = 0
     mask[3, 4:] = 0
+    ids[mask == 0] = config.pad_token_id
     types = torch.zeros_like(ids)
-    types[:, 6:] = 1
-    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+    types[1:, 6:] = 1
+    inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+    return {name: inputs[name] for name in config.input_names}
 
 
 @pytest.fixture

@@ -61,6 +61,10 @@ def test_pairs_get_segments_and_csv_and_jsonl_are_read(tmp_path):
     data = prepare(task, str(tmp_path / "train.csv"), str(tmp_path / "test.jsonl"), make_tokenizer(), 0)
     assert all(max(types) == 1 for types in data.test["token_type_ids"])
     assert max(data.train["length"]) <= 16
+    files = (str(tmp_path / "train.csv"), str(tmp_path / "test.jsonl"))
+    typeless = prepare(task, *files, make_tokenizer(), 0, token_types=False)
+    assert typeless.test["input_ids"] == data.test["input_ids"] and "token_type_ids" not in typeless.test.column_names
+    assert set(next(batches_by_length(typeless.test)).inputs) == {"input_ids"}
 
 
 def test_regression_has_numbers_as_labels(files):
@@ -114,7 +118,7 @@ def test_a_file_that_is_not_what_it_says_is_refused(files, tmp_path):
 def test_batches_hold_one_length_and_every_row_once(files):
     data = prepare(_task(holdout={"size": 60}), *files, make_tokenizer(), 0)
     batches = list(batches_by_length(data.train, max_tokens=64))
-    assert all(batch.input_ids.numel() <= 64 and not (batch.input_ids == 0).any() for batch in batches)
+    assert all(ids.numel() <= 64 and not (ids == 0).any() for ids in (batch.inputs["input_ids"] for batch in batches))
     assert sorted(np.concatenate([batch.rows for batch in batches])) == list(range(len(data.train)))
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny import TEACHERS
 
 from nas.latency.profile import Profile
 from nas.model.sizes import count_parameters, stored_mb
@@ -45,6 +46,7 @@ def profile(space):
     return Profile(Device(name="cpu"), "", {}, table, 0.05, 1.1, 1.0, 0.1, {}, [])
 
 
+@pytest.mark.parametrize("teacher_kind", TEACHERS)
 def test_every_dimension_counts(space, supernet_weights, batch, profile):
     supernet, start = BertSupernet(supernet_weights), space.largest()
     config = supernet_weights.config

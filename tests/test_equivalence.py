@@ -1,4 +1,7 @@
-"""The central test: active supernet == extracted == reloaded folder == ONNX, on random architectures."""
+"""The central test: active supernet == extracted == reloaded folder == ONNX, on random architectures.
+
+Of every family of teachers, with several classes and with one output.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from tiny import TEACHERS, make_tokenizer
 from transformers import AutoModelForSequenceClassification
 
 from nas.export.artefact import ONNX_FILE, write_artefact
@@ -15,17 +19,18 @@ from nas.model import CompactBertForSequenceClassification
 from nas.space import compress_all
 from nas.supernet import BertSupernet
 
-RANDOM = range(16)
+KINDS = pytest.mark.parametrize("teacher_kind", TEACHERS)
+OUTPUTS = pytest.mark.parametrize("outputs", [1, 2, 4])
 
 
 def _onnx_logits(folder, batch):
     return session_of(folder / ONNX_FILE, 1).run(["logits"], {name: value.numpy() for name, value in batch.items()})[0]
 
 
-@pytest.mark.parametrize("seed", RANDOM)
+@KINDS
+@OUTPUTS
+@pytest.mark.parametrize("seed", range(4))
 def test_float_architectures_agree_in_all_forms(space, supernet_weights, batch, tmp_path, seed):
-    from tiny import make_tokenizer
-
     architecture = compress_all(space.sample(random.Random(seed)), "none")
     supernet = BertSupernet(supernet_weights)
     folder = tmp_path / "export"
@@ -39,11 +44,10 @@ def test_float_architectures_agree_in_all_forms(space, supernet_weights, batch, 
     np.testing.assert_allclose(_onnx_logits(folder, batch), active.numpy(), atol=1e-4)
 
 
-@pytest.mark.parametrize("seed", RANDOM)
+@KINDS
+@pytest.mark.parametrize("seed", range(6))
 def test_mixed_int8_architectures_agree_text_by_text(space, supernet_weights, batch, tmp_path, seed):
     """Served one text at a time, as the simulation assumes. Rounding may fall the other way now and then."""
-    from tiny import make_tokenizer
-
     architecture = space.sample(random.Random(1000 + seed))
     supernet = BertSupernet(supernet_weights)
     folder = tmp_path / "export"
@@ -56,6 +60,7 @@ def test_mixed_int8_architectures_agree_text_by_text(space, supernet_weights, ba
             "attention_mask": torch.ones(1, length, dtype=torch.long),
             "token_type_ids": torch.zeros(1, length, dtype=torch.long),
         }
+        one = {name: one[name] for name in supernet_weights.config.input_names}
         with torch.no_grad():
             active = supernet.run(architecture, **one).logits
             torch.testing.assert_close(extracted(**one).logits, active, atol=1e-5, rtol=0)
@@ -64,8 +69,6 @@ def test_mixed_int8_architectures_agree_text_by_text(space, supernet_weights, ba
 
 def test_int8_predictions_agree_with_their_simulation(space, supernet_weights, tmp_path):
     """At least 98 % of predictions, over many texts and random architectures."""
-    from tiny import make_tokenizer
-
     supernet, rng = BertSupernet(supernet_weights), random.Random(5)
     generator = torch.Generator().manual_seed(5)
     agreed = total = 0

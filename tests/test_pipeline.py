@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import TINY_STUDY, write_tiny_study
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from tiny import TINY_STUDY, write_pair_study, write_tiny_study
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, RobertaForSequenceClassification
 
 from nas.data import TaskData
 from nas.errors import ExportError, NasError
 from nas.export.verification import Artefact
+from nas.latency.runtimes import session_of
 from nas.pipeline import Run, exports, searches
 from nas.space import Architecture
 from nas.study import Device, Study
@@ -93,6 +94,25 @@ def test_front_holds_no_beaten_candidate_and_measured_figures(finished):
     assert found["outcomes"]["evaluated"] == 16
     for items in found["budgets"].values():
         assert any(item["met"] for item in items)
+
+
+def test_pairs_and_a_regression_of_a_roberta(tmp_path):
+    study, runs = write_pair_study(tmp_path / "pairs"), tmp_path / "runs"
+    result = _nas("run", study, "--runs", runs, "--json")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout.splitlines()[-1])["exports"]["only"]
+    assert found["metric"] == "spearman" and found["met"] is True and found["agreement_with_hugging_face"] is None
+    assert found["teacher_accuracy"] > 0.8 and found["accuracy"] > 0.5
+    run = runs / "pairs"
+    for folder, difference in ((run / "baselines" / "cpu" / "teacher", 1e-4), (run / "exports" / "only", 0.05)):
+        model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        served = session_of(folder / "model.onnx", 1).run(None, dict(tokenizer("w1 w2", "w7", return_tensors="np")))[0]
+        with torch.no_grad():
+            logits = model(**tokenizer("w1 w2", "w7", return_tensors="pt")).logits
+        np.testing.assert_allclose(served, logits, atol=difference)
+    baseline = AutoModelForSequenceClassification.from_pretrained(run / "baselines" / "cpu" / "teacher")
+    assert type(baseline) is RobertaForSequenceClassification
 
 
 def _stamps(runs):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset
-from tiny import TINY_STUDY
-from transformers import AutoConfig, BertForSequenceClassification, BertModel
+from tiny import POSITIONS, TEACHERS, TINY_STUDY, write_tiny_study
+from transformers import AutoConfig, AutoModelForSequenceClassification, BertForSequenceClassification, BertModel
 
+from nas.data import TaskData, batches_by_length
 from nas.errors import TeacherError
-from nas.pipeline.prepare import prepare_teacher
+from nas.evaluate import predict
+from nas.evaluate.accuracy import forward_of
+from nas.pipeline.prepare import load_tokenizer, prepare_teacher
 from nas.pipeline.run import Run
+from nas.pipeline.supernets import load_teacher
 from nas.study import Study
 
 FINE_TUNED = TINY_STUDY.replace("fine_tune = { epochs = 2.0, learning_rate = 2e-3 }", "")
@@ -67,9 +72,41 @@ def test_unfit_teachers(tiny_study, tmp_path, spoil, message):
         _prepare(tiny_study, tmp_path)
 
 
-def test_a_fine_tuned_teacher_is_taken_as_it_is(tiny_study, tmp_path):
-    tiny_study.write_text(FINE_TUNED)
-    run = _prepare(tiny_study, tmp_path)
-    given = BertForSequenceClassification.from_pretrained(tiny_study.parent / "teacher").state_dict()
-    taken = BertForSequenceClassification.from_pretrained(run.teacher).state_dict()
-    assert all((taken[name] == given[name]).all() for name in given)
+@pytest.mark.parametrize("kind", TEACHERS)
+def test_a_fine_tuned_teacher_is_taken_as_it_is(kind, tmp_path):
+    study = write_tiny_study(tmp_path / "tiny", kind)
+    study.write_text(FINE_TUNED)
+    run = _prepare(study, tmp_path)
+    given = AutoModelForSequenceClassification.from_pretrained(study.parent / "teacher").eval()
+    taken = AutoModelForSequenceClassification.from_pretrained(run.teacher)
+    assert all((taken.state_dict()[name] == value).all() for name, value in given.state_dict().items())
+    compact, test = load_teacher(run), TaskData.load(run.data).test
+    assert ("token_type_ids" in test.column_names) == ("token_type_ids" in compact.config.input_names)
+    expected, found = (predict(forward_of(model), batches_by_length(test)) for model in (given, compact))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_lengths_are_bounded_by_the_positions_of_a_text(nas, kind, tmp_path):
+    study = write_tiny_study(tmp_path / "tiny", kind)
+    for length, code in ((POSITIONS, 0), (POSITIONS + 1, 2)):
+        study.write_text(TINY_STUDY.replace("max_length = 32", f"max_length = {length}"))
+        found, _, error = nas("check", str(study), "--runs", str(tmp_path / "runs"))
+        assert found == code and (code == 0 or "task.max_length: must be at most" in error)
+
+
+def test_another_family_is_one_clear_line(nas, tiny_study, tmp_path):
+    config = tiny_study.parent / "teacher" / "config.json"
+    config.write_text(config.read_text().replace('"model_type": "bert"', '"model_type": "albert"'))
+    code, output, error = nas("check", str(tiny_study), "--runs", str(tmp_path / "runs"))
+    assert code == 2 and output == "" and error.count("\n") == 1
+    assert error.startswith("error: teacher: a model of type bert, roberta, distilbert or electra is needed")
+    assert "'albert'" in error and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("files", [("vocab.txt",), ("vocab.json", "merges.txt")])
+def test_a_tokenizer_needs_its_files(files, tmp_path):
+    for name in files:
+        with pytest.raises(TeacherError, match="has no tokenizer; add its tokenizer"):
+            load_tokenizer(tmp_path)
+        (tmp_path / name).write_text("{}")

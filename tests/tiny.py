@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 
 WORDS = [f"w{number}" for number in range(60)]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+POSITIONS = 40
+_SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
+_DISTILBERT_SIZES = {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 64}
+# Every kind of teacher, by its model_type and what makes it one of the space "tiny" with POSITIONS usable positions.
+TEACHERS = {
+    "bert": ("bert", _SIZES),
+    "roberta": ("roberta", _SIZES | {"max_position_embeddings": POSITIONS + 2, "type_vocab_size": 1}),
+    "distilbert": ("distilbert", _DISTILBERT_SIZES),
+    "electra": ("electra", _SIZES | {"embedding_size": 20}),
+    "electra without projection": ("electra", _SIZES | {"embedding_size": 32}),
+}
 
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Give every parameter, norms and biases too, random values: zeros and ones hide mistakes."""
+    """Give every parameter, norms and biases too, random values: zeros and ones hide mistakes.
+
+    The weights of norms are drawn around one, so that the outputs of different texts differ.
+    """
     generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
-        parameter.data.normal_(0.0, 0.4, generator=generator)
+    for module in model.modules():
+        scales = isinstance(module, torch.nn.LayerNorm)
+        for name, parameter in module.named_parameters(recurse=False):
+            parameter.data.normal_(1.0 if scales and name == "weight" else 0.0, 0.4, generator=generator)
     return model.eval()
+
+
+def make_teacher(kind: str = "bert", outputs: int = 2, vocab_size: int = 90) -> PreTrainedModel:
+    """A stock classifier of a kind in TEACHERS, with the weights that transformers draws."""
+    family, settings = TEACHERS[kind]
+    settings = {"vocab_size": vocab_size, "max_position_embeddings": POSITIONS, "num_labels": outputs} | settings
+    return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(family, **settings))
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -35,7 +59,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         pad_token="[PAD]",
         cls_token="[CLS]",
         sep_token="[SEP]",
-        model_max_length=40,
+        model_max_length=POSITIONS,
     )
 
 
@@ -95,21 +119,78 @@ candidates = 2
 """
 
 
-def write_tiny_study(folder: Path) -> Path:
-    """A complete tiny study with its data and an unfinished teacher; returns study.toml."""
+def write_tiny_study(folder: Path, kind: str = "bert") -> Path:
+    """A complete tiny study with its data and an unfinished teacher of a kind in TEACHERS; returns study.toml."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     make_tokenizer().save_pretrained(folder / "teacher")
-    teacher = BertConfig(
-        vocab_size=len(SPECIAL + WORDS),
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=40,
-    )
-    BertForSequenceClassification(teacher).save_pretrained(folder / "teacher")
+    make_teacher(kind, vocab_size=len(SPECIAL + WORDS)).save_pretrained(folder / "teacher")
     make_rows(1200, 0).to_parquet(folder / "train.parquet")
     make_rows(200, 1).to_parquet(folder / "test.parquet")
     (folder / "study.toml").write_text(TINY_STUDY)
+    return folder / "study.toml"
+
+
+def make_pairs(count: int, seed: int) -> Dataset:
+    """Two texts of made-up words each; the label is the share of words below w5 in both, from 0 to 5."""
+    rng = random.Random(seed)
+    pairs = [[rng.choices(range(10), k=rng.randint(2, 6)) for _ in range(2)] for _ in range(count)]
+    columns = {
+        column: [" ".join(f"w{number}" for number in pair[place]) for pair in pairs]
+        for place, column in enumerate(("first", "second"))
+    }
+    shares = [[number < 5 for number in first + second] for first, second in pairs]
+    return Dataset.from_dict(columns | {"label": [5.0 * sum(share) / len(share) for share in shares]})
+
+
+PAIR_STUDY = """
+[task]
+train = "train.parquet"
+test = "test.parquet"
+text = ["first", "second"]
+kind = "regression"
+metric = "spearman"
+max_length = 32
+holdout = { size = 200 }
+
+[teacher]
+model = "./teacher"
+fine_tune = { epochs = 4.0, learning_rate = 3e-3, batch_size = 16 }
+
+[search_space]
+name = "tiny"
+
+[[devices]]
+name = "cpu"
+sequence_length = 32
+
+[[budgets]]
+name = "only"
+device = "cpu"
+p50_ms = "80%"
+
+[supernet]
+steps = 30
+learning_rate = 1e-3
+
+[search]
+evaluations = 8
+population = 4
+
+[export]
+epochs = 0.5
+candidates = 2
+"""
+
+
+def write_pair_study(folder: Path) -> Path:
+    """A tiny regression over pairs with an unfinished RoBERTa and its vocab.json and merges.txt; returns study.toml."""
+    torch.manual_seed(0)
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "w", "\u0120", "\u0120w", *map(str, range(10))]
+    make_teacher("roberta", outputs=1, vocab_size=len(tokens)).save_pretrained(folder / "teacher")
+    (folder / "teacher" / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
+    (folder / "teacher" / "merges.txt").write_text("#version: 0.2\n\u0120 w\n")
+    make_pairs(1200, 0).to_parquet(folder / "train.parquet")
+    make_pairs(200, 1).to_parquet(folder / "test.parquet")
+    (folder / "study.toml").write_text(PAIR_STUDY)
     return folder / "study.toml"

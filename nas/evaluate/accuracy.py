@@ -55,7 +55,7 @@ def forward_of(model: CompactBertForSequenceClassification) -> Callable[[Batch],
 
     @torch.inference_mode()
     def forward(batch: Batch) -> np.ndarray:
-        return model(input_ids=batch.input_ids, token_type_ids=batch.token_type_ids).logits.numpy()
+        return model(**batch.inputs).logits.numpy()
 
     return forward
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from nas.files import write_folder, write_json
 from nas.graph import save
 from nas.model import CompactBertForSequenceClassification
-from nas.model.onnx import INPUTS, to_onnx
+from nas.model.onnx import to_onnx
 from nas.model.stock import fits_stock, to_stock
 
 ONNX_FILE = "model.onnx"
@@ -22,14 +22,15 @@ def write_artefact(
 ) -> None:
     """Write weights (safetensors), configuration, tokenizer, ONNX and architecture; the folder appears complete.
 
-    An architecture that stock BERT can express is saved as `BertForSequenceClassification`, which needs no `nas`
-    to be loaded; any other as `CompactBertForSequenceClassification`. An existing folder is replaced.
+    An architecture that the teacher's own class can express (`BertForSequenceClassification` and the like) is saved
+    as such and needs no `nas` to be loaded; any other as `CompactBertForSequenceClassification`. An existing folder
+    is replaced.
     """
 
     def fill(draft: Path) -> None:
         (to_stock(model) if fits_stock(model.config) else model).save_pretrained(draft)
-        # Whoever feeds the ONNX model from this tokenizer needs all of its inputs.
-        tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = list(INPUTS)
+        # Whoever feeds the ONNX model from this tokenizer needs just its inputs.
+        tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = list(model.config.input_names)
         tokenizer.save_pretrained(draft)
         save(to_onnx(model), draft / ONNX_FILE)
         write_json(draft / ARCHITECTURE_FILE, model.config.architecture.to_json())

@@ -22,7 +22,6 @@ from nas.latency import LatencyRecord, measure
 from nas.latency.measure import Network
 from nas.latency.runtimes import session_of
 from nas.model import CompactBertForSequenceClassification
-from nas.model.onnx import INPUTS
 from nas.model.sizes import MB
 from nas.study import Budget, Device
 
@@ -47,8 +46,8 @@ class Artefact:
         session = session_of(self.folder / ONNX_FILE, self.device.threads)
 
         def forward(batch: Batch) -> np.ndarray:
-            ids = batch.input_ids.numpy()
-            fed = dict(zip(INPUTS, (ids, np.ones_like(ids), batch.token_type_ids.numpy()), strict=True))
+            fed = {name: value.numpy() for name, value in batch.inputs.items()}
+            fed["attention_mask"] = np.ones_like(fed["input_ids"])
             logits: np.ndarray = session.run(["logits"], fed)[0]
             return logits
 
@@ -70,7 +69,7 @@ def reload(folder: Path) -> Any:
 
 
 def as_compact(folder: Path) -> CompactBertForSequenceClassification:
-    """The exported model as `CompactBert`, also if it was saved as stock BERT."""
+    """The exported model as `CompactBert`, also if it was saved as its family's own class."""
     from nas.model.stock import from_stock
 
     model = reload(folder)
@@ -79,7 +78,7 @@ def as_compact(folder: Path) -> CompactBertForSequenceClassification:
 
 def _cut(batch: Batch, size: int) -> list[Batch]:
     return [
-        Batch(batch.rows[at : at + size], batch.input_ids[at : at + size], batch.token_type_ids[at : at + size])
+        Batch(batch.rows[at : at + size], {name: value[at : at + size] for name, value in batch.inputs.items()})
         for at in range(0, len(batch.rows), size)
     ]
 

@@ -15,7 +15,7 @@ from nas.errors import DeviceError
 from nas.latency.record import LatencyRecord
 from nas.latency.runtimes import BlockChain, runtime_of
 from nas.model import CompactBertConfig, CompactBertForSequenceClassification
-from nas.model.onnx import INPUTS
+from nas.model.configuration import INPUTS
 from nas.progress import track
 from nas.study import Device
 
@@ -56,6 +56,7 @@ def measure(
 
 
 def _token_inputs(device: Device, vocab_size: int) -> dict[str, Any]:
+    """All that a network may be fed; the runtime leaves out what it does not take."""
     shape = [device.batch_size, device.sequence_length]
     ids, mask, types = INPUTS
     return {

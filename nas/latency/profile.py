@@ -79,7 +79,8 @@ class Profile:
 def profile_inputs(device: Device, space: SearchSpace, config: CompactBertConfig) -> str:
     """What a profile depends on besides the machine."""
     measured = (_METHOD, _COPIES, _ROUNDS, _FITTED, _HELD_OUT)
-    return digest([device.model_dump(mode="json"), space.digest, config.hidden_act, config.num_labels, measured])
+    kind = (config.hidden_act, config.pooler_act, config.embedding_size, config.input_names, config.num_labels)
+    return digest([device.model_dump(mode="json"), space.digest, kind, measured])
 
 
 def build_profile(device: Device, space: SearchSpace, config: CompactBertConfig, seed: int) -> Profile:

@@ -47,7 +47,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def load(self, path: Path, threads: int, inputs: dict[str, np.ndarray]) -> Callable[[], Any]:
-        """A function without arguments that runs what was written once on the inputs."""
+        """A function without arguments that runs what was written once on those of the inputs that it takes."""
 
 
 class OnnxRuntime(Runtime):
@@ -119,7 +119,8 @@ class Torch(Runtime):
         fed = {name: torch.from_numpy(value) for name, value in inputs.items()}
         if "chain" not in saved:
             model = CompactBertForSequenceClassification(config).eval()
-            return torch.inference_mode()(lambda: model(**fed))
+            taken = {name: fed[name] for name in config.input_names}
+            return torch.inference_mode()(lambda: model(**taken))
         chain = BlockChain(**saved["chain"] | {"layer": Layer(**saved["chain"]["layer"])})
         layers = _layers(chain, config)
         mask = (1.0 - fed["attention_mask"][:, None, None, :].float()) * torch.finfo(torch.float32).min

@@ -1,4 +1,4 @@
-"""The model of a sub-network: configuration, definition, sizes, ONNX form, and the way in from a teacher."""
+"""The model of a sub-network: configuration, definition, sizes, ONNX form, and the way from and to a teacher."""
 
 from __future__ import annotations
 

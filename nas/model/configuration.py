@@ -9,6 +9,9 @@ from transformers import PreTrainedConfig
 
 from nas.space import Architecture, Layer
 
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+"""Everything that a network may be fed, int64 (batch, sequence)."""
+
 
 class CompactBertConfig(PreTrainedConfig):
     """Everything that defines a sub-network but its weights.
@@ -16,16 +19,24 @@ class CompactBertConfig(PreTrainedConfig):
     `layers` holds one mapping a layer: `num_attention_heads`, `intermediate_size`, the compression choices
     `attention` and `feed_forward`, and `source`, the teacher's layer that it came from. The size of a head,
     `attention_head_size`, is the teacher's; heads times head size need not equal `hidden_size`.
+
+    What differs between families of teachers: `family` is the teacher's `model_type`; `pooler_act` stands between the
+    two linear layers of the head; `embedding_size` is the width of embeddings that are projected to `hidden_size`
+    (ELECTRA), or None where there is no projection; `type_vocab_size` is 0 where there are no token types;
+    `max_position_embeddings` counts the positions that a text can take.
     """
 
     model_type = "compact_bert"
 
+    family: str = "bert"
     vocab_size: int = 30522
+    embedding_size: int | None = None
     hidden_size: int = 768
     attention_head_size: int = 64
     layers: list[dict[str, Any]] | None = None
     embedding: str = "none"
     hidden_act: str = "gelu"
+    pooler_act: str = "tanh"
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
     classifier_dropout: float | None = None
@@ -45,6 +56,16 @@ class CompactBertConfig(PreTrainedConfig):
     def outputs(self) -> int:
         """The number of logits."""
         return int(self.num_labels or 1)
+
+    @property
+    def embedding_width(self) -> int:
+        """The width of the embedding tables and their norm."""
+        return self.embedding_size or self.hidden_size
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """What the network is fed: no `token_type_ids` where all tokens are of one type."""
+        return INPUTS if self.type_vocab_size > 1 else INPUTS[:2]
 
     @property
     def architecture(self) -> Architecture:

@@ -1,7 +1,8 @@
 """The one definition of a sub-network: a BERT sequence classifier with free sizes and compression choices.
 
 Parameters carry the names of Hugging Face's `BertForSequenceClassification`, so that weights move between the two
-without a table. There are no buffers, so that the same code runs on the slices of a supernet's weights.
+without a table; `families.py` has the names of the other families. There are no buffers, so that the same code runs
+on the slices of a supernet's weights.
 """
 
 from __future__ import annotations
@@ -33,25 +34,28 @@ class BlockLinear(nn.Linear):
 
 
 class Embeddings(nn.Module):
-    """Word, position and segment embeddings, summed and normalised; the choice concerns the word table."""
+    """Word, position and segment embeddings, summed and normalised; the choice concerns the word table.
+
+    `token_type_embeddings` is None where `type_vocab_size` is 0.
+    """
 
     def __init__(self, config: CompactBertConfig) -> None:
         super().__init__()
         self.compression = compression(config.embedding)
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        width, types = config.embedding_width, config.type_vocab_size
+        self.word_embeddings = nn.Embedding(config.vocab_size, width, config.pad_token_id)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, width)
+        self.token_type_embeddings = nn.Embedding(types, width) if types else None
+        self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None) -> torch.Tensor:
         words = self.compression.embed(input_ids, self.word_embeddings.weight)
-        positions = self.position_embeddings.weight[: input_ids.shape[1]]
-        if token_type_ids is None:
-            segments = self.token_type_embeddings.weight[0]
-        else:
-            segments = self.token_type_embeddings(token_type_ids)
-        return self.dropout(self.LayerNorm(words + positions + segments))
+        total = words + self.position_embeddings.weight[: input_ids.shape[1]]
+        types = self.token_type_embeddings
+        if types is not None:
+            total = total + (types.weight[0] if token_type_ids is None else types(token_type_ids))
+        return self.dropout(self.LayerNorm(total))
 
 
 class SelfAttention(nn.Module):
@@ -137,22 +141,28 @@ class Encoder(nn.Module):
 
 
 class Pooler(nn.Module):
-    """The first token's features, through a dense layer and tanh."""
+    """The first token's features, through a dense layer and the family's activation.
+
+    In training the heads of RoBERTa and ELECTRA drop out before this layer too; here dropout comes only behind it.
+    """
 
     def __init__(self, config: CompactBertConfig) -> None:
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACT2FN[config.pooler_act]
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return torch.tanh(self.dense(hidden[:, 0]))
+        return self.activation(self.dense(hidden[:, 0]))
 
 
 class CompactBertModel(nn.Module):
-    """Embeddings, layers and pooler."""
+    """Embeddings, layers and pooler; a projection (`embeddings_project`, else None) where `embedding_size` is set."""
 
     def __init__(self, config: CompactBertConfig) -> None:
         super().__init__()
         self.embeddings = Embeddings(config)
+        projected = config.embedding_size is not None
+        self.embeddings_project = nn.Linear(config.embedding_width, config.hidden_size) if projected else None
         self.encoder = Encoder(config)
         self.pooler = Pooler(config)
 
@@ -164,6 +174,8 @@ class CompactBertModel(nn.Module):
     ) -> tuple[torch.Tensor, ...]:
         """The hidden states after the embeddings and after each layer, each (batch, sequence, hidden_size)."""
         hidden = self.embeddings(input_ids, token_type_ids)
+        if self.embeddings_project is not None:
+            hidden = self.embeddings_project(hidden)
         mask = None
         if attention_mask is not None:
             blocked = torch.finfo(hidden.dtype).min
@@ -204,6 +216,8 @@ class CompactBertForSequenceClassification(PreTrainedModel):
         output_hidden_states: bool = False,
     ) -> SequenceClassifierOutput:
         """Classify token ids of shape (batch, sequence); logits have shape (batch, num_labels).
+
+        `token_type_ids` of the same shape are not looked at by a network without token types.
 
         With `labels` of shape (batch,) the loss is cross-entropy, or the mean squared error for one label.
         """

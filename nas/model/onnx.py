@@ -12,6 +12,7 @@ import torch
 from onnx import TensorProto
 from torch import nn
 
+from nas.compression import compression
 from nas.graph import GraphBuilder
 from nas.model.configuration import CompactBertConfig
 from nas.model.modeling import (
@@ -23,38 +24,50 @@ from nas.model.modeling import (
     attention_scale,
 )
 
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _BLOCKED = np.array(-1e9, dtype=np.float32)
+_NONE = compression("none")
+_ACTIVATIONS = {"relu": "Relu", "tanh": "Tanh"}
 _GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 
 
 def to_onnx(model: CompactBertForSequenceClassification) -> onnx.ModelProto:
-    """Write a whole classifier: int64 inputs (batch, sequence) to float `logits` (batch, num_labels)."""
-    graph = GraphBuilder()
-    ids, attention_mask, segments = (
-        graph.input(name, TensorProto.INT64, ("batch_size", "sequence_length")) for name in INPUTS
-    )
-    hidden = emit_embeddings(graph, model.bert.embeddings, ids, segments)
-    mask = emit_mask(graph, attention_mask)
+    """Write a whole classifier: int64 inputs (batch, sequence) to float `logits` (batch, num_labels).
+
+    The inputs are those of `CompactBertConfig.input_names`.
+    """
+    graph, config = GraphBuilder(), model.config
+    inputs = {
+        name: graph.input(name, TensorProto.INT64, ("batch_size", "sequence_length")) for name in config.input_names
+    }
+    hidden = emit_embeddings(graph, model.bert.embeddings, inputs["input_ids"], inputs.get("token_type_ids"))
+    projection = model.bert.embeddings_project
+    if projection is not None:
+        hidden = _NONE.emit_linear(graph, hidden, _array(projection.weight), _array(projection.bias))
+    mask = emit_mask(graph, inputs["attention_mask"])
     for layer in model.layers:
-        hidden = emit_attention(graph, model.config, layer.attention, hidden, mask)
-        hidden = emit_feed_forward(graph, model.config, layer, hidden)
+        hidden = emit_attention(graph, config, layer.attention, hidden, mask)
+        hidden = emit_feed_forward(graph, config, layer, hidden)
     first = graph.add("Gather", hidden, graph.constant(np.array(0)), axis=1)
-    pooled = graph.add("Tanh", _emit_dense(graph, model.bert.pooler.dense, first))
+    pooled = _emit_activation(graph, config.pooler_act, _emit_dense(graph, model.bert.pooler.dense, first))
     logits = _emit_dense(graph, model.classifier, pooled)
-    graph.output(logits, "logits", ("batch_size", model.config.outputs))
+    graph.output(logits, "logits", ("batch_size", config.outputs))
     return graph.model("compact_bert")
 
 
-def emit_embeddings(graph: GraphBuilder, embeddings: Embeddings, ids: str, segments: str) -> str:
-    """Write the embedding block; returns the hidden states (batch, sequence, hidden_size)."""
+def emit_embeddings(graph: GraphBuilder, embeddings: Embeddings, ids: str, segments: str | None) -> str:
+    """Write the embedding block; returns (batch, sequence, embedding width).
+
+    Without `segments` all tokens are of the first type, if there are types.
+    """
     words = embeddings.compression.emit_embed(graph, ids, _array(embeddings.word_embeddings.weight))
     length = graph.add("Shape", ids, start=1, end=2)
-    table = graph.constant(_array(embeddings.position_embeddings.weight))
-    positions = graph.add("Slice", table, graph.constant(np.array([0])), length, graph.constant(np.array([0])))
-    types = graph.constant(_array(embeddings.token_type_embeddings.weight))
-    placed = graph.add("Add", words, positions)
-    total = graph.add("Add", placed, graph.add("Gather", types, segments, axis=0))
+    table, types = _array(embeddings.position_embeddings.weight), embeddings.token_type_embeddings
+    if types is not None and segments is None:
+        table = table + _array(types.weight[0])
+    start = graph.constant(np.array([0]))
+    total = graph.add("Add", words, graph.add("Slice", graph.constant(table), start, length, start))
+    if types is not None and segments is not None:
+        total = graph.add("Add", total, graph.add("Gather", graph.constant(_array(types.weight)), segments, axis=0))
     return _emit_norm(graph, embeddings.LayerNorm, total)
 
 
@@ -108,7 +121,7 @@ def emit_feed_forward(graph: GraphBuilder, config: CompactBertConfig, layer: Com
 def _emit_activation(graph: GraphBuilder, name: str, value: str) -> str:
     if name in _GELU:
         return graph.add("Gelu", value, approximate=_GELU[name])
-    return graph.add("Relu", value)
+    return graph.add(_ACTIVATIONS[name], value)
 
 
 def _emit_residual(graph: GraphBuilder, output: ResidualOutput, features: str, residual: str) -> str:

@@ -1,11 +1,16 @@
-"""From and to Hugging Face's own `BertForSequenceClassification`."""
+"""From and to the sequence classifiers of transformers: the same function in the family's own class."""
 
 from __future__ import annotations
 
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedConfig
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
 from nas.errors import ExportError, TeacherError
 from nas.model.configuration import CompactBertConfig
+from nas.model.families import FAMILIES, Family, family_of
 from nas.model.modeling import CompactBertForSequenceClassification
 from nas.space import Architecture, Layer, Shape
 
@@ -25,78 +30,107 @@ _SHARED = (
     "problem_type",
 )
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
+_POSITIONS = "bert.embeddings.position_embeddings.weight"
 
 
 def shape_of(config: PreTrainedConfig) -> Shape:
-    """The sizes of a BERT. Raises `TeacherError` for another family or activation."""
-    if config.model_type != "bert":
+    """The sizes of a teacher. Raises `TeacherError` for another family, or what a `CompactBert` does not compute."""
+    family = family_of(config.model_type)
+    _check_function(family, config)
+    sizes = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
+    values = {name: family.read(config, name) for name in sizes}
+    if values["hidden_size"] % values["num_attention_heads"]:
         raise TeacherError(
-            f"teacher: a model of type 'bert' is needed, but got {config.model_type!r}; use a BERT checkpoint"
+            f"teacher: num_attention_heads must divide hidden_size, but got {values['num_attention_heads']} and "
+            f"{values['hidden_size']}; use a teacher with whole heads"
         )
-    if config.hidden_act not in ACTIVATIONS:
-        raise TeacherError(
-            f"teacher: hidden_act must be one of {', '.join(ACTIVATIONS)}, but got {config.hidden_act!r}; "
-            "use a teacher with one of them"
-        )
-    if config.hidden_size % config.num_attention_heads:
-        raise TeacherError(
-            f"teacher: num_attention_heads must divide hidden_size, but got {config.num_attention_heads} and "
-            f"{config.hidden_size}; use a teacher with whole heads"
-        )
-    return Shape(
-        num_hidden_layers=config.num_hidden_layers,
-        hidden_size=config.hidden_size,
-        num_attention_heads=config.num_attention_heads,
-        intermediate_size=config.intermediate_size,
-    )
+    return Shape(**values)
+
+
+def _check_function(family: Family, config: PreTrainedConfig) -> None:
+    """Raise where the configuration asks for another function than that of a `CompactBert`."""
+    rules: dict[str, tuple[Any, tuple[Any, ...]]] = {
+        family.name("hidden_act"): (family.read(config, "hidden_act"), ACTIVATIONS),
+        # Older checkpoints have it, with None or "absolute" for the usual kind.
+        "position_embedding_type": (getattr(config, "position_embedding_type", None) or "absolute", ("absolute",)),
+        "is_decoder": (getattr(config, "is_decoder", False), (False,)),
+    }
+    for setting, (value, able) in rules.items():
+        if value not in able:
+            raise TeacherError(
+                f"teacher: {setting} must be {' or '.join(map(str, able))}, but got {value!r}; use another teacher"
+            )
+    if family.positions_follow_padding and config.pad_token_id is None:
+        raise TeacherError("teacher: pad_token_id must be a number, but got None; set it in the teacher's config.json")
 
 
 def compact_config(teacher: PreTrainedConfig) -> CompactBertConfig:
-    """The configuration of the teacher as a `CompactBert`."""
-    shape = shape_of(teacher)
+    """The configuration of the teacher as a `CompactBert`. Raises `TeacherError` as `shape_of` does."""
+    shape, family = shape_of(teacher), family_of(teacher.model_type)
     layers = (
         Layer(index, shape.num_attention_heads, shape.intermediate_size) for index in range(shape.num_hidden_layers)
     )
-    shared = {key: getattr(teacher, key) for key in _SHARED}
-    config = CompactBertConfig(attention_head_size=shape.head_size, **shared)
+    values = {key: family.read(teacher, key) for key in _SHARED}
+    values["max_position_embeddings"] -= family.first_position(teacher.pad_token_id)
+    if family.has_embedding_size and teacher.embedding_size != shape.hidden_size:
+        values["embedding_size"] = teacher.embedding_size
+    config = CompactBertConfig(
+        family=teacher.model_type, pooler_act=family.pooler_act, attention_head_size=shape.head_size, **values
+    )
     return config.with_architecture(Architecture(hidden_size=shape.hidden_size, layers=tuple(layers)))
 
 
-def from_stock(teacher: BertForSequenceClassification) -> CompactBertForSequenceClassification:
-    """The teacher as a `CompactBert` of the same function, with copied weights, in evaluation mode."""
+def from_stock(teacher: PreTrainedModel) -> CompactBertForSequenceClassification:
+    """The teacher as a `CompactBert` of the same function, with copied weights, in evaluation mode.
+
+    RoBERTa skips padding when it counts positions, a `CompactBert` does not: padding must follow the text.
+    """
+    family, given = family_of(teacher.config.model_type), teacher.state_dict()
     model = CompactBertForSequenceClassification(compact_config(teacher.config))
-    model.load_state_dict(teacher.state_dict())
+    state = {name: given[family.parameter(name)] for name in model.state_dict()}
+    state[_POSITIONS] = state[_POSITIONS][family.first_position(teacher.config.pad_token_id) :]
+    model.load_state_dict(state)
     return model.eval()
 
 
 def fits_stock(config: CompactBertConfig) -> bool:
-    """Whether stock BERT can express it: uniform layers, heads that fill the hidden size, no compression."""
+    """Whether the family's own class can express it.
+
+    That needs uniform layers, heads that fill the hidden size, and no compression. ELECTRA has no projection between
+    embeddings and layers of one width.
+    """
     architecture = config.architecture
     kinds = {(layer.num_attention_heads, layer.intermediate_size) for layer in architecture.layers}
     return (
         architecture.choices == {"none"}
         and len(kinds) == 1
         and next(iter(kinds))[0] * config.attention_head_size == config.hidden_size
+        and config.embedding_size != config.hidden_size
     )
 
 
-def to_stock(model: CompactBertForSequenceClassification) -> BertForSequenceClassification:
-    """The same function as a stock BERT. Raises `ExportError` where `fits_stock` is false."""
+def to_stock(model: CompactBertForSequenceClassification) -> PreTrainedModel:
+    """The same function as a model of its family's own class. Raises `ExportError` where `fits_stock` is false."""
     config = model.config
     if not fits_stock(config):
         raise ExportError(
-            f"{config.architecture.describe()}: stock BERT needs equal uncompressed layers whose heads fill "
-            "the hidden size; export it as CompactBert"
+            f"{config.architecture.describe()}: a stock {config.family} needs equal uncompressed layers whose heads "
+            "fill the hidden size; export it as CompactBert"
         )
-    layer = config.architecture.layers[0]
-    stock = BertForSequenceClassification(
-        BertConfig(
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.num_hidden_layers,
-            num_attention_heads=layer.num_attention_heads,
-            intermediate_size=layer.intermediate_size,
-            **{key: getattr(config, key) for key in _SHARED},
-        )
-    )
-    stock.load_state_dict(model.state_dict())
+    family, layer = FAMILIES[config.family], config.architecture.layers[0]
+    skipped = family.first_position(config.pad_token_id)
+    values = {key: getattr(config, key) for key in _SHARED} | {
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_attention_heads": layer.num_attention_heads,
+        "intermediate_size": layer.intermediate_size,
+        "max_position_embeddings": config.max_position_embeddings + skipped,
+    }
+    if family.has_embedding_size:
+        values["embedding_size"] = config.embedding_width
+    own = {family.name(key): value for key, value in values.items() if key not in family.constants}
+    stock: PreTrainedModel = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(config.family, **own))
+    state: dict[str, torch.Tensor] = model.state_dict()
+    state[_POSITIONS] = functional.pad(state[_POSITIONS], (0, 0, skipped, 0))
+    stock.load_state_dict({family.parameter(name): value for name, value in state.items()})
     return stock.eval()

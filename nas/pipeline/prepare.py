@@ -8,17 +8,28 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, BertForSequenceClassification, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from nas.data import TaskData, prepare
 from nas.errors import TeacherError
 from nas.files import digest, file_digest, write_json
-from nas.model.stock import shape_of
+from nas.model import CompactBertConfig
+from nas.model.stock import compact_config, shape_of
 from nas.pipeline.run import Run
 from nas.progress import say
 from nas.study import Study
 from nas.supernet.checkpoints import drop_checkpoints
 from nas.supernet.loops import Schedule, fine_tune
+
+_FAMILIES = "a BERT, RoBERTa, DistilBERT or ELECTRA"
+_TOKENIZERS = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
+"""Files that a tokenizer can be read from, each group enough."""
 
 
 def data_inputs(run: Run) -> str:
@@ -54,31 +65,35 @@ def teacher_source(run: Run) -> str:
     return name
 
 
-def check_teacher(study: Study, source: str) -> None:
-    """Raise if the teacher cannot be read or does not fit the study's space."""
+def check_teacher(study: Study, source: str) -> CompactBertConfig:
+    """The teacher's configuration as a `CompactBert`; raises if it cannot be read or does not fit the study."""
     try:
         config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as problem:
         reason = str(problem).splitlines()[0]
         raise TeacherError(
-            f"teacher.model: {source}: cannot be loaded: {reason}; give a BERT folder or hub id"
+            f"teacher.model: {source}: cannot be loaded: {reason}; give a folder or hub id of {_FAMILIES}"
         ) from None
     study.check_teacher(shape_of(config))
+    compact = compact_config(config)
     lengths = {"task.max_length": study.task.max_length}
     lengths |= {f"devices.{device.name}.sequence_length": device.sequence_length for device in study.devices}
     for key, length in lengths.items():
-        if length > config.max_position_embeddings:
+        if length > compact.max_position_embeddings:
             raise TeacherError(
-                f"{key}: must be at most the teacher's max_position_embeddings, {config.max_position_embeddings}, "
-                f"but got {length}; lower it"
+                f"{key}: must be at most the tokens that the teacher has positions for, "
+                f"{compact.max_position_embeddings}, but got {length}; lower it"
             )
+    return compact
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder or hub id."""
     # transformers makes up an empty tokenizer for a folder without one.
-    if Path(source).is_dir() and not _files_of(str(source), "tokenizer.json", "vocab.txt"):
-        raise TeacherError(f"teacher.model: {source}: has no tokenizer; add its tokenizer.json or vocab.txt")
+    folder = Path(source)
+    if folder.is_dir() and not any(all((folder / name).is_file() for name in names) for names in _TOKENIZERS):
+        able = " or ".join(" and ".join(names) for names in _TOKENIZERS)
+        raise TeacherError(f"teacher.model: {source}: has no tokenizer; add its {able}")
     try:
         return AutoTokenizer.from_pretrained(str(source))
     except (OSError, ValueError) as problem:
@@ -97,12 +112,12 @@ def prepare_data(run: Run) -> TaskData:
     else:
         train, test = str(study.resolve(study.task.train)), str(study.resolve(study.task.test))
     source = teacher_source(run)
-    check_teacher(study, source)
+    token_types = "token_type_ids" in check_teacher(study, source).input_names
     inputs = data_inputs(run)
     if not run.is_done("data", inputs):
         with run.step("data", inputs, run.data):
             say("Reading and splitting the data")
-            prepare(study.task, train, test, load_tokenizer(source), study.seed).save(run.data)
+            prepare(study.task, train, test, load_tokenizer(source), study.seed, token_types).save(run.data)
     return TaskData.load(run.data)
 
 
@@ -131,7 +146,9 @@ def prepare_teacher(run: Run) -> TaskData:
             model = _load_classifier(study, source, data)
         except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
             reason = str(problem).splitlines()[0]
-            raise TeacherError(f"teacher.model: {source}: cannot be loaded: {reason}; give a BERT checkpoint") from None
+            raise TeacherError(
+                f"teacher.model: {source}: cannot be loaded: {reason}; give a checkpoint of {_FAMILIES}"
+            ) from None
         settings = study.teacher.fine_tune
         if settings:
             schedule = Schedule(settings.learning_rate, settings.batch_size, epochs=settings.epochs)
@@ -144,16 +161,16 @@ def prepare_teacher(run: Run) -> TaskData:
     return data
 
 
-def _load_classifier(study: Study, source: str, data: TaskData) -> BertForSequenceClassification:
+def _load_classifier(study: Study, source: str, data: TaskData) -> PreTrainedModel:
     if study.teacher.fine_tune is None:
-        loaded: Any = BertForSequenceClassification.from_pretrained(
+        loaded: Any = AutoModelForSequenceClassification.from_pretrained(
             source, output_loading_info=True, use_safetensors=True
         )
         classifier, about = loaded
         _check_fine_tuned(classifier, source, data, about["missing_keys"])
-        return cast(BertForSequenceClassification, classifier)
+        return cast(PreTrainedModel, classifier)
     names = dict(enumerate(data.label_names)) or {0: "score"}
-    return BertForSequenceClassification.from_pretrained(
+    return AutoModelForSequenceClassification.from_pretrained(
         source,
         num_labels=data.num_labels,
         id2label=names,
@@ -162,9 +179,7 @@ def _load_classifier(study: Study, source: str, data: TaskData) -> BertForSequen
     )
 
 
-def _check_fine_tuned(
-    model: BertForSequenceClassification, source: str, data: TaskData, missing: Collection[str]
-) -> None:
+def _check_fine_tuned(model: PreTrainedModel, source: str, data: TaskData, missing: Collection[str]) -> None:
     """Raise unless the model is a classifier for just this task's labels, in the data's order."""
     if missing:
         raise TeacherError(

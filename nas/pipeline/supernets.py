@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from nas.data import TaskData
 from nas.files import digest, write_folder
@@ -78,12 +78,12 @@ def distillation(run: Run, data: TaskData, schedule: Schedule, folder: Path, ori
 
 def load_teacher(run: Run) -> CompactBertForSequenceClassification:
     """The fine-tuned teacher as a `CompactBert`."""
-    return from_stock(BertForSequenceClassification.from_pretrained(run.teacher))
+    return from_stock(AutoModelForSequenceClassification.from_pretrained(run.teacher))
 
 
 def teacher_config(run: Run) -> CompactBertConfig:
     """The teacher's configuration as a `CompactBert`."""
-    return compact_config(BertConfig.from_pretrained(run.teacher))
+    return compact_config(AutoConfig.from_pretrained(run.teacher))
 
 
 def load_supernet(run: Run) -> BertSupernet:

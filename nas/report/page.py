@@ -169,8 +169,7 @@ def _loading(contents: Contents) -> str:
         body += _code(
             "import onnxruntime",
             f"session = onnxruntime.InferenceSession({json.dumps(folder + '/model.onnx')})",
-            # A tokenizer may leave the token types out unless it is asked; the graph needs all three inputs.
-            'inputs = tokenizer("a text", return_tensors="np", return_token_type_ids=True)',
+            'inputs = tokenizer("a text", return_tensors="np")',
             'logits = session.run(["logits"], dict(inputs))[0]',
         )
     return _section("How to load an export", body, "long") if body else ""

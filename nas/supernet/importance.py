@@ -60,14 +60,15 @@ def measure_importance(
     neurons = [_Taylor() for _ in layers]
     states = [_Taylor() for _ in range(2 * len(layers) + 1)]
     pooled = _Taylor()
-    norms = [model.bert.embeddings.LayerNorm]
-    hooks = [model.bert.pooler.register_forward_hook(lambda _m, _i, output: pooled.watch(output))]
+    bert = model.bert
+    writers: list[nn.Module] = [bert.embeddings_project or bert.embeddings.LayerNorm]
+    hooks = [bert.pooler.register_forward_hook(lambda _m, _i, output: pooled.watch(output))]
     for layer, at_context, at_neurons in zip(layers, context, neurons, strict=True):
         hooks.append(_before(layer.attention.output.dense, at_context))
         hooks.append(_before(layer.output.dense, at_neurons))
-        norms += [layer.attention.output.LayerNorm, layer.output.LayerNorm]
-    for norm, at_state in zip(norms, states, strict=True):
-        hooks.append(norm.register_forward_hook(lambda _m, _i, output, at=at_state: at.watch(output)))
+        writers += [layer.attention.output.LayerNorm, layer.output.LayerNorm]
+    for writer, at_state in zip(writers, states, strict=True):
+        hooks.append(writer.register_forward_hook(lambda _m, _i, output, at=at_state: at.watch(output)))
     try:
         model.eval()
         for batch in batches:
@@ -95,10 +96,15 @@ def reorder(model: CompactBertForSequenceClassification, importance: Importance)
     """Permute the weights in place so that units stand in order of importance. The function is unchanged."""
     head_size = model.config.attention_head_size
     hidden, pooled = _order(importance.hidden), _order(importance.pooled)
-    embeddings = model.bert.embeddings
-    for table in (embeddings.word_embeddings, embeddings.position_embeddings, embeddings.token_type_embeddings):
-        _permute(table.weight, 1, hidden)
-    _permute_norm(embeddings.LayerNorm, hidden)
+    embeddings, projection = model.bert.embeddings, model.bert.embeddings_project
+    if projection is not None:  # its outputs are the hidden units, the tables stay as they are
+        _permute(projection.weight, 0, hidden)
+        _permute(projection.bias, 0, hidden)
+    else:
+        for table in (embeddings.word_embeddings, embeddings.position_embeddings, embeddings.token_type_embeddings):
+            if table is not None:
+                _permute(table.weight, 1, hidden)
+        _permute_norm(embeddings.LayerNorm, hidden)
     for number, layer in enumerate(model.layers):
         heads = _order(importance.heads[number])
         rows = (heads[:, None] * head_size + torch.arange(head_size)).flatten()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tiny import TEACHERS
 
 from nas.errors import DeviceError
 from nas.latency import measure
@@ -20,7 +21,9 @@ def _inputs():
 
 
 @RUNTIME
+@pytest.mark.parametrize("teacher_kind", TEACHERS)
 def test_runs_a_whole_sub_network(name, supernet_weights, tmp_path):
+    """On the inputs that it takes of those it is given."""
     runtime = runtime_of(name)
     runtime.write_model(supernet_weights, tmp_path / "network")
     output = runtime.load(tmp_path / "network", 1, _inputs())()

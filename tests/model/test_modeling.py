@@ -6,29 +6,25 @@ import random
 
 import pytest
 import torch
-from tiny import randomise
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+from tiny import TEACHERS, randomise
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from nas.errors import ExportError, TeacherError
 from nas.graph import GraphBuilder
 from nas.model import CompactBertForSequenceClassification
 from nas.model.onnx import to_onnx
 from nas.model.sizes import MB, count_parameters, stored_mb
-from nas.model.stock import fits_stock, from_stock, shape_of, to_stock
+from nas.model.stock import compact_config, fits_stock, from_stock, shape_of, to_stock
 from nas.space import Architecture, Layer
+from nas.supernet import BertSupernet
 
-STOCK = BertConfig(
-    vocab_size=90,
-    hidden_size=32,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    intermediate_size=64,
-    max_position_embeddings=40,
-    num_labels=3,
-)
+KINDS = pytest.mark.parametrize("teacher_kind", TEACHERS)
+OUTPUTS = pytest.mark.parametrize("outputs", [1, 2, 4])
 
 
-@pytest.mark.parametrize("seed", range(12))
+@KINDS
+@OUTPUTS
+@pytest.mark.parametrize("seed", range(4))
 def test_counted_parameters_and_bytes_are_the_real_ones(space, config, seed):
     config = config.with_architecture(space.sample(random.Random(seed)))
     model = randomise(CompactBertForSequenceClassification(config), seed)
@@ -38,22 +34,51 @@ def test_counted_parameters_and_bytes_are_the_real_ones(space, config, seed):
     assert stored_mb(config) * MB == pytest.approx(constants, abs=64 * (4 + 4 * len(model.layers)))
 
 
-def test_teacher_keeps_its_function(batch):
-    teacher = randomise(BertForSequenceClassification(STOCK))
+@KINDS
+@OUTPUTS
+def test_teacher_keeps_its_function(teacher, batch):
     with torch.no_grad():
         expected = teacher(**batch).logits
         found = from_stock(teacher)(**batch).logits
+    assert expected.std(dim=0).min() > 0.1
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
-def test_uniform_uncompressed_architectures_go_back_to_stock(batch, tmp_path):
-    model = from_stock(randomise(BertForSequenceClassification(STOCK)))
+@KINDS
+@OUTPUTS
+def test_uniform_uncompressed_architectures_go_back_to_stock(teacher, batch, tmp_path):
+    model = from_stock(teacher)
     assert fits_stock(model.config)
     to_stock(model).save_pretrained(tmp_path)
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
-    assert type(again) is BertForSequenceClassification
+    assert type(again) is type(teacher)
+    assert teacher.config.to_diff_dict().items() <= again.config.to_diff_dict().items()
     with torch.no_grad():
-        torch.testing.assert_close(again(**batch).logits, model(**batch).logits, atol=1e-5, rtol=0)
+        torch.testing.assert_close(again(**batch).logits, teacher(**batch).logits, atol=1e-5, rtol=0)
+
+
+@KINDS
+def test_smaller_uniform_architectures_go_back_to_stock(supernet_weights, batch):
+    architecture = Architecture(16, (Layer(0, 2, 24), Layer(2, 2, 24)))
+    model = BertSupernet(supernet_weights).extract(architecture)
+    with torch.no_grad():
+        torch.testing.assert_close(to_stock(model)(**batch).logits, model(**batch).logits, atol=1e-5, rtol=0)
+
+
+def test_a_projection_between_equal_widths_does_not_fit_stock():
+    config = compact_config(AutoConfig.for_model("electra", hidden_size=32, num_attention_heads=4, embedding_size=16))
+    assert fits_stock(config) and fits_stock(config.with_architecture(Architecture(8, (Layer(0, 1, 64),))))
+    assert not fits_stock(config.with_architecture(Architecture(16, (Layer(0, 2, 64),))))
+
+
+@KINDS
+def test_positions_are_those_that_a_text_can_take(teacher, config):
+    """A text of all positions runs, in the family's own class too; one token more does not."""
+    for model in (teacher, from_stock(teacher)):
+        ids = torch.full((1, config.max_position_embeddings + 1), 5)
+        assert model(input_ids=ids[:, 1:]).logits.shape == (1, 3)
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=ids)
 
 
 @pytest.mark.parametrize(
@@ -71,13 +96,21 @@ def test_other_architectures_do_not_fit_stock(config, layers):
         to_stock(model)
 
 
-def test_teachers_of_other_families_and_activations_are_refused():
-    with pytest.raises(TeacherError, match="hidden_act"):
-        shape_of(BertConfig(hidden_act="swish"))
-    roberta = BertConfig()
-    roberta.model_type = "roberta"
-    with pytest.raises(TeacherError, match="'roberta'"):
-        shape_of(roberta)
+@pytest.mark.parametrize(
+    ("family", "settings", "message"),
+    [
+        ("albert", {}, "bert, roberta, distilbert or electra is needed, but got 'albert'"),
+        ("bert", {"hidden_act": "swish"}, "hidden_act must be gelu or .*'swish'"),
+        ("distilbert", {"activation": "swish"}, "activation must be gelu or .*'swish'"),
+        ("electra", {"position_embedding_type": "relative_key"}, "position_embedding_type must be absolute"),
+        ("roberta", {"is_decoder": True}, "is_decoder must be False"),
+        ("roberta", {"pad_token_id": None}, "pad_token_id must be a number"),
+        ("distilbert", {"n_heads": 5}, "num_attention_heads must divide hidden_size, but got 5 and 768"),
+    ],
+)
+def test_teachers_of_another_function_are_refused(family, settings, message):
+    with pytest.raises(TeacherError, match=message):
+        shape_of(AutoConfig.for_model(family, **settings))
 
 
 @pytest.mark.parametrize("labels", [torch.tensor([0, 2, 1, 0, 1]), None])

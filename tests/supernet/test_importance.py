@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny import TEACHERS
 
 from nas.model import CompactBertForSequenceClassification
 from nas.supernet.importance import measure_importance, reorder
+
+KINDS = pytest.mark.parametrize("teacher_kind", TEACHERS)
 
 
 @pytest.fixture
@@ -14,15 +17,17 @@ def labelled(batch):
     return [batch | {"labels": torch.tensor([0, 1, 2, 1, 0])}]
 
 
+@KINDS
 def test_reordering_keeps_the_function(supernet_weights, batch, labelled):
     with torch.no_grad():
         before = supernet_weights(**batch).logits
     importance = measure_importance(supernet_weights, labelled)
     reorder(supernet_weights, importance)
     with torch.no_grad():
-        torch.testing.assert_close(supernet_weights(**batch).logits, before, atol=1e-5, rtol=0)
+        torch.testing.assert_close(supernet_weights(**batch).logits, before, atol=1e-4, rtol=0)
 
 
+@KINDS
 def test_what_was_measured_comes_first_afterwards(supernet_weights, labelled):
     importance = measure_importance(supernet_weights, labelled)
     reorder(supernet_weights, importance)

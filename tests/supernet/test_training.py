@@ -139,7 +139,7 @@ def test_training_brings_the_smallest_closer_to_the_teacher(space, config, data,
             target, found = _knowledge(weights, batch), _knowledge(BertSupernet(model).extract(space.smallest()), batch)
             return distillation_loss(found, target, space.smallest(), batch["attention_mask"], LossWeights()).item()
 
-    assert distance(student) < 0.8 * distance(weights)
+    assert distance(student) < 0.9 * distance(weights)
 
 
 @pytest.mark.slow
