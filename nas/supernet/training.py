@@ -51,7 +51,7 @@ class DistillationTrainer(SafeTrainer):
         architectures = self.architectures(self.state.global_step)
         total = torch.zeros((), device=self.args.device)
         with _attention_for_training(self.args.device):
-            with torch.no_grad(), self.compute_loss_context_manager(), last_projections(self.teacher) as projections:
+            with torch.no_grad(), self.accelerator.autocast(), last_projections(self.teacher) as projections:
                 target = Knowledge.of(self.teacher(**inputs, output_hidden_states=True), projections)
             for architecture in architectures:
                 loss = self._loss(architecture, inputs, target) / len(architectures)
@@ -73,7 +73,7 @@ class DistillationTrainer(SafeTrainer):
 
     def _loss(self, architecture: Architecture, inputs: dict[str, Any], target: Knowledge) -> torch.Tensor:
         with (
-            self.compute_loss_context_manager(),
+            self.accelerator.autocast(),
             last_projections(self.supernet.skeleton(architecture)) as projections,
         ):
             output = self.supernet.run(architecture, **inputs, output_hidden_states=True)
