@@ -191,6 +191,8 @@ class Supernet(Settings):
     """Weight of the loss on the attention relations."""
     train_embeddings: Flag = False
     """Whether the word table is trained too."""
+    workers: Positive = 1
+    """Processes that share each batch, on Ray; the result is the same."""
     importance_batches: Positive = 32
     """Batches that heads, neurons and hidden units are ranked on."""
     checkpoint_steps: Positive = 200

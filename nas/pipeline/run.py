@@ -46,7 +46,7 @@ class Run:
     @classmethod
     def of(cls, study: Study, root: Path) -> Run:
         """The run of a study below `root`; creates the folder."""
-        run = cls(study, root / study.name)
+        run = cls(study, root.resolve() / study.name)
         write_json(run.folder / "study.json", study.model_dump(mode="json"))
         return run
 

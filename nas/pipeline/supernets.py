@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from nas.data import TaskData
@@ -33,7 +35,7 @@ def _origin(run: Run) -> dict[str, Any]:
     return {
         "teacher": teacher_inputs(run),
         "search_space": study.space.definition,
-        "supernet": study.supernet.model_dump(mode="json"),
+        "supernet": study.supernet.model_dump(mode="json", exclude={"workers"}),
         "seed": study.seed,
     }
 
@@ -44,20 +46,31 @@ def train(run: Run) -> None:
     inputs = supernet_inputs(run)
     if run.is_done("supernet", inputs):
         return
-    settings = run.study.supernet
-    schedule = Schedule(
-        settings.learning_rate, settings.batch_size, steps=settings.steps, checkpoint_steps=settings.checkpoint_steps
-    )
     refuse_others(run.supernet / "checkpoints", _origin(run))
     with run.step("supernet", inputs, run.supernet):
         torch.manual_seed(run.study.seed)
         if not run.ordered_teacher.exists():
             _order(run, data)
-        weights = CompactBertForSequenceClassification.from_pretrained(run.ordered_teacher)
-        training = distillation(run, data, schedule, run.supernet, _origin(run))
-        training.train_supernet(weights, run.study.space, settings.random_subnets, settings.sampling)
-        weights.save_pretrained(run.supernet)
+        if run.study.supernet.workers == 1:
+            _train_ordered(run)
+        else:
+            from nas.supernet.ray_training import train_on_workers
+
+            train_on_workers(partial(_train_ordered, run), run.study.supernet.workers, run.supernet / "ray")
     drop_checkpoints(run.supernet)
+
+
+def _train_ordered(run: Run) -> None:
+    """From the ordered teacher to the supernet's weights, alone or as one of several processes."""
+    settings = run.study.supernet
+    schedule = Schedule(
+        settings.learning_rate, settings.batch_size, steps=settings.steps, checkpoint_steps=settings.checkpoint_steps
+    )
+    weights = CompactBertForSequenceClassification.from_pretrained(run.ordered_teacher)
+    training = distillation(run, TaskData.load(run.data), schedule, run.supernet, _origin(run))
+    training.train_supernet(weights, run.study.space, settings.random_subnets, settings.sampling)
+    if PartialState().is_main_process:
+        weights.save_pretrained(run.supernet)
 
 
 def distillation(run: Run, data: TaskData, schedule: Schedule, folder: Path, origin: dict[str, Any]) -> Distillation:

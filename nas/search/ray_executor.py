@@ -1,4 +1,4 @@
-"""Evaluation on Ray: one actor a worker, each with its own copy of the supernet. The only file that knows Ray."""
+"""Evaluation on Ray: one actor a worker, each with its own copy of the supernet.."""
 
 from __future__ import annotations
 

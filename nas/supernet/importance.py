@@ -87,6 +87,35 @@ def measure_importance(
     )
 
 
+@torch.no_grad()
+def magnitude(model: CompactBertForSequenceClassification) -> Importance:
+    """Score all units by the squares of the weights that read or write them: needs no data, and is worse for it."""
+    head_size, bert = model.config.attention_head_size, model.bert
+    found = Importance(
+        hidden=_columns(bert.pooler.dense),
+        pooled=_rows(bert.pooler.dense) + _columns(model.classifier),
+    )
+    for layer in model.layers:
+        attention, dense = layer.attention.self, layer.attention.output.dense
+        projections = (attention.query, attention.key, attention.value)
+        context = sum((_rows(projection) for projection in projections), _columns(dense))
+        found.heads.append(context.unflatten(0, (-1, head_size)).sum(dim=1))
+        found.neurons.append(_rows(layer.intermediate.dense) + _columns(layer.output.dense))
+        readers, writers = (*projections, layer.intermediate.dense), (dense, layer.output.dense)
+        found.hidden += sum(_columns(linear) for linear in readers) + sum(_rows(linear) for linear in writers)
+    return found
+
+
+def _rows(linear: nn.Linear) -> torch.Tensor:
+    """For each output feature the sum of its squared weights."""
+    return linear.weight.square().sum(dim=1)
+
+
+def _columns(linear: nn.Linear) -> torch.Tensor:
+    """For each input feature the sum of its squared weights."""
+    return linear.weight.square().sum(dim=0)
+
+
 def _before(module: nn.Module, taylor: _Taylor) -> torch.utils.hooks.RemovableHandle:
     return module.register_forward_pre_hook(lambda _module, inputs: taylor.watch(inputs[0]))
 

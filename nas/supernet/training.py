@@ -57,19 +57,19 @@ class DistillationTrainer(SafeTrainer):
                 loss = self._loss(architecture, inputs, target) / len(architectures)
                 self.accelerator.backward(loss)
                 total += loss.detach()
-        self._average_gradients()
-        return total
+        return self._averaged(total)
 
-    def _average_gradients(self) -> None:
-        """Give every process the mean of all processes' gradients."""
-        if self.accelerator.num_processes == 1:
-            return
-        gradients = [parameter.grad for parameter in self.supernet.weights.parameters() if parameter.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        distributed.all_reduce(flat)
-        flat /= self.accelerator.num_processes
-        for gradient, mean in zip(gradients, flat.split([item.numel() for item in gradients]), strict=True):
-            gradient.copy_(mean.view_as(gradient))
+    def _averaged(self, loss: torch.Tensor) -> torch.Tensor:
+        """Give every process the mean of all processes' gradients and losses; returns the loss."""
+        if self.accelerator.num_processes > 1:
+            parameters = self.supernet.weights.parameters()
+            tensors = [loss, *(parameter.grad for parameter in parameters if parameter.grad is not None)]
+            flat = torch.cat([tensor.flatten() for tensor in tensors])
+            distributed.all_reduce(flat)
+            flat /= self.accelerator.num_processes
+            for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+                tensor.copy_(mean.view_as(tensor))
+        return loss
 
     def _loss(self, architecture: Architecture, inputs: dict[str, Any], target: Knowledge) -> torch.Tensor:
         with (

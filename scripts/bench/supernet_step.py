@@ -1,11 +1,11 @@
 """What a supernet training step costs, against a plain fine-tuning step of the teacher at the same batch.
 
-Both are measured inside the Trainer, with everything that a step does there: the plain one on the teacher's own class, with
-dropout; the supernet's with the teacher's forward pass, and forward and backward passes of the largest, the smallest and
-two random sub-networks. They take turns, on the same batches.
+Both are measured inside the Trainer, with everything that a step does there: the plain one on the teacher's own class,
+with dropout; the supernet's with the teacher's forward pass, and forward and backward passes of the largest, the
+smallest and two random sub-networks. They take turns, on the same batches.
 
-Prints the seconds of each (median over rounds of the mean over steps), their ratio, and how much of the supernet step its
-matrix products alone would take at the rate measured in the same rounds on a product of the teacher's sizes.
+Prints the seconds of each (median over rounds of the mean over steps), their ratio, and how much of the supernet step
+its matrix products alone would take at the rate measured in the same rounds on a product of the teacher's sizes.
 """
 
 from __future__ import annotations

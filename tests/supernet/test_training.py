@@ -207,3 +207,26 @@ def test_a_single_sub_network_is_trained_alone(space, config, data, tmp_path):
     before = copy.deepcopy(model.state_dict())
     _distillation(weights, data, tmp_path / "one", 5).train_subnetwork(model, "Fine-tuning")
     assert any(not torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tiny_study, tmp_path):
+    """Ray Train with two gloo workers at the same global batch: the same loss, and nearly the same weights."""
+    from nas.files import read_json
+    from nas.pipeline import Run, train
+    from nas.study import Study
+    from nas.supernet.loops import LOG_FILE
+
+    runs = []
+    for workers in (1, 2):
+        study = Study.load(tiny_study)
+        settings = study.supernet.model_copy(update={"workers": workers, "steps": 12, "checkpoint_steps": 6})
+        run = Run.of(study.model_copy(update={"supernet": settings}), tmp_path / f"runs-{workers}")
+        train(run)
+        runs.append(run)
+    logs = [read_json(run.supernet / LOG_FILE, TrainingError) for run in runs]
+    assert logs[0][-1]["train_loss"] == pytest.approx(logs[1][-1]["train_loss"], rel=1e-4)
+    one, two = (CompactBertForSequenceClassification.from_pretrained(run.supernet) for run in runs)
+    for name, parameter in one.named_parameters():
+        # AdamW turns a rounding difference of a tiny gradient into a share of its step, 1e-3 here.
+        torch.testing.assert_close(two.get_parameter(name), parameter, atol=5e-4, rtol=0, msg=name)

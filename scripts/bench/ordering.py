@@ -1,0 +1,75 @@
+"""Accuracy of sub-networks of the fine-tuned teacher right after ordering its units, before any training.
+
+Compares the order of the checkpoint, an order by magnitude and the Taylor order that `nas train` uses, at three widths
+of heads and neurons and at the narrower hidden sizes of the space, on the search set. Prepares the teacher if it is
+missing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import common
+from rich.console import Console
+from rich.table import Table
+
+from nas.evaluate.accuracy import Evaluator
+from nas.model import CompactBertForSequenceClassification
+from nas.pipeline.prepare import load_tokenizer, prepare_teacher
+from nas.pipeline.supernets import load_teacher
+from nas.space import Architecture, SearchSpace
+from nas.supernet import BertSupernet
+from nas.supernet.importance import magnitude, measure_importance, reorder
+from nas.supernet.loops import labelled_batches
+
+SHARES = (3 / 4, 1 / 2, 1 / 4)
+
+
+def narrowed(space: SearchSpace) -> dict[str, Architecture]:
+    """All layers, with a share of heads and neurons; and all of these, with a smaller hidden size."""
+    whole, shape, found = space.largest(), space.teacher, {}
+    for share in SHARES:
+        heads, neurons = round(shape.num_attention_heads * share), round(shape.intermediate_size * share)
+        layers = (replace(item, num_attention_heads=heads, intermediate_size=neurons) for item in whole.layers)
+        found[f"{heads} heads, {neurons} neurons"] = replace(whole, layers=tuple(layers))
+    for size in space.dimensions.hidden_size[:-1]:
+        found[f"hidden_size {size}"] = replace(whole, hidden_size=size)
+    return found
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = common.parser(__doc__).parse_args()
+    run = common.run_of(arguments)
+    data, settings = prepare_teacher(run), run.study.supernet
+
+    def taylor(model: CompactBertForSequenceClassification) -> None:
+        tokenizer = load_tokenizer(run.teacher)
+        batches = labelled_batches(
+            data.train, tokenizer, settings.importance_batches, settings.batch_size, run.study.seed
+        )
+        reorder(model, measure_importance(model, batches))
+
+    orders = {
+        "unordered": lambda model: None,
+        "magnitude": lambda model: reorder(model, magnitude(model)),
+        "Taylor": taylor,
+    }
+    accuracy: dict[str, dict[str, float]] = {}
+    for name, order in orders.items():
+        model = load_teacher(run)
+        order(model)
+        evaluator = Evaluator(BertSupernet(model), data.search, run.study.task.metric)
+        parts = {"whole teacher": run.study.space.largest()} | narrowed(run.study.space)
+        accuracy[name] = {width: evaluator.evaluate(architecture).accuracy for width, architecture in parts.items()}
+    table = Table(title=f"{run.study.task.metric} on {len(data.search):,} examples of the search set")
+    for column in ("", *orders):
+        table.add_column(column, justify="left" if not column else "right")
+    for width in accuracy["Taylor"]:
+        table.add_row(width, *(f"{accuracy[name][width]:.4f}" for name in orders))
+    Console().print(table)
+    common.finish(arguments, {"accuracy": accuracy})
+
+
+if __name__ == "__main__":
+    main()
