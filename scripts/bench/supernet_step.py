@@ -14,6 +14,7 @@ import copy
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -117,7 +118,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         first = plain(folder)
-        tokens = round(fmean(b["input_ids"].numel() for b, _ in zip(first.get_train_dataloader(), range(steps))))
+        tokens = round(fmean(batch["input_ids"].numel() for batch in islice(first.get_train_dataloader(), steps)))
         kind = torch.bfloat16 if first.args.bf16 else torch.float32
         for _ in range(arguments.rounds):
             plains.append(timed(plain(folder)))

@@ -7,7 +7,7 @@ import torch
 from tiny import TEACHERS
 
 from nas.model import CompactBertForSequenceClassification
-from nas.supernet.importance import measure_importance, reorder
+from nas.supernet.importance import magnitude, measure_importance, reorder
 
 KINDS = pytest.mark.parametrize("teacher_kind", TEACHERS)
 
@@ -59,3 +59,23 @@ def test_taylor_estimates_the_loss_of_a_removed_neuron(config, batch, labelled):
         model.layers[2].output.dense.weight[:, 7] = 0.0
         change = (model(**one).loss - before).abs()
     assert importance.neurons[2][7].item() == pytest.approx(change.item(), rel=0.1, abs=1e-7)
+
+
+@KINDS
+def test_magnitude_counts_what_reads_and_writes_a_unit(supernet_weights, batch):
+    layer, head_size = supernet_weights.layers[1], supernet_weights.config.attention_head_size
+    with torch.no_grad():
+        before = supernet_weights(**batch).logits
+        scores = magnitude(supernet_weights)
+        rows = layer.intermediate.dense.weight[3].square().sum()
+        columns = layer.output.dense.weight[:, 3].square().sum()
+        torch.testing.assert_close(scores.neurons[1][3], rows + columns)
+        part = slice(head_size, 2 * head_size)
+        attention = layer.attention.self
+        head = sum(item.weight[part].square().sum() for item in (attention.query, attention.key, attention.value))
+        head = head + layer.attention.output.dense.weight[:, part].square().sum()
+        torch.testing.assert_close(scores.heads[1][1], head)
+        reorder(supernet_weights, scores)
+        torch.testing.assert_close(supernet_weights(**batch).logits, before, atol=1e-4, rtol=0)
+    again = magnitude(supernet_weights)
+    assert all(torch.all(part[:-1] >= part[1:] - 1e-4 * part.max()) for part in (again.hidden, *again.heads))

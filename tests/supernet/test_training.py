@@ -57,6 +57,23 @@ def test_sandwich_holds_the_ends_and_depends_on_the_step_alone(space):
     assert first(0) != first(1) and sandwich(space, 3, "spread", 1)(0) != first(0)
 
 
+def test_spread_draws_reach_both_ends_and_leave_every_dimension_uniform(space):
+    def draws(sampling):
+        at_step = sandwich(space, 1, sampling, 0)
+        return [at_step(step)[-1] for step in range(3000)]
+
+    def extremes(drawn):
+        """Draws whose layers all have the fewest, or all the most, neurons."""
+        ends = (space.dimensions.intermediate_size[0], space.dimensions.intermediate_size[-1])
+        return sum({layer.intermediate_size for layer in item.layers} in ({ends[0]}, {ends[1]}) for item in drawn)
+
+    spread, uniform = draws("spread"), draws("uniform")
+    assert extremes(spread) > 1.3 * extremes(uniform)
+    for size in space.dimensions.hidden_size:
+        share = sum(item.hidden_size == size for item in spread) / len(spread)
+        assert share == pytest.approx(1 / len(space.dimensions.hidden_size), abs=0.03)  # 3 standard errors
+
+
 def test_loss_is_zero_for_the_teacher_itself(space, supernet_weights, batch):
     with torch.no_grad():
         known = _knowledge(supernet_weights, batch)

@@ -1,0 +1,63 @@
+"""Slices of shared weights, and the gradients that come back through them."""
+
+from __future__ import annotations
+
+import random
+
+import torch
+from torch.func import functional_call
+
+from nas.supernet import BertSupernet
+
+
+def test_gradients_are_those_of_ordinary_slices(space, supernet_weights, batch):
+    """Of two sub-networks one after the other, added up in the shared weights."""
+    supernet, rng = BertSupernet(supernet_weights), random.Random(0)
+    architectures = [space.sample(rng), space.smallest()]
+    for architecture in architectures:
+        supernet.run(architecture, **batch).logits.square().sum().backward()
+    found = {name: parameter.grad for name, parameter in supernet_weights.named_parameters()}
+    assert any(gradient is not None for gradient in found.values())
+    supernet_weights.zero_grad()
+    for architecture in architectures:
+        sliced = {}
+        for name, parameter in supernet.skeleton(architecture).named_parameters():
+            parts = name.split(".")
+            if name.startswith("bert.encoder.layer."):
+                parts[3] = str(architecture.layers[int(parts[3])].source)
+            whole = supernet_weights.get_parameter(".".join(parts))
+            sliced[name] = whole[tuple(slice(size) for size in parameter.shape)]
+        functional_call(supernet.skeleton(architecture), sliced, (), batch).logits.square().sum().backward()
+    for name, parameter in supernet_weights.named_parameters():
+        assert (found[name] is None) == (parameter.grad is None), name
+        if parameter.grad is not None:
+            torch.testing.assert_close(found[name], parameter.grad, atol=1e-5, rtol=1e-5, msg=name)
+
+
+def test_a_frozen_parameter_gets_no_gradient(space, supernet_weights, batch):
+    supernet_weights.bert.embeddings.word_embeddings.requires_grad_(False)
+    BertSupernet(supernet_weights).run(space.smallest(), **batch).logits.sum().backward()
+    assert supernet_weights.bert.embeddings.word_embeddings.weight.grad is None
+    assert supernet_weights.bert.pooler.dense.weight.grad is not None
+
+
+def test_a_sub_network_is_a_supernet_of_one(space, supernet_weights, batch):
+    architecture = next(item for item in map(space.sample, map(random.Random, range(99))) if len(item.layers) == 2)
+    extracted = BertSupernet(supernet_weights).extract(architecture)
+    with torch.no_grad():
+        own = BertSupernet(extracted).run(architecture, **batch).logits
+        torch.testing.assert_close(own, extracted(**batch).logits, atol=1e-6, rtol=0)
+
+
+def test_norms_are_right_at_every_width(space, supernet_weights, batch):
+    """A narrow sub-network normalises over its own units: each norm's output, rescaled, has mean 0 and variance 1."""
+    for size in space.dimensions.hidden_size:
+        architecture = next(a for a in map(space.sample, map(random.Random, range(99))) if a.hidden_size == size)
+        model = BertSupernet(supernet_weights).extract(architecture)
+        norm = model.layers[-1].output.LayerNorm
+        with torch.no_grad():
+            last = model(**batch, output_hidden_states=True).hidden_states[-1]
+            normal = (last - norm.bias) / norm.weight
+        assert last.shape[-1] == size
+        torch.testing.assert_close(normal.mean(dim=-1), torch.zeros(last.shape[:-1]), atol=1e-4, rtol=0)
+        torch.testing.assert_close(normal.var(dim=-1, unbiased=False), torch.ones(last.shape[:-1]), atol=1e-3, rtol=0)
