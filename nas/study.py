@@ -178,7 +178,7 @@ class Supernet(Settings):
 
     steps: Positive = 1500
     batch_size: Positive = 64
-    learning_rate: PositiveReal = 2e-4
+    learning_rate: PositiveReal = 3e-4
     random_subnets: Whole = 2
     """Random sub-networks a step, beside the largest and the smallest."""
     sampling: Literal["uniform", "spread"] = "spread"

@@ -6,12 +6,14 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny import TINY_STUDY, write_pair_study, write_tiny_study
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, RobertaForSequenceClassification
 
@@ -216,6 +218,30 @@ def test_infeasible_budget_stops_before_the_supernet_is_trained(tiny_study, tmp_
     last = result.stderr.splitlines()[-1]
     assert last.startswith("error: budgets.small: p50_ms must be at least") and "raise it" in last
     assert not (tmp_path / "runs" / "tiny" / "supernet").exists()
+
+
+def test_a_killed_training_ends_with_the_same_weights_and_knows_its_study(tiny_study, tmp_path):
+    """kill -9 after the first checkpoint: another study is refused, the same one ends as if nothing had happened."""
+    assert _nas("train", tiny_study, "--runs", tmp_path / "straight").returncode == 0
+    command = [sys.executable, "-m", "nas.cli", "train", str(tiny_study), "--runs", str(tmp_path / "killed")]
+    checkpoints = tmp_path / "killed" / "tiny" / "supernet" / "checkpoints"
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        while not (checkpoints / "checkpoint-10" / "complete").exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+    text = tiny_study.read_text()
+    tiny_study.write_text(text.replace("steps = 30", "steps = 40"))
+    refused = _nas("train", tiny_study, "--runs", tmp_path / "killed")
+    assert refused.returncode == 2 and "supernet.steps = 30, which is 40 now" in refused.stderr
+    assert refused.stderr.strip().splitlines()[-1].startswith("error: ") and "Traceback" not in refused.stderr
+    tiny_study.write_text(text)
+    assert _nas("train", tiny_study, "--runs", tmp_path / "killed").returncode == 0
+    weights = [
+        load_file(tmp_path / name / "tiny" / "supernet" / "model.safetensors") for name in ("straight", "killed")
+    ]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, atol=1e-5, rtol=0, msg=name)
 
 
 def test_two_commands_on_one_run_do_not_meet(finished):

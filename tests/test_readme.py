@@ -6,10 +6,13 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from tiny import write_tiny_study
+
+from nas.study import Supernet
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -47,7 +50,7 @@ def test_commands_and_code_of_the_readme(tmp_path):
     write_tiny_study(folder)
     (folder / "test.parquet").rename(folder / "validation.parquet")
     (folder / "teacher").rename(folder / "my-bert")
-    (study,) = _blocks("toml")
+    study, _ = _blocks("toml")
     for column in ("train", "validation"):
         _rename_column(folder / f"{column}.parquet")
     study = study.replace("minilm-l6", "tiny").replace('"20%"', '"80%"').replace('metric = "accuracy"', _TASK)
@@ -61,6 +64,12 @@ def test_commands_and_code_of_the_readme(tmp_path):
         result = subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True, text=True)
         assert re.search(r"-?\d\.\d", result.stdout)
     shutil.rmtree(folder)
+
+
+def test_settings_of_the_readme_are_the_defaults():
+    _, block = _blocks("toml")
+    shown, defaults = tomllib.loads(block)["supernet"], Supernet().model_dump()
+    assert shown == {name: defaults[name] for name in shown}
 
 
 _TASK = 'metric = "accuracy"\nmax_length = 32\nholdout = { size = 200 }'
