@@ -26,7 +26,7 @@ class TeacherError(NasError):
 
 
 class TrainingError(NasError):
-    """A training whose loss is no longer a number."""
+    """A training whose loss is no longer a number, whose checkpoints are of another one, or whose workers failed."""
 
 
 class DeviceError(NasError):

@@ -197,6 +197,15 @@ class Supernet(Settings):
     """Batches that heads, neurons and hidden units are ranked on."""
     checkpoint_steps: Positive = 200
 
+    @model_validator(mode="after")
+    def _batch_can_be_shared(self) -> Supernet:
+        if self.batch_size % self.workers:
+            raise ValueError(
+                f"workers: each must get an equal part of batch_size, but {self.batch_size} texts cannot be shared by "
+                f"{self.workers}; change one of them"
+            )
+        return self
+
 
 class Search(Settings):
     """The search over architectures."""

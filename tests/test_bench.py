@@ -14,28 +14,38 @@ BENCH = Path(__file__).parents[1] / "scripts" / "bench"
 
 def _bench(name, study, *options):
     command = [sys.executable, str(BENCH / f"{name}.py"), "--study", str(study), "--runs", str(study.parent / "runs")]
-    found = subprocess.run(
-        [*command, "--threads", "1", "--json", *options], capture_output=True, text=True, check=False, timeout=240
-    )
+    command += ["--threads", "1", "--json", *options]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert found.returncode == 0, found.stderr
     return json.loads(found.stdout.splitlines()[-1])
+
+
+def test_a_wrong_call_is_one_line():
+    found = subprocess.run(
+        [sys.executable, str(BENCH / "ordering.py"), "--study", "nonsense"], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 2 and found.stderr.startswith("error: nonsense: no such study")
+    assert len(found.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.slow
 def test_supernet_step(tiny_study):
     found = _bench("supernet_step", tiny_study, "--steps", "4", "--rounds", "1")
+    assert found["lean_ratio"] == pytest.approx(found["supernet_s"] / found["lean_s"], rel=1e-2)
     assert found["step_ratio"] == pytest.approx(found["supernet_s"] / found["plain_s"], rel=1e-2)
     assert 0 < found["matmul_fraction"] < 1
 
 
 @pytest.mark.slow
-def test_ordering_and_rank_correlation(tiny_study):
+def test_what_rests_on_a_trained_supernet(tiny_study):
     accuracy = _bench("ordering", tiny_study)["accuracy"]
     assert set(accuracy) == {"unordered", "magnitude", "Taylor"}
     assert len({values["whole teacher"] for values in accuracy.values()}) == 1
     options = ("--architectures", "4", "--steps", "2")
     found = _bench("rank_correlation", tiny_study, *options)
     assert found["architectures"] == 4 and found["low"] <= found["kendall_tau"] <= found["high"]
+    under = _bench("inherited", tiny_study)["points_under_teacher"]
+    assert len(under) == 5 and "layers (0, 2), full width" in under
     measured = sorted((tiny_study.parent / "runs" / "tiny" / "rank_correlation").glob("*.json"))
     assert len(measured) == 4
     written = [path.stat().st_mtime_ns for path in measured]

@@ -80,6 +80,7 @@ STUDIES = {
     "none excluded": ('name = "tiny"', 'name = "tiny"\nexclude_compression = ["none"]', ["'none'", "int8"]),
     "unknown exclusion": ('name = "tiny"', 'name = "tiny"\nexclude_compression = ["int3"]', ["'int3'"]),
     "unknown sampler": ("evaluations = 16", 'sampler = "luck"', ["search.sampler", "'luck'"]),
+    "batch not shared": ("steps = 30", "steps = 30\nworkers = 3", ["supernet", "64 texts", "3", "change one"]),
     "inline workers": ("population = 8", "workers = 2", ["search", "inline", "'ray'"]),
     "population too small": ("population = 8", "population = 1", ["search.population", "4"]),
     "undeclared variable": ('"train.parquet"', '"${DATA}/train.parquet"', ["DATA", "[variables]"]),

@@ -21,7 +21,6 @@ from nas.pipeline.supernets import distillation, load_supernet, load_teacher, su
 from nas.progress import say
 from nas.space import Architecture, compress_all
 from nas.study import Budget, Device
-from nas.supernet.checkpoints import drop_checkpoints
 from nas.supernet.loops import Schedule
 
 
@@ -44,7 +43,7 @@ def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
             if not run.is_done(step, inputs):
                 with run.step(step, inputs, folder, _checkpoints(run, budget)):
                     _export_best(run, budget, references[budget.device], data, fine_tune)
-            drop_checkpoints(_checkpoints(run, budget))
+            shutil.rmtree(_checkpoints(run, budget), ignore_errors=True)
             verified[budget.name] = read_json(folder / VERIFICATION_FILE, ExportError)
         except ExportError as problem:
             problems.append(problem)
@@ -55,8 +54,8 @@ def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
 
 def export_inputs(run: Run, budget: Budget, fine_tune: bool) -> str:
     """What an export is made from."""
-    settings = run.study.digest("export", "supernet")
-    return digest([file_digest(run.front), settings, budget.model_dump(mode="json"), fine_tune])
+    settings = run.study.digest("export")
+    return digest([file_digest(run.front), supernet_inputs(run), settings, budget.model_dump(mode="json"), fine_tune])
 
 
 def baselines(run: Run) -> dict[str, dict[str, Any]]:
@@ -119,7 +118,6 @@ def _export_best(run: Run, budget: Budget, reference: Reference, data: TaskData,
             return
         say(f"{budget.name}: {candidate['description']} missed the budget when verified; taking the next best")
         shutil.rmtree(folder)
-        drop_checkpoints(_checkpoints(run, budget))  # they are this candidate's
     raise ExportError(
         f"budgets.{budget.name}: none of the {len(measured)} measured candidates meets it; "
         "raise export.candidates, search.evaluations or the budget"
@@ -129,10 +127,11 @@ def _export_best(run: Run, budget: Budget, reference: Reference, data: TaskData,
 def _fine_tune(run: Run, model: CompactBertForSequenceClassification, data: TaskData, budget: Budget) -> None:
     settings = run.study.export
     schedule = Schedule(settings.learning_rate, settings.batch_size, epochs=settings.epochs)
+    folder = _checkpoints(run, budget) / model.config.architecture.digest
     origin = {
         "supernet": supernet_inputs(run),
         "export": settings.model_dump(mode="json"),
         "architecture": model.config.architecture.to_json(),
     }
-    training = distillation(run, data, schedule, _checkpoints(run, budget), origin)
+    training = distillation(run, data, schedule, folder, origin)
     training.train_subnetwork(model, f"Fine-tuning for {budget.name}")

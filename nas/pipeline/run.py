@@ -12,7 +12,7 @@
         search/journal.log    Optuna's storage
         search/front.json     the Pareto front, with measured latencies
         baselines/<device>/   the teacher and the int8 teacher, written and verified like exports
-        fine-tuning/<budget>/ checkpoints of the final training
+        fine-tuning/<budget>/ checkpoints of the final training, one folder a candidate
         exports/<budget>/     Hugging Face folder, model.onnx, architecture.json, verification.json
         report.html, front.svg
 

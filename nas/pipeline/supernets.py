@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,9 @@ def supernet_inputs(run: Run) -> str:
 def _origin(run: Run) -> dict[str, Any]:
     study = run.study
     return {
-        "teacher": teacher_inputs(run),
+        "task": study.task.model_dump(mode="json"),
+        "teacher": study.teacher.model_dump(mode="json"),
+        "files": teacher_inputs(run),
         "search_space": study.space.definition,
         "supernet": study.supernet.model_dump(mode="json", exclude={"workers"}),
         "seed": study.seed,
@@ -42,11 +45,13 @@ def _origin(run: Run) -> dict[str, Any]:
 
 def train(run: Run) -> None:
     """The supernet: data, teacher, ordering by importance, training."""
+    if run.is_finished("supernet"):
+        drop_checkpoints(run.supernet)
+    refuse_others(run.supernet / "checkpoints", _origin(run))  # before the teacher is made anew
     data = prepare_teacher(run)
     inputs = supernet_inputs(run)
     if run.is_done("supernet", inputs):
         return
-    refuse_others(run.supernet / "checkpoints", _origin(run))
     with run.step("supernet", inputs, run.supernet):
         torch.manual_seed(run.study.seed)
         if not run.ordered_teacher.exists():
@@ -57,6 +62,7 @@ def train(run: Run) -> None:
             from nas.supernet.ray_training import train_on_workers
 
             train_on_workers(partial(_train_ordered, run), run.study.supernet.workers, run.supernet / "ray")
+            shutil.rmtree(run.supernet / "ray", ignore_errors=True)
     drop_checkpoints(run.supernet)
 
 

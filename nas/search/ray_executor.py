@@ -1,8 +1,7 @@
-"""Evaluation on Ray: one actor a worker, each with its own copy of the supernet.."""
+"""Evaluation on Ray: one actor a worker, each with its own copy of the supernet."""
 
 from __future__ import annotations
 
-import logging
 import os
 from dataclasses import replace
 from types import TracebackType
@@ -11,6 +10,7 @@ from typing import Any, Self
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from nas.cluster import join
 from nas.errors import SearchError
 from nas.evaluate import CandidateResult, EvaluationRecipe
 from nas.space import Architecture
@@ -39,9 +39,7 @@ class RayExecutor:
         self.workers = workers
         cores = os.cpu_count() or 1
         self._recipe = replace(recipe, threads=max(1, cores // workers))
-        self._started = not ray.is_initialized()
-        if self._started:
-            ray.init(num_cpus=max(workers, cores), include_dashboard=False, logging_level=logging.ERROR)
+        self._started = join(workers)
         self._idle = [self._new_actor() for _ in range(workers)]
         self._running: dict[Any, tuple[int, Architecture, Any]] = {}
         self._losses: dict[int, int] = {}

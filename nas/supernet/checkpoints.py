@@ -3,7 +3,7 @@
 checkpoints/
     origin.json                 what the training was begun with, and its digest
     checkpoint-<step>/
-        model.safetensors       the weights
+        model.safetensors       the weights, with their config.json
         optimizer.safetensors   one tensor for each parameter and moment
         trainer.json            optimiser groups and learning-rate schedule
         random-<process>.json   states of the random generators
@@ -16,15 +16,17 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from nas.errors import TrainingError
 from nas.files import digest, read_json, write_json
@@ -33,8 +35,38 @@ _COMPLETE = "complete"
 _ORIGIN_FILE = "origin.json"
 
 
+class _ByLength(LengthGroupedSampler):
+    """Rows in an order that depends on seed and epoch alone, texts of like length together.
+
+    The Trainer's own draws from the global generator: a run resumed in a later epoch would draw the first one's order.
+    """
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int, epoch: Callable[[], int]) -> None:
+        super().__init__(batch_size, lengths=lengths)
+        self._seed, self._epoch = seed, epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch())
+        return super().__iter__()
+
+
 class SafeTrainer(Trainer):
-    """A Trainer that never learns from a loss that is no number, and whose checkpoints need no unpickling."""
+    """A Trainer that never learns from a loss that is no number, and whose checkpoints need no unpickling.
+
+    Its batches have `per_device_train_batch_size` texts in all, however many processes or GPUs share them, and are the
+    same ones whether or not it was interrupted. An incomplete last batch of an epoch is left out.
+    """
+
+    def __init__(self, *, train_dataset: Dataset, **kwargs: Any) -> None:
+        super().__init__(train_dataset=train_dataset, **kwargs)
+        self.args._n_gpu = min(1, self.args.n_gpu)  # several GPUs are for several processes
+        self._lengths = list(train_dataset["length"])
+        self.args.dataloader_drop_last = len(self._lengths) >= self.args.train_batch_size
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> _ByLength:
+        size = self.args.train_batch_size
+        batches = max(1, len(self._lengths) // size)
+        return _ByLength(size, self._lengths, self.args.seed, lambda: self.state.global_step // batches)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
@@ -43,8 +75,8 @@ class SafeTrainer(Trainer):
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"{self.args.output_dir}: the loss must be a number, but is {loss.item()} at step "
-                f"{self.state.global_step + 1}; lower the learning_rate, remove this folder and begin anew, or run the "
-                "command again to go on from the last good checkpoint"
+                f"{self.state.global_step + 1}; lower the learning_rate and begin anew without this folder, "
+                "which keeps the last good checkpoint"
             )
         return loss
 
@@ -55,7 +87,9 @@ class SafeTrainer(Trainer):
         return super().training_step(model, inputs, num_items_in_batch)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        self.accelerator.unwrap_model(self.model).save_pretrained(output_dir)
+        if self.args.should_save:
+            assert isinstance(self.model, PreTrainedModel) and output_dir
+            self.model.save_pretrained(output_dir)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.args.should_save:
@@ -95,6 +129,7 @@ class SafeTrainer(Trainer):
             "cuda": [state.tolist() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
         }
         write_json(self._random_states(output_dir), states)
+        self.accelerator.wait_for_everyone()  # the first process marks the checkpoint as complete next
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         # A run that goes on with another number of processes has no states for all of them.
@@ -112,8 +147,13 @@ class SafeTrainer(Trainer):
 
 def mark_complete(checkpoint: Path, model: nn.Module) -> None:
     """Say that a checkpoint is written to its end, unless its weights are spoilt."""
-    if all(torch.isfinite(parameter).all() for parameter in model.parameters()):
+    if all_finite(model):
         (checkpoint / _COMPLETE).touch()
+
+
+def all_finite(model: nn.Module) -> bool:
+    """Whether every weight is a number."""
+    return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
 
 
 def last_complete(checkpoints: Path) -> Path | None:
@@ -137,7 +177,12 @@ def refuse_others(checkpoints: Path, origin: dict[str, Any]) -> None:
     """Raise `TrainingError`, with the difference, if a folder holds checkpoints of another training."""
     if last_complete(checkpoints) is None:
         return
-    known = read_json(checkpoints / _ORIGIN_FILE, TrainingError)["origin"]
+    try:
+        known = read_json(checkpoints / _ORIGIN_FILE, TrainingError)["origin"]
+    except TrainingError:
+        raise TrainingError(
+            f"{checkpoints}: holds an unfinished training of unknown origin; remove the folder to begin anew"
+        ) from None
     difference = next(_differences(known, json.loads(json.dumps(origin))), None)
     if difference:
         raise TrainingError(

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from nas.model import CompactBertForSequenceClassification
+from nas.model.modeling import CompactBertModel
 
 
 @dataclass
@@ -89,10 +90,10 @@ def measure_importance(
 
 @torch.no_grad()
 def magnitude(model: CompactBertForSequenceClassification) -> Importance:
-    """Score all units by the squares of the weights that read or write them: needs no data, and is worse for it."""
+    """Score all units by the squares of the weights that read or write them. Needs no data."""
     head_size, bert = model.config.attention_head_size, model.bert
     found = Importance(
-        hidden=_columns(bert.pooler.dense),
+        hidden=_columns(bert.pooler.dense) + _embedded(bert),
         pooled=_rows(bert.pooler.dense) + _columns(model.classifier),
     )
     for layer in model.layers:
@@ -104,6 +105,15 @@ def magnitude(model: CompactBertForSequenceClassification) -> Importance:
         readers, writers = (*projections, layer.intermediate.dense), (dense, layer.output.dense)
         found.hidden += sum(_columns(linear) for linear in readers) + sum(_rows(linear) for linear in writers)
     return found
+
+
+def _embedded(bert: CompactBertModel) -> torch.Tensor:
+    """For each hidden unit the sum of the squared weights by which the embeddings write it."""
+    if bert.embeddings_project is not None:
+        return _rows(bert.embeddings_project)
+    embeddings = bert.embeddings
+    tables = (embeddings.word_embeddings, embeddings.position_embeddings, embeddings.token_type_embeddings)
+    return torch.stack([table.weight.square().sum(dim=0) for table in tables if table is not None]).sum(dim=0)
 
 
 def _rows(linear: nn.Linear) -> torch.Tensor:

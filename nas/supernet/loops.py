@@ -25,9 +25,10 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from nas.errors import TrainingError
 from nas.files import write_json
 from nas.progress import Tracker, track
-from nas.supernet.checkpoints import SafeTrainer, claim, last_complete, mark_complete
+from nas.supernet.checkpoints import SafeTrainer, all_finite, claim, last_complete, mark_complete
 
 LOG_FILE = "training.json"
 _LEAST_BF16_WIDTH = 256
@@ -71,7 +72,6 @@ def training_arguments(model: PreTrainedModel, folder: Path, schedule: Schedule,
         optim="adamw_torch_fused",
         bf16=_uses_bf16(model),
         use_cpu=not torch.cuda.is_available(),
-        train_sampling_strategy="group_by_length",
         save_steps=schedule.checkpoint_steps,
         save_total_limit=2,
         logging_steps=20,
@@ -129,6 +129,15 @@ def run_trainer(trainer: SafeTrainer, title: str, folder: Path, origin: dict[str
     trainer.add_callback(watch)
     with watch.stack:
         trainer.train(resume_from_checkpoint=str(last) if last else None)
+    model = trainer.model
+    assert model is not None
+    if not all_finite(model):
+        raise TrainingError(
+            f"{checkpoints}: the last steps left weights that are no numbers; lower the learning_rate and begin anew "
+            "without this folder"
+        )
+    # bf16 belongs to the training: the model is evaluated as it will be exported.
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     if trainer.is_world_process_zero():
         write_json(folder / LOG_FILE, trainer.state.log_history)
 

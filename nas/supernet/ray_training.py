@@ -2,43 +2,62 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import ray
-import torch
-from ray.train import RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
-from nas.errors import TrainingError
+from nas.cluster import join
+from nas.errors import NasError, TrainingError
+from nas.progress import say
 
 
 def train_on_workers(train: Callable[[], None], workers: int, storage: Path) -> None:
     """Run `train` in each of `workers` processes of one process group: gloo on CPUs, NCCL where there are GPUs.
 
-    Joins the Ray cluster that this process is connected to, or starts a local one. `train` finds its files by absolute
-    paths, on a file system that all workers share; Ray keeps its own notes in `storage`. Raises `TrainingError` if a
-    worker fails.
+    `train` finds its files by absolute paths, on a file system that all workers share; Ray keeps notes in `storage`.
+    Raises what a worker raised, or `TrainingError` if the cluster is too small or a worker was lost.
     """
-    started, gpu = not ray.is_initialized(), torch.cuda.is_available()
-    if started:
-        cores = max(workers, os.cpu_count() or 1)
-        ray.init(num_cpus=cores, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
-    trainer = TorchTrainer(
-        train,
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu),
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-        run_config=RunConfig(storage_path=str(storage)),
-    )
+    started = join(workers)
     try:
+        offered = ray.cluster_resources()
+        kind = "GPU" if offered.get("GPU") else "CPU"
+        share = int(offered.get(kind, 0)) // workers
+        if not share:
+            raise TrainingError(
+                f"supernet.workers: the cluster must have one {kind} for each, but has {offered.get(kind, 0):.0f} for "
+                f"{workers} workers; lower workers"
+            )
+        say(f"Training the supernet on {workers} workers")
+        once = FailureConfig(controller_failure_limit=0)  # type: ignore[call-arg]  # it knows the class before v2
+        trainer = TorchTrainer(
+            train,
+            scaling_config=ScalingConfig(
+                num_workers=workers,
+                use_gpu=kind == "GPU",
+                resources_per_worker={"GPU": 1} if kind == "GPU" else {"CPU": share},
+            ),
+            torch_config=TorchConfig(backend="nccl" if kind == "GPU" else "gloo"),
+            run_config=RunConfig(storage_path=str(storage), failure_config=once),
+        )
         trainer.fit()
-    except Exception as problem:  # Ray has several, and wraps what the worker raised
-        reason = str(problem).strip().splitlines()[-1]
-        raise TrainingError(
-            f"supernet.workers: a worker failed: {reason}; set supernet.workers = 1 to see it in this process"
-        ) from problem
+    except TrainingFailedError as problem:
+        raise _cause(problem) from problem
     finally:
         if started:
             ray.shutdown()
+
+
+def _cause(problem: TrainingFailedError) -> NasError:
+    """What went wrong first: an error of ours if a worker raised one, else that of the worker of lowest rank."""
+    failures = problem.worker_failures if isinstance(problem, WorkerGroupError) else {0: problem}
+    causes = [getattr(failure, "_base_exc", failure) for _, failure in sorted(failures.items())]
+    ours = next((cause for cause in causes if isinstance(cause, NasError)), None)
+    reason = str(causes[0]).strip().splitlines() or [type(causes[0]).__name__]
+    return ours or TrainingError(
+        f"supernet.workers: a worker failed: {reason[0]}; run the command again to go on from the last checkpoint, or "
+        "set supernet.workers = 1 to see it in this process"
+    )

@@ -5,21 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import datasets
+import torch
 import transformers
 
+from nas.errors import NasError
 from nas.pipeline import Run
 from nas.study import Study
 
-ROOT = Path(__file__).parents[2]
-SST2 = ROOT / "studies" / "sst2-minilm-onnxruntime"
-
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-datasets.disable_progress_bars()
-transformers.logging.disable_progress_bar()
-transformers.logging.set_verbosity_error()
+SST2 = Path(__file__).parents[2] / "studies" / "sst2-minilm-onnxruntime"
 
 
 def parser(about: str | None) -> argparse.ArgumentParser:
@@ -33,17 +32,21 @@ def parser(about: str | None) -> argparse.ArgumentParser:
     return made
 
 
-def run_of(arguments: argparse.Namespace) -> Run:
-    """The run that the arguments name."""
+def main(arguments: argparse.Namespace, measure: Callable[[Run], dict[str, Any]]) -> None:
+    """Measure on the run that the arguments name, alone; a user's mistake is one line and exit code 2."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    datasets.disable_progress_bars()
+    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
     if arguments.threads:
-        import torch
-
         torch.set_num_threads(arguments.threads)
-    variables = dict(item.split("=", 1) for item in arguments.variables)
-    return Run.of(Study.load(arguments.study, variables), arguments.runs)
-
-
-def finish(arguments: argparse.Namespace, result: dict[str, object]) -> None:
-    """Print the result as JSON if that was asked for."""
+    try:
+        variables = dict(item.partition("=")[::2] for item in arguments.variables)
+        run = Run.of(Study.load(arguments.study, variables), arguments.runs)
+        with run.locked():
+            result = measure(run)
+    except NasError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(problem.exit_code)
     if arguments.json:
         print(json.dumps(result))

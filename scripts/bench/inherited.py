@@ -1,9 +1,11 @@
 """Accuracy of five uniform sub-networks with weights inherited from the trained supernet, under that of its teacher.
 
-On the search set. Trains the supernet first if it is missing. Made for teachers of six layers.
+On the search set. Trains the supernet first if it is missing.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import common
 from rich.console import Console
@@ -12,11 +14,9 @@ from rich.table import Table
 from nas.data import TaskData
 from nas.evaluate.accuracy import Evaluator
 from nas.model import CompactBertForSequenceClassification
-from nas.pipeline import train
+from nas.pipeline import Run, train
 from nas.pipeline.supernets import load_supernet
-from nas.space import Architecture, Layer, Shape
-
-ALL = (0, 1, 2, 3, 4, 5)
+from nas.space import Architecture, Layer, Shape, evenly_spaced
 
 
 def uniform(shape: Shape, layers: tuple[int, ...], width: float = 1.0, hidden_size: int | None = None) -> Architecture:
@@ -26,18 +26,18 @@ def uniform(shape: Shape, layers: tuple[int, ...], width: float = 1.0, hidden_si
     return Architecture(hidden_size=hidden_size or shape.hidden_size, layers=kept)
 
 
-def main() -> None:
-    """Measure and print."""
-    arguments = common.parser(__doc__).parse_args()
-    run = common.run_of(arguments)
+def measure(run: Run) -> dict[str, Any]:
+    """Measure and print; returns the accuracy of the teacher and the points that each is under it."""
     train(run)
-    shape = run.study.space.teacher
+    shape, space = run.study.space.teacher, run.study.space
+    total, narrow = shape.num_hidden_layers, space.dimensions.hidden_size[0]
+    every, most, half = (evenly_spaced(count, total) for count in (total, max(1, total * 2 // 3), max(1, total // 2)))
     chosen = {
-        "full width, 6 layers": (uniform(shape, ALL), 0.3),
-        "half heads and neurons, 6 layers": (uniform(shape, ALL, 0.5), 0.8),
-        "layers 0, 1, 3, 5, full width": (uniform(shape, (0, 1, 3, 5)), 0.8),
-        "layers 0, 2, 5, half heads and neurons": (uniform(shape, (0, 2, 5), 0.5), 1.5),
-        "hidden 256 of 384, 6 layers": (uniform(shape, ALL, hidden_size=256), 1.5),
+        "full width, all layers": (uniform(shape, every), 0.3),
+        "half heads and neurons, all layers": (uniform(shape, every, 0.5), 0.8),
+        f"layers {most}, full width": (uniform(shape, most), 0.8),
+        f"layers {half}, half heads and neurons": (uniform(shape, half, 0.5), 1.5),
+        f"hidden_size {narrow}, all layers": (uniform(shape, every, hidden_size=narrow), 1.5),
     }
     data = TaskData.load(run.data)
     evaluator = Evaluator(load_supernet(run), data.search, run.study.task.metric)
@@ -54,8 +54,8 @@ def main() -> None:
         under[name] = round(100 * (teacher - value), 2)
         table.add_row(name, f"{value:.4f}", f"{under[name]:.2f} points", f"{target}")
     Console().print(table)
-    common.finish(arguments, {"teacher": teacher, "points_under_teacher": under})
+    return {"teacher": teacher, "points_under_teacher": under}
 
 
 if __name__ == "__main__":
-    main()
+    common.main(common.parser(__doc__).parse_args(), measure)

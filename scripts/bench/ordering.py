@@ -8,6 +8,7 @@ missing.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import common
 from rich.console import Console
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from nas.evaluate.accuracy import Evaluator
 from nas.model import CompactBertForSequenceClassification
+from nas.pipeline import Run
 from nas.pipeline.prepare import load_tokenizer, prepare_teacher
 from nas.pipeline.supernets import load_teacher
 from nas.space import Architecture, SearchSpace
@@ -37,10 +39,8 @@ def narrowed(space: SearchSpace) -> dict[str, Architecture]:
     return found
 
 
-def main() -> None:
-    """Measure and print."""
-    arguments = common.parser(__doc__).parse_args()
-    run = common.run_of(arguments)
+def measure(run: Run) -> dict[str, Any]:
+    """Measure and print; returns accuracy by order and width."""
     data, settings = prepare_teacher(run), run.study.supernet
 
     def taylor(model: CompactBertForSequenceClassification) -> None:
@@ -68,8 +68,8 @@ def main() -> None:
     for width in accuracy["Taylor"]:
         table.add_row(width, *(f"{accuracy[name][width]:.4f}" for name in orders))
     Console().print(table)
-    common.finish(arguments, {"accuracy": accuracy})
+    return {"accuracy": accuracy}
 
 
 if __name__ == "__main__":
-    main()
+    common.main(common.parser(__doc__).parse_args(), measure)

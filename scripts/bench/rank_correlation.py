@@ -1,30 +1,38 @@
-"""Does accuracy with inherited weights rank sub-networks as training each of them alone would?
+"""Does accuracy with inherited weights rank sub-networks as training each of them alone does?
 
 Draws architectures from the smallest to the largest of the space and compares, on the search set, the accuracy with
 the weights inherited from the trained supernet with
   - the accuracy after fine-tuning each alone, from these same weights (`kendall_tau`), and
-  - the accuracy after training each alone from slices of the ordered teacher, without a supernet (`kendall_tau_alone`).
-Prints Kendall's tau with a 95 % interval from a bootstrap over architectures. Trains the supernet if it is missing.
-Goes on after an interruption: what is measured lies in <run>/rank_correlation/.
+  - the accuracy after as many steps from slices of the ordered teacher, without a supernet (`kendall_tau_alone`).
+
+Prints Kendall's tau with a 95 % interval from a bootstrap over architectures. Chance in the choice of examples counts
+as agreement there; `kendall_tau_halves` compares one half of the search set with the other. The number of parameters
+ranks architectures too: `kendall_tau_params` is what it reaches. Trains the supernet if it is missing. Goes on after an
+interruption: what is measured lies in <run>/rank_correlation/.
 """
 
 from __future__ import annotations
 
+import argparse
 import random
 import shutil
+from functools import partial
+from statistics import fmean
 from typing import Any
 
 import common
 import numpy as np
+from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import kendalltau
 
-from nas.data import TaskData
+from nas.data import TaskData, batches_by_length, score
 from nas.errors import NasError
-from nas.evaluate.accuracy import Evaluator
+from nas.evaluate.accuracy import forward_of, predict
 from nas.files import digest, read_json, write_json
 from nas.model import CompactBertForSequenceClassification
+from nas.model.sizes import count_parameters
 from nas.pipeline import Run, train
 from nas.pipeline.supernets import distillation, load_supernet, supernet_inputs
 from nas.progress import say
@@ -32,42 +40,49 @@ from nas.space import Architecture
 from nas.supernet import BertSupernet
 from nas.supernet.loops import Schedule
 
-RESAMPLES = 10_000
+RESAMPLES = 2_000
 
 
-def tau(first: list[float], second: list[float]) -> tuple[float, float, float]:
-    """Kendall's tau-b and the ends of its 95 % bootstrap interval."""
+def tau(first: list[float], second: list[float]) -> float:
+    """Kendall's tau-b; zero where one side is constant."""
+    return float(np.nan_to_num(kendalltau(first, second).statistic))
+
+
+def interval(first: list[float], second: list[float]) -> tuple[float, float]:
+    """The 95 % bootstrap interval of tau over pairs."""
     rng, pairs = np.random.default_rng(0), np.array([first, second])
-    drawn = (rng.integers(0, pairs.shape[1], pairs.shape[1]) for _ in range(RESAMPLES))
-    low, high = np.nanpercentile([kendalltau(*pairs[:, rows]).statistic for rows in drawn], [2.5, 97.5])
-    return float(kendalltau(*pairs).statistic), float(low), float(high)
+    drawn = (pairs[:, rng.integers(0, pairs.shape[1], pairs.shape[1])] for _ in range(RESAMPLES))
+    low, high = np.percentile([tau(*sample) for sample in drawn], [2.5, 97.5])
+    return float(low), float(high)
 
 
-def measure(run: Run, data: TaskData, architecture: Architecture, schedule: Schedule) -> dict[str, Any]:
-    """The three accuracies of one architecture."""
-    folder = run.folder / "rank_correlation" / "training"
+def accuracies(model: CompactBertForSequenceClassification, split: Dataset, metric: str) -> dict[str, float]:
+    """The metric on the whole split and on its even and odd rows."""
+    logits, labels = predict(forward_of(model), batches_by_length(split)), np.asarray(split["labels"])
+    parts = {"whole": slice(None), "even": slice(0, None, 2), "odd": slice(1, None, 2)}
+    return {name: score(metric, logits[rows], labels[rows]) for name, rows in parts.items()}
+
+
+def compare(run: Run, data: TaskData, architecture: Architecture, schedule: Schedule) -> dict[str, Any]:
+    """Accuracies of one architecture: inherited, fine-tuned, and trained from the teacher's slices."""
+    folder, metric = run.folder / "rank_correlation" / "training", run.study.task.metric
     found: dict[str, Any] = {"architecture": architecture.to_json(), "description": architecture.describe()}
     teacher = BertSupernet(CompactBertForSequenceClassification.from_pretrained(run.ordered_teacher))
     for name, supernet in (("tuned", load_supernet(run)), ("alone", teacher)):
-        evaluator = Evaluator(supernet, data.search, run.study.task.metric)
         model = supernet.extract(architecture)
         if name == "tuned":
-            found["inherited"] = evaluator.accuracy_of(model)
+            found["params"] = count_parameters(model.config)
+            found["inherited"] = accuracies(model, data.search, metric)
         shutil.rmtree(folder, ignore_errors=True)
-        origin = {"architecture": architecture.to_json(), "start": name}
-        distillation(run, data, schedule, folder, origin).train_subnetwork(model, found["description"])
-        found[name] = evaluator.accuracy_of(model)
+        training = distillation(run, data, schedule, folder, {"architecture": architecture.to_json(), "start": name})
+        training.train_subnetwork(model, f"{found['description']} {name}")
+        found[name] = accuracies(model, data.search, metric)
     shutil.rmtree(folder, ignore_errors=True)
     return found
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = common.parser(__doc__)
-    parser.add_argument("--architectures", type=int, default=24)
-    parser.add_argument("--steps", type=int, default=500, help="of training each architecture alone")
-    arguments = parser.parse_args()
-    run = common.run_of(arguments)
+def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
+    """Measure and print; returns the taus."""
     train(run)
     data, settings = TaskData.load(run.data), run.study.export
     schedule = Schedule(
@@ -75,27 +90,43 @@ def main() -> None:
     )
     rng, count = random.Random(run.study.seed), arguments.architectures
     architectures = [run.study.space.sample(rng, (number + 0.5) / count) for number in range(count)]
-    folder, inputs = run.folder / "rank_correlation", digest([supernet_inputs(run), arguments.steps])
+    inputs = digest([supernet_inputs(run), run.study.digest("export"), arguments.steps])
     rows = []
     for number, architecture in enumerate(architectures, 1):
-        file = folder / f"{architecture.digest}-{inputs}.json"
+        file = run.folder / "rank_correlation" / f"{architecture.digest}-{inputs}.json"
         if not file.exists():
             say(f"architecture {number} of {count}: {architecture.describe()}")
-            write_json(file, measure(run, data, architecture, schedule))
+            write_json(file, compare(run, data, architecture, schedule))
         rows.append(read_json(file, NasError))
+
+    def column(name: str, part: str = "whole") -> list[float]:
+        return [row[name][part] for row in rows]
+
     table = Table(title=f"{run.study.task.metric} on {len(data.search):,} examples; {arguments.steps} steps alone")
-    for column in ("architecture", "inherited", "tuned", "alone"):
-        table.add_column(column, justify="left" if column == "architecture" else "right")
-    for row in sorted(rows, key=lambda row: float(row["inherited"])):
-        table.add_row(row["description"], *(f"{row[name]:.4f}" for name in ("inherited", "tuned", "alone")))
+    names = ("inherited", "tuned", "alone")
+    for title in ("architecture", *names):
+        table.add_column(title, justify="left" if title == "architecture" else "right")
+    for row in sorted(rows, key=lambda row: float(row["inherited"]["whole"])):
+        table.add_row(row["description"], *(f"{row[name]['whole']:.4f}" for name in names))
     Console().print(table)
     result: dict[str, Any] = {"architectures": count, "steps": arguments.steps}
     for name, key in (("tuned", ""), ("alone", "_alone")):
-        value, low, high = tau([row["inherited"] for row in rows], [row[name] for row in rows])
-        print(f"inherited against {name}: Kendall tau {value:.2f} (95 % interval {low:.2f} to {high:.2f})")
-        result |= {f"kendall_tau{key}": round(value, 4), f"low{key}": round(low, 4), f"high{key}": round(high, 4)}
-    common.finish(arguments, result)
+        value, ends = tau(column("inherited"), column(name)), interval(column("inherited"), column(name))
+        halves = fmean(tau(column("inherited", a), column(name, b)) for a, b in (("even", "odd"), ("odd", "even")))
+        params = tau([float(row["params"]) for row in rows], column(name))
+        print(
+            f"inherited against {name}: Kendall tau {value:.2f} (95 % interval {ends[0]:.2f} to {ends[1]:.2f}); "
+            f"across halves {halves:.2f}; parameters against {name}: {params:.2f}"
+        )
+        values = {"kendall_tau": value, "low": ends[0], "high": ends[1]}
+        values |= {"kendall_tau_halves": halves, "kendall_tau_params": params}
+        result |= {f"{title}{key}": round(number, 4) for title, number in values.items()}
+    return result
 
 
 if __name__ == "__main__":
-    main()
+    parser = common.parser(__doc__)
+    parser.add_argument("--architectures", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=500, help="of training each architecture alone")
+    arguments = parser.parse_args()
+    common.main(arguments, partial(measure, arguments))

@@ -1,19 +1,22 @@
 """What a supernet training step costs, against a plain fine-tuning step of the teacher at the same batch.
 
-Both are measured inside the Trainer, with everything that a step does there: the plain one on the teacher's own class,
-with dropout; the supernet's with the teacher's forward pass, and forward and backward passes of the largest, the
-smallest and two random sub-networks. They take turns, on the same batches.
+All are measured inside the Trainer, with everything that a step does there, in turns and on the same batches:
+  - plain: the teacher's own class on labels, every weight trained, with dropout: how a teacher is fine-tuned;
+  - lean: the same without dropout and with the word table frozen, as the supernet's step is by default;
+  - supernet: the teacher's forward pass, and forward and backward passes of the largest, the smallest and two random
+    sub-networks.
 
-Prints the seconds of each (median over rounds of the mean over steps), their ratio, and how much of the supernet step
-its matrix products alone would take at the rate measured in the same rounds on a product of the teacher's sizes.
+Prints the seconds of each (median over rounds of the mean over steps), the supernet's ratio to both, and how much of
+its step the matrix products alone would take, at the rate of a product of the teacher's sizes in the same rounds.
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
 import tempfile
 import time
-from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import fmean, median
@@ -23,39 +26,30 @@ import common
 import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import (
-    AutoModelForSequenceClassification,
-    DataCollatorWithPadding,
-    Trainer,
-    TrainerCallback,
-)
+from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from nas.model.stock import from_stock
+from nas.pipeline import Run
 from nas.pipeline.prepare import load_tokenizer, prepare_data, teacher_source
 from nas.supernet import BertSupernet
+from nas.supernet.checkpoints import SafeTrainer
 from nas.supernet.distillation import LossWeights
 from nas.supernet.loops import Schedule, training_arguments
 from nas.supernet.sampling import sandwich
 from nas.supernet.training import DistillationTrainer
 
-WARM_UP = 3
-
 
 class _Clock(TrainerCallback):
-    """Notes when steps end, and how many tokens they had."""
+    """Notes when the first step begins and the last one ends."""
 
-    def __init__(self) -> None:
-        self.ends: list[float] = []
+    began = ended = 0.0
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self.began = self.began or time.perf_counter()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.ends.append(time.perf_counter())
-
-    @property
-    def seconds(self) -> float:
-        """Mean seconds of a step after the first ones."""
-        kept = self.ends[WARM_UP - 1 :]
-        return (kept[-1] - kept[0]) / (len(kept) - 1)
+        self.ended = time.perf_counter()
 
 
 def timed(trainer: Trainer) -> float:
@@ -64,7 +58,7 @@ def timed(trainer: Trainer) -> float:
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(clock)
     trainer.train()
-    return clock.seconds
+    return (clock.ended - clock.began) / trainer.state.global_step
 
 
 def matrix_rate(tokens: int, hidden_size: int, intermediate_size: int, kind: torch.dtype) -> float:
@@ -78,65 +72,72 @@ def matrix_rate(tokens: int, hidden_size: int, intermediate_size: int, kind: tor
     return 2.0 * tokens * hidden_size * intermediate_size / median(seconds)
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = common.parser(__doc__)
-    parser.add_argument("--steps", type=int, default=20, help="steps of each kind in a round")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--random-subnets", type=int, default=2)
-    arguments = parser.parse_args()
-    run = common.run_of(arguments)
+def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
+    """Measure and print; returns ratios and seconds."""
     study, settings = run.study, run.study.supernet
     data, source = prepare_data(run), teacher_source(run)
     torch.manual_seed(0)
     teacher = AutoModelForSequenceClassification.from_pretrained(source, num_labels=data.num_labels)
-    tokenizer, steps = load_tokenizer(source), WARM_UP + arguments.steps
+    schedule = Schedule(1e-6, settings.batch_size, steps=arguments.steps)
 
-    def make(folder: Path, kind: Callable[..., Trainer], model: Any, **about: Any) -> Trainer:
-        made = training_arguments(teacher, folder, Schedule(1e-6, settings.batch_size, steps=steps), study.seed)
-        made.save_strategy = "no"
-        collator = DataCollatorWithPadding(tokenizer)
-        return kind(**about, **model, args=made, train_dataset=data.train, data_collator=collator)
-
-    def plain(folder: Path) -> Trainer:
-        return make(folder, Trainer, {"model": copy.deepcopy(teacher)})
-
-    def supernet(folder: Path) -> Trainer:
+    def trainer(kind: str, folder: Path) -> Trainer:
+        about: dict[str, Any] = {
+            "args": training_arguments(teacher, folder, schedule, study.seed),
+            "train_dataset": data.train,
+            "data_collator": DataCollatorWithPadding(load_tokenizer(source)),
+        }
+        about["args"].save_strategy = "no"
+        if kind != "supernet":
+            model = copy.deepcopy(teacher)
+            if kind == "lean":
+                model.get_input_embeddings().requires_grad_(False)
+                for module in model.modules():
+                    for name in ("p", "dropout_prob", "attention_dropout"):
+                        if isinstance(getattr(module, name, None), float):
+                            setattr(module, name, 0.0)
+            return SafeTrainer(model=model, **about)
         weights = from_stock(teacher)
         weights.bert.embeddings.word_embeddings.requires_grad_(settings.train_embeddings)
-        return make(
-            folder,
-            DistillationTrainer,
-            {"supernet": BertSupernet(weights)},
+        return DistillationTrainer(
+            supernet=BertSupernet(weights),
             teacher=from_stock(teacher),
             architectures=sandwich(study.space, arguments.random_subnets, settings.sampling, study.seed),
             losses=LossWeights(settings.logits_weight, settings.hidden_weight, settings.relation_weight),
+            **about,
         )
 
-    shape = study.space.teacher
-    plains, supernets, rates = [], [], []
+    seconds: dict[str, list[float]] = {"plain": [], "lean": [], "supernet": []}
+    rates, shape = [], study.space.teacher
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        first = plain(folder)
-        tokens = round(fmean(batch["input_ids"].numel() for batch in islice(first.get_train_dataloader(), steps)))
-        kind = torch.bfloat16 if first.args.bf16 else torch.float32
+        first = trainer("plain", folder)
+        batches = islice(first.get_train_dataloader(), arguments.steps)
+        tokens = round(fmean(batch["input_ids"].numel() for batch in batches))
+        precision = torch.bfloat16 if first.args.bf16 else torch.float32
+        with FlopCounterMode(display=False) as counter:  # and warm up
+            timed(trainer("supernet", folder))
         for _ in range(arguments.rounds):
-            plains.append(timed(plain(folder)))
-            supernets.append(timed(supernet(folder)))
-            rates.append(matrix_rate(tokens, shape.hidden_size, shape.intermediate_size, kind))
-        with FlopCounterMode(display=False) as counter:
-            timed(supernet(folder))
-    plain_s, supernet_s, rate = median(plains), median(supernets), median(rates)
-    products_s = counter.get_total_flops() / steps / rate
-    print(f"{settings.batch_size} texts, {tokens} tokens with padding; {torch.get_num_threads()} threads, {kind}")
-    print(f"plain step     {plain_s:.3f} s  (rounds: {', '.join(f'{seconds:.3f}' for seconds in plains)})")
-    print(f"supernet step  {supernet_s:.3f} s  (rounds: {', '.join(f'{seconds:.3f}' for seconds in supernets)})")
-    print(f"ratio          {supernet_s / plain_s:.2f}")
-    print(f"its products   {products_s:.3f} s at {rate / 1e9:.0f} GFLOP/s, {products_s / supernet_s:.0%} of the step")
-    found = {"step_ratio": supernet_s / plain_s, "matmul_fraction": products_s / supernet_s}
-    found |= {"plain_s": plain_s, "supernet_s": supernet_s, "matrix_gflops": rate / 1e9}
-    common.finish(arguments, {name: round(value, 4) for name, value in found.items()})
+            for kind, measured in seconds.items():
+                measured.append(timed(trainer(kind, folder)))
+            rates.append(matrix_rate(tokens, shape.hidden_size, shape.intermediate_size, precision))
+    plain, lean, supernet = (median(measured) for measured in seconds.values())
+    products = counter.get_total_flops() / arguments.steps / median(rates)
+    print(f"{settings.batch_size} texts, {tokens} tokens with padding; {torch.get_num_threads()} threads, {precision}")
+    for kind, measured in seconds.items():
+        print(f"{kind:9} {median(measured):.3f} s  (rounds: {', '.join(f'{value:.3f}' for value in measured)})")
+    print(f"ratio     {supernet / plain:.2f} to plain, {supernet / lean:.2f} to lean")
+    print(f"products  {products:.3f} s at {median(rates) / 1e9:.0f} GFLOP/s: {products / supernet:.0%} of the step")
+    found = {"step_ratio": supernet / plain, "lean_ratio": supernet / lean, "matmul_fraction": products / supernet}
+    found |= {"plain_s": plain, "lean_s": lean, "supernet_s": supernet, "matrix_gflops": median(rates) / 1e9}
+    return {name: round(value, 4) for name, value in found.items()}
 
 
 if __name__ == "__main__":
-    main()
+    parser = common.parser(__doc__)
+    parser.add_argument(
+        "--steps", type=int, default=50, help="steps of each kind in a round; 50 hold all lengths alike"
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--random-subnets", type=int, default=2)
+    arguments = parser.parse_args()
+    common.main(arguments, partial(measure, arguments))

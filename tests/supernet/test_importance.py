@@ -70,6 +70,7 @@ def test_magnitude_counts_what_reads_and_writes_a_unit(supernet_weights, batch):
         rows = layer.intermediate.dense.weight[3].square().sum()
         columns = layer.output.dense.weight[:, 3].square().sum()
         torch.testing.assert_close(scores.neurons[1][3], rows + columns)
+        assert torch.all(scores.hidden > supernet_weights.bert.pooler.dense.weight.square().sum(dim=0))
         part = slice(head_size, 2 * head_size)
         attention = layer.attention.self
         head = sum(item.weight[part].square().sum() for item in (attention.query, attention.key, attention.value))

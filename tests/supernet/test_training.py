@@ -14,6 +14,7 @@ from nas.model import CompactBertForSequenceClassification
 from nas.space import compress_all
 from nas.study import Task
 from nas.supernet import BertSupernet
+from nas.supernet.checkpoints import last_complete
 from nas.supernet.distillation import (
     Knowledge,
     LossWeights,
@@ -163,25 +164,25 @@ def test_training_brings_the_smallest_closer_to_the_teacher(space, config, data,
 def test_interrupted_training_ends_with_the_same_weights(space, config, data, tmp_path, monkeypatch):
     weights = randomise(CompactBertForSequenceClassification(config))
     straight = copy.deepcopy(weights)
-    _distillation(weights, data, tmp_path / "straight", 14).train_supernet(straight, space, 1, "spread")
+    _distillation(weights, data, tmp_path / "straight", 17).train_supernet(straight, space, 1, "spread")
 
     class Killed(BaseException):
         """What a signal would do."""
 
     step = DistillationTrainer.gradients
 
-    def stops_at_nine(self, *arguments, **keywords):
-        if self.state.global_step == 9:
+    def stops_in_the_second_epoch(self, *arguments, **keywords):
+        if self.state.global_step == 15:
             raise Killed
         return step(self, *arguments, **keywords)
 
     broken = copy.deepcopy(weights)
-    training = _distillation(weights, data, tmp_path / "broken", 14)
-    monkeypatch.setattr(DistillationTrainer, "gradients", stops_at_nine)
+    training = _distillation(weights, data, tmp_path / "broken", 17)
+    monkeypatch.setattr(DistillationTrainer, "gradients", stops_in_the_second_epoch)
     with pytest.raises(Killed):
         training.train_supernet(broken, space, 1, "spread")
     monkeypatch.setattr(DistillationTrainer, "gradients", step)
-    half_written = tmp_path / "broken" / "checkpoints" / "checkpoint-8"
+    half_written = tmp_path / "broken" / "checkpoints" / "checkpoint-13"
     half_written.mkdir()
     (half_written / "trainer_state.json").write_text('{"global_st')
     resumed = copy.deepcopy(weights)
@@ -190,11 +191,23 @@ def test_interrupted_training_ends_with_the_same_weights(space, config, data, tm
         torch.testing.assert_close(resumed.get_parameter(name), parameter, atol=1e-5, rtol=0, msg=name)
 
 
-def test_a_loss_that_is_no_number_stops_the_training(space, config, data, tmp_path):
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_stops_the_training_and_keeps_the_good_checkpoint(
+    space, config, data, tmp_path, monkeypatch
+):
     weights = randomise(CompactBertForSequenceClassification(config))
-    weights.classifier.weight.data.fill_(float("inf"))
-    with pytest.raises(TrainingError, match="lower the learning_rate"):
+    step = DistillationTrainer.gradients
+
+    def spoilt_at_nine(self, *arguments):
+        return step(self, *arguments) * (float("nan") if self.state.global_step == 8 else 1.0)
+
+    monkeypatch.setattr(DistillationTrainer, "gradients", spoilt_at_nine)
+    with pytest.raises(TrainingError, match=r"nan at step 9; lower the learning_rate"):
         _distillation(weights, data, tmp_path / "run", 30).train_supernet(weights, space, 1, "spread")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert last_complete(checkpoints) == checkpoints / "checkpoint-6"
+    kept = CompactBertForSequenceClassification.from_pretrained(checkpoints / "checkpoint-6")
+    assert all(torch.isfinite(parameter).all() for parameter in kept.parameters())
 
 
 @pytest.mark.slow
@@ -228,7 +241,7 @@ def test_a_single_sub_network_is_trained_alone(space, config, data, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(tiny_study, tmp_path):
-    """Ray Train with two gloo workers at the same global batch: the same loss, and nearly the same weights."""
+    """Ray Train with two gloo workers at the same global batch, beyond an epoch: one loss, nearly the same weights."""
     from nas.files import read_json
     from nas.pipeline import Run, train
     from nas.study import Study
@@ -237,7 +250,7 @@ def test_two_processes_train_as_one(tiny_study, tmp_path):
     runs = []
     for workers in (1, 2):
         study = Study.load(tiny_study)
-        settings = study.supernet.model_copy(update={"workers": workers, "steps": 12, "checkpoint_steps": 6})
+        settings = study.supernet.model_copy(update={"workers": workers, "steps": 20, "checkpoint_steps": 6})
         run = Run.of(study.model_copy(update={"supernet": settings}), tmp_path / f"runs-{workers}")
         train(run)
         runs.append(run)

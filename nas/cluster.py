@@ -1,0 +1,25 @@
+"""The Ray cluster: joined if there is one, else a local one is started."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import ray
+
+
+def join(workers: int) -> bool:
+    """Connect this process to Ray; returns whether a local cluster was started, which the caller shuts down.
+
+    `RAY_ADDRESS` names a cluster to join. A local one offers at least `workers` processors.
+    """
+    if ray.is_initialized():
+        return False
+    local = not os.environ.get("RAY_ADDRESS")
+    ray.init(
+        num_cpus=max(workers, os.cpu_count() or 1) if local else None,
+        include_dashboard=False if local else None,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+    )
+    return local
