@@ -45,7 +45,7 @@ def test_what_rests_on_a_trained_supernet(tiny_study):
     found = _bench("rank_correlation", tiny_study, *options)
     assert found["architectures"] == 4 and found["low"] <= found["kendall_tau"] <= found["high"]
     under = _bench("inherited", tiny_study)["points_under_teacher"]
-    assert len(under) == 5 and "layers (0, 2), full width" in under
+    assert {"full width", "half width", "hidden_size 16", "layers 0, 2", "layers 0, half width"} <= set(under)
     measured = sorted((tiny_study.parent / "runs" / "tiny" / "rank_correlation").glob("*.json"))
     assert len(measured) == 4
     written = [path.stat().st_mtime_ns for path in measured]

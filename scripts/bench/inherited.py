@@ -1,6 +1,7 @@
-"""Accuracy of five uniform sub-networks with weights inherited from the trained supernet, under that of its teacher.
+"""Accuracy of uniform sub-networks with weights inherited from the trained supernet, under that of its teacher.
 
-On the search set. Trains the supernet first if it is missing.
+On the search set: all layers at full and half width and at the smallest hidden size, and every set of two thirds (full
+width) and of half of the layers (half width) that the space has. Trains the supernet first if it is missing.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from nas.evaluate.accuracy import Evaluator
 from nas.model import CompactBertForSequenceClassification
 from nas.pipeline import Run, train
 from nas.pipeline.supernets import load_supernet
-from nas.space import Architecture, Layer, Shape, evenly_spaced
+from nas.space import Architecture, Layer, Shape
 
 
 def uniform(shape: Shape, layers: tuple[int, ...], width: float = 1.0, hidden_size: int | None = None) -> Architecture:
@@ -31,14 +32,18 @@ def measure(run: Run) -> dict[str, Any]:
     train(run)
     shape, space = run.study.space.teacher, run.study.space
     total, narrow = shape.num_hidden_layers, space.dimensions.hidden_size[0]
-    every, most, half = (evenly_spaced(count, total) for count in (total, max(1, total * 2 // 3), max(1, total // 2)))
+    every = tuple(range(total))
     chosen = {
-        "full width, all layers": (uniform(shape, every), 0.3),
-        "half heads and neurons, all layers": (uniform(shape, every, 0.5), 0.8),
-        f"layers {most}, full width": (uniform(shape, most), 0.8),
-        f"layers {half}, half heads and neurons": (uniform(shape, half, 0.5), 1.5),
-        f"hidden_size {narrow}, all layers": (uniform(shape, every, hidden_size=narrow), 1.5),
+        "full width": (uniform(shape, every), 0.3),
+        "half width": (uniform(shape, every, 0.5), 0.8),
+        f"hidden_size {narrow}": (uniform(shape, every, hidden_size=narrow), 1.5),
     }
+    for kept in space.layer_sets:
+        name = f"layers {', '.join(map(str, kept))}"
+        if len(kept) == total * 2 // 3:
+            chosen[name] = (uniform(shape, kept), 0.8)
+        elif len(kept) == total // 2:
+            chosen[f"{name}, half width"] = (uniform(shape, kept, 0.5), 1.5)
     data = TaskData.load(run.data)
     evaluator = Evaluator(load_supernet(run), data.search, run.study.task.metric)
     teacher = evaluator.accuracy_of(CompactBertForSequenceClassification.from_pretrained(run.ordered_teacher))
