@@ -75,25 +75,27 @@ def make_rows(count: int, seed: int) -> Dataset:
     )
 
 
-TINY_STUDY = """
-[task]
-train = "train.parquet"
-test = "test.parquet"
-text = ["text"]
-max_length = 32
-holdout = { size = 200 }
-
-[teacher]
-model = "./teacher"
-fine_tune = { epochs = 2.0, learning_rate = 2e-3 }
-
-[search_space]
+_ON_THIS_MACHINE = """[search_space]
 name = "tiny"
 
 [[devices]]
 name = "cpu"
 sequence_length = 32
+"""
 
+TINY_STUDY = f"""
+[task]
+train = "train.parquet"
+test = "test.parquet"
+text = ["text"]
+max_length = 32
+holdout = {{ size = 200 }}
+
+[teacher]
+model = "./teacher"
+fine_tune = {{ epochs = 2.0, learning_rate = 2e-3 }}
+
+{_ON_THIS_MACHINE}
 [[budgets]]
 name = "large"
 device = "cpu"
@@ -143,7 +145,7 @@ def make_pairs(count: int, seed: int) -> Dataset:
     return Dataset.from_dict(columns | {"label": [5.0 * sum(share) / len(share) for share in shares]})
 
 
-PAIR_STUDY = """
+PAIR_STUDY = f"""
 [task]
 train = "train.parquet"
 test = "test.parquet"
@@ -151,19 +153,13 @@ text = ["first", "second"]
 kind = "regression"
 metric = "spearman"
 max_length = 32
-holdout = { size = 200 }
+holdout = {{ size = 200 }}
 
 [teacher]
 model = "./teacher"
-fine_tune = { epochs = 4.0, learning_rate = 3e-3, batch_size = 16 }
+fine_tune = {{ epochs = 4.0, learning_rate = 3e-3, batch_size = 16 }}
 
-[search_space]
-name = "tiny"
-
-[[devices]]
-name = "cpu"
-sequence_length = 32
-
+{_ON_THIS_MACHINE}
 [[budgets]]
 name = "only"
 device = "cpu"

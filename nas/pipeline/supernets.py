@@ -49,31 +49,35 @@ def train(run: Run) -> None:
         drop_checkpoints(run.supernet)
     refuse_others(run.supernet / "checkpoints", _origin(run))  # before the teacher is made anew
     data = prepare_teacher(run)
-    inputs = supernet_inputs(run)
+    origin = _origin(run)
+    inputs = digest(origin)
     if run.is_done("supernet", inputs):
         return
     with run.step("supernet", inputs, run.supernet):
         torch.manual_seed(run.study.seed)
         if not run.ordered_teacher.exists():
-            _order(run, data)
+            say("Ordering heads, neurons and hidden units by importance")
+            ordered = load_teacher(run)
+            order(run, data, ordered)
+            write_folder(run.ordered_teacher, ordered.save_pretrained)
         if run.study.supernet.workers == 1:
-            _train_ordered(run)
+            _train_ordered(run, origin)
         else:
             from nas.supernet.ray_training import train_on_workers
 
-            train_on_workers(partial(_train_ordered, run), run.study.supernet.workers, run.supernet / "ray")
+            train_on_workers(partial(_train_ordered, run, origin), run.study.supernet.workers, run.supernet / "ray")
             shutil.rmtree(run.supernet / "ray", ignore_errors=True)
     drop_checkpoints(run.supernet)
 
 
-def _train_ordered(run: Run) -> None:
+def _train_ordered(run: Run, origin: dict[str, Any]) -> None:
     """From the ordered teacher to the supernet's weights, alone or as one of several processes."""
     settings = run.study.supernet
     schedule = Schedule(
         settings.learning_rate, settings.batch_size, steps=settings.steps, checkpoint_steps=settings.checkpoint_steps
     )
     weights = CompactBertForSequenceClassification.from_pretrained(run.ordered_teacher)
-    training = distillation(run, TaskData.load(run.data), schedule, run.supernet, _origin(run))
+    training = distillation(run, TaskData.load(run.data), schedule, run.supernet, origin)
     training.train_supernet(weights, run.study.space, settings.random_subnets, settings.sampling)
     if PartialState().is_main_process:
         weights.save_pretrained(run.supernet)
@@ -81,18 +85,23 @@ def _train_ordered(run: Run) -> None:
 
 def distillation(run: Run, data: TaskData, schedule: Schedule, folder: Path, origin: dict[str, Any]) -> Distillation:
     """Training by distillation from the run's ordered teacher, with checkpoints in `folder`."""
-    settings = run.study.supernet
     return Distillation(
         teacher=CompactBertForSequenceClassification.from_pretrained(run.ordered_teacher),
         train=data.train,
         tokenizer=load_tokenizer(run.teacher),
         schedule=schedule,
-        losses=LossWeights(settings.logits_weight, settings.hidden_weight, settings.relation_weight),
+        losses=loss_weights(run),
         folder=folder,
         seed=run.study.seed,
         origin=origin,
-        train_embeddings=settings.train_embeddings,
+        train_embeddings=run.study.supernet.train_embeddings,
     )
+
+
+def loss_weights(run: Run) -> LossWeights:
+    """How much each part of the distillation counts in this study."""
+    settings = run.study.supernet
+    return LossWeights(settings.logits_weight, settings.hidden_weight, settings.relation_weight)
 
 
 def load_teacher(run: Run) -> CompactBertForSequenceClassification:
@@ -110,11 +119,10 @@ def load_supernet(run: Run) -> BertSupernet:
     return BertSupernet(CompactBertForSequenceClassification.from_pretrained(run.supernet).eval())
 
 
-def _order(run: Run, data: TaskData) -> None:
-    say("Ordering heads, neurons and hidden units by importance")
-    settings, ordered = run.study.supernet, load_teacher(run)
+def order(run: Run, data: TaskData, model: CompactBertForSequenceClassification) -> None:
+    """Put the units of a model in the order of their importance for the study's task, in place."""
+    settings = run.study.supernet
     batches = labelled_batches(
         data.train, load_tokenizer(run.teacher), settings.importance_batches, settings.batch_size, run.study.seed
     )
-    reorder(ordered, measure_importance(ordered, batches))
-    write_folder(run.ordered_teacher, ordered.save_pretrained)
+    reorder(model, measure_importance(model, batches))

@@ -7,6 +7,7 @@ missing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,12 +18,11 @@ from rich.table import Table
 from nas.evaluate.accuracy import Evaluator
 from nas.model import CompactBertForSequenceClassification
 from nas.pipeline import Run
-from nas.pipeline.prepare import load_tokenizer, prepare_teacher
-from nas.pipeline.supernets import load_teacher
+from nas.pipeline.prepare import prepare_teacher
+from nas.pipeline.supernets import load_teacher, order
 from nas.space import Architecture, SearchSpace
 from nas.supernet import BertSupernet
-from nas.supernet.importance import magnitude, measure_importance, reorder
-from nas.supernet.loops import labelled_batches
+from nas.supernet.importance import magnitude, reorder
 
 SHARES = (3 / 4, 1 / 2, 1 / 4)
 
@@ -41,24 +41,16 @@ def narrowed(space: SearchSpace) -> dict[str, Architecture]:
 
 def measure(run: Run) -> dict[str, Any]:
     """Measure and print; returns accuracy by order and width."""
-    data, settings = prepare_teacher(run), run.study.supernet
-
-    def taylor(model: CompactBertForSequenceClassification) -> None:
-        tokenizer = load_tokenizer(run.teacher)
-        batches = labelled_batches(
-            data.train, tokenizer, settings.importance_batches, settings.batch_size, run.study.seed
-        )
-        reorder(model, measure_importance(model, batches))
-
-    orders = {
+    data = prepare_teacher(run)
+    orders: dict[str, Callable[[CompactBertForSequenceClassification], None]] = {
         "unordered": lambda model: None,
         "magnitude": lambda model: reorder(model, magnitude(model)),
-        "Taylor": taylor,
+        "Taylor": lambda model: order(run, data, model),
     }
     accuracy: dict[str, dict[str, float]] = {}
-    for name, order in orders.items():
+    for name, put_in_order in orders.items():
         model = load_teacher(run)
-        order(model)
+        put_in_order(model)
         evaluator = Evaluator(BertSupernet(model), data.search, run.study.task.metric)
         parts = {"whole teacher": run.study.space.largest()} | narrowed(run.study.space)
         accuracy[name] = {width: evaluator.evaluate(architecture).accuracy for width, architecture in parts.items()}

@@ -32,9 +32,9 @@ from transformers.trainer_callback import PrinterCallback
 from nas.model.stock import from_stock
 from nas.pipeline import Run
 from nas.pipeline.prepare import load_tokenizer, prepare_data, teacher_source
+from nas.pipeline.supernets import loss_weights
 from nas.supernet import BertSupernet
 from nas.supernet.checkpoints import SafeTrainer
-from nas.supernet.distillation import LossWeights
 from nas.supernet.loops import Schedule, training_arguments
 from nas.supernet.sampling import sandwich
 from nas.supernet.training import DistillationTrainer
@@ -102,7 +102,7 @@ def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
             supernet=BertSupernet(weights),
             teacher=from_stock(teacher),
             architectures=sandwich(study.space, arguments.random_subnets, settings.sampling, study.seed),
-            losses=LossWeights(settings.logits_weight, settings.hidden_weight, settings.relation_weight),
+            losses=loss_weights(run),
             **about,
         )
 
