@@ -15,9 +15,10 @@ from tiny import make_teacher, randomise, write_tiny_study
 from transformers import PreTrainedModel
 from transformers import logging as transformers_logging
 
-from nas.model import CompactBertConfig, CompactBertForSequenceClassification
+from nas.model import CompactBertConfig
 from nas.model.stock import compact_config, from_stock
 from nas.space import SearchSpace
+from nas.supernet import SupernetWeights
 
 torch.set_num_threads(1)
 disable_progress_bars()
@@ -52,8 +53,11 @@ def config(teacher: PreTrainedModel) -> CompactBertConfig:
 
 
 @pytest.fixture
-def supernet_weights(teacher: PreTrainedModel) -> CompactBertForSequenceClassification:
-    return from_stock(teacher)
+def supernet_weights(teacher: PreTrainedModel, space: SearchSpace) -> SupernetWeights:
+    """The teacher with random parts for narrow sub-networks."""
+    weights = SupernetWeights.of(from_stock(teacher), space.dimensions.hidden_size)
+    randomise(weights.narrow, seed=1, scale=0.1)
+    return weights
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from nas.supernet import BertSupernet
+
 ROOT = Path(__file__).parents[1] / "nas"
 # From the ground up: a room may import those before it.
 ROOMS = [
@@ -77,8 +79,8 @@ def test_import_is_quick_and_light():
 
 
 @pytest.mark.parametrize("first", ["import nas", "import transformers.models.auto.modeling_auto"])
-def test_auto_model_loads_a_sub_network_after_import_nas(first, tmp_path, supernet_weights):
-    supernet_weights.save_pretrained(tmp_path)
+def test_auto_model_loads_a_sub_network_after_import_nas(first, tmp_path, space, supernet_weights):
+    BertSupernet(supernet_weights).extract(space.smallest()).save_pretrained(tmp_path)
     script = (
         f"{first}\nimport nas\nfrom transformers import AutoModelForSequenceClassification\n"
         f"print(type(AutoModelForSequenceClassification.from_pretrained({str(tmp_path)!r})).__name__)"

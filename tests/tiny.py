@@ -26,7 +26,7 @@ TEACHERS = {
 }
 
 
-def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+def randomise(model: torch.nn.Module, seed: int = 0, scale: float = 0.4) -> torch.nn.Module:
     """Give every parameter, norms and biases too, random values: zeros and ones hide mistakes.
 
     The weights of norms are drawn around one, so that the outputs of different texts differ.
@@ -35,7 +35,7 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     for module in model.modules():
         scales = isinstance(module, torch.nn.LayerNorm)
         for name, parameter in module.named_parameters(recurse=False):
-            parameter.data.normal_(1.0 if scales and name == "weight" else 0.0, 0.4, generator=generator)
+            parameter.data.normal_(1.0 if scales and name == "weight" else 0.0, scale, generator=generator)
     return model.eval()
 
 

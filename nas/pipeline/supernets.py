@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,15 @@ from nas.model.stock import compact_config, from_stock
 from nas.pipeline.prepare import load_tokenizer, prepare_teacher, teacher_inputs
 from nas.pipeline.run import Run
 from nas.progress import say
-from nas.supernet import BertSupernet
+from nas.supernet import BertSupernet, SupernetWeights
 from nas.supernet.checkpoints import drop_checkpoints, refuse_others
 from nas.supernet.distillation import LossWeights
 from nas.supernet.importance import measure_importance, reorder
 from nas.supernet.loops import Schedule, labelled_batches
 from nas.supernet.training import Distillation
+
+_FORM = 2
+"""Raised when a supernet holds other weights than before, so that older ones are made anew."""
 
 
 def supernet_inputs(run: Run) -> str:
@@ -34,6 +38,7 @@ def supernet_inputs(run: Run) -> str:
 def _origin(run: Run) -> dict[str, Any]:
     study = run.study
     return {
+        "form": _FORM,
         "task": study.task.model_dump(mode="json"),
         "teacher": study.teacher.model_dump(mode="json"),
         "files": teacher_inputs(run),
@@ -57,9 +62,9 @@ def train(run: Run) -> None:
         torch.manual_seed(run.study.seed)
         if not run.ordered_teacher.exists():
             say("Ordering heads, neurons and hidden units by importance")
-            ordered = load_teacher(run)
-            order(run, data, ordered)
-            write_folder(run.ordered_teacher, ordered.save_pretrained)
+            teacher = load_teacher(run)
+            order(run, data, teacher)
+            write_folder(run.ordered_teacher, untrained(run, data, teacher).save_pretrained)
         if run.study.supernet.workers == 1:
             _train_ordered(run, origin)
         else:
@@ -76,7 +81,7 @@ def _train_ordered(run: Run, origin: dict[str, Any]) -> None:
     schedule = Schedule(
         settings.learning_rate, settings.batch_size, steps=settings.steps, checkpoint_steps=settings.checkpoint_steps
     )
-    weights = CompactBertForSequenceClassification.from_pretrained(run.ordered_teacher)
+    weights = load_ordered(run)
     training = distillation(run, TaskData.load(run.data), schedule, run.supernet, origin)
     training.train_supernet(weights, run.study.space, settings.random_subnets, settings.sampling)
     if PartialState().is_main_process:
@@ -86,7 +91,7 @@ def _train_ordered(run: Run, origin: dict[str, Any]) -> None:
 def distillation(run: Run, data: TaskData, schedule: Schedule, folder: Path, origin: dict[str, Any]) -> Distillation:
     """Training by distillation from the run's ordered teacher, with checkpoints in `folder`."""
     return Distillation(
-        teacher=CompactBertForSequenceClassification.from_pretrained(run.ordered_teacher),
+        teacher=load_ordered(run),
         train=data.train,
         tokenizer=load_tokenizer(run.teacher),
         schedule=schedule,
@@ -116,13 +121,26 @@ def teacher_config(run: Run) -> CompactBertConfig:
 
 def load_supernet(run: Run) -> BertSupernet:
     """The trained supernet."""
-    return BertSupernet(CompactBertForSequenceClassification.from_pretrained(run.supernet).eval())
+    return BertSupernet(SupernetWeights.from_pretrained(run.supernet).eval())
+
+
+def load_ordered(run: Run) -> SupernetWeights:
+    """The teacher with ordered units: what the supernet starts from."""
+    return SupernetWeights.from_pretrained(run.ordered_teacher).eval()
 
 
 def order(run: Run, data: TaskData, model: CompactBertForSequenceClassification) -> None:
     """Put the units of a model in the order of their importance for the study's task, in place."""
-    settings = run.study.supernet
-    batches = labelled_batches(
-        data.train, load_tokenizer(run.teacher), settings.importance_batches, settings.batch_size, run.study.seed
-    )
-    reorder(model, measure_importance(model, batches))
+    reorder(model, measure_importance(model, _ranking_batches(run, data)))
+
+
+def untrained(run: Run, data: TaskData, largest: CompactBertForSequenceClassification) -> SupernetWeights:
+    """A supernet of the study's space that starts as `largest`."""
+    weights = SupernetWeights.of(largest, run.study.space.dimensions.hidden_size)
+    weights.fit(_ranking_batches(run, data))
+    return weights
+
+
+def _ranking_batches(run: Run, data: TaskData) -> Iterator[dict[str, torch.Tensor]]:
+    settings, tokenizer = run.study.supernet, load_tokenizer(run.teacher)
+    return labelled_batches(data.train, tokenizer, settings.importance_batches, settings.batch_size, run.study.seed)

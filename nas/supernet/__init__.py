@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nas.supernet.narrow import SupernetWeights
 from nas.supernet.supernet import BertSupernet
 
-__all__ = ["BertSupernet"]
+__all__ = ["BertSupernet", "SupernetWeights"]

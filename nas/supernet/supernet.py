@@ -1,6 +1,7 @@
 """A supernet is one set of weights and one rule: a sub-network has the leading part of every tensor.
 
-The weights are those of the largest sub-network, ordered so that what matters most comes first. A sub-network is
+The weights are those of the largest sub-network, ordered so that what matters most comes first. Besides, sub-networks
+of a smaller hidden size have norms and a completion of what they read for themselves (`narrow.py`). A sub-network is
 its own definition (`CompactBertForSequenceClassification`) run on views of these weights, so that what is trained
 and evaluated is, by construction, what is extracted; nothing is masked, and a smaller candidate costs less.
 """
@@ -8,6 +9,7 @@ and evaluated is, by construction, what is extracted; nothing is masked, and a s
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,21 +18,22 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from nas.model import CompactBertForSequenceClassification
 from nas.space import Architecture
+from nas.supernet.narrow import reader_of
 
 _LAYER = "bert.encoder.layer."
 _KEPT_SKELETONS = 256
 
 
-class _Leading(torch.autograd.Function):
-    """The leading part of a parameter; its gradient goes straight into that part of the parameter's `grad`.
+class _Part(torch.autograd.Function):
+    """A part of a parameter; its gradient goes straight into that part of the parameter's `grad`.
 
     An ordinary slice would write, for every sub-network, a gradient of the whole parameter that is mostly zeros.
     """
 
     @staticmethod
-    def forward(ctx: Any, parameter: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-        ctx.parameter, ctx.part = parameter, tuple(slice(size) for size in shape)
-        return parameter.detach()[ctx.part]
+    def forward(ctx: Any, parameter: torch.Tensor, part: tuple[slice, ...]) -> torch.Tensor:
+        ctx.parameter, ctx.part = parameter, part
+        return parameter.detach()[part]
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[None, None]:
@@ -39,6 +42,12 @@ class _Leading(torch.autograd.Function):
             parameter.grad = torch.zeros_like(parameter)
         parameter.grad[ctx.part] += gradients[0]
         return None, None
+
+
+def _part(parameter: torch.Tensor, leading: Sequence[int], *rest: slice) -> torch.Tensor:
+    """The leading part of each of the first dimensions, and slices of the others."""
+    part: torch.Tensor = _Part.apply(parameter, (*(slice(size) for size in leading), *rest))
+    return part
 
 
 class BertSupernet:
@@ -57,13 +66,22 @@ class BertSupernet:
     def slices(self, architecture: Architecture) -> dict[str, torch.Tensor]:
         """The sub-network's parameters by name, as views of the supernet's.
 
-        A backward pass through them adds to the `grad` of the supernet's parameters.
+        Where hidden units are missing, the weights that would read them are folded into those that read the rest. A
+        backward pass adds to the `grad` of the supernet's parameters.
         """
         shared = dict(self.weights.named_parameters())
-        return {
-            name: _Leading.apply(shared[self._name_of(name, architecture)], parameter.shape)
-            for name, parameter in self.skeleton(architecture).named_parameters()
-        }
+        narrow, hidden = f"narrow.{architecture.hidden_size}", architecture.hidden_size
+        found = {}
+        for name, parameter in self.skeleton(architecture).named_parameters():
+            source = self._name_of(name, architecture)
+            own = shared.get(f"{narrow}.norms.{source}")
+            found[name] = leading = _part(shared[source], parameter.shape) if own is None else own
+            module, _, kind = source.rpartition(".")
+            missing = shared.get(f"{narrow}.missing.{reader_of(module)}.{kind}")
+            if missing is not None:
+                unread = _part(shared[f"{module}.weight"], parameter.shape[:1], slice(hidden, None))
+                found[name] = leading + unread @ missing
+        return found
 
     def run(
         self,

@@ -14,9 +14,8 @@ from rich.table import Table
 
 from nas.data import TaskData
 from nas.evaluate.accuracy import Evaluator
-from nas.model import CompactBertForSequenceClassification
 from nas.pipeline import Run, train
-from nas.pipeline.supernets import load_supernet
+from nas.pipeline.supernets import load_ordered, load_supernet
 from nas.space import Architecture, Layer, Shape
 
 
@@ -46,7 +45,7 @@ def measure(run: Run) -> dict[str, Any]:
             chosen[f"{name}, half width"] = (uniform(shape, kept, 0.5), 1.5)
     data = TaskData.load(run.data)
     evaluator = Evaluator(load_supernet(run), data.search, run.study.task.metric)
-    teacher = evaluator.accuracy_of(CompactBertForSequenceClassification.from_pretrained(run.ordered_teacher))
+    teacher = evaluator.accuracy_of(load_ordered(run))
     table = Table(
         title=f"{run.study.task.metric} on {len(data.search):,} examples of the search set, inherited weights"
     )

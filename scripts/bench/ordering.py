@@ -1,7 +1,8 @@
 """Accuracy of sub-networks of the fine-tuned teacher right after ordering its units, before any training.
 
 Compares the order of the checkpoint, an order by magnitude and the Taylor order that `nas train` uses, at three widths
-of heads and neurons and at the narrower hidden sizes of the space, on the search set. Prepares the teacher if it is
+of heads and neurons and at the narrower hidden sizes of the space, on the search set; for these also with the missing
+units made up, as `nas train` starts them. Prepares the teacher if it is
 missing.
 """
 
@@ -19,7 +20,7 @@ from nas.evaluate.accuracy import Evaluator
 from nas.model import CompactBertForSequenceClassification
 from nas.pipeline import Run
 from nas.pipeline.prepare import prepare_teacher
-from nas.pipeline.supernets import load_teacher, order
+from nas.pipeline.supernets import load_teacher, order, untrained
 from nas.space import Architecture, SearchSpace
 from nas.supernet import BertSupernet
 from nas.supernet.importance import magnitude, reorder
@@ -46,12 +47,14 @@ def measure(run: Run) -> dict[str, Any]:
         "unordered": lambda model: None,
         "magnitude": lambda model: reorder(model, magnitude(model)),
         "Taylor": lambda model: order(run, data, model),
+        "Taylor, made up": lambda model: order(run, data, model),
     }
     accuracy: dict[str, dict[str, float]] = {}
     for name, put_in_order in orders.items():
         model = load_teacher(run)
         put_in_order(model)
-        evaluator = Evaluator(BertSupernet(model), data.search, run.study.task.metric)
+        weights = untrained(run, data, model) if name.endswith("made up") else model
+        evaluator = Evaluator(BertSupernet(weights), data.search, run.study.task.metric)
         parts = {"whole teacher": run.study.space.largest()} | narrowed(run.study.space)
         accuracy[name] = {width: evaluator.evaluate(architecture).accuracy for width, architecture in parts.items()}
     table = Table(title=f"{run.study.task.metric} on {len(data.search):,} examples of the search set")

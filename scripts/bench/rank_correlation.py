@@ -34,7 +34,7 @@ from nas.files import digest, read_json, write_json
 from nas.model import CompactBertForSequenceClassification
 from nas.model.sizes import count_parameters
 from nas.pipeline import Run, train
-from nas.pipeline.supernets import distillation, load_supernet, supernet_inputs
+from nas.pipeline.supernets import distillation, load_ordered, load_supernet, supernet_inputs
 from nas.progress import say
 from nas.space import Architecture
 from nas.supernet import BertSupernet
@@ -67,7 +67,7 @@ def compare(run: Run, data: TaskData, architecture: Architecture, schedule: Sche
     """Accuracies of one architecture: inherited, fine-tuned, and trained from the teacher's slices."""
     folder, metric = run.folder / "rank_correlation" / "training", run.study.task.metric
     found: dict[str, Any] = {"architecture": architecture.to_json(), "description": architecture.describe()}
-    teacher = BertSupernet(CompactBertForSequenceClassification.from_pretrained(run.ordered_teacher))
+    teacher = BertSupernet(load_ordered(run))
     for name, supernet in (("tuned", load_supernet(run)), ("alone", teacher)):
         model = supernet.extract(architecture)
         if name == "tuned":

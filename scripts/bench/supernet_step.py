@@ -33,7 +33,7 @@ from nas.model.stock import from_stock
 from nas.pipeline import Run
 from nas.pipeline.prepare import load_tokenizer, prepare_data, teacher_source
 from nas.pipeline.supernets import loss_weights
-from nas.supernet import BertSupernet
+from nas.supernet import BertSupernet, SupernetWeights
 from nas.supernet.checkpoints import SafeTrainer
 from nas.supernet.loops import Schedule, training_arguments
 from nas.supernet.sampling import sandwich
@@ -96,7 +96,7 @@ def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
                         if isinstance(getattr(module, name, None), float):
                             setattr(module, name, 0.0)
             return SafeTrainer(model=model, **about)
-        weights = from_stock(teacher)
+        weights = SupernetWeights.of(from_stock(teacher), study.space.dimensions.hidden_size)
         weights.bert.embeddings.word_embeddings.requires_grad_(settings.train_embeddings)
         return DistillationTrainer(
             supernet=BertSupernet(weights),

@@ -10,6 +10,20 @@ from torch.func import functional_call
 from nas.supernet import BertSupernet
 
 
+def _by_hand(weights, name, shape, hidden):
+    """A sub-network's parameter: the leading part; its own where it is a norm; with what stands for missing units."""
+    module, _, kind = name.rpartition(".")
+    narrow = weights.narrow[str(hidden)] if hidden < weights.config.hidden_size else None
+    if narrow is not None and module.endswith("LayerNorm"):
+        return narrow.get_parameter(f"norms.{name}")
+    leading = weights.get_parameter(name)[tuple(slice(size) for size in shape)]
+    reader = module.removesuffix(".query").removesuffix(".key").removesuffix(".value")
+    if narrow is None or not reader.endswith((".self", "intermediate.dense", "pooler.dense", "classifier")):
+        return leading
+    completion = narrow.get_parameter(f"missing.{reader}.{kind}")
+    return leading + weights.get_parameter(f"{module}.weight")[: shape[0], hidden:] @ completion
+
+
 def test_gradients_are_those_of_ordinary_slices(space, supernet_weights, batch):
     """Of two sub-networks one after the other, added up in the shared weights."""
     supernet, rng = BertSupernet(supernet_weights), random.Random(0)
@@ -25,8 +39,7 @@ def test_gradients_are_those_of_ordinary_slices(space, supernet_weights, batch):
             parts = name.split(".")
             if name.startswith("bert.encoder.layer."):
                 parts[3] = str(architecture.layers[int(parts[3])].source)
-            whole = supernet_weights.get_parameter(".".join(parts))
-            sliced[name] = whole[tuple(slice(size) for size in parameter.shape)]
+            sliced[name] = _by_hand(supernet_weights, ".".join(parts), parameter.shape, architecture.hidden_size)
         functional_call(supernet.skeleton(architecture), sliced, (), batch).logits.square().sum().backward()
     for name, parameter in supernet_weights.named_parameters():
         assert (found[name] is None) == (parameter.grad is None), name

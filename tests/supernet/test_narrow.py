@@ -1,0 +1,97 @@
+"""Sub-networks of a smaller hidden size: their own norms, and how they make up for missing units."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import TEACHERS
+
+from nas.model.stock import from_stock
+from nas.space import Architecture
+from nas.supernet import BertSupernet, SupernetWeights
+
+
+def _uniform(space, hidden):
+    return Architecture(hidden_size=hidden, layers=space.largest().layers)
+
+
+@pytest.mark.parametrize("teacher_kind", TEACHERS)
+def test_units_that_depend_on_the_others_are_made_up(space, teacher, batch):
+    """The last 8 of 32 units repeat earlier ones, as far as each state goes; then 24 units compute the same queries."""
+    largest = from_stock(teacher)
+    bert = largest.bert
+    with torch.no_grad():
+        writer = bert.embeddings_project or bert.embeddings.LayerNorm
+        if bert.embeddings_project is not None:
+            writer.weight[24:], writer.bias[24:] = writer.weight[:8], writer.bias[:8]
+        else:
+            embeddings = bert.embeddings
+            for table in (
+                embeddings.word_embeddings,
+                embeddings.position_embeddings,
+                embeddings.token_type_embeddings,
+            ):
+                if table is not None:
+                    table.weight[:, 24:] = table.weight[:, :8]
+            writer.weight[24:], writer.bias[24:] = writer.weight[:8] * 2.0, writer.bias[:8] - 1.0
+    weights = SupernetWeights.of(largest, (24, 32))
+    weights.fit([batch] * 2)
+    narrow = weights.narrow["24"].get_submodule("missing.bert.encoder.layer.0.attention.self")
+    with torch.no_grad():
+        states = weights(**batch, output_hidden_states=True).hidden_states[0][batch["attention_mask"].bool()]
+        found = narrow(states[:, :24])
+    assert (found - states[:, 24:]).square().mean() < 0.01 * states[:, 24:].var()
+
+
+@pytest.mark.parametrize("teacher_kind", TEACHERS)
+def test_the_map_is_the_least_squares_fit_over_tokens_that_are_text(space, teacher, batch):
+    weights = SupernetWeights.of(from_stock(teacher), (16, 32))
+    many = [batch | {"input_ids": (batch["input_ids"] + shift) % 80 + 4} for shift in range(40)]
+    weights.fit(many)
+    name = "bert.encoder.layer.1.intermediate.dense"
+    seen = []
+    hook = weights.get_submodule(name).register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        for inputs in many:
+            weights(**inputs)
+    hook.remove()
+    tokens = torch.cat([value[batch["attention_mask"].bool()] for value in seen]).double()
+    design = torch.cat([tokens[:, :16], torch.ones(len(tokens), 1)], dim=1)
+    expected = torch.linalg.lstsq(design, tokens[:, 16:]).solution
+    found = weights.narrow["16"].get_submodule(f"missing.{name}")
+    residual = (tokens[:, 16:] - found(tokens[:, :16].float()).double()).square().mean()
+    least = (tokens[:, 16:] - design @ expected).square().mean()
+    assert least <= residual <= 1.01 * least
+
+
+def test_norms_start_as_the_shared_ones_and_belong_to_one_size(space, teacher, batch):
+    weights = SupernetWeights.of(from_stock(teacher), space.dimensions.hidden_size)
+    weights.fit([batch])
+    supernet, (small, middle, full) = (
+        BertSupernet(weights),
+        (_uniform(space, hidden) for hidden in space.dimensions.hidden_size),
+    )
+    name = "bert.encoder.layer.0.attention.output.LayerNorm.weight"
+    shared = weights.get_parameter(name)
+    for architecture in (small, middle, full):
+        torch.testing.assert_close(supernet.slices(architecture)[name], shared[: architecture.hidden_size])
+    before = {item: supernet.run(item, **batch).logits for item in (middle, full)}
+    with torch.no_grad():
+        weights.narrow[str(small.hidden_size)].get_parameter(f"norms.{name}").mul_(3.0)
+        changed = supernet.run(small, **batch).logits
+    assert not torch.allclose(changed, before[middle])
+    for item, logits in before.items():
+        torch.testing.assert_close(supernet.run(item, **batch).logits, logits)
+
+
+def test_weights_survive_saving(supernet_weights, tmp_path):
+    supernet_weights.save_pretrained(tmp_path)
+    again = SupernetWeights.from_pretrained(tmp_path)
+    assert again.config.narrow_sizes == supernet_weights.config.narrow_sizes
+    for name, value in supernet_weights.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+
+
+def test_a_sub_network_knows_nothing_of_the_supernet(space, supernet_weights):
+    config = BertSupernet(supernet_weights).extract(space.smallest()).config
+    assert config.model_type == "compact_bert" and not hasattr(config, "narrow_sizes")
