@@ -17,7 +17,7 @@ def _uniform(space, hidden):
 
 @pytest.mark.parametrize("teacher_kind", TEACHERS)
 def test_units_that_depend_on_the_others_are_made_up(space, teacher, batch):
-    """The last 8 of 32 units repeat earlier ones, as far as each state goes; then 24 units compute the same queries."""
+    """The last 8 of the 32 units after the embeddings are linear in the first 8: the map finds them."""
     largest = from_stock(teacher)
     bert = largest.bert
     with torch.no_grad():
