@@ -7,6 +7,7 @@ milliseconds to write, which makes it practical to measure hundreds of blocks.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ class GraphBuilder:
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
         self._quantised: dict[str, tuple[str, str, str]] = {}
+        self._known: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
     def input(self, name: str, kind: int, shape: Shape) -> str:
         """Declare an input; a dimension given as text is dynamic, as None unknown."""
@@ -44,10 +46,31 @@ class GraphBuilder:
         self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
 
     def constant(self, value: np.ndarray) -> str:
-        """Store an array in the model and return its name."""
-        name = f"constant_{len(self._constants)}"
-        self._constants.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
-        return name
+        """Store an array in the model and return its name. Equal arrays are stored once."""
+        array = np.asarray(value, order="C")
+        key = (array.dtype.str, array.shape, hashlib.sha256(array.tobytes()).digest())
+        if key not in self._known:
+            name = f"constant_{len(self._constants)}"
+            self._constants.append(numpy_helper.from_array(array, name))
+            self._known[key] = name
+        return self._known[key]
+
+    def sparse_constant(self, value: np.ndarray) -> str:
+        """Store an array as one bit for each number and those that are not zero.
+
+        A runtime puts it together when it loads the model, as it folds all that depends on constants alone.
+        """
+        flat = np.asarray(value, order="C").reshape(-1)
+        kept = flat != 0
+        numbers = self.constant(np.concatenate([np.zeros(1, dtype=flat.dtype), flat[kept]]))
+        octets = self.constant(np.packbits(kept, bitorder="little")[:, None])
+        shifted = self.add("BitShift", octets, self.constant(np.arange(8, dtype=np.uint8)), direction="RIGHT")
+        bits = self.add("BitwiseAnd", shifted, self.constant(np.array(1, dtype=np.uint8)))
+        every = self.add("Reshape", self.add("Cast", bits, to=TensorProto.INT32), self.constant(np.array([-1])))
+        start, end = self.constant(np.array([0])), self.constant(np.array([flat.size]))
+        mask = self.add("Slice", every, start, end, start)
+        order = self.add("Mul", self.add("CumSum", mask, self.constant(np.array(0))), mask)
+        return self.add("Reshape", self.add("Gather", numbers, order), self.constant(np.array(value.shape)))
 
     def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
         """Add a node with one output and return the output's name."""
@@ -75,7 +98,9 @@ class GraphBuilder:
     def model(self, name: str) -> onnx.ModelProto:
         """The finished model, checked."""
         graph = helper.make_graph(self._nodes, name, self._inputs, self._outputs, self._constants)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="nas")
+        others = sorted({node.domain for node in self._nodes} - {""})
+        opsets = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(domain, 1) for domain in others)]
+        model = helper.make_model(graph, opset_imports=opsets, producer_name="nas")
         model.ir_version = 9
         onnx.checker.check_model(model)
         return model

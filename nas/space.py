@@ -6,7 +6,9 @@ size, and for every layer its heads, its intermediate size and the compression c
 
 from __future__ import annotations
 
+import math
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -17,22 +19,41 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from nas.compression import BLOCKS, REGISTRY
+from nas.compression import BLOCKS, Block, compression
 from nas.errors import SearchSpaceError
 from nas.files import Positive, Settings, Whole, digest, read_toml, validate
 
 T = TypeVar("T")
+LAYER_BLOCKS: tuple[Block, ...] = ("attention", "feed_forward")
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer of an architecture. `source` is the number of the teacher's layer that it comes from."""
+    """One layer of an architecture. `source` is the number of the teacher's layer that it comes from.
+
+    A block whose choice leaves it without weights of its own has size 0.
+    """
 
     source: int
     num_attention_heads: int
     intermediate_size: int
     attention: str = "none"
     feed_forward: str = "none"
+
+    def choice(self, block: Block) -> str:
+        """The compression choice of one of its blocks."""
+        return self.attention if block == "attention" else self.feed_forward
+
+    def option(self, block: Block) -> tuple[int, str]:
+        """Size and choice of one of its blocks."""
+        return (self.num_attention_heads if block == "attention" else self.intermediate_size), self.choice(block)
+
+    def having(self, block: Block, option: tuple[int, str]) -> Layer:
+        """The same layer with another size and choice for one of its blocks."""
+        size, choice = option
+        if block == "attention":
+            return replace(self, num_attention_heads=size, attention=choice)
+        return replace(self, intermediate_size=size, feed_forward=choice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +95,57 @@ class Architecture:
         per_layer = {choice for layer in self.layers for choice in (layer.attention, layer.feed_forward)}
         return frozenset(per_layer | {self.embedding})
 
-    def describe(self) -> str:
-        """One short line for tables: layer:heads/intermediate, with * for a compressed block."""
+    def owner(self, number: int, block: Block) -> int | None:
+        """The number of the layer whose weights a layer's block uses; None for a block without any."""
+        layers = reversed(self.layers[: number + 1])
+        for distance, layer in enumerate(layers):
+            weights = compression(layer.choice(block)).weights
+            if weights == "own":
+                return number - distance
+            if weights == "none" and distance == 0:
+                return None
+        raise SearchSpaceError(
+            f"layer {self.layers[number].source}: its {block} shall share weights, but no layer below has any; "
+            "give it weights of its own"
+        )
 
-        def mark(choice: str) -> str:
-            return "" if choice == "none" else "*"
+    @property
+    def resolved(self) -> tuple[Layer, ...]:
+        """The layers as they compute: a block with borrowed weights has its owner's size and choice."""
+        found = []
+        for number in range(len(self.layers)):
+            found.append(self.layers[number])
+            for block in LAYER_BLOCKS:
+                owner = self.owner(number, block)
+                if owner is not None:
+                    found[-1] = found[-1].having(block, self.layers[owner].option(block))
+        return tuple(found)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether every layer has a block that is there, and whoever borrows weights has a layer to borrow from."""
+        try:
+            resolved = self.resolved
+        except SearchSpaceError:
+            return False
+        return bool(resolved) and all(any(layer.option(block)[0] for block in LAYER_BLOCKS) for layer in resolved)
+
+    def describe(self) -> str:
+        """One short line for tables: layer:heads/intermediate.
+
+        A compressed block is marked by *, one with weights of a layer below is =, one that is left out is -.
+        """
+
+        def block(size: int, choice: str) -> str:
+            weights = compression(choice).weights
+            if weights == "own":
+                return f"{size}{'' if choice == 'none' else '*'}"
+            return "=" if weights == "below" else "-"
 
         layers = " ".join(
-            f"{layer.source}:{layer.num_attention_heads}{mark(layer.attention)}"
-            f"/{layer.intermediate_size}{mark(layer.feed_forward)}"
-            for layer in self.layers
+            f"{layer.source}:{'/'.join(block(*layer.option(name)) for name in LAYER_BLOCKS)}" for layer in self.layers
         )
-        return f"h{self.hidden_size}{mark(self.embedding)} {layers}"
+        return f"h{block(self.hidden_size, self.embedding)} {layers}"
 
 
 class Shape(Settings):
@@ -144,11 +204,15 @@ class Choices(Settings):
     def _known(self) -> Choices:
         for block in BLOCKS:
             names = getattr(self, block)
-            valid = [name for name, choice in REGISTRY.items() if block in choice.blocks]
             for name in names:
-                if name not in valid:
+                try:
+                    choice = compression(name)
+                except ValueError as problem:
+                    raise ValueError(f"{block}: {problem}") from None
+                if block not in choice.blocks:
                     raise ValueError(
-                        f"{block}: {name!r} is no compression choice of this block; use {', '.join(valid)}"
+                        f"{block}: {choice.name} is for {' and '.join(sorted(choice.blocks))}, "
+                        f"but got {name!r}; remove it"
                     )
             if "none" not in names:
                 raise ValueError(f"{block}: 'none' must be among the choices, but got {list(names)}; add it")
@@ -199,6 +263,16 @@ class SearchSpace(Settings):
                 "dimensions.layers: two entries keep the same layers "
                 f"({[list(kept) for kept in self.layer_sets]}); drop one"
             )
+        for block in LAYER_BLOCKS:
+            used = {choice for _, choice in self.options(block)}
+            for name in getattr(self.compression, block):
+                if name not in used:
+                    raise ValueError(
+                        f"compression.{block}: {name!r} suits none of this space's sizes; change or drop it"
+                    )
+        for name in self.compression.embedding:
+            if not compression(name).suits(self.dimensions.hidden_size[0], self.dimensions.hidden_size[0] * 8):
+                raise ValueError(f"compression.embedding: {name!r} does not suit this space's sizes; change or drop it")
         if self.layer_sets[-1] != tuple(range(total)):
             raise ValueError(
                 f"dimensions.layers: the teacher's {total} layers must be among them, "
@@ -225,10 +299,18 @@ class SearchSpace(Settings):
         return validate(cls, read_toml(path, SearchSpaceError), path, SearchSpaceError)
 
     def excluding(self, choices: tuple[str, ...]) -> SearchSpace:
-        """The same space without some compression choices. Raises for `none`, which every block keeps."""
+        """The same space without some compression choices, each a name or written in full.
+
+        Raises for `none`, which every block keeps.
+        """
         if "none" in choices:
             raise SearchSpaceError(f"{self.name}: 'none' cannot be left out: the teacher belongs to the space; keep it")
-        kept = {block: [name for name in getattr(self.compression, block) if name not in choices] for block in BLOCKS}
+        kept = {
+            block: [
+                spec for spec in getattr(self.compression, block) if not {spec, *compression(spec).names} & set(choices)
+            ]
+            for block in BLOCKS
+        }
         return SearchSpace.model_validate(self.model_dump() | {"compression": kept})
 
     @cached_property
@@ -250,41 +332,88 @@ class SearchSpace(Settings):
 
     def contains(self, architecture: Architecture) -> bool:
         """Whether the architecture is a point of this space."""
-        dimensions, compression = self.dimensions, self.compression
         return (
-            architecture.hidden_size in dimensions.hidden_size
-            and architecture.embedding in compression.embedding
+            architecture.hidden_size in self.dimensions.hidden_size
+            and architecture.embedding in self.compression.embedding
             and tuple(layer.source for layer in architecture.layers) in self.layer_sets
             and all(
-                layer.num_attention_heads in dimensions.num_attention_heads
-                and layer.intermediate_size in dimensions.intermediate_size
-                and layer.attention in compression.attention
-                and layer.feed_forward in compression.feed_forward
-                for layer in architecture.layers
+                layer.option(block) in self.options(block) for layer in architecture.layers for block in LAYER_BLOCKS
             )
+            and architecture.is_sound
         )
 
     def count(self) -> int:
         """The exact number of architectures."""
-        per_layer = len(self.attention_options) * len(self.feed_forward_options)
         ends = len(self.dimensions.hidden_size) * len(self.compression.embedding)
-        return ends * sum(per_layer ** len(kept) for kept in self.layer_sets)
+        return ends * sum(self._count_layers(len(kept)) for kept in self.layer_sets)
+
+    def _count_layers(self, number: int) -> int:
+        """Sound combinations of blocks for that many layers."""
+        kinds = [Counter(compression(choice).weights for _, choice in self.options(block)) for block in LAYER_BLOCKS]
+        # Layers so far, by which of the two blocks has an owner to borrow from.
+        ways = Counter({(False, False): 1})
+        for _ in range(number):
+            longer: Counter[tuple[bool, bool]] = Counter()
+            for owned, count in ways.items():
+                for pair in product(*(kind.items() for kind in kinds)):
+                    weights, numbers = zip(*pair, strict=True)
+                    borrows_nothing = any(name == "below" and not own for name, own in zip(weights, owned, strict=True))
+                    if borrows_nothing or set(weights) == {"none"}:
+                        continue
+                    after = tuple(own or name == "own" for name, own in zip(weights, owned, strict=True))
+                    longer[after[0], after[1]] += count * math.prod(numbers)
+            ways = longer
+        return ways.total()
+
+    def options(self, block: Block) -> tuple[tuple[int, str], ...]:
+        """(size, choice) of a layer's block, small to large; last those that leave it without weights of its own."""
+        return self.attention_options if block == "attention" else self.feed_forward_options
 
     @cached_property
     def attention_options(self) -> tuple[tuple[int, str], ...]:
-        """(heads, choice) of an attention block, small to large."""
-        heads = self.dimensions.num_attention_heads
-        return tuple((size, choice) for size in heads for choice in self.compression.attention)
+        """(heads, choice) of an attention block."""
+        return self._options("attention", self.dimensions.num_attention_heads)
 
     @cached_property
     def feed_forward_options(self) -> tuple[tuple[int, str], ...]:
-        """(intermediate size, choice) of a feed-forward block, small to large."""
-        sizes = self.dimensions.intermediate_size
-        return tuple((size, choice) for size in sizes for choice in self.compression.feed_forward)
+        """(intermediate size, choice) of a feed-forward block."""
+        return self._options("feed_forward", self.dimensions.intermediate_size)
+
+    def _options(self, block: Block, sizes: tuple[int, ...]) -> tuple[tuple[int, str], ...]:
+        choices = getattr(self.compression, block)
+        own = [(size, choice) for size in sizes for choice in self._choices_at(block, size)]
+        return (*own, *((0, choice) for choice in choices if compression(choice).weights != "own"))
+
+    def _choices_at(self, block: Block, size: int) -> tuple[str, ...]:
+        """The choices that leave a block of that size weights of its own and make sense for it."""
+        width = size * self.teacher.head_size if block == "attention" else size
+        found = ((name, compression(name)) for name in getattr(self.compression, block))
+        narrowest = self.dimensions.hidden_size[0]
+        return tuple(name for name, choice in found if choice.weights == "own" and choice.suits(width, narrowest))
 
     def layer(self, source: int, attention: tuple[int, str], feed_forward: tuple[int, str]) -> Layer:
         """A layer from one option for each of its blocks."""
         return Layer(source, attention[0], feed_forward[0], attention[1], feed_forward[1])
+
+    def repaired(self, architecture: Architecture) -> Architecture:
+        """The nearest sound architecture.
+
+        What shall borrow weights where there are none gets the smallest ones of its own, and so does the feed-forward
+        block of a layer without any block.
+        """
+
+        def weights(layer: Layer, block: Block) -> str:
+            return compression(layer.choice(block)).weights
+
+        layers = list(architecture.layers)
+        for number, layer in enumerate(layers):
+            if all(weights(layer, block) == "none" for block in LAYER_BLOCKS):
+                layers[number] = layer.having("feed_forward", self.feed_forward_options[0])
+            for block in LAYER_BLOCKS:
+                below = [weights(other, block) for other in layers[:number]]
+                if weights(layer, block) == "below" and "own" not in below:
+                    layers[number] = layers[number].having(block, self.options(block)[0])
+        return replace(architecture, layers=tuple(layers))
 
     def sample(self, rng: random.Random, size: float | None = None) -> Architecture:
         """A random architecture, every dimension drawn uniformly and independently.
@@ -298,21 +427,26 @@ class SearchSpace(Settings):
                 return rng.choice(values)
             return values[sum(rng.random() < size for _ in range(len(values) - 1))]
 
-        dimensions, compression = self.dimensions, self.compression
-        return Architecture(
+        def option(block: Block, sizes: Sequence[int]) -> tuple[int, str]:
+            drawn = draw(sizes)
+            without = [choice for number, choice in self.options(block) if not number]
+            choice = rng.choice([*self._choices_at(block, drawn), *without])
+            return (0 if choice in without else drawn), choice
+
+        dimensions = self.dimensions
+        drawn = Architecture(
             hidden_size=draw(dimensions.hidden_size),
-            embedding=rng.choice(compression.embedding),
+            embedding=rng.choice(self.compression.embedding),
             layers=tuple(
-                Layer(
+                self.layer(
                     source,
-                    draw(dimensions.num_attention_heads),
-                    draw(dimensions.intermediate_size),
-                    rng.choice(compression.attention),
-                    rng.choice(compression.feed_forward),
+                    option("attention", dimensions.num_attention_heads),
+                    option("feed_forward", dimensions.intermediate_size),
                 )
                 for source in draw(self.layer_sets)
             ),
         )
+        return self.repaired(drawn)
 
     def mutate(self, architecture: Architecture, rng: random.Random, rate: float = 0.15) -> Architecture:
         """Draw each dimension anew with probability `rate`; layers that stay keep their settings."""
@@ -322,66 +456,75 @@ class SearchSpace(Settings):
 
         def mutated(source: int) -> Layer:
             layer = settings.get(source) or rng.choice(architecture.layers)
-            attention = (layer.num_attention_heads, layer.attention)
-            feed_forward = (layer.intermediate_size, layer.feed_forward)
-            if rng.random() < rate:
-                attention = rng.choice(self.attention_options)
-            if rng.random() < rate:
-                feed_forward = rng.choice(self.feed_forward_options)
-            return self.layer(source, attention, feed_forward)
+            layer = replace(layer, source=source)
+            for block in LAYER_BLOCKS:
+                if rng.random() < rate:
+                    layer = layer.having(block, rng.choice(self.options(block)))
+            return layer
 
-        return Architecture(
+        mutant = Architecture(
             hidden_size=fresh.hidden_size if rng.random() < rate else architecture.hidden_size,
             embedding=fresh.embedding if rng.random() < rate else architecture.embedding,
             layers=tuple(mutated(source) for source in kept),
         )
+        return self.repaired(mutant)
 
     def crossover(self, first: Architecture, second: Architecture, rng: random.Random) -> Architecture:
         """A child with the depth of one parent and whole layers of either (where both have the layer)."""
         skeleton, other = (first, second) if rng.random() < 0.5 else (second, first)
         others = {layer.source: layer for layer in other.layers}
-        return Architecture(
+        child = Architecture(
             hidden_size=rng.choice((first, second)).hidden_size,
             embedding=rng.choice((first, second)).embedding,
             layers=tuple(rng.choice((layer, others.get(layer.source, layer))) for layer in skeleton.layers),
         )
+        return self.repaired(child)
 
     def smallest(self) -> Architecture:
-        """The fewest layers at the smallest sizes, compressed wherever it can be."""
-        return self._uniform(self.layer_sets[0], largest=False)
+        """The fewest layers at the smallest sizes, every block that is there compressed by the last choice that can."""
+        embedding = self.compression.embedding[-1]
+        return next(
+            corner
+            for corner in reversed(list(self.corners()))
+            if corner.embedding == embedding
+            and all(all(layer.option(b)[0] for b in LAYER_BLOCKS) for layer in corner.layers)
+        )
 
     def corners(self) -> Iterator[Architecture]:
-        """The smallest sizes under every combination of choices for the three kinds of blocks.
+        """The fewest layers at the smallest sizes under every combination of choices for the three kinds of blocks.
 
         One of them is the fastest architecture; on small blocks that need not be the most compressed.
         """
-        sizes, options = self.smallest(), (self.compression.embedding, self.compression.attention)
-        for embedding, attention, feed_forward in product(*options, self.compression.feed_forward):
-            layers = tuple(replace(layer, attention=attention, feed_forward=feed_forward) for layer in sizes.layers)
-            yield replace(sizes, embedding=embedding, layers=layers)
+
+        def options(block: Block) -> list[tuple[int, str]]:
+            smallest = self.options(block)[0][0]
+            return [option for option in self.options(block) if option[0] in (0, smallest)]
+
+        for embedding in self.compression.embedding:
+            for pair in product(*map(options, LAYER_BLOCKS)):
+                layers = tuple(self.layer(source, *pair) for source in self.layer_sets[0])
+                corner = Architecture(hidden_size=self.dimensions.hidden_size[0], layers=layers, embedding=embedding)
+                if corner.is_sound:
+                    yield corner
 
     def largest(self) -> Architecture:
-        """The teacher's own sizes, with no compression where the space allows that."""
-        return self._uniform(self.layer_sets[-1], largest=True)
-
-    def _uniform(self, kept: tuple[int, ...], largest: bool) -> Architecture:
-        def pick(names: tuple[str, ...]) -> str:
-            ordered = sorted(names, key=lambda name: name != "none")
-            return ordered[0] if largest else ordered[-1]
-
-        end = -1 if largest else 0
-        attention = (self.dimensions.num_attention_heads[end], pick(self.compression.attention))
-        feed_forward = (self.dimensions.intermediate_size[end], pick(self.compression.feed_forward))
-        return Architecture(
-            hidden_size=self.dimensions.hidden_size[end],
-            embedding=pick(self.compression.embedding),
-            layers=tuple(self.layer(source, attention, feed_forward) for source in kept),
-        )
+        """The teacher itself."""
+        sizes = self.dimensions
+        layer = Layer(0, sizes.num_attention_heads[-1], sizes.intermediate_size[-1])
+        layers = tuple(replace(layer, source=source) for source in self.layer_sets[-1])
+        return Architecture(hidden_size=sizes.hidden_size[-1], layers=layers)
 
 
 def compress_all(architecture: Architecture, choice: str) -> Architecture:
-    """The same sizes with one choice in every block."""
-    layers = tuple(replace(layer, attention=choice, feed_forward=choice) for layer in architecture.layers)
+    """The same sizes with one choice in every block that has weights of its own."""
+
+    def compressed(layer: Layer) -> Layer:
+        for block in LAYER_BLOCKS:
+            size = layer.option(block)[0]
+            layer = layer.having(block, (size, choice)) if size else layer
+        return layer
+
+    layers = tuple(compressed(layer) for layer in architecture.layers)
     return replace(architecture, embedding=choice, layers=layers)
 
 

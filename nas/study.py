@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from nas.compression import REGISTRY
+from nas.compression import REGISTRY, compression
 from nas.errors import StudyError
 from nas.files import Flag, Positive, Real, Settings, Whole, digest, read_toml, validate
 from nas.space import SearchSpace, Shape, shipped_spaces
@@ -104,15 +104,18 @@ class SpaceChoice(Settings):
     name: str
     """A shipped space, or the path of a TOML file."""
     exclude_compression: tuple[str, ...] = ()
-    """Choices that this study leaves out."""
+    """Choices that this study leaves out, each by its name (then with any parameter) or written in full."""
 
     @field_validator("exclude_compression")
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         able = [name for name in REGISTRY if name != "none"]
         for name in names:
-            if name not in able:
+            if name in able:
+                continue
+            if name == "none":
                 raise ValueError(f"{name!r} is no compression choice that can be left out; use {', '.join(able)}")
+            compression(name)
         return names
 
 
@@ -290,10 +293,11 @@ class Study(Settings):
         used = {name for block in self.space.compression for name in block[1]}
         for device in self.devices:
             for name in sorted(used):
-                if device.runtime not in REGISTRY[name].runtimes:
+                runtimes = compression(name).runtimes
+                if device.runtime not in runtimes:
                     raise StudyError(
                         f"{self.path}: devices.{device.name}: the runtime {device.runtime!r} cannot run the "
-                        f"compression choice {name!r}, only {', '.join(sorted(REGISTRY[name].runtimes))} can; "
+                        f"compression choice {name!r}, only {', '.join(sorted(runtimes)) or 'none'} can; "
                         f"change the runtime or set search_space.exclude_compression = [{name!r}]"
                     )
 

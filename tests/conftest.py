@@ -55,7 +55,7 @@ def config(teacher: PreTrainedModel) -> CompactBertConfig:
 @pytest.fixture
 def supernet_weights(teacher: PreTrainedModel, space: SearchSpace) -> SupernetWeights:
     """The teacher with random parts for narrow sub-networks."""
-    weights = SupernetWeights.of(from_stock(teacher), space.dimensions.hidden_size)
+    weights = SupernetWeights.of(from_stock(teacher), space.dimensions.hidden_size, space.compression)
     randomise(weights.narrow, seed=1, scale=0.1)
     return weights
 

@@ -11,17 +11,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import TEACHERS, make_tokenizer
+from tiny import TEACHERS, make_tokenizer, mixed_space
 from transformers import AutoModelForSequenceClassification
 
 from nas.export.artefact import ONNX_FILE, write_artefact
 from nas.latency.runtimes import session_of
 from nas.model import CompactBertForSequenceClassification
-from nas.space import compress_all
+from nas.space import SearchSpace, compress_all
 from nas.supernet import BertSupernet
 
+FLOAT = ("none", "low_rank(4)", "low_rank(8)", "share", "skip")
 KINDS = pytest.mark.parametrize("teacher_kind", TEACHERS)
 OUTPUTS = pytest.mark.parametrize("outputs", [1, 2, 4])
+
+
+@pytest.fixture
+def space() -> SearchSpace:
+    """With every kind of compression choice."""
+    return mixed_space()
 
 
 def _onnx_logits(folder, batch):
@@ -32,7 +39,8 @@ def _onnx_logits(folder, batch):
 @OUTPUTS
 @pytest.mark.parametrize("seed", range(4))
 def test_float_architectures_agree_in_all_forms(space, supernet_weights, batch, tmp_path, seed):
-    architecture = compress_all(space.sample(random.Random(seed)), "none")
+    others = {name for block in space.compression for name in block[1]} - set(FLOAT)
+    architecture = space.excluding(tuple(others)).sample(random.Random(seed))
     supernet = BertSupernet(supernet_weights)
     folder = tmp_path / "export"
     with torch.no_grad():
@@ -46,8 +54,8 @@ def test_float_architectures_agree_in_all_forms(space, supernet_weights, batch, 
 
 
 @KINDS
-@pytest.mark.parametrize("seed", range(6))
-def test_mixed_int8_architectures_agree_text_by_text(space, supernet_weights, batch, tmp_path, seed):
+@pytest.mark.parametrize("seed", range(10))
+def test_mixed_architectures_agree_text_by_text(space, supernet_weights, batch, tmp_path, seed):
     """Served one text at a time, as the simulation assumes. Rounding may fall the other way now and then."""
     architecture = space.sample(random.Random(1000 + seed))
     supernet = BertSupernet(supernet_weights)

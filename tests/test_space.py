@@ -7,6 +7,7 @@ import random
 from dataclasses import FrozenInstanceError
 
 import pytest
+from tiny import mixed_space
 
 from nas.errors import SearchSpaceError
 from nas.search.encoding import Encoding
@@ -29,6 +30,12 @@ attention = ["none", "int8"]
 """
 
 
+SHARED = """
+attention = ["none", "int8", "share", "skip"]
+feed_forward = ["none", "low_rank(1)", "share", "skip"]
+"""
+
+
 def _all(space):
     """Every architecture, by brute force."""
     options = list(itertools.product(space.attention_options, space.feed_forward_options))
@@ -40,19 +47,34 @@ def _all(space):
                     yield Architecture(hidden_size=hidden, layers=layers, embedding=embedding)
 
 
-def test_count_is_exact(tmp_path):
+def _is_sound(architecture):
+    """By the rules in words: no layer without a block, nothing shared where no layer below has weights."""
+    for number, layer in enumerate(architecture.layers):
+        for block in ("attention", "feed_forward"):
+            below = [getattr(other, block) for other in architecture.layers[:number]]
+            if getattr(layer, block) == "share" and not set(below) - {"share", "skip"}:
+                return False
+        if layer.attention == layer.feed_forward == "skip":
+            return False
+    return True
+
+
+@pytest.mark.parametrize(("text", "number"), [(SMALL, 160), (SMALL.partition("attention = [")[0] + SHARED, 1680)])
+def test_count_is_exact(tmp_path, text, number):
     path = tmp_path / "small.toml"
-    path.write_text(SMALL)
+    path.write_text(text)
     space = SearchSpace.load(path)
-    everything = list(_all(space))
-    assert space.count() == len(everything) == len(set(everything)) == 160
+    combined = list(_all(space))
+    everything = [architecture for architecture in combined if _is_sound(architecture)]
+    assert all(space.contains(architecture) == _is_sound(architecture) for architecture in combined)
+    assert space.count() == len(everything) == len(set(everything)) == number
     assert all(space.contains(architecture) for architecture in everything)
     assert len({architecture.digest for architecture in everything}) == len(everything)
 
 
-@pytest.mark.parametrize("name", sorted(shipped_spaces()))
+@pytest.mark.parametrize("name", [*sorted(shipped_spaces()), "mixed"])
 def test_operators_stay_inside(name):
-    space, rng = SearchSpace.load(name), random.Random(0)
+    space, rng = mixed_space() if name == "mixed" else SearchSpace.load(name), random.Random(0)
     encoding = Encoding(space)
     for _ in range(200):
         first, second = space.sample(rng), space.sample(rng)
@@ -117,5 +139,11 @@ def test_excluding_a_choice(space):
     without = space.excluding(("int8",))
     assert without.compression.attention == ("none",) and without.digest != space.digest
     assert without.count() == 2_700 and space.count() == 295_704
+    assert mixed_space().excluding(("int8", "low_rank(4)")).compression.attention == (
+        "none",
+        "sparse(0.5)",
+        "share",
+        "skip",
+    )
     with pytest.raises(SearchSpaceError, match="'none' cannot be left out"):
         space.excluding(("int8", "none"))

@@ -11,6 +11,8 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 
+from nas.space import SearchSpace
+
 WORDS = [f"w{number}" for number in range(60)]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 POSITIONS = 40
@@ -190,3 +192,13 @@ def write_pair_study(folder: Path) -> Path:
     make_pairs(200, 1).to_parquet(folder / "test.parquet")
     (folder / "study.toml").write_text(PAIR_STUDY)
     return folder / "study.toml"
+
+
+def mixed_space() -> SearchSpace:
+    """The tiny space with every kind of compression choice."""
+    choices = {
+        "embedding": ["none", "int8", "int4", "low_rank(8)", "low_rank(8)+int8"],
+        "attention": ["none", "int8", "low_rank(4)", "low_rank(4)+int8", "sparse(0.5)", "share", "skip"],
+        "feed_forward": ["none", "int8", "int4", "low_rank(4)", "low_rank(6)", "sparse(2:4)+int8", "share", "skip"],
+    }
+    return SearchSpace.model_validate(SearchSpace.load("tiny").model_dump() | {"name": "mixed", "compression": choices})

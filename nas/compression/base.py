@@ -1,13 +1,15 @@
-"""The contract of a compression choice: what is done to the matrices of one block.
+"""The contract of a compression choice: what is done to one block of a network.
 
-A choice is one file with one subclass and one line in the registry. Torch and ONNX are only touched inside
-the methods, so that a study can be read and checked without either.
+A choice is one file with one subclass and one line in the registry. It is written as `name`, `name(parameter)` or,
+where its matrices can be stored in a format that is a choice too, `name(parameter)+format`. Torch and ONNX are only
+touched inside the methods, so that a study can be read and checked without either.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,17 +17,16 @@ if TYPE_CHECKING:
 
     from nas.graph import GraphBuilder
 
+    Matrices = Mapping[str, torch.Tensor]
+    Arrays = Mapping[str, np.ndarray]
+    Store = Callable[[np.ndarray], str]
+
 Block = Literal["embedding", "attention", "feed_forward"]
 BLOCKS: tuple[Block, ...] = ("embedding", "attention", "feed_forward")
 
 
 class Compression(ABC):
-    """One compression choice, stateless.
-
-    A linear layer has a `weight` of shape (out, in) and a `bias` of shape (out,), as in torch. The torch
-    methods are differentiable and serve the supernet and the extracted model alike; the ONNX methods write
-    what a runtime executes. Both must compute the same function.
-    """
+    """One compression choice, a value that never changes."""
 
     name: ClassVar[str]
     """The word that stands for it in search spaces and architectures."""
@@ -33,29 +34,146 @@ class Compression(ABC):
     blocks: ClassVar[frozenset[Block]]
     """The blocks that it applies to."""
 
-    runtimes: ClassVar[frozenset[str]]
-    """The runtimes that can execute it in its compressed form."""
+    weights: ClassVar[Literal["own", "below", "none"]] = "own"
+    """Whose weights the block uses: its own, those of the same block in a layer below, or none at all. A block
+    without weights of its own has no size either."""
+
+    @classmethod
+    def read(cls, parameter: str | None, stored: MatrixCompression | None) -> Self:
+        """The choice with a parameter, stored in a format. Raises `ValueError` with rule, value and remedy."""
+        if parameter is not None:
+            raise ValueError(f"{cls.name} takes no parameter, but got {parameter!r}; write {cls.name}")
+        if stored is not None:
+            raise ValueError(f"{cls.name} cannot be combined with a format, but got {stored.spec!r}; drop one")
+        return cls()
+
+    @property
+    def spec(self) -> str:
+        """How it is written, parameters included."""
+        return self.name
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names in its `spec`: its own and its format's."""
+        return frozenset({self.name})
+
+    @property
+    @abstractmethod
+    def runtimes(self) -> frozenset[str]:
+        """The runtimes that can execute it in its compressed form."""
+
+    @property
+    @abstractmethod
+    def faster_on(self) -> frozenset[str]:
+        """The runtimes that were measured to be faster with it than without; on others it saves size alone."""
+
+    def suits(self, rows: int, columns: int) -> bool:
+        """Whether it makes sense for matrices of this size, or of the transposed one."""
+        return True
+
+
+class MatrixCompression(Compression):
+    """A choice for the matrices of a block that has weights of its own.
+
+    A linear layer is `bias` of shape (rows,) and matrices in place of a weight of shape (rows, columns), as in torch;
+    so is an embedding table, without bias. The torch methods are differentiable and serve the supernet and the
+    extracted model alike; the ONNX methods write what a runtime executes. Both must compute the same function.
+
+    A row of what comes out depends on the same row of `writes` only, so that rows can be joined, split and scaled.
+    """
+
+    reads: ClassVar[str] = "weight"
+    """The matrix whose columns are the layer's inputs (or a table's features)."""
+    writes: ClassVar[str] = "weight"
+    """The matrix whose rows are the layer's outputs (or a table's rows)."""
+
+    def matrices(self, rows: int, columns: int) -> dict[str, tuple[int, int]]:
+        """Names and shapes of what stands for a weight of shape (rows, columns).
+
+        A smaller layer has the leading part of each matrix of a larger one, and a smaller parameter that of a larger.
+        """
+        return {"weight": (rows, columns)}
+
+    def start_linear(self, weight: torch.Tensor, outputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Values for its matrices but `weight` that a trained layer starts from.
+
+        `weight` is (rows, columns); `outputs` (rows, rows) is the second moment of the layer's outputs without bias.
+        """
+        return {}
+
+    def start_table(self, table: torch.Tensor, outputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The same for a table (rows, columns); `outputs` (columns, columns) is that of the rows looked up."""
+        return {}
+
+    @property
+    def plain(self) -> MatrixCompression:
+        """The same matrices, nothing rounded and nothing set to zero."""
+        return self
 
     @abstractmethod
-    def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    def linear(self, x: torch.Tensor, matrices: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
         """Apply a linear layer to `x` of shape (batch, sequence, in); returns (batch, sequence, out)."""
 
     @abstractmethod
-    def embed(self, ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-        """Look up `ids` of shape (batch, sequence) in `table` (rows, columns)."""
+    def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:
+        """Look up `ids` of shape (batch, sequence) in a table; returns (batch, sequence, columns)."""
 
     @abstractmethod
-    def emit_linear(self, graph: GraphBuilder, x: str, weight: np.ndarray, bias: np.ndarray) -> str:
-        """Write a linear layer to ONNX; takes and returns the name of a value."""
+    def emit_linear(
+        self, graph: GraphBuilder, x: str, matrices: Arrays, bias: np.ndarray | None, store: Store | None = None
+    ) -> str:
+        """Write a linear layer to ONNX; takes and returns the name of a value.
+
+        `store` writes a stored matrix into the graph and gives the name of its value; `graph.constant` by default.
+        """
+
+    def emit_linears(
+        self, graph: GraphBuilder, x: str, layers: Sequence[tuple[Arrays, np.ndarray | None]]
+    ) -> list[str]:
+        """Write several linear layers of one size and one input, here as one product of joined rows."""
+        import numpy as np
+
+        joint = {self.writes: np.concatenate([matrices[self.writes] for matrices, _ in layers])}
+        biases = [bias for _, bias in layers if bias is not None]
+        product = self.emit_linear(graph, x, joint, np.concatenate(biases) if biases else None)
+        return graph.add_many("Split", len(layers), product, axis=-1, num_outputs=len(layers))
 
     @abstractmethod
-    def emit_embed(self, graph: GraphBuilder, ids: str, table: np.ndarray) -> str:
+    def emit_embed(self, graph: GraphBuilder, ids: str, matrices: Arrays, store: Store | None = None) -> str:
         """Write a table look-up to ONNX; takes and returns the name of a value."""
 
     @abstractmethod
-    def linear_bytes(self, rows: int, columns: int) -> int:
-        """Stored bytes of a weight of shape (rows, columns) with its bias of `rows` numbers."""
+    def linear_bytes(self, rows: int, columns: int, bias: bool = True) -> int:
+        """Stored bytes of a linear layer."""
 
     @abstractmethod
     def table_bytes(self, rows: int, columns: int) -> int:
-        """Stored bytes of an embedding table of shape (rows, columns)."""
+        """Stored bytes of an embedding table."""
+
+
+class Stored(MatrixCompression):
+    """A choice of form: what its matrices are, while `stored` is the format of their numbers."""
+
+    formats: ClassVar[frozenset[str]] = frozenset({"none", "int8"})
+    """The choices that its matrices can be stored in."""
+
+    def __init__(self, stored: MatrixCompression) -> None:
+        if stored.name not in self.formats:
+            raise ValueError(
+                f"{self.name} can be stored as {' or '.join(sorted(self.formats))}, but got {stored.spec!r}; "
+                "take one of them"
+            )
+        self.stored = stored
+
+    @property
+    @abstractmethod
+    def form(self) -> str:
+        """Name and parameter."""
+
+    @property
+    def spec(self) -> str:
+        return self.form if self.stored.name == "none" else f"{self.form}+{self.stored.spec}"
+
+    @property
+    def names(self) -> frozenset[str]:
+        return super().names if self.stored.name == "none" else super().names | self.stored.names

@@ -2,86 +2,83 @@
 
 Weights: symmetric, one scale for each output row, 127 steps to either side. Activations: asymmetric 8-bit with
 one scale for each sentence, by the definition of ONNX's `DynamicQuantizeLinear`, so that the simulation computes
-what a runtime computes when it serves sentences one by one. Rounding passes gradients straight through
-(Bengio et al., arXiv:1308.3432), as in Q8BERT (Zafrir et al., arXiv:1910.06188).
+what a runtime computes when it serves sentences one by one. Rounding passes gradients straight through, as in Q8BERT
+(Zafrir et al., arXiv:1910.06188).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nas.compression.base import BLOCKS, Compression
+from nas.compression.base import BLOCKS, MatrixCompression
+from nas.compression.none import NoCompression
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from nas.compression.base import Arrays, Matrices, Store
     from nas.graph import GraphBuilder
 
 _LEVELS = 127
-_SMALLEST_SCALE = 1e-12
-
-
-def _straight_through(exact: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
-    return exact + (rounded - exact).detach()
-
-
-def _quantise_rows(weight: torch.Tensor) -> torch.Tensor:
-    """Symmetric 8-bit values of a matrix, one scale a row, given back as floating-point numbers."""
-    scale = weight.detach().abs().amax(dim=1, keepdim=True).clamp(min=_SMALLEST_SCALE * _LEVELS) / _LEVELS
-    return _straight_through(weight, (weight / scale).round() * scale)
 
 
 def _quantise_activations(x: torch.Tensor) -> torch.Tensor:
     """Asymmetric 8-bit values of (batch, sequence, features), one scale for each item of the batch."""
+    from nas.compression.rounding import SMALLEST_SCALE, straight_through
+
     exact = x.detach().float()
     low = exact.amin(dim=(1, 2), keepdim=True).clamp(max=0.0)
     high = exact.amax(dim=(1, 2), keepdim=True).clamp(min=0.0)
-    scale = ((high - low) / 255.0).clamp(min=_SMALLEST_SCALE)
+    scale = ((high - low) / 255.0).clamp(min=SMALLEST_SCALE)
     zero_point = (-low / scale).round().clamp(0, 255)
     quantised = ((exact / scale).round() + zero_point).clamp(0, 255)
-    return _straight_through(x, ((quantised - zero_point) * scale).to(x.dtype))
+    return straight_through(x, ((quantised - zero_point) * scale).to(x.dtype))
 
 
-class Int8(Compression):
+class Int8(MatrixCompression):
     """Dynamic 8-bit quantisation."""
 
     name = "int8"
     blocks = frozenset(BLOCKS)
     runtimes = frozenset({"onnxruntime"})
+    faster_on = frozenset({"onnxruntime"})
 
-    def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    @property
+    def plain(self) -> MatrixCompression:
+        return NoCompression()
+
+    def linear(self, x: torch.Tensor, matrices: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
         from torch.nn import functional
 
-        return functional.linear(_quantise_activations(x), _quantise_rows(weight), bias)
+        from nas.compression.rounding import symmetric
 
-    def embed(self, ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        return functional.linear(_quantise_activations(x), symmetric(matrices["weight"], _LEVELS), bias)
+
+    def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:
         from torch.nn import functional
 
-        rows = functional.embedding(ids, table)
-        return _quantise_rows(rows.flatten(0, 1)).view_as(rows)
+        from nas.compression.rounding import symmetric
 
-    def emit_linear(self, graph: GraphBuilder, x: str, weight: np.ndarray, bias: np.ndarray) -> str:
-        integers, scale = _integers(weight)
+        return symmetric(functional.embedding(ids, matrices["weight"]), _LEVELS)
+
+    def emit_linear(
+        self, graph: GraphBuilder, x: str, matrices: Arrays, bias: np.ndarray | None, store: Store | None = None
+    ) -> str:
+        integers, scale = _integers(matrices["weight"])
         quantised, x_scale, x_zero_point = graph.quantise_dynamically(x)
-        product = graph.add(
-            "MatMulInteger",
-            quantised,
-            graph.constant(integers.T),
-            x_zero_point,
-            graph.constant(integers[:, 0] * 0),
-        )
+        product = graph.add("MatMulInteger", quantised, (store or graph.constant)(integers.T), x_zero_point)
         scales = graph.add("Mul", x_scale, graph.constant(scale[:, 0]))
         real = graph.add("Mul", graph.cast_to_float(product), scales)
-        return graph.add("Add", real, graph.constant(bias))
+        return real if bias is None else graph.add("Add", real, graph.constant(bias))
 
-    def emit_embed(self, graph: GraphBuilder, ids: str, table: np.ndarray) -> str:
-        integers, scale = _integers(table)
-        rows = graph.cast_to_float(graph.add("Gather", graph.constant(integers), ids, axis=0))
+    def emit_embed(self, graph: GraphBuilder, ids: str, matrices: Arrays, store: Store | None = None) -> str:
+        integers, scale = _integers(matrices["weight"])
+        rows = graph.cast_to_float(graph.add("Gather", (store or graph.constant)(integers), ids, axis=0))
         return graph.add("Mul", rows, graph.add("Gather", graph.constant(scale), ids, axis=0))
 
-    def linear_bytes(self, rows: int, columns: int) -> int:
-        return rows * columns + 9 * rows  # integers, and for each row a scale, a bias and a zero point
+    def linear_bytes(self, rows: int, columns: int, bias: bool = True) -> int:
+        return rows * columns + 4 * rows + 4 * rows * bias
 
     def table_bytes(self, rows: int, columns: int) -> int:
         return rows * columns + 4 * rows
@@ -91,5 +88,7 @@ def _integers(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Symmetric 8-bit integers (rows, columns) and their scales (rows, 1)."""
     import numpy as np
 
-    scale = np.maximum(np.abs(matrix).max(axis=1, keepdims=True), _SMALLEST_SCALE * _LEVELS) / _LEVELS
+    from nas.compression.rounding import SMALLEST_SCALE
+
+    scale = np.maximum(np.abs(matrix).max(axis=1, keepdims=True), SMALLEST_SCALE * _LEVELS) / _LEVELS
     return np.round(matrix / scale).astype(np.int8), scale.astype(np.float32)

@@ -4,41 +4,45 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nas.compression.base import BLOCKS, Compression
+from nas.compression.base import BLOCKS, MatrixCompression
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from nas.compression.base import Arrays, Matrices, Store
     from nas.graph import GraphBuilder
 
 
-class NoCompression(Compression):
+class NoCompression(MatrixCompression):
     """The identity among the choices."""
 
     name = "none"
     blocks = frozenset(BLOCKS)
     runtimes = frozenset({"torch", "onnxruntime"})
+    faster_on = frozenset()
 
-    def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    def linear(self, x: torch.Tensor, matrices: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
         from torch.nn import functional
 
-        return functional.linear(x, weight, bias)
+        return functional.linear(x, matrices["weight"], bias)
 
-    def embed(self, ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:
         from torch.nn import functional
 
-        return functional.embedding(ids, table)
+        return functional.embedding(ids, matrices["weight"])
 
-    def emit_linear(self, graph: GraphBuilder, x: str, weight: np.ndarray, bias: np.ndarray) -> str:
-        product = graph.add("MatMul", x, graph.constant(weight.T))
-        return graph.add("Add", product, graph.constant(bias))
+    def emit_linear(
+        self, graph: GraphBuilder, x: str, matrices: Arrays, bias: np.ndarray | None, store: Store | None = None
+    ) -> str:
+        product = graph.add("MatMul", x, (store or graph.constant)(matrices["weight"].T))
+        return product if bias is None else graph.add("Add", product, graph.constant(bias))
 
-    def emit_embed(self, graph: GraphBuilder, ids: str, table: np.ndarray) -> str:
-        return graph.add("Gather", graph.constant(table), ids, axis=0)
+    def emit_embed(self, graph: GraphBuilder, ids: str, matrices: Arrays, store: Store | None = None) -> str:
+        return graph.add("Gather", (store or graph.constant)(matrices["weight"]), ids, axis=0)
 
-    def linear_bytes(self, rows: int, columns: int) -> int:
-        return 4 * (rows * columns + rows)
+    def linear_bytes(self, rows: int, columns: int, bias: bool = True) -> int:
+        return 4 * (rows * columns + rows * bias)
 
     def table_bytes(self, rows: int, columns: int) -> int:
         return 4 * rows * columns

@@ -18,7 +18,7 @@ from datasets import Dataset
 from nas.data import Batch, TaskData, batches_by_length, score
 from nas.model import CompactBertForSequenceClassification
 from nas.space import Architecture
-from nas.supernet import BertSupernet, SupernetWeights
+from nas.supernet import BertSupernet
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,7 @@ class EvaluationRecipe:
         """Read weights and search set. With `threads`, also bounds this process's torch threads."""
         if self.threads:
             torch.set_num_threads(self.threads)
-        weights = SupernetWeights.from_pretrained(self.supernet).eval()
         split = TaskData.load(self.data).search
         if self.examples and self.examples < len(split):
             split = split.shuffle(seed=0, keep_in_memory=True).select(range(self.examples))
-        return Evaluator(BertSupernet(weights), split, self.metric)
+        return Evaluator(BertSupernet.load(self.supernet), split, self.metric)

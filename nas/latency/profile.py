@@ -22,7 +22,7 @@ from nas.latency.measure import Network, measure
 from nas.latency.record import LatencyRecord, error_of
 from nas.latency.runtimes import BlockChain
 from nas.model import CompactBertConfig, CompactBertForSequenceClassification
-from nas.space import Architecture, Layer, SearchSpace
+from nas.space import LAYER_BLOCKS, Architecture, Layer, SearchSpace
 from nas.study import Device
 
 _METHOD = 2
@@ -155,9 +155,11 @@ def _keys(architecture: Architecture) -> Iterator[str]:
     """The entries of the table that an architecture's latency is the sum of."""
     hidden = architecture.hidden_size
     yield f"ends/{hidden}/{architecture.embedding}"
-    for layer in architecture.layers:
-        yield f"attention/{hidden}/{layer.num_attention_heads}/{layer.attention}"
-        yield f"feed_forward/{hidden}/{layer.intermediate_size}/{layer.feed_forward}"
+    for layer in architecture.resolved:
+        for block in LAYER_BLOCKS:
+            size, choice = layer.option(block)
+            if size:
+                yield f"{block}/{hidden}/{size}/{choice}"
 
 
 def _block_networks(space: SearchSpace, base: CompactBertConfig) -> Iterator[tuple[str, Network]]:
@@ -166,12 +168,11 @@ def _block_networks(space: SearchSpace, base: CompactBertConfig) -> Iterator[tup
         for choice in space.compression.embedding:
             ends = Architecture(hidden_size=hidden, layers=(), embedding=choice)
             yield f"ends/{hidden}/{choice}", _random_model(base, ends)
-        for heads, choice in space.attention_options:
-            layer = Layer(0, heads, 1, attention=choice)
-            yield f"attention/{hidden}/{heads}/{choice}", (BlockChain("attention", layer, _COPIES), config)
-        for size, choice in space.feed_forward_options:
-            layer = Layer(0, 1, size, feed_forward=choice)
-            yield f"feed_forward/{hidden}/{size}/{choice}", (BlockChain("feed_forward", layer, _COPIES), config)
+        for block in LAYER_BLOCKS:
+            for size, choice in space.options(block):
+                if size:
+                    layer = Layer(0, 1, 1).having(block, (size, choice))
+                    yield f"{block}/{hidden}/{size}/{choice}", (BlockChain(block, layer, _COPIES), config)
 
 
 def _random_model(base: CompactBertConfig, architecture: Architecture) -> CompactBertForSequenceClassification:

@@ -11,8 +11,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from nas.compression import Block
 from nas.errors import DeviceError
 from nas.space import Layer
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 class BlockChain:
     """The same kind of block several times in a row, each with weights of its own."""
 
-    kind: Literal["attention", "feed_forward"]
+    kind: Block
     layer: Layer
     """Its sizes and choices; those of the other kind do not matter."""
     copies: int

@@ -8,6 +8,7 @@ on the slices of a supernet's weights.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -17,20 +18,63 @@ from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from nas.compression import compression
+from nas.compression import compression, matrix_compression
 from nas.model.configuration import CompactBertConfig
-from nas.space import Layer
+from nas.space import LAYER_BLOCKS, Layer
 
 
-class BlockLinear(nn.Linear):
-    """A linear layer that belongs to a block and is computed as the block's compression choice says."""
+class BlockLinear(nn.Module):
+    """A linear layer that belongs to a block: matrices and arithmetic are those of the block's compression choice."""
+
+    weight: nn.Parameter
+    """Where the choice has a matrix of that name."""
 
     def __init__(self, in_features: int, out_features: int, choice: str) -> None:
-        super().__init__(in_features, out_features)
-        self.compression = compression(choice)
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.compression = matrix_compression(choice)
+        add_matrices(self, self.compression.matrices(out_features, in_features))
+        self.bias = nn.Parameter(torch.zeros(out_features))
+
+    @property
+    def matrices(self) -> dict[str, torch.Tensor]:
+        """What stands for the weight, by name."""
+        return {name: getattr(self, name) for name in self.compression.matrices(0, 0)}
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return self.compression.linear(input, self.weight, self.bias)
+        return self.compression.linear(input, self.matrices, self.bias)
+
+
+class BlockEmbedding(nn.Module):
+    """A table of embeddings, as its block's compression choice has it."""
+
+    weight: nn.Parameter
+    """Where the choice has a matrix of that name."""
+
+    def __init__(self, rows: int, columns: int, choice: str) -> None:
+        super().__init__()
+        self.rows, self.columns = rows, columns
+        self.compression = matrix_compression(choice)
+        add_matrices(self, self.compression.matrices(rows, columns))
+
+    @property
+    def matrices(self) -> dict[str, torch.Tensor]:
+        """What stands for the table, by name."""
+        return {name: getattr(self, name) for name in self.compression.matrices(0, 0)}
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.compression.embed(ids, self.matrices)
+
+
+def add_matrices(module: nn.Module, shapes: Mapping[str, tuple[int, int]]) -> None:
+    """Give a module parameters of these names and shapes, with values as BERT's start."""
+    for name, shape in shapes.items():
+        module.register_parameter(name, nn.Parameter(torch.randn(shape) * 0.02))
+
+
+def _borrow(module: nn.Module, name: str, part: nn.Module) -> None:
+    """Give a module a part that stays another's: it is no submodule, so its weights are listed and saved once."""
+    object.__setattr__(module, name, part)
 
 
 class Embeddings(nn.Module):
@@ -41,17 +85,15 @@ class Embeddings(nn.Module):
 
     def __init__(self, config: CompactBertConfig) -> None:
         super().__init__()
-        self.compression = compression(config.embedding)
         width, types = config.embedding_width, config.type_vocab_size
-        self.word_embeddings = nn.Embedding(config.vocab_size, width, config.pad_token_id)
+        self.word_embeddings = BlockEmbedding(config.vocab_size, width, config.embedding)
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, width)
         self.token_type_embeddings = nn.Embedding(types, width) if types else None
         self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None) -> torch.Tensor:
-        words = self.compression.embed(input_ids, self.word_embeddings.weight)
-        total = words + self.position_embeddings.weight[: input_ids.shape[1]]
+        total = self.word_embeddings(input_ids) + self.position_embeddings.weight[: input_ids.shape[1]]
         types = self.token_type_embeddings
         if types is not None:
             total = total + (types.weight[0] if token_type_ids is None else types(token_type_ids))
@@ -81,11 +123,19 @@ class SelfAttention(nn.Module):
 
 
 class ResidualOutput(nn.Module):
-    """The last linear layer of a block, with the residual connection and the norm behind it."""
+    """The last linear layer of a block, with the residual connection and the norm behind it.
 
-    def __init__(self, config: CompactBertConfig, in_features: int, choice: str) -> None:
+    Where `owner` is given, the linear layer is the owner's.
+    """
+
+    dense: BlockLinear
+
+    def __init__(self, config: CompactBertConfig, in_features: int, choice: str, owner: ResidualOutput | None) -> None:
         super().__init__()
-        self.dense = BlockLinear(in_features, config.hidden_size, choice)
+        if owner is None:
+            self.dense = BlockLinear(in_features, config.hidden_size, choice)
+        else:
+            _borrow(self, "dense", owner.dense)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
@@ -94,13 +144,18 @@ class ResidualOutput(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """The attention block of a layer."""
+    """The attention block of a layer. Where `owner` is given, it computes with the owner's weights and its own norm."""
 
-    def __init__(self, config: CompactBertConfig, layer: Layer) -> None:
+    output: ResidualOutput
+
+    def __init__(self, config: CompactBertConfig, layer: Layer, owner: AttentionBlock | None = None) -> None:
         super().__init__()
-        self.self = SelfAttention(config, layer)
+        if owner is None:
+            self.self = SelfAttention(config, layer)
+        else:
+            _borrow(self, "self", owner.self)
         width = layer.num_attention_heads * config.attention_head_size
-        self.output = ResidualOutput(config, width, layer.attention)
+        self.output = ResidualOutput(config, width, layer.attention, None if owner is None else owner.output)
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         return self.output(self.self(hidden, mask), hidden)
@@ -119,17 +174,43 @@ class Intermediate(nn.Module):
 
 
 class CompactBertLayer(nn.Module):
-    """One layer: an attention block, then a feed-forward block (`intermediate` and `output`)."""
+    """One layer: an attention block, then a feed-forward block (`intermediate` and `output`).
 
-    def __init__(self, config: CompactBertConfig, layer: Layer) -> None:
+    `has_attention` and `has_feed_forward` say which of the two it has. `attention_owner` and `feed_forward_owner` are
+    the layers whose weights it uses in place of its own.
+    """
+
+    attention: AttentionBlock
+    intermediate: Intermediate
+    output: ResidualOutput
+
+    def __init__(
+        self,
+        config: CompactBertConfig,
+        layer: Layer,
+        attention_owner: CompactBertLayer | None = None,
+        feed_forward_owner: CompactBertLayer | None = None,
+    ) -> None:
         super().__init__()
-        self.attention = AttentionBlock(config, layer)
-        self.intermediate = Intermediate(config, layer)
-        self.output = ResidualOutput(config, layer.intermediate_size, layer.feed_forward)
+        self.has_attention = compression(layer.attention).weights != "none"
+        self.has_feed_forward = compression(layer.feed_forward).weights != "none"
+        if self.has_attention:
+            lender = None if attention_owner is None else attention_owner.attention
+            self.attention = AttentionBlock(config, layer, lender)
+        if self.has_feed_forward:
+            if feed_forward_owner is None:
+                self.intermediate = Intermediate(config, layer)
+            else:
+                _borrow(self, "intermediate", feed_forward_owner.intermediate)
+            last = None if feed_forward_owner is None else feed_forward_owner.output
+            self.output = ResidualOutput(config, layer.intermediate_size, layer.feed_forward, last)
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        hidden = self.attention(hidden, mask)
-        return self.output(self.intermediate(hidden), hidden)
+        if self.has_attention:
+            hidden = self.attention(hidden, mask)
+        if self.has_feed_forward:
+            hidden = self.output(self.intermediate(hidden), hidden)
+        return hidden
 
 
 class Encoder(nn.Module):
@@ -137,7 +218,12 @@ class Encoder(nn.Module):
 
     def __init__(self, config: CompactBertConfig) -> None:
         super().__init__()
-        self.layer = nn.ModuleList(CompactBertLayer(config, layer) for layer in config.architecture.layers)
+        architecture, built = config.architecture, list[CompactBertLayer]()
+        for number, layer in enumerate(architecture.layers):
+            at = (architecture.owner(number, block) for block in LAYER_BLOCKS)
+            owners = (None if owner is None or owner == number else built[owner] for owner in at)
+            built.append(CompactBertLayer(config, layer, *owners))
+        self.layer = nn.ModuleList(built)
 
 
 class Pooler(nn.Module):

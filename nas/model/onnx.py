@@ -12,11 +12,13 @@ import torch
 from onnx import TensorProto
 from torch import nn
 
-from nas.compression import compression
+from nas.compression import matrix_compression
 from nas.graph import GraphBuilder
 from nas.model.configuration import CompactBertConfig
 from nas.model.modeling import (
     AttentionBlock,
+    BlockEmbedding,
+    BlockLinear,
     CompactBertForSequenceClassification,
     CompactBertLayer,
     Embeddings,
@@ -25,7 +27,7 @@ from nas.model.modeling import (
 )
 
 _BLOCKED = np.array(-1e9, dtype=np.float32)
-_NONE = compression("none")
+_NONE = matrix_compression("none")
 _ACTIVATIONS = {"relu": "Relu", "tanh": "Tanh"}
 _GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 
@@ -42,11 +44,10 @@ def to_onnx(model: CompactBertForSequenceClassification) -> onnx.ModelProto:
     hidden = emit_embeddings(graph, model.bert.embeddings, inputs["input_ids"], inputs.get("token_type_ids"))
     projection = model.bert.embeddings_project
     if projection is not None:
-        hidden = _NONE.emit_linear(graph, hidden, _array(projection.weight), _array(projection.bias))
+        hidden = _NONE.emit_linear(graph, hidden, {"weight": _array(projection.weight)}, _array(projection.bias))
     mask = emit_mask(graph, inputs["attention_mask"])
     for layer in model.layers:
-        hidden = emit_attention(graph, config, layer.attention, hidden, mask)
-        hidden = emit_feed_forward(graph, config, layer, hidden)
+        hidden = emit_layer(graph, config, layer, hidden, mask)
     first = graph.add("Gather", hidden, graph.constant(np.array(0)), axis=1)
     pooled = _emit_activation(graph, config.pooler_act, _emit_dense(graph, model.bert.pooler.dense, first))
     logits = _emit_dense(graph, model.classifier, pooled)
@@ -59,13 +60,14 @@ def emit_embeddings(graph: GraphBuilder, embeddings: Embeddings, ids: str, segme
 
     Without `segments` all tokens are of the first type, if there are types.
     """
-    words = embeddings.compression.emit_embed(graph, ids, _array(embeddings.word_embeddings.weight))
+    table = embeddings.word_embeddings
+    words = table.compression.emit_embed(graph, ids, _arrays(table))
     length = graph.add("Shape", ids, start=1, end=2)
-    table, types = _array(embeddings.position_embeddings.weight), embeddings.token_type_embeddings
+    positions, types = _array(embeddings.position_embeddings.weight), embeddings.token_type_embeddings
     if types is not None and segments is None:
-        table = table + _array(types.weight[0])
+        positions = positions + _array(types.weight[0])
     start = graph.constant(np.array([0]))
-    total = graph.add("Add", words, graph.add("Slice", graph.constant(table), start, length, start))
+    total = graph.add("Add", words, graph.add("Slice", graph.constant(positions), start, length, start))
     if types is not None and segments is not None:
         total = graph.add("Add", total, graph.add("Gather", graph.constant(_array(types.weight)), segments, axis=0))
     return _emit_norm(graph, embeddings.LayerNorm, total)
@@ -78,6 +80,13 @@ def emit_mask(graph: GraphBuilder, attention_mask: str) -> str:
     return graph.add("Unsqueeze", scaled, graph.constant(np.array([1, 2])))
 
 
+def emit_layer(graph: GraphBuilder, config: CompactBertConfig, layer: CompactBertLayer, hidden: str, mask: str) -> str:
+    """Write those of a layer's two blocks that are there."""
+    if layer.has_attention:
+        hidden = emit_attention(graph, config, layer.attention, hidden, mask)
+    return emit_feed_forward(graph, config, layer, hidden) if layer.has_feed_forward else hidden
+
+
 def emit_attention(
     graph: GraphBuilder,
     config: CompactBertConfig,
@@ -87,20 +96,14 @@ def emit_attention(
 ) -> str:
     """Write an attention block with its residual connection and norm."""
     projections, head_size = block.self, block.self.head_size
-    scale = np.float32(attention_scale(config))
-    weight = np.concatenate(
-        [
-            _array(projections.query.weight) * scale,
-            _array(projections.key.weight),
-            _array(projections.value.weight),
-        ]
-    )
-    bias = np.concatenate(
-        [_array(projections.query.bias) * scale, _array(projections.key.bias), _array(projections.value.bias)]
-    )
-    joint = projections.query.compression.emit_linear(graph, hidden, weight, bias)
+    choice, scale = projections.query.compression, np.float32(attention_scale(config))
+    layers = [
+        (_arrays(linear), _array(linear.bias)) for linear in (projections.query, projections.key, projections.value)
+    ]
+    matrices, bias = layers[0]
+    layers[0] = matrices | {choice.writes: matrices[choice.writes] * scale}, bias * scale
     heads = graph.constant(np.array([0, 0, -1, head_size]))
-    split = [graph.add("Reshape", part, heads) for part in graph.add_many("Split", 3, joint, axis=-1, num_outputs=3)]
+    split = [graph.add("Reshape", part, heads) for part in choice.emit_linears(graph, hidden, layers)]
     query = graph.add("Transpose", split[0], perm=[0, 2, 1, 3])
     key = graph.add("Transpose", split[1], perm=[0, 2, 3, 1])
     value = graph.add("Transpose", split[2], perm=[0, 2, 1, 3])
@@ -113,9 +116,12 @@ def emit_attention(
 
 def emit_feed_forward(graph: GraphBuilder, config: CompactBertConfig, layer: CompactBertLayer, hidden: str) -> str:
     """Write a feed-forward block with its residual connection and norm."""
-    dense = layer.intermediate.dense
-    inner = dense.compression.emit_linear(graph, hidden, _array(dense.weight), _array(dense.bias))
+    inner = _emit_linear(graph, layer.intermediate.dense, hidden)
     return _emit_residual(graph, layer.output, _emit_activation(graph, config.hidden_act, inner), hidden)
+
+
+def _emit_linear(graph: GraphBuilder, linear: BlockLinear, value: str) -> str:
+    return linear.compression.emit_linear(graph, value, _arrays(linear), _array(linear.bias))
 
 
 def _emit_activation(graph: GraphBuilder, name: str, value: str) -> str:
@@ -125,8 +131,7 @@ def _emit_activation(graph: GraphBuilder, name: str, value: str) -> str:
 
 
 def _emit_residual(graph: GraphBuilder, output: ResidualOutput, features: str, residual: str) -> str:
-    dense = output.dense
-    projected = dense.compression.emit_linear(graph, features, _array(dense.weight), _array(dense.bias))
+    projected = _emit_linear(graph, output.dense, features)
     return _emit_norm(graph, output.LayerNorm, graph.add("Add", projected, residual))
 
 
@@ -138,6 +143,10 @@ def _emit_norm(graph: GraphBuilder, norm: nn.LayerNorm, value: str) -> str:
 def _emit_dense(graph: GraphBuilder, dense: nn.Linear, value: str) -> str:
     weight, bias = graph.constant(_array(dense.weight)), graph.constant(_array(dense.bias))
     return graph.add("Gemm", value, weight, bias, transB=1)
+
+
+def _arrays(module: BlockLinear | BlockEmbedding) -> dict[str, np.ndarray]:
+    return {name: _array(matrix) for name, matrix in module.matrices.items()}
 
 
 def _array(parameter: torch.Tensor) -> np.ndarray:

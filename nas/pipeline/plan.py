@@ -119,7 +119,7 @@ def _operations(architecture: Architecture, head_size: int) -> float:
     hidden = architecture.hidden_size
     return sum(
         2.0 * hidden * (4 * layer.num_attention_heads * head_size + 2 * layer.intermediate_size)
-        for layer in architecture.layers
+        for layer in architecture.resolved
     )
 
 

@@ -26,7 +26,7 @@ from nas.supernet.importance import measure_importance, reorder
 from nas.supernet.loops import Schedule, labelled_batches
 from nas.supernet.training import Distillation
 
-_FORM = 2
+_FORM = 3
 """Raised when a supernet holds other weights than before, so that older ones are made anew."""
 
 
@@ -121,7 +121,7 @@ def teacher_config(run: Run) -> CompactBertConfig:
 
 def load_supernet(run: Run) -> BertSupernet:
     """The trained supernet."""
-    return BertSupernet(SupernetWeights.from_pretrained(run.supernet).eval())
+    return BertSupernet.load(run.supernet)
 
 
 def load_ordered(run: Run) -> SupernetWeights:
@@ -136,7 +136,7 @@ def order(run: Run, data: TaskData, model: CompactBertForSequenceClassification)
 
 def untrained(run: Run, data: TaskData, largest: CompactBertForSequenceClassification) -> SupernetWeights:
     """A supernet of the study's space that starts as `largest`."""
-    weights = SupernetWeights.of(largest, run.study.space.dimensions.hidden_size)
+    weights = SupernetWeights.of(largest, run.study.space.dimensions.hidden_size, run.study.space.compression)
     weights.fit(_ranking_batches(run, data))
     return weights
 

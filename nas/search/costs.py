@@ -45,15 +45,15 @@ class Costs:
 
     def check_feasible(self, space: SearchSpace) -> None:
         """Raise `InfeasibleBudgetError` for a budget that even the smallest sub-networks miss."""
-        config = self.config.with_architecture(space.smallest())
+        configs = [self.config.with_architecture(corner) for corner in space.corners()]
         for budget in self.budgets:
             profile = self.profiles[budget.device]
             # The smallest one was measured; another mix of choices may be a little faster.
             fastest = min(profile.smallest_p50_ms, *(profile.predict_ms(corner) for corner in space.corners()))
             checks = (
                 ("p50_ms", fastest, budget.p50_limit_ms(profile.teacher_p50_ms)),
-                ("size_mb", stored_mb(config), budget.size_mb or float("inf")),
-                ("params", count_parameters(config), budget.params or float("inf")),
+                ("size_mb", min(map(stored_mb, configs)), budget.size_mb or float("inf")),
+                ("params", min(map(count_parameters, configs)), budget.params or float("inf")),
             )
             for name, found, limit in checks:
                 if found > limit:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nas.space import Architecture, SearchSpace
+from nas.space import LAYER_BLOCKS, Architecture, SearchSpace
 
 
 class Encoding:
     """Translates between architectures and a flat mapping of small integers.
 
-    The integers of layers that a set leaves out are ignored when decoding.
+    The integers of layers that a set leaves out are ignored when decoding, and what cannot be is repaired: a layer that
+    shall borrow weights where there are none, or that has no block.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -21,7 +22,7 @@ class Encoding:
             "hidden_size": space.dimensions.hidden_size,
             "embedding": space.compression.embedding,
         }
-        self._blocks = {"attention": space.attention_options, "feed_forward": space.feed_forward_options}
+        self._blocks = {block: space.options(block) for block in LAYER_BLOCKS}
 
     def sizes(self) -> dict[str, int]:
         """The number of values of each integer."""
@@ -33,17 +34,11 @@ class Encoding:
     def decode(self, values: Mapping[str, int]) -> Architecture:
         """The architecture that the integers stand for."""
         ends: dict[str, Any] = {name: options[values[name]] for name, options in self._ends.items()}
-        attention, feed_forward = self._blocks["attention"], self._blocks["feed_forward"]
-        return Architecture(
-            hidden_size=ends["hidden_size"],
-            embedding=ends["embedding"],
-            layers=tuple(
-                self.space.layer(
-                    source, attention[values[f"attention_{source}"]], feed_forward[values[f"feed_forward_{source}"]]
-                )
-                for source in ends["layers"]
-            ),
+        layers = tuple(
+            self.space.layer(source, *(options[values[f"{block}_{source}"]] for block, options in self._blocks.items()))
+            for source in ends.pop("layers")
         )
+        return self.space.repaired(Architecture(layers=layers, **ends))
 
     def encode(self, architecture: Architecture) -> dict[str, int]:
         """Integers that decode to the architecture; zero for layers it leaves out."""
@@ -53,8 +48,6 @@ class Encoding:
         values["hidden_size"] = self.space.dimensions.hidden_size.index(architecture.hidden_size)
         values["embedding"] = self.space.compression.embedding.index(architecture.embedding)
         for layer in architecture.layers:
-            attention = (layer.num_attention_heads, layer.attention)
-            feed_forward = (layer.intermediate_size, layer.feed_forward)
-            values[f"attention_{layer.source}"] = self.space.attention_options.index(attention)
-            values[f"feed_forward_{layer.source}"] = self.space.feed_forward_options.index(feed_forward)
+            for block, options in self._blocks.items():
+                values[f"{block}_{layer.source}"] = options.index(layer.option(block))
         return values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nas.supernet.narrow import SupernetWeights
 from nas.supernet.supernet import BertSupernet
+from nas.supernet.weights import SupernetWeights
 
 __all__ = ["BertSupernet", "SupernetWeights"]

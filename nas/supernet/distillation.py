@@ -52,10 +52,14 @@ class Knowledge:
 
 @contextmanager
 def last_projections(model: CompactBertForSequenceClassification) -> Iterator[list[torch.Tensor]]:
-    """A list that, while it is open, a forward pass fills with the last layer's queries, keys and values."""
+    """A list that, while it is open, a forward pass fills with the last layer's queries, keys and values.
+
+    It stays empty where the last layer has no attention.
+    """
     kept: list[torch.Tensor] = []
-    attention = model.layers[-1].attention.self
-    modules = (attention.query, attention.key, attention.value)
+    last = model.layers[-1]
+    attention = last.attention.self if last.has_attention else None
+    modules = (attention.query, attention.key, attention.value) if attention else ()
     hooks = [module.register_forward_hook(lambda _m, _i, output: kept.append(output)) for module in modules]
     try:
         yield kept
@@ -77,7 +81,7 @@ def distillation_loss(
         loss = loss + weights.logits * logits_loss(student.logits, teacher.logits)
     if weights.hidden:
         loss = loss + weights.hidden * hidden_loss(student.states, teacher.states, architecture, attention_mask)
-    if weights.relations:
+    if weights.relations and student.projections:
         loss = loss + weights.relations * relation_loss(student.projections, teacher.projections, attention_mask)
     return loss
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from nas.model import CompactBertForSequenceClassification
-from nas.model.modeling import CompactBertModel
+from nas.model.modeling import BlockLinear, CompactBertModel
 
 
 @dataclass
@@ -116,12 +116,12 @@ def _embedded(bert: CompactBertModel) -> torch.Tensor:
     return torch.stack([table.weight.square().sum(dim=0) for table in tables if table is not None]).sum(dim=0)
 
 
-def _rows(linear: nn.Linear) -> torch.Tensor:
+def _rows(linear: nn.Linear | BlockLinear) -> torch.Tensor:
     """For each output feature the sum of its squared weights."""
     return linear.weight.square().sum(dim=1)
 
 
-def _columns(linear: nn.Linear) -> torch.Tensor:
+def _columns(linear: nn.Linear | BlockLinear) -> torch.Tensor:
     """For each input feature the sum of its squared weights."""
     return linear.weight.square().sum(dim=0)
 
@@ -147,8 +147,8 @@ def reorder(model: CompactBertForSequenceClassification, importance: Importance)
     for number, layer in enumerate(model.layers):
         heads = _order(importance.heads[number])
         rows = (heads[:, None] * head_size + torch.arange(head_size)).flatten()
-        for projection in (layer.attention.self.query, layer.attention.self.key, layer.attention.self.value):
-            _permute_linear(projection, rows, hidden)
+        for linear in (layer.attention.self.query, layer.attention.self.key, layer.attention.self.value):
+            _permute_linear(linear, rows, hidden)
         _permute_linear(layer.attention.output.dense, hidden, rows)
         _permute_norm(layer.attention.output.LayerNorm, hidden)
         neurons = _order(importance.neurons[number])
@@ -167,7 +167,7 @@ def _permute(parameter: torch.Tensor, dimension: int, order: torch.Tensor) -> No
     parameter.copy_(parameter.index_select(dimension, order))
 
 
-def _permute_linear(linear: nn.Linear, rows: torch.Tensor, columns: torch.Tensor) -> None:
+def _permute_linear(linear: nn.Linear | BlockLinear, rows: torch.Tensor, columns: torch.Tensor) -> None:
     _permute(linear.weight, 0, rows)
     _permute(linear.weight, 1, columns)
     _permute(linear.bias, 0, rows)

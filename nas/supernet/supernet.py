@@ -10,18 +10,23 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.func import functional_call
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from nas.compression import matrix_compression
 from nas.model import CompactBertForSequenceClassification
+from nas.model.modeling import BlockLinear
 from nas.space import Architecture
 from nas.supernet.narrow import reader_of
+from nas.supernet.weights import SupernetWeights
 
 _LAYER = "bert.encoder.layer."
 _KEPT_SKELETONS = 256
+_DENSE = matrix_compression("none")
 
 
 class _Part(torch.autograd.Function):
@@ -70,17 +75,26 @@ class BertSupernet:
         backward pass adds to the `grad` of the supernet's parameters.
         """
         shared = dict(self.weights.named_parameters())
-        narrow, hidden = f"narrow.{architecture.hidden_size}", architecture.hidden_size
+        narrow, skeleton = f"narrow.{architecture.hidden_size}", self.skeleton(architecture)
         found = {}
-        for name, parameter in self.skeleton(architecture).named_parameters():
+        for name, parameter in skeleton.named_parameters():
             source = self._name_of(name, architecture)
             own = shared.get(f"{narrow}.norms.{source}")
-            found[name] = leading = _part(shared[source], parameter.shape) if own is None else own
-            module, _, kind = source.rpartition(".")
-            missing = shared.get(f"{narrow}.missing.{reader_of(module)}.{kind}")
-            if missing is not None:
-                unread = _part(shared[f"{module}.weight"], parameter.shape[:1], slice(hidden, None))
-                found[name] = leading + unread @ missing
+            found[name] = _part(shared[source], parameter.shape) if own is None else own
+        for module in [name.rpartition(".")[0] for name in found if name.endswith(".bias")]:
+            source = self._name_of(module, architecture)
+            missing = f"{narrow}.missing.{reader_of(source)}"
+            if f"{missing}.weight" in shared:
+                part = skeleton.get_submodule(module)
+                choice = part.compression if isinstance(part, BlockLinear) else _DENSE
+                read = f"{module}.{choice.reads}"
+                unread = _part(
+                    shared[f"{source}.{choice.reads}"], found[read].shape[:1], slice(architecture.hidden_size, None)
+                )
+                matrices = {name: found[f"{module}.{name}"] for name in choice.matrices(0, 0)} | {choice.reads: unread}
+                made_up = choice.plain.linear(shared[f"{missing}.bias"][None, None], matrices, None)
+                found[f"{module}.bias"] = found[f"{module}.bias"] + made_up[0, 0]
+                found[read] = found[read] + unread @ shared[f"{missing}.weight"]
         return found
 
     def run(
@@ -102,11 +116,17 @@ class BertSupernet:
 
     def extract(self, architecture: Architecture) -> CompactBertForSequenceClassification:
         """The sub-network as a model with weights of its own, in evaluation mode."""
-        model = CompactBertForSequenceClassification(self.weights.config.with_architecture(architecture))
+        with torch.device("meta"):
+            model = CompactBertForSequenceClassification(self.weights.config.with_architecture(architecture))
         with torch.no_grad():
-            for name, view in self.slices(architecture).items():
-                model.get_parameter(name).copy_(view)
+            state = {name: view.clone() for name, view in self.slices(architecture).items()}
+        model.load_state_dict(state, assign=True)
         return model.eval()
+
+    @classmethod
+    def load(cls, folder: Path) -> BertSupernet:
+        """A supernet from the folder that its weights were saved in, in evaluation mode."""
+        return cls(SupernetWeights.from_pretrained(folder).eval())
 
     def skeleton(self, architecture: Architecture) -> CompactBertForSequenceClassification:
         """The sub-network's definition without storage (on the meta device), kept for the next time."""

@@ -8,73 +8,157 @@ import pytest
 import torch
 from onnx import TensorProto
 
-from nas.compression import BLOCKS, REGISTRY
+from nas.compression import BLOCKS, REGISTRY, MatrixCompression, compression
+from nas.compression.int4 import Int4
 from nas.compression.int8 import Int8
 from nas.graph import GraphBuilder
 
-CHOICES = pytest.mark.parametrize("choice", REGISTRY.values(), ids=REGISTRY)
+SPECS = (
+    "none",
+    "int8",
+    "int4",
+    "low_rank(4)",
+    "low_rank(4)+int8",
+    "low_rank(6)+int4",
+    "sparse(0.5)",
+    "sparse(0.75)+int8",
+    "sparse(2:4)",
+    "share",
+    "skip",
+)
+ALL = pytest.mark.parametrize("choice", [compression(spec) for spec in SPECS], ids=SPECS)
+MATRIX = [compression(spec) for spec in SPECS if isinstance(compression(spec), MatrixCompression)]
+LINEAR = pytest.mark.parametrize("choice", MATRIX, ids=lambda choice: choice.spec)
+TABLES = pytest.mark.parametrize(
+    "choice", [choice for choice in MATRIX if "embedding" in choice.blocks], ids=lambda choice: choice.spec
+)
+HELPERS = 150
+"""Bytes of constants that do not grow with the block."""
 
 
-def _serve(build, kind, shape, value):
+def _serve(build, kind, shape, value, outputs=1):
     graph = GraphBuilder()
     source = graph.input("x", kind, shape)
-    graph.output(build(graph, source), "y", ("a", "b", "c"))
+    built = build(graph, source)
+    for number, name in enumerate([built] if outputs == 1 else built):
+        graph.output(name, f"y{number}", ("a", "b", f"c{number}"))
     model = graph.model("one block")
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     stored = sum(len(constant.raw_data) for constant in model.graph.initializer)
-    return session.run(None, {"x": value})[0], stored
+    found = session.run(None, {"x": value})
+    return (found[0] if outputs == 1 else found), stored
 
 
-@CHOICES
+def _random(shapes, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+def _arrays(matrices):
+    return {name: value.numpy() for name, value in matrices.items()}
+
+
+@ALL
 def test_says_what_it_is_for(choice):
     assert choice.blocks and choice.blocks <= set(BLOCKS)
     assert choice.runtimes and choice.runtimes <= {"torch", "onnxruntime"}
-    assert REGISTRY[choice.name] is choice
+    assert choice.faster_on <= choice.runtimes
+    assert compression(choice.spec) == choice and choice.name in choice.names <= REGISTRY.keys()
 
 
-@CHOICES
+def test_every_registered_choice_is_among_those_tested():
+    assert {compression(spec).name for spec in SPECS} == REGISTRY.keys()
+
+
+@LINEAR
 def test_linear_is_served_as_simulated_and_stored_as_counted(choice):
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(1, 7, 12, generator=generator)
-    weight, bias = torch.randn(20, 12, generator=generator), torch.randn(20, generator=generator)
+    x = torch.randn(1, 7, 12, generator=torch.Generator().manual_seed(1))
+    matrices, bias = _random(choice.matrices(20, 12)), torch.randn(20)
     served, stored = _serve(
-        lambda graph, name: choice.emit_linear(graph, name, weight.numpy(), bias.numpy()),
+        lambda graph, name: choice.emit_linear(graph, name, _arrays(matrices), bias.numpy()),
         TensorProto.FLOAT,
         ("a", "b", 12),
         x.numpy(),
     )
-    np.testing.assert_allclose(served, choice.linear(x, weight, bias).numpy(), atol=1e-5)
-    assert stored == choice.linear_bytes(20, 12)
+    np.testing.assert_allclose(served, choice.linear(x, matrices, bias).numpy(), atol=2e-5)
+    assert choice.linear_bytes(20, 12) <= stored <= choice.linear_bytes(20, 12) + HELPERS
 
 
-@CHOICES
-def test_embedding_is_served_as_simulated_and_stored_as_counted(choice):
-    table, ids = torch.randn(30, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([[1, 29, 3]])
-    served, stored = _serve(
-        lambda graph, name: choice.emit_embed(graph, name, table.numpy()), TensorProto.INT64, ("a", "b"), ids.numpy()
+@LINEAR
+def test_joint_layers_are_those_layers_with_rows_in_the_sizes_asked(choice):
+    x = torch.randn(1, 7, 12, generator=torch.Generator().manual_seed(1))
+    layers = [(_random(choice.matrices(8, 12), seed), torch.randn(8)) for seed in range(3)]
+    served, _ = _serve(
+        lambda graph, name: choice.emit_linears(
+            graph, name, [(_arrays(matrices), bias.numpy()) for matrices, bias in layers]
+        ),
+        TensorProto.FLOAT,
+        ("a", "b", 12),
+        x.numpy(),
+        outputs=3,
     )
-    np.testing.assert_allclose(served, choice.embed(ids, table).numpy(), atol=1e-6)
-    assert stored == choice.table_bytes(30, 8)
+    for found, (matrices, bias) in zip(served, layers, strict=True):
+        np.testing.assert_allclose(found, choice.linear(x, matrices, bias).numpy(), atol=2e-5)
 
 
-@CHOICES
+@LINEAR
+def test_scaling_what_writes_scales_what_comes_out(choice):
+    """A power of two: rounding is the same."""
+    x, matrices, bias = torch.randn(2, 3, 12), _random(choice.matrices(8, 12)), torch.randn(8)
+    scaled = matrices | {choice.writes: matrices[choice.writes] * 0.5}
+    torch.testing.assert_close(choice.linear(x, scaled, bias * 0.5), choice.linear(x, matrices, bias) * 0.5)
+
+
+@LINEAR
+def test_the_plain_form_is_linear_in_what_it_reads(choice):
+    x, matrices = torch.randn(2, 3, 12), _random(choice.matrices(8, 12))
+    whole = choice.plain.linear(x, matrices, None)
+    parts = (
+        choice.plain.linear(x[..., part], matrices | {choice.reads: matrices[choice.reads][:, part]}, None)
+        for part in (slice(5), slice(5, None))
+    )
+    torch.testing.assert_close(sum(parts), whole, atol=1e-4, rtol=0)
+
+
+@TABLES
+def test_embedding_is_served_as_simulated_and_stored_as_counted(choice):
+    matrices, ids = _random(choice.matrices(30, 8)), torch.tensor([[1, 29, 3]])
+    served, stored = _serve(
+        lambda graph, name: choice.emit_embed(graph, name, _arrays(matrices)),
+        TensorProto.INT64,
+        ("a", "b"),
+        ids.numpy(),
+    )
+    np.testing.assert_allclose(served, choice.embed(ids, matrices).numpy(), atol=2e-5)
+    assert choice.table_bytes(30, 8) <= stored <= choice.table_bytes(30, 8) + HELPERS
+
+
+@LINEAR
 def test_is_differentiable_in_input_and_weights(choice):
-    x = torch.randn(2, 5, 6, requires_grad=True)
-    weight, bias = torch.randn(4, 6, requires_grad=True), torch.randn(4, requires_grad=True)
-    choice.linear(x, weight, bias).square().sum().backward()
-    for value in (x, weight, bias):
+    x = torch.randn(2, 5, 12, requires_grad=True)
+    matrices, bias = _random(choice.matrices(8, 12)), torch.randn(8, requires_grad=True)
+    values = (x, bias, *(value.requires_grad_() for value in matrices.values()))
+    choice.linear(x, matrices, bias).square().sum().backward()
+    for value in values:
         assert value.grad is not None and value.grad.abs().sum() > 0
 
 
-@CHOICES
+@LINEAR
 def test_zeros_and_constants_do_no_harm(choice):
-    x, weight, bias = torch.zeros(1, 3, 4), torch.zeros(5, 4), torch.ones(5)
-    assert torch.equal(choice.linear(x, weight, bias), torch.ones(1, 3, 5))
+    matrices = {name: torch.zeros(shape) for name, shape in choice.matrices(8, 12).items()}
+    assert torch.equal(choice.linear(torch.zeros(1, 3, 12), matrices, torch.ones(8)), torch.ones(1, 3, 8))
+
+
+@LINEAR
+def test_smaller_layers_have_leading_parts(choice):
+    large = choice.matrices(20, 16)
+    for name, shape in choice.matrices(12, 8).items():
+        assert shape[0] <= large[name][0] and shape[1] <= large[name][1]
 
 
 def test_int8_keeps_at_most_255_values_a_row_and_its_error_within_half_a_step():
     table = torch.randn(3, 4000, generator=torch.Generator().manual_seed(0))
-    found = Int8().embed(torch.tensor([[0, 1, 2]]), table)[0]
+    found = Int8().embed(torch.tensor([[0, 1, 2]]), {"weight": table})[0]
     step = table.abs().amax(dim=1) / 127
     for row in range(3):
         assert len(found[row].unique()) <= 255
@@ -83,9 +167,75 @@ def test_int8_keeps_at_most_255_values_a_row_and_its_error_within_half_a_step():
 
 def test_int8_quantises_each_text_by_itself():
     texts = torch.stack([torch.randn(6, 8), 100 * torch.randn(6, 8)])
-    weight, bias = torch.randn(4, 8), torch.zeros(4)
-    together = Int8().linear(texts, weight, bias)
+    matrices, bias = {"weight": torch.randn(4, 8)}, torch.zeros(4)
+    together = Int8().linear(texts, matrices, bias)
     for number in range(2):
-        torch.testing.assert_close(
-            together[number : number + 1], Int8().linear(texts[number : number + 1], weight, bias)
-        )
+        alone = Int8().linear(texts[number : number + 1], matrices, bias)
+        torch.testing.assert_close(together[number : number + 1], alone)
+
+
+def test_int4_has_a_scale_for_every_32_weights_of_a_row():
+    table = torch.randn(2, 96, generator=torch.Generator().manual_seed(0))
+    table[:, 32:64] *= 100
+    found = Int4().embed(torch.tensor([[0, 1]]), {"weight": table})[0]
+    step = table.unflatten(1, (3, 32)).abs().amax(dim=2, keepdim=True) / 7
+    assert ((found - table).unflatten(1, (3, 32)).abs() <= step * 0.5001).all()
+    assert all(len(found[0, part : part + 32].unique()) <= 15 for part in (0, 32, 64))
+
+
+@pytest.mark.parametrize(("spec", "kept"), [("sparse(0.5)", 6), ("sparse(0.75)", 3), ("sparse(2:4)", 6)])
+def test_sparse_keeps_the_largest_of_each_row(spec, kept):
+    choice, weight = compression(spec), torch.randn(5, 12, generator=torch.Generator().manual_seed(0))
+    found = choice.linear(torch.eye(12)[None], {"weight": weight}, None)[0].T
+    assert ((found != 0).sum(dim=1) == kept).all()
+    assert torch.equal(found[found != 0], weight[found != 0])
+    groups, own = (found.unflatten(1, (3, 4)), weight.unflatten(1, (3, 4))) if "2:4" in spec else (found, weight)
+    smallest = groups.abs().masked_fill(groups == 0, 9.0).amin(dim=-1)
+    assert (own.abs().masked_fill(groups != 0, 0.0).amax(dim=-1) <= smallest).all()
+
+
+def test_low_rank_starts_as_the_best_factors_for_the_inputs_and_ranks_are_nested():
+    """The least error on the inputs that any matrices of that rank have (Eckart and Young), and prefixes."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(500, 12, generator=generator) @ torch.randn(12, 12, generator=generator)
+    weight = torch.randn(20, 12, generator=generator)
+    outputs = inputs @ weight.T
+    moment = outputs.double().T @ outputs.double() / len(outputs)
+    largest = compression("low_rank(8)").start_linear(weight, moment)
+    for rank in (2, 5, 8):
+        choice = compression(f"low_rank({rank})")
+        start = choice.start_linear(weight, moment)
+        torch.testing.assert_close(start["left"], largest["left"][:, :rank])
+        torch.testing.assert_close(start["right"], largest["right"][:rank])
+        error = (choice.linear(inputs[None], start, None)[0] - outputs).square().sum()
+        least = torch.linalg.svdvals(outputs)[rank:].square().sum()
+        assert error == pytest.approx(float(least), rel=1e-3)
+
+
+def test_low_rank_starts_as_the_best_factors_of_a_table():
+    table = torch.randn(30, 3) @ torch.randn(3, 8)
+    choice = compression("low_rank(3)")
+    start = choice.start_table(table, table.double().T @ table.double())
+    ids = torch.arange(30)[None]
+    torch.testing.assert_close(choice.embed(ids, start)[0], table, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "rule"),
+    [
+        ("int9", "is no compression choice; use none, int8"),
+        ("int8(3)", "takes no parameter, but got '3'; write int8"),
+        ("int8+int4", "cannot be combined with a format, but got 'int4'"),
+        ("share+int8", "cannot be combined with a format"),
+        ("low_rank", "needs a rank of at least 1, as low_rank\\(64\\), but got None"),
+        ("low_rank(0)", "needs a rank of at least 1"),
+        ("low_rank(064)", "written in one way, but got 'low_rank\\(064\\)'; write 'low_rank\\(64\\)'"),
+        ("low_rank(8)+low_rank(4)", "can be stored as int4 or int8 or none"),
+        ("low_rank(8)+skip", "has no weights of its own"),
+        ("sparse(1.5)", "share of zeros, between 0 and 1"),
+        ("sparse(0.5)+int4", "can be stored as int8 or none, but got 'int4'"),
+    ],
+)
+def test_what_is_no_choice_is_refused_with_rule_and_remedy(spec, rule):
+    with pytest.raises(ValueError, match=rule):
+        compression(spec)

@@ -1,0 +1,112 @@
+"""`low_rank(r)`: a weight as the product of two thin matrices, `left` (rows, r) and `right` (r, columns).
+
+They start as the projection of the layer's outputs onto their r leading directions, which of all factors of that rank
+leaves the least squared error on real activations (Drone, Chen et al. 2021, weighs by inputs to the same end). The
+directions are nested: a smaller rank is the leading part of a larger one, and all ranks share weights.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from nas.compression.base import BLOCKS, MatrixCompression, Stored
+from nas.compression.none import NoCompression
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    import torch
+
+    from nas.compression.base import Arrays, Matrices, Store
+    from nas.graph import GraphBuilder
+
+
+class LowRank(Stored):
+    """Two thin matrices in place of one."""
+
+    name = "low_rank"
+    blocks = frozenset(BLOCKS)
+    reads, writes = "right", "left"
+    formats = frozenset({"none", "int8", "int4"})
+
+    def __init__(self, rank: int, stored: MatrixCompression) -> None:
+        super().__init__(stored)
+        self.rank = rank
+
+    @classmethod
+    def read(cls, parameter: str | None, stored: MatrixCompression | None) -> Self:
+        if parameter is None or not parameter.isdigit() or int(parameter) < 1:
+            raise ValueError(f"low_rank needs a rank of at least 1, as low_rank(64), but got {parameter!r}; add one")
+        return cls(int(parameter), stored or NoCompression())
+
+    @property
+    def form(self) -> str:
+        return f"low_rank({self.rank})"
+
+    @property
+    def runtimes(self) -> frozenset[str]:
+        return self.stored.runtimes
+
+    @property
+    def faster_on(self) -> frozenset[str]:
+        return self.stored.runtimes
+
+    @property
+    def plain(self) -> MatrixCompression:
+        return LowRank(self.rank, self.stored.plain)
+
+    def suits(self, rows: int, columns: int) -> bool:
+        smaller = self.rank * (rows + columns) < rows * columns
+        return smaller and self.stored.suits(rows, self.rank) and self.stored.suits(self.rank, columns)
+
+    def matrices(self, rows: int, columns: int) -> dict[str, tuple[int, int]]:
+        return {"left": (rows, self.rank), "right": (self.rank, columns)}
+
+    def start_linear(self, weight: torch.Tensor, outputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        directions = self._leading(outputs).to(weight.dtype)
+        return {"left": directions, "right": directions.T @ weight}
+
+    def start_table(self, table: torch.Tensor, outputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        directions = self._leading(outputs).to(table.dtype)
+        return {"left": table @ directions, "right": directions.T}
+
+    def _leading(self, moment: torch.Tensor) -> torch.Tensor:
+        """The directions of most variation, as columns, largest first."""
+        import torch
+
+        vectors: torch.Tensor = torch.linalg.eigh(moment).eigenvectors
+        return vectors.flip(1)[:, : self.rank]
+
+    def linear(self, x: torch.Tensor, matrices: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
+        inner = self.stored.linear(x, {"weight": matrices["right"]}, None)
+        return self.stored.linear(inner, {"weight": matrices["left"]}, bias)
+
+    def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:
+        inner = self.stored.embed(ids, {"weight": matrices["left"]})
+        return self.stored.linear(inner, {"weight": matrices["right"].T}, None)
+
+    def emit_linear(
+        self, graph: GraphBuilder, x: str, matrices: Arrays, bias: np.ndarray | None, store: Store | None = None
+    ) -> str:
+        return self.emit_linears(graph, x, [(matrices, bias)])[0]
+
+    def emit_linears(
+        self, graph: GraphBuilder, x: str, layers: Sequence[tuple[Arrays, np.ndarray | None]]
+    ) -> list[str]:
+        inner = self.stored.emit_linears(graph, x, [({"weight": matrices["right"]}, None) for matrices, _ in layers])
+        return [
+            self.stored.emit_linear(graph, value, {"weight": matrices["left"]}, bias)
+            for value, (matrices, bias) in zip(inner, layers, strict=True)
+        ]
+
+    def emit_embed(self, graph: GraphBuilder, ids: str, matrices: Arrays, store: Store | None = None) -> str:
+        inner = self.stored.emit_embed(graph, ids, {"weight": matrices["left"]})
+        return self.stored.emit_linear(graph, inner, {"weight": matrices["right"].T}, None)
+
+    def linear_bytes(self, rows: int, columns: int, bias: bool = True) -> int:
+        inner = self.stored.linear_bytes(self.rank, columns, bias=False)
+        return inner + self.stored.linear_bytes(rows, self.rank, bias)
+
+    def table_bytes(self, rows: int, columns: int) -> int:
+        return self.stored.table_bytes(rows, self.rank) + self.stored.linear_bytes(columns, self.rank, bias=False)

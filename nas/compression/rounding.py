@@ -1,0 +1,19 @@
+"""Rounding in training: what is computed is rounded, what is learnt is not."""
+
+from __future__ import annotations
+
+import torch
+
+SMALLEST_SCALE = 1e-12
+"""Of a group of zeros."""
+
+
+def straight_through(exact: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
+    """The rounded value with the gradient of the exact one (Bengio et al., arXiv:1308.3432)."""
+    return exact + (rounded - exact).detach()
+
+
+def symmetric(weight: torch.Tensor, levels: int) -> torch.Tensor:
+    """Values rounded to `levels` steps to either side, one scale for each group along the last dimension."""
+    scale = weight.detach().abs().amax(dim=-1, keepdim=True).clamp(min=SMALLEST_SCALE * levels) / levels
+    return straight_through(weight, (weight / scale).round() * scale)

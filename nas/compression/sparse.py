@@ -1,0 +1,110 @@
+"""`sparse(s)` and `sparse(2:4)`: the smallest weights of each row are zero, by magnitude.
+
+`sparse(0.5)` keeps half of a row, wherever they stand; `sparse(2:4)` the two largest of every four neighbours. An
+export stores a bit for each weight and the numbers that are not zero; the matrix is put together when the file is
+loaded, so it saves size and no time. In training all weights learn, since which of them are zero may change
+(straight through, as in SR-STE, Zhou et al., arXiv:2102.04010, without its decay).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from nas.compression.base import MatrixCompression, Stored
+from nas.compression.none import NoCompression
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from nas.compression.base import Arrays, Matrices, Store
+    from nas.graph import GraphBuilder
+
+_GROUP, _KEPT = 4, 2
+
+
+class Sparse(Stored):
+    """Zeros that are not stored."""
+
+    name = "sparse"
+    blocks = frozenset({"attention", "feed_forward"})
+
+    def __init__(self, share: float | None, stored: MatrixCompression) -> None:
+        super().__init__(stored)
+        self.share = share
+        """The share of a row that is zero; None for 2:4."""
+
+    @classmethod
+    def read(cls, parameter: str | None, stored: MatrixCompression | None) -> Self:
+        stored = stored or NoCompression()
+        if parameter == f"{_KEPT}:{_GROUP}":
+            return cls(None, stored)
+        try:
+            share = float(parameter or "")
+        except ValueError:
+            share = 0.0
+        if not 0.0 < share < 1.0:
+            raise ValueError(
+                "sparse needs the share of zeros, between 0 and 1, as sparse(0.5), or sparse(2:4), "
+                f"but got {parameter!r}; correct it"
+            )
+        return cls(share, stored)
+
+    @property
+    def form(self) -> str:
+        return f"sparse({_KEPT}:{_GROUP})" if self.share is None else f"sparse({self.share:g})"
+
+    @property
+    def runtimes(self) -> frozenset[str]:
+        return frozenset({"onnxruntime"})
+
+    @property
+    def faster_on(self) -> frozenset[str]:
+        return self.stored.faster_on
+
+    @property
+    def plain(self) -> MatrixCompression:
+        return NoCompression()
+
+    def suits(self, rows: int, columns: int) -> bool:
+        return self.share is not None or rows % _GROUP == columns % _GROUP == 0
+
+    def _kept(self, columns: int) -> int:
+        """Weights of a row that are not zero."""
+        return columns * _KEPT // _GROUP if self.share is None else max(1, round(columns * (1.0 - self.share)))
+
+    def _pruned(self, weight: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        from nas.compression.rounding import straight_through
+
+        rows = weight.unflatten(-1, (-1, _GROUP)) if self.share is None else weight
+        count = _KEPT if self.share is None else self._kept(weight.shape[-1])
+        largest = rows.detach().abs().topk(count, dim=-1).indices
+        mask = torch.zeros_like(rows).scatter_(-1, largest, 1.0)
+        return straight_through(weight, weight * mask.view_as(weight))
+
+    def linear(self, x: torch.Tensor, matrices: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
+        return self.stored.linear(x, {"weight": self._pruned(matrices["weight"])}, bias)
+
+    def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:
+        raise NotImplementedError("embeddings are not among its blocks")
+
+    def emit_linear(
+        self, graph: GraphBuilder, x: str, matrices: Arrays, bias: np.ndarray | None, store: Store | None = None
+    ) -> str:
+        import torch
+
+        pruned = self._pruned(torch.from_numpy(matrices["weight"])).numpy()
+        return self.stored.emit_linear(graph, x, {"weight": pruned}, bias, graph.sparse_constant)
+
+    def emit_embed(self, graph: GraphBuilder, ids: str, matrices: Arrays, store: Store | None = None) -> str:
+        raise NotImplementedError("embeddings are not among its blocks")
+
+    def linear_bytes(self, rows: int, columns: int, bias: bool = True) -> int:
+        dense, kept = self.stored.linear_bytes(rows, columns, bias), rows * self._kept(columns)
+        number = self.stored.linear_bytes(1, 2, bias) - self.stored.linear_bytes(1, 1, bias)
+        return dense - number * (rows * columns - kept) + -(-rows * columns // 8)
+
+    def table_bytes(self, rows: int, columns: int) -> int:
+        raise NotImplementedError("embeddings are not among its blocks")

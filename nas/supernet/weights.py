@@ -1,0 +1,117 @@
+"""The weights of a supernet: those of its largest sub-network, and what sub-networks have beside them.
+
+Compression choices with matrices of their own (the factors of a low rank) keep them beside the weight of each layer,
+in the largest size that a sub-network takes a part of. Smaller hidden sizes have parts of their own (`narrow.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from nas.compression import Block, MatrixCompression, compression
+from nas.model import CompactBertConfig, CompactBertForSequenceClassification
+from nas.model.modeling import BlockEmbedding, BlockLinear, add_matrices
+from nas.space import Architecture, Choices
+from nas.supernet.moments import Moments, gathered
+from nas.supernet.narrow import Narrow, norms_of, readers_of
+
+
+class SupernetConfig(CompactBertConfig):
+    """The configuration of a supernet's weights: that of its largest sub-network, and what others may choose."""
+
+    model_type = "compact_bert_supernet"
+
+    narrow_sizes: list[int] | None = None
+    choices: dict[str, list[str]] | None = None
+
+    def with_architecture(self, architecture: Architecture) -> CompactBertConfig:
+        """The configuration of a sub-network."""
+        values = self.to_dict()
+        for own in ("narrow_sizes", "choices"):
+            values.pop(own)
+        return CompactBertConfig(**values).with_architecture(architecture)
+
+
+class SupernetWeights(CompactBertForSequenceClassification):
+    """The largest sub-network, with more matrices in its layers and `narrow.<hidden_size>` for smaller hidden sizes."""
+
+    config: SupernetConfig
+    config_class = SupernetConfig
+
+    def __init__(self, config: SupernetConfig) -> None:
+        super().__init__(config)
+        for _, module, choices in self._choices():
+            shapes: dict[str, tuple[int, int]] = {}
+            for choice in choices:
+                for name, shape in choice.matrices(*_shape(module)).items():
+                    known = shapes.get(name, (0, 0))
+                    shapes[name] = max(known[0], shape[0]), max(known[1], shape[1])
+            add_matrices(module, {name: shape for name, shape in shapes.items() if not hasattr(module, name)})
+        self.narrow = nn.ModuleDict({str(size): Narrow(self, size) for size in config.narrow_sizes or []})
+
+    @classmethod
+    def of(
+        cls,
+        largest: CompactBertForSequenceClassification,
+        hidden_sizes: Iterable[int],
+        choices: Choices | None = None,
+    ) -> SupernetWeights:
+        """The weights of a supernet that starts as `largest`; what it has beside that is left to `fit`."""
+        narrow = [size for size in hidden_sizes if size != largest.config.hidden_size]
+        values: dict[str, Any] = largest.config.to_dict()
+        values.pop("num_hidden_layers")
+        offered = (choices or Choices()).model_dump(mode="json")
+        weights = cls(SupernetConfig(**values, narrow_sizes=narrow, choices=offered))
+        weights.load_state_dict(largest.state_dict(), strict=False)
+        return weights.eval()
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[dict[str, torch.Tensor]]) -> None:
+        """Start what the largest sub-network does not use, from its states on `batches` (inputs of `forward`)."""
+        read = {name: Moments() for name in readers_of(self)} if len(self.narrow) else {}
+        written = {name: Moments() for name, _, _ in self._choices()}
+        with gathered(self, read, written) as watch:
+            for batch in batches:
+                watch(batch["attention_mask"].bool())
+                self(**batch)
+        for narrow in self.narrow.values():
+            cast(Narrow, narrow).fit(norms_of(self), read)
+        for name, module, choices in self._choices():
+            moment = written[name].second
+            if isinstance(module, BlockLinear):
+                moment = written[name].second_around(-module.bias)
+            for choice in choices:
+                start = choice.start_table if isinstance(module, BlockEmbedding) else choice.start_linear
+                for matrix, value in start(module.weight, moment).items():
+                    own = module.get_parameter(matrix)
+                    own[: value.shape[0], : value.shape[1]] = value
+
+    def _choices(self) -> Iterator[tuple[str, BlockLinear | BlockEmbedding, Sequence[MatrixCompression]]]:
+        """Name, module and choices of the layers that have more matrices than their weight, smallest first."""
+        offered: Mapping[str, list[str]] = self.config.choices or {}
+        for name, module in self.named_modules():
+            if isinstance(module, BlockLinear | BlockEmbedding):
+                found = (compression(spec) for spec in offered.get(_block_of(name), ()))
+                own = [
+                    choice
+                    for choice in found
+                    if isinstance(choice, MatrixCompression) and "weight" not in choice.matrices(1, 1)
+                ]
+                if own:
+                    yield name, module, sorted(own, key=lambda choice: sum(map(sum, choice.matrices(1, 1).values())))
+
+
+def _shape(module: BlockLinear | BlockEmbedding) -> tuple[int, int]:
+    if isinstance(module, BlockEmbedding):
+        return module.rows, module.columns
+    return module.out_features, module.in_features
+
+
+def _block_of(name: str) -> Block:
+    if "embeddings" in name:
+        return "embedding"
+    return "attention" if ".attention." in name else "feed_forward"

@@ -1,0 +1,133 @@
+"""A new choice is one class and one line in the registry: everything else takes it as it is."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from onnx import TensorProto
+from tiny import make_tokenizer, mixed_space
+
+from nas.compression import BLOCKS, REGISTRY, compression
+from nas.compression.base import MatrixCompression
+from nas.compression.none import NoCompression
+from nas.errors import SearchSpaceError
+from nas.export.artefact import ONNX_FILE, write_artefact
+from nas.latency import build_profile
+from nas.latency.runtimes import session_of
+from nas.model.sizes import stored_mb
+from nas.search.encoding import Encoding
+from nas.space import SearchSpace, compress_all
+from nas.study import Device
+from nas.supernet import BertSupernet
+
+
+class Half(MatrixCompression):
+    """Weights stored in 16-bit floating point, computed with in 32."""
+
+    name = "half"
+    blocks = frozenset(BLOCKS)
+    runtimes = frozenset({"onnxruntime"})
+    faster_on = frozenset()
+
+    def _rounded(self, weight):
+        return weight + (weight.half().float() - weight).detach()
+
+    def linear(self, x, matrices, bias):
+        return torch.nn.functional.linear(x, self._rounded(matrices["weight"]), bias)
+
+    def embed(self, ids, matrices):
+        return self._rounded(torch.nn.functional.embedding(ids, matrices["weight"]))
+
+    def emit_linear(self, graph, x, matrices, bias, store=None):
+        stored = (store or graph.constant)(matrices["weight"].T.astype(np.float16))
+        product = graph.add("MatMul", x, graph.cast_to_float(stored))
+        return product if bias is None else graph.add("Add", product, graph.constant(bias))
+
+    def emit_embed(self, graph, ids, matrices, store=None):
+        stored = (store or graph.constant)(matrices["weight"].astype(np.float16))
+        return graph.add("Cast", graph.add("Gather", stored, ids, axis=0), to=TensorProto.FLOAT)
+
+    def linear_bytes(self, rows, columns, bias=True):
+        return 2 * rows * columns + 4 * rows * bias
+
+    def table_bytes(self, rows, columns):
+        return 2 * rows * columns
+
+
+@pytest.fixture
+def space(monkeypatch):
+    monkeypatch.setitem(REGISTRY, "half", Half)
+    compression.cache_clear()
+    values = SearchSpace.load("tiny").model_dump()
+    choices = {block: ["none", "half", *(["share"] if block != "embedding" else [])] for block in BLOCKS}
+    yield SearchSpace.model_validate(values | {"compression": choices})
+    compression.cache_clear()
+
+
+def test_space_search_supernet_export_sizes_and_profile_take_it(space, supernet_weights, config, batch, tmp_path):
+    architecture = compress_all(space.sample(random.Random(3)), "half")
+    assert "half" in architecture.choices and space.contains(architecture)
+    assert Encoding(space).decode(Encoding(space).encode(architecture)) == architecture
+    supernet = BertSupernet(supernet_weights)
+    with torch.no_grad():
+        active = supernet.run(architecture, **batch).logits
+    write_artefact(supernet.extract(architecture), make_tokenizer(), tmp_path / "export")
+    inputs = {name: value.numpy() for name, value in batch.items()}
+    served = session_of(tmp_path / "export" / ONNX_FILE, 1).run(["logits"], inputs)[0]
+    np.testing.assert_allclose(served, active.numpy(), atol=2e-3)  # scaled queries round otherwise
+    compressed = config.with_architecture(architecture)
+    assert stored_mb(compressed) < stored_mb(config.with_architecture(compress_all(architecture, "none")))
+    assert supernet.run(architecture, **batch).logits.requires_grad
+
+
+@pytest.mark.slow
+def test_a_profile_measures_its_blocks(space, config):
+    small = SearchSpace.model_validate(
+        space.model_dump()
+        | {"dimensions": {"layers": [3], "hidden_size": [32], "num_attention_heads": [4], "intermediate_size": [64]}}
+    )
+    profile = build_profile(Device(name="cpu", sequence_length=8), small, config, seed=0)
+    assert {"attention/32/4/half", "feed_forward/32/64/half", "ends/32/half"} <= profile.blocks_ms.keys()
+    shared = replace(
+        small.largest(),
+        layers=tuple(
+            replace(layer, num_attention_heads=0, attention="share") if layer.source else layer
+            for layer in small.largest().layers
+        ),
+    )
+    assert profile.predict_ms(shared) == pytest.approx(profile.predict_ms(small.largest()))
+
+
+def test_a_choice_for_another_block_is_refused(space, monkeypatch):
+    monkeypatch.setattr(Half, "blocks", frozenset({"embedding"}))
+    with pytest.raises(ValueError, match="attention: half is for embedding, but got 'half'; remove it"):
+        SearchSpace.model_validate(space.model_dump())
+
+
+def test_a_choice_that_suits_no_size_is_refused():
+    values = mixed_space().model_dump()
+    values["compression"] |= {"attention": ["none", "low_rank(500)"]}
+    with pytest.raises(ValueError, match=r"compression.attention: 'low_rank\(500\)' suits none"):
+        SearchSpace.model_validate(values)
+
+
+def test_a_block_that_shall_borrow_weights_needs_some_below():
+    space = mixed_space()
+    largest = space.largest()
+    first = replace(largest.layers[0], num_attention_heads=0, attention="share")
+    architecture = replace(largest, layers=(first, *largest.layers[1:]))
+    assert not space.contains(architecture)
+    with pytest.raises(
+        SearchSpaceError, match="layer 0: its attention shall share weights, but no layer below has any"
+    ):
+        architecture.owner(0, "attention")
+    repaired = space.repaired(architecture)
+    assert space.contains(repaired) and repaired.layers[0].num_attention_heads == 1
+
+
+def test_the_none_of_a_format_is_left_out_of_what_is_written():
+    assert compression("low_rank(4)").stored.spec == NoCompression().spec

@@ -1,0 +1,93 @@
+"""What a supernet has beside the weights of its largest sub-network, and how it starts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import TEACHERS, mixed_space
+
+from nas.model.stock import from_stock
+from nas.space import SearchSpace, compress_all
+from nas.supernet import BertSupernet, SupernetWeights
+
+
+@pytest.fixture
+def space() -> SearchSpace:
+    """The teacher's sizes, with low ranks for tables and feed-forward blocks."""
+    values = SearchSpace.load("tiny").model_dump()
+    ranks = ["none", "low_rank(4)", "low_rank(20)"]
+    sizes = {name: [largest] for name, (*_, largest) in values["dimensions"].items()}
+    choices = dict.fromkeys(("embedding", "feed_forward"), ranks)
+    return SearchSpace.model_validate(values | {"dimensions": sizes | {"layers": [3]}, "compression": choices})
+
+
+@pytest.mark.parametrize("teacher_kind", TEACHERS)
+def test_low_ranks_start_near_the_dense_network_nearer_with_more(space, teacher, batch):
+    """Random weights have no leading directions to speak of: little is asked for."""
+    weights = SupernetWeights.of(from_stock(teacher), space.dimensions.hidden_size, space.compression)
+    many = [batch | {"input_ids": (batch["input_ids"] + shift) % 80 + 4} for shift in range(40)]
+    weights.fit(many)
+    supernet, largest = BertSupernet(weights), space.largest()
+    with torch.no_grad():
+        dense = supernet.run(largest, **batch).logits
+        errors = []
+        for choice in ("low_rank(4)", "low_rank(20)"):
+            layers = tuple(replace(layer, feed_forward=choice) for layer in largest.layers)
+            logits = supernet.run(replace(largest, layers=layers), **batch).logits
+            errors.append(float((logits - dense).square().mean() / dense.var()))
+    assert errors[1] < 0.7 * errors[0]
+
+
+def test_matrices_of_ranks_are_shared_by_all_and_lie_beside_the_weight(space, teacher):
+    weights = SupernetWeights.of(from_stock(teacher), [32], space.compression)
+    dense = weights.layers[0].intermediate.dense
+    assert dense.left.shape == (64, 20) and dense.right.shape == (20, 32) and dense.weight.shape == (64, 32)
+    assert not hasattr(weights.layers[0].attention.self.query, "left")  # attention is not offered any
+    layers = tuple(replace(layer, feed_forward="low_rank(4)") for layer in space.largest().layers)
+    slices = BertSupernet(weights).slices(replace(space.largest(), layers=layers))
+    view = slices["bert.encoder.layer.0.intermediate.dense.left"]
+    assert view.shape == (64, 4) and view.untyped_storage().data_ptr() == dense.left.untyped_storage().data_ptr()
+    assert "bert.encoder.layer.0.intermediate.dense.weight" not in slices
+
+
+def test_gradients_of_a_compressed_block_reach_what_it_uses_alone(teacher, batch):
+    space = mixed_space()
+    weights = SupernetWeights.of(from_stock(teacher), space.dimensions.hidden_size, space.compression)
+    supernet = BertSupernet(weights)
+    largest = space.largest()
+    first, second, third = largest.layers
+    architecture = replace(
+        largest,
+        layers=(
+            replace(first, attention="low_rank(4)"),
+            replace(second, attention="share", num_attention_heads=0),
+            replace(third, feed_forward="skip", intermediate_size=0),
+        ),
+    )
+    supernet.run(architecture, **batch).logits.sum().backward()
+    layers = weights.layers
+    assert (
+        layers[0].attention.self.query.left.grad.abs().sum() > 0 and layers[0].attention.self.query.weight.grad is None
+    )
+    assert (
+        layers[1].attention.self.query.weight.grad is None
+        and layers[1].attention.output.LayerNorm.weight.grad is not None
+    )
+    assert layers[2].attention.self.query.weight.grad is not None and layers[2].output.dense.weight.grad is None
+
+
+def test_a_shared_block_is_its_owner_s_in_extracted_weights_too(teacher, batch):
+    space = mixed_space()
+    weights = SupernetWeights.of(from_stock(teacher), space.dimensions.hidden_size, space.compression)
+    largest = compress_all(space.largest(), "none")
+    shared = [replace(layer, feed_forward="share", intermediate_size=0) for layer in largest.layers[1:]]
+    model = BertSupernet(weights).extract(replace(largest, layers=(largest.layers[0], *shared)))
+    names = [name for name in model.state_dict() if "intermediate.dense" in name]
+    assert names == [f"bert.encoder.layer.0.intermediate.dense.{part}" for part in ("weight", "bias")]
+    with torch.no_grad():
+        before = model(**batch).logits
+        model.layers[0].intermediate.dense.bias += 1.0
+        assert model.layers[2].intermediate is model.layers[0].intermediate
+        assert not torch.allclose(model(**batch).logits, before)
