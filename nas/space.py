@@ -31,7 +31,8 @@ LAYER_BLOCKS: tuple[Block, ...] = ("attention", "feed_forward")
 class Layer:
     """One layer of an architecture. `source` is the number of the teacher's layer that it comes from.
 
-    A block whose choice leaves it without weights of its own has size 0.
+    A block whose choice leaves it without weights of its own has size 0. `keep_tokens` is how many of the tokens that
+    get most attention go on after the layer; 0 for all.
     """
 
     source: int
@@ -39,6 +40,11 @@ class Layer:
     intermediate_size: int
     attention: str = "none"
     feed_forward: str = "none"
+    keep_tokens: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON form; all tokens go on where nothing is said."""
+        return {name: value for name, value in asdict(self).items() if value or name != "keep_tokens"}
 
     def choice(self, block: Block) -> str:
         """The compression choice of one of its blocks."""
@@ -69,7 +75,7 @@ class Architecture:
         return {
             "hidden_size": self.hidden_size,
             "embedding": self.embedding,
-            "layers": [asdict(layer) for layer in self.layers],
+            "layers": [layer.to_json() for layer in self.layers],
         }
 
     @classmethod
@@ -123,17 +129,25 @@ class Architecture:
 
     @property
     def is_sound(self) -> bool:
-        """Whether every layer has a block that is there, and whoever borrows weights has a layer to borrow from."""
+        """Whether it is the plainest way to write something that can be computed.
+
+        Every layer has a block that is there; what borrows weights has a layer to borrow from; tokens are dropped only
+        where there is attention to choose them by, some are left to drop, and another layer follows.
+        """
         try:
             resolved = self.resolved
         except SearchSpaceError:
             return False
-        return bool(resolved) and all(any(layer.option(block)[0] for block in LAYER_BLOCKS) for layer in resolved)
+        return all(
+            any(layer.option(block)[0] for block in LAYER_BLOCKS) and layer.keep_tokens == kept
+            for layer, kept in zip(resolved, _kept_tokens(resolved), strict=True)
+        )
 
     def describe(self) -> str:
         """One short line for tables: layer:heads/intermediate.
 
-        A compressed block is marked by *, one with weights of a layer below is =, one that is left out is -.
+        A compressed block is marked by *, one with weights of a layer below is =, one that is left out is -; >8 says
+        that eight tokens go on.
         """
 
         def block(size: int, choice: str) -> str:
@@ -143,9 +157,20 @@ class Architecture:
             return "=" if weights == "below" else "-"
 
         layers = " ".join(
-            f"{layer.source}:{'/'.join(block(*layer.option(name)) for name in LAYER_BLOCKS)}" for layer in self.layers
+            f"{layer.source}:{'/'.join(block(*layer.option(name)) for name in LAYER_BLOCKS)}"
+            + (f">{layer.keep_tokens}" if layer.keep_tokens else "")
+            for layer in self.layers
         )
         return f"h{block(self.hidden_size, self.embedding)} {layers}"
+
+
+def _kept_tokens(layers: Sequence[Layer]) -> Iterator[int]:
+    """What `keep_tokens` comes to in each of some resolved layers; 0 where it changes nothing."""
+    left = math.inf
+    for number, layer in enumerate(layers, 1):
+        drops = 0 < layer.keep_tokens < left and layer.num_attention_heads and number < len(layers)
+        left = layer.keep_tokens if drops else left
+        yield layer.keep_tokens if drops else 0
 
 
 class Shape(Settings):
@@ -184,8 +209,10 @@ class Dimensions(Settings):
     hidden_size: tuple[Positive, ...] = Field(min_length=1)
     num_attention_heads: tuple[Positive, ...] = Field(min_length=1)
     intermediate_size: tuple[Positive, ...] = Field(min_length=1)
+    keep_tokens: tuple[Positive, ...] = ()
+    """How many of the most attended tokens may go on after a layer; all always may."""
 
-    @field_validator("hidden_size", "num_attention_heads", "intermediate_size")
+    @field_validator("hidden_size", "num_attention_heads", "intermediate_size", "keep_tokens")
     @classmethod
     def _ascending(cls, values: tuple[int, ...]) -> tuple[int, ...]:
         if list(values) != sorted(set(values)):
@@ -339,6 +366,7 @@ class SearchSpace(Settings):
             and all(
                 layer.option(block) in self.options(block) for layer in architecture.layers for block in LAYER_BLOCKS
             )
+            and all(layer.keep_tokens in self.keep_options for layer in architecture.layers)
             and architecture.is_sound
         )
 
@@ -348,22 +376,32 @@ class SearchSpace(Settings):
         return ends * sum(self._count_layers(len(kept)) for kept in self.layer_sets)
 
     def _count_layers(self, number: int) -> int:
-        """Sound combinations of blocks for that many layers."""
+        """Sound combinations of blocks and tokens for that many layers."""
         kinds = [Counter(compression(choice).weights for _, choice in self.options(block)) for block in LAYER_BLOCKS]
-        # Layers so far, by which of the two blocks has an owner to borrow from.
-        ways = Counter({(False, False): 1})
-        for _ in range(number):
-            longer: Counter[tuple[bool, bool]] = Counter()
-            for owned, count in ways.items():
+        # Layers so far, by whether each of the two blocks has an owner to borrow from, and the tokens left.
+        ways: Counter[tuple[bool, bool, float]] = Counter({(False, False, math.inf): 1})
+        for at in range(1, number + 1):
+            longer: Counter[tuple[bool, bool, float]] = Counter()
+            for (*owned, left), count in ways.items():
                 for pair in product(*(kind.items() for kind in kinds)):
                     weights, numbers = zip(*pair, strict=True)
                     borrows_nothing = any(name == "below" and not own for name, own in zip(weights, owned, strict=True))
                     if borrows_nothing or set(weights) == {"none"}:
                         continue
-                    after = tuple(own or name == "own" for name, own in zip(weights, owned, strict=True))
-                    longer[after[0], after[1]] += count * math.prod(numbers)
+                    attention, feed_forward = (
+                        bool(own) or name == "own" for name, own in zip(weights, owned, strict=True)
+                    )
+                    fewer = [kept for kept in self.dimensions.keep_tokens if kept < left]
+                    drops = fewer if at < number and weights[0] != "none" else []
+                    for kept in (left, *drops):
+                        longer[attention, feed_forward, kept] += count * math.prod(numbers)
             ways = longer
         return ways.total()
+
+    @property
+    def keep_options(self) -> tuple[int, ...]:
+        """Values of `keep_tokens`: 0 for all, then fewer and fewer."""
+        return (0, *reversed(self.dimensions.keep_tokens))
 
     def options(self, block: Block) -> tuple[tuple[int, str], ...]:
         """(size, choice) of a layer's block, small to large; last those that leave it without weights of its own."""
@@ -391,15 +429,17 @@ class SearchSpace(Settings):
         narrowest = self.dimensions.hidden_size[0]
         return tuple(name for name, choice in found if choice.weights == "own" and choice.suits(width, narrowest))
 
-    def layer(self, source: int, attention: tuple[int, str], feed_forward: tuple[int, str]) -> Layer:
-        """A layer from one option for each of its blocks."""
-        return Layer(source, attention[0], feed_forward[0], attention[1], feed_forward[1])
+    def layer(
+        self, source: int, attention: tuple[int, str], feed_forward: tuple[int, str], keep_tokens: int = 0
+    ) -> Layer:
+        """A layer from one option for each of its blocks and the number of tokens that go on."""
+        return Layer(source, attention[0], feed_forward[0], attention[1], feed_forward[1], keep_tokens)
 
     def repaired(self, architecture: Architecture) -> Architecture:
         """The nearest sound architecture.
 
         What shall borrow weights where there are none gets the smallest ones of its own, and so does the feed-forward
-        block of a layer without any block.
+        block of a layer without any block. `keep_tokens` is dropped where it would change nothing.
         """
 
         def weights(layer: Layer, block: Block) -> str:
@@ -413,7 +453,9 @@ class SearchSpace(Settings):
                 below = [weights(other, block) for other in layers[:number]]
                 if weights(layer, block) == "below" and "own" not in below:
                     layers[number] = layers[number].having(block, self.options(block)[0])
-        return replace(architecture, layers=tuple(layers))
+        found = replace(architecture, layers=tuple(layers))
+        kept = zip(found.layers, _kept_tokens(found.resolved), strict=True)
+        return replace(found, layers=tuple(replace(layer, keep_tokens=tokens) for layer, tokens in kept))
 
     def sample(self, rng: random.Random, size: float | None = None) -> Architecture:
         """A random architecture, every dimension drawn uniformly and independently.
@@ -442,6 +484,7 @@ class SearchSpace(Settings):
                     source,
                     option("attention", dimensions.num_attention_heads),
                     option("feed_forward", dimensions.intermediate_size),
+                    rng.choice(self.keep_options),
                 )
                 for source in draw(self.layer_sets)
             ),
@@ -460,7 +503,7 @@ class SearchSpace(Settings):
             for block in LAYER_BLOCKS:
                 if rng.random() < rate:
                     layer = layer.having(block, rng.choice(self.options(block)))
-            return layer
+            return replace(layer, keep_tokens=rng.choice(self.keep_options)) if rng.random() < rate else layer
 
         mutant = Architecture(
             hidden_size=fresh.hidden_size if rng.random() < rate else architecture.hidden_size,
@@ -501,8 +544,8 @@ class SearchSpace(Settings):
             return [option for option in self.options(block) if option[0] in (0, smallest)]
 
         for embedding in self.compression.embedding:
-            for pair in product(*map(options, LAYER_BLOCKS)):
-                layers = tuple(self.layer(source, *pair) for source in self.layer_sets[0])
+            for attention, feed_forward in product(*map(options, LAYER_BLOCKS)):
+                layers = tuple(self.layer(source, attention, feed_forward) for source in self.layer_sets[0])
                 corner = Architecture(hidden_size=self.dimensions.hidden_size[0], layers=layers, embedding=embedding)
                 if corner.is_sound:
                     yield corner

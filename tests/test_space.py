@@ -35,10 +35,15 @@ attention = ["none", "int8", "share", "skip"]
 feed_forward = ["none", "low_rank(1)", "share", "skip"]
 """
 
+DROPPING = (
+    SMALL.replace("layers = [1, 2, [1]]", "layers = [1, 2]\nkeep_tokens = [3, 5]").partition("attention = [")[0]
+    + SHARED
+)
+
 
 def _all(space):
     """Every architecture, by brute force."""
-    options = list(itertools.product(space.attention_options, space.feed_forward_options))
+    options = list(itertools.product(space.attention_options, space.feed_forward_options, space.keep_options))
     for kept in space.layer_sets:
         for blocks in itertools.product(options, repeat=len(kept)):
             layers = tuple(space.layer(source, *pair) for source, pair in zip(kept, blocks, strict=True))
@@ -48,8 +53,16 @@ def _all(space):
 
 
 def _is_sound(architecture):
-    """By the rules in words: no layer without a block, nothing shared where no layer below has weights."""
+    """By the rules in words: no layer without a block, nothing shared where no layer below has weights.
+
+    Tokens are dropped after attention, fewer and fewer are left, and after the last layer there is nothing to drop.
+    """
+    kept = [layer.keep_tokens for layer in architecture.layers if layer.keep_tokens]
+    if kept != sorted(set(kept), reverse=True) or architecture.layers[-1].keep_tokens:
+        return False
     for number, layer in enumerate(architecture.layers):
+        if layer.keep_tokens and layer.attention == "skip":
+            return False
         for block in ("attention", "feed_forward"):
             below = [getattr(other, block) for other in architecture.layers[:number]]
             if getattr(layer, block) == "share" and not set(below) - {"share", "skip"}:
@@ -59,7 +72,9 @@ def _is_sound(architecture):
     return True
 
 
-@pytest.mark.parametrize(("text", "number"), [(SMALL, 160), (SMALL.partition("attention = [")[0] + SHARED, 1680)])
+@pytest.mark.parametrize(
+    ("text", "number"), [(SMALL, 160), (SMALL.partition("attention = [")[0] + SHARED, 1680), (DROPPING, 4336)]
+)
 def test_count_is_exact(tmp_path, text, number):
     path = tmp_path / "small.toml"
     path.write_text(text)

@@ -49,8 +49,14 @@ class Compression(ABC):
 
     @property
     def spec(self) -> str:
-        """How it is written, parameters included."""
+        """How it is written, parameters included: choices written alike are equal."""
         return self.name
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Compression) and self.spec == other.spec
+
+    def __hash__(self) -> int:
+        return hash(self.spec)
 
     @property
     def names(self) -> frozenset[str]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nas.compression import Block
 from nas.errors import DeviceError
 from nas.files import digest, read_json, write_json
 from nas.latency.measure import Network, measure
@@ -25,7 +26,7 @@ from nas.model import CompactBertConfig, CompactBertForSequenceClassification
 from nas.space import LAYER_BLOCKS, Architecture, Layer, SearchSpace
 from nas.study import Device
 
-_METHOD = 2
+_METHOD = 3
 """Raised when blocks are measured in another way, so that older profiles are made anew."""
 _COPIES = 4
 _ROUNDS = 6
@@ -155,11 +156,11 @@ def _keys(architecture: Architecture) -> Iterator[str]:
     """The entries of the table that an architecture's latency is the sum of."""
     hidden = architecture.hidden_size
     yield f"ends/{hidden}/{architecture.embedding}"
-    for layer in architecture.resolved:
+    for number, layer in enumerate(architecture.resolved, 1):
         for block in LAYER_BLOCKS:
             size, choice = layer.option(block)
             if size:
-                yield f"{block}/{hidden}/{size}/{choice}"
+                yield _key(block, hidden, size, choice, last=number == len(architecture.layers))
 
 
 def _block_networks(space: SearchSpace, base: CompactBertConfig) -> Iterator[tuple[str, Network]]:
@@ -170,9 +171,14 @@ def _block_networks(space: SearchSpace, base: CompactBertConfig) -> Iterator[tup
             yield f"ends/{hidden}/{choice}", _random_model(base, ends)
         for block in LAYER_BLOCKS:
             for size, choice in space.options(block):
-                if size:
+                for last in (False, True) if size else ():
                     layer = Layer(0, 1, 1).having(block, (size, choice))
-                    yield f"{block}/{hidden}/{size}/{choice}", (BlockChain(block, layer, _COPIES), config)
+                    yield _key(block, hidden, size, choice, last), (BlockChain(block, layer, _COPIES, last), config)
+
+
+def _key(block: Block, hidden: int, size: int, choice: str, last: bool) -> str:
+    """The entry of the table for a block, in the last layer or in another."""
+    return f"{'last_' if last else ''}{block}/{hidden}/{size}/{choice}"
 
 
 def _random_model(base: CompactBertConfig, architecture: Architecture) -> CompactBertForSequenceClassification:

@@ -25,12 +25,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BlockChain:
-    """The same kind of block several times in a row, each with weights of its own."""
+    """The same kind of block several times in a row, each with weights of its own.
+
+    In the last layer of a network blocks compute the first token alone. There the first token goes from block to block
+    while attention reads the same tokens each time.
+    """
 
     kind: Block
     layer: Layer
     """Its sizes and choices; those of the other kind do not matter."""
     copies: int
+    last: bool = False
+    """Whether the blocks are as in the last layer."""
 
 
 class Runtime(ABC):
@@ -66,19 +72,21 @@ class OnnxRuntime(Runtime):
         from onnx import TensorProto
 
         from nas.graph import GraphBuilder, save
-        from nas.model.onnx import emit_attention, emit_feed_forward, emit_mask
+        from nas.model.onnx import emit_attention, emit_feed_forward, emit_first, emit_mask
 
         # Unnamed dimensions, as values inside a whole network have: with known shapes ONNX Runtime would fuse residual
         # and norm into an operator six times slower than the two (SkipLayerNormalization of 1.32 on the CPU).
         graph, shape = GraphBuilder(), (None, None, None)
         hidden = graph.input("hidden", TensorProto.FLOAT, shape)
         mask = emit_mask(graph, graph.input("attention_mask", TensorProto.INT64, (None, None)))
+        reader = emit_first(graph, hidden) if chain.last else hidden
         for layer in _layers(chain, config):
             if chain.kind == "attention":
-                hidden = emit_attention(graph, config, layer.attention, hidden, mask)
+                read = hidden if chain.last else reader
+                reader, _ = emit_attention(graph, config, layer.attention, reader, read, mask)
             else:
-                hidden = emit_feed_forward(graph, config, layer, hidden)
-        graph.output(hidden, "output", shape)
+                reader = emit_feed_forward(graph, config, layer, reader)
+        graph.output(reader, "output", shape)
         save(graph.model(chain.kind), path)
 
     def load(self, path: Path, threads: int, inputs: dict[str, np.ndarray]) -> Callable[[], Any]:
@@ -128,12 +136,13 @@ class Torch(Runtime):
 
         def run() -> torch.Tensor:
             hidden = fed["hidden"]
+            reader = hidden[:, :1] if chain.last else hidden
             for layer in layers:
                 if chain.kind == "attention":
-                    hidden = layer.attention(hidden, mask)
+                    reader, _ = layer.attention(reader, hidden if chain.last else reader, mask)
                 else:
-                    hidden = layer.output(layer.intermediate(hidden), hidden)
-            return hidden
+                    reader = layer.output(layer.intermediate(reader), reader)
+            return reader
 
         return torch.inference_mode()(run)
 

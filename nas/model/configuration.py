@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -80,6 +79,6 @@ class CompactBertConfig(PreTrainedConfig):
         values.update(
             hidden_size=architecture.hidden_size,
             embedding=architecture.embedding,
-            layers=[asdict(layer) for layer in architecture.layers],
+            layers=[layer.to_json() for layer in architecture.layers],
         )
         return CompactBertConfig(**values)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -106,20 +107,49 @@ class SelfAttention(nn.Module):
     def __init__(self, config: CompactBertConfig, layer: Layer) -> None:
         super().__init__()
         self.head_size = config.attention_head_size
+        self.scale = attention_scale(config)
         self.dropout_prob = config.attention_probs_dropout_prob
         width = layer.num_attention_heads * self.head_size
         self.query = BlockLinear(config.hidden_size, width, layer.attention)
         self.key = BlockLinear(config.hidden_size, width, layer.attention)
         self.value = BlockLinear(config.hidden_size, width, layer.attention)
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    def forward(
+        self, reader: torch.Tensor, hidden: torch.Tensor, mask: torch.Tensor | None, weigh: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What the tokens of `reader` gather from those of `hidden`, both (batch, tokens, hidden_size).
+
+        With `weigh` also how much attention each token of `hidden` got, (batch, tokens).
+        """
         query, key, value = (
-            projection(hidden).unflatten(-1, (-1, self.head_size)).transpose(1, 2)
-            for projection in (self.query, self.key, self.value)
+            projection(tokens).unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+            for projection, tokens in ((self.query, reader), (self.key, hidden), (self.value, hidden))
         )
         dropout = self.dropout_prob if self.training else 0.0
-        context = functional.scaled_dot_product_attention(query, key, value, mask, dropout)
-        return context.transpose(1, 2).flatten(2)
+        if not weigh:
+            context = functional.scaled_dot_product_attention(query, key, value, mask, dropout)
+            return context.transpose(1, 2).flatten(2), None
+        scores = query @ key.transpose(2, 3) * self.scale
+        weights = (scores if mask is None else scores + mask).softmax(dim=-1)
+        context = functional.dropout(weights, dropout) @ value
+        real = torch.ones_like(weights[:, :1, :, :1]) if mask is None else (mask == 0).transpose(2, 3)
+        received = (weights * real).float().sum(dim=(1, 2))
+        return context.transpose(1, 2).flatten(2), received.detach()
+
+
+def most_attended(received: torch.Tensor, mask: torch.Tensor | None, count: int) -> torch.Tensor:
+    """The places of the first token and of those that got most attention (PoWER-BERT, Goyal et al., arXiv:2001.08950).
+
+    `received` is (batch, tokens); returns (batch, at most `count`), the first token first, padding last.
+    """
+    scores = received if mask is None else received.masked_fill(mask[:, 0, 0] != 0, -1.0)
+    scores = torch.cat([torch.full_like(scores[:, :1], math.inf), scores[:, 1:]], dim=1)
+    return scores.topk(min(count, scores.shape[1]), dim=1).indices
+
+
+def at_places(hidden: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Some tokens of (batch, tokens, features), by their places (batch, kept)."""
+    return hidden.gather(1, places[:, :, None].expand(-1, -1, hidden.shape[-1]))
 
 
 class ResidualOutput(nn.Module):
@@ -157,8 +187,12 @@ class AttentionBlock(nn.Module):
         width = layer.num_attention_heads * config.attention_head_size
         self.output = ResidualOutput(config, width, layer.attention, None if owner is None else owner.output)
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        return self.output(self.self(hidden, mask), hidden)
+    def forward(
+        self, reader: torch.Tensor, hidden: torch.Tensor, mask: torch.Tensor | None, weigh: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """See `SelfAttention`."""
+        context, received = self.self(reader, hidden, mask, weigh)
+        return self.output(context, reader), received
 
 
 class Intermediate(nn.Module):
@@ -176,7 +210,8 @@ class Intermediate(nn.Module):
 class CompactBertLayer(nn.Module):
     """One layer: an attention block, then a feed-forward block (`intermediate` and `output`).
 
-    `has_attention` and `has_feed_forward` say which of the two it has. `attention_owner` and `feed_forward_owner` are
+    `has_attention` and `has_feed_forward` say which of the two it has. If `keep_tokens` is not 0, so many of the most
+    attended tokens go on from here. `attention_owner` and `feed_forward_owner` are
     the layers whose weights it uses in place of its own.
     """
 
@@ -192,6 +227,7 @@ class CompactBertLayer(nn.Module):
         feed_forward_owner: CompactBertLayer | None = None,
     ) -> None:
         super().__init__()
+        self.keep_tokens = layer.keep_tokens
         self.has_attention = compression(layer.attention).weights != "none"
         self.has_feed_forward = compression(layer.feed_forward).weights != "none"
         if self.has_attention:
@@ -205,12 +241,19 @@ class CompactBertLayer(nn.Module):
             last = None if feed_forward_owner is None else feed_forward_owner.output
             self.output = ResidualOutput(config, layer.intermediate_size, layer.feed_forward, last)
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    def forward(
+        self, hidden: torch.Tensor, mask: torch.Tensor | None, first_only: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The tokens of `hidden`, (batch, tokens, hidden_size), after this layer, and the places of those that go on.
+
+        Without places all go on. With `first_only` just the first token is computed.
+        """
+        reader, received = hidden[:, :1] if first_only else hidden, None
         if self.has_attention:
-            hidden = self.attention(hidden, mask)
+            reader, received = self.attention(reader, hidden, mask, weigh=self.keep_tokens > 0)
         if self.has_feed_forward:
-            hidden = self.output(self.intermediate(hidden), hidden)
-        return hidden
+            reader = self.output(self.intermediate(reader), reader)
+        return reader, None if received is None else most_attended(received, mask, self.keep_tokens)
 
 
 class Encoder(nn.Module):
@@ -257,8 +300,13 @@ class CompactBertModel(nn.Module):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, ...]:
-        """The hidden states after the embeddings and after each layer, each (batch, sequence, hidden_size)."""
+        every_token: bool = False,
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor | None]]:
+        """The hidden states after the embeddings and after each layer, and the places of their tokens in the text.
+
+        A state is (batch, tokens, hidden_size), its places (batch, tokens), or None where it has all tokens. After the
+        last layer there is the first token alone, since nothing else is read, unless `every_token` asks for the rest.
+        """
         hidden = self.embeddings(input_ids, token_type_ids)
         if self.embeddings_project is not None:
             hidden = self.embeddings_project(hidden)
@@ -266,10 +314,25 @@ class CompactBertModel(nn.Module):
         if attention_mask is not None:
             blocked = torch.finfo(hidden.dtype).min
             mask = (1.0 - attention_mask[:, None, None, :].to(hidden.dtype)) * blocked
-        states = [hidden]
-        for layer in self.encoder.layer:
-            states.append(layer(states[-1], mask))
-        return tuple(states)
+        states, places = [hidden], list[torch.Tensor | None]([None])
+        for number, layer in enumerate(self.encoder.layer, 1):
+            first_only = number == len(self.encoder.layer) and not every_token
+            hidden, chosen = layer(hidden, mask, first_only)
+            place = input_ids.new_zeros(len(input_ids), 1) if first_only else places[-1]
+            if chosen is not None:
+                hidden = at_places(hidden, chosen)
+                mask = None if mask is None else mask.gather(3, chosen[:, None, None])
+                place = chosen if place is None else place.gather(1, chosen)
+            states.append(hidden)
+            places.append(place)
+        return states, places
+
+
+@dataclass
+class CompactBertOutput(SequenceClassifierOutput):
+    """Also says which tokens the hidden states are of; see `CompactBertModel.forward`."""
+
+    places: tuple[torch.Tensor | None, ...] | None = None
 
 
 class CompactBertForSequenceClassification(PreTrainedModel):
@@ -300,19 +363,22 @@ class CompactBertForSequenceClassification(PreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         output_hidden_states: bool = False,
-    ) -> SequenceClassifierOutput:
+        every_token: bool = False,
+    ) -> CompactBertOutput:
         """Classify token ids of shape (batch, sequence); logits have shape (batch, num_labels).
 
-        `token_type_ids` of the same shape are not looked at by a network without token types.
+        `token_type_ids` of the same shape are not looked at by a network without token types. Hidden states are those
+        that are needed for the logits; `every_token` has the last layer compute all tokens.
 
         With `labels` of shape (batch,) the loss is cross-entropy, or the mean squared error for one label.
         """
-        states = self.bert(input_ids, attention_mask, token_type_ids)
+        states, places = self.bert(input_ids, attention_mask, token_type_ids, every_token)
         logits = self.classifier(self.dropout(self.bert.pooler(states[-1])))
-        return SequenceClassifierOutput(
+        return CompactBertOutput(
             loss=None if labels is None else task_loss(logits, labels),
             logits=logits,
-            hidden_states=states if output_hidden_states else None,
+            hidden_states=tuple(states) if output_hidden_states else None,
+            places=tuple(places) if output_hidden_states else None,
         )
 
 

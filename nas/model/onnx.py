@@ -46,8 +46,8 @@ def to_onnx(model: CompactBertForSequenceClassification) -> onnx.ModelProto:
     if projection is not None:
         hidden = _NONE.emit_linear(graph, hidden, {"weight": _array(projection.weight)}, _array(projection.bias))
     mask = emit_mask(graph, inputs["attention_mask"])
-    for layer in model.layers:
-        hidden = emit_layer(graph, config, layer, hidden, mask)
+    for number, layer in enumerate(model.layers, 1):
+        hidden, mask = _emit_layer(graph, config, layer, hidden, mask, first_only=number == len(model.layers))
     first = graph.add("Gather", hidden, graph.constant(np.array(0)), axis=1)
     pooled = _emit_activation(graph, config.pooler_act, _emit_dense(graph, model.bert.pooler.dense, first))
     logits = _emit_dense(graph, model.classifier, pooled)
@@ -80,38 +80,76 @@ def emit_mask(graph: GraphBuilder, attention_mask: str) -> str:
     return graph.add("Unsqueeze", scaled, graph.constant(np.array([1, 2])))
 
 
-def emit_layer(graph: GraphBuilder, config: CompactBertConfig, layer: CompactBertLayer, hidden: str, mask: str) -> str:
-    """Write those of a layer's two blocks that are there."""
+def _emit_layer(
+    graph: GraphBuilder, config: CompactBertConfig, layer: CompactBertLayer, hidden: str, mask: str, first_only: bool
+) -> tuple[str, str]:
+    """Write those of a layer's two blocks that are there; returns the tokens that go on and their mask."""
+    reader = emit_first(graph, hidden) if first_only else hidden
+    weights = None
     if layer.has_attention:
-        hidden = emit_attention(graph, config, layer.attention, hidden, mask)
-    return emit_feed_forward(graph, config, layer, hidden) if layer.has_feed_forward else hidden
+        reader, weights = emit_attention(graph, config, layer.attention, reader, hidden, mask)
+    if layer.has_feed_forward:
+        reader = emit_feed_forward(graph, config, layer, reader)
+    if layer.keep_tokens and weights is not None:
+        return emit_most_attended(graph, reader, mask, weights, layer.keep_tokens)
+    return reader, mask
+
+
+def emit_first(graph: GraphBuilder, hidden: str) -> str:
+    """The first token of each text, (batch, 1, features)."""
+    start, end = graph.constant(np.array([0])), graph.constant(np.array([1]))
+    return graph.add("Slice", hidden, start, end, graph.constant(np.array([1])))
+
+
+def emit_most_attended(graph: GraphBuilder, hidden: str, mask: str, weights: str, count: int) -> tuple[str, str]:
+    """Choose the first token and those that got most attention; returns them and their mask.
+
+    `weights` are (batch, heads, tokens, tokens). The choice is that of `most_attended` in torch.
+    """
+    zero, one, two = (graph.constant(np.array([number])) for number in range(3))
+    nothing, single = (graph.constant(np.array(number, dtype=np.float32)) for number in (0, 1))
+    real = graph.cast_to_float(graph.add("Equal", mask, nothing))
+    received = graph.add("ReduceSum", graph.add("MatMul", real, weights), graph.constant(np.array([1, 2])), keepdims=0)
+    text = graph.add("Squeeze", real, graph.constant(np.array([1, 2])))
+    scores = graph.add("Sub", graph.add("Mul", graph.add("Add", received, single), text), single)
+    first = graph.add("Add", graph.add("Slice", scores, zero, one, one), graph.constant(-_BLOCKED))
+    rest = graph.add("Slice", scores, one, graph.constant(np.array([np.iinfo(np.int64).max])), one)
+    forced = graph.add("Concat", first, rest, axis=1)
+    tokens = graph.add("Shape", hidden, start=1, end=2)
+    kept = graph.add("Min", tokens, graph.constant(np.array([count])))
+    places = graph.add_many("TopK", 2, forced, kept, axis=1)[1]
+    chosen = graph.add("GatherND", hidden, graph.add("Unsqueeze", places, two), batch_dims=1)
+    flat = graph.add("Squeeze", mask, graph.constant(np.array([1, 2])))
+    left = graph.add("GatherElements", flat, places, axis=1)
+    return chosen, graph.add("Unsqueeze", left, graph.constant(np.array([1, 2])))
 
 
 def emit_attention(
-    graph: GraphBuilder,
-    config: CompactBertConfig,
-    block: AttentionBlock,
-    hidden: str,
-    mask: str,
-) -> str:
-    """Write an attention block with its residual connection and norm."""
+    graph: GraphBuilder, config: CompactBertConfig, block: AttentionBlock, reader: str, hidden: str, mask: str
+) -> tuple[str, str]:
+    """Write an attention block with its residual connection and norm: what `reader` gathers from `hidden`.
+
+    Returns the tokens and the attention weights, (batch, heads, tokens of `reader`, tokens of `hidden`).
+    """
     projections, head_size = block.self, block.self.head_size
     choice, scale = projections.query.compression, np.float32(attention_scale(config))
-    layers = [
+    query, key, value = (
         (_arrays(linear), _array(linear.bias)) for linear in (projections.query, projections.key, projections.value)
-    ]
-    matrices, bias = layers[0]
-    layers[0] = matrices | {choice.writes: matrices[choice.writes] * scale}, bias * scale
+    )
+    query = query[0] | {choice.writes: query[0][choice.writes] * scale}, query[1] * scale
+    if reader == hidden:
+        projected = choice.emit_linears(graph, hidden, [query, key, value])
+    else:
+        projected = [choice.emit_linear(graph, reader, *query), *choice.emit_linears(graph, hidden, [key, value])]
     heads = graph.constant(np.array([0, 0, -1, head_size]))
-    split = [graph.add("Reshape", part, heads) for part in choice.emit_linears(graph, hidden, layers)]
-    query = graph.add("Transpose", split[0], perm=[0, 2, 1, 3])
-    key = graph.add("Transpose", split[1], perm=[0, 2, 3, 1])
-    value = graph.add("Transpose", split[2], perm=[0, 2, 1, 3])
-    scores = graph.add("Add", graph.add("MatMul", query, key), mask)
-    context = graph.add("MatMul", graph.add("Softmax", scores, axis=-1), value)
-    merged = graph.add("Transpose", context, perm=[0, 2, 1, 3])
+    split = [graph.add("Reshape", part, heads) for part in projected]
+    queries = graph.add("Transpose", split[0], perm=[0, 2, 1, 3])
+    keys = graph.add("Transpose", split[1], perm=[0, 2, 3, 1])
+    values = graph.add("Transpose", split[2], perm=[0, 2, 1, 3])
+    weights = graph.add("Softmax", graph.add("Add", graph.add("MatMul", queries, keys), mask), axis=-1)
+    merged = graph.add("Transpose", graph.add("MatMul", weights, values), perm=[0, 2, 1, 3])
     flat = graph.add("Reshape", merged, graph.constant(np.array([0, 0, -1])))
-    return _emit_residual(graph, block.output, flat, hidden)
+    return _emit_residual(graph, block.output, flat, reader), weights
 
 
 def emit_feed_forward(graph: GraphBuilder, config: CompactBertConfig, layer: CompactBertLayer, hidden: str) -> str:

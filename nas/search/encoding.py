@@ -22,7 +22,9 @@ class Encoding:
             "hidden_size": space.dimensions.hidden_size,
             "embedding": space.compression.embedding,
         }
-        self._blocks = {block: space.options(block) for block in LAYER_BLOCKS}
+        self._blocks: dict[str, tuple[Any, ...]] = {block: space.options(block) for block in LAYER_BLOCKS}
+        if space.dimensions.keep_tokens:
+            self._blocks["keep_tokens"] = space.keep_options
 
     def sizes(self) -> dict[str, int]:
         """The number of values of each integer."""
@@ -48,6 +50,8 @@ class Encoding:
         values["hidden_size"] = self.space.dimensions.hidden_size.index(architecture.hidden_size)
         values["embedding"] = self.space.compression.embedding.index(architecture.embedding)
         for layer in architecture.layers:
-            for block, options in self._blocks.items():
-                values[f"{block}_{layer.source}"] = options.index(layer.option(block))
+            for block in LAYER_BLOCKS:
+                values[f"{block}_{layer.source}"] = self.space.options(block).index(layer.option(block))
+            if layer.keep_tokens:
+                values[f"keep_tokens_{layer.source}"] = self.space.keep_options.index(layer.keep_tokens)
         return values

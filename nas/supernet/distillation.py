@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 
 import torch
 from torch.nn import functional
-from transformers.modeling_outputs import SequenceClassifierOutput
 
 from nas.model import CompactBertForSequenceClassification
+from nas.model.modeling import CompactBertOutput, at_places
 from nas.space import Architecture
 
 
@@ -39,15 +39,17 @@ class Knowledge:
     logits: torch.Tensor
     """(batch, num_labels)."""
     states: tuple[torch.Tensor, ...]
-    """After the embeddings and after each layer, each (batch, sequence, hidden_size)."""
+    """After the embeddings and after each layer, each (batch, tokens, hidden_size)."""
+    places: tuple[torch.Tensor | None, ...]
+    """The places in the text of each state's tokens, (batch, tokens); None for all."""
     projections: list[torch.Tensor] = field(default_factory=list)
     """Queries, keys and values of the last layer, each (batch, sequence, features)."""
 
     @classmethod
-    def of(cls, output: SequenceClassifierOutput, projections: list[torch.Tensor]) -> Knowledge:
+    def of(cls, output: CompactBertOutput, projections: list[torch.Tensor]) -> Knowledge:
         """From a model's output with hidden states."""
-        assert output.logits is not None and output.hidden_states is not None
-        return cls(output.logits, output.hidden_states, projections)
+        assert output.logits is not None and output.hidden_states is not None and output.places is not None
+        return cls(output.logits, output.hidden_states, output.places, projections)
 
 
 @contextmanager
@@ -80,9 +82,9 @@ def distillation_loss(
     if weights.logits:
         loss = loss + weights.logits * logits_loss(student.logits, teacher.logits)
     if weights.hidden:
-        loss = loss + weights.hidden * hidden_loss(student.states, teacher.states, architecture, attention_mask)
+        loss = loss + weights.hidden * hidden_loss(student, teacher, architecture, attention_mask)
     if weights.relations and student.projections:
-        loss = loss + weights.relations * relation_loss(student.projections, teacher.projections, attention_mask)
+        loss = loss + weights.relations * relation_loss(student, teacher, attention_mask)
     return loss
 
 
@@ -95,33 +97,37 @@ def logits_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
 
 
 def hidden_loss(
-    student: tuple[torch.Tensor, ...],
-    teacher: tuple[torch.Tensor, ...],
-    architecture: Architecture,
-    attention_mask: torch.Tensor,
+    student: Knowledge, teacher: Knowledge, architecture: Architecture, attention_mask: torch.Tensor
 ) -> torch.Tensor:
-    """Mean squared error of the hidden states, over the sub-network's hidden units and states."""
-    expected = (*(layer.source for layer in architecture.layers), len(teacher) - 1)
-    errors = student[0].new_zeros(attention_mask.shape, dtype=torch.float32)
-    for state, index in zip(student, expected, strict=True):
-        target = teacher[index][..., : architecture.hidden_size]
-        errors = errors + (state - target).float().square().mean(dim=-1)
-    return _mean_over_tokens(errors, attention_mask) / len(expected)
+    """Mean squared error of the hidden states, over the sub-network's hidden units, tokens and states.
 
-
-def relation_loss(
-    student: list[torch.Tensor], teacher: list[torch.Tensor], attention_mask: torch.Tensor
-) -> torch.Tensor:
-    """Kullback-Leibler divergence between the tokens' relations, over queries, keys and values."""
-    blocked = attention_mask[:, None, :] == 0
+    The teacher's states have all tokens, but for the last one if that of the sub-network is of the first alone.
+    """
+    expected = (*(layer.source for layer in architecture.layers), len(teacher.states) - 1)
     total = attention_mask.new_zeros((), dtype=torch.float32)
-    for own, target in zip(student, teacher, strict=True):
+    for state, places, index in zip(student.states, student.places, expected, strict=True):
+        target, mask = teacher.states[index], attention_mask
+        if places is not None:
+            target, mask = at_places(target, places), mask.gather(1, places)
+        errors = (state - target[..., : architecture.hidden_size]).float().square().mean(dim=-1)
+        total = total + _mean_over_tokens(errors, mask)
+    return total / len(expected)
+
+
+def relation_loss(student: Knowledge, teacher: Knowledge, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Kullback-Leibler divergence between the relations of the last layer's tokens, over queries, keys and values."""
+    places = student.places[-2]
+    mask = attention_mask if places is None else attention_mask.gather(1, places)
+    blocked = mask[:, None, :] == 0
+    total = mask.new_zeros((), dtype=torch.float32)
+    for own, others in zip(student.projections, teacher.projections, strict=True):
+        target = others if places is None else at_places(others, places)
         divergence = functional.kl_div(
             _relations(own, blocked), _relations(target, blocked), reduction="none", log_target=True
         )
         per_token = divergence.masked_fill(blocked, 0.0).sum(dim=-1)
-        total = total + _mean_over_tokens(per_token, attention_mask)
-    return total / len(student)
+        total = total + _mean_over_tokens(per_token, mask)
+    return total / len(student.projections)
 
 
 def _relations(features: torch.Tensor, blocked: torch.Tensor) -> torch.Tensor:

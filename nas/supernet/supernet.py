@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 from torch.func import functional_call
-from transformers.modeling_outputs import SequenceClassifierOutput
 
 from nas.compression import matrix_compression
 from nas.model import CompactBertForSequenceClassification
-from nas.model.modeling import BlockLinear
+from nas.model.modeling import BlockLinear, CompactBertOutput
 from nas.space import Architecture
 from nas.supernet.narrow import reader_of
 from nas.supernet.weights import SupernetWeights
@@ -104,13 +103,15 @@ class BertSupernet:
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         output_hidden_states: bool = False,
-    ) -> SequenceClassifierOutput:
+        every_token: bool = False,
+    ) -> CompactBertOutput:
         """The sub-network's output on the shared weights, without dropout; gradients reach the supernet."""
         inputs = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "token_type_ids": token_type_ids,
             "output_hidden_states": output_hidden_states,
+            "every_token": every_token,
         }
         return functional_call(self.skeleton(architecture), self.slices(architecture), (), inputs)
 

@@ -52,7 +52,9 @@ class DistillationTrainer(SafeTrainer):
         total = torch.zeros((), device=self.args.device)
         with _attention_for_training(self.args.device):
             with torch.no_grad(), self.accelerator.autocast(), last_projections(self.teacher) as projections:
-                target = Knowledge.of(self.teacher(**inputs, output_hidden_states=True), projections)
+                # Relations are those between all tokens of the last layer, of which nothing else needs but the first.
+                asked = {"output_hidden_states": True, "every_token": self.losses.relations > 0}
+                target = Knowledge.of(self.teacher(**inputs, **asked), projections)
             for architecture in architectures:
                 loss = self._loss(architecture, inputs, target) / len(architectures)
                 self.accelerator.backward(loss)
@@ -76,7 +78,8 @@ class DistillationTrainer(SafeTrainer):
             self.accelerator.autocast(),
             last_projections(self.supernet.skeleton(architecture)) as projections,
         ):
-            output = self.supernet.run(architecture, **inputs, output_hidden_states=True)
+            every_token = self.losses.relations > 0
+            output = self.supernet.run(architecture, **inputs, output_hidden_states=True, every_token=every_token)
             found = Knowledge.of(output, projections)
             return distillation_loss(found, target, architecture, inputs["attention_mask"], self.losses)
 

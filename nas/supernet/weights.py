@@ -77,7 +77,7 @@ class SupernetWeights(CompactBertForSequenceClassification):
         with gathered(self, read, written) as watch:
             for batch in batches:
                 watch(batch["attention_mask"].bool())
-                self(**batch)
+                self(**batch, every_token=True)
         for narrow in self.narrow.values():
             cast(Narrow, narrow).fit(norms_of(self), read)
         for name, module, choices in self._choices():

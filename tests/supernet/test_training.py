@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -44,9 +45,13 @@ def _distillation(weights, data, folder, steps, origin=None):
     return Distillation(teacher, data.train, make_tokenizer(), schedule, losses, folder, 0, origin or {}, True)
 
 
-def _knowledge(model, batch):
+def _knowledge(model, batch, every_token=True):
     with last_projections(model) as projections:
-        return Knowledge.of(model(**batch, output_hidden_states=True), projections)
+        return Knowledge.of(model(**batch, output_hidden_states=True, every_token=every_token), projections)
+
+
+def _known(states, places=None):
+    return Knowledge(torch.zeros(5, 3), states, places or (None,) * len(states))
 
 
 def test_sandwich_holds_the_ends_and_depends_on_the_step_alone(space):
@@ -85,27 +90,51 @@ def test_loss_is_zero_for_the_teacher_itself(space, supernet_weights, batch):
 def test_hidden_states_are_compared_with_what_the_next_kept_layer_expects(space, supernet_weights, batch):
     """Layers 0 and 2 of 3: the first one's output is held against the input of layer 2."""
     with torch.no_grad():
-        states = supernet_weights(**batch, output_hidden_states=True).hidden_states
-        kept = [item for item in space.layer_sets if item == (0, 2)]
-        architecture = next(
-            a for a in (sandwich(space, 20, "uniform", seed)(0)[number] for seed in range(20) for number in range(22))
-            if tuple(layer.source for layer in a.layers) == kept[0] and a.hidden_size == 32
-        )  # fmt: skip
+        states = _knowledge(supernet_weights, batch).states
+        architecture = replace(space.largest(), layers=(space.largest().layers[0], space.largest().layers[2]))
         matching = (states[0], states[2], states[3])
-        assert hidden_loss(matching, states, architecture, batch["attention_mask"]).item() == 0.0
+        mask = batch["attention_mask"]
+        assert hidden_loss(_known(matching), _known(states), architecture, mask).item() == 0.0
         shifted = (states[0], states[1], states[3])
         errors = (states[1] - states[2]).square().mean(dim=-1)
-        per_text = [row[mask == 1].mean() for row, mask in zip(errors, batch["attention_mask"], strict=True)]
+        per_text = [row[real == 1].mean() for row, real in zip(errors, mask, strict=True)]
         expected = torch.stack(per_text).mean() / 3
-        found = hidden_loss(shifted, states, architecture, batch["attention_mask"])
+        found = hidden_loss(_known(shifted), _known(states), architecture, mask)
         assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_last_state_is_the_first_token_s_since_nothing_else_is_read(supernet_weights, space, batch):
+    with torch.no_grad():
+        few, all_of_them = (_knowledge(supernet_weights, batch, every_token) for every_token in (False, True))
+    assert few.states[-1].shape[1] == 1 and all_of_them.states[-1].shape[1] == batch["input_ids"].shape[1]
+    torch.testing.assert_close(few.states[-1], all_of_them.states[-1][:, :1])
+    torch.testing.assert_close(few.logits, all_of_them.logits)
+    assert hidden_loss(few, few, space.largest(), batch["attention_mask"]).item() == 0.0
+
+
+def test_tokens_that_are_left_are_compared_with_the_teacher_s_at_their_places(space, supernet_weights, batch):
+    first, *others = space.largest().layers
+    dropping = replace(space.largest(), layers=(replace(first, keep_tokens=4), *others))
+    mask = batch["attention_mask"]
+    with torch.no_grad():
+        teacher = _knowledge(supernet_weights, batch)
+        found = _knowledge(BertSupernet(supernet_weights).extract(dropping), batch)
+        places = found.places[1]
+        assert [state.shape[1] for state in found.states] == [11, 4, 4, 4]
+        assert (places[:, 0] == 0).all() and all(len(set(row.tolist())) == 4 for row in places)
+        assert (mask.gather(1, places)[mask.sum(dim=1) >= 4] == 1).all()
+        # Up to the first layer nothing differs, so its tokens are the teacher's.
+        exact = (teacher.states[0], teacher.states[1].gather(1, places[:, :, None].expand(-1, -1, 32)))
+        torch.testing.assert_close(found.states[1], exact[1])
+        loss = distillation_loss(found, teacher, dropping, mask, LossWeights(0.0, 1.0, 0.5))
+    assert loss.isfinite() and loss > 0
 
 
 def test_padding_does_not_count(space, supernet_weights, batch):
     with torch.no_grad():
-        states = supernet_weights(**batch, output_hidden_states=True).hidden_states
+        states = _knowledge(supernet_weights, batch).states
         spoilt = tuple(state + 100.0 * (1 - batch["attention_mask"][:, :, None]) for state in states)
-        assert hidden_loss(spoilt, states, space.largest(), batch["attention_mask"]).item() == 0.0
+        assert hidden_loss(_known(spoilt), _known(states), space.largest(), batch["attention_mask"]).item() == 0.0
 
 
 def test_relations_do_not_depend_on_padding_or_on_the_number_of_features():
@@ -117,10 +146,15 @@ def test_relations_do_not_depend_on_padding_or_on_the_number_of_features():
         own, target = (x[text, :length] @ x[text, :length].T / x.shape[-1] ** 0.5 for x in (narrow, wide))
         p, q = own.log_softmax(-1), target.log_softmax(-1)
         divergences.append((q.exp() * (q - p)).sum(-1).mean())
-    found = relation_loss([narrow], [wide], mask)
+
+    def loss():
+        own, target = (Knowledge(torch.zeros(2, 3), (), (None, None), [item]) for item in (narrow, wide))
+        return relation_loss(own, target, mask)
+
+    found = loss()
     assert found.item() == pytest.approx(torch.stack(divergences).mean().item(), rel=1e-5)
     wide[1, 3:], narrow[1, 3:] = 50.0, -50.0
-    assert relation_loss([narrow], [wide], mask).item() == pytest.approx(found.item(), rel=1e-5)
+    assert loss().item() == pytest.approx(found.item(), rel=1e-5)
 
 
 def test_the_mean_of_halves_is_the_loss_of_the_whole(space, supernet_weights, batch):

@@ -18,7 +18,7 @@ def space() -> SearchSpace:
     """The teacher's sizes, with low ranks for tables and feed-forward blocks."""
     values = SearchSpace.load("tiny").model_dump()
     ranks = ["none", "low_rank(4)", "low_rank(20)"]
-    sizes = {name: [largest] for name, (*_, largest) in values["dimensions"].items()}
+    sizes = {name: given[-1:] for name, given in values["dimensions"].items()}
     choices = dict.fromkeys(("embedding", "feed_forward"), ranks)
     return SearchSpace.model_validate(values | {"dimensions": sizes | {"layers": [3]}, "compression": choices})
 
