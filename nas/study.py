@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+import numpy as np
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from nas.compression import REGISTRY, compression
 from nas.errors import StudyError
@@ -28,9 +29,15 @@ METRICS = {
     "classification": ("accuracy", "f1", "matthews_correlation"),
     "regression": ("spearman", "pearson"),
 }
+_LENGTH_KIND = Discriminator(
+    lambda value: "word" if isinstance(value, str) else "several" if isinstance(value, list | tuple) else "number"
+)
+_QUANTILES = 8
+"""So many lengths stand for those of a task."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 Name = Annotated[str, Field(pattern=NAME)]
+Length = Annotated[int, Field(ge=4, le=512, strict=True)]
 PositiveReal = Annotated[float, Field(gt=0.0, strict=True, allow_inf_nan=False)]
 
 
@@ -126,7 +133,35 @@ class Device(Settings):
     runtime: Literal["torch", "onnxruntime"] = "onnxruntime"
     threads: Positive = 1
     batch_size: Positive = 1
-    sequence_length: Annotated[int, Field(ge=4, le=512, strict=True)] = 128
+    sequence_length: Annotated[
+        Annotated[Length, Tag("number")]
+        | Annotated[Literal["task"], Tag("word")]
+        | Annotated[tuple[Length, ...], Field(min_length=1), Tag("several")],
+        _LENGTH_KIND,
+    ] = 128
+    """Tokens of a text; several that come equally often; or `task`, the lengths of the search set's texts."""
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The lengths that texts have, each as often as any other. Those of the task have to be read from its data."""
+        if isinstance(self.sequence_length, str):
+            raise ValueError(f"{self.name}: the task's own lengths are not known yet")
+        return (self.sequence_length,) if isinstance(self.sequence_length, int) else self.sequence_length
+
+    @property
+    def lengths_in_words(self) -> str:
+        """For people."""
+        if isinstance(self.sequence_length, str):
+            return "texts of the task's own lengths"
+        return f"{' or '.join(str(length) for length in sorted(set(self.lengths)))} tokens"
+
+    def with_lengths_of(self, lengths: Sequence[int]) -> Device:
+        """The same device; `task` becomes quantiles of the lengths given."""
+        if self.sequence_length != "task":
+            return self
+        at = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+        found = np.quantile(np.asarray(lengths), at, method="inverted_cdf").astype(int)
+        return self.model_copy(update={"sequence_length": tuple(found.tolist())})
 
 
 class Budget(Settings):
@@ -301,6 +336,13 @@ class Study(Settings):
                         f"change the runtime or set search_space.exclude_compression = [{name!r}]"
                     )
 
+            if self.space.dimensions.keep_tokens and device.sequence_length != "task":
+                raise StudyError(
+                    f"{self.path}: devices.{device.name}: sequence_length must be 'task' where the space drops tokens "
+                    f"(keep_tokens), but got {device.sequence_length!r}: accuracy is that of the task's own texts, "
+                    "and dropping what only longer ones have would look like a gain; change one of them"
+                )
+
     @cached_property
     def space(self) -> SearchSpace:
         """The search space, without what the study excludes."""
@@ -310,10 +352,6 @@ class Study(Settings):
     def resolve(self, name: str) -> Path:
         """A path of the study file, relative to its folder."""
         return (self.path.parent / Path(name).expanduser()).resolve()
-
-    def device(self, name: str) -> Device:
-        """The device of that name."""
-        return next(device for device in self.devices if device.name == name)
 
     def digest(self, *parts: str) -> str:
         """Changes when one of the named parts of the study changes."""

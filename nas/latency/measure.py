@@ -6,9 +6,10 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from nas.errors import DeviceError
@@ -24,10 +25,17 @@ Network = CompactBertForSequenceClassification | tuple[BlockChain, CompactBertCo
 
 
 def measure(
-    device: Device, networks: Mapping[str, Network], rounds: int, title: str, vocab_size: int | None = None
+    device: Device,
+    networks: Mapping[str, Network],
+    rounds: int,
+    title: str,
+    vocab_size: int | None = None,
+    tokens: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, LatencyRecord]:
     """Time networks on a device, in turns, in one fresh process.
 
+    Each is fed texts of all the device's lengths, as often, and the samples are put together; those named in `tokens`
+    are fed that length alone.
     `vocab_size` bounds the token ids fed to files; models bring their own. Raises `DeviceError` if the
     measuring process fails.
     """
@@ -36,15 +44,16 @@ def measure(
         items = []
         for number, (name, network) in enumerate(networks.items()):
             path = Path(folder) / f"{number}.network"
+            lengths = (tokens[name],) if name in tokens else device.lengths
             if isinstance(network, Path):
                 path = network
-                inputs = _token_inputs(device, vocab_size or 1)
+                inputs = _token_inputs(device, lengths, vocab_size or 1)
             elif isinstance(network, tuple):
                 runtime.write_chain(*network, path)
-                inputs = _hidden_inputs(device, network[1].hidden_size)
+                inputs = _hidden_inputs(device, lengths, network[1].hidden_size)
             else:
                 runtime.write_model(network, path)
-                inputs = _token_inputs(device, network.config.vocab_size)
+                inputs = _token_inputs(device, lengths, network.config.vocab_size)
             items.append({"name": name, "path": str(path), "inputs": inputs})
         job = {"runtime": device.runtime, "threads": device.threads, "rounds": rounds, "networks": items}
         result = _run_worker(job, rounds, title)
@@ -55,23 +64,27 @@ def measure(
     }
 
 
-def _token_inputs(device: Device, vocab_size: int) -> dict[str, Any]:
-    """All that a network may be fed; the runtime leaves out what it does not take."""
-    shape = [device.batch_size, device.sequence_length]
+def _token_inputs(device: Device, lengths: Iterable[int], vocab_size: int) -> list[dict[str, Any]]:
+    """For each length all that a network may be fed; the runtime leaves out what it does not take."""
     ids, mask, types = INPUTS
-    return {
-        ids: {"kind": "ids", "shape": shape, "below": vocab_size},
-        mask: {"kind": "ones", "shape": shape},
-        types: {"kind": "ids", "shape": shape, "below": 1},
-    }
+    return [
+        {
+            ids: {"kind": "ids", "shape": [device.batch_size, length], "below": vocab_size},
+            mask: {"kind": "ones", "shape": [device.batch_size, length]},
+            types: {"kind": "ids", "shape": [device.batch_size, length], "below": 1},
+        }
+        for length in lengths
+    ]
 
 
-def _hidden_inputs(device: Device, hidden_size: int) -> dict[str, Any]:
-    shape = [device.batch_size, device.sequence_length]
-    return {
-        "hidden": {"kind": "float", "shape": [*shape, hidden_size]},
-        "attention_mask": {"kind": "ones", "shape": shape},
-    }
+def _hidden_inputs(device: Device, lengths: Iterable[int], hidden_size: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "hidden": {"kind": "float", "shape": [device.batch_size, length, hidden_size]},
+            "attention_mask": {"kind": "ones", "shape": [device.batch_size, length]},
+        }
+        for length in lengths
+    ]
 
 
 def _run_worker(job: dict[str, Any], rounds: int, title: str) -> dict[str, Any]:

@@ -31,6 +31,9 @@ _METHOD = 3
 _COPIES = 4
 _ROUNDS = 6
 _FITTED, _HELD_OUT = 12, 24
+_MOST_LENGTHS = 4
+"""So many numbers of tokens are measured; between them lies a line."""
+_ALL = 10**6
 _MOST_ROWS = 4096
 """Rows of the word table in measured networks: a look-up costs the same in a larger one, writing it does not."""
 _UNDISTURBED = 25
@@ -44,7 +47,8 @@ class Profile:
     device: Device
     inputs: str
     environment: dict[str, Any]
-    blocks_ms: dict[str, float]
+    blocks_ms: dict[str, dict[str, float]]
+    """For each kind of block its latency at several numbers of tokens."""
     offset_ms: float
     slope: float
     teacher_p50_ms: float
@@ -57,11 +61,8 @@ class Profile:
     """`predicted_ms` and `measured_ms` of these sub-networks."""
 
     def predict_ms(self, architecture: Architecture) -> float:
-        """The predicted median latency of a sub-network, in milliseconds."""
-        return self.offset_ms + self.slope * self._sum_ms(architecture)
-
-    def _sum_ms(self, architecture: Architecture) -> float:
-        return sum(self.blocks_ms[key] for key in _keys(architecture))
+        """The predicted median latency of a sub-network over the device's lengths, in milliseconds."""
+        return self.offset_ms + self.slope * _sum_ms(self.blocks_ms, self.device, architecture)
 
     def save(self, path: Path) -> None:
         """Write the profile as JSON."""
@@ -92,27 +93,42 @@ def build_profile(device: Device, space: SearchSpace, config: CompactBertConfig,
     torch.manual_seed(seed)
     rows = min(config.vocab_size, _MOST_ROWS)
     base = CompactBertConfig(**config.to_dict() | {"vocab_size": rows})
-    blocks = measure(device, dict(_block_networks(space, base)), _ROUNDS, f"Measuring blocks on {device.name}")
-    table = {
-        name: record.percentile_ms(_UNDISTURBED) / (1 if name.startswith("ends") else _COPIES)
-        for name, record in blocks.items()
-    }
+    table = _measure_blocks(device, space, base)
     chosen = _whole_architectures(space, seed)
-    networks: dict[str, Network] = {key: _random_model(base, chosen[key]) for key in chosen}
-    whole = measure(device, networks, 2 * _ROUNDS, f"Measuring whole sub-networks on {device.name}")
+    models: dict[str, Network] = {key: _random_model(base, chosen[key]) for key in chosen}
+    whole = measure(device, models, 2 * _ROUNDS, f"Measuring whole sub-networks on {device.name}")
     return _fit(device, profile_inputs(device, space, config), table, chosen, whole)
+
+
+def _measure_blocks(device: Device, space: SearchSpace, base: CompactBertConfig) -> dict[str, dict[str, float]]:
+    blocks = dict(_block_networks(space, base))
+    lengths = _tokens_measured(device, space)
+    networks = {f"{part}@{tokens}": network for part, network in blocks.items() for tokens in lengths}
+    at = {f"{part}@{tokens}": tokens for part in blocks for tokens in lengths}
+    records = measure(device, networks, _ROUNDS, f"Measuring blocks on {device.name}", tokens=at)
+
+    def cost(part: str, tokens: int) -> float:
+        copies = 1 if part.startswith("ends") else _COPIES
+        return records[f"{part}@{tokens}"].percentile_ms(_UNDISTURBED) / copies
+
+    table = {part: {str(tokens): cost(part, tokens) for tokens in lengths} for part in blocks}
+    for hidden in space.dimensions.hidden_size if space.dimensions.keep_tokens else ():
+        attention = table[_part("attention", hidden, space.dimensions.num_attention_heads[-1], "none", last=False)]
+        dropping = table[f"dropping/{hidden}"]
+        table[f"dropping/{hidden}"] = {at: max(0.0, value - attention[at]) for at, value in dropping.items()}
+    return table
 
 
 def _fit(
     device: Device,
     inputs: str,
-    table: dict[str, float],
+    table: dict[str, dict[str, float]],
     chosen: dict[str, Architecture],
     whole: dict[str, LatencyRecord],
 ) -> Profile:
     fitted = [name for name in chosen if not name.startswith("held_out")]
     held_out = [name for name in chosen if name.startswith("held_out")]
-    sums = {name: sum(table[key] for key in _keys(architecture)) for name, architecture in chosen.items()}
+    sums = {name: _sum_ms(table, device, architecture) for name, architecture in chosen.items()}
     measured = {name: record.p50_ms for name, record in whole.items()}
     offset, slope = _line([sums[name] for name in fitted], [measured[name] for name in fitted])
     predicted = [offset + slope * sums[name] for name in held_out]
@@ -121,7 +137,7 @@ def _fit(
         device=device,
         inputs=inputs,
         environment=whole["teacher"].environment,
-        blocks_ms={name: round(value, 5) for name, value in table.items()},
+        blocks_ms={part: {at: round(value, 5) for at, value in found.items()} for part, found in table.items()},
         offset_ms=offset,
         slope=slope,
         teacher_p50_ms=measured["teacher"],
@@ -152,15 +168,45 @@ def _whole_architectures(space: SearchSpace, seed: int) -> dict[str, Architectur
     return chosen
 
 
-def _keys(architecture: Architecture) -> Iterator[str]:
-    """The entries of the table that an architecture's latency is the sum of."""
-    hidden = architecture.hidden_size
-    yield f"ends/{hidden}/{architecture.embedding}"
+def _sum_ms(table: dict[str, dict[str, float]], device: Device, architecture: Architecture) -> float:
+    """What the parts of a network sum up to, the median over the device's lengths."""
+
+    def cost(part: str, tokens: int) -> float:
+        known = table[part]
+        if str(tokens) in known:
+            return known[str(tokens)]
+        return float(np.interp(tokens, [int(at) for at in known], list(known.values())))
+
+    return float(np.median([sum(cost(*part) for part in _parts(architecture, length)) for length in device.lengths]))
+
+
+def _parts(architecture: Architecture, length: int) -> Iterator[tuple[str, int]]:
+    """The entries of the table that a network's latency is the sum of, each with its number of tokens."""
+    hidden, tokens = architecture.hidden_size, length
+    yield f"ends/{hidden}/{architecture.embedding}", tokens
     for number, layer in enumerate(architecture.resolved, 1):
         for block in LAYER_BLOCKS:
             size, choice = layer.option(block)
             if size:
-                yield _key(block, hidden, size, choice, last=number == len(architecture.layers))
+                yield _part(block, hidden, size, choice, last=number == len(architecture.layers)), tokens
+        if layer.keep_tokens:
+            yield f"dropping/{hidden}", tokens
+            tokens = min(tokens, layer.keep_tokens)
+
+
+def _part(block: Block, hidden: int, size: int, choice: str, last: bool) -> str:
+    """The entry of the table for a block, in the last layer or in another."""
+    return f"{'last_' if last else ''}{block}/{hidden}/{size}/{choice}"
+
+
+def _tokens_measured(device: Device, space: SearchSpace) -> list[int]:
+    """The numbers of tokens that blocks are measured at: all that occur if they are few, else some among them."""
+    longest = max(device.lengths)
+    needed = sorted({*device.lengths, *(kept for kept in space.dimensions.keep_tokens if kept < longest)})
+    if len(needed) <= _MOST_LENGTHS:
+        return needed
+    places = np.linspace(0, len(needed) - 1, _MOST_LENGTHS).round().astype(int)
+    return [needed[place] for place in places]
 
 
 def _block_networks(space: SearchSpace, base: CompactBertConfig) -> Iterator[tuple[str, Network]]:
@@ -173,12 +219,11 @@ def _block_networks(space: SearchSpace, base: CompactBertConfig) -> Iterator[tup
             for size, choice in space.options(block):
                 for last in (False, True) if size else ():
                     layer = Layer(0, 1, 1).having(block, (size, choice))
-                    yield _key(block, hidden, size, choice, last), (BlockChain(block, layer, _COPIES, last), config)
-
-
-def _key(block: Block, hidden: int, size: int, choice: str, last: bool) -> str:
-    """The entry of the table for a block, in the last layer or in another."""
-    return f"{'last_' if last else ''}{block}/{hidden}/{size}/{choice}"
+                    yield _part(block, hidden, size, choice, last), (BlockChain(block, layer, _COPIES, last), config)
+        if space.dimensions.keep_tokens:
+            # All are chosen to go on, so that each copy has as many.
+            layer = Layer(0, space.dimensions.num_attention_heads[-1], 1, keep_tokens=_ALL)
+            yield f"dropping/{hidden}", (BlockChain("attention", layer, _COPIES), config)
 
 
 def _random_model(base: CompactBertConfig, architecture: Architecture) -> CompactBertForSequenceClassification:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import importlib.util
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,11 @@ from nas.space import Layer
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from nas.model import CompactBertConfig, CompactBertForSequenceClassification
+
+    Inputs = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class BlockChain:
 
     kind: Block
     layer: Layer
-    """Its sizes and choices; those of the other kind do not matter."""
+    """Its sizes and choices; those of the other kind do not matter. If it drops tokens, all are chosen to go on."""
     copies: int
     last: bool = False
     """Whether the blocks are as in the last layer."""
@@ -53,8 +57,8 @@ class Runtime(ABC):
         """Write a chain of blocks whose inputs are `hidden` and `attention_mask`."""
 
     @abstractmethod
-    def load(self, path: Path, threads: int, inputs: dict[str, np.ndarray]) -> Callable[[], Any]:
-        """A function without arguments that runs what was written once on those of the inputs that it takes."""
+    def load(self, path: Path, threads: int, inputs: Sequence[Inputs]) -> list[Callable[[], Any]]:
+        """For each of several inputs a function that runs what was written once on those of them that it takes."""
 
 
 class OnnxRuntime(Runtime):
@@ -72,7 +76,7 @@ class OnnxRuntime(Runtime):
         from onnx import TensorProto
 
         from nas.graph import GraphBuilder, save
-        from nas.model.onnx import emit_attention, emit_feed_forward, emit_first, emit_mask
+        from nas.model.onnx import emit_attention, emit_feed_forward, emit_first, emit_mask, emit_most_attended
 
         # Unnamed dimensions, as values inside a whole network have: with known shapes ONNX Runtime would fuse residual
         # and norm into an operator six times slower than the two (SkipLayerNormalization of 1.32 on the CPU).
@@ -83,17 +87,19 @@ class OnnxRuntime(Runtime):
         for layer in _layers(chain, config):
             if chain.kind == "attention":
                 read = hidden if chain.last else reader
-                reader, _ = emit_attention(graph, config, layer.attention, reader, read, mask)
+                reader, weights = emit_attention(graph, config, layer.attention, reader, read, mask)
+                if layer.keep_tokens:
+                    reader, mask = emit_most_attended(graph, reader, mask, weights, layer.keep_tokens)
             else:
                 reader = emit_feed_forward(graph, config, layer, reader)
         graph.output(reader, "output", shape)
         save(graph.model(chain.kind), path)
 
-    def load(self, path: Path, threads: int, inputs: dict[str, np.ndarray]) -> Callable[[], Any]:
+    def load(self, path: Path, threads: int, inputs: Sequence[Inputs]) -> list[Callable[[], Any]]:
         session = session_of(path, threads)
         known = {value.name for value in session.get_inputs()}
-        fed = {name: value for name, value in inputs.items() if name in known}
-        return lambda: session.run(None, fed)
+        fed = ({name: value for name, value in every.items() if name in known} for every in inputs)
+        return [partial(session.run, None, every) for every in fed]
 
 
 def session_of(path: Path, threads: int) -> Any:
@@ -117,7 +123,7 @@ class Torch(Runtime):
     def write_chain(self, chain: BlockChain, config: CompactBertConfig, path: Path) -> None:
         path.write_text(json.dumps({"config": config.to_dict(), "chain": asdict(chain)}))
 
-    def load(self, path: Path, threads: int, inputs: dict[str, np.ndarray]) -> Callable[[], Any]:
+    def load(self, path: Path, threads: int, inputs: Sequence[Inputs]) -> list[Callable[[], Any]]:
         import torch
 
         from nas.model import CompactBertConfig, CompactBertForSequenceClassification
@@ -125,26 +131,41 @@ class Torch(Runtime):
         torch.set_num_threads(threads)
         saved = json.loads(path.read_text())
         config = CompactBertConfig(**saved["config"])
-        fed = {name: torch.from_numpy(value) for name, value in inputs.items()}
-        if "chain" not in saved:
+        fed = [{name: torch.from_numpy(value) for name, value in every.items()} for every in inputs]
+        if "chain" in saved:
+            chain = BlockChain(**saved["chain"] | {"layer": Layer(**saved["chain"]["layer"])})
+            run = _chain_in_torch(chain, config)
+        else:
             model = CompactBertForSequenceClassification(config).eval()
-            taken = {name: fed[name] for name in config.input_names}
-            return torch.inference_mode()(lambda: model(**taken))
-        chain = BlockChain(**saved["chain"] | {"layer": Layer(**saved["chain"]["layer"])})
-        layers = _layers(chain, config)
-        mask = (1.0 - fed["attention_mask"][:, None, None, :].float()) * torch.finfo(torch.float32).min
 
-        def run() -> torch.Tensor:
-            hidden = fed["hidden"]
-            reader = hidden[:, :1] if chain.last else hidden
-            for layer in layers:
-                if chain.kind == "attention":
-                    reader, _ = layer.attention(reader, hidden if chain.last else reader, mask)
-                else:
-                    reader = layer.output(layer.intermediate(reader), reader)
-            return reader
+            def run(given: dict[str, torch.Tensor]) -> Any:
+                return model(**{name: given[name] for name in config.input_names})
 
-        return torch.inference_mode()(run)
+        return [partial(torch.inference_mode()(run), every) for every in fed]
+
+
+def _chain_in_torch(chain: BlockChain, config: CompactBertConfig) -> Callable[[dict[str, torch.Tensor]], Any]:
+    import torch
+
+    from nas.model.modeling import at_places, most_attended
+
+    layers = _layers(chain, config)
+
+    def run(given: dict[str, torch.Tensor]) -> torch.Tensor:
+        hidden = given["hidden"]
+        mask = (1.0 - given["attention_mask"][:, None, None, :].float()) * torch.finfo(torch.float32).min
+        reader = hidden[:, :1] if chain.last else hidden
+        for layer in layers:
+            if chain.kind == "attention":
+                read = hidden if chain.last else reader
+                reader, received = layer.attention(reader, read, mask, weigh=layer.keep_tokens > 0)
+                if received is not None:
+                    reader = at_places(reader, most_attended(received, mask, layer.keep_tokens))
+            else:
+                reader = layer.output(layer.intermediate(reader), reader)
+        return reader
+
+    return run
 
 
 def _layers(chain: BlockChain, config: CompactBertConfig) -> list[Any]:
@@ -163,6 +184,6 @@ def runtime_of(name: str) -> Runtime:
     return RUNTIMES[name]
 
 
-def load(name: str, path: Path, threads: int, inputs: dict[str, np.ndarray]) -> Callable[[], Any]:
+def load(name: str, path: Path, threads: int, inputs: Sequence[Inputs]) -> list[Callable[[], Any]]:
     """See `Runtime.load`."""
     return runtime_of(name).load(path, threads, inputs)

@@ -33,7 +33,7 @@ def main() -> None:
     job = json.load(sys.stdin)
     rng = random.Random(0)
     networks = {item["name"]: _prepare(item, job) for item in job["networks"]}
-    pace = {name: _warm_up(run) for name, run in networks.items()}
+    pace = {name: sum(map(_warm_up, runs)) for name, runs in networks.items()}
     samples: dict[str, list[float]] = {name: [] for name in networks}
     gc.collect()
     gc.disable()
@@ -42,23 +42,26 @@ def main() -> None:
         rng.shuffle(order)
         for name in order:
             count = int(min(max(_ROUND_SECONDS / pace[name], _FEWEST_SAMPLES), _MOST_SAMPLES))
-            networks[name]()
-            samples[name] += [_time(networks[name]) * 1e3 for _ in range(count)]
+            for run in networks[name]:
+                run()
+                samples[name] += [_time(run) * 1e3 for _ in range(count)]
         print(f"round {done + 1}", file=sys.stderr, flush=True)
     json.dump({"samples_ms": samples, "environment": environment(job["runtime"])}, sys.stdout)
 
 
-def _prepare(item: dict[str, Any], job: dict[str, Any]) -> Callable[[], Any]:
+def _prepare(item: dict[str, Any], job: dict[str, Any]) -> list[Callable[[], Any]]:
+    """The network on each of its inputs."""
     rng = np.random.default_rng(0)
-    inputs = {}
-    for name, spec in item["inputs"].items():
-        if spec["kind"] == "float":
-            inputs[name] = rng.standard_normal(spec["shape"], dtype=np.float32)
-        elif spec["kind"] == "ones":
-            inputs[name] = np.ones(spec["shape"], dtype=np.int64)
-        else:
-            inputs[name] = rng.integers(0, spec["below"], spec["shape"], dtype=np.int64)
-    return load(job["runtime"], Path(item["path"]), job["threads"], inputs)
+    every = [{name: _value(spec, rng) for name, spec in inputs.items()} for inputs in item["inputs"]]
+    return load(job["runtime"], Path(item["path"]), job["threads"], every)
+
+
+def _value(spec: dict[str, Any], rng: np.random.Generator) -> np.ndarray:
+    if spec["kind"] == "float":
+        return rng.standard_normal(spec["shape"], dtype=np.float32)
+    if spec["kind"] == "ones":
+        return np.ones(spec["shape"], dtype=np.int64)
+    return rng.integers(0, spec["below"], spec["shape"], dtype=np.int64)
 
 
 def _warm_up(run: Callable[[], Any]) -> float:

@@ -16,7 +16,7 @@ from nas.files import digest, file_digest, read_json
 from nas.model import CompactBertForSequenceClassification
 from nas.pipeline.prepare import load_tokenizer, teacher_inputs
 from nas.pipeline.run import Run
-from nas.pipeline.searches import fingerprint, front, search_candidates
+from nas.pipeline.searches import devices, fingerprint, front, search_candidates
 from nas.pipeline.supernets import distillation, load_supernet, load_teacher, supernet_inputs
 from nas.progress import say
 from nas.space import Architecture, compress_all
@@ -33,7 +33,7 @@ def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
     """
     search_candidates(run)
     data = TaskData.load(run.data)
-    references = {device.name: _baselines(run, device, data) for device in run.study.devices}
+    references = {device.name: _baselines(run, device, data) for device in devices(run)}
     fine_tune = fine_tune and run.study.export.fine_tune
     verified, problems = {}, []
     for budget in run.study.budgets:
@@ -105,7 +105,7 @@ def _export_best(run: Run, budget: Budget, reference: Reference, data: TaskData,
         if fine_tune:
             _fine_tune(run, model, data, budget)
         write_artefact(model, load_tokenizer(run.teacher), folder)
-        device = study.device(budget.device)
+        device = next(device for device in devices(run) if device.name == budget.device)
         about = {
             "search_accuracy_inherited": inherited,
             "search_accuracy": evaluator.accuracy_of(model),

@@ -51,7 +51,7 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
         "architectures": space.count(),
         "devices": [
             f"{device.name}: {device.runtime}, {device.threads} thread(s), batch {device.batch_size}, "
-            f"{device.sequence_length} tokens"
+            f"{device.lengths_in_words}"
             for device in study.devices
         ],
         "budgets": [

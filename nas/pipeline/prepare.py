@@ -77,7 +77,8 @@ def check_teacher(study: Study, source: str) -> CompactBertConfig:
     study.check_teacher(shape_of(config))
     compact = compact_config(config)
     lengths = {"task.max_length": study.task.max_length}
-    lengths |= {f"devices.{device.name}.sequence_length": device.sequence_length for device in study.devices}
+    known = (device for device in study.devices if device.sequence_length != "task")
+    lengths |= {f"devices.{device.name}.sequence_length": max(device.lengths) for device in known}
     for key, length in lengths.items():
         if length > compact.max_position_embeddings:
             raise TeacherError(

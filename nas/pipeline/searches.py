@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from nas.data import TaskData
 from nas.errors import SearchError
 from nas.evaluate import EvaluationRecipe
 from nas.files import digest, file_digest, read_json, write_json
@@ -25,8 +26,16 @@ from nas.study import Device
 def search_inputs(run: Run) -> str:
     """What the results of a search depend on; how many there are and who proposes them may change."""
     study, config = run.study, teacher_config(run)
-    profiles = [profile_inputs(device, study.space, config) for device in study.devices]
+    profiles = [profile_inputs(device, study.space, config) for device in devices(run)]
     return digest([supernet_inputs(run), profiles, study.digest("budgets"), study.search.examples])
+
+
+def devices(run: Run) -> tuple[Device, ...]:
+    """The study's devices, with the lengths of the prepared data where they have the task's own."""
+    if all(device.sequence_length != "task" for device in run.study.devices):
+        return run.study.devices
+    lengths = TaskData.load(run.data).search["length"]
+    return tuple(device.with_lengths_of(lengths) for device in run.study.devices)
 
 
 def fingerprint(device: Device) -> str:
@@ -41,7 +50,7 @@ def device_inputs(run: Run) -> dict[Device, str]:
     config = teacher_config(run)
     return {
         device: digest([profile_inputs(device, run.study.space, config), fingerprint(device)])
-        for device in run.study.devices
+        for device in devices(run)
     }
 
 

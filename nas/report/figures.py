@@ -74,5 +74,11 @@ def conditions(device: Any, environment: Any) -> str:
     """How a latency was measured: runtime and version, threads, batch, tokens, processor."""
     threads = f"{device['threads']} thread" + ("s" if device["threads"] != 1 else "")
     parts = [f"{device['runtime']} {environment.get('runtime_version', '')}".strip(), threads]
-    parts += [f"batch {device['batch_size']}", f"{device['sequence_length']} tokens"]
+    parts += [f"batch {device['batch_size']}", _tokens(device["sequence_length"])]
     return ", ".join([*parts, *filter(None, [environment.get("processor", "")])])
+
+
+def _tokens(lengths: int | list[int]) -> str:
+    if isinstance(lengths, int):
+        return f"{lengths} tokens"
+    return f"texts of {min(lengths)} to {max(lengths)} tokens"

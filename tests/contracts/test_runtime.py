@@ -26,26 +26,37 @@ def test_runs_a_whole_sub_network(name, supernet_weights, tmp_path):
     """On the inputs that it takes of those it is given."""
     runtime = runtime_of(name)
     runtime.write_model(supernet_weights, tmp_path / "network")
-    output = runtime.load(tmp_path / "network", 1, _inputs())()
+    output = runtime.load(tmp_path / "network", 1, [_inputs()])[0]()
     logits = output[0] if isinstance(output, list) else output.logits
     assert logits.shape == (2, 3)
 
 
 @RUNTIME
-@pytest.mark.parametrize("kind", ["attention", "feed_forward"])
-def test_runs_chains_of_blocks(name, kind, config, tmp_path):
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "layer"),
+    [
+        ("attention", Layer(0, 2, 24)),
+        ("feed_forward", Layer(0, 2, 24)),
+        ("attention", Layer(0, 2, 24, attention="low_rank(4)")),
+        ("attention", Layer(0, 2, 24, keep_tokens=99)),
+    ],
+)
+def test_runs_chains_of_blocks(name, kind, layer, last, config, tmp_path):
+    if last and layer.keep_tokens:
+        pytest.skip("the last layer drops no tokens")
     runtime = runtime_of(name)
-    runtime.write_chain(BlockChain(kind, Layer(0, 2, 24), 3), config, tmp_path / "network")
+    runtime.write_chain(BlockChain(kind, layer, 3, last), config, tmp_path / "network")
     hidden = np.random.default_rng(0).standard_normal((2, 8, 32), dtype=np.float32)
     inputs = {"hidden": hidden, "attention_mask": np.ones((2, 8), dtype=np.int64)}
-    output = runtime.load(tmp_path / "network", 1, inputs)()
+    output = runtime.load(tmp_path / "network", 1, [inputs])[0]()
     found = np.asarray(output[0] if isinstance(output, list) else output)
-    assert found.shape == (2, 8, 32) and not np.allclose(found, hidden)
+    assert found.shape == (2, 1 if last else 8, 32) and not np.allclose(found, hidden[:, : found.shape[1]])
 
 
 @RUNTIME
 def test_is_measured_in_turns_with_its_conditions(name, supernet_weights, config):
-    device = Device(name="cpu", runtime=name, sequence_length=8)
+    device = Device(name="cpu", runtime=name, sequence_length=[4, 8])
     chain = (BlockChain("attention", Layer(0, 2, 8), 2), config)
     records = measure(device, {"model": supernet_weights, "chain": chain}, rounds=3, title="Testing")
     for record in records.values():
@@ -53,6 +64,16 @@ def test_is_measured_in_turns_with_its_conditions(name, supernet_weights, config
         assert record.p50_ms <= record.p95_ms and record.device == device
         assert record.environment["runtime"] == name and record.environment["runtime_version"]
         assert record.to_json()["p50_ms"] == pytest.approx(record.p50_ms, abs=1e-3)
+
+
+@RUNTIME
+def test_longer_texts_take_longer(name, supernet_weights):
+    """Each network is fed the lengths that it is asked for: 4 tokens against 40, or both in turns."""
+    networks = {"short": supernet_weights, "long": supernet_weights, "both": supernet_weights}
+    device = Device(name="cpu", runtime=name, sequence_length=[4, 40])
+    records = measure(device, networks, rounds=2, title="Testing", tokens={"short": 4, "long": 40})
+    assert records["both"].device.lengths == (4, 40)
+    assert len(records["both"].samples_ms) % 2 == 0 and all(record.samples_ms for record in records.values())
 
 
 def test_a_network_that_cannot_run_is_one_clear_error(tmp_path):
@@ -74,4 +95,4 @@ def test_int8_is_run_by_onnxruntime(supernet_weights, space, tmp_path):
     model = BertSupernet(supernet_weights).extract(compress_all(space.largest(), "int8"))
     runtime = runtime_of("onnxruntime")
     runtime.write_model(model, tmp_path / "network")
-    assert runtime.load(tmp_path / "network", 1, _inputs())()[0].shape == (2, 3)
+    assert runtime.load(tmp_path / "network", 1, [_inputs()])[0]()[0].shape == (2, 3)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from tiny import mixed_space
 
 from nas.errors import DeviceError
-from nas.latency.profile import Profile, _fit, _keys, _line, _whole_architectures, build_profile
+from nas.latency.profile import Profile, _fit, _line, _parts, _sum_ms, _whole_architectures, build_profile
 from nas.latency.record import LatencyRecord, error_of
+from nas.space import SearchSpace
 from nas.study import Device
 
 DEVICE = Device(name="cpu", sequence_length=16)
@@ -17,6 +20,11 @@ DEVICE = Device(name="cpu", sequence_length=16)
 
 def _record(value):
     return LatencyRecord((value,) * 5, DEVICE, {"runtime": "onnxruntime"}, "now")
+
+
+def _table(chosen, cost):
+    parts = {part for architecture in chosen.values() for part, _ in _parts(architecture, 16)}
+    return {part: {"16": cost()} for part in sorted(parts)}
 
 
 def test_percentiles_of_a_record():
@@ -44,9 +52,9 @@ def test_a_device_that_adds_up_is_predicted_exactly(space):
     """Whole sub-networks that cost 0.2 ms plus 1.1 times their blocks: the fit must find that, error zero."""
     rng = random.Random(0)
     chosen = _whole_architectures(space, 0)
-    table = {key: rng.uniform(0.1, 1.0) for architecture in chosen.values() for key in _keys(architecture)}
+    table = _table(chosen, lambda: rng.uniform(0.1, 1.0))
     whole = {
-        name: _record(0.2 + 1.1 * sum(table[key] for key in _keys(architecture)))
+        name: _record(0.2 + 1.1 * sum(table[part]["16"] for part, _ in _parts(architecture, 16)))
         for name, architecture in chosen.items()
     }
     profile = _fit(DEVICE, "digest", table, chosen, whole)
@@ -55,20 +63,54 @@ def test_a_device_that_adds_up_is_predicted_exactly(space):
     assert profile.error["kendall_tau"] == pytest.approx(1.0)
 
 
+def test_a_network_that_drops_tokens_is_the_sum_of_its_parts_at_their_numbers_of_tokens(space):
+    """Over lengths of 4, 8 and 20 tokens, of which at most 6 go on after the first layer; costs grow with tokens."""
+    first, *others = space.largest().layers
+    dropping = replace(space.largest(), layers=(replace(first, keep_tokens=6), *others))
+    parts = [part for part, _ in _parts(dropping, 8)]
+    assert [tokens for _, tokens in _parts(dropping, 8)] == [8, 8, 8, 8, 6, 6, 6, 6]
+    table = {part: {"4": 4.0, "20": 20.0} for part in parts}
+    device = Device(name="cpu", sequence_length=[4, 8, 20])
+    assert _sum_ms(table, device, dropping) == pytest.approx(4 * 8 + 4 * 6)
+
+
+def test_the_lengths_of_a_task_are_quantiles_of_its_texts():
+    device = Device(name="cpu", sequence_length="task")
+    with pytest.raises(ValueError, match="not known yet"):
+        device.lengths  # noqa: B018
+    found = device.with_lengths_of([5] * 50 + [10] * 40 + [60] * 10)
+    assert found.lengths == (5, 5, 5, 5, 10, 10, 10, 60)
+    assert DEVICE.with_lengths_of([3]) == DEVICE and DEVICE.lengths == (16,)
+
+
 def test_held_out_networks_are_not_fitted(space):
     chosen = _whole_architectures(space, 0)
     assert sum(name.startswith("held_out") for name in chosen) == 24
-    table = {key: 1.0 for architecture in chosen.values() for key in _keys(architecture)}
+    table = _table(chosen, lambda: 1.0)
 
     def whole(held_out_ms):
         return {
-            name: _record(held_out_ms if name.startswith("held_out") else sum(1.0 for _ in _keys(architecture)))
+            name: _record(held_out_ms if name.startswith("held_out") else sum(1.0 for _ in _parts(architecture, 16)))
             for name, architecture in chosen.items()
         }
 
     first, second = (_fit(DEVICE, "", table, chosen, whole(value)) for value in (3.0, 30.0))
     assert (first.offset_ms, first.slope) == (second.offset_ms, second.slope)
     assert first.error["mape"] != second.error["mape"]
+
+
+@pytest.mark.slow
+def test_a_profile_of_a_space_that_drops_tokens(config):
+    """Blocks at every number of tokens that occurs; fewer tokens are predicted to cost less."""
+    space = mixed_space()
+    device = Device(name="cpu", sequence_length=[8, 30])
+    small = space.model_dump()
+    small["dimensions"] |= {"layers": [3], "hidden_size": [32], "num_attention_heads": [4], "intermediate_size": [64]}
+    profile = build_profile(device, SearchSpace.model_validate(small), config, seed=0)
+    assert not any("share" in part or "skip" in part for part in profile.blocks_ms)
+    assert set(profile.blocks_ms["attention/32/4/low_rank(4)+int8"]) == {"2", "5", "8", "30"}
+    assert profile.blocks_ms["dropping/32"].keys() == {"2", "5", "8", "30"}
+    assert profile.error["networks"] == 24
 
 
 @pytest.mark.slow
