@@ -1,0 +1,130 @@
+"""Is one technique enough? A study run once for each of several search spaces, with equal training and search.
+
+The spaces lie in `spaces/` beside the study: each allows one family of techniques, or all together. A space that drops
+tokens is measured at the task's own lengths. For each budget that a space can reach its best network is exported and
+verified; the records go to `results.json` beside the study, after each space. What is there already is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+import common
+from rich.console import Console
+from rich.table import Table
+
+from nas.errors import InfeasibleBudgetError, StudyError
+from nas.files import read_json, write_json
+from nas.pipeline import Run, export, profile
+from nas.pipeline.prepare import prepare_teacher
+from nas.pipeline.supernets import teacher_config
+from nas.search.costs import Costs
+from nas.space import SearchSpace
+from nas.study import Budget, Study
+
+STUDY = Path(__file__).parents[2] / "studies" / "one-technique-or-many"
+
+
+def measure(run: Run, only: list[str]) -> dict[str, Any]:
+    """Run all spaces, or those of some names; returns the records."""
+    folder = run.study.path.parent
+    spaces = sorted((folder / "spaces").glob("*.toml"))
+    prepare_teacher(run)
+    for path in spaces:
+        if not only or path.stem in only:
+            records = _records(run, path)
+            _keep(folder / "results.json", path.stem, records)
+    records = read_json(folder / "results.json", StudyError)
+    _show(records)
+    return {"records": records}
+
+
+def _records(run: Run, path: Path) -> list[dict[str, Any]]:
+    """What one space comes to, for each of the study's budgets."""
+    study = _with_space(run.study, path)
+    own = Run.of(study, run.folder.parent)
+    _lend_teacher(run, own)
+    profiles = profile(own)
+    reached: list[Budget] = []
+    found: dict[str, dict[str, Any]] = {}
+    for budget in study.budgets:
+        costs = Costs(teacher_config(own), profiles, (budget,))
+        try:
+            costs.check_feasible(study.space)
+            reached.append(budget)
+        except InfeasibleBudgetError as problem:
+            found[budget.name] = {"reached": False, "why": str(problem)}
+    if reached:
+        own.study = Study.model_validate(study.model_dump() | {"budgets": [item.model_dump() for item in reached]})
+        for name, verified in export(own).items():
+            found[name] = (
+                {"reached": True}
+                | {
+                    key: verified[key]
+                    for key in ("search_accuracy", "p50_ms", "teacher_p50_ms", "size_mb", "description")
+                }
+                | {"test_accuracy": verified["accuracy"], "met": verified["met"]}
+            )
+    lengths = study.devices[0].sequence_length
+    return [
+        {"budget": budget.name, "space": path.stem, "sequence_length": lengths, **found[budget.name]}
+        for budget in study.budgets
+    ]
+
+
+def _with_space(study: Study, path: Path) -> Study:
+    values = study.model_dump()
+    values |= {"name": f"{study.name}-{path.stem}", "search_space": {"name": str(path)}}
+    if SearchSpace.load(path).dimensions.keep_tokens:
+        values["devices"] = [device | {"sequence_length": "task"} for device in values["devices"]]
+    return Study.model_validate(values)
+
+
+def _lend_teacher(run: Run, other: Run) -> None:
+    """Data and teacher are the same for all spaces: made once."""
+    for name in ("data", "teacher", "steps/data.json", "steps/teacher.json"):
+        source, target = run.folder / name, other.folder / name
+        if source.is_dir() and not target.exists():
+            shutil.copytree(source, target)
+        elif source.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
+
+
+def _keep(path: Path, space: str, records: list[dict[str, Any]]) -> None:
+    known = read_json(path, StudyError) if path.exists() else []
+    write_json(path, [record for record in known if record["space"] != space] + records)
+
+
+def _show(records: list[dict[str, Any]]) -> None:
+    budgets = list(dict.fromkeys(record["budget"] for record in records))
+    table = Table(title="accuracy on the search set / on the test set, and share of the teacher's latency")
+    for column in ("space", "lengths", *budgets):
+        table.add_column(column)
+    for space in dict.fromkeys(record["space"] for record in records):
+        own = {record["budget"]: record for record in records if record["space"] == space}
+        lengths = str(next(iter(own.values()))["sequence_length"])
+        table.add_row(space, lengths, *(_cell(own[budget]) if budget in own else "" for budget in budgets))
+    Console().print(table)
+
+
+def _cell(record: dict[str, Any]) -> str:
+    if not record["reached"]:
+        return "not reached"
+    share = record["p50_ms"] / record["teacher_p50_ms"]
+    return f"{100 * record['search_accuracy']:.1f} / {100 * record['test_accuracy']:.1f} at {100 * share:.1f} %"
+
+
+def _arguments() -> argparse.Namespace:
+    made = common.parser(__doc__)
+    made.set_defaults(study=str(STUDY))
+    made.add_argument("--only", action="append", default=[], metavar="SPACE", help="just that space; may be repeated")
+    return made.parse_args()
+
+
+if __name__ == "__main__":
+    arguments = _arguments()
+    common.main(arguments, lambda run: measure(run, arguments.only))
