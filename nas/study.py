@@ -56,6 +56,8 @@ class Teacher(Settings):
     """A folder or a hub id of a BERT, RoBERTa, DistilBERT or ELECTRA; `embedded` for the BERT that `nas` makes."""
     fine_tune: FineTuning | None = None
     """Left out for a teacher that is fine-tuned already."""
+    prune_vocabulary: Flag = False
+    """Whether tokens that the training texts never use are dropped; words are then cut into smaller pieces."""
 
 
 class Holdout(Settings):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from transformers import (
 
 from nas.data import TaskData, prepare
 from nas.errors import TeacherError
-from nas.files import digest, file_digest, write_json
+from nas.files import digest, file_digest, read_json, write_json
 from nas.model import CompactBertConfig
 from nas.model.stock import compact_config, shape_of
 from nas.pipeline.run import Run
@@ -26,8 +27,11 @@ from nas.progress import say
 from nas.study import Study
 from nas.supernet.checkpoints import drop_checkpoints
 from nas.supernet.loops import Schedule, fine_tune
+from nas.vocabulary import prune_embeddings, prune_tokenizer
 
 _FAMILIES = "a BERT, RoBERTa, DistilBERT or ELECTRA"
+_TOKENIZER, _KEPT = "tokenizer", "vocabulary.json"
+"""A pruned tokenizer, and the rows of the teacher's word table that it keeps."""
 _TOKENIZERS = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
 """Files that a tokenizer can be read from, each group enough."""
 
@@ -38,7 +42,7 @@ def data_inputs(run: Run) -> str:
     files = [study.resolve(name) for name in (study.task.train, study.task.test)] if not study.task.hub else []
     tokenizer = _files_of(teacher_source(run), "*.json", "*.txt")
     known = [file_digest(path) for path in (*files, *tokenizer) if path.is_file()]
-    return digest([study.digest("task"), study.teacher.model, known])
+    return digest([study.digest("task"), study.teacher.model, study.teacher.prune_vocabulary, known])
 
 
 def teacher_inputs(run: Run) -> str:
@@ -118,7 +122,16 @@ def prepare_data(run: Run) -> TaskData:
     if not run.is_done("data", inputs):
         with run.step("data", inputs, run.data):
             say("Reading and splitting the data")
-            prepare(study.task, train, test, load_tokenizer(source), study.seed, token_types).save(run.data)
+            tokenizer = load_tokenizer(source)
+            data = prepare(study.task, train, test, tokenizer, study.seed, token_types)
+            if study.teacher.prune_vocabulary:
+                used = set(chain.from_iterable(data.train["input_ids"]))
+                tokenizer, kept = prune_tokenizer(tokenizer, used)
+                say(f"Vocabulary: {len(kept):,} tokens stay")
+                tokenizer.save_pretrained(run.data / _TOKENIZER)
+                write_json(run.data / _KEPT, kept)
+                data = prepare(study.task, train, test, tokenizer, study.seed, token_types)
+            data.save(run.data)
     return TaskData.load(run.data)
 
 
@@ -150,6 +163,9 @@ def prepare_teacher(run: Run) -> TaskData:
             raise TeacherError(
                 f"teacher.model: {source}: cannot be loaded: {reason}; give a checkpoint of {_FAMILIES}"
             ) from None
+        if study.teacher.prune_vocabulary:
+            tokenizer = load_tokenizer(run.data / _TOKENIZER)
+            prune_embeddings(model, read_json(run.data / _KEPT, TeacherError), tokenizer.pad_token_id)
         settings = study.teacher.fine_tune
         if settings:
             schedule = Schedule(settings.learning_rate, settings.batch_size, epochs=settings.epochs)

@@ -4,7 +4,8 @@
         study.json            the study as it was read
         steps/<step>.json     what a step was made from, when it finished, how long it took
         embedded/             data and teacher of the embedded task, if the study uses it
-        data/                 train.parquet, search.parquet, test.parquet (tokenised), labels.json
+        data/                 train.parquet, search.parquet, test.parquet (tokenised), labels.json; if the vocabulary is
+                              pruned also tokenizer/ and vocabulary.json, the rows of the teacher's table that stay
         teacher/              the fine-tuned teacher: Hugging Face folder
         supernet/             the trained weights: Hugging Face folder of the largest sub-network
         supernet/ordered/     the teacher with its units in order of importance

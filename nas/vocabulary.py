@@ -1,0 +1,78 @@
+"""Vocabulary pruning: a WordPiece tokenizer without the pieces that a task's training texts never use.
+
+Single characters stay, so that every word that could be written in pieces still can: one whose piece is gone is cut
+into smaller ones, and becomes the unknown token only where it was before. The word table keeps the rows of what stays.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from nas.errors import TeacherError
+
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+def prune_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, used: Collection[int]
+) -> tuple[PreTrainedTokenizerFast, list[int]]:
+    """The tokenizer with the pieces `used` (ids), special tokens and single characters; and the ids that it keeps.
+
+    The place of an id in the list is its new number. Raises `TeacherError` for another kind than WordPiece.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    parts: dict[str, Any] = json.loads(backend.to_str()) if backend else {"model": {"type": type(tokenizer).__name__}}
+    if parts["model"]["type"] != "WordPiece":
+        raise TeacherError(
+            f"teacher.prune_vocabulary: needs a WordPiece tokenizer, as BERT's, but got {parts['model']['type']}; "
+            "leave it out"
+        )
+    vocabulary: dict[str, int] = parts["model"]["vocab"]
+    special = {token["content"] for token in parts["added_tokens"]}
+    prefix = parts["model"]["continuing_subword_prefix"]
+    ordered = sorted(vocabulary, key=lambda piece: vocabulary[piece])
+    kept = [
+        piece
+        for piece in ordered
+        if piece in special or vocabulary[piece] in used or len(piece.removeprefix(prefix)) == 1
+    ]
+    numbers = {piece: number for number, piece in enumerate(kept)}
+    parts["model"]["vocab"] = numbers
+    for token in parts["added_tokens"]:
+        token["id"] = numbers[token["content"]]
+    _renumber(parts.get("post_processor") or {}, numbers)
+    names = {name: getattr(tokenizer, name) for name in _SPECIAL if getattr(tokenizer, name, None) is not None}
+    pruned = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(parts)),
+        model_max_length=tokenizer.model_max_length,
+        padding_side=tokenizer.padding_side,
+        model_input_names=tokenizer.model_input_names,
+        **names,
+    )
+    return pruned, [vocabulary[piece] for piece in kept]
+
+
+def _renumber(processor: dict[str, Any], numbers: dict[str, int]) -> None:
+    """Give the special tokens around a text their new numbers, in place."""
+    for name, token in processor.get("special_tokens", {}).items():
+        token["ids"] = [numbers[name]]
+    for end in ("sep", "cls"):
+        if end in processor:
+            processor[end] = [processor[end][0], numbers[processor[end][0]]]
+
+
+def prune_embeddings(model: PreTrainedModel, kept: list[int], pad_token_id: int | None) -> None:
+    """Leave a model only the rows `kept` of its word table, in place."""
+    table: Any = model.get_input_embeddings()
+    smaller = nn.Embedding(len(kept), table.embedding_dim, pad_token_id)
+    with torch.no_grad():
+        smaller.weight.copy_(table.weight[torch.tensor(kept)])
+    model.set_input_embeddings(smaller)
+    model.config.vocab_size, model.config.pad_token_id = len(kept), pad_token_id

@@ -1,0 +1,100 @@
+"""A pruned vocabulary: the same function on texts of known pieces, smaller pieces for the rest."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import make_teacher, randomise, write_tiny_study
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from nas.data import TaskData
+from nas.errors import TeacherError
+from nas.pipeline import Run
+from nas.pipeline.prepare import prepare_teacher
+from nas.pipeline.supernets import load_teacher
+from nas.study import Study
+from nas.vocabulary import prune_embeddings, prune_tokenizer
+
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "##s", "f", "##i", "##l", "##m", "g",
+          "##o", "##d", "b", "##a", "goods", "w", "##ood"]  # fmt: skip
+
+
+@pytest.fixture
+def tokenizer():
+    vocabulary = {piece: number for number, piece in enumerate(PIECES)}
+    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer()
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    ends = [(name, vocabulary[name]) for name in ("[SEP]", "[CLS]")]
+    backend.post_processor = processors.BertProcessing(*ends)
+    names = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, mask_token="[MASK]", **names)
+
+
+def _pieces(tokenizer, text):
+    return tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"])
+
+
+def test_known_texts_keep_their_pieces_and_others_are_cut_smaller(tokenizer, tmp_path):
+    known = ["good film", "bad films"]
+    used = {number for text in known for number in tokenizer(text)["input_ids"]}
+    pruned, kept = prune_tokenizer(tokenizer, used)
+    assert [PIECES[number] for number in kept] == [piece for piece in PIECES if piece not in ("goods", "##ood")]
+    assert pruned.pad_token_id == 0 and pruned.cls_token_id == kept.index(2)
+    pruned.save_pretrained(tmp_path)
+    for again in (pruned, AutoTokenizer.from_pretrained(tmp_path)):
+        for text in known:
+            assert _pieces(again, text) == _pieces(tokenizer, text)
+        assert _pieces(tokenizer, "goods")[1:-1] == ["goods"] and _pieces(again, "goods")[1:-1] == ["good", "##s"]
+        assert _pieces(tokenizer, "wood")[1:-1] == ["w", "##ood"]
+        assert _pieces(again, "wood")[1:-1] == ["w", "##o", "##o", "##d"]
+        assert _pieces(again, "xyz")[1:-1] == _pieces(tokenizer, "xyz")[1:-1] == ["[UNK]"]
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "electra"])
+def test_a_model_keeps_its_function_on_known_texts(tokenizer, kind):
+    model = randomise(make_teacher(kind, vocab_size=len(PIECES)))
+    pruned, kept = prune_tokenizer(tokenizer, set(tokenizer("good film")["input_ids"]))
+    with torch.no_grad():
+        expected = model(**tokenizer("good film", return_tensors="pt", return_token_type_ids=False)).logits
+        prune_embeddings(model, kept, pruned.pad_token_id)
+        found = model(**pruned("good film", return_tensors="pt", return_token_type_ids=False)).logits
+    torch.testing.assert_close(found, expected)
+    assert model.config.vocab_size == len(kept) == len(pruned) < len(PIECES)
+
+
+def test_another_kind_of_tokenizer_is_refused():
+    words = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    )
+    with pytest.raises(TeacherError, match="prune_vocabulary: needs a WordPiece tokenizer, .* but got WordLevel"):
+        prune_tokenizer(words, {1})
+
+
+def test_a_study_prunes_by_its_training_texts(tmp_path):
+    path = write_tiny_study(tmp_path / "tiny")
+    pieces = [
+        *PIECES[:5],
+        "w",
+        *(f"w{number}" for number in range(10)),
+        *(f"##{number}" for number in range(10)),
+        "unused",
+    ]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    ends = [(name, vocabulary[name]) for name in ("[SEP]", "[CLS]")]
+    backend.post_processor = processors.BertProcessing(*ends)
+    names = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=backend, **names).save_pretrained(path.parent / "teacher")
+    make_teacher("bert", vocab_size=len(vocabulary)).save_pretrained(path.parent / "teacher")
+    path.write_text(path.read_text().replace('model = "./teacher"', 'model = "./teacher"\nprune_vocabulary = true'))
+    run = Run.of(Study.load(path), tmp_path / "runs")
+    data = prepare_teacher(run)
+    teacher = load_teacher(run)
+    assert teacher.config.vocab_size < len(vocabulary)
+    assert len(AutoTokenizer.from_pretrained(run.teacher)) == teacher.config.vocab_size
+    ids = {number for split in (data.train, data.search, data.test) for row in split["input_ids"] for number in row}
+    assert max(ids) < teacher.config.vocab_size
+    assert TaskData.load(run.data).num_labels == 2
