@@ -68,7 +68,7 @@ def test_another_kind_of_tokenizer_is_refused():
     words = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
     )
-    with pytest.raises(TeacherError, match="prune_vocabulary: needs a WordPiece tokenizer, .* but got WordLevel"):
+    with pytest.raises(TeacherError, match=r"prune_vocabulary: needs a WordPiece tokenizer, .* but got WordLevel"):
         prune_tokenizer(words, {1})
 
 
