@@ -8,6 +8,8 @@ milliseconds to write, which makes it practical to measure hundreds of blocks.
 from __future__ import annotations
 
 import hashlib
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +27,35 @@ Shape = tuple[int | str | None, ...]
 
 
 class GraphBuilder:
-    """Collects nodes and constants and makes a checked model of them."""
+    """Collects nodes and constants and makes a checked model of them.
 
-    def __init__(self) -> None:
+    `outer` is the graph that this one is a branch of: its values can be used, and constants lie there.
+    """
+
+    def __init__(self, outer: GraphBuilder | None = None) -> None:
         self._nodes: list[onnx.NodeProto] = []
+        self._outer = outer
         self._constants: list[onnx.TensorProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
-        self._quantised: dict[str, tuple[str, str, str]] = {}
+        self._quantised: dict[str, tuple[str, str, str]] = dict(outer._quantised) if outer else {}
         self._known: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._numbers: Iterator[int] = outer._numbers if outer else itertools.count()
 
     def input(self, name: str, kind: int, shape: Shape) -> str:
         """Declare an input; a dimension given as text is dynamic, as None unknown."""
         self._inputs.append(helper.make_tensor_value_info(name, kind, shape))
         return name
 
-    def output(self, value: str, name: str, shape: Shape) -> None:
-        """Declare a float output that carries `value`."""
+    def output(self, value: str, name: str, shape: Shape, kind: int = TensorProto.FLOAT) -> None:
+        """Declare an output that carries `value`."""
         self._nodes.append(helper.make_node("Identity", [value], [name]))
-        self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        self._outputs.append(helper.make_tensor_value_info(name, kind, shape))
 
     def constant(self, value: np.ndarray) -> str:
         """Store an array in the model and return its name. Equal arrays are stored once."""
+        if self._outer:
+            return self._outer.constant(value)
         array = np.asarray(value, order="C")
         key = (array.dtype.str, array.shape, hashlib.sha256(array.tobytes()).digest())
         if key not in self._known:
@@ -78,11 +87,27 @@ class GraphBuilder:
 
     def add_many(self, operator: str, outputs: int, *inputs: str, **attributes: Any) -> list[str]:
         """Add a node with several outputs and return their names."""
-        number = len(self._nodes)
+        number = next(self._numbers)
         names = [f"{operator.lower()}_{number}_{index}" for index in range(outputs)]
         node = helper.make_node(operator, list(inputs), names, name=f"{operator}_{number}", **attributes)
         self._nodes.append(node)
         return names
+
+    def choose(
+        self, condition: str, shapes: Mapping[str, tuple[int, Shape]], then: Sequence[str], otherwise: GraphBuilder
+    ) -> list[str]:
+        """Give the values `then` if a condition holds, else the outputs of a branch, which is run only in that case.
+
+        `shapes` are kind and shape of each of the values.
+        """
+        ready = GraphBuilder(outer=self)
+        for value, (name, (kind, shape)) in zip(then, shapes.items(), strict=True):
+            ready.output(value, f"{name}_{next(self._numbers)}", shape, kind)
+        branches = {"then_branch": ready._branch("then"), "else_branch": otherwise._branch("else")}
+        return self.add_many("If", len(shapes), condition, **branches)
+
+    def _branch(self, name: str) -> onnx.GraphProto:
+        return helper.make_graph(self._nodes, name, [], self._outputs)
 
     def cast_to_float(self, value: str) -> str:
         """Convert a value to 32-bit floating point."""
@@ -98,12 +123,23 @@ class GraphBuilder:
     def model(self, name: str) -> onnx.ModelProto:
         """The finished model, checked."""
         graph = helper.make_graph(self._nodes, name, self._inputs, self._outputs, self._constants)
-        others = sorted({node.domain for node in self._nodes} - {""})
+        others = sorted(_domains(self._nodes) - {""})
         opsets = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(domain, 1) for domain in others)]
         model = helper.make_model(graph, opset_imports=opsets, producer_name="nas")
         model.ir_version = 9
         onnx.checker.check_model(model)
         return model
+
+
+def _domains(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """The operator sets that nodes belong to, those in branches too."""
+    found = set()
+    for node in nodes:
+        found.add(node.domain)
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                found |= _domains(attribute.g.node)
+    return found
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:

@@ -69,22 +69,27 @@ class Architecture:
     hidden_size: int
     layers: tuple[Layer, ...]
     embedding: str = "none"
+    exit_threshold: float = 0.0
+    """How sure (probability of the likeliest class) a classifier between two layers must be for the rest to be left
+    out; 0 where there are none."""
 
     def to_json(self) -> dict[str, Any]:
         """The JSON form; `from_json` gives an equal architecture back."""
-        return {
+        values = {
             "hidden_size": self.hidden_size,
             "embedding": self.embedding,
             "layers": [layer.to_json() for layer in self.layers],
         }
+        return values | ({"exit_threshold": self.exit_threshold} if self.exit_threshold else {})
 
     @classmethod
     def from_json(cls, value: Any) -> Architecture:
         """Read the JSON form. Raises `SearchSpaceError` if it is not one."""
         try:
             layers = tuple(Layer(**layer) for layer in value["layers"])
-            return cls(hidden_size=value["hidden_size"], embedding=value["embedding"], layers=layers)
-        except (KeyError, TypeError) as problem:
+            threshold = value.get("exit_threshold", 0.0)
+            return cls(value["hidden_size"], layers, value["embedding"], threshold)
+        except (AttributeError, KeyError, TypeError) as problem:
             raise SearchSpaceError(
                 f"architecture: not the JSON form of an architecture ({problem}); "
                 "it needs hidden_size, embedding and layers"
@@ -132,22 +137,24 @@ class Architecture:
         """Whether it is the plainest way to write something that can be computed.
 
         Every layer has a block that is there; what borrows weights has a layer to borrow from; tokens are dropped only
-        where there is attention to choose them by, some are left to drop, and another layer follows.
+        where there is attention to choose them by, some are left to drop, and another layer follows; one layer is not
+        left early.
         """
         try:
             resolved = self.resolved
         except SearchSpaceError:
             return False
-        return all(
+        layers_are = all(
             any(layer.option(block)[0] for block in LAYER_BLOCKS) and layer.keep_tokens == kept
             for layer, kept in zip(resolved, _kept_tokens(resolved), strict=True)
         )
+        return layers_are and not (self.exit_threshold and len(resolved) == 1)
 
     def describe(self) -> str:
         """One short line for tables: layer:heads/intermediate.
 
         A compressed block is marked by *, one with weights of a layer below is =, one that is left out is -; >8 says
-        that eight tokens go on.
+        that eight tokens go on, and exit 0.9 that whoever is as sure between two layers leaves.
         """
 
         def block(size: int, choice: str) -> str:
@@ -161,7 +168,8 @@ class Architecture:
             + (f">{layer.keep_tokens}" if layer.keep_tokens else "")
             for layer in self.layers
         )
-        return f"h{block(self.hidden_size, self.embedding)} {layers}"
+        leaving = f" exit {self.exit_threshold:g}" if self.exit_threshold else ""
+        return f"h{block(self.hidden_size, self.embedding)} {layers}{leaving}"
 
 
 def _kept_tokens(layers: Sequence[Layer]) -> Iterator[int]:
@@ -211,10 +219,12 @@ class Dimensions(Settings):
     intermediate_size: tuple[Positive, ...] = Field(min_length=1)
     keep_tokens: tuple[Positive, ...] = ()
     """How many of the most attended tokens may go on after a layer; all always may."""
+    exit_threshold: tuple[Annotated[float, Field(gt=0.0, lt=1.0, strict=True)], ...] = ()
+    """How sure a classifier between two layers must be for the rest to be left out; having none is always allowed."""
 
-    @field_validator("hidden_size", "num_attention_heads", "intermediate_size", "keep_tokens")
+    @field_validator("hidden_size", "num_attention_heads", "intermediate_size", "keep_tokens", "exit_threshold")
     @classmethod
-    def _ascending(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+    def _ascending(cls, values: tuple[float, ...]) -> tuple[float, ...]:
         if list(values) != sorted(set(values)):
             raise ValueError(f"values must ascend without repeats, but got {list(values)}; sort them")
         return values
@@ -367,13 +377,16 @@ class SearchSpace(Settings):
                 layer.option(block) in self.options(block) for layer in architecture.layers for block in LAYER_BLOCKS
             )
             and all(layer.keep_tokens in self.keep_options for layer in architecture.layers)
+            and architecture.exit_threshold in self.exit_options
             and architecture.is_sound
         )
 
     def count(self) -> int:
         """The exact number of architectures."""
         ends = len(self.dimensions.hidden_size) * len(self.compression.embedding)
-        return ends * sum(self._count_layers(len(kept)) for kept in self.layer_sets)
+        return ends * sum(
+            self._count_layers(len(kept)) * (len(self.exit_options) if len(kept) > 1 else 1) for kept in self.layer_sets
+        )
 
     def _count_layers(self, number: int) -> int:
         """Sound combinations of blocks and tokens for that many layers."""
@@ -429,6 +442,11 @@ class SearchSpace(Settings):
         narrowest = self.dimensions.hidden_size[0]
         return tuple(name for name, choice in found if choice.weights == "own" and choice.suits(width, narrowest))
 
+    @property
+    def exit_options(self) -> tuple[float, ...]:
+        """Values of `exit_threshold`, those first that leave early; 0 for no classifiers between layers."""
+        return (*self.dimensions.exit_threshold, 0.0)
+
     def layer(
         self, source: int, attention: tuple[int, str], feed_forward: tuple[int, str], keep_tokens: int = 0
     ) -> Layer:
@@ -439,7 +457,7 @@ class SearchSpace(Settings):
         """The nearest sound architecture.
 
         What shall borrow weights where there are none gets the smallest ones of its own, and so does the feed-forward
-        block of a layer without any block. `keep_tokens` is dropped where it would change nothing.
+        block of a layer without any block. `keep_tokens` and `exit_threshold` go where they would change nothing.
         """
 
         def weights(layer: Layer, block: Block) -> str:
@@ -455,7 +473,9 @@ class SearchSpace(Settings):
                     layers[number] = layers[number].having(block, self.options(block)[0])
         found = replace(architecture, layers=tuple(layers))
         kept = zip(found.layers, _kept_tokens(found.resolved), strict=True)
-        return replace(found, layers=tuple(replace(layer, keep_tokens=tokens) for layer, tokens in kept))
+        threshold = architecture.exit_threshold if len(layers) > 1 else 0.0
+        kept_layers = tuple(replace(layer, keep_tokens=tokens) for layer, tokens in kept)
+        return replace(found, layers=kept_layers, exit_threshold=threshold)
 
     def sample(self, rng: random.Random, size: float | None = None) -> Architecture:
         """A random architecture, every dimension drawn uniformly and independently.
@@ -488,6 +508,7 @@ class SearchSpace(Settings):
                 )
                 for source in draw(self.layer_sets)
             ),
+            exit_threshold=rng.choice(self.exit_options),
         )
         return self.repaired(drawn)
 
@@ -509,6 +530,7 @@ class SearchSpace(Settings):
             hidden_size=fresh.hidden_size if rng.random() < rate else architecture.hidden_size,
             embedding=fresh.embedding if rng.random() < rate else architecture.embedding,
             layers=tuple(mutated(source) for source in kept),
+            exit_threshold=fresh.exit_threshold if rng.random() < rate else architecture.exit_threshold,
         )
         return self.repaired(mutant)
 
@@ -520,6 +542,7 @@ class SearchSpace(Settings):
             hidden_size=rng.choice((first, second)).hidden_size,
             embedding=rng.choice((first, second)).embedding,
             layers=tuple(rng.choice((layer, others.get(layer.source, layer))) for layer in skeleton.layers),
+            exit_threshold=rng.choice((first, second)).exit_threshold,
         )
         return self.repaired(child)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from nas.compression import REGISTRY, compression
 from nas.errors import StudyError
@@ -34,6 +34,7 @@ _LENGTH_KIND = Discriminator(
 )
 _QUANTILES = 8
 """So many lengths stand for those of a task."""
+LATENCIES = ("p50_ms", "expected_ms", "worst_ms")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 Name = Annotated[str, Field(pattern=NAME)]
@@ -173,40 +174,48 @@ class Budget(Settings):
     device: Name
     p50_ms: str | float | None = None
     """Median latency: milliseconds, or a share of the uncompressed teacher's on the same device, as "20%"."""
+    expected_ms: str | float | None = None
+    """Mean latency, likewise; where texts leave a network early it is what a server's load depends on."""
+    worst_ms: str | float | None = None
+    """Median latency of the longest texts through all layers, likewise."""
     size_mb: PositiveReal | None = None
     """Size of the exported weights in 10^6 bytes."""
     params: Positive | None = None
     """Number of parameters."""
 
-    @field_validator("p50_ms")
+    @field_validator(*LATENCIES)
     @classmethod
-    def _limit(cls, value: str | float | None) -> str | float | None:
+    def _limit(cls, value: str | float | None, info: ValidationInfo) -> str | float | None:
+        name = info.field_name
         if isinstance(value, str) and not re.fullmatch(r"\d+(\.\d+)?\s?%", value):
-            raise ValueError(f'p50_ms must be milliseconds or a share such as "20%", but got {value!r}; correct it')
+            raise ValueError(f'{name} must be milliseconds or a share such as "20%", but got {value!r}; correct it')
         if value is not None and _number(value) <= 0:
-            raise ValueError(f"p50_ms must be above zero, but got {value!r}; raise it")
+            raise ValueError(f"{name} must be above zero, but got {value!r}; raise it")
         return value
 
     @model_validator(mode="after")
     def _some_limit(self) -> Budget:
-        if self.p50_ms is None and self.size_mb is None and self.params is None:
-            raise ValueError("a budget needs at least one of p50_ms, size_mb, params; add a limit")
+        if all(getattr(self, name) is None for name in (*LATENCIES, "size_mb", "params")):
+            raise ValueError(f"a budget needs at least one of {', '.join(LATENCIES)}, size_mb, params; add a limit")
         return self
 
-    def p50_limit_ms(self, teacher_p50_ms: float) -> float:
-        """The latency limit in milliseconds; infinite where there is none."""
-        if self.p50_ms is None:
-            return float("inf")
-        number = _number(self.p50_ms)
-        return number / 100.0 * teacher_p50_ms if isinstance(self.p50_ms, str) else number
+    def latency_limits_ms(self, teacher_p50_ms: float) -> dict[str, float]:
+        """The latency limits that there are, in milliseconds. Shares are of the teacher's median."""
+        given = {name: getattr(self, name) for name in LATENCIES if getattr(self, name) is not None}
+        return {
+            name: _number(value) / 100.0 * teacher_p50_ms if isinstance(value, str) else float(value)
+            for name, value in given.items()
+        }
 
-    def is_met(self, p50_ms: float, teacher_p50_ms: float, size_mb: float, params: int) -> bool:
-        """Whether measured figures keep all limits."""
-        return (
-            p50_ms <= self.p50_limit_ms(teacher_p50_ms)
-            and size_mb <= (self.size_mb or math.inf)
-            and params <= (self.params or math.inf)
-        )
+    def p50_limit_ms(self, teacher_p50_ms: float) -> float:
+        """The limit on the median latency in milliseconds; infinite where there is none."""
+        return self.latency_limits_ms(teacher_p50_ms).get("p50_ms", math.inf)
+
+    def is_met(self, figures: Mapping[str, float], teacher_p50_ms: float) -> bool:
+        """Whether measured figures, by the names of the limits, keep all limits."""
+        limits = self.latency_limits_ms(teacher_p50_ms)
+        limits |= {name: limit for name in ("size_mb", "params") if (limit := getattr(self, name)) is not None}
+        return all(figures[name] <= limit for name, limit in limits.items())
 
 
 def _number(value: str | float) -> float:
@@ -327,8 +336,18 @@ class Study(Settings):
         return loaded
 
     def _check_space(self) -> None:
+        if self.space.dimensions.exit_threshold and self.task.kind == "regression":
+            raise StudyError(
+                f"{self.path}: search_space: {self.space.name!r} leaves networks early when a class is sure "
+                "(exit_threshold), but the task is a regression; use another space"
+            )
         used = {name for block in self.space.compression for name in block[1]}
         for device in self.devices:
+            if self.space.dimensions.exit_threshold and device.runtime != "onnxruntime":
+                raise StudyError(
+                    f"{self.path}: devices.{device.name}: networks that are left early (exit_threshold) run on "
+                    f"onnxruntime alone, but got {device.runtime!r}; change the runtime or the space"
+                )
             for name in sorted(used):
                 runtimes = compression(name).runtimes
                 if device.runtime not in runtimes:

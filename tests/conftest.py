@@ -55,7 +55,8 @@ def config(teacher: PreTrainedModel) -> CompactBertConfig:
 @pytest.fixture
 def supernet_weights(teacher: PreTrainedModel, space: SearchSpace) -> SupernetWeights:
     """The teacher with random parts for narrow sub-networks."""
-    weights = SupernetWeights.of(from_stock(teacher), space.dimensions.hidden_size, space.compression)
+    exits = bool(space.dimensions.exit_threshold)
+    weights = SupernetWeights.of(from_stock(teacher), space.dimensions.hidden_size, space.compression, exits)
     randomise(weights.narrow, seed=1, scale=0.1)
     return weights
 

@@ -36,7 +36,8 @@ feed_forward = ["none", "low_rank(1)", "share", "skip"]
 """
 
 DROPPING = (
-    SMALL.replace("layers = [1, 2, [1]]", "layers = [1, 2]\nkeep_tokens = [3, 5]").partition("attention = [")[0]
+    SMALL.partition("[compression]")[0].replace("[1, 2, [1]]", "[1, 2]\nkeep_tokens = [3, 5]\nexit_threshold = [0.9]")
+    + "[compression]"
     + SHARED
 )
 
@@ -48,15 +49,18 @@ def _all(space):
         for blocks in itertools.product(options, repeat=len(kept)):
             layers = tuple(space.layer(source, *pair) for source, pair in zip(kept, blocks, strict=True))
             for hidden in space.dimensions.hidden_size:
-                for embedding in space.compression.embedding:
-                    yield Architecture(hidden_size=hidden, layers=layers, embedding=embedding)
+                for embedding, threshold in itertools.product(space.compression.embedding, space.exit_options):
+                    yield Architecture(hidden, layers, embedding, threshold)
 
 
 def _is_sound(architecture):
     """By the rules in words: no layer without a block, nothing shared where no layer below has weights.
 
     Tokens are dropped after attention, fewer and fewer are left, and after the last layer there is nothing to drop.
+    What has one layer is not left early.
     """
+    if architecture.exit_threshold and len(architecture.layers) == 1:
+        return False
     kept = [layer.keep_tokens for layer in architecture.layers if layer.keep_tokens]
     if kept != sorted(set(kept), reverse=True) or architecture.layers[-1].keep_tokens:
         return False
@@ -73,7 +77,7 @@ def _is_sound(architecture):
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), [(SMALL, 160), (SMALL.partition("attention = [")[0] + SHARED, 1680), (DROPPING, 4336)]
+    ("text", "number"), [(SMALL, 160), (SMALL.partition("attention = [")[0] + SHARED, 1680), (DROPPING, 8624)]
 )
 def test_count_is_exact(tmp_path, text, number):
     path = tmp_path / "small.toml"

@@ -195,12 +195,12 @@ def write_pair_study(folder: Path) -> Path:
 
 
 def mixed_space() -> SearchSpace:
-    """The tiny space with every kind of compression choice, and layers that drop tokens."""
+    """The tiny space with every kind of compression choice, layers that drop tokens, and early exits."""
     choices = {
         "embedding": ["none", "int8", "int4", "low_rank(8)", "low_rank(8)+int8"],
         "attention": ["none", "int8", "low_rank(4)", "low_rank(4)+int8", "sparse(0.5)", "share", "skip"],
         "feed_forward": ["none", "int8", "int4", "low_rank(4)", "low_rank(6)", "sparse(2:4)+int8", "share", "skip"],
     }
     values = SearchSpace.load("tiny").model_dump()
-    dimensions = values["dimensions"] | {"keep_tokens": [2, 5]}
+    dimensions = values["dimensions"] | {"keep_tokens": [2, 5], "exit_threshold": [0.6, 0.9]}
     return SearchSpace.model_validate(values | {"name": "mixed", "dimensions": dimensions, "compression": choices})

@@ -6,7 +6,7 @@ An `EvaluationRecipe` is a plain value that travels to another process; `load` m
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ class CandidateResult:
     """The task's metric on the search set, with inherited weights."""
     examples: int
     seconds: float
+    exits: tuple[float, ...] = ()
+    """The shares of texts that leave after the first layer, the second and so on; none for a network without exits."""
 
     def to_json(self) -> dict[str, Any]:
         """The JSON form."""
@@ -38,7 +40,8 @@ class CandidateResult:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> CandidateResult:
         """Read the JSON form."""
-        return cls(**value | {"architecture": Architecture.from_json(value["architecture"])})
+        given = {"architecture": Architecture.from_json(value["architecture"]), "exits": tuple(value.get("exits", ()))}
+        return cls(**value | given)
 
 
 def predict(forward: Callable[[Batch], np.ndarray], batches: Iterable[Batch]) -> np.ndarray:
@@ -72,12 +75,32 @@ class Evaluator:
     def evaluate(self, architecture: Architecture) -> CandidateResult:
         """The architecture's metric with the weights that it inherits."""
         started = time.monotonic()
-        accuracy = self.accuracy_of(self.supernet.extract(architecture))
-        return CandidateResult(architecture, accuracy, len(self.labels), round(time.monotonic() - started, 4))
+        accuracy, exits = self.measure(self.supernet.extract(architecture))
+        return CandidateResult(architecture, accuracy, len(self.labels), round(time.monotonic() - started, 4), exits)
+
+    def measure(self, model: CompactBertForSequenceClassification) -> tuple[float, tuple[float, ...]]:
+        """The metric of a model with weights of its own, and the shares of texts that leave after each layer."""
+        left: list[int] = []
+
+        @torch.inference_mode()
+        def forward(batch: Batch) -> np.ndarray:
+            output = model(**batch.inputs)
+            left.extend([] if output.left_after is None else output.left_after.tolist())
+            logits: np.ndarray = output.logits.numpy()
+            return logits
+
+        accuracy = score(self.metric, predict(forward, self.batches), self.labels)
+        return accuracy, exit_shares(left, len(model.layers)) if left else ()
 
     def accuracy_of(self, model: CompactBertForSequenceClassification) -> float:
         """The metric of a model with weights of its own."""
-        return score(self.metric, predict(forward_of(model), self.batches), self.labels)
+        return self.measure(model)[0]
+
+
+def exit_shares(left_after: Sequence[int], layers: int) -> tuple[float, ...]:
+    """The shares of texts that leave after each of some layers."""
+    counts = np.bincount(left_after, minlength=layers + 1)[1:]
+    return tuple((counts / len(left_after)).round(6).tolist())
 
 
 @dataclass(frozen=True)

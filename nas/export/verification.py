@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -15,11 +15,13 @@ from transformers import AutoModelForSequenceClassification
 
 from nas.data import Batch, batches_by_length, score
 from nas.evaluate import predict
-from nas.evaluate.accuracy import forward_of
+from nas.evaluate.accuracy import exit_shares, forward_of
 from nas.export.artefact import ONNX_FILE, VERIFICATION_FILE, stored_file
 from nas.files import write_json
-from nas.latency import LatencyRecord, measure
+from nas.latency import LatencyRecord
+from nas.latency.exits import measure_with_exits
 from nas.latency.measure import Network
+from nas.latency.record import latency_figures
 from nas.latency.runtimes import session_of
 from nas.model import CompactBertForSequenceClassification
 from nas.model.sizes import MB
@@ -37,25 +39,33 @@ class Artefact:
 
     def logits(self, split: Dataset) -> np.ndarray:
         """Logits of a split as the device's runtime serves them: at its batch size, without padding."""
-        batches = (part for batch in batches_by_length(split) for part in _cut(batch, self.device.batch_size))
-        return predict(self._forward(), batches)
+        return self.answers(split)[0]
 
-    def _forward(self) -> Callable[[Batch], np.ndarray]:
+    def answers(self, split: Dataset) -> tuple[np.ndarray, list[int]]:
+        """The logits, and after how many layers each text left, if it can leave early."""
+        batches = (part for batch in batches_by_length(split) for part in _cut(batch, self.device.batch_size))
+        left: list[int] = []
+        return predict(self._forward(left), batches), left
+
+    def _forward(self, left: list[int]) -> Callable[[Batch], np.ndarray]:
         if self.device.runtime == "torch":
             return forward_of(reload(self.folder))
         session = session_of(self.folder / ONNX_FILE, self.device.threads)
+        asked = [output.name for output in session.get_outputs()]
 
         def forward(batch: Batch) -> np.ndarray:
             fed = {name: value.numpy() for name, value in batch.inputs.items()}
             fed["attention_mask"] = np.ones_like(fed["input_ids"])
-            logits: np.ndarray = session.run(["logits"], fed)[0]
-            return logits
+            found: dict[str, np.ndarray] = dict(zip(asked, session.run(asked, fed), strict=True))
+            left.extend(found["left_after"].reshape(-1).tolist() if "left_after" in found else [])
+            return found["logits"]
 
         return forward
 
-    def network(self) -> Network:
-        """What is timed: the file itself, or for torch the reloaded model's shape."""
-        return self.folder / ONNX_FILE if self.device.runtime == "onnxruntime" else as_compact(self.folder)
+    def network(self, early: bool = False) -> Network:
+        """What is timed: the file itself; the reloaded model for torch, and where texts leave it `early`."""
+        whole = self.device.runtime == "onnxruntime" and not early
+        return self.folder / ONNX_FILE if whole else as_compact(self.folder)
 
     @property
     def size_mb(self) -> float:
@@ -107,12 +117,15 @@ def verify(
     """
     artefact = Artefact(folder, device)
     labels = np.asarray(test["labels"])
-    logits = artefact.logits(test)
+    logits, left = artefact.answers(test)
     accuracy = score(metric, logits, labels)
     model = reload(folder)
     simulated = predict(forward_of(model), batches_by_length(test))
-    own, teacher = _time(artefact, reference, model.config.vocab_size)
-    params = model.num_parameters()
+    exits = exit_shares(left, len(model.layers)) if left else ()
+    records = _time(artefact, reference, exits, model.config.vocab_size)
+    own, teacher = records["export"], records.get("teacher", records["export"])
+    figures = latency_figures(own, records.get("export/worst"))
+    stored = {"size_mb": artefact.size_mb, "params": model.num_parameters()}
     limits = budget.model_dump(mode="json", exclude_none=True) if budget else None
     verification: dict[str, Any] = {
         "metric": metric,
@@ -120,14 +133,13 @@ def verify(
         "accuracy_standard_error": _standard_error(metric, accuracy, len(labels)),
         "teacher_accuracy": reference.accuracy if reference else accuracy,
         "test_examples": len(labels),
-        "p50_ms": own.p50_ms,
-        "p95_ms": own.p95_ms,
+        **figures,
         "teacher_p50_ms": teacher.p50_ms,
         "speed_up": teacher.p50_ms / own.p50_ms,
         "budget": limits,
-        "met": budget is None or budget.is_met(own.p50_ms, teacher.p50_ms, artefact.size_mb, params),
-        "size_mb": artefact.size_mb,
-        "params": params,
+        "met": budget is None or budget.is_met(figures | stored, teacher.p50_ms),
+        **stored,
+        **({"exits": list(exits)} if exits else {}),
         "agreement_with_hugging_face": _agreement(logits, simulated),
         "latency": own.summary(),
         "teacher_latency": teacher.summary(),
@@ -138,14 +150,16 @@ def verify(
     return verification
 
 
-def _time(artefact: Artefact, reference: Reference | None, rows: int) -> tuple[LatencyRecord, LatencyRecord]:
+def _time(
+    artefact: Artefact, reference: Reference | None, exits: Sequence[float], rows: int
+) -> dict[str, LatencyRecord]:
     """The export and the teacher, measured in turns in one process."""
-    networks = {"export": artefact.network()}
+    networks = {"export": artefact.network(early=bool(exits))}
     if reference:
         networks["teacher"] = Artefact(reference.folder, artefact.device).network()
     title = f"Measuring {artefact.folder.name}"
-    records = measure(artefact.device, networks, _ROUNDS, title, vocab_size=rows)
-    return records["export"], records.get("teacher", records["export"])
+    early = {"export": exits} if exits else {}
+    return measure_with_exits(artefact.device, networks, early, _ROUNDS, title, vocab_size=rows)
 
 
 def _standard_error(metric: str, accuracy: float, examples: int) -> float | None:

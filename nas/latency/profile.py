@@ -8,8 +8,8 @@ blocks). The error is measured on other whole sub-networks and written into the 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,17 @@ _UNDISTURBED = 25
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """What a network is predicted to take, over the device's lengths and the layers that texts leave after."""
+
+    p50_ms: float
+    expected_ms: float
+    """The mean."""
+    worst_ms: float
+    """The longest text through all layers."""
+
+
+@dataclass(frozen=True)
 class Profile:
     """Block latencies of one search space on one device, in milliseconds, with the prediction's measured error."""
 
@@ -60,9 +71,30 @@ class Profile:
     held_out: list[dict[str, float]]
     """`predicted_ms` and `measured_ms` of these sub-networks."""
 
-    def predict_ms(self, architecture: Architecture) -> float:
-        """The predicted median latency of a sub-network over the device's lengths, in milliseconds."""
-        return self.offset_ms + self.slope * _sum_ms(self.blocks_ms, self.device, architecture)
+    def predict_ms(self, architecture: Architecture, exits: Sequence[float] = ()) -> float:
+        """The predicted median latency of a sub-network over the device's lengths, in milliseconds.
+
+        `exits` are the shares of texts that leave after the first layer, the second and so on; all after the last where
+        nothing is given.
+        """
+        return self.predict(architecture, exits).p50_ms
+
+    def predict(self, architecture: Architecture, exits: Sequence[float] = ()) -> Prediction:
+        """The predicted latency of a sub-network in milliseconds; see `predict_ms`."""
+        depth = len(architecture.layers)
+        shares = dict(enumerate(exits, 1)) if exits else {depth: 1.0}
+        costs, weights = [], []
+        for layers, share in shares.items():
+            for length in self.device.lengths:
+                total = _sum_ms(self.blocks_ms, architecture, length, layers)
+                costs.append(self.offset_ms + self.slope * total)
+                weights.append(share / len(self.device.lengths))
+        worst = max(_sum_ms(self.blocks_ms, architecture, length, depth) for length in self.device.lengths)
+        return Prediction(
+            p50_ms=weighted_median(costs, weights),
+            expected_ms=float(np.dot(costs, weights)),
+            worst_ms=self.offset_ms + self.slope * worst,
+        )
 
     def save(self, path: Path) -> None:
         """Write the profile as JSON."""
@@ -128,7 +160,7 @@ def _fit(
 ) -> Profile:
     fitted = [name for name in chosen if not name.startswith("held_out")]
     held_out = [name for name in chosen if name.startswith("held_out")]
-    sums = {name: _sum_ms(table, device, architecture) for name, architecture in chosen.items()}
+    sums = {name: _median_ms(table, device, architecture) for name, architecture in chosen.items()}
     measured = {name: record.p50_ms for name, record in whole.items()}
     offset, slope = _line([sums[name] for name in fitted], [measured[name] for name in fitted])
     predicted = [offset + slope * sums[name] for name in held_out]
@@ -162,14 +194,34 @@ def _whole_architectures(space: SearchSpace, seed: int) -> dict[str, Architectur
     rng = random.Random(f"profile/{seed}")
     chosen = {"teacher": space.largest(), "smallest": space.smallest()}
     for number in range(_FITTED - len(chosen)):
-        chosen[f"fitted_{number}"] = space.sample(rng)
+        chosen[f"fitted_{number}"] = _to_the_end(space.sample(rng))
     for number in range(_HELD_OUT):
-        chosen[f"held_out_{number}"] = space.sample(rng)
+        chosen[f"held_out_{number}"] = _to_the_end(space.sample(rng))
     return chosen
 
 
-def _sum_ms(table: dict[str, dict[str, float]], device: Device, architecture: Architecture) -> float:
-    """What the parts of a network sum up to, the median over the device's lengths."""
+def _to_the_end(architecture: Architecture) -> Architecture:
+    """The same network without early exits: where random weights would leave says nothing."""
+    return replace(architecture, exit_threshold=0.0)
+
+
+def weighted_median(values: Sequence[float], weights: Sequence[float]) -> float:
+    """The median of values that come as often as their weights (of sum 1) say."""
+    order = np.argsort(values)
+    sorted_values, reached = np.asarray(values)[order], np.cumsum(np.asarray(weights)[order])
+    middle = min(int(np.searchsorted(reached, 0.5 - 1e-9)), len(sorted_values) - 1)
+    if abs(reached[middle] - 0.5) < 1e-9 and middle + 1 < len(sorted_values):
+        return float(sorted_values[middle : middle + 2].mean())
+    return float(sorted_values[middle])
+
+
+def _median_ms(table: dict[str, dict[str, float]], device: Device, architecture: Architecture) -> float:
+    depth = len(architecture.layers)
+    return float(np.median([_sum_ms(table, architecture, length, depth) for length in device.lengths]))
+
+
+def _sum_ms(table: dict[str, dict[str, float]], architecture: Architecture, length: int, layers: int) -> float:
+    """What the parts of a network sum up to, for a text of some length that leaves after some layers."""
 
     def cost(part: str, tokens: int) -> float:
         known = table[part]
@@ -177,14 +229,14 @@ def _sum_ms(table: dict[str, dict[str, float]], device: Device, architecture: Ar
             return known[str(tokens)]
         return float(np.interp(tokens, [int(at) for at in known], list(known.values())))
 
-    return float(np.median([sum(cost(*part) for part in _parts(architecture, length)) for length in device.lengths]))
+    return sum(cost(*part) for part in _parts(architecture, length, layers))
 
 
-def _parts(architecture: Architecture, length: int) -> Iterator[tuple[str, int]]:
+def _parts(architecture: Architecture, length: int, layers: int) -> Iterator[tuple[str, int]]:
     """The entries of the table that a network's latency is the sum of, each with its number of tokens."""
     hidden, tokens = architecture.hidden_size, length
     yield f"ends/{hidden}/{architecture.embedding}", tokens
-    for number, layer in enumerate(architecture.resolved, 1):
+    for number, layer in enumerate(architecture.resolved[:layers], 1):
         for block in LAYER_BLOCKS:
             size, choice = layer.option(block)
             if size:

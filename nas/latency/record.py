@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from nas.study import Device
+
+_MIXED = 1000
+"""Samples of a mixture."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,18 @@ class LatencyRecord:
         return self.percentile_ms(95)
 
     @property
+    def expected_ms(self) -> float:
+        """The mean."""
+        return float(np.mean(self.samples_ms))
+
+    @property
+    def longest_ms(self) -> float:
+        """The median of the longest texts, where texts of several lengths were fed as often each."""
+        lengths = sorted(self.device.lengths)
+        share = lengths.count(lengths[-1]) / len(lengths)
+        return self.percentile_ms(100 * (1.0 - share / 2))
+
+    @property
     def spread(self) -> float:
         """Interquartile range over median: above 0.1 the measurement was disturbed."""
         return (self.percentile_ms(75) - self.percentile_ms(25)) / self.p50_ms
@@ -46,6 +62,7 @@ class LatencyRecord:
             "p50_ms": round(self.p50_ms, 4),
             "p90_ms": round(self.percentile_ms(90), 4),
             "p95_ms": round(self.p95_ms, 4),
+            "expected_ms": round(self.expected_ms, 4),
             "p99_ms": round(self.percentile_ms(99), 4),
             "spread": round(self.spread, 4),
             "device": self.device.model_dump(mode="json"),
@@ -57,6 +74,28 @@ class LatencyRecord:
     def summary(self) -> dict[str, Any]:
         """The JSON form without the samples."""
         return {key: value for key, value in self.to_json().items() if key != "samples_ms"}
+
+
+def latency_figures(record: LatencyRecord, worst: LatencyRecord | None) -> dict[str, float]:
+    """What budgets may limit. `worst` is that of all layers, for networks that texts leave early."""
+    return {
+        "p50_ms": record.p50_ms,
+        "p95_ms": record.p95_ms,
+        "expected_ms": record.expected_ms,
+        "worst_ms": (worst or record).longest_ms,
+    }
+
+
+def mixture(records: Sequence[LatencyRecord], shares: Sequence[float]) -> LatencyRecord:
+    """One record of texts that take either of several ways, each as often as its share says.
+
+    Of each way's samples so many quantiles are taken as its share of a thousand.
+    """
+    samples: list[float] = []
+    for record, share in zip(records, shares, strict=True):
+        count = round(_MIXED * share)
+        samples += np.quantile(record.samples_ms, (np.arange(count) + 0.5) / max(count, 1)).tolist()
+    return replace(records[-1], samples_ms=tuple(samples))
 
 
 def error_of(predicted: list[float], measured: list[float]) -> dict[str, float]:

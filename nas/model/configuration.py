@@ -19,6 +19,9 @@ class CompactBertConfig(PreTrainedConfig):
     `attention` and `feed_forward`, and `source`, the teacher's layer that it came from. The size of a head,
     `attention_head_size`, is the teacher's; heads times head size need not equal `hidden_size`.
 
+    With `exit_threshold` above 0 there is a classifier after each layer but the last: a text that one is as sure of
+    (probability of the likeliest class) gets its logits from there.
+
     What differs between families of teachers: `family` is the teacher's `model_type`; `pooler_act` stands between the
     two linear layers of the head; `embedding_size` is the width of embeddings that are projected to `hidden_size`
     (ELECTRA), or None where there is no projection; `type_vocab_size` is 0 where there are no token types;
@@ -34,6 +37,7 @@ class CompactBertConfig(PreTrainedConfig):
     attention_head_size: int = 64
     layers: list[dict[str, Any]] | None = None
     embedding: str = "none"
+    exit_threshold: float = 0.0
     hidden_act: str = "gelu"
     pooler_act: str = "tanh"
     hidden_dropout_prob: float = 0.1
@@ -70,7 +74,7 @@ class CompactBertConfig(PreTrainedConfig):
     def architecture(self) -> Architecture:
         """The architecture that this configuration describes."""
         layers = tuple(Layer(**layer) for layer in self.layers or ())
-        return Architecture(hidden_size=self.hidden_size, layers=layers, embedding=self.embedding)
+        return Architecture(self.hidden_size, layers, self.embedding, self.exit_threshold)
 
     def with_architecture(self, architecture: Architecture) -> CompactBertConfig:
         """The same vocabulary, labels and details with another architecture."""
@@ -79,6 +83,7 @@ class CompactBertConfig(PreTrainedConfig):
         values.update(
             hidden_size=architecture.hidden_size,
             embedding=architecture.embedding,
+            exit_threshold=architecture.exit_threshold,
             layers=[layer.to_json() for layer in architecture.layers],
         )
         return CompactBertConfig(**values)

@@ -218,6 +218,8 @@ class CompactBertLayer(nn.Module):
     attention: AttentionBlock
     intermediate: Intermediate
     output: ResidualOutput
+    exit: nn.Linear
+    """A classifier of the first token, where the network can be left after this layer."""
 
     def __init__(
         self,
@@ -266,6 +268,8 @@ class Encoder(nn.Module):
             at = (architecture.owner(number, block) for block in LAYER_BLOCKS)
             owners = (None if owner is None or owner == number else built[owner] for owner in at)
             built.append(CompactBertLayer(config, layer, *owners))
+            if config.exit_threshold and number + 1 < len(architecture.layers):
+                built[-1].exit = nn.Linear(config.hidden_size, config.outputs)
         self.layer = nn.ModuleList(built)
 
 
@@ -330,9 +334,13 @@ class CompactBertModel(nn.Module):
 
 @dataclass
 class CompactBertOutput(SequenceClassifierOutput):
-    """Also says which tokens the hidden states are of; see `CompactBertModel.forward`."""
+    """Also says which tokens the hidden states are of (see `CompactBertModel.forward`), and who left where."""
 
     places: tuple[torch.Tensor | None, ...] | None = None
+    every_logits: tuple[torch.Tensor, ...] | None = None
+    """The logits after each layer that the network can be left after, and the last ones, each (batch, num_labels)."""
+    left_after: torch.Tensor | None = None
+    """The number of layers that each text's logits took, (batch,)."""
 
 
 class CompactBertForSequenceClassification(PreTrainedModel):
@@ -374,12 +382,28 @@ class CompactBertForSequenceClassification(PreTrainedModel):
         """
         states, places = self.bert(input_ids, attention_mask, token_type_ids, every_token)
         logits = self.classifier(self.dropout(self.bert.pooler(states[-1])))
+        every, left_after = (logits,), None
+        if self.config.exit_threshold:
+            early = zip(self.layers[:-1], states[1:-1], strict=True)
+            every = (*(layer.exit(state[:, 0]) for layer, state in early), logits)
+            logits, left_after = first_sure(every, self.config.exit_threshold)
         return CompactBertOutput(
             loss=None if labels is None else task_loss(logits, labels),
             logits=logits,
+            every_logits=every,
+            left_after=left_after,
             hidden_states=tuple(states) if output_hidden_states else None,
             places=tuple(places) if output_hidden_states else None,
         )
+
+
+def first_sure(every: tuple[torch.Tensor, ...], threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each text the first logits as sure as the threshold, else the last, and how many layers they took."""
+    stacked = torch.stack(every)
+    sure = stacked.float().softmax(dim=-1).amax(dim=-1) >= threshold
+    sure[-1] = True
+    first = sure.int().argmax(dim=0)
+    return stacked[first, torch.arange(len(first), device=first.device)], first + 1
 
 
 def task_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

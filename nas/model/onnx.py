@@ -46,13 +46,45 @@ def to_onnx(model: CompactBertForSequenceClassification) -> onnx.ModelProto:
     if projection is not None:
         hidden = _NONE.emit_linear(graph, hidden, {"weight": _array(projection.weight)}, _array(projection.bias))
     mask = emit_mask(graph, inputs["attention_mask"])
-    for number, layer in enumerate(model.layers, 1):
-        hidden, mask = _emit_layer(graph, config, layer, hidden, mask, first_only=number == len(model.layers))
-    first = graph.add("Gather", hidden, graph.constant(np.array(0)), axis=1)
-    pooled = _emit_activation(graph, config.pooler_act, _emit_dense(graph, model.bert.pooler.dense, first))
-    logits = _emit_dense(graph, model.classifier, pooled)
+    logits, left_after = _emit_from(graph, model, 0, hidden, mask)
     graph.output(logits, "logits", ("batch_size", config.outputs))
+    if config.exit_threshold:
+        graph.output(left_after, "left_after", ("batch_size", 1), TensorProto.INT64)
     return graph.model("compact_bert")
+
+
+def _emit_from(
+    graph: GraphBuilder, model: CompactBertForSequenceClassification, number: int, hidden: str, mask: str
+) -> tuple[str, str]:
+    """Write all from layer `number` on: logits, and the number of layers that they took, (batch, 1)."""
+    config, layers = model.config, model.layers
+    if number == len(layers):
+        pooled = _emit_dense(graph, model.bert.pooler.dense, _emit_first_state(graph, hidden))
+        logits = _emit_dense(graph, model.classifier, _emit_activation(graph, config.pooler_act, pooled))
+        return logits, graph.constant(np.array([[number]]))
+    last = number + 1 == len(layers)
+    hidden, mask = _emit_layer(graph, config, layers[number], hidden, mask, first_only=last)
+    if last or not config.exit_threshold:
+        return _emit_from(graph, model, number + 1, hidden, mask)
+    own = _emit_dense(graph, layers[number].exit, _emit_first_state(graph, hidden))
+    surest = graph.add("ReduceMax", graph.add("Softmax", own, axis=-1), graph.constant(np.array([1])))
+    sure = graph.add("GreaterOrEqual", surest, graph.constant(np.array(config.exit_threshold, dtype=np.float32)))
+    every = graph.add("ReduceMin", graph.add("Cast", sure, to=TensorProto.INT32), keepdims=0)
+    here = graph.constant(np.array([[number + 1]]))
+    rest = GraphBuilder(outer=graph)
+    logits, left_after = _emit_from(rest, model, number + 1, hidden, mask)
+    shapes = {"logits": (TensorProto.FLOAT, (None, config.outputs)), "left_after": (TensorProto.INT64, (None, 1))}
+    rest.output(rest.add("Where", sure, own, logits), f"logits_of_{number}", (None, config.outputs))
+    rest.output(rest.add("Where", sure, here, left_after), f"left_after_{number}", (None, 1), TensorProto.INT64)
+    all_sure = graph.add("Cast", every, to=TensorProto.BOOL)
+    where = graph.add("Where", sure, here, here)
+    logits, left_after = graph.choose(all_sure, shapes, (own, where), rest)
+    return logits, left_after
+
+
+def _emit_first_state(graph: GraphBuilder, hidden: str) -> str:
+    """The features of the first token, (batch, features)."""
+    return graph.add("Gather", hidden, graph.constant(np.array(0)), axis=1)
 
 
 def emit_embeddings(graph: GraphBuilder, embeddings: Embeddings, ids: str, segments: str | None) -> str:

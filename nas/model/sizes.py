@@ -18,7 +18,7 @@ def count_parameters(config: CompactBertConfig) -> int:
     total = _numbers(table) + (rows + 2) * config.embedding_width + _projection(config) + _norms(config)
     for choice, rows, columns in _linears(config):
         total += _numbers(choice.matrices(rows, columns)) + rows
-    return total + (hidden + 1) * hidden + (hidden + 1) * config.outputs
+    return total + (hidden + 1) * hidden + (hidden + 1) * config.outputs + _exits(config)
 
 
 def stored_mb(config: CompactBertConfig) -> float:
@@ -26,7 +26,7 @@ def stored_mb(config: CompactBertConfig) -> float:
     hidden = config.hidden_size
     types = config.type_vocab_size if config.type_vocab_size > 1 else 0  # a single type lies in the positions
     exact = (config.max_position_embeddings + types + 2) * config.embedding_width + _projection(config)
-    exact += _norms(config) + (hidden + 1) * hidden + (hidden + 1) * config.outputs
+    exact += _norms(config) + _exits(config) + (hidden + 1) * hidden + (hidden + 1) * config.outputs
     table = matrix_compression(config.embedding).table_bytes(config.vocab_size, config.embedding_width)
     return (
         4 * exact + table + sum(choice.linear_bytes(rows, columns) for choice, rows, columns in _linears(config))
@@ -53,6 +53,11 @@ def _norms(config: CompactBertConfig) -> int:
         compression(name) for layer in config.architecture.layers for name in (layer.attention, layer.feed_forward)
     )
     return sum(2 * config.hidden_size for choice in choices if choice.weights != "none")
+
+
+def _exits(config: CompactBertConfig) -> int:
+    """Parameters of the classifiers between layers."""
+    return (config.hidden_size + 1) * config.outputs * (config.num_hidden_layers - 1) if config.exit_threshold else 0
 
 
 def _numbers(shapes: Mapping[str, tuple[int, int]]) -> int:

@@ -103,6 +103,7 @@ def fits_stock(config: CompactBertConfig) -> bool:
     kinds = {(layer.num_attention_heads, layer.intermediate_size) for layer in architecture.layers}
     return (
         architecture.choices == {"none"}
+        and not architecture.exit_threshold
         and len(kinds) == 1
         and next(iter(kinds))[0] * config.attention_head_size == config.hidden_size
         and config.embedding_size != config.hidden_size

@@ -136,7 +136,9 @@ def order(run: Run, data: TaskData, model: CompactBertForSequenceClassification)
 
 def untrained(run: Run, data: TaskData, largest: CompactBertForSequenceClassification) -> SupernetWeights:
     """A supernet of the study's space that starts as `largest`."""
-    weights = SupernetWeights.of(largest, run.study.space.dimensions.hidden_size, run.study.space.compression)
+    space = run.study.space
+    exits = bool(space.dimensions.exit_threshold)
+    weights = SupernetWeights.of(largest, space.dimensions.hidden_size, space.compression, exits)
     weights.fit(_ranking_batches(run, data))
     return weights
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from nas.compression import compression
 from nas.report.contents import Record
 from nas.report.style import CHOICES
 from nas.report.svg import drawing, element, text, tooltip
@@ -19,8 +20,9 @@ _MOST_CELLS = 24
 
 
 def choices_of(architectures: Iterable[Architecture]) -> list[str]:
-    """The compression choices that occur, in the order of their colours."""
-    found = {choice for architecture in architectures for choice in architecture.choices}
+    """The compression choices of blocks that are there, in the order of their colours."""
+    every = {choice for architecture in architectures for choice in architecture.choices}
+    found = {choice for choice in every if compression(choice).weights != "none"}
     return sorted(found, key=lambda choice: (choice != "none", choice))
 
 
@@ -36,7 +38,7 @@ def choices_legend(choices: Sequence[str]) -> str:
         for name in choices
     ]
     marks.append(('<rect y="3" width="16" height="10" rx="2" class="track"/>', "cut from the teacher"))
-    marks.append(('<rect x="0.5" y="3.5" width="15" height="9" rx="2" class="gone"/>', "layer dropped"))
+    marks.append(('<rect x="0.5" y="3.5" width="15" height="9" rx="2" class="gone"/>', "dropped"))
     items = (
         element(
             "li",
@@ -49,7 +51,8 @@ def choices_legend(choices: Sequence[str]) -> str:
 
 def architecture_drawing(architecture: Architecture, teacher: Shape, choices: Sequence[str], label: str) -> str:
     """Embedding, then one row for each of the teacher's layers; bars are in proportion to the teacher's sizes."""
-    layers = {layer.source: layer for layer in architecture.layers}
+    pairs = zip(architecture.layers, architecture.resolved, strict=True)
+    layers = {layer.source: (layer, resolved) for layer, resolved in pairs}
     parts = [_embedding(architecture, teacher, choices)]
     head_y = _TOP + _ROW + 8
     parts.append(text(_LEFT, head_y, "attention heads", "label"))
@@ -57,7 +60,10 @@ def architecture_drawing(architecture: Architecture, teacher: Shape, choices: Se
     for number in range(teacher.num_hidden_layers):
         y = head_y + 12 + _ROW * number
         parts.append(text(0, y + 12, f"layer {number}", "label"))
-        parts.append(_layer(layers[number], teacher, choices, y) if number in layers else _dropped(y))
+        if number in layers:
+            parts.append(_layer(*layers[number], teacher, choices, y))
+        else:
+            parts.append(_gone(_LEFT, y, 2 * _BAR + _GAP, "dropped"))
     height = head_y + 12 + _ROW * teacher.num_hidden_layers
     return drawing(_WIDTH, height, label, "chart", "".join(parts))
 
@@ -69,23 +75,34 @@ def _embedding(architecture: Architecture, teacher: Shape, choices: Sequence[str
     return text(0, 16, "embedding", "label") + bar + _below(_LEFT, 4, words, architecture.embedding)
 
 
-def _layer(layer: Layer, teacher: Shape, choices: Sequence[str], y: float) -> str:
-    heads, full_heads = layer.num_attention_heads, teacher.num_attention_heads
-    size, full_size = layer.intermediate_size, teacher.intermediate_size
-    about = f"Layer {layer.source}"
-    words = f"{heads} of {full_heads}", f"{size:,} of {full_size:,}"
-    attention = (
-        _bar(_LEFT, y, _BAR, heads / full_heads, layer.attention, choices, f"{about}: attention heads {words[0]}")
-        if full_heads > _MOST_CELLS
-        else _heads(layer, full_heads, choices, y, f"{about}: attention heads {words[0]}")
-    )
-    about = f"{about}: intermediate size {words[1]}"
-    feed_forward = _bar(_RIGHT_BAR, y, _BAR, size / full_size, layer.feed_forward, choices, about)
-    below = _below(_LEFT, y, words[0], layer.attention) + _below(_RIGHT_BAR, y, words[1], layer.feed_forward)
-    return attention + feed_forward + below
+def _layer(layer: Layer, resolved: Layer, teacher: Shape, choices: Sequence[str], y: float) -> str:
+    """`resolved` has the sizes of what a block borrows."""
+    heads, full_heads = resolved.num_attention_heads, teacher.num_attention_heads
+    size, full_size = resolved.intermediate_size, teacher.intermediate_size
+    about, words = f"Layer {layer.source}", (f"{heads} of {full_heads}", f"{size:,} of {full_size:,}")
+    parts = []
+    if not heads:
+        parts.append(_gone(_LEFT, y, _BAR, "left out"))
+    elif full_heads > _MOST_CELLS:
+        label = f"{about}: attention heads {words[0]}"
+        parts.append(_bar(_LEFT, y, _BAR, heads / full_heads, layer.attention, choices, label))
+    else:
+        parts.append(_heads(heads, full_heads, layer.attention, choices, y, f"{about}: attention heads {words[0]}"))
+    if size:
+        label = f"{about}: intermediate size {words[1]}"
+        parts.append(_bar(_RIGHT_BAR, y, _BAR, size / full_size, layer.feed_forward, choices, label))
+    else:
+        parts.append(_gone(_RIGHT_BAR, y, _BAR, "left out"))
+    if heads:
+        parts.append(_below(_LEFT, y, words[0], layer.attention))
+    if size:
+        parts.append(_below(_RIGHT_BAR, y, words[1], layer.feed_forward))
+    if layer.keep_tokens:
+        parts.append(text(0, y + _THICK + 13.5, f"{layer.keep_tokens} tokens on", "size"))
+    return "".join(parts)
 
 
-def _heads(layer: Layer, full: int, choices: Sequence[str], y: float, about: str) -> str:
+def _heads(kept: int, full: int, choice: str, choices: Sequence[str], y: float, about: str) -> str:
     """One cell a head."""
     pitch = _BAR / full
     cells = "".join(
@@ -96,11 +113,11 @@ def _heads(layer: Layer, full: int, choices: Sequence[str], y: float, about: str
             width=pitch - 2,
             height=_THICK,
             rx=2,
-            class_=_class(layer.attention, choices) if number < layer.num_attention_heads else "track",
+            class_=_class(choice, choices) if number < kept else "track",
         )
         for number in range(full)
     )
-    return element("g", tooltip(f"{about}, {_in_words(layer.attention)}") + cells)
+    return element("g", tooltip(f"{about}, {_in_words(choice)}") + cells)
 
 
 def _bar(x: float, y: float, full: float, share: float, choice: str, choices: Sequence[str], about: str) -> str:
@@ -113,9 +130,9 @@ def _below(x: float, y: float, words: str, choice: str) -> str:
     return text(x, y + _THICK + 13.5, words if choice == "none" else f"{words} · {choice}", "size")
 
 
-def _dropped(y: float) -> str:
-    outline = element("rect", x=_LEFT, y=y, width=2 * _BAR + _GAP, height=_THICK, rx=3, class_="gone")
-    return outline + text(_LEFT + _BAR + _GAP / 2, y + 11.5, "dropped", "gone-name", "middle")
+def _gone(x: float, y: float, width: float, word: str) -> str:
+    outline = element("rect", x=x, y=y, width=width, height=_THICK, rx=3, class_="gone")
+    return outline + text(x + width / 2, y + 11.5, word, "gone-name", "middle")
 
 
 def _class(choice: str, choices: Sequence[str]) -> str:
@@ -123,4 +140,6 @@ def _class(choice: str, choices: Sequence[str]) -> str:
 
 
 def _in_words(choice: str) -> str:
+    if compression(choice).weights == "below":
+        return "weights of a layer below"
     return "not compressed" if choice == "none" else choice

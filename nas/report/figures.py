@@ -56,13 +56,13 @@ def duration(seconds: float) -> str:
 def limits(budget: Budget, teacher_p50_ms: float | None) -> list[str]:
     """What a budget asks: `p50 ≤ 6.7 ms = 20% of the teacher's`, `size ≤ 20 MB`."""
     found = []
-    if isinstance(budget.p50_ms, str):
-        limit = f"p50 ≤ {budget.p50_ms} of the teacher's"
-        if teacher_p50_ms is not None:
-            limit = f"p50 ≤ {milliseconds(budget.p50_limit_ms(teacher_p50_ms))} = {budget.p50_ms} of the teacher's"
-        found.append(limit)
-    elif budget.p50_ms is not None:
-        found.append(f"p50 ≤ {milliseconds(budget.p50_ms)}")
+    for name, limit in budget.latency_limits_ms(teacher_p50_ms or 0.0).items():
+        given, words = getattr(budget, name), name.removesuffix("_ms")
+        if isinstance(given, str):
+            known = f"{milliseconds(limit)} = " if teacher_p50_ms is not None else ""
+            found.append(f"{words} ≤ {known}{given} of the teacher's" + ("" if name == "p50_ms" else " median"))
+        else:
+            found.append(f"{words} ≤ {milliseconds(limit)}")
     if budget.size_mb is not None:
         found.append(f"size ≤ {significant(budget.size_mb)} MB")
     if budget.params is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nas.errors import InfeasibleBudgetError
@@ -24,14 +24,15 @@ class Costs:
     profiles: Mapping[str, Profile]
     budgets: tuple[Budget, ...]
 
-    def predict_ms(self, architecture: Architecture) -> dict[str, float]:
-        """The predicted median latency on each device, in milliseconds."""
-        return {name: profile.predict_ms(architecture) for name, profile in self.profiles.items()}
+    def predict_ms(self, architecture: Architecture, exits: Sequence[float] = ()) -> dict[str, float]:
+        """The predicted median latency on each device, in milliseconds. `exits`: see `Profile.predict_ms`."""
+        return {name: profile.predict_ms(architecture, exits) for name, profile in self.profiles.items()}
 
-    def excess(self, architecture: Architecture, budget: Budget) -> float:
+    def excess(self, architecture: Architecture, budget: Budget, exits: Sequence[float] = ()) -> float:
         """By how much the worst limit of a budget is exceeded, relative to the limit; at most 0 if it is met."""
         profile = self.profiles[budget.device]
-        found = [profile.predict_ms(architecture) / budget.p50_limit_ms(profile.teacher_p50_ms) - 1.0]
+        limits, figures = budget.latency_limits_ms(profile.teacher_p50_ms), profile.predict(architecture, exits)
+        found = [getattr(figures, name) / limit - 1.0 for name, limit in limits.items()] or [-1.0]
         config = self.config.with_architecture(architecture) if budget.size_mb or budget.params else None
         if config and budget.size_mb:
             found.append(stored_mb(config) / budget.size_mb - 1.0)
@@ -39,9 +40,15 @@ class Costs:
             found.append(count_parameters(config) / budget.params - 1.0)
         return max(found)
 
-    def violation(self, architecture: Architecture) -> float:
-        """The excess over the budget that is nearest to being met; at most 0 if one of them is met."""
-        return min(self.excess(architecture, budget) for budget in self.budgets)
+    def violation(self, architecture: Architecture, exits: Sequence[float] = ()) -> float:
+        """The excess over the budget that is nearest to being met; at most 0 if one of them is met.
+
+        Where texts leave a network early is known once it is evaluated; before, all are taken to leave after the first
+        layer.
+        """
+        if architecture.exit_threshold and not exits:
+            exits = (1.0,)
+        return min(self.excess(architecture, budget, exits) for budget in self.budgets)
 
     def check_feasible(self, space: SearchSpace) -> None:
         """Raise `InfeasibleBudgetError` for a budget that even the smallest sub-networks miss."""
@@ -51,7 +58,7 @@ class Costs:
             # The smallest one was measured; another mix of choices may be a little faster.
             fastest = min(profile.smallest_p50_ms, *(profile.predict_ms(corner) for corner in space.corners()))
             checks = (
-                ("p50_ms", fastest, budget.p50_limit_ms(profile.teacher_p50_ms)),
+                *((name, fastest, limit) for name, limit in budget.latency_limits_ms(profile.teacher_p50_ms).items()),
                 ("size_mb", min(map(stored_mb, configs)), budget.size_mb or float("inf")),
                 ("params", min(map(count_parameters, configs)), budget.params or float("inf")),
             )

@@ -17,11 +17,13 @@ class Encoding:
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
-        self._ends = {
+        self._ends: dict[str, tuple[Any, ...]] = {
             "layers": space.layer_sets,
             "hidden_size": space.dimensions.hidden_size,
             "embedding": space.compression.embedding,
         }
+        if space.dimensions.exit_threshold:
+            self._ends["exit_threshold"] = space.exit_options
         self._blocks: dict[str, tuple[Any, ...]] = {block: space.options(block) for block in LAYER_BLOCKS}
         if space.dimensions.keep_tokens:
             self._blocks["keep_tokens"] = space.keep_options
@@ -49,6 +51,8 @@ class Encoding:
         values["layers"] = self.space.layer_sets.index(kept)
         values["hidden_size"] = self.space.dimensions.hidden_size.index(architecture.hidden_size)
         values["embedding"] = self.space.compression.embedding.index(architecture.embedding)
+        if "exit_threshold" in values:
+            values["exit_threshold"] = self.space.exit_options.index(architecture.exit_threshold)
         for layer in architecture.layers:
             for block in LAYER_BLOCKS:
                 values[f"{block}_{layer.source}"] = self.space.options(block).index(layer.option(block))

@@ -32,5 +32,9 @@ def ranking(
 
     Predictions err, so a predicted excess of up to `tolerance` is let through: measurement decides.
     """
-    able = [result for result in results if costs.excess(result.architecture, budget) <= tolerance]
-    return sorted(able, key=lambda result: (-result.accuracy, costs.excess(result.architecture, budget)))
+
+    def excess(result: CandidateResult) -> float:
+        return costs.excess(result.architecture, budget, result.exits)
+
+    able = [result for result in results if excess(result) <= tolerance]
+    return sorted(able, key=lambda result: (-result.accuracy, excess(result)))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import random
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, cast
@@ -102,7 +103,7 @@ class Trials:
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if _RESULT in trial.user_attrs:
                 result = CandidateResult.from_json(trial.user_attrs[_RESULT])
-                self._study.tell(trial.number, self._values(result.architecture, result.accuracy))
+                self._study.tell(trial.number, self._values(result))
                 self._known[result.architecture] = result
                 continue
             self._study.tell(trial.number, state=TrialState.FAIL)
@@ -116,7 +117,8 @@ class Trials:
         twin = any(self.encoding.decode(other.params) == architecture for other in self._in_flight.values())
         outcome = "repeated" if twin else self._settled(architecture) or "evaluated"
         trial.set_user_attr(_OUTCOME, outcome)
-        trial.set_constraint("budget", self.costs.violation(architecture))
+        if outcome == "over_budget" or not architecture.exit_threshold:
+            self._constrain(trial, architecture, ())
         if twin:
             self._study.tell(trial, state=TrialState.FAIL)  # its value is not known yet
             return None
@@ -124,18 +126,26 @@ class Trials:
             self._in_flight[trial.number] = trial
             return Proposal(trial.number, architecture)
         known = self._known.get(architecture)
-        self._study.tell(trial, self._values(architecture, known.accuracy if known else 0.0))
+        if known and known.exits:
+            self._constrain(trial, architecture, known.exits)
+        self._study.tell(trial, self._values(known or CandidateResult(architecture, 0.0, 0, 0.0)))
         return None
 
     def tell(self, proposal: Proposal, result: CandidateResult) -> None:
         """Store the result of a proposal."""
         trial = self._in_flight.pop(proposal.number)
         trial.set_user_attr(_RESULT, result.to_json())
-        self._study.tell(trial, self._values(proposal.architecture, result.accuracy))
+        if result.exits:
+            self._constrain(trial, result.architecture, result.exits)
+        self._study.tell(trial, self._values(result))
         self._known[result.architecture] = result
 
-    def _values(self, architecture: Architecture, accuracy: float) -> list[float]:
-        return [accuracy, *self.costs.predict_ms(architecture).values()]
+    def _constrain(self, trial: optuna.Trial, architecture: Architecture, exits: Sequence[float]) -> None:
+        """Say by how much the nearest budget is missed, once a trial: for early exits when it is known who leaves."""
+        trial.set_constraint("budget", self.costs.violation(architecture, exits))
+
+    def _values(self, result: CandidateResult) -> list[float]:
+        return [result.accuracy, *self.costs.predict_ms(result.architecture, result.exits).values()]
 
     def results(self) -> list[CandidateResult]:
         """The results of all finished evaluations, in the order of their trials."""

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from nas.evaluate import CandidateResult
-from nas.latency import LatencyRecord, Profile, measure
+from nas.latency import LatencyRecord, Profile
+from nas.latency.exits import measure_with_exits
 from nas.latency.measure import Network
+from nas.latency.record import latency_figures
 from nas.model import CompactBertForSequenceClassification
 from nas.model.sizes import count_parameters, stored_mb
 from nas.search.costs import Costs
@@ -54,7 +56,10 @@ def _describe(result: CandidateResult, costs: Costs) -> dict[str, Any]:
         "description": result.architecture.describe(),
         "architecture": result.architecture.to_json(),
         "search_accuracy": result.accuracy,
-        "predicted_ms": {name: round(value, 4) for name, value in costs.predict_ms(result.architecture).items()},
+        "predicted_ms": {
+            name: round(value, 4) for name, value in costs.predict_ms(result.architecture, result.exits).items()
+        },
+        **({"exits": list(result.exits)} if result.exits else {}),
         "size_mb": round(stored_mb(config), 3),
         "params": count_parameters(config),
     }
@@ -78,21 +83,21 @@ def _measure_budget(
     count = study.export.candidates
     while waiting and sum(item["met"] for item in measured) < min(count, _ENOUGH):
         chosen, waiting = waiting[:count], waiting[count:]
-        records = _measure([result.architecture for result in chosen], extract, teacher, profile, budget.name)
+        records = _measure(chosen, extract, teacher, profile, budget.name)
         for result in chosen:
-            own, reference = records[result.architecture.digest], records["teacher"]
+            name, reference = result.architecture.digest, records["teacher"]
             described = _describe(result, costs)
-            met = budget.is_met(
-                own.p50_ms * (1.0 + _MARGIN), reference.p50_ms, described["size_mb"], described["params"]
-            )
-            figures = {"p50_ms": own.p50_ms, "p95_ms": own.p95_ms, "teacher_p50_ms": reference.p50_ms, "met": met}
-            measured.append(described | figures)
+            figures = latency_figures(records[name], records.get(f"{name}/worst"))
+            cautious = {key: value * (1.0 + _MARGIN) for key, value in figures.items()}
+            met = budget.is_met(cautious | described, reference.p50_ms)
+            measured.append(described | figures | {"teacher_p50_ms": reference.p50_ms, "met": met})
     return measured
 
 
 def _measure(
-    architectures: Sequence[Architecture], extract: Extract, teacher: Architecture, profile: Profile, budget: str
+    chosen: Sequence[CandidateResult], extract: Extract, teacher: Architecture, profile: Profile, budget: str
 ) -> dict[str, LatencyRecord]:
-    networks: dict[str, Network] = {architecture.digest: extract(architecture) for architecture in architectures}
+    networks: dict[str, Network] = {result.architecture.digest: extract(result.architecture) for result in chosen}
     networks["teacher"] = extract(teacher)
-    return measure(profile.device, networks, _ROUNDS, f"Measuring the best for {budget}")
+    exits = {result.architecture.digest: result.exits for result in chosen if result.exits}
+    return measure_with_exits(profile.device, networks, exits, _ROUNDS, f"Measuring the best for {budget}")

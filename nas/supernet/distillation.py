@@ -36,8 +36,8 @@ class LossWeights:
 class Knowledge:
     """What one forward pass of teacher or sub-network leaves to compare."""
 
-    logits: torch.Tensor
-    """(batch, num_labels)."""
+    logits: tuple[torch.Tensor, ...]
+    """After each layer that the network can be left after, and the last ones, each (batch, num_labels)."""
     states: tuple[torch.Tensor, ...]
     """After the embeddings and after each layer, each (batch, tokens, hidden_size)."""
     places: tuple[torch.Tensor | None, ...]
@@ -48,8 +48,8 @@ class Knowledge:
     @classmethod
     def of(cls, output: CompactBertOutput, projections: list[torch.Tensor]) -> Knowledge:
         """From a model's output with hidden states."""
-        assert output.logits is not None and output.hidden_states is not None and output.places is not None
-        return cls(output.logits, output.hidden_states, output.places, projections)
+        assert output.every_logits and output.hidden_states is not None and output.places is not None
+        return cls(output.every_logits, output.hidden_states, output.places, projections)
 
 
 @contextmanager
@@ -78,9 +78,11 @@ def distillation_loss(
     weights: LossWeights,
 ) -> torch.Tensor:
     """The loss of a sub-network against the teacher."""
-    loss = student.logits.new_zeros((), dtype=torch.float32)
+    loss = student.logits[-1].new_zeros((), dtype=torch.float32)
     if weights.logits:
-        loss = loss + weights.logits * logits_loss(student.logits, teacher.logits)
+        loss = loss + weights.logits * logits_loss(student.logits[-1], teacher.logits[-1])
+        early = [logits_loss(logits, teacher.logits[-1]) for logits in student.logits[:-1]]
+        loss = loss + weights.logits * sum(early) / max(1, len(early))
     if weights.hidden:
         loss = loss + weights.hidden * hidden_loss(student, teacher, architecture, attention_mask)
     if weights.relations and student.projections:

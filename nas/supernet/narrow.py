@@ -51,7 +51,7 @@ def reader_of(module: str) -> str | None:
     joint, _, last = module.rpartition(".")
     if last in ("query", "key", "value"):
         return joint  # the three read the same
-    return module if module.endswith(("intermediate.dense", "pooler.dense", "classifier")) else None
+    return module if module.endswith(("intermediate.dense", "pooler.dense", "classifier", ".exit")) else None
 
 
 def readers_of(model: CompactBertForSequenceClassification) -> list[str]:

@@ -27,11 +27,12 @@ class SupernetConfig(CompactBertConfig):
 
     narrow_sizes: list[int] | None = None
     choices: dict[str, list[str]] | None = None
+    exits: bool = False
 
     def with_architecture(self, architecture: Architecture) -> CompactBertConfig:
         """The configuration of a sub-network."""
         values = self.to_dict()
-        for own in ("narrow_sizes", "choices"):
+        for own in ("narrow_sizes", "choices", "exits"):
             values.pop(own)
         return CompactBertConfig(**values).with_architecture(architecture)
 
@@ -51,6 +52,8 @@ class SupernetWeights(CompactBertForSequenceClassification):
                     known = shapes.get(name, (0, 0))
                     shapes[name] = max(known[0], shape[0]), max(known[1], shape[1])
             add_matrices(module, {name: shape for name, shape in shapes.items() if not hasattr(module, name)})
+        for layer in self.layers[:-1] if config.exits else ():
+            layer.exit = nn.Linear(config.hidden_size, config.outputs)
         self.narrow = nn.ModuleDict({str(size): Narrow(self, size) for size in config.narrow_sizes or []})
 
     @classmethod
@@ -59,13 +62,14 @@ class SupernetWeights(CompactBertForSequenceClassification):
         largest: CompactBertForSequenceClassification,
         hidden_sizes: Iterable[int],
         choices: Choices | None = None,
+        exits: bool = False,
     ) -> SupernetWeights:
         """The weights of a supernet that starts as `largest`; what it has beside that is left to `fit`."""
         narrow = [size for size in hidden_sizes if size != largest.config.hidden_size]
         values: dict[str, Any] = largest.config.to_dict()
         values.pop("num_hidden_layers")
         offered = (choices or Choices()).model_dump(mode="json")
-        weights = cls(SupernetConfig(**values, narrow_sizes=narrow, choices=offered))
+        weights = cls(SupernetConfig(**values, narrow_sizes=narrow, choices=offered, exits=exits))
         weights.load_state_dict(largest.state_dict(), strict=False)
         return weights.eval()
 
@@ -77,7 +81,10 @@ class SupernetWeights(CompactBertForSequenceClassification):
         with gathered(self, read, written) as watch:
             for batch in batches:
                 watch(batch["attention_mask"].bool())
-                self(**batch, every_token=True)
+                states = self(**batch, every_token=True, output_hidden_states=True).hidden_states
+                for layer, state in zip(self.layers[:-1], states[1:-1], strict=True):
+                    if self.config.exits:
+                        layer.exit(state[:, 0])  # what it reads is watched
         for narrow in self.narrow.values():
             cast(Narrow, narrow).fit(norms_of(self), read)
         for name, module, choices in self._choices():

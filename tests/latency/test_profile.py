@@ -10,7 +10,16 @@ import pytest
 from tiny import mixed_space
 
 from nas.errors import DeviceError
-from nas.latency.profile import Profile, _fit, _line, _parts, _sum_ms, _whole_architectures, build_profile
+from nas.latency.profile import (
+    Profile,
+    _fit,
+    _line,
+    _median_ms,
+    _parts,
+    _whole_architectures,
+    build_profile,
+    weighted_median,
+)
 from nas.latency.record import LatencyRecord, error_of
 from nas.space import SearchSpace
 from nas.study import Device
@@ -23,7 +32,7 @@ def _record(value):
 
 
 def _table(chosen, cost):
-    parts = {part for architecture in chosen.values() for part, _ in _parts(architecture, 16)}
+    parts = {part for architecture in chosen.values() for part, _ in _parts(architecture, 16, 9)}
     return {part: {"16": cost()} for part in sorted(parts)}
 
 
@@ -54,7 +63,7 @@ def test_a_device_that_adds_up_is_predicted_exactly(space):
     chosen = _whole_architectures(space, 0)
     table = _table(chosen, lambda: rng.uniform(0.1, 1.0))
     whole = {
-        name: _record(0.2 + 1.1 * sum(table[part]["16"] for part, _ in _parts(architecture, 16)))
+        name: _record(0.2 + 1.1 * sum(table[part]["16"] for part, _ in _parts(architecture, 16, 9)))
         for name, architecture in chosen.items()
     }
     profile = _fit(DEVICE, "digest", table, chosen, whole)
@@ -67,11 +76,30 @@ def test_a_network_that_drops_tokens_is_the_sum_of_its_parts_at_their_numbers_of
     """Over lengths of 4, 8 and 20 tokens, of which at most 6 go on after the first layer; costs grow with tokens."""
     first, *others = space.largest().layers
     dropping = replace(space.largest(), layers=(replace(first, keep_tokens=6), *others))
-    parts = [part for part, _ in _parts(dropping, 8)]
-    assert [tokens for _, tokens in _parts(dropping, 8)] == [8, 8, 8, 8, 6, 6, 6, 6]
+    parts = [part for part, _ in _parts(dropping, 8, 3)]
+    assert [tokens for _, tokens in _parts(dropping, 8, 3)] == [8, 8, 8, 8, 6, 6, 6, 6]
     table = {part: {"4": 4.0, "20": 20.0} for part in parts}
     device = Device(name="cpu", sequence_length=[4, 8, 20])
-    assert _sum_ms(table, device, dropping) == pytest.approx(4 * 8 + 4 * 6)
+    assert _median_ms(table, device, dropping) == pytest.approx(4 * 8 + 4 * 6)
+
+
+def test_a_network_that_is_left_early_is_predicted_by_where_texts_leave(space):
+    """Blocks of 1 ms: the ends, then two a layer. Most texts leave after one layer, the rest after three."""
+    architecture = replace(space.largest(), exit_threshold=0.9)
+    table = {part: {"4": 1.0, "16": 1.0} for part, _ in _parts(architecture, 16, 3)}
+    profile = Profile(Device(name="cpu", sequence_length=[4, 16]), "", {}, table, 0.5, 2.0, 1.0, 0.1, {}, [])
+    through, early = profile.predict(architecture), profile.predict(architecture, (0.6, 0.0, 0.4))
+    assert through.p50_ms == through.expected_ms == through.worst_ms == pytest.approx(0.5 + 2 * 7)
+    assert early.p50_ms == pytest.approx(0.5 + 2 * 3) and early.worst_ms == through.worst_ms
+    assert early.expected_ms == pytest.approx(0.6 * 6.5 + 0.4 * 14.5)
+
+
+@pytest.mark.parametrize(
+    ("values", "weights", "expected"),
+    [([3.0, 1.0, 2.0], [1 / 3] * 3, 2.0), ([1.0, 2.0, 3.0, 4.0], [0.25] * 4, 2.5), ([1.0, 9.0], [0.4, 0.6], 9.0)],
+)
+def test_weighted_median(values, weights, expected):
+    assert weighted_median(values, weights) == pytest.approx(expected)
 
 
 def test_the_lengths_of_a_task_are_quantiles_of_its_texts():
@@ -90,7 +118,7 @@ def test_held_out_networks_are_not_fitted(space):
 
     def whole(held_out_ms):
         return {
-            name: _record(held_out_ms if name.startswith("held_out") else sum(1.0 for _ in _parts(architecture, 16)))
+            name: _record(held_out_ms if name.startswith("held_out") else sum(1.0 for _ in _parts(architecture, 16, 9)))
             for name, architecture in chosen.items()
         }
 

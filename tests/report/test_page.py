@@ -2,10 +2,13 @@
 
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import pytest
+from tiny import mixed_space
 
 from nas.errors import NasError
+from nas.report.architecture_drawing import architecture_drawing, choices_of
 from nas.report.contents import Contents
 from nas.report.figures import duration, limits, points, significant
 from nas.report.front_chart import front_picture
@@ -230,3 +233,20 @@ def test_figures_as_text():
     assert [points(value)[1:] for value in (-0.008, 0.0, 0.012)] == ["0.8 points", "0.0 points", "1.2 points"]
     budget = Budget(name="tight", device="laptop", p50_ms=4.0, size_mb=20.0, params=1_000_000)
     assert limits(budget, None) == ["p50 ≤ 4.00 ms", "size ≤ 20.0 MB", "parameters ≤ 1,000,000"]
+
+
+def test_blocks_that_borrow_or_are_left_out_are_drawn_so():
+    space = mixed_space()
+    first, second, third = space.largest().layers
+    layers = (
+        replace(first, attention="int8", keep_tokens=5),
+        replace(second, attention="share", num_attention_heads=0),
+        replace(third, feed_forward="skip", intermediate_size=0),
+    )
+    architecture = replace(space.largest(), layers=layers)
+    choices = choices_of([architecture])
+    drawing = architecture_drawing(architecture, space.teacher, choices, "drawing")
+    ElementTree.fromstring(drawing)
+    assert choices == ["none", "int8", "share"]
+    assert drawing.count("left out") == 1 and "5 tokens on" in drawing
+    assert "Layer 1: attention heads 4 of 4, weights of a layer below" in drawing

@@ -51,7 +51,7 @@ def _knowledge(model, batch, every_token=True):
 
 
 def _known(states, places=None):
-    return Knowledge(torch.zeros(5, 3), states, places or (None,) * len(states))
+    return Knowledge((torch.zeros(5, 3),), states, places or (None,) * len(states))
 
 
 def test_sandwich_holds_the_ends_and_depends_on_the_step_alone(space):
@@ -148,7 +148,7 @@ def test_relations_do_not_depend_on_padding_or_on_the_number_of_features():
         divergences.append((q.exp() * (q - p)).sum(-1).mean())
 
     def loss():
-        own, target = (Knowledge(torch.zeros(2, 3), (), (None, None), [item]) for item in (narrow, wide))
+        own, target = (Knowledge((torch.zeros(2, 3),), (), (None, None), [item]) for item in (narrow, wide))
         return relation_loss(own, target, mask)
 
     found = loss()

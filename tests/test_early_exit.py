@@ -1,0 +1,118 @@
+"""Networks that texts leave early: in the supernet, extracted, served and measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny import make_rows, make_tokenizer, mixed_space
+
+from nas.data import prepare
+from nas.evaluate.accuracy import Evaluator
+from nas.export.artefact import ONNX_FILE, write_artefact
+from nas.latency.exits import measure_with_exits
+from nas.latency.record import LatencyRecord, latency_figures, mixture
+from nas.latency.runtimes import session_of
+from nas.model.modeling import first_sure
+from nas.model.stock import from_stock
+from nas.space import SearchSpace
+from nas.study import Budget, Device, Task
+from nas.supernet import BertSupernet, SupernetWeights
+from nas.supernet.distillation import Knowledge, LossWeights, distillation_loss
+
+
+@pytest.fixture
+def space() -> SearchSpace:
+    return mixed_space()
+
+
+def _early(space, threshold=0.9):
+    return replace(space.largest(), exit_threshold=threshold)
+
+
+def test_a_text_gets_the_first_logits_that_are_sure_enough():
+    every = tuple(
+        torch.tensor(rows) for rows in ([[5.0, 0.0], [0.1, 0.0]], [[0.0, 9.0], [0.0, 6.0]], [[1.0, 0.0], [2.0, 0.0]])
+    )
+    logits, left_after = first_sure(every, 0.9)
+    assert left_after.tolist() == [1, 2] and logits.tolist() == [[5.0, 0.0], [0.0, 6.0]]
+    logits, left_after = first_sure(every, 0.99999)
+    assert left_after.tolist() == [3, 3] and logits.tolist() == [[1.0, 0.0], [2.0, 0.0]]
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_a_served_network_leaves_where_the_model_does(space, supernet_weights, batch, tmp_path, size):
+    """Texts one by one, and together: whoever is sure keeps its logits while the others go on."""
+    supernet = BertSupernet(supernet_weights)
+    places = set()
+    for threshold in (0.6, 0.9):
+        model = supernet.extract(_early(space, threshold))
+        with torch.no_grad():
+            for layer in model.layers[:-1]:
+                layer.exit.weight.mul_(2.0)  # some are sure early, some are not
+        write_artefact(model, make_tokenizer(), tmp_path / "export")
+        session = session_of(tmp_path / "export" / ONNX_FILE, 1)
+        for start in range(0, 5, size):
+            part = {name: value[start : start + size] for name, value in batch.items()}
+            with torch.no_grad():
+                expected = model(**part)
+            logits, left_after = session.run(None, {name: value.numpy() for name, value in part.items()})
+            np.testing.assert_allclose(logits, expected.logits.numpy(), atol=1e-4)
+            assert left_after[:, 0].tolist() == expected.left_after.tolist()
+            places |= set(left_after[:, 0].tolist())
+    assert len(places) > 1
+
+
+def test_exits_learn_from_the_teacher(space, teacher, batch):
+    """Every exit has a share in the loss, and narrow networks have exits of their own width."""
+    weights = SupernetWeights.of(from_stock(teacher), space.dimensions.hidden_size, space.compression, exits=True)
+    weights.fit([batch])
+    supernet = BertSupernet(weights)
+    for hidden in space.dimensions.hidden_size:
+        architecture = replace(_early(space), hidden_size=hidden)
+        known = Knowledge.of(weights(**batch, output_hidden_states=True), [])
+        found = Knowledge.of(supernet.run(architecture, **batch, output_hidden_states=True), [])
+        assert len(found.logits) == 3 and len(known.logits) == 1
+        weights.zero_grad()
+        distillation_loss(found, known, architecture, batch["attention_mask"], LossWeights(1.0, 0.0)).backward()
+        for layer in weights.layers[:-1]:
+            assert layer.exit.weight.grad[:, :hidden].abs().sum() > 0
+    assert not hasattr(weights.layers[-1], "exit")
+
+
+def test_an_evaluation_says_where_texts_leave(space, supernet_weights, tmp_path):
+    make_rows(160, 0).to_parquet(tmp_path / "train.parquet")
+    make_rows(20, 1).to_parquet(tmp_path / "test.parquet")
+    task = Task(train="train.parquet", test="test.parquet", text=("text",), max_length=16, holdout={"size": 120})
+    data = prepare(task, str(tmp_path / "train.parquet"), str(tmp_path / "test.parquet"), make_tokenizer(), 0)
+    evaluator = Evaluator(BertSupernet(supernet_weights), data.search, "accuracy")
+    found = evaluator.evaluate(_early(space, 0.6))
+    assert len(found.exits) == 3 and sum(found.exits) == pytest.approx(1.0, abs=1e-5)
+    assert evaluator.evaluate(space.largest()).exits == ()
+    assert type(found).from_json(found.to_json()) == found
+
+
+def test_a_measurement_mixes_those_of_each_depth(space, supernet_weights):
+    model = BertSupernet(supernet_weights).extract(_early(space))
+    device = Device(name="cpu", sequence_length=16)
+    networks = {"early": model, "teacher": supernet_weights}
+    records = measure_with_exits(device, networks, {"early": (0.5, 0.3, 0.2)}, rounds=2, title="Testing")
+    assert records.keys() == {"early", "early/worst", "teacher"}
+    assert len(records["early"].samples_ms) == 1000
+
+
+def test_a_mixture_has_each_way_as_often_as_its_share():
+    device = Device(name="cpu")
+    short, long = (LatencyRecord((value,) * 7, device, {}, "now") for value in (1.0, 5.0))
+    mixed = mixture([short, long], (0.75, 0.25))
+    assert mixed.p50_ms == 1.0 and mixed.p95_ms == 5.0 and mixed.expected_ms == pytest.approx(2.0)
+    assert latency_figures(mixed, long)["worst_ms"] == 5.0
+
+
+def test_budgets_limit_each_figure_by_itself():
+    figures = {"p50_ms": 1.0, "expected_ms": 2.0, "worst_ms": 5.0, "size_mb": 3.0, "params": 10}
+    limits = [({"p50_ms": "10%"}, True), ({"expected_ms": 1.9}, False), ({"worst_ms": "50%", "size_mb": 3.0}, True)]
+    for given, met in [*limits, ({"worst_ms": "49%"}, False), ({"params": 9}, False)]:
+        assert Budget(name="b", device="cpu", **given).is_met(figures, teacher_p50_ms=10.0) == met
