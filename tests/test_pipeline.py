@@ -265,3 +265,49 @@ def test_the_wheel_carries_spaces_and_the_quickstart(tmp_path):
     assert {"nas/search_spaces/minilm-l6.toml", "nas/search_spaces/bert-base.toml"} <= names
     assert {"nas/studies/quickstart/study.toml", "nas/cli.py"} <= names
     assert not any(name.startswith(("tests/", "runs/")) for name in names)
+
+
+MIXED = """
+name = "mixed"
+[teacher]
+num_hidden_layers = 3
+hidden_size = 32
+num_attention_heads = 4
+intermediate_size = 64
+[dimensions]
+layers = [2, 3]
+hidden_size = [24, 32]
+num_attention_heads = [2, 4]
+intermediate_size = [24, 64]
+keep_tokens = [4, 6]
+exit_threshold = [0.7, 0.9]
+[compression]
+embedding = ["none", "low_rank(8)+int8"]
+attention = ["none", "int8", "share", "skip"]
+feed_forward = ["none", "int4", "sparse(0.5)", "low_rank(6)"]
+"""
+
+
+def test_every_kind_of_choice_goes_the_whole_way(tmp_path):
+    study = write_tiny_study(tmp_path / "tiny")
+    (study.parent / "mixed.toml").write_text(MIXED)
+    text = study.read_text().replace('name = "tiny"', 'name = "mixed.toml"')
+    text = text.replace("sequence_length = 32", 'sequence_length = "task"')
+    text = text.replace('p50_ms = "80%"', 'expected_ms = "90%"\nworst_ms = "150%"').replace(
+        'p50_ms = "50%"', "size_mb = 0.04"
+    )
+    study.write_text(text)
+    result = _nas("run", study, "--runs", tmp_path / "runs")
+    assert result.returncode == 0, result.stderr
+    for budget in ("large", "small"):
+        found = _verification(tmp_path / "runs", budget)
+        assert found["met"] is True and found["agreement_with_hugging_face"] >= 0.98
+        assert found["worst_ms"] >= found["expected_ms"] > 0
+        assert bool(found.get("exits")) == bool(found["architecture"].get("exit_threshold"))
+    assert len(found["latency"]["device"]["sequence_length"]) == 8
+    front = json.loads((tmp_path / "runs" / "tiny" / "search" / "front.json").read_text())
+    choices = {
+        choice for item in front["candidates"] for layer in item["architecture"]["layers"] for choice in layer.values()
+    }
+    assert {"int8", "share", "skip", "int4", "sparse(0.5)", "low_rank(6)"} <= choices
+    assert any(item.get("exits") for item in front["candidates"])
