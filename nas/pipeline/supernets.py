@@ -99,6 +99,7 @@ def distillation(run: Run, data: TaskData, schedule: Schedule, folder: Path, ori
         folder=folder,
         seed=run.study.seed,
         origin=origin,
+        replaced_tokens=run.study.supernet.replaced_tokens,
         train_embeddings=run.study.supernet.train_embeddings,
     )
 

@@ -16,6 +16,7 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from nas.model import CompactBertForSequenceClassification
 from nas.space import Architecture, SearchSpace
+from nas.supernet.augmentation import TokenReplacement
 from nas.supernet.checkpoints import SafeTrainer
 from nas.supernet.distillation import Knowledge, LossWeights, distillation_loss, last_projections
 from nas.supernet.loops import Schedule, run_trainer, training_arguments
@@ -33,9 +34,11 @@ class DistillationTrainer(SafeTrainer):
         teacher: CompactBertForSequenceClassification,
         architectures: Callable[[int], list[Architecture]],
         losses: LossWeights,
+        replacement: TokenReplacement | None,
         **kwargs: Any,
     ) -> None:
         super().__init__(model=supernet.weights, **kwargs)
+        self.replacement = replacement
         self.supernet = supernet
         self.teacher = teacher.eval().requires_grad_(False)
         nn.Module.to(self.teacher, self.args.device)
@@ -48,6 +51,8 @@ class DistillationTrainer(SafeTrainer):
         """One gradient from all of the step's sub-networks; returns their mean loss."""
         inputs = self._prepare_inputs(inputs)
         inputs.pop("labels")
+        if self.replacement:
+            inputs = self.replacement(inputs, self.state.global_step)
         architectures = self.architectures(self.state.global_step)
         total = torch.zeros((), device=self.args.device)
         with _attention_for_training(self.args.device):
@@ -102,6 +107,8 @@ class Distillation:
     seed: int
     origin: dict[str, Any]
     """What this training is made of, as JSON values: checkpoints of something else are refused."""
+    replaced_tokens: float = 0.0
+    """The mean share of a text's tokens that are replaced at random."""
     train_embeddings: bool = False
     """Whether the word table learns too; it is half of the weights of a small BERT and starts as the teacher's."""
 
@@ -123,11 +130,13 @@ class Distillation:
         title: str,
     ) -> None:
         weights.bert.embeddings.word_embeddings.requires_grad_(self.train_embeddings)
+        share, special = self.replaced_tokens, self.tokenizer.all_special_ids
         trainer = DistillationTrainer(
             supernet=BertSupernet(weights),
             teacher=self.teacher,
             architectures=architectures,
             losses=self.losses,
+            replacement=TokenReplacement(self.train, special, share, self.seed) if share else None,
             args=training_arguments(weights, self.folder, self.schedule, self.seed),
             train_dataset=self.train,
             data_collator=DataCollatorWithPadding(self.tokenizer),
