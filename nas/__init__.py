@@ -12,21 +12,22 @@ from typing import TYPE_CHECKING, Any
 from nas import registration
 
 if TYPE_CHECKING:
+    from nas.architecture import Architecture, Layer
     from nas.errors import NasError
     from nas.model import CompactBertConfig, CompactBertForSequenceClassification
     from nas.pipeline import Run, export, front, profile, search_candidates, train
-    from nas.space import Architecture, Layer, SearchSpace
+    from nas.space import SearchSpace
     from nas.study import Study
     from nas.supernet import BertSupernet
 
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "Architecture": "nas.space",
+    "Architecture": "nas.architecture",
     "BertSupernet": "nas.supernet",
     "CompactBertConfig": "nas.model",
     "CompactBertForSequenceClassification": "nas.model",
-    "Layer": "nas.space",
+    "Layer": "nas.architecture",
     "NasError": "nas.errors",
     "Run": "nas.pipeline",
     "SearchSpace": "nas.space",

@@ -8,9 +8,9 @@ import pytest
 import torch
 from tiny import TEACHERS
 
+from nas.architecture import compress_all
 from nas.latency.profile import Profile
 from nas.model.sizes import count_parameters, stored_mb
-from nas.space import compress_all
 from nas.study import Device
 from nas.supernet import BertSupernet
 

@@ -14,10 +14,11 @@ import torch
 from tiny import TEACHERS, make_tokenizer, mixed_space
 from transformers import AutoModelForSequenceClassification
 
+from nas.architecture import compress_all
 from nas.export.artefact import ONNX_FILE, write_artefact
 from nas.latency.runtimes import session_of
 from nas.model import CompactBertForSequenceClassification
-from nas.space import SearchSpace, compress_all
+from nas.space import SearchSpace
 from nas.supernet import BertSupernet
 
 FLOAT = ("none", "low_rank(4)", "low_rank(8)", "share", "skip")

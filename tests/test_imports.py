@@ -15,8 +15,8 @@ from nas.supernet import BertSupernet
 ROOT = Path(__file__).parents[1] / "nas"
 # From the ground up: a room may import those before it.
 ROOMS = [
-    "errors", "files", "progress", "graph", "cluster", "compression", "space", "study", "embedded", "data",
-    "vocabulary", "model", "supernet", "latency", "evaluate", "search", "export", "report", "pipeline", "cli",
+    "errors", "files", "progress", "graph", "cluster", "compression", "architecture", "space", "study", "embedded",
+    "data", "vocabulary", "model", "supernet", "latency", "evaluate", "search", "export", "report", "pipeline", "cli",
 ]  # fmt: skip
 TOP = {"__init__", "registration"}  # the front door: everything below is imported lazily
 

@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 from tiny import TINY_STUDY, write_pair_study, write_tiny_study
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, RobertaForSequenceClassification
 
+from nas.architecture import Architecture
 from nas.data import TaskData
 from nas.errors import ExportError, NasError
 from nas.export.verification import Artefact
 from nas.latency.runtimes import session_of
 from nas.pipeline import Run, exports, searches
-from nas.space import Architecture
 from nas.study import Device, Study
 
 ROOT = Path(__file__).parents[1]

@@ -9,9 +9,10 @@ from dataclasses import FrozenInstanceError
 import pytest
 from tiny import mixed_space
 
+from nas.architecture import Architecture, compress_all
 from nas.errors import SearchSpaceError
 from nas.search.encoding import Encoding
-from nas.space import Architecture, SearchSpace, compress_all, evenly_spaced, shipped_spaces
+from nas.space import SearchSpace, evenly_spaced, shipped_spaces
 
 SMALL = """
 name = "small"

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from nas.architecture import Architecture
 from nas.data import Batch, TaskData, batches_by_length, score
 from nas.model import CompactBertForSequenceClassification
-from nas.space import Architecture
 from nas.supernet import BertSupernet
 
 

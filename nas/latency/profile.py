@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nas.architecture import LAYER_BLOCKS, Architecture, Layer
 from nas.compression import Block
 from nas.errors import DeviceError
 from nas.files import digest, read_json, write_json
@@ -23,7 +24,7 @@ from nas.latency.measure import Network, measure
 from nas.latency.record import LatencyRecord, error_of
 from nas.latency.runtimes import BlockChain
 from nas.model import CompactBertConfig, CompactBertForSequenceClassification
-from nas.space import LAYER_BLOCKS, Architecture, Layer, SearchSpace
+from nas.space import SearchSpace
 from nas.study import Device
 
 _METHOD = 3

@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas.architecture import Layer
 from nas.compression import Block
 from nas.errors import DeviceError
-from nas.space import Layer
 
 if TYPE_CHECKING:
     import numpy as np

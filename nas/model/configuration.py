@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from nas.space import Architecture, Layer
+from nas.architecture import Architecture, Layer
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 """Everything that a network may be fed, int64 (batch, sequence)."""

@@ -19,9 +19,9 @@ from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from nas.architecture import LAYER_BLOCKS, Layer
 from nas.compression import compression, matrix_compression
 from nas.model.configuration import CompactBertConfig
-from nas.space import LAYER_BLOCKS, Layer
 
 
 class BlockLinear(nn.Module):

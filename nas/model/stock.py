@@ -8,11 +8,12 @@ import torch
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
+from nas.architecture import Architecture, Layer
 from nas.errors import ExportError, TeacherError
 from nas.model.configuration import CompactBertConfig
 from nas.model.families import FAMILIES, Family, family_of
 from nas.model.modeling import CompactBertForSequenceClassification
-from nas.space import Architecture, Layer, Shape
+from nas.space import Shape
 
 _SHARED = (
     "vocab_size",

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from nas.architecture import Architecture, compress_all
 from nas.data import TaskData
 from nas.errors import ExportError
 from nas.evaluate import EvaluationRecipe
@@ -19,7 +20,6 @@ from nas.pipeline.run import Run
 from nas.pipeline.searches import devices, fingerprint, front, search_candidates
 from nas.pipeline.supernets import distillation, load_supernet, load_teacher, supernet_inputs
 from nas.progress import say
-from nas.space import Architecture, compress_all
 from nas.study import Budget, Device
 from nas.supernet.loops import Schedule
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from nas.architecture import Architecture
 from nas.errors import DataError
 from nas.latency.runtimes import runtime_of
 from nas.pipeline.exports import export_inputs
@@ -15,7 +16,6 @@ from nas.pipeline.prepare import check_teacher, teacher_inputs, teacher_source
 from nas.pipeline.run import Run
 from nas.pipeline.searches import device_inputs, search_inputs
 from nas.pipeline.supernets import supernet_inputs
-from nas.space import Architecture
 from nas.study import Study
 from nas.supernet.loops import native_bf16
 

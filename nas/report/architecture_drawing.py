@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from nas.architecture import Architecture, Layer
 from nas.compression import compression
 from nas.report.contents import Record
 from nas.report.style import CHOICES
 from nas.report.svg import drawing, element, text, tooltip
-from nas.space import Architecture, Layer, Shape
+from nas.space import Shape
 
 _WIDTH = 400.0
 _LEFT, _BAR, _GAP = 76.0, 152.0, 20.0

@@ -6,11 +6,12 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from nas.architecture import Architecture
 from nas.errors import InfeasibleBudgetError
 from nas.latency import Profile
 from nas.model import CompactBertConfig
 from nas.model.sizes import count_parameters, stored_mb
-from nas.space import Architecture, SearchSpace
+from nas.space import SearchSpace
 from nas.study import Budget
 
 _TRIES = 20_000

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nas.space import LAYER_BLOCKS, Architecture, SearchSpace
+from nas.architecture import LAYER_BLOCKS, Architecture
+from nas.space import SearchSpace
 
 
 class Encoding:

@@ -6,8 +6,8 @@ from collections import deque
 from types import TracebackType
 from typing import Protocol, Self
 
+from nas.architecture import Architecture
 from nas.evaluate import CandidateResult, EvaluationRecipe
-from nas.space import Architecture
 from nas.study import Search
 
 

@@ -10,10 +10,10 @@ from typing import Any, Self
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from nas.architecture import Architecture
 from nas.cluster import join
 from nas.errors import SearchError
 from nas.evaluate import CandidateResult, EvaluationRecipe
-from nas.space import Architecture
 
 _MOST_LOSSES = 3
 """A candidate that takes its actor down this often is not tried again."""

@@ -24,11 +24,12 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from nas.architecture import Architecture
 from nas.errors import SearchError
 from nas.evaluate import CandidateResult
 from nas.search.costs import Costs
 from nas.search.encoding import Encoding
-from nas.space import Architecture, SearchSpace
+from nas.space import SearchSpace
 from nas.study import Search
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

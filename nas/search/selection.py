@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from nas.architecture import Architecture
 from nas.evaluate import CandidateResult
 from nas.latency import LatencyRecord, Profile
 from nas.latency.exits import measure_with_exits
@@ -15,7 +16,6 @@ from nas.model.sizes import count_parameters, stored_mb
 from nas.search.costs import Costs
 from nas.search.front import pareto_front, ranking
 from nas.search.loop import SearchState
-from nas.space import Architecture
 from nas.study import Budget, Study
 
 _ROUNDS = 12

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn import functional
 
+from nas.architecture import Architecture
 from nas.model import CompactBertForSequenceClassification
 from nas.model.modeling import CompactBertOutput, at_places
-from nas.space import Architecture
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ from nas.files import write_json
 from nas.progress import Tracker, track
 from nas.supernet.checkpoints import SafeTrainer, all_finite, claim, last_complete, mark_complete
 
-# oneDNN keeps what it prepared for the last 1,024 shapes of products, several megabytes each; in a training whose shapes
-# change at every step that comes to gigabytes, and hardly any is met again. It reads this before its first product.
+# oneDNN keeps what it prepared for the last 1,024 shapes of products, several megabytes each. In a training whose
+# shapes change at every step that comes to gigabytes, and hardly any is met again. Read before its first product.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 LOG_FILE = "training.json"

@@ -6,7 +6,8 @@ import random
 from collections.abc import Callable
 from typing import Literal
 
-from nas.space import Architecture, SearchSpace
+from nas.architecture import Architecture
+from nas.space import SearchSpace
 
 Sampling = Literal["uniform", "spread"]
 

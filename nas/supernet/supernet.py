@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch.func import functional_call
 
+from nas.architecture import Architecture
 from nas.compression import matrix_compression
 from nas.model import CompactBertForSequenceClassification
 from nas.model.modeling import BlockLinear, CompactBertOutput
-from nas.space import Architecture
 from nas.supernet.narrow import reader_of
 from nas.supernet.weights import SupernetWeights
 

@@ -14,8 +14,9 @@ from torch import distributed, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
+from nas.architecture import Architecture
 from nas.model import CompactBertForSequenceClassification
-from nas.space import Architecture, SearchSpace
+from nas.space import SearchSpace
 from nas.supernet.augmentation import TokenReplacement
 from nas.supernet.checkpoints import SafeTrainer
 from nas.supernet.distillation import Knowledge, LossWeights, distillation_loss, last_projections

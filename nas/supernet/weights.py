@@ -12,10 +12,11 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from nas.architecture import Architecture
 from nas.compression import Block, MatrixCompression, compression
 from nas.model import CompactBertConfig, CompactBertForSequenceClassification
 from nas.model.modeling import BlockEmbedding, BlockLinear, add_matrices
-from nas.space import Architecture, Choices
+from nas.space import Choices
 from nas.supernet.moments import Moments, gathered
 from nas.supernet.narrow import Narrow, norms_of, readers_of
 

@@ -12,11 +12,12 @@ import common
 from rich.console import Console
 from rich.table import Table
 
+from nas.architecture import Architecture, Layer
 from nas.data import TaskData
 from nas.evaluate.accuracy import Evaluator
 from nas.pipeline import Run, train
 from nas.pipeline.supernets import load_ordered, load_supernet
-from nas.space import Architecture, Layer, Shape
+from nas.space import Shape
 
 
 def uniform(shape: Shape, layers: tuple[int, ...], width: float = 1.0, hidden_size: int | None = None) -> Architecture:

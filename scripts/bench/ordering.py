@@ -16,12 +16,13 @@ import common
 from rich.console import Console
 from rich.table import Table
 
+from nas.architecture import Architecture
 from nas.evaluate.accuracy import Evaluator
 from nas.model import CompactBertForSequenceClassification
 from nas.pipeline import Run
 from nas.pipeline.prepare import prepare_teacher
 from nas.pipeline.supernets import load_teacher, order, untrained
-from nas.space import Architecture, SearchSpace
+from nas.space import SearchSpace
 from nas.supernet import BertSupernet
 from nas.supernet.importance import magnitude, reorder
 

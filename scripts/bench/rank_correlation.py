@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import kendalltau
 
+from nas.architecture import Architecture
 from nas.data import TaskData, batches_by_length, score
 from nas.errors import NasError
 from nas.evaluate.accuracy import forward_of, predict
@@ -36,7 +37,6 @@ from nas.model.sizes import count_parameters
 from nas.pipeline import Run, train
 from nas.pipeline.supernets import distillation, load_ordered, load_supernet, supernet_inputs
 from nas.progress import say
-from nas.space import Architecture
 from nas.supernet import BertSupernet
 from nas.supernet.loops import Schedule
 

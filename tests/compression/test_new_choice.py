@@ -11,6 +11,7 @@ import torch
 from onnx import TensorProto
 from tiny import make_tokenizer, mixed_space
 
+from nas.architecture import compress_all
 from nas.compression import BLOCKS, REGISTRY, compression
 from nas.compression.base import MatrixCompression
 from nas.compression.none import NoCompression
@@ -20,7 +21,7 @@ from nas.latency import build_profile
 from nas.latency.runtimes import session_of
 from nas.model.sizes import stored_mb
 from nas.search.encoding import Encoding
-from nas.space import SearchSpace, compress_all
+from nas.space import SearchSpace
 from nas.study import Device
 from nas.supernet import BertSupernet
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from tiny import TEACHERS
 
+from nas.architecture import Layer, compress_all
 from nas.errors import DeviceError
 from nas.latency import measure
 from nas.latency.runtimes import RUNTIMES, BlockChain, runtime_of
-from nas.space import Layer, compress_all
 from nas.study import Device
 
 RUNTIME = pytest.mark.parametrize("name", RUNTIMES)

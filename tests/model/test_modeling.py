@@ -9,13 +9,13 @@ import torch
 from tiny import TEACHERS, mixed_space, randomise
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from nas.architecture import Architecture, Layer
 from nas.errors import ExportError, TeacherError
 from nas.graph import GraphBuilder
 from nas.model import CompactBertForSequenceClassification
 from nas.model.onnx import to_onnx
 from nas.model.sizes import MB, count_parameters, stored_mb
 from nas.model.stock import compact_config, fits_stock, from_stock, shape_of, to_stock
-from nas.space import Architecture, Layer
 from nas.supernet import BertSupernet
 
 KINDS = pytest.mark.parametrize("teacher_kind", TEACHERS)

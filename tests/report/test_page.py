@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from tiny import mixed_space
 
+from nas.architecture import Architecture, Layer
 from nas.errors import NasError
 from nas.report.architecture_drawing import architecture_drawing, choices_of
 from nas.report.contents import Contents
@@ -14,7 +15,7 @@ from nas.report.figures import duration, limits, points, significant
 from nas.report.front_chart import front_picture
 from nas.report.page import render
 from nas.report.svg import Scale
-from nas.space import Architecture, Layer, Shape
+from nas.space import Shape
 from nas.study import Budget, Device
 
 TEACHER = Shape(num_hidden_layers=3, hidden_size=32, num_attention_heads=4, intermediate_size=64)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny import TEACHERS
 
+from nas.architecture import Architecture
 from nas.model.stock import from_stock
-from nas.space import Architecture
 from nas.supernet import BertSupernet, SupernetWeights
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from tiny import make_rows, make_tokenizer, randomise
 
+from nas.architecture import compress_all
 from nas.data import prepare
 from nas.errors import TrainingError
 from nas.model import CompactBertForSequenceClassification
-from nas.space import compress_all
 from nas.study import Task
 from nas.supernet import BertSupernet
 from nas.supernet.checkpoints import last_complete

@@ -8,8 +8,9 @@ import pytest
 import torch
 from tiny import TEACHERS, mixed_space
 
+from nas.architecture import compress_all
 from nas.model.stock import from_stock
-from nas.space import SearchSpace, compress_all
+from nas.space import SearchSpace
 from nas.supernet import BertSupernet, SupernetWeights
 
 
