@@ -35,7 +35,7 @@ class DistillationTrainer(SafeTrainer):
         teacher: CompactBertForSequenceClassification,
         architectures: Callable[[int], list[Architecture]],
         losses: LossWeights,
-        replacement: TokenReplacement | None,
+        replacement: TokenReplacement | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(model=supernet.weights, **kwargs)
