@@ -24,6 +24,8 @@ from nas.errors import SearchSpaceError
 from nas.files import Positive, Settings, Whole, digest, read_toml, validate
 
 T = TypeVar("T")
+_MANY_ROWS = 10_000
+"""An embedding table has far more rows than columns; how many is the teacher's affair."""
 
 
 class Shape(Settings):
@@ -153,7 +155,7 @@ class SearchSpace(Settings):
                         f"compression.{block}: {name!r} suits none of this space's sizes; change or drop it"
                     )
         for name in self.compression.embedding:
-            if not compression(name).suits(self.dimensions.hidden_size[0], self.dimensions.hidden_size[0] * 8):
+            if not compression(name).suits(_MANY_ROWS, self.dimensions.hidden_size[0]):
                 raise ValueError(f"compression.embedding: {name!r} does not suit this space's sizes; change or drop it")
         if self.layer_sets[-1] != tuple(range(total)):
             raise ValueError(

@@ -130,7 +130,9 @@ class Distillation:
         architectures: Callable[[int], list[Architecture]],
         title: str,
     ) -> None:
-        weights.bert.embeddings.word_embeddings.requires_grad_(self.train_embeddings)
+        table = weights.bert.embeddings.word_embeddings
+        for matrix in table.parameters():  # what is as long as the vocabulary is frozen, a projection behind it is not
+            matrix.requires_grad_(self.train_embeddings or matrix.shape[0] != table.rows)
         share, special = self.replaced_tokens, self.tokenizer.all_special_ids
         trainer = DistillationTrainer(
             supernet=BertSupernet(weights),

@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import TEACHERS, mixed_space
+from tiny import TEACHERS, make_tokenizer, mixed_space
 
 from nas.architecture import compress_all
 from nas.model.stock import from_stock
 from nas.space import SearchSpace
-from nas.supernet import BertSupernet, SupernetWeights
+from nas.supernet import BertSupernet, SupernetWeights, training
+from nas.supernet.distillation import LossWeights
+from nas.supernet.loops import Schedule
 
 
 @pytest.fixture
@@ -92,3 +94,23 @@ def test_a_shared_block_is_its_owner_s_in_extracted_weights_too(teacher, batch):
         model.layers[0].intermediate.dense.bias += 1.0
         assert model.layers[2].intermediate is model.layers[0].intermediate
         assert not torch.allclose(model(**batch).logits, before)
+
+
+def test_a_frozen_word_table_leaves_the_projection_behind_it_to_learn(space, teacher, tmp_path):
+    weights = SupernetWeights.of(from_stock(teacher), [32], space.compression)
+    table = weights.bert.embeddings.word_embeddings
+    frozen = {}
+
+    class Stop(Exception):
+        pass
+
+    def stop(*_: object, **__: object) -> None:
+        frozen.update({name: not matrix.requires_grad for name, matrix in table.named_parameters()})
+        raise Stop
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(training, "DistillationTrainer", stop)
+        schedule, losses = Schedule(1e-3, 8, steps=1), LossWeights()
+        distillation = training.Distillation(weights, None, make_tokenizer(), schedule, losses, tmp_path, 0, {})
+        distillation.train_supernet(weights, space, 1, "spread")
+    assert frozen == {"weight": True, "left": True, "right": False}
