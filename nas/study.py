@@ -238,7 +238,7 @@ class Supernet(Settings):
     """Weight of the loss on the hidden states."""
     relation_weight: Real = 0.0
     """Weight of the loss on the attention relations."""
-    replaced_tokens: Annotated[float, Field(ge=0.0, le=0.5, strict=True)] = 0.0
+    replaced_tokens: Annotated[float, Field(ge=0.0, le=0.5, strict=True)] = 0.15
     """The mean share of a text's tokens that are replaced at random, here and in the final fine-tuning."""
     train_embeddings: Flag = False
     """Whether the word table is trained too."""

@@ -48,6 +48,20 @@ SPACES = {
     "unknown choice": ('["none", "int8"]', '["none", "int3"]', ["'int3'", "none, int8"]),
     "choice twice": ('["none", "int8"]', '["none", "none"]', ["once"]),
     "none missing": ('["none", "int8"]', '["int8"]', ["'none' must be among"]),
+    "choice without its parameter": ('["none", "int8"]', '["none", "low_rank"]', ["attention", "low_rank(64)", "None"]),
+    "choice combined wrongly": (
+        '["none", "int8"]',
+        '["none", "share+int8"]',
+        ["attention", "cannot be combined", "'int8'"],
+    ),
+    "choice for another block": (
+        'attention = ["none", "int8"]',
+        'embedding = ["none", "skip"]',
+        ["embedding", "'skip'"],
+    ),
+    "rank above every size": ('["none", "int8"]', '["none", "low_rank(99)"]', ["'low_rank(99)'", "suits none"]),
+    "no token kept": ("layers = [1, 3]", "layers = [1, 3]\nkeep_tokens = [0]", ["dimensions.keep_tokens", "0"]),
+    "threshold of one": ("layers = [1, 3]", "layers = [1, 3]\nexit_threshold = [1.0]", ["exit_threshold", "1.0"]),
     "choice of no block": ('attention = ["none"', 'pooler = ["none"', ["compression.pooler", "unknown key"]),
 }
 
@@ -68,6 +82,14 @@ STUDIES = {
     "half embedded": ('train = "train.parquet"', 'train = "embedded"', ["embedded"]),
     "unknown runtime": ('name = "cpu"', 'name = "cpu"\nruntime = "tvm"', ["devices.0.runtime", "'tvm'"]),
     "runtime without int8": ('name = "cpu"', 'name = "cpu"\nruntime = "torch"', ["'torch'", "'int8'", "onnxruntime"]),
+    "no length": ("sequence_length = 32", "sequence_length = []", ["sequence_length", "at least 1"]),
+    "length in other words": (
+        "sequence_length = 32",
+        'sequence_length = "long"',
+        ["sequence_length", "'task'", "'long'"],
+    ),
+    "too many tokens replaced": ("steps = 30", "steps = 30\nreplaced_tokens = 0.9", ["replaced_tokens", "0.5", "0.9"]),
+    "worst latency is no share": ('p50_ms = "80%"', 'worst_ms = "much"', ["worst_ms", "'much'"]),
     "no budget": ('p50_ms = "80%"', "", ["at least one of p50_ms"]),
     "budget is no share": ('"80%"', '"a lot"', ["p50_ms", "'a lot'"]),
     "budget of zero": ('"80%"', '"0%"', ["above zero"]),
@@ -123,6 +145,23 @@ def test_malformed_study(case, nas, tiny_study, tmp_path):
     assert error.startswith("error: ") and error.count("\n") == 1 and "Traceback" not in error
     assert all(word in error for word in words), error
     assert not (tmp_path / "runs").exists()
+
+
+DIMENSIONS = {
+    "tokens at a fixed length": ("keep_tokens = [4]", "", ["devices.cpu", "'task'", "keep_tokens", "32"]),
+    "exits on torch": ("exit_threshold = [0.9]", 'runtime = "torch"', ["devices.cpu", "exit_threshold", "'torch'"]),
+}
+
+
+@pytest.mark.parametrize("case", DIMENSIONS)
+def test_a_space_that_does_not_go_with_the_device(case, nas, tiny_study, tmp_path):
+    line, device, words = DIMENSIONS[case]
+    space = SPACE.replace("[dimensions]", f"[dimensions]\n{line}").replace('["none", "int8"]', '["none"]')
+    (tiny_study.parent / "mine.toml").write_text(space)
+    study = TINY_STUDY.replace('name = "tiny"', 'name = "mine.toml"')
+    tiny_study.write_text(study.replace('name = "cpu"', f'name = "cpu"\n{device}'))
+    code, _, error = nas("check", str(tiny_study), "--runs", str(tmp_path / "runs"))
+    assert code == 2 and error.count("\n") == 1 and all(word in error for word in words), error
 
 
 @pytest.mark.parametrize(
