@@ -143,7 +143,8 @@ def emit_most_attended(graph: GraphBuilder, hidden: str, mask: str, weights: str
     real = graph.cast_to_float(graph.add("Equal", mask, nothing))
     received = graph.add("ReduceSum", graph.add("MatMul", real, weights), graph.constant(np.array([1, 2])), keepdims=0)
     text = graph.add("Squeeze", real, graph.constant(np.array([1, 2])))
-    scores = graph.add("Sub", graph.add("Mul", graph.add("Add", received, single), text), single)
+    # Padding gets -1; what real tokens received is not rounded.
+    scores = graph.add("Add", graph.add("Mul", received, text), graph.add("Sub", text, single))
     first = graph.add("Add", graph.add("Slice", scores, zero, one, one), graph.constant(-_BLOCKED))
     rest = graph.add("Slice", scores, one, graph.constant(np.array([np.iinfo(np.int64).max])), one)
     forced = graph.add("Concat", first, rest, axis=1)

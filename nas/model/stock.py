@@ -105,6 +105,7 @@ def fits_stock(config: CompactBertConfig) -> bool:
     return (
         architecture.choices == {"none"}
         and not architecture.exit_threshold
+        and not any(layer.keep_tokens for layer in architecture.layers)
         and len(kinds) == 1
         and next(iter(kinds))[0] * config.attention_head_size == config.hidden_size
         and config.embedding_size != config.hidden_size

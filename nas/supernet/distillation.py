@@ -49,7 +49,8 @@ class Knowledge:
     def of(cls, output: CompactBertOutput, projections: list[torch.Tensor]) -> Knowledge:
         """From a model's output with hidden states."""
         assert output.every_logits and output.hidden_states is not None and output.places is not None
-        return cls(output.every_logits, output.hidden_states, output.places, projections)
+        # Modules that the last layer borrows have run in their owner's layer before.
+        return cls(output.every_logits, output.hidden_states, output.places, projections[-3:])
 
 
 @contextmanager

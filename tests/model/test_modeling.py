@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -123,3 +124,10 @@ def test_graph_quantises_a_value_once():
     graph = GraphBuilder()
     first = graph.quantise_dynamically("x")
     assert graph.quantise_dynamically("x") == first != graph.quantise_dynamically("y")
+
+
+def test_a_network_that_drops_tokens_is_no_stock_one(teacher):
+    config = from_stock(teacher).config
+    first, *others = config.architecture.layers
+    dropping = replace(config.architecture, layers=(replace(first, keep_tokens=2), *others))
+    assert fits_stock(config) and not fits_stock(config.with_architecture(dropping))

@@ -130,6 +130,16 @@ def test_tokens_that_are_left_are_compared_with_the_teacher_s_at_their_places(sp
     assert loss.isfinite() and loss > 0
 
 
+def test_relations_of_a_last_layer_that_borrows_its_attention(space, supernet_weights, batch):
+    *others, last = space.largest().layers
+    architecture = replace(space.largest(), layers=(*others, replace(last, attention="share", num_attention_heads=0)))
+    with torch.no_grad():
+        found = _knowledge(BertSupernet(supernet_weights).extract(architecture), batch)
+        teacher = _knowledge(supernet_weights, batch)
+        loss = distillation_loss(found, teacher, architecture, batch["attention_mask"], LossWeights(0.0, 0.0, 1.0))
+    assert loss.isfinite() and loss > 0
+
+
 def test_padding_does_not_count(space, supernet_weights, batch):
     with torch.no_grad():
         states = _knowledge(supernet_weights, batch).states
