@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from tiny import TINY_STUDY, make_rows
+from tiny import TEACHER_TABLE, TINY_STUDY, make_rows
 
 from nas.errors import SearchSpaceError
 from nas.space import SearchSpace
 
-SPACE = """
+SPACE = f"""
 name = "mine"
-[teacher]
-num_hidden_layers = 3
-hidden_size = 32
-num_attention_heads = 4
-intermediate_size = 64
-[dimensions]
+{TEACHER_TABLE}[dimensions]
 layers = [1, 3]
 hidden_size = [16, 32]
 num_attention_heads = [1, 4]

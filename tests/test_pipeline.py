@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import TINY_STUDY, write_pair_study, write_tiny_study
+from tiny import TEACHER_TABLE, TINY_STUDY, write_pair_study, write_tiny_study
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, RobertaForSequenceClassification
 
 from nas.architecture import Architecture
@@ -267,14 +267,9 @@ def test_the_wheel_carries_spaces_and_the_quickstart(tmp_path):
     assert not any(name.startswith(("tests/", "runs/")) for name in names)
 
 
-MIXED = """
+MIXED = f"""
 name = "mixed"
-[teacher]
-num_hidden_layers = 3
-hidden_size = 32
-num_attention_heads = 4
-intermediate_size = 64
-[dimensions]
+{TEACHER_TABLE}[dimensions]
 layers = [2, 3]
 hidden_size = [24, 32]
 num_attention_heads = [2, 4]

@@ -194,6 +194,15 @@ def write_pair_study(folder: Path) -> Path:
     return folder / "study.toml"
 
 
+TEACHER_TABLE = """[teacher]
+num_hidden_layers = 3
+hidden_size = 32
+num_attention_heads = 4
+intermediate_size = 64
+"""
+"""The sizes of the tiny teacher, as a search-space file has them."""
+
+
 def mixed_space() -> SearchSpace:
     """The tiny space with every kind of compression choice, layers that drop tokens, and early exits."""
     choices = {
