@@ -53,12 +53,21 @@ def predict(forward: Callable[[Batch], np.ndarray], batches: Iterable[Batch]) ->
     return logits
 
 
-def forward_of(model: CompactBertForSequenceClassification) -> Callable[[Batch], np.ndarray]:
-    """The forward function of a torch model for `predict`."""
+def forward_of(
+    model: CompactBertForSequenceClassification, left_after: list[int] | None = None
+) -> Callable[[Batch], np.ndarray]:
+    """The forward function of a torch model for `predict`.
+
+    `left_after` gets the number of layers that each text took, if the model can be left early.
+    """
 
     @torch.inference_mode()
     def forward(batch: Batch) -> np.ndarray:
-        return model(**batch.inputs).logits.numpy()
+        output = model(**batch.inputs)
+        if left_after is not None and output.left_after is not None:
+            left_after.extend(output.left_after.tolist())
+        logits: np.ndarray = output.logits.numpy()
+        return logits
 
     return forward
 
@@ -81,15 +90,7 @@ class Evaluator:
     def measure(self, model: CompactBertForSequenceClassification) -> tuple[float, tuple[float, ...]]:
         """The metric of a model with weights of its own, and the shares of texts that leave after each layer."""
         left: list[int] = []
-
-        @torch.inference_mode()
-        def forward(batch: Batch) -> np.ndarray:
-            output = model(**batch.inputs)
-            left.extend([] if output.left_after is None else output.left_after.tolist())
-            logits: np.ndarray = output.logits.numpy()
-            return logits
-
-        accuracy = score(self.metric, predict(forward, self.batches), self.labels)
+        accuracy = score(self.metric, predict(forward_of(model, left), self.batches), self.labels)
         return accuracy, exit_shares(left, len(model.layers)) if left else ()
 
     def accuracy_of(self, model: CompactBertForSequenceClassification) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -82,19 +83,15 @@ class Profile:
 
     def predict(self, architecture: Architecture, exits: Sequence[float] = ()) -> Prediction:
         """The predicted latency of a sub-network in milliseconds; see `predict_ms`."""
-        depth = len(architecture.layers)
-        shares = dict(enumerate(exits, 1)) if exits else {depth: 1.0}
-        costs, weights = [], []
-        for layers, share in shares.items():
-            for length in self.device.lengths:
-                total = _sum_ms(self.blocks_ms, architecture, length, layers)
-                costs.append(self.offset_ms + self.slope * total)
-                weights.append(share / len(self.device.lengths))
-        worst = max(_sum_ms(self.blocks_ms, architecture, length, depth) for length in self.device.lengths)
+        sums = [_sums_ms(self.blocks_ms, architecture, length) for length in self.device.lengths]
+        shares = exits or (1.0,)  # of the layers from the first on, or of the last alone
+        depths = range(1, len(shares) + 1) if exits else (-1,)
+        costs = [self.offset_ms + self.slope * own[depth] for depth in depths for own in sums]
+        weights = [share / len(sums) for share in shares for _ in sums]
         return Prediction(
             p50_ms=weighted_median(costs, weights),
             expected_ms=float(np.dot(costs, weights)),
-            worst_ms=self.offset_ms + self.slope * worst,
+            worst_ms=self.offset_ms + self.slope * max(own[-1] for own in sums),
         )
 
     def save(self, path: Path) -> None:
@@ -217,12 +214,11 @@ def weighted_median(values: Sequence[float], weights: Sequence[float]) -> float:
 
 
 def _median_ms(table: dict[str, dict[str, float]], device: Device, architecture: Architecture) -> float:
-    depth = len(architecture.layers)
-    return float(np.median([_sum_ms(table, architecture, length, depth) for length in device.lengths]))
+    return float(np.median([_sums_ms(table, architecture, length)[-1] for length in device.lengths]))
 
 
-def _sum_ms(table: dict[str, dict[str, float]], architecture: Architecture, length: int, layers: int) -> float:
-    """What the parts of a network sum up to, for a text of some length that leaves after some layers."""
+def _sums_ms(table: dict[str, dict[str, float]], architecture: Architecture, length: int) -> list[float]:
+    """What the parts of a network sum up to for a text of some length: up to its ends, its first layer and so on."""
 
     def cost(part: str, tokens: int) -> float:
         known = table[part]
@@ -230,21 +226,24 @@ def _sum_ms(table: dict[str, dict[str, float]], architecture: Architecture, leng
             return known[str(tokens)]
         return float(np.interp(tokens, [int(at) for at in known], list(known.values())))
 
-    return sum(cost(*part) for part in _parts(architecture, length, layers))
+    return list(accumulate(sum(cost(*part) for part in stage) for stage in _stages(architecture, length)))
 
 
-def _parts(architecture: Architecture, length: int, layers: int) -> Iterator[tuple[str, int]]:
-    """The entries of the table that a network's latency is the sum of, each with its number of tokens."""
+def _stages(architecture: Architecture, length: int) -> Iterator[list[tuple[str, int]]]:
+    """The entries of the table that a network's latency is the sum of, each with its number of tokens.
+
+    First those of its two ends, then those of each layer.
+    """
     hidden, tokens = architecture.hidden_size, length
-    yield f"ends/{hidden}/{architecture.embedding}", tokens
-    for number, layer in enumerate(architecture.resolved[:layers], 1):
-        for block in LAYER_BLOCKS:
-            size, choice = layer.option(block)
-            if size:
-                yield _part(block, hidden, size, choice, last=number == len(architecture.layers)), tokens
+    yield [(f"ends/{hidden}/{architecture.embedding}", tokens)]
+    for number, layer in enumerate(architecture.resolved, 1):
+        options = ((block, *layer.option(block)) for block in LAYER_BLOCKS)
+        last = number == len(architecture.layers)
+        stage = [(_part(block, hidden, size, choice, last), tokens) for block, size, choice in options if size]
         if layer.keep_tokens:
-            yield f"dropping/{hidden}", tokens
+            stage.append((f"dropping/{hidden}", tokens))
             tokens = min(tokens, layer.keep_tokens)
+        yield stage
 
 
 def _part(block: Block, hidden: int, size: int, choice: str, last: bool) -> str:

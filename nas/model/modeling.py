@@ -24,30 +24,8 @@ from nas.compression import compression, matrix_compression
 from nas.model.configuration import CompactBertConfig
 
 
-class BlockLinear(nn.Module):
-    """A linear layer that belongs to a block: matrices and arithmetic are those of the block's compression choice."""
-
-    weight: nn.Parameter
-    """Where the choice has a matrix of that name."""
-
-    def __init__(self, in_features: int, out_features: int, choice: str) -> None:
-        super().__init__()
-        self.in_features, self.out_features = in_features, out_features
-        self.compression = matrix_compression(choice)
-        add_matrices(self, self.compression.matrices(out_features, in_features))
-        self.bias = nn.Parameter(torch.zeros(out_features))
-
-    @property
-    def matrices(self) -> dict[str, torch.Tensor]:
-        """What stands for the weight, by name."""
-        return {name: getattr(self, name) for name in self.compression.matrices(0, 0)}
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return self.compression.linear(input, self.matrices, self.bias)
-
-
-class BlockEmbedding(nn.Module):
-    """A table of embeddings, as its block's compression choice has it."""
+class Compressed(nn.Module):
+    """Matrices in place of one of shape (rows, columns), as the compression choice of their block has them."""
 
     weight: nn.Parameter
     """Where the choice has a matrix of that name."""
@@ -60,8 +38,23 @@ class BlockEmbedding(nn.Module):
 
     @property
     def matrices(self) -> dict[str, torch.Tensor]:
-        """What stands for the table, by name."""
-        return {name: getattr(self, name) for name in self.compression.matrices(0, 0)}
+        """What stands for the one matrix, by name."""
+        return {name: getattr(self, name) for name in self.compression.matrices(self.rows, self.columns)}
+
+
+class BlockLinear(Compressed):
+    """A linear layer that belongs to a block."""
+
+    def __init__(self, in_features: int, out_features: int, choice: str) -> None:
+        super().__init__(out_features, in_features, choice)
+        self.bias = nn.Parameter(torch.zeros(out_features))
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self.compression.linear(input, self.matrices, self.bias)
+
+
+class BlockEmbedding(Compressed):
+    """The table of word embeddings."""
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         return self.compression.embed(ids, self.matrices)
@@ -211,8 +204,8 @@ class CompactBertLayer(nn.Module):
     """One layer: an attention block, then a feed-forward block (`intermediate` and `output`).
 
     `has_attention` and `has_feed_forward` say which of the two it has. If `keep_tokens` is not 0, so many of the most
-    attended tokens go on from here. `attention_owner` and `feed_forward_owner` are
-    the layers whose weights it uses in place of its own.
+    attended tokens go on from here. `attention_owner` and `feed_forward_owner` are the layers whose weights it uses in
+    place of its own.
     """
 
     attention: AttentionBlock

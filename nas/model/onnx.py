@@ -17,10 +17,10 @@ from nas.graph import GraphBuilder
 from nas.model.configuration import CompactBertConfig
 from nas.model.modeling import (
     AttentionBlock,
-    BlockEmbedding,
     BlockLinear,
     CompactBertForSequenceClassification,
     CompactBertLayer,
+    Compressed,
     Embeddings,
     ResidualOutput,
     attention_scale,
@@ -77,8 +77,8 @@ def _emit_from(
     rest.output(rest.add("Where", sure, own, logits), f"logits_of_{number}", (None, config.outputs))
     rest.output(rest.add("Where", sure, here, left_after), f"left_after_{number}", (None, 1), TensorProto.INT64)
     all_sure = graph.add("Cast", every, to=TensorProto.BOOL)
-    where = graph.add("Where", sure, here, here)
-    logits, left_after = graph.choose(all_sure, shapes, (own, where), rest)
+    left_here = graph.add("Where", sure, here, here)  # as many as there are texts
+    logits, left_after = graph.choose(all_sure, shapes, (own, left_here), rest)
     return logits, left_after
 
 
@@ -216,7 +216,7 @@ def _emit_dense(graph: GraphBuilder, dense: nn.Linear, value: str) -> str:
     return graph.add("Gemm", value, weight, bias, transB=1)
 
 
-def _arrays(module: BlockLinear | BlockEmbedding) -> dict[str, np.ndarray]:
+def _arrays(module: Compressed) -> dict[str, np.ndarray]:
     return {name: _array(matrix) for name, matrix in module.matrices.items()}
 
 

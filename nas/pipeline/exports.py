@@ -33,7 +33,7 @@ def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
     """
     search_candidates(run)
     data = TaskData.load(run.data)
-    references = {device.name: _baselines(run, device, data) for device in devices(run)}
+    references = {device.name: (device, _baselines(run, device, data)) for device in devices(run)}
     fine_tune = fine_tune and run.study.export.fine_tune
     verified, problems = {}, []
     for budget in run.study.budgets:
@@ -42,7 +42,7 @@ def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
         try:
             if not run.is_done(step, inputs):
                 with run.step(step, inputs, folder, _checkpoints(run, budget)):
-                    _export_best(run, budget, references[budget.device], data, fine_tune)
+                    _export_best(run, budget, *references[budget.device], data, fine_tune)
             shutil.rmtree(_checkpoints(run, budget), ignore_errors=True)
             verified[budget.name] = read_json(folder / VERIFICATION_FILE, ExportError)
         except ExportError as problem:
@@ -94,7 +94,9 @@ def _quantised(teacher: CompactBertForSequenceClassification) -> CompactBertForS
     return model
 
 
-def _export_best(run: Run, budget: Budget, reference: Reference, data: TaskData, fine_tune: bool) -> None:
+def _export_best(
+    run: Run, budget: Budget, device: Device, reference: Reference, data: TaskData, fine_tune: bool
+) -> None:
     study, folder = run.study, run.export(budget.name)
     measured = front(run)["budgets"][budget.name]
     supernet = load_supernet(run)
@@ -105,7 +107,6 @@ def _export_best(run: Run, budget: Budget, reference: Reference, data: TaskData,
         if fine_tune:
             _fine_tune(run, model, data, budget)
         write_artefact(model, load_tokenizer(run.teacher), folder)
-        device = next(device for device in devices(run) if device.name == budget.device)
         about = {
             "search_accuracy_inherited": inherited,
             "search_accuracy": evaluator.accuracy_of(model),

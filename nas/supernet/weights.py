@@ -15,7 +15,7 @@ from torch import nn
 from nas.architecture import Architecture
 from nas.compression import Block, MatrixCompression, compression
 from nas.model import CompactBertConfig, CompactBertForSequenceClassification
-from nas.model.modeling import BlockEmbedding, BlockLinear, add_matrices
+from nas.model.modeling import BlockEmbedding, BlockLinear, Compressed, add_matrices
 from nas.space import Choices
 from nas.supernet.moments import Moments, gathered
 from nas.supernet.narrow import Narrow, norms_of, readers_of
@@ -49,7 +49,7 @@ class SupernetWeights(CompactBertForSequenceClassification):
         for _, module, choices in self._choices():
             shapes: dict[str, tuple[int, int]] = {}
             for choice in choices:
-                for name, shape in choice.matrices(*_shape(module)).items():
+                for name, shape in choice.matrices(module.rows, module.columns).items():
                     known = shapes.get(name, (0, 0))
                     shapes[name] = max(known[0], shape[0]), max(known[1], shape[1])
             add_matrices(module, {name: shape for name, shape in shapes.items() if not hasattr(module, name)})
@@ -98,11 +98,11 @@ class SupernetWeights(CompactBertForSequenceClassification):
                     own = module.get_parameter(matrix)
                     own[: value.shape[0], : value.shape[1]] = value
 
-    def _choices(self) -> Iterator[tuple[str, BlockLinear | BlockEmbedding, Sequence[MatrixCompression]]]:
+    def _choices(self) -> Iterator[tuple[str, Compressed, Sequence[MatrixCompression]]]:
         """Name, module and choices of the layers that have more matrices than their weight, smallest first."""
         offered: Mapping[str, list[str]] = self.config.choices or {}
         for name, module in self.named_modules():
-            if isinstance(module, BlockLinear | BlockEmbedding):
+            if isinstance(module, Compressed):
                 found = (compression(spec) for spec in offered.get(_block_of(name), ()))
                 own = [
                     choice
@@ -111,12 +111,6 @@ class SupernetWeights(CompactBertForSequenceClassification):
                 ]
                 if own:
                     yield name, module, sorted(own, key=lambda choice: sum(map(sum, choice.matrices(1, 1).values())))
-
-
-def _shape(module: BlockLinear | BlockEmbedding) -> tuple[int, int]:
-    if isinstance(module, BlockEmbedding):
-        return module.rows, module.columns
-    return module.out_features, module.in_features
 
 
 def _block_of(name: str) -> Block:

@@ -15,7 +15,7 @@ from nas.latency.profile import (
     _fit,
     _line,
     _median_ms,
-    _parts,
+    _stages,
     _whole_architectures,
     build_profile,
     weighted_median,
@@ -31,8 +31,12 @@ def _record(value):
     return LatencyRecord((value,) * 5, DEVICE, {"runtime": "onnxruntime"}, "now")
 
 
+def _parts(architecture, length):
+    return [part for stage in _stages(architecture, length) for part in stage]
+
+
 def _table(chosen, cost):
-    parts = {part for architecture in chosen.values() for part, _ in _parts(architecture, 16, 9)}
+    parts = {part for architecture in chosen.values() for part, _ in _parts(architecture, 16)}
     return {part: {"16": cost()} for part in sorted(parts)}
 
 
@@ -63,7 +67,7 @@ def test_a_device_that_adds_up_is_predicted_exactly(space):
     chosen = _whole_architectures(space, 0)
     table = _table(chosen, lambda: rng.uniform(0.1, 1.0))
     whole = {
-        name: _record(0.2 + 1.1 * sum(table[part]["16"] for part, _ in _parts(architecture, 16, 9)))
+        name: _record(0.2 + 1.1 * sum(table[part]["16"] for part, _ in _parts(architecture, 16)))
         for name, architecture in chosen.items()
     }
     profile = _fit(DEVICE, "digest", table, chosen, whole)
@@ -76,8 +80,8 @@ def test_a_network_that_drops_tokens_is_the_sum_of_its_parts_at_their_numbers_of
     """Over lengths of 4, 8 and 20 tokens, of which at most 6 go on after the first layer; costs grow with tokens."""
     first, *others = space.largest().layers
     dropping = replace(space.largest(), layers=(replace(first, keep_tokens=6), *others))
-    parts = [part for part, _ in _parts(dropping, 8, 3)]
-    assert [tokens for _, tokens in _parts(dropping, 8, 3)] == [8, 8, 8, 8, 6, 6, 6, 6]
+    parts = [part for part, _ in _parts(dropping, 8)]
+    assert [tokens for _, tokens in _parts(dropping, 8)] == [8, 8, 8, 8, 6, 6, 6, 6]
     table = {part: {"4": 4.0, "20": 20.0} for part in parts}
     device = Device(name="cpu", sequence_length=[4, 8, 20])
     assert _median_ms(table, device, dropping) == pytest.approx(4 * 8 + 4 * 6)
@@ -86,7 +90,7 @@ def test_a_network_that_drops_tokens_is_the_sum_of_its_parts_at_their_numbers_of
 def test_a_network_that_is_left_early_is_predicted_by_where_texts_leave(space):
     """Blocks of 1 ms: the ends, then two a layer. Most texts leave after one layer, the rest after three."""
     architecture = replace(space.largest(), exit_threshold=0.9)
-    table = {part: {"4": 1.0, "16": 1.0} for part, _ in _parts(architecture, 16, 3)}
+    table = {part: {"4": 1.0, "16": 1.0} for part, _ in _parts(architecture, 16)}
     profile = Profile(Device(name="cpu", sequence_length=[4, 16]), "", {}, table, 0.5, 2.0, 1.0, 0.1, {}, [])
     through, early = profile.predict(architecture), profile.predict(architecture, (0.6, 0.0, 0.4))
     assert through.p50_ms == through.expected_ms == through.worst_ms == pytest.approx(0.5 + 2 * 7)
@@ -118,7 +122,7 @@ def test_held_out_networks_are_not_fitted(space):
 
     def whole(held_out_ms):
         return {
-            name: _record(held_out_ms if name.startswith("held_out") else sum(1.0 for _ in _parts(architecture, 16, 9)))
+            name: _record(held_out_ms if name.startswith("held_out") else sum(1.0 for _ in _parts(architecture, 16)))
             for name, architecture in chosen.items()
         }
 
