@@ -128,8 +128,8 @@ class Architecture:
         """Whether it is the plainest way to write something that can be computed.
 
         Every layer has a block that is there; what borrows weights has a layer to borrow from; tokens are dropped only
-        where there is attention to choose them by, some are left to drop, and another layer follows; one layer is not
-        left early.
+        where there is attention to choose them by, some are left to drop, and attention follows; one layer is not left
+        early.
         """
         try:
             resolved = self.resolved
@@ -163,11 +163,19 @@ class Architecture:
         return f"h{block(self.hidden_size, self.embedding)} {layers}{leaving}"
 
 
+def first_token_from(layers: Sequence[Layer]) -> int:
+    """The number of the layer from which on the first token alone is computed: the last one with attention.
+
+    Nothing behind it reads other tokens. 0 where no layer of these resolved ones has attention.
+    """
+    return max((number for number, layer in enumerate(layers) if layer.num_attention_heads), default=0)
+
+
 def kept_tokens(layers: Sequence[Layer]) -> Iterator[int]:
     """What `keep_tokens` comes to in each of some resolved layers; 0 where it changes nothing."""
-    left = math.inf
-    for number, layer in enumerate(layers, 1):
-        drops = 0 < layer.keep_tokens < left and layer.num_attention_heads and number < len(layers)
+    left, last = math.inf, first_token_from(layers)
+    for number, layer in enumerate(layers):
+        drops = 0 < layer.keep_tokens < left and layer.num_attention_heads and number < last
         left = layer.keep_tokens if drops else left
         yield layer.keep_tokens if drops else 0
 

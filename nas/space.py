@@ -238,11 +238,12 @@ class SearchSpace(Settings):
     def _count_layers(self, number: int) -> int:
         """Sound combinations of blocks and tokens for that many layers."""
         kinds = [Counter(compression(choice).weights for _, choice in self.options(block)) for block in LAYER_BLOCKS]
-        # Layers so far, by whether each of the two blocks has an owner to borrow from, and the tokens left.
-        ways: Counter[tuple[bool, bool, float]] = Counter({(False, False, math.inf): 1})
-        for at in range(1, number + 1):
-            longer: Counter[tuple[bool, bool, float]] = Counter()
-            for (*owned, left), count in ways.items():
+        # Layers so far, by whether each of the two blocks has an owner to borrow from, the tokens left, and whether
+        # tokens were dropped since the last attention: then there must be another.
+        ways: Counter[tuple[bool, bool, float, bool]] = Counter({(False, False, math.inf, False): 1})
+        for _ in range(number):
+            longer: Counter[tuple[bool, bool, float, bool]] = Counter()
+            for (*owned, left, dropped), count in ways.items():
                 for pair in product(*(kind.items() for kind in kinds)):
                     weights, numbers = zip(*pair, strict=True)
                     borrows_nothing = any(name == "below" and not own for name, own in zip(weights, owned, strict=True))
@@ -251,12 +252,13 @@ class SearchSpace(Settings):
                     attention, feed_forward = (
                         bool(own) or name == "own" for name, own in zip(weights, owned, strict=True)
                     )
-                    fewer = [kept for kept in self.dimensions.keep_tokens if kept < left]
-                    drops = fewer if at < number and weights[0] != "none" else []
-                    for kept in (left, *drops):
-                        longer[attention, feed_forward, kept] += count * math.prod(numbers)
+                    attends = weights[0] != "none"
+                    longer[attention, feed_forward, left, bool(dropped) and not attends] += count * math.prod(numbers)
+                    for kept in self.dimensions.keep_tokens if attends else ():
+                        if kept < left:
+                            longer[attention, feed_forward, kept, True] += count * math.prod(numbers)
             ways = longer
-        return ways.total()
+        return sum(count for (*_, dropped), count in ways.items() if not dropped)
 
     @property
     def keep_options(self) -> tuple[int, ...]:

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny import TEACHERS, make_tokenizer, mixed_space
+from tiny import TEACHERS, make_tokenizer, mixed_space, named_architectures
 from transformers import AutoModelForSequenceClassification
 
-from nas.architecture import compress_all
+from nas.architecture import Architecture, compress_all
 from nas.export.artefact import ONNX_FILE, write_artefact
 from nas.latency.runtimes import session_of
 from nas.model import CompactBertForSequenceClassification
 from nas.space import SearchSpace
-from nas.supernet import BertSupernet
+from nas.supernet import BertSupernet, SupernetWeights
 
 FLOAT = ("none", "low_rank(4)", "low_rank(8)", "share", "skip")
 KINDS = pytest.mark.parametrize("teacher_kind", TEACHERS)
@@ -40,10 +41,24 @@ def _onnx_logits(folder, batch):
 @OUTPUTS
 @pytest.mark.parametrize("seed", range(4))
 def test_float_architectures_agree_in_all_forms(space, supernet_weights, batch, tmp_path, seed):
+    _agree_in_all_forms(supernet_weights, _float_sample(space, seed), batch, tmp_path / "export")
+
+
+@pytest.mark.parametrize("name", named_architectures())
+def test_rare_architectures_agree_in_all_forms(name, space, supernet_weights, batch, tmp_path):
+    architecture = named_architectures()[name]
+    assert space.contains(architecture)
+    _agree_in_all_forms(supernet_weights, architecture, batch, tmp_path / "export")
+
+
+def _float_sample(space: SearchSpace, seed: int) -> Architecture:
+    """A random architecture without rounding."""
     others = {name for block in space.compression for name in block[1]} - set(FLOAT)
-    architecture = space.excluding(tuple(others)).sample(random.Random(seed))
-    supernet = BertSupernet(supernet_weights)
-    folder = tmp_path / "export"
+    return space.excluding(tuple(others)).sample(random.Random(seed))
+
+
+def _agree_in_all_forms(weights: SupernetWeights, architecture: Architecture, batch, folder: Path) -> None:
+    supernet = BertSupernet(weights)
     with torch.no_grad():
         active = supernet.run(architecture, **batch).logits
         extracted = supernet.extract(architecture)
@@ -99,13 +114,18 @@ def test_int8_predictions_agree_with_their_simulation(space, supernet_weights, t
     assert agreed / total >= 0.98
 
 
-def test_padding_changes_nothing_without_int8(space, supernet_weights, batch):
+@pytest.mark.parametrize("name", [*named_architectures(), *range(8)])
+def test_padding_changes_nothing_without_rounding(name, space, supernet_weights, batch):
+    """And the other tokens do, where there is attention."""
     supernet = BertSupernet(supernet_weights)
-    architecture = compress_all(space.sample(random.Random(2)), "none")
+    architecture = _float_sample(space, name) if isinstance(name, int) else named_architectures()[name]
     padded = {name: torch.nn.functional.pad(value, (0, 6)) for name, value in batch.items()}
+    unmasked = padded | {"attention_mask": torch.ones_like(padded["attention_mask"])}
     with torch.no_grad():
         expected = supernet.run(architecture, **batch).logits
         torch.testing.assert_close(supernet.run(architecture, **padded).logits, expected, atol=1e-5, rtol=0)
+        attends = any(layer.num_attention_heads for layer in architecture.layers)
+        assert torch.equal(supernet.run(architecture, **unmasked).logits, expected) != attends
 
 
 def test_sub_networks_share_storage_with_the_supernet(space, supernet_weights):

@@ -11,6 +11,7 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 
+from nas.architecture import Architecture, Layer
 from nas.space import SearchSpace
 
 WORDS = [f"w{number}" for number in range(60)]
@@ -201,6 +202,24 @@ num_attention_heads = 4
 intermediate_size = 64
 """
 """The sizes of the tiny teacher, as a search-space file has them."""
+
+
+def named_architectures() -> dict[str, Architecture]:
+    """Points of the mixed space, without rounding, that random ones hardly ever are."""
+
+    def layers(*settings: tuple[int, str, int, str, int]) -> Architecture:
+        return Architecture(32, tuple(Layer(at, h, n, a, f, kept) for at, (h, a, n, f, kept) in enumerate(settings)))
+
+    own, shared = (2, "none", 24, "none", 0), (0, "share", 0, "share", 0)
+    return {
+        "drops tokens twice": layers((*own[:4], 5), (*own[:4], 2), own),
+        "borrows from below a skip": layers(own, (0, "skip", 24, "none", 0), (0, "share", 0, "skip", 0)),
+        "borrows in the last layer": layers(own, shared, shared),
+        "drops tokens and borrows": layers((*own[:4], 5), (*shared[:4], 2), shared),
+        "attends once": layers((0, "skip", 24, "none", 0), own, (0, "skip", 24, "none", 0)),
+        "attends never": layers(*[(0, "skip", 24, "none", 0)] * 3),
+        "lends thin matrices": layers((2, "low_rank(4)", 24, "low_rank(6)", 0), (0, "skip", 0, "share", 0), shared),
+    }
 
 
 def mixed_space() -> SearchSpace:

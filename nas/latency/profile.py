@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nas.architecture import LAYER_BLOCKS, Architecture, Layer
+from nas.architecture import LAYER_BLOCKS, Architecture, Layer, first_token_from
 from nas.compression import Block
 from nas.errors import DeviceError
 from nas.files import digest, read_json, write_json
@@ -28,7 +28,7 @@ from nas.model import CompactBertConfig, CompactBertForSequenceClassification
 from nas.space import SearchSpace
 from nas.study import Device
 
-_METHOD = 3
+_METHOD = 4
 """Raised when blocks are measured in another way, so that older profiles are made anew."""
 _COPIES = 4
 _ROUNDS = 6
@@ -143,7 +143,7 @@ def _measure_blocks(device: Device, space: SearchSpace, base: CompactBertConfig)
 
     table = {part: {str(tokens): cost(part, tokens) for tokens in lengths} for part in blocks}
     for hidden in space.dimensions.hidden_size if space.dimensions.keep_tokens else ():
-        attention = table[_part("attention", hidden, space.dimensions.num_attention_heads[-1], "none", last=False)]
+        attention = table[_part("attention", hidden, space.dimensions.num_attention_heads[-1], "none", first_only=False)]
         dropping = table[f"dropping/{hidden}"]
         table[f"dropping/{hidden}"] = {at: max(0.0, value - attention[at]) for at, value in dropping.items()}
     return table
@@ -236,19 +236,21 @@ def _stages(architecture: Architecture, length: int) -> Iterator[list[tuple[str,
     """
     hidden, tokens = architecture.hidden_size, length
     yield [(f"ends/{hidden}/{architecture.embedding}", tokens)]
-    for number, layer in enumerate(architecture.resolved, 1):
+    layers = architecture.resolved
+    alone = first_token_from(layers)
+    for number, layer in enumerate(layers):
         options = ((block, *layer.option(block)) for block in LAYER_BLOCKS)
-        last = number == len(architecture.layers)
-        stage = [(_part(block, hidden, size, choice, last), tokens) for block, size, choice in options if size]
+        first_only = number >= alone
+        stage = [(_part(block, hidden, size, choice, first_only), tokens) for block, size, choice in options if size]
         if layer.keep_tokens:
             stage.append((f"dropping/{hidden}", tokens))
             tokens = min(tokens, layer.keep_tokens)
         yield stage
 
 
-def _part(block: Block, hidden: int, size: int, choice: str, last: bool) -> str:
-    """The entry of the table for a block, in the last layer or in another."""
-    return f"{'last_' if last else ''}{block}/{hidden}/{size}/{choice}"
+def _part(block: Block, hidden: int, size: int, choice: str, first_only: bool) -> str:
+    """The entry of the table for a block, for all tokens or for the first token alone."""
+    return f"{'first_' if first_only else ''}{block}/{hidden}/{size}/{choice}"
 
 
 def _tokens_measured(device: Device, space: SearchSpace) -> list[int]:
@@ -269,9 +271,10 @@ def _block_networks(space: SearchSpace, base: CompactBertConfig) -> Iterator[tup
             yield f"ends/{hidden}/{choice}", _random_model(base, ends)
         for block in LAYER_BLOCKS:
             for size, choice in space.options(block):
-                for last in (False, True) if size else ():
+                for first_only in (False, True) if size else ():
                     layer = Layer(0, 1, 1).having(block, (size, choice))
-                    yield _part(block, hidden, size, choice, last), (BlockChain(block, layer, _COPIES, last), config)
+                    chain = BlockChain(block, layer, _COPIES, first_only)
+                    yield _part(block, hidden, size, choice, first_only), (chain, config)
         if space.dimensions.keep_tokens:
             # All are chosen to go on, so that each copy has as many.
             layer = Layer(0, space.dimensions.num_attention_heads[-1], 1, keep_tokens=_ALL)

@@ -31,16 +31,15 @@ if TYPE_CHECKING:
 class BlockChain:
     """The same kind of block several times in a row, each with weights of its own.
 
-    In the last layer of a network blocks compute the first token alone. There the first token goes from block to block
-    while attention reads the same tokens each time.
     """
 
     kind: Block
     layer: Layer
     """Its sizes and choices; those of the other kind do not matter. If it drops tokens, all are chosen to go on."""
     copies: int
-    last: bool = False
-    """Whether the blocks are as in the last layer."""
+    first_only: bool = False
+    """Whether they are as at the end of a network, where the first token alone is computed: it goes from block to block
+    while attention reads the same tokens each time."""
 
 
 class Runtime(ABC):
@@ -83,10 +82,10 @@ class OnnxRuntime(Runtime):
         graph, shape = GraphBuilder(), (None, None, None)
         hidden = graph.input("hidden", TensorProto.FLOAT, shape)
         mask = emit_mask(graph, graph.input("attention_mask", TensorProto.INT64, (None, None)))
-        reader = emit_first(graph, hidden) if chain.last else hidden
+        reader = emit_first(graph, hidden) if chain.first_only else hidden
         for layer in _layers(chain, config):
             if chain.kind == "attention":
-                read = hidden if chain.last else reader
+                read = hidden if chain.first_only else reader
                 reader, weights = emit_attention(graph, config, layer.attention, reader, read, mask)
                 if layer.keep_tokens:
                     reader, mask = emit_most_attended(graph, reader, mask, weights, layer.keep_tokens)
@@ -154,10 +153,10 @@ def _chain_in_torch(chain: BlockChain, config: CompactBertConfig) -> Callable[[d
     def run(given: dict[str, torch.Tensor]) -> torch.Tensor:
         hidden = given["hidden"]
         mask = (1.0 - given["attention_mask"][:, None, None, :].float()) * torch.finfo(torch.float32).min
-        reader = hidden[:, :1] if chain.last else hidden
+        reader = hidden[:, :1] if chain.first_only else hidden
         for layer in layers:
             if chain.kind == "attention":
-                read = hidden if chain.last else reader
+                read = hidden if chain.first_only else reader
                 reader, received = layer.attention(reader, read, mask, weigh=layer.keep_tokens > 0)
                 if received is not None:
                     reader = at_places(reader, most_attended(received, mask, layer.keep_tokens))

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from nas.architecture import LAYER_BLOCKS, Layer
+from nas.architecture import LAYER_BLOCKS, Layer, first_token_from
 from nas.compression import compression, matrix_compression
 from nas.model.configuration import CompactBertConfig
 
@@ -290,6 +290,7 @@ class CompactBertModel(nn.Module):
         projected = config.embedding_size is not None
         self.embeddings_project = nn.Linear(config.embedding_width, config.hidden_size) if projected else None
         self.encoder = Encoder(config)
+        self.first_token_from = first_token_from(config.architecture.resolved)
         self.pooler = Pooler(config)
 
     def forward(
@@ -301,8 +302,9 @@ class CompactBertModel(nn.Module):
     ) -> tuple[list[torch.Tensor], list[torch.Tensor | None]]:
         """The hidden states after the embeddings and after each layer, and the places of their tokens in the text.
 
-        A state is (batch, tokens, hidden_size), its places (batch, tokens), or None where it has all tokens. After the
-        last layer there is the first token alone, since nothing else is read, unless `every_token` asks for the rest.
+        A state is (batch, tokens, hidden_size), its places (batch, tokens), or None where it has all tokens. From the
+        last layer with attention on there is the first token alone, since nothing else is read, unless `every_token`
+        asks for the rest.
         """
         hidden = self.embeddings(input_ids, token_type_ids)
         if self.embeddings_project is not None:
@@ -312,8 +314,8 @@ class CompactBertModel(nn.Module):
             blocked = torch.finfo(hidden.dtype).min
             mask = (1.0 - attention_mask[:, None, None, :].to(hidden.dtype)) * blocked
         states, places = [hidden], list[torch.Tensor | None]([None])
-        for number, layer in enumerate(self.encoder.layer, 1):
-            first_only = number == len(self.encoder.layer) and not every_token
+        for number, layer in enumerate(self.encoder.layer):
+            first_only = number >= self.first_token_from and not every_token
             hidden, chosen = layer(hidden, mask, first_only)
             place = input_ids.new_zeros(len(input_ids), 1) if first_only else places[-1]
             if chosen is not None:
@@ -369,7 +371,7 @@ class CompactBertForSequenceClassification(PreTrainedModel):
         """Classify token ids of shape (batch, sequence); logits have shape (batch, num_labels).
 
         `token_type_ids` of the same shape are not looked at by a network without token types. Hidden states are those
-        that are needed for the logits; `every_token` has the last layer compute all tokens.
+        that are needed for the logits; `every_token` has all layers compute all tokens.
 
         With `labels` of shape (batch,) the loss is cross-entropy, or the mean squared error for one label.
         """

@@ -12,6 +12,7 @@ import torch
 from onnx import TensorProto
 from torch import nn
 
+from nas.architecture import first_token_from
 from nas.compression import matrix_compression
 from nas.graph import GraphBuilder
 from nas.model.configuration import CompactBertConfig
@@ -62,9 +63,13 @@ def _emit_from(
         pooled = _emit_dense(graph, model.bert.pooler.dense, _emit_first_state(graph, hidden))
         logits = _emit_dense(graph, model.classifier, _emit_activation(graph, config.pooler_act, pooled))
         return logits, graph.constant(np.array([[number]]))
-    last = number + 1 == len(layers)
-    hidden, mask = _emit_layer(graph, config, layers[number], hidden, mask, first_only=last)
-    if last or not config.exit_threshold:
+    architecture = config.architecture
+    alone = first_token_from(architecture.resolved)
+    reader = emit_first(graph, hidden) if number == alone else hidden
+    # Weights that are also used where the reader is another are stored once if all write them in the same form.
+    apart = architecture.owner(number, "attention") == architecture.owner(alone, "attention")
+    hidden, mask = _emit_layer(graph, config, layers[number], reader, hidden, mask, apart)
+    if number + 1 == len(layers) or not config.exit_threshold:
         return _emit_from(graph, model, number + 1, hidden, mask)
     own = _emit_dense(graph, layers[number].exit, _emit_first_state(graph, hidden))
     surest = graph.add("ReduceMax", graph.add("Softmax", own, axis=-1), graph.constant(np.array([1])))
@@ -113,13 +118,18 @@ def emit_mask(graph: GraphBuilder, attention_mask: str) -> str:
 
 
 def _emit_layer(
-    graph: GraphBuilder, config: CompactBertConfig, layer: CompactBertLayer, hidden: str, mask: str, first_only: bool
+    graph: GraphBuilder,
+    config: CompactBertConfig,
+    layer: CompactBertLayer,
+    reader: str,
+    hidden: str,
+    mask: str,
+    apart: bool,
 ) -> tuple[str, str]:
     """Write those of a layer's two blocks that are there; returns the tokens that go on and their mask."""
-    reader = emit_first(graph, hidden) if first_only else hidden
     weights = None
     if layer.has_attention:
-        reader, weights = emit_attention(graph, config, layer.attention, reader, hidden, mask)
+        reader, weights = emit_attention(graph, config, layer.attention, reader, hidden, mask, apart)
     if layer.has_feed_forward:
         reader = emit_feed_forward(graph, config, layer, reader)
     if layer.keep_tokens and weights is not None:
@@ -158,11 +168,17 @@ def emit_most_attended(graph: GraphBuilder, hidden: str, mask: str, weights: str
 
 
 def emit_attention(
-    graph: GraphBuilder, config: CompactBertConfig, block: AttentionBlock, reader: str, hidden: str, mask: str
+    graph: GraphBuilder,
+    config: CompactBertConfig,
+    block: AttentionBlock,
+    reader: str,
+    hidden: str,
+    mask: str,
+    apart: bool = False,
 ) -> tuple[str, str]:
     """Write an attention block with its residual connection and norm: what `reader` gathers from `hidden`.
 
-    Returns the tokens and the attention weights, (batch, heads, tokens of `reader`, tokens of `hidden`).
+    With `apart` the queries are a product of their own even where both are the same tokens. Returns the tokens and the attention weights, (batch, heads, tokens of `reader`, tokens of `hidden`).
     """
     projections, head_size = block.self, block.self.head_size
     choice, scale = projections.query.compression, np.float32(attention_scale(config))
@@ -170,7 +186,7 @@ def emit_attention(
         (_arrays(linear), _array(linear.bias)) for linear in (projections.query, projections.key, projections.value)
     )
     query = query[0] | {choice.writes: query[0][choice.writes] * scale}, query[1] * scale
-    if reader == hidden:
+    if reader == hidden and not apart:
         projected = choice.emit_linears(graph, hidden, [query, key, value])
     else:
         projected = [choice.emit_linear(graph, reader, *query), *choice.emit_linears(graph, hidden, [key, value])]

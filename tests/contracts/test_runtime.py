@@ -32,7 +32,7 @@ def test_runs_a_whole_sub_network(name, supernet_weights, tmp_path):
 
 
 @RUNTIME
-@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("first_only", [False, True])
 @pytest.mark.parametrize(
     ("kind", "layer"),
     [
@@ -42,16 +42,16 @@ def test_runs_a_whole_sub_network(name, supernet_weights, tmp_path):
         ("attention", Layer(0, 2, 24, keep_tokens=99)),
     ],
 )
-def test_runs_chains_of_blocks(name, kind, layer, last, config, tmp_path):
-    if last and layer.keep_tokens:
-        pytest.skip("the last layer drops no tokens")
+def test_runs_chains_of_blocks(name, kind, layer, first_only, config, tmp_path):
+    if first_only and layer.keep_tokens:
+        pytest.skip("the last attention drops no tokens")
     runtime = runtime_of(name)
-    runtime.write_chain(BlockChain(kind, layer, 3, last), config, tmp_path / "network")
+    runtime.write_chain(BlockChain(kind, layer, 3, first_only), config, tmp_path / "network")
     hidden = np.random.default_rng(0).standard_normal((2, 8, 32), dtype=np.float32)
     inputs = {"hidden": hidden, "attention_mask": np.ones((2, 8), dtype=np.int64)}
     output = runtime.load(tmp_path / "network", 1, [inputs])[0]()
     found = np.asarray(output[0] if isinstance(output, list) else output)
-    assert found.shape == (2, 1 if last else 8, 32) and not np.allclose(found, hidden[:, : found.shape[1]])
+    assert found.shape == (2, 1 if first_only else 8, 32) and not np.allclose(found, hidden[:, : found.shape[1]])
 
 
 @RUNTIME

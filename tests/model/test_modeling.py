@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import TEACHERS, mixed_space, randomise
+from tiny import TEACHERS, mixed_space, named_architectures, randomise
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from nas.architecture import Architecture, Layer
@@ -27,8 +27,16 @@ OUTPUTS = pytest.mark.parametrize("outputs", [1, 2, 4])
 @OUTPUTS
 @pytest.mark.parametrize("seed", range(4))
 def test_counted_parameters_and_bytes_are_the_real_ones(config, seed):
-    config = config.with_architecture(mixed_space().sample(random.Random(seed)))
-    model = randomise(CompactBertForSequenceClassification(config), seed)
+    _counts_are_real(config.with_architecture(mixed_space().sample(random.Random(seed))))
+
+
+@pytest.mark.parametrize("name", named_architectures())
+def test_counts_of_rare_architectures_are_real(config, name):
+    _counts_are_real(config.with_architecture(named_architectures()[name]))
+
+
+def _counts_are_real(config):
+    model = randomise(CompactBertForSequenceClassification(config))
     assert count_parameters(config) == sum(parameter.numel() for parameter in model.parameters())
     # Stored bytes are the constants of the graph: less its few scalars and index vectors. Zeros are stored once.
     constants = sum(len(constant.raw_data) for constant in to_onnx(model).graph.initializer)
