@@ -396,31 +396,15 @@ class SearchSpace(Settings):
         return self.repaired(child)
 
     def smallest(self) -> Architecture:
-        """The fewest layers at the smallest sizes, every block that is there compressed by the last choice that can."""
-        embedding = self.compression.embedding[-1]
-        return next(
-            corner
-            for corner in reversed(list(self.corners()))
-            if corner.embedding == embedding
-            and all(all(layer.option(b)[0] for b in LAYER_BLOCKS) for layer in corner.layers)
-        )
+        """The fewest layers at the smallest sizes, every block there and compressed by the last choice that can."""
 
-    def corners(self) -> Iterator[Architecture]:
-        """The fewest layers at the smallest sizes under every combination of choices for the three kinds of blocks.
+        def option(block: Block) -> tuple[int, str]:
+            size = self.options(block)[0][0]
+            return [option for option in self.options(block) if option[0] == size][-1]
 
-        One of them is the fastest architecture; on small blocks that need not be the most compressed.
-        """
-
-        def options(block: Block) -> list[tuple[int, str]]:
-            smallest = self.options(block)[0][0]
-            return [option for option in self.options(block) if option[0] in (0, smallest)]
-
-        for embedding in self.compression.embedding:
-            for attention, feed_forward in product(*map(options, LAYER_BLOCKS)):
-                layers = tuple(self.layer(source, attention, feed_forward) for source in self.layer_sets[0])
-                corner = Architecture(hidden_size=self.dimensions.hidden_size[0], layers=layers, embedding=embedding)
-                if corner.is_sound:
-                    yield corner
+        layer = self.layer(0, option("attention"), option("feed_forward"))
+        layers = tuple(replace(layer, source=source) for source in self.layer_sets[0])
+        return Architecture(self.dimensions.hidden_size[0], layers, self.compression.embedding[-1])
 
     def largest(self) -> Architecture:
         """The teacher itself."""

@@ -30,13 +30,13 @@ def write_search(folder: Path) -> Path:
         scale = hidden / 32
         for choice in ("none", "int8"):
             table[f"ends/{hidden}/{choice}"] = {"128": 0.1 * scale}
-        for last in ("", "last_"):
+        for first_only in ("", "first_"):
             for heads, choice in space.attention_options:
                 cost = scale * heads * (0.1 if choice == "none" else 0.06)
-                table[f"{last}attention/{hidden}/{heads}/{choice}"] = {"128": cost}
+                table[f"{first_only}attention/{hidden}/{heads}/{choice}"] = {"128": cost}
             for size, choice in space.feed_forward_options:
                 cost = scale * size * (0.01 if choice == "none" else 0.006)
-                table[f"{last}feed_forward/{hidden}/{size}/{choice}"] = {"128": cost}
+                table[f"{first_only}feed_forward/{hidden}/{size}/{choice}"] = {"128": cost}
     error = {"mape": 0.02, "worst": 0.05, "kendall_tau": 0.98, "networks": 24}
     Profile(Device(name="cpu"), "", {}, table, 0.0, 1.0, 3.2, 0.1, error, []).save(folder / "profile.json")
     return folder

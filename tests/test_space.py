@@ -11,6 +11,7 @@ from tiny import mixed_space
 
 from nas.architecture import Architecture, compress_all
 from nas.errors import SearchSpaceError
+from nas.search.costs import cheapest
 from nas.search.encoding import Encoding
 from nas.space import SearchSpace, evenly_spaced, shipped_spaces
 
@@ -151,10 +152,28 @@ def test_ends_of_a_space(space):
     assert compress_all(largest, "int8").choices == {"int8"}
 
 
-def test_corners_are_the_smallest_sizes_under_all_choices(space):
-    corners = list(space.corners())
-    assert len(set(corners)) == 8 and space.smallest() in corners
-    assert all(space.contains(corner) and len(corner.layers) == 1 for corner in corners)
+@pytest.mark.parametrize("layers", ["[1, 2]", "[2]"])
+def test_the_cheapest_is_found_where_parts_add_up(tmp_path, layers):
+    """Which is seldom the smallest: shared weights, dropped tokens, and blocks left out save more."""
+    path = tmp_path / "small.toml"
+    path.write_text(DROPPING.replace("layers = [1, 2]", f"layers = {layers}"))
+    space, rng = SearchSpace.load(path), random.Random(0)
+    everything = [architecture for architecture in _all(space) if _is_sound(architecture)]
+    weights: dict[str, float] = {}
+
+    def cost(architecture):
+        tokens, total = 8, 0.0
+        for layer in architecture.resolved:
+            for block in ("attention", "feed_forward"):
+                part = str(layer.option(block))
+                weights.setdefault(part, rng.random())
+                total += tokens * architecture.hidden_size * weights[part] if layer.option(block)[0] else 0.0
+            tokens = layer.keep_tokens or tokens
+        return total
+
+    for _ in range(20):
+        weights.clear()
+        assert cost(cheapest(space, cost)) == min(map(cost, everything))
 
 
 def test_excluding_a_choice(space):

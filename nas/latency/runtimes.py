@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BlockChain:
-    """The same kind of block several times in a row, each with weights of its own.
-
-    """
+    """The same kind of block several times in a row, each with weights of its own."""
 
     kind: Block
     layer: Layer

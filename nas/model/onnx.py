@@ -178,7 +178,8 @@ def emit_attention(
 ) -> tuple[str, str]:
     """Write an attention block with its residual connection and norm: what `reader` gathers from `hidden`.
 
-    With `apart` the queries are a product of their own even where both are the same tokens. Returns the tokens and the attention weights, (batch, heads, tokens of `reader`, tokens of `hidden`).
+    With `apart` the queries are a product of their own even where both are the same tokens. Returns the tokens and the
+    attention weights, (batch, heads, tokens of `reader`, tokens of `hidden`).
     """
     projections, head_size = block.self, block.self.head_size
     choice, scale = projections.query.compression, np.float32(attention_scale(config))

@@ -18,27 +18,31 @@ class Encoding:
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
-        self._ends: dict[str, tuple[Any, ...]] = {
+        self.ends: dict[str, tuple[Any, ...]] = {
             "layers": space.layer_sets,
             "hidden_size": space.dimensions.hidden_size,
             "embedding": space.compression.embedding,
         }
         if space.dimensions.exit_threshold:
-            self._ends["exit_threshold"] = space.exit_options
+            self.ends["exit_threshold"] = space.exit_options
         self._blocks: dict[str, tuple[Any, ...]] = {block: space.options(block) for block in LAYER_BLOCKS}
         if space.dimensions.keep_tokens:
             self._blocks["keep_tokens"] = space.keep_options
 
+    def of_layer(self, source: int) -> list[str]:
+        """The names of the integers of one of the teacher's layers."""
+        return [f"{block}_{source}" for block in self._blocks]
+
     def sizes(self) -> dict[str, int]:
         """The number of values of each integer."""
-        sizes = {name: len(values) for name, values in self._ends.items()}
+        sizes = {name: len(values) for name, values in self.ends.items()}
         for source in range(self.space.teacher.num_hidden_layers):
-            sizes |= {f"{block}_{source}": len(options) for block, options in self._blocks.items()}
+            sizes |= dict(zip(self.of_layer(source), map(len, self._blocks.values()), strict=True))
         return sizes
 
     def decode(self, values: Mapping[str, int]) -> Architecture:
         """The architecture that the integers stand for."""
-        ends: dict[str, Any] = {name: options[values[name]] for name, options in self._ends.items()}
+        ends: dict[str, Any] = {name: options[values[name]] for name, options in self.ends.items()}
         layers = tuple(
             self.space.layer(source, *(options[values[f"{block}_{source}"]] for block, options in self._blocks.items()))
             for source in ends.pop("layers")
