@@ -79,8 +79,11 @@ class Architecture:
         try:
             layers = tuple(Layer(**layer) for layer in value["layers"])
             threshold = value.get("exit_threshold", 0.0)
-            return cls(value["hidden_size"], layers, value["embedding"], threshold)
-        except (AttributeError, KeyError, TypeError) as problem:
+            found = cls(value["hidden_size"], layers, value["embedding"], threshold)
+            for name in found.choices:
+                compression(name)
+            return found
+        except (AttributeError, KeyError, TypeError, ValueError) as problem:
             raise SearchSpaceError(
                 f"architecture: not the JSON form of an architecture ({problem}); "
                 "it needs hidden_size, embedding and layers"

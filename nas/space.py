@@ -19,7 +19,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from nas.architecture import LAYER_BLOCKS, Architecture, Layer, kept_tokens
-from nas.compression import BLOCKS, Block, compression
+from nas.compression import BLOCKS, Block, Compression, compression
 from nas.errors import SearchSpaceError
 from nas.files import Positive, Settings, Whole, digest, read_toml, validate
 
@@ -155,7 +155,7 @@ class SearchSpace(Settings):
                         f"compression.{block}: {name!r} suits none of this space's sizes; change or drop it"
                     )
         for name in self.compression.embedding:
-            if not compression(name).suits(_MANY_ROWS, self.dimensions.hidden_size[0]):
+            if not all(compression(name).suits(_MANY_ROWS, hidden) for hidden in self.dimensions.hidden_size):
                 raise ValueError(f"compression.embedding: {name!r} does not suit this space's sizes; change or drop it")
         if self.layer_sets[-1] != tuple(range(total)):
             raise ValueError(
@@ -189,6 +189,13 @@ class SearchSpace(Settings):
         """
         if "none" in choices:
             raise SearchSpaceError(f"{self.name}: 'none' cannot be left out: the teacher belongs to the space; keep it")
+        offered = {spec for block in BLOCKS for spec in getattr(self.compression, block)}
+        for choice in choices:
+            if "(" in choice and choice not in offered:
+                raise SearchSpaceError(
+                    f"{self.name}: only choices of the space can be left out, {', '.join(sorted(offered - {'none'}))}, "
+                    f"but got {choice!r}; correct it"
+                )
         kept = {
             block: [
                 spec for spec in getattr(self.compression, block) if not {spec, *compression(spec).names} & set(choices)
@@ -288,8 +295,12 @@ class SearchSpace(Settings):
         """The choices that leave a block of that size weights of its own and make sense for it."""
         width = size * self.teacher.head_size if block == "attention" else size
         found = ((name, compression(name)) for name in getattr(self.compression, block))
-        narrowest = self.dimensions.hidden_size[0]
-        return tuple(name for name, choice in found if choice.weights == "own" and choice.suits(width, narrowest))
+        hidden = self.dimensions.hidden_size
+
+        def suits(choice: Compression) -> bool:
+            return choice.weights == "own" and all(choice.suits(width, columns) for columns in hidden)
+
+        return tuple(name for name, choice in found if suits(choice))
 
     @property
     def exit_options(self) -> tuple[float, ...]:

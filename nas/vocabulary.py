@@ -43,8 +43,10 @@ def prune_tokenizer(
         for piece in ordered
         if piece in special or vocabulary[piece] in used or len(piece.removeprefix(prefix)) == 1
     ]
-    numbers = {piece: number for number, piece in enumerate(kept)}
-    parts["model"]["vocab"] = numbers
+    parts["model"]["vocab"] = {piece: number for number, piece in enumerate(kept)}
+    # Tokens that were added to a finished vocabulary have the numbers behind it.
+    outside = {token["content"]: token["id"] for token in parts["added_tokens"] if token["content"] not in vocabulary}
+    numbers = {piece: number for number, piece in enumerate((*kept, *outside))}
     for token in parts["added_tokens"]:
         token["id"] = numbers[token["content"]]
     _renumber(parts.get("post_processor") or {}, numbers)
@@ -56,7 +58,7 @@ def prune_tokenizer(
         model_input_names=tokenizer.model_input_names,
         **names,
     )
-    return pruned, [vocabulary[piece] for piece in kept]
+    return pruned, [*(vocabulary[piece] for piece in kept), *outside.values()]
 
 
 def _renumber(processor: dict[str, Any], numbers: dict[str, int]) -> None:

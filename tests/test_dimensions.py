@@ -40,9 +40,9 @@ def profile(space):
     """A table in which every block has a latency of its own."""
     keys = [f"ends/{hidden}/{choice}" for hidden in (16, 24, 32) for choice in ("none", "int8")]
     for hidden in (16, 24, 32):
-        for last in ("", "last_"):
-            keys += [f"{last}attention/{hidden}/{heads}/{choice}" for heads, choice in space.attention_options]
-            keys += [f"{last}feed_forward/{hidden}/{size}/{choice}" for size, choice in space.feed_forward_options]
+        for form in ("", "first_"):
+            keys += [f"{form}attention/{hidden}/{heads}/{choice}" for heads, choice in space.attention_options]
+            keys += [f"{form}feed_forward/{hidden}/{size}/{choice}" for size, choice in space.feed_forward_options]
     table = {key: {"128": 0.1 + 0.001 * number} for number, key in enumerate(keys)}
     return Profile(Device(name="cpu"), "", {}, table, 0.05, 1.1, 1.0, 0.1, {}, [])
 
@@ -67,5 +67,5 @@ def test_every_dimension_counts(space, supernet_weights, batch, profile):
 def test_prediction_is_the_corrected_sum_of_blocks(space, profile):
     architecture = compress_all(space.smallest(), "none")
     table = profile.blocks_ms
-    total = sum(table[f"{part}/none"]["128"] for part in ("ends/16", "last_attention/16/1", "last_feed_forward/16/8"))
+    total = sum(table[f"{part}/none"]["128"] for part in ("ends/16", "first_attention/16/1", "first_feed_forward/16/8"))
     assert profile.predict_ms(architecture) == pytest.approx(0.05 + 1.1 * total)

@@ -12,12 +12,12 @@ from tiny import make_rows, make_tokenizer, mixed_space
 from nas.data import prepare
 from nas.evaluate.accuracy import Evaluator
 from nas.export.artefact import ONNX_FILE, write_artefact
-from nas.latency.exits import measure_with_exits
+from nas.latency.exits import _at_each_depth, measure_with_exits
 from nas.latency.record import LatencyRecord, latency_figures, mixture
 from nas.latency.runtimes import session_of
 from nas.model.modeling import first_sure
 from nas.model.stock import from_stock
-from nas.space import SearchSpace
+from nas.space import SearchSpace, shipped_spaces
 from nas.study import Budget, Device, Task
 from nas.supernet import BertSupernet, SupernetWeights
 from nas.supernet.distillation import Knowledge, LossWeights, distillation_loss
@@ -92,6 +92,20 @@ def test_an_evaluation_says_where_texts_leave(space, supernet_weights, tmp_path)
     assert len(found.exits) == 3 and sum(found.exits) == pytest.approx(1.0, abs=1e-5)
     assert evaluator.evaluate(space.largest()).exits == ()
     assert type(found).from_json(found.to_json()) == found
+
+
+def test_all_texts_leave_a_forced_network_where_they_shall(space, supernet_weights, batch):
+    for depth, forced in _at_each_depth(BertSupernet(supernet_weights).extract(_early(space))):
+        with torch.no_grad():
+            assert forced(**batch).left_after.tolist() == [depth] * 5
+
+
+def test_a_threshold_that_is_always_reached_is_refused(nas, tiny_study, tmp_path):
+    text = shipped_spaces()["tiny"].read_text()
+    (tiny_study.parent / "early.toml").write_text(text.replace("[0, 1]]", "[0, 1]]\nexit_threshold = [0.5, 0.9]"))
+    tiny_study.write_text(tiny_study.read_text().replace('name = "tiny"', 'name = "early.toml"'))
+    code, _, error = nas("train", str(tiny_study), "--runs", str(tmp_path / "runs"))
+    assert code == 2 and "exit_threshold must be above 1/2" in error and "0.5; raise it" in error
 
 
 def test_a_measurement_mixes_those_of_each_depth(space, supernet_weights):

@@ -43,7 +43,11 @@ SPACES = {
     "unknown choice": ('["none", "int8"]', '["none", "int3"]', ["'int3'", "none, int8"]),
     "choice twice": ('["none", "int8"]', '["none", "none"]', ["once"]),
     "none missing": ('["none", "int8"]', '["int8"]', ["'none' must be among"]),
-    "choice without its parameter": ('["none", "int8"]', '["none", "low_rank"]', ["attention", "low_rank(64)", "None"]),
+    "choice without its parameter": (
+        '["none", "int8"]',
+        '["none", "low_rank"]',
+        ["attention", "a rank", "add one"],
+    ),
     "choice combined wrongly": (
         '["none", "int8"]',
         '["none", "share+int8"]',

@@ -134,6 +134,8 @@ def test_architecture_is_a_value(space):
         architecture.hidden_size = 3
     with pytest.raises(SearchSpaceError, match="hidden_size"):
         Architecture.from_json({"layers": []})
+    with pytest.raises(SearchSpaceError, match="'int3' is no compression choice"):
+        Architecture.from_json(architecture.to_json() | {"embedding": "int3"})
 
 
 def test_digest_is_stable_across_versions_of_the_code(space):
@@ -187,5 +189,7 @@ def test_excluding_a_choice(space):
         "share",
         "skip",
     )
+    with pytest.raises(SearchSpaceError, match=r"low_rank\(8\)\+int8, .* but got 'low_rank\(7\)'"):
+        mixed_space().excluding(("low_rank(7)",))
     with pytest.raises(SearchSpaceError, match="'none' cannot be left out"):
         space.excluding(("int8", "none"))

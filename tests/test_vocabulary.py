@@ -52,6 +52,15 @@ def test_known_texts_keep_their_pieces_and_others_are_cut_smaller(tokenizer, tmp
         assert _pieces(again, "xyz")[1:-1] == _pieces(tokenizer, "xyz")[1:-1] == ["[UNK]"]
 
 
+def test_tokens_added_to_a_finished_vocabulary_stay(tokenizer):
+    tokenizer.add_tokens(["goodbad", "filmfilm"])
+    pruned, kept = prune_tokenizer(tokenizer, set(tokenizer("good film")["input_ids"]))
+    assert kept[-2:] == [len(PIECES), len(PIECES) + 1] and len(pruned) == len(kept)
+    text = "goodbad film filmfilm"
+    assert _pieces(pruned, text) == _pieces(tokenizer, text) == ["[CLS]", *text.split(), "[SEP]"]
+    assert [kept[number] for number in pruned(text)["input_ids"]] == tokenizer(text)["input_ids"]
+
+
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "electra"])
 def test_a_model_keeps_its_function_on_known_texts(tokenizer, kind):
     model = randomise(make_teacher(kind, vocab_size=len(PIECES)))

@@ -36,8 +36,10 @@ class LowRank(Stored):
 
     @classmethod
     def read(cls, parameter: str | None, stored: MatrixCompression | None) -> Self:
-        if parameter is None or not parameter.isdigit() or int(parameter) < 1:
-            raise ValueError(f"low_rank needs a rank of at least 1, as low_rank(64), but got {parameter!r}; add one")
+        if parameter is None or not parameter.isdecimal() or int(parameter) < 1:
+            raise ValueError(
+                f"low_rank needs a rank of at least 1, as low_rank(64), but got {parameter or ''!r}; add one"
+            )
         return cls(int(parameter), stored or NoCompression())
 
     @property
@@ -50,7 +52,7 @@ class LowRank(Stored):
 
     @property
     def faster_on(self) -> frozenset[str]:
-        return self.stored.runtimes
+        return self.stored.runtimes if self.stored.name == "none" else self.stored.faster_on
 
     @property
     def plain(self) -> MatrixCompression:

@@ -46,7 +46,7 @@ class Sparse(Stored):
         if not 0.0 < share < 1.0:
             raise ValueError(
                 "sparse needs the share of zeros, between 0 and 1, as sparse(0.5), or sparse(2:4), "
-                f"but got {parameter!r}; correct it"
+                f"but got {parameter or ''!r}; correct it"
             )
         return cls(share, stored)
 

@@ -207,7 +207,7 @@ def _to_the_end(architecture: Architecture) -> Architecture:
 
 def weighted_median(values: Sequence[float], weights: Sequence[float]) -> float:
     """The median of values that come as often as their weights (of sum 1) say."""
-    order = np.argsort(values)
+    order = [place for place in np.argsort(values) if weights[place] > 0.0]
     sorted_values, reached = np.asarray(values)[order], np.cumsum(np.asarray(weights)[order])
     middle = min(int(np.searchsorted(reached, 0.5 - 1e-9)), len(sorted_values) - 1)
     if abs(reached[middle] - 0.5) < 1e-9 and middle + 1 < len(sorted_values):

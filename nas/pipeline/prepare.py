@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from nas.data import TaskData, prepare
-from nas.errors import TeacherError
+from nas.errors import SearchSpaceError, TeacherError
 from nas.files import digest, file_digest, read_json, write_json
 from nas.model import CompactBertConfig
 from nas.model.stock import compact_config, shape_of
@@ -132,7 +132,14 @@ def prepare_data(run: Run) -> TaskData:
                 write_json(run.data / _KEPT, kept)
                 data = prepare(study.task, train, test, tokenizer, study.seed, token_types)
             data.save(run.data)
-    return TaskData.load(run.data)
+    found = TaskData.load(run.data)
+    eager = min(study.space.dimensions.exit_threshold, default=1.0)
+    if eager * found.num_labels <= 1.0:
+        raise SearchSpaceError(
+            f"search_space: exit_threshold must be above 1/{found.num_labels}, which the likeliest of the task's "
+            f"{found.num_labels} classes always reaches, but got {eager:g}; raise it"
+        )
+    return found
 
 
 def _make_embedded(run: Run) -> None:

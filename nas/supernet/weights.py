@@ -107,7 +107,7 @@ class SupernetWeights(CompactBertForSequenceClassification):
                 own = [
                     choice
                     for choice in found
-                    if isinstance(choice, MatrixCompression) and "weight" not in choice.matrices(1, 1)
+                    if isinstance(choice, MatrixCompression) and choice.matrices(1, 1).keys() - {"weight"}
                 ]
                 if own:
                     yield name, module, sorted(own, key=lambda choice: sum(map(sum, choice.matrices(1, 1).values())))

@@ -227,7 +227,7 @@ def test_low_rank_starts_as_the_best_factors_of_a_table():
         ("int8(3)", "takes no parameter, but got '3'; write int8"),
         ("int8+int4", "cannot be combined with a format, but got 'int4'"),
         ("share+int8", "cannot be combined with a format"),
-        ("low_rank", "needs a rank of at least 1, as low_rank\\(64\\), but got None"),
+        ("low_rank", "needs a rank of at least 1, as low_rank\\(64\\), but got ''"),
         ("low_rank(0)", "needs a rank of at least 1"),
         ("low_rank(064)", "written in one way, but got 'low_rank\\(064\\)'; write 'low_rank\\(64\\)'"),
         ("low_rank(8)+low_rank(4)", "can be stored as int4 or int8 or none"),

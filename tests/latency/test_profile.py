@@ -100,7 +100,13 @@ def test_a_network_that_is_left_early_is_predicted_by_where_texts_leave(space):
 
 @pytest.mark.parametrize(
     ("values", "weights", "expected"),
-    [([3.0, 1.0, 2.0], [1 / 3] * 3, 2.0), ([1.0, 2.0, 3.0, 4.0], [0.25] * 4, 2.5), ([1.0, 9.0], [0.4, 0.6], 9.0)],
+    [
+        ([3.0, 1.0, 2.0], [1 / 3] * 3, 2.0),
+        ([1.0, 2.0, 3.0, 4.0], [0.25] * 4, 2.5),
+        ([1.0, 9.0], [0.4, 0.6], 9.0),
+        ([1.0, 5.0, 9.0], [0.5, 0.0, 0.5], 5.0),
+        ([1.0, 2.0, 8.0], [0.5, 0.0, 0.5], 4.5),
+    ],
 )
 def test_weighted_median(values, weights, expected):
     assert weighted_median(values, weights) == pytest.approx(expected)
