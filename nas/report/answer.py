@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from html import escape
 
 from nas.report.contents import Contents, Record
-from nas.report.figures import conditions, limits, milliseconds, points, score, significant, times
+from nas.report.figures import conditions, limits, milliseconds, other_latencies, points, score, significant, times
 from nas.report.svg import element
 from nas.study import Budget
 
@@ -27,7 +27,7 @@ def _card(contents: Contents, name: str, found: Record) -> str:
     lines = [
         ("", f"{contents.metric} {score(found['accuracy'], found['accuracy_standard_error'])}"),
         ("muted", f"{lost} against the teacher"),
-        ("", f"p50 {milliseconds(found['p50_ms'])}"),
+        ("", ", ".join([f"p50 {milliseconds(found['p50_ms'])}", *other_latencies(found)])),
         ("muted", f"asked for {', '.join(_limits(found))}"),
         ("", f"{significant(found['size_mb'])} MB, {found['params']:,} parameters"),
     ]
@@ -75,7 +75,8 @@ def _figures(found: Record) -> list[str]:
     return [
         escape(score(found["accuracy"], found["accuracy_standard_error"]))
         + (element("small", points(lost)) if lost else ""),
-        milliseconds(found["p50_ms"]) + element("small", f"p95 {milliseconds(found['p95_ms'])}"),
+        milliseconds(found["p50_ms"])
+        + element("small", ", ".join([f"p95 {milliseconds(found['p95_ms'])}", *other_latencies(found)])),
         times(found["speed_up"]),
         f"{significant(found['size_mb'])} MB",
         f"{found['params']:,}",

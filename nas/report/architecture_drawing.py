@@ -39,7 +39,7 @@ def choices_legend(choices: Sequence[str]) -> str:
         for name in choices
     ]
     marks.append(('<rect y="3" width="16" height="10" rx="2" class="track"/>', "cut from the teacher"))
-    marks.append(('<rect x="0.5" y="3.5" width="15" height="9" rx="2" class="gone"/>', "dropped"))
+    marks.append(('<rect x="0.5" y="3.5" width="15" height="9" rx="2" class="gone"/>', "dropped or left out"))
     items = (
         element(
             "li",
@@ -72,8 +72,10 @@ def architecture_drawing(architecture: Architecture, teacher: Shape, choices: Se
 def _embedding(architecture: Architecture, teacher: Shape, choices: Sequence[str]) -> str:
     width, full = architecture.hidden_size, teacher.hidden_size
     words = f"hidden size {width} of {full}"
+    early = architecture.exit_threshold
     bar = _bar(_LEFT, 4, 2 * _BAR + _GAP, width / full, architecture.embedding, choices, f"Embedding: {words}")
-    return text(0, 16, "embedding", "label") + bar + _below(_LEFT, 4, words, architecture.embedding)
+    leaving = text(0, 4 + _THICK + 13.5, f"exit at {early:g}", "size") if early else ""
+    return text(0, 16, "embedding", "label") + bar + _below(_LEFT, 4, words, architecture.embedding) + leaving
 
 
 def _layer(layer: Layer, resolved: Layer, teacher: Shape, choices: Sequence[str], y: float) -> str:

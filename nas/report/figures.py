@@ -70,6 +70,13 @@ def limits(budget: Budget, teacher_p50_ms: float | None) -> list[str]:
     return found
 
 
+def other_latencies(found: Any) -> list[str]:
+    """What a budget limits besides the median, as measured: `mean 3.1 ms`, `longest 4.2 ms`."""
+    names = {"expected_ms": "mean", "worst_ms": "longest"}
+    asked = found["budget"] or {}
+    return [f"{word} {milliseconds(found[name])}" for name, word in names.items() if asked.get(name) is not None]
+
+
 def conditions(device: Any, environment: Any) -> str:
     """How a latency was measured: runtime and version, threads, batch, tokens, processor."""
     threads = f"{device['threads']} thread" + ("s" if device["threads"] != 1 else "")

@@ -23,6 +23,10 @@ LIGHT = {
     "choice-2": "#1f9e89",
     "choice-3": "#8e5bb8",
     "choice-4": "#b8a13a",
+    "choice-5": "#c4527f",
+    "choice-6": "#5d8a34",
+    "choice-7": "#4aa7c9",
+    "choice-8": "#8a6a4f",
 }
 DARK = {
     "ground": "#0f141b",
@@ -42,6 +46,10 @@ DARK = {
     "choice-2": "#45c4ae",
     "choice-3": "#b48be0",
     "choice-4": "#d6c060",
+    "choice-5": "#e87fa8",
+    "choice-6": "#8fbf62",
+    "choice-7": "#7accea",
+    "choice-8": "#b8977a",
 }
 CHOICES = sum(name.startswith("choice-") for name in LIGHT)
 """Colours for compression choices; `none` has the first."""

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from nas.report.figures import duration
+from nas.report.figures import duration, other_latencies
 
 _console = Console()
 # A log has no width of its own; rich would take 80 columns and fold names.
@@ -93,6 +93,7 @@ def print_results(result: dict[str, Any]) -> None:
         error = found["accuracy_standard_error"]
         accuracy = f"{found['accuracy']:.4f}" + (f" ± {error:.4f}" if error else "")
         met = "" if found["budget"] is None else "yes" if found["met"] else "no"
+        met = ", ".join([met, *other_latencies(found)])
         table.add_row(
             name,
             accuracy,

@@ -9,7 +9,7 @@ from tiny import mixed_space
 
 from nas.architecture import Architecture, Layer
 from nas.errors import NasError
-from nas.report.architecture_drawing import architecture_drawing, choices_of
+from nas.report.architecture_drawing import architecture_drawing, choices_legend, choices_of
 from nas.report.contents import Contents
 from nas.report.figures import duration, limits, points, significant
 from nas.report.front_chart import front_picture
@@ -105,6 +105,24 @@ def _contents(**changed):
 def _count(page, class_):
     """Marks of a class outside the legends, whose marks stand in drawings of 16 by 16."""
     return len(re.findall(rf'class="{class_}[" ]', re.sub(r'<svg viewBox="0 0 16 16".*?</svg>', "", page)))
+
+
+def test_what_a_budget_limits_besides_the_median_is_shown_as_measured():
+    limited = BUDGETS[0].model_dump(exclude_none=True) | {"expected_ms": 3.5, "worst_ms": "60%"}
+    candidate = _front()["candidates"][-2]
+    found = _verification(candidate, budget=limited, expected_ms=3.21, worst_ms=5.12)
+    page = render(_contents(exports={"half": found}))
+    assert page.count("mean 3.21 ms, longest 5.12 ms") == 2  # on the card and in the table
+
+
+def test_exits_and_every_choice_are_told_apart_in_a_drawing():
+    specs = ("none", "int8", "int4", "low_rank(4)", "low_rank(8)", "sparse(0.5)", "sparse(2:4)")
+    layers = tuple(Layer(0, 1, 8, choice, "none") for choice in specs)
+    drawn = [Architecture(32, layers, exit_threshold=0.9)]
+    choices = choices_of(drawn)
+    assert len(set(re.findall(r"choice-\d", choices_legend(choices)))) == len(choices) == 7
+    shape = Shape(num_hidden_layers=1, hidden_size=32, num_attention_heads=4, intermediate_size=64)
+    assert "exit at 0.9" in architecture_drawing(drawn[0], shape, choices, "label")
 
 
 def test_figures_of_the_run_are_on_the_page():
