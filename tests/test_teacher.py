@@ -15,6 +15,7 @@ from nas.evaluate.accuracy import forward_of
 from nas.pipeline.prepare import load_tokenizer, prepare_teacher
 from nas.pipeline.run import Run
 from nas.pipeline.supernets import load_teacher
+from nas.space import shipped_spaces
 from nas.study import Study
 
 FINE_TUNED = TINY_STUDY.replace("fine_tune = { epochs = 2.0, learning_rate = 2e-3 }", "")
@@ -110,3 +111,17 @@ def test_a_tokenizer_needs_its_files(files, tmp_path):
         with pytest.raises(TeacherError, match="has no tokenizer; add its tokenizer"):
             load_tokenizer(tmp_path)
         (tmp_path / name).write_text("{}")
+
+
+def test_a_choice_for_the_word_table_must_suit_its_own_width(nas, tmp_path):
+    """ELECTRA's table is narrower than its layers."""
+    study = write_tiny_study(tmp_path / "tiny", "electra")
+    space = shipped_spaces()["tiny"].read_text().replace("embedding = [", 'embedding = ["low_rank(14)", ')
+    (study.parent / "mine.toml").write_text(space.replace("hidden_size = [16, 24, 32]", "hidden_size = [32]"))
+    study.write_text(study.read_text().replace('name = "tiny"', 'name = "mine.toml"'))
+    _, _, before = nas("check", str(study))
+    assert before == ""
+    text = (study.parent / "mine.toml").read_text()
+    (study.parent / "mine.toml").write_text(text.replace("low_rank(14)", "low_rank(17)"))
+    code, _, error = nas("check", str(study))
+    assert code == 2 and "'low_rank(17)' does not suit the teacher's word table of 64 by 20" in error

@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from nas.compression import compression
 from nas.data import TaskData, prepare
 from nas.errors import SearchSpaceError, TeacherError
 from nas.files import digest, file_digest, read_json, write_json
@@ -80,6 +81,12 @@ def check_teacher(study: Study, source: str) -> CompactBertConfig:
         ) from None
     study.check_teacher(shape_of(config))
     compact = compact_config(config)
+    for name in study.space.compression.embedding:
+        if not compression(name).suits(compact.vocab_size, compact.embedding_width):
+            raise SearchSpaceError(
+                f"search_space: {name!r} does not suit the teacher's word table of {compact.vocab_size:,} by "
+                f"{compact.embedding_width}; set search_space.exclude_compression = [{name!r}]"
+            )
     lengths = {"task.max_length": study.task.max_length}
     known = (device for device in study.devices if device.sequence_length != "task")
     lengths |= {f"devices.{device.name}.sequence_length": max(device.lengths) for device in known}
