@@ -140,12 +140,12 @@ def prepare_data(run: Run) -> TaskData:
                 data = prepare(study.task, train, test, tokenizer, study.seed, token_types)
             data.save(run.data)
     found = TaskData.load(run.data)
-    eager = min(study.space.dimensions.exit_threshold, default=1.0)
-    if eager * found.num_labels <= 1.0:
-        raise SearchSpaceError(
-            f"search_space: exit_threshold must be above 1/{found.num_labels}, which the likeliest of the task's "
-            f"{found.num_labels} classes always reaches, but got {eager:g}; raise it"
-        )
+    for threshold in study.space.dimensions.exit_threshold:
+        if threshold * found.num_labels <= 1.0:
+            raise SearchSpaceError(
+                f"search_space: exit_threshold must be above 1/{found.num_labels}, which the likeliest of the task's "
+                f"{found.num_labels} classes always reaches, but got {threshold:g}; raise it"
+            )
     return found
 
 
