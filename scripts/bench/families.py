@@ -66,8 +66,8 @@ def _records(run: Run, path: Path) -> list[dict[str, Any]]:
         except ExportError as problem:  # of one budget; the others are served
             missed = str(problem)
         for name in (budget.name for budget in reached):
-            path = own.export(name) / VERIFICATION_FILE
-            found[name] = _record(read_json(path, ExportError)) if path.exists() else {"reached": False, "why": missed}
+            file = own.export(name) / VERIFICATION_FILE
+            found[name] = _record(read_json(file, ExportError)) if file.exists() else {"reached": False, "why": missed}
     lengths = study.devices[0].sequence_length
     return [
         {"budget": budget.name, "space": path.stem, "sequence_length": lengths, **found[budget.name]}
