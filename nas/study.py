@@ -211,11 +211,14 @@ class Budget(Settings):
         """The limit on the median latency in milliseconds; infinite where there is none."""
         return self.latency_limits_ms(teacher_p50_ms).get("p50_ms", math.inf)
 
+    def limits(self, teacher_p50_ms: float) -> dict[str, float]:
+        """All limits that there are, by name."""
+        stored = {name: limit for name in ("size_mb", "params") if (limit := getattr(self, name)) is not None}
+        return self.latency_limits_ms(teacher_p50_ms) | stored
+
     def is_met(self, figures: Mapping[str, float], teacher_p50_ms: float) -> bool:
         """Whether measured figures, by the names of the limits, keep all limits."""
-        limits = self.latency_limits_ms(teacher_p50_ms)
-        limits |= {name: limit for name in ("size_mb", "params") if (limit := getattr(self, name)) is not None}
-        return all(figures[name] <= limit for name, limit in limits.items())
+        return all(figures[name] <= limit for name, limit in self.limits(teacher_p50_ms).items())
 
 
 def _number(value: str | float) -> float:

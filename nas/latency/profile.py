@@ -143,9 +143,8 @@ def _measure_blocks(device: Device, space: SearchSpace, base: CompactBertConfig)
 
     table = {part: {str(tokens): cost(part, tokens) for tokens in lengths} for part in blocks}
     for hidden in space.dimensions.hidden_size if space.dimensions.keep_tokens else ():
-        attention = table[
-            _part("attention", hidden, space.dimensions.num_attention_heads[-1], "none", first_only=False)
-        ]
+        heads = space.dimensions.num_attention_heads[-1]
+        attention = table[_part("attention", hidden, heads, "none", first_only=False)]
         dropping = table[f"dropping/{hidden}"]
         table[f"dropping/{hidden}"] = {at: max(0.0, value - attention[at]) for at, value in dropping.items()}
     return table

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import combinations, product
 
@@ -27,6 +27,7 @@ def cheapest(space: SearchSpace, cost: Callable[[Architecture], float]) -> Archi
     Dimensions of layers change in pairs: without attention no tokens are dropped, and one of two blocks must stay.
     """
     encoding, known = Encoding(space), dict[Architecture, float]()
+    sizes = encoding.sizes()
 
     def cost_of(architecture: Architecture) -> float:
         if architecture not in known:
@@ -37,7 +38,7 @@ def cheapest(space: SearchSpace, cost: Callable[[Architecture], float]) -> Archi
         """The best of all values of some dimensions, each of them one or several integers that are alike."""
         values = encoding.encode(best)
         changed = []
-        for setting in product(*(range(encoding.sizes()[names[0]]) for names in dimensions)):
+        for setting in product(*(range(sizes[names[0]]) for names in dimensions)):
             alike = {name: value for names, value in zip(dimensions, setting, strict=True) for name in names}
             changed.append(encoding.decode(values | alike))
         return min((best, *changed), key=cost_of)
@@ -70,14 +71,21 @@ class Costs:
     def excess(self, architecture: Architecture, budget: Budget, exits: Sequence[float] = ()) -> float:
         """By how much the worst limit of a budget is exceeded, relative to the limit; at most 0 if it is met."""
         profile = self.profiles[budget.device]
-        limits, figures = budget.latency_limits_ms(profile.teacher_p50_ms), profile.predict(architecture, exits)
-        found = [getattr(figures, name) / limit - 1.0 for name, limit in limits.items()] or [-1.0]
-        config = self.config.with_architecture(architecture) if budget.size_mb or budget.params else None
-        if config and budget.size_mb:
-            found.append(stored_mb(config) / budget.size_mb - 1.0)
-        if config and budget.params:
-            found.append(count_parameters(config) / budget.params - 1.0)
-        return max(found)
+        limits = budget.limits(profile.teacher_p50_ms)
+        figures = self._figures(limits, profile, architecture, exits)
+        return max(figures[name] / limit - 1.0 for name, limit in limits.items())
+
+    def _figures(
+        self, names: Iterable[str], profile: Profile, architecture: Architecture, exits: Sequence[float]
+    ) -> dict[str, float]:
+        """Those figures of an architecture that have the names of these limits."""
+        asked, found = set(names), dict[str, float]()
+        if asked & {"size_mb", "params"}:
+            config = self.config.with_architecture(architecture)
+            found |= {"size_mb": stored_mb(config), "params": count_parameters(config)}
+        if asked - found.keys():
+            found |= asdict(profile.predict(architecture, exits))
+        return found
 
     def violation(self, architecture: Architecture, exits: Sequence[float] = ()) -> float:
         """The excess over the budget that is nearest to being met; at most 0 if one of them is met.
@@ -92,10 +100,9 @@ class Costs:
         """Raise `InfeasibleBudgetError` for a budget that even the cheapest sub-networks miss."""
         for budget in self.budgets:
             profile = self.profiles[budget.device]
-            limits: dict[str, float] = budget.latency_limits_ms(profile.teacher_p50_ms)
-            limits |= {name: limit for name in ("size_mb", "params") if (limit := getattr(budget, name))}
-            for name, limit in limits.items():
-                found = self._figure(name, budget.device, cheapest(space, partial(self._figure, name, budget.device)))
+            for name, limit in budget.limits(profile.teacher_p50_ms).items():
+                figure = partial(self._at_best, name, profile)
+                found = figure(cheapest(space, figure))
                 if name == "p50_ms":  # the smallest one was measured; another may be a little faster
                     found = min(found, profile.smallest_p50_ms)
                 if found > limit:
@@ -105,14 +112,9 @@ class Costs:
                         "raise it, or use a smaller search space"
                     )
 
-    def _figure(self, name: str, device: str, architecture: Architecture) -> float:
-        """A figure that budgets limit, at best: all texts leave as early as they may."""
-        if name == "size_mb":
-            return stored_mb(self.config.with_architecture(architecture))
-        if name == "params":
-            return count_parameters(self.config.with_architecture(architecture))
-        figures = self.profiles[device].predict(architecture, _earliest(architecture))
-        return float(getattr(figures, name))
+    def _at_best(self, name: str, profile: Profile, architecture: Architecture) -> float:
+        """A figure that budgets limit, where all texts leave as early as they may."""
+        return self._figures((name,), profile, architecture, _earliest(architecture))[name]
 
     def initial_population(self, space: SearchSpace, size: int, rng: random.Random) -> list[Architecture]:
         """Random architectures that use each budget well, in equal shares, and the one that is farthest within one."""
