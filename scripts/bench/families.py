@@ -1,8 +1,9 @@
 """Is one technique enough? A study run once for each of several search spaces, with equal training and search.
 
 The spaces lie in `spaces/` beside the study: each allows one family of techniques, or all together. A space that drops
-tokens is measured at the task's own lengths. For each budget that a space can reach its best network is exported and
-verified; the records go to `results.json` beside the study, after each space. What is there already is kept.
+tokens is measured at the task's own lengths; where texts leave early, budgets limit the mean latency. For each budget
+that a space can reach its best network is exported and verified; the records go to `results.json` beside the study,
+after each space. What is there already is kept.
 """
 
 from __future__ import annotations
@@ -83,8 +84,13 @@ def _record(verified: dict[str, Any]) -> dict[str, Any]:
 def _with_space(study: Study, path: Path) -> Study:
     values = study.model_dump()
     values |= {"name": f"{study.name}-{path.stem}", "search_space": {"name": str(path)}}
-    if SearchSpace.load(path).dimensions.keep_tokens:
+    dimensions = SearchSpace.load(path).dimensions
+    if dimensions.keep_tokens:
         values["devices"] = [device | {"sequence_length": "task"} for device in values["devices"]]
+    if dimensions.exit_threshold:  # half of the texts leaving after one layer shall not pass for all of them
+        values["budgets"] = [
+            budget | {"p50_ms": None, "expected_ms": budget["p50_ms"]} for budget in values["budgets"]
+        ]
     return Study.model_validate(values)
 
 
