@@ -123,7 +123,12 @@ def profile(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = Non
         from nas.pipeline import profile
 
         return {
-            name: {"teacher_p50_ms": found.teacher_p50_ms, "smallest_p50_ms": found.smallest_p50_ms, **found.error}
+            name: {
+                "teacher_p50_ms": found.teacher_p50_ms,
+                "smallest_p50_ms": found.smallest_p50_ms,
+                "noisy": found.noisy,
+                **found.error,
+            }
             for name, found in profile(run).items()
         }
 

@@ -6,39 +6,30 @@ declares under `[variables]` and the user gives with `--set NAME=value` or in th
 
 from __future__ import annotations
 
-import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
-from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from nas.budget import Budget
 from nas.compression import REGISTRY, compression
+from nas.device import Device, Name
 from nas.errors import StudyError
 from nas.files import Flag, Positive, Real, Settings, Whole, digest, read_toml, validate
 from nas.space import SearchSpace, Shape, shipped_spaces
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 DATA_SUFFIXES = (".parquet", ".csv", ".jsonl")
 METRICS = {
     "classification": ("accuracy", "f1", "matthews_correlation"),
     "regression": ("spearman", "pearson"),
 }
-_LENGTH_KIND = Discriminator(
-    lambda value: "word" if isinstance(value, str) else "several" if isinstance(value, list | tuple) else "number"
-)
-_QUANTILES = 8
-"""So many lengths stand for those of a task."""
-LATENCIES = ("p50_ms", "expected_ms", "worst_ms")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
-Name = Annotated[str, Field(pattern=NAME)]
-Length = Annotated[int, Field(ge=4, le=512, strict=True)]
 PositiveReal = Annotated[float, Field(gt=0.0, strict=True, allow_inf_nan=False)]
 
 
@@ -127,102 +118,6 @@ class SpaceChoice(Settings):
                 raise ValueError(f"{name!r} is no compression choice that can be left out; use {', '.join(able)}")
             compression(name)
         return names
-
-
-class Device(Settings):
-    """A target: where a sub-network will run, and in what form it is fed."""
-
-    name: Name
-    runtime: Literal["torch", "onnxruntime"] = "onnxruntime"
-    threads: Positive = 1
-    batch_size: Positive = 1
-    sequence_length: Annotated[
-        Annotated[Length, Tag("number")]
-        | Annotated[Literal["task"], Tag("word")]
-        | Annotated[tuple[Length, ...], Field(min_length=1), Tag("several")],
-        _LENGTH_KIND,
-    ] = 128
-    """Tokens of a text; several that come equally often; or `task`, the lengths of the search set's texts."""
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """The lengths that texts have, each as often as any other. Those of the task have to be read from its data."""
-        if isinstance(self.sequence_length, str):
-            raise ValueError(f"{self.name}: the task's own lengths are not known yet")
-        return (self.sequence_length,) if isinstance(self.sequence_length, int) else self.sequence_length
-
-    @property
-    def lengths_in_words(self) -> str:
-        """For people."""
-        if isinstance(self.sequence_length, str):
-            return "texts of the task's own lengths"
-        return f"{' or '.join(str(length) for length in sorted(set(self.lengths)))} tokens"
-
-    def with_lengths_of(self, lengths: Sequence[int]) -> Device:
-        """The same device; `task` becomes quantiles of the lengths given."""
-        if self.sequence_length != "task":
-            return self
-        at = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
-        found = np.quantile(np.asarray(lengths), at, method="inverted_cdf").astype(int)
-        return self.model_copy(update={"sequence_length": tuple(found.tolist())})
-
-
-class Budget(Settings):
-    """Limits that one export must keep, all of them, on one device."""
-
-    name: Name
-    device: Name
-    p50_ms: str | float | None = None
-    """Median latency: milliseconds, or a share of the uncompressed teacher's on the same device, as "20%"."""
-    expected_ms: str | float | None = None
-    """Mean latency, likewise; where texts leave a network early it is what a server's load depends on."""
-    worst_ms: str | float | None = None
-    """Median latency of the longest texts through all layers, likewise."""
-    size_mb: PositiveReal | None = None
-    """Size of the exported weights in 10^6 bytes."""
-    params: Positive | None = None
-    """Number of parameters."""
-
-    @field_validator(*LATENCIES)
-    @classmethod
-    def _limit(cls, value: str | float | None, info: ValidationInfo) -> str | float | None:
-        name = info.field_name
-        if isinstance(value, str) and not re.fullmatch(r"\d+(\.\d+)?\s?%", value):
-            raise ValueError(f'{name} must be milliseconds or a share such as "20%", but got {value!r}; correct it')
-        if value is not None and _number(value) <= 0:
-            raise ValueError(f"{name} must be above zero, but got {value!r}; raise it")
-        return value
-
-    @model_validator(mode="after")
-    def _some_limit(self) -> Budget:
-        if all(getattr(self, name) is None for name in (*LATENCIES, "size_mb", "params")):
-            raise ValueError(f"a budget needs at least one of {', '.join(LATENCIES)}, size_mb, params; add a limit")
-        return self
-
-    def latency_limits_ms(self, teacher_p50_ms: float) -> dict[str, float]:
-        """The latency limits that there are, in milliseconds. Shares are of the teacher's median."""
-        given = {name: getattr(self, name) for name in LATENCIES if getattr(self, name) is not None}
-        return {
-            name: _number(value) / 100.0 * teacher_p50_ms if isinstance(value, str) else float(value)
-            for name, value in given.items()
-        }
-
-    def p50_limit_ms(self, teacher_p50_ms: float) -> float:
-        """The limit on the median latency in milliseconds; infinite where there is none."""
-        return self.latency_limits_ms(teacher_p50_ms).get("p50_ms", math.inf)
-
-    def limits(self, teacher_p50_ms: float) -> dict[str, float]:
-        """All limits that there are, by name."""
-        stored = {name: limit for name in ("size_mb", "params") if (limit := getattr(self, name)) is not None}
-        return self.latency_limits_ms(teacher_p50_ms) | stored
-
-    def is_met(self, figures: Mapping[str, float], teacher_p50_ms: float) -> bool:
-        """Whether measured figures, by the names of the limits, keep all limits."""
-        return all(figures[name] <= limit for name, limit in self.limits(teacher_p50_ms).items())
-
-
-def _number(value: str | float) -> float:
-    return float(value.rstrip("% ")) if isinstance(value, str) else float(value)
 
 
 class Supernet(Settings):
@@ -316,8 +211,9 @@ class Study(Settings):
                 raise ValueError(f"{key}: each name may stand once, but {repeated!r} stands twice; rename one")
         known = [device.name for device in self.devices]
         for budget in self.budgets:
-            if budget.device not in known:
-                raise ValueError(f"budgets.{budget.name}: no device is named {budget.device!r}; use {', '.join(known)}")
+            for name in budget.devices:
+                if name not in known:
+                    raise ValueError(f"budgets.{budget.name}: no device is named {name!r}; use {', '.join(known)}")
         if (self.teacher.model == "embedded") != (self.task.train == "embedded"):
             raise ValueError("teacher.model: the embedded teacher and the embedded task go together; set both")
         return self
@@ -336,6 +232,8 @@ class Study(Settings):
         if "path" in values:
             raise StudyError(f"{path}: path: unknown key; remove it")
         values = {"name": path.parent.resolve().name, **values, "path": path}
+        if isinstance(values.get("devices"), list):
+            values["devices"] = [_from_file(device, path) for device in values["devices"]]
         loaded = validate(cls, values, path, StudyError)
         loaded._check_space()
         return loaded
@@ -392,6 +290,17 @@ class Study(Settings):
                 f"but {self.teacher.model} has {_sizes(shape)}; use or write a space of these sizes "
                 f"(shipped: {', '.join(sorted(shipped_spaces()))})"
             )
+
+
+def _from_file(device: Any, study: Path) -> Any:
+    """A device with the settings of the `file` that it names; what the study says besides goes before them."""
+    if not isinstance(device, dict) or not isinstance(device.get("file"), str):
+        return device
+    own = {key: value for key, value in device.items() if key != "file"}
+    path = study.parent / device["file"]
+    values = read_toml(path, StudyError) | own
+    validate(Device, values, path, StudyError)
+    return values
 
 
 def _sizes(shape: Shape) -> str:

@@ -9,7 +9,9 @@ import pytest
 import torch
 from tiny import make_rows, make_tokenizer, mixed_space
 
+from nas.budget import Budget
 from nas.data import prepare
+from nas.device import Device
 from nas.evaluate.accuracy import Evaluator
 from nas.export.artefact import ONNX_FILE, write_artefact
 from nas.latency.exits import _at_each_depth, measure_with_exits
@@ -18,7 +20,7 @@ from nas.latency.runtimes import session_of
 from nas.model.modeling import first_sure
 from nas.model.stock import from_stock
 from nas.space import SearchSpace, shipped_spaces
-from nas.study import Budget, Device, Task
+from nas.study import Task
 from nas.supernet import BertSupernet, SupernetWeights
 from nas.supernet.distillation import Knowledge, LossWeights, distillation_loss
 
@@ -125,8 +127,24 @@ def test_a_mixture_has_each_way_as_often_as_its_share():
     assert latency_figures(mixed, long)["worst_ms"] == 5.0
 
 
+TEACHER_FIGURES = dict.fromkeys(("p50_ms", "worst_ms", "size_mb"), 10.0) | {"params": 20, "throughput_per_s": 100.0}
+
+
 def test_budgets_limit_each_figure_by_itself():
-    figures = {"p50_ms": 1.0, "expected_ms": 2.0, "worst_ms": 5.0, "size_mb": 3.0, "params": 10}
-    limits = [({"p50_ms": "10%"}, True), ({"expected_ms": 1.9}, False), ({"worst_ms": "50%", "size_mb": 3.0}, True)]
-    for given, met in [*limits, ({"worst_ms": "49%"}, False), ({"params": 9}, False)]:
-        assert Budget(name="b", device="cpu", **given).is_met(figures, teacher_p50_ms=10.0) == met
+    figures = {"p50_ms": 1.0, "p95_ms": 1.5, "expected_ms": 2.0, "worst_ms": 5.0, "throughput_per_s": 500.0}
+    figures |= {"size_mb": 3.0, "params": 10, "peak_memory_mb": 80.0}
+    limits = [
+        ({"p50_ms": "10%"}, True),
+        ({"expected_ms": 1.9}, False),
+        ({"worst_ms": "50%", "size_mb": 3.0}, True),
+        ({"worst_ms": "49%"}, False),
+        ({"params": 9}, False),
+        ({"params": "50%", "size_mb": "30%"}, True),
+        ({"p95_ms": 1.4}, False),
+        ({"throughput_per_s": 400.0}, True),
+        ({"throughput_per_s": "501%"}, False),
+        ({"peak_memory_mb": 79.0, "p50_ms": 5.0}, False),
+    ]
+    for given, met in limits:
+        (limited,) = Budget(name="b", device="cpu", **given).limits
+        assert (limited.excess(figures, TEACHER_FIGURES) <= 0.0) == met, given

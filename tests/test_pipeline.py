@@ -19,11 +19,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Robe
 
 from nas.architecture import Architecture
 from nas.data import TaskData
+from nas.device import Device
 from nas.errors import ExportError, NasError
 from nas.export.verification import Artefact
 from nas.latency.runtimes import session_of
 from nas.pipeline import Run, exports, searches
-from nas.study import Device, Study
+from nas.study import Study
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow

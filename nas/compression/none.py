@@ -19,7 +19,7 @@ class NoCompression(MatrixCompression):
 
     name = "none"
     blocks = frozenset(BLOCKS)
-    runtimes = frozenset({"torch", "onnxruntime"})
+    runtimes = frozenset({"torch", "onnxruntime", "openvino"})
     faster_on = frozenset()
 
     def linear(self, x: torch.Tensor, matrices: Matrices, bias: torch.Tensor | None) -> torch.Tensor:

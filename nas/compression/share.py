@@ -15,5 +15,5 @@ class Share(Compression):
     name = "share"
     blocks = frozenset({"attention", "feed_forward"})
     weights = "below"
-    runtimes = frozenset({"torch", "onnxruntime"})
+    runtimes = frozenset({"torch", "onnxruntime", "openvino"})
     faster_on = frozenset()

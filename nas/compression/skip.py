@@ -11,5 +11,5 @@ class Skip(Compression):
     name = "skip"
     blocks = frozenset({"attention", "feed_forward"})
     weights = "none"
-    runtimes = frozenset({"torch", "onnxruntime"})
+    runtimes = frozenset({"torch", "onnxruntime", "openvino"})
     faster_on = frozenset({"torch", "onnxruntime"})

@@ -54,19 +54,19 @@ def predict(forward: Callable[[Batch], np.ndarray], batches: Iterable[Batch]) ->
 
 
 def forward_of(
-    model: CompactBertForSequenceClassification, left_after: list[int] | None = None
+    model: Callable[..., Any], left_after: list[int] | None = None, processor: str = "cpu"
 ) -> Callable[[Batch], np.ndarray]:
-    """The forward function of a torch model for `predict`.
+    """The forward function of a torch model on a processor for `predict`.
 
     `left_after` gets the number of layers that each text took, if the model can be left early.
     """
 
     @torch.inference_mode()
     def forward(batch: Batch) -> np.ndarray:
-        output = model(**batch.inputs)
+        output = model(**{name: value.to(processor) for name, value in batch.inputs.items()})
         if left_after is not None and output.left_after is not None:
             left_after.extend(output.left_after.tolist())
-        logits: np.ndarray = output.logits.numpy()
+        logits: np.ndarray = output.logits.float().cpu().numpy()
         return logits
 
     return forward

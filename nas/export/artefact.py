@@ -40,4 +40,4 @@ def write_artefact(
 
 def stored_file(folder: Path, runtime: str) -> Path:
     """The file whose size counts for a runtime."""
-    return folder / (ONNX_FILE if runtime == "onnxruntime" else "model.safetensors")
+    return folder / ("model.safetensors" if runtime == "torch" else ONNX_FILE)

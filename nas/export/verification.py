@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -13,21 +13,22 @@ import numpy as np
 from datasets import Dataset
 from transformers import AutoModelForSequenceClassification
 
+from nas.budget import LATENCIES, RATES, Budget, Limits
 from nas.data import Batch, batches_by_length, score
+from nas.device import Device
 from nas.evaluate import predict
 from nas.evaluate.accuracy import exit_shares, forward_of
 from nas.export.artefact import ONNX_FILE, VERIFICATION_FILE, stored_file
 from nas.files import write_json
 from nas.latency import LatencyRecord
 from nas.latency.exits import measure_with_exits
-from nas.latency.measure import Network
+from nas.latency.measure import Network, Texts, measure_peak_memory
 from nas.latency.record import latency_figures
-from nas.latency.runtimes import session_of
+from nas.latency.runtimes import placed_in_torch, runtime_of
 from nas.model import CompactBertForSequenceClassification
 from nas.model.sizes import MB
-from nas.study import Budget, Device
 
-_ROUNDS = 15
+_EXPORT, _TEACHER = "export", "teacher"
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,14 @@ class Artefact:
 
     def _forward(self, left: list[int]) -> Callable[[Batch], np.ndarray]:
         if self.device.runtime == "torch":
-            return forward_of(reload(self.folder))
-        session = session_of(self.folder / ONNX_FILE, self.device.threads)
-        asked = [output.name for output in session.get_outputs()]
+            served = placed_in_torch(reload(self.folder), self.device.model_copy(update={"compiled": False}))
+            return forward_of(served, processor=self.device.processor)
+        session = runtime_of(self.device).session(self.folder / ONNX_FILE, self.device)
 
         def forward(batch: Batch) -> np.ndarray:
             fed = {name: value.numpy() for name, value in batch.inputs.items()}
             fed["attention_mask"] = np.ones_like(fed["input_ids"])
-            found: dict[str, np.ndarray] = dict(zip(asked, session.run(asked, fed), strict=True))
+            found = session(fed)
             left.extend(found["left_after"].reshape(-1).tolist() if "left_after" in found else [])
             return found["logits"]
 
@@ -64,7 +65,7 @@ class Artefact:
 
     def network(self, early: bool = False) -> Network:
         """What is timed: the file itself; the reloaded model for torch, and where texts leave it `early`."""
-        whole = self.device.runtime == "onnxruntime" and not early
+        whole = self.device.runtime != "torch" and not early
         return self.folder / ONNX_FILE if whole else as_compact(self.folder)
 
     @property
@@ -104,62 +105,118 @@ class Reference:
 def verify(
     folder: Path,
     budget: Budget | None,
-    device: Device,
-    reference: Reference | None,
+    references: Mapping[Device, Reference | None],
     test: Dataset,
     metric: str,
+    texts: Texts,
     about: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Measure an export as reloaded from disk, beside the teacher, and write `verification.json`.
 
-    Without a reference the export is itself the teacher; without a budget there is nothing to meet. `about` holds
-    what else the file shall say.
+    The figures are those on the first device; under `other_devices` stand those on the rest. Without a reference the
+    export is itself the teacher; without a budget there is nothing to meet. `about` holds what else the file shall
+    say. A device elsewhere cannot be measured from here: its latencies are None, and so is `met` until they are there.
     """
-    artefact = Artefact(folder, device)
-    labels = np.asarray(test["labels"])
-    logits, left = artefact.answers(test)
-    accuracy = score(metric, logits, labels)
-    model = reload(folder)
-    simulated = predict(forward_of(model), batches_by_length(test))
-    exits = exit_shares(left, len(model.layers)) if left else ()
-    records = _time(artefact, reference, exits, model.config.vocab_size)
-    own, teacher = records["export"], records.get("teacher", records["export"])
-    figures = latency_figures(own, records.get("export/worst"))
-    stored = {"size_mb": artefact.size_mb, "params": model.num_parameters()}
-    limits = budget.model_dump(mode="json", exclude_none=True) if budget else None
-    verification: dict[str, Any] = {
-        "metric": metric,
-        "accuracy": accuracy,
-        "accuracy_standard_error": _standard_error(metric, accuracy, len(labels)),
-        "teacher_accuracy": reference.accuracy if reference else accuracy,
-        "test_examples": len(labels),
-        **figures,
-        "teacher_p50_ms": teacher.p50_ms,
-        "speed_up": teacher.p50_ms / own.p50_ms,
-        "budget": limits,
-        "met": budget is None or budget.is_met(figures | stored, teacher.p50_ms),
-        **stored,
-        **({"exits": list(exits)} if exits else {}),
-        "agreement_with_hugging_face": _agreement(logits, simulated),
-        "latency": own.summary(),
-        "teacher_latency": teacher.summary(),
-        "environment": own.environment,
+    found = {
+        device.name: _verify_on(Artefact(folder, device), reference, budget, test, metric, texts)
+        for device, reference in references.items()
+    }
+    first, *others = found.values()
+    verification = first | {
+        "budget": budget.model_dump(mode="json", exclude_none=True) if budget else None,
+        "met": all_met(own["met"] for own in found.values()),
+        **({"other_devices": dict(list(found.items())[1:])} if others else {}),
         **about,
     }
     write_json(folder / VERIFICATION_FILE, verification)
     return verification
 
 
-def _time(
-    artefact: Artefact, reference: Reference | None, exits: Sequence[float], rows: int
-) -> dict[str, LatencyRecord]:
-    """The export and the teacher, measured in turns in one process."""
-    networks = {"export": artefact.network(early=bool(exits))}
+def all_met(verdicts: Iterable[bool | None]) -> bool | None:
+    """Whether a budget is met on all its devices: no as soon as one says so, None while one is not known."""
+    known = list(verdicts)
+    return False if False in known else None if None in known else True
+
+
+def _verify_on(
+    artefact: Artefact, reference: Reference | None, budget: Budget | None, test: Dataset, metric: str, texts: Texts
+) -> dict[str, Any]:
+    """What one device says of an export."""
+    labels = np.asarray(test["labels"])
+    logits, left = artefact.answers(test)
+    accuracy = score(metric, logits, labels)
+    model = reload(artefact.folder)
+    simulated = predict(forward_of(model), batches_by_length(test))
+    exits = exit_shares(left, len(model.layers)) if left else ()
+    stored = {"size_mb": artefact.size_mb, "params": model.num_parameters()}
+    limits = budget.on(artefact.device.name) if budget else None
+    timed: dict[str, Any] = dict.fromkeys((*LATENCIES, *RATES, "teacher_p50_ms", "speed_up")) | {"met": None}
+    if artefact.device.where != "elsewhere":
+        memory = limits is not None and limits.peak_memory_mb is not None
+        timed = timing(artefact, reference, exits, limits, stored, Texts(texts.ids, model.config.vocab_size), memory)
+    return {
+        "device": artefact.device.name,
+        "metric": metric,
+        "accuracy": accuracy,
+        "accuracy_standard_error": _standard_error(metric, accuracy, len(labels)),
+        "teacher_accuracy": reference.accuracy if reference else accuracy,
+        "test_examples": len(labels),
+        **timed,
+        **stored,
+        **({"exits": list(exits)} if exits else {}),
+        "agreement_with_hugging_face": _agreement(logits, simulated),
+    }
+
+
+def timing(
+    artefact: Artefact,
+    reference: Reference | None,
+    exits: Sequence[float],
+    limits: Limits | None,
+    stored: Mapping[str, float],
+    texts: Texts,
+    memory: bool,
+) -> dict[str, Any]:
+    """The export and the teacher, measured in turns in one process, and whether the limits are kept."""
+    networks = {_EXPORT: artefact.network(early=bool(exits))}
     if reference:
-        networks["teacher"] = Artefact(reference.folder, artefact.device).network()
-    title = f"Measuring {artefact.folder.name}"
-    early = {"export": exits} if exits else {}
-    return measure_with_exits(artefact.device, networks, early, _ROUNDS, title, vocab_size=rows)
+        networks[_TEACHER] = Artefact(reference.folder, artefact.device).network()
+    device, title = artefact.device, f"Measuring {artefact.folder.name}"
+    early = {_EXPORT: exits} if exits else {}
+    records = measure_with_exits(device, networks, early, device.repeats, title, texts)
+    peaks = measure_peak_memory(device, networks, texts) if memory else {}
+    teacher_stored = _stored(Artefact(reference.folder, device)) if reference else dict(stored)
+    return judged(records, peaks, limits, stored, teacher_stored)
+
+
+def judged(
+    records: Mapping[str, LatencyRecord],
+    peaks: Mapping[str, float],
+    limits: Limits | None,
+    stored: Mapping[str, float],
+    teacher_stored: Mapping[str, float],
+) -> dict[str, Any]:
+    """What a verification says of latency, from the records of `export` and `teacher`, and whether limits are kept."""
+    own, teacher = records[_EXPORT], records.get(_TEACHER, records[_EXPORT])
+    figures = latency_figures(own, records.get(f"{_EXPORT}/worst")) | _peak(peaks, _EXPORT)
+    reference = latency_figures(teacher) | _peak(peaks, _TEACHER) | dict(teacher_stored)
+    return {
+        **figures,
+        "teacher_p50_ms": teacher.p50_ms,
+        "speed_up": teacher.p50_ms / own.p50_ms,
+        "met": limits is None or limits.excess(figures | dict(stored), reference) <= 0.0,
+        "latency": own.summary(),
+        "teacher_latency": teacher.summary(),
+        "environment": own.environment,
+    }
+
+
+def _peak(peaks: Mapping[str, float], name: str) -> dict[str, float]:
+    return {"peak_memory_mb": peaks[name]} if name in peaks else {}
+
+
+def _stored(artefact: Artefact) -> dict[str, float]:
+    return {"size_mb": artefact.size_mb, "params": reload(artefact.folder).num_parameters()}
 
 
 def _standard_error(metric: str, accuracy: float, examples: int) -> float | None:

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from nas.latency.measure import Network, measure
+from nas.device import Device
+from nas.latency.measure import NO_TEXTS, Network, Texts, measure
 from nas.latency.record import LatencyRecord, mixture
 from nas.model import CompactBertForSequenceClassification
-from nas.study import Device
 
 _SURE = 100.0
 """A bias for one class that no threshold withstands."""
@@ -22,7 +22,7 @@ def measure_with_exits(
     exits: Mapping[str, Sequence[float]],
     rounds: int,
     title: str,
-    vocab_size: int | None = None,
+    texts: Texts = NO_TEXTS,
 ) -> dict[str, LatencyRecord]:
     """Like `measure`; those named in `exits` are models that their texts leave after each layer in these shares.
 
@@ -36,7 +36,7 @@ def measure_with_exits(
             every |= {f"{name}/{depth}": model for depth, model in _at_each_depth(network)}
         else:
             every[name] = network
-    records = measure(device, every, rounds, title, vocab_size)
+    records = measure(device, every, rounds, title, texts)
     for name, shares in exits.items():
         depths = [records.pop(f"{name}/{depth}") for depth in range(1, len(shares) + 1)]
         records |= {name: mixture(depths, shares), f"{name}/worst": depths[-1]}

@@ -1,27 +1,53 @@
-"""Measuring networks on a device: written to a temporary folder, timed in a fresh process."""
+"""Measuring networks on a device: written to a temporary folder, timed in a fresh process.
+
+Networks are handed over in groups, each measured in turns, so that neither disk nor memory has to hold all of them.
+"""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from nas.errors import DeviceError
+import numpy as np
+
+from nas.device import Device
+from nas.latency.lanes import Lane, open_lane
 from nas.latency.record import LatencyRecord
 from nas.latency.runtimes import BlockChain, runtime_of
 from nas.model import CompactBertConfig, CompactBertForSequenceClassification
 from nas.model.configuration import INPUTS
-from nas.progress import track
-from nas.study import Device
+from nas.progress import Tracker, track
 
 Network = CompactBertForSequenceClassification | tuple[BlockChain, CompactBertConfig] | Path
 """A model, a chain of blocks, or a file that a runtime can load (the exported artefact itself)."""
+GROUP = 40
+"""So many networks are measured in turns."""
+Keep = Callable[[dict[str, LatencyRecord]], None]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What networks are fed: token ids of real texts, one after the other, and how many tokens there are."""
+
+    ids: tuple[int, ...] = ()
+    """Random ids where there are none."""
+    vocab_size: int = 1
+    """For networks that are files; models know their own."""
+
+    def rows(self, batch_size: int, length: int, vocab_size: int) -> list[list[int]]:
+        """Token ids (batch_size, length), all below `vocab_size`."""
+        if not self.ids:
+            return np.random.default_rng(0).integers(0, vocab_size, (batch_size, length)).tolist()
+        return (np.resize(np.asarray(self.ids), (batch_size, length)) % vocab_size).tolist()
+
+
+NO_TEXTS = Texts()
 
 
 def measure(
@@ -29,49 +55,115 @@ def measure(
     networks: Mapping[str, Network],
     rounds: int,
     title: str,
-    vocab_size: int | None = None,
+    texts: Texts = NO_TEXTS,
     tokens: Mapping[str, int] = MappingProxyType({}),
+    keep: Keep = lambda records: None,
 ) -> dict[str, LatencyRecord]:
-    """Time networks on a device, in turns, in one fresh process.
+    """Time networks on a device, in one fresh process, those of a group in turns.
 
     Each is fed texts of all the device's lengths, as often, and the samples are put together; those named in `tokens`
-    are fed that length alone.
-    `vocab_size` bounds the token ids fed to files; models bring their own. Raises `DeviceError` if the
-    measuring process fails.
+    are fed that length alone. `keep` is given the records of each group as soon as they are there. Raises
+    `DeviceError` if the measuring process fails.
     """
-    runtime = runtime_of(device.runtime)
-    with tempfile.TemporaryDirectory(prefix="nas-latency-") as folder:
-        items = []
+    groups = list(grouped(networks))
+    records: dict[str, LatencyRecord] = {}
+    with open_lane(device) as lane, track(title, rounds * len(groups)) as progress:
+        for number, group in enumerate(groups):
+            items = [
+                item_of(device, name, network, _file(lane, index, network), texts, tokens)
+                for index, (name, network) in enumerate(group.items())
+            ]
+            job = {"networks": items, "rounds": rounds}
+            found = lane.measure(job, partial(_advance, progress, number, rounds))
+            own = records_of(device, found, lane.environment)
+            keep(own)
+            records |= own
+            for name, item in zip(group, items, strict=True):
+                if not isinstance(networks[name], Path):
+                    Path(item["file"]).unlink(missing_ok=True)
+    return records
+
+
+def _advance(progress: Tracker, group: int, rounds: int, done: int) -> None:
+    """Say how many rounds of all groups are done; a group that is repeated counts once."""
+    progress(group * rounds + min(done, rounds))
+
+
+def grouped(networks: Mapping[str, Network]) -> Iterator[dict[str, Network]]:
+    """The networks in groups of at most `GROUP`."""
+    waiting = iter(networks.items())
+    while group := dict(islice(waiting, GROUP)):
+        yield group
+
+
+def measure_peak_memory(device: Device, networks: Mapping[str, Network], texts: Texts) -> dict[str, float]:
+    """The most memory that a process holds which serves one of the networks, in 10^6 bytes, each in its own process.
+
+    Left out where the operating system does not say.
+    """
+    found: dict[str, float] = {}
+    with open_lane(device) as lane, track(f"Memory on {device.name}", len(networks)) as progress:
         for number, (name, network) in enumerate(networks.items()):
-            path = Path(folder) / f"{number}.network"
-            lengths = (tokens[name],) if name in tokens else device.lengths
-            if isinstance(network, Path):
-                path = network
-                inputs = _token_inputs(device, lengths, vocab_size or 1)
-            elif isinstance(network, tuple):
-                runtime.write_chain(*network, path)
-                inputs = _hidden_inputs(device, lengths, network[1].hidden_size)
-            else:
-                runtime.write_model(network, path)
-                inputs = _token_inputs(device, lengths, network.config.vocab_size)
-            items.append({"name": name, "path": str(path), "inputs": inputs})
-        job = {"runtime": device.runtime, "threads": device.threads, "rounds": rounds, "networks": items}
-        result = _run_worker(job, rounds, title)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
+            peak = lane.peak_memory_mb(item_of(device, name, network, _file(lane, 0, network), texts, {}))
+            if peak is not None:
+                found[name] = peak
+            progress(number + 1)
+    return found
+
+
+def conditions(device: Device) -> dict[str, Any]:
+    """What the figures of a device depend on, read there. `fingerprint` sums it up."""
+    with open_lane(device) as lane:
+        return lane.environment
+
+
+def item_of(
+    device: Device, name: str, network: Network, path: Path, texts: Texts, tokens: Mapping[str, int]
+) -> dict[str, Any]:
+    """A network's entry in a job: its file, written if it is none yet, and what it is fed."""
+    lengths = (tokens[name],) if name in tokens else device.lengths
+    if isinstance(network, Path):
+        inputs = _token_inputs(device, lengths, texts.vocab_size, texts)
+    elif isinstance(network, tuple):
+        runtime_of(device).write_chain(*network, path)
+        inputs = _hidden_inputs(device, lengths, network[1].hidden_size)
+    else:
+        runtime_of(device).write_model(network, path)
+        inputs = _token_inputs(device, lengths, network.config.vocab_size, texts)
+    return {"name": name, "file": str(path), "inputs": inputs}
+
+
+def records_of(
+    device: Device, found: Mapping[str, Any], environment: dict[str, Any], when: str | None = None
+) -> dict[str, LatencyRecord]:
+    """The records of a measured group."""
+    now = when or datetime.now(UTC).isoformat(timespec="seconds")
     return {
-        name: LatencyRecord(tuple(samples), device, result["environment"], now)
-        for name, samples in result["samples_ms"].items()
+        name: LatencyRecord(
+            samples_ms=tuple(sample for taken in every for sample in taken),
+            device=device,
+            environment=environment,
+            measured_at=now,
+            spread=found["spread"][name],
+            drift=found["drift"],
+            noisy=found["noisy"],
+        )
+        for name, every in found["samples_ms"].items()
     }
 
 
-def _token_inputs(device: Device, lengths: Iterable[int], vocab_size: int) -> list[dict[str, Any]]:
+def _file(lane: Lane, number: int, network: Network) -> Path:
+    return network if isinstance(network, Path) else lane.folder / f"{number}.network"
+
+
+def _token_inputs(device: Device, lengths: Iterable[int], vocab_size: int, texts: Texts) -> list[dict[str, Any]]:
     """For each length all that a network may be fed; the runtime leaves out what it does not take."""
     ids, mask, types = INPUTS
     return [
         {
-            ids: {"kind": "ids", "shape": [device.batch_size, length], "below": vocab_size},
+            ids: {"kind": "ids", "values": texts.rows(device.batch_size, length, vocab_size)},
             mask: {"kind": "ones", "shape": [device.batch_size, length]},
-            types: {"kind": "ids", "shape": [device.batch_size, length], "below": 1},
+            types: {"kind": "zeros", "shape": [device.batch_size, length]},
         }
         for length in lengths
     ]
@@ -85,29 +177,3 @@ def _hidden_inputs(device: Device, lengths: Iterable[int], hidden_size: int) -> 
         }
         for length in lengths
     ]
-
-
-def _run_worker(job: dict[str, Any], rounds: int, title: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "nas.latency.worker"]
-    with (
-        tempfile.TemporaryFile("w+") as job_file,
-        tempfile.TemporaryFile("w+") as output,
-        track(title, rounds) as progress,
-    ):
-        json.dump(job, job_file)
-        job_file.seek(0)
-        process = subprocess.Popen(command, stdin=job_file, stdout=output, stderr=subprocess.PIPE, text=True)
-        last = ""
-        try:
-            for line in process.stderr or ():
-                last = line.strip() or last
-                if line.startswith("round "):
-                    progress(int(line.split()[1]))
-            code = process.wait()
-        finally:
-            process.kill()
-        if code != 0:
-            raise DeviceError(f"measuring with {job['runtime']} failed: {last}; see that the runtime works here")
-        output.seek(0)
-        result: dict[str, Any] = json.load(output)
-        return result

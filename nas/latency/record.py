@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nas.study import Device
+from nas.device import Device
 
 _MIXED = 1000
 """Samples of a mixture."""
@@ -23,6 +23,12 @@ class LatencyRecord:
     environment: dict[str, Any]
     """Processor, runtime and their versions, as read in the measuring process; `fingerprint` sums them up."""
     measured_at: str
+    spread: float = 0.0
+    """Interquartile range over median among samples of one length: above 0.15 the measurement was disturbed."""
+    drift: float = 0.0
+    """By how much a reference network was slower or faster after the measurement than before."""
+    noisy: bool = False
+    """Whether the machine was disturbed, also when it was measured again."""
 
     def percentile_ms(self, percent: float) -> float:
         """A percentile of the samples, in milliseconds."""
@@ -50,11 +56,6 @@ class LatencyRecord:
         share = lengths.count(lengths[-1]) / len(lengths)
         return self.percentile_ms(100 * (1.0 - share / 2))
 
-    @property
-    def spread(self) -> float:
-        """Interquartile range over median: above 0.1 the measurement was disturbed."""
-        return (self.percentile_ms(75) - self.percentile_ms(25)) / self.p50_ms
-
     def to_json(self) -> dict[str, Any]:
         """The JSON form, percentiles first."""
         return {
@@ -65,6 +66,8 @@ class LatencyRecord:
             "expected_ms": round(self.expected_ms, 4),
             "p99_ms": round(self.percentile_ms(99), 4),
             "spread": round(self.spread, 4),
+            "drift": round(self.drift, 4),
+            "noisy": self.noisy,
             "device": self.device.model_dump(mode="json"),
             "environment": self.environment,
             "measured_at": self.measured_at,
@@ -76,14 +79,20 @@ class LatencyRecord:
         return {key: value for key, value in self.to_json().items() if key != "samples_ms"}
 
 
-def latency_figures(record: LatencyRecord, worst: LatencyRecord | None) -> dict[str, float]:
+def latency_figures(record: LatencyRecord, worst: LatencyRecord | None = None) -> dict[str, float]:
     """What budgets may limit. `worst` is that of all layers, for networks that texts leave early."""
     return {
         "p50_ms": record.p50_ms,
         "p95_ms": record.p95_ms,
         "expected_ms": record.expected_ms,
         "worst_ms": (worst or record).longest_ms,
+        "throughput_per_s": throughput_per_s(record.device, record.expected_ms),
     }
+
+
+def throughput_per_s(device: Device, expected_ms: float) -> float:
+    """Texts a second where one batch follows the other."""
+    return 1e3 * device.batch_size / expected_ms
 
 
 def mixture(records: Sequence[LatencyRecord], shares: Sequence[float]) -> LatencyRecord:

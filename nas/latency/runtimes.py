@@ -7,24 +7,31 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from nas.architecture import Layer
 from nas.compression import Block
+from nas.device import Device
 from nas.errors import DeviceError
+from nas.latency.runner import Clock, Run, onnx_runs, onnx_session, wall_clock
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
     from nas.model import CompactBertConfig, CompactBertForSequenceClassification
 
     Inputs = Mapping[str, np.ndarray]
+
+M = TypeVar("M", bound="torch.nn.Module")
+_PERIOD = 4096
 
 
 @dataclass(frozen=True)
@@ -54,8 +61,20 @@ class Runtime(ABC):
         """Write a chain of blocks whose inputs are `hidden` and `attention_mask`."""
 
     @abstractmethod
-    def load(self, path: Path, threads: int, inputs: Sequence[Inputs]) -> list[Callable[[], Any]]:
+    def load(self, path: Path, device: Device, inputs: Sequence[Inputs]) -> list[Run]:
         """For each of several inputs a function that runs what was written once on those of them that it takes."""
+
+    def session(self, path: Path, device: Device) -> Callable[[Inputs], dict[str, np.ndarray]]:
+        """A function from inputs to outputs, by name, of a file that the runtime serves."""
+        raise NotImplementedError(f"{self.name} serves no files")
+
+    def check(self, device: Device) -> None:
+        """Raise `DeviceError` where this machine cannot do what the device asks for; its package is installed."""
+        return
+
+    def clock(self, device: Device) -> Clock:
+        """What times a run."""
+        return wall_clock
 
 
 class OnnxRuntime(Runtime):
@@ -92,25 +111,69 @@ class OnnxRuntime(Runtime):
         graph.output(reader, "output", shape)
         save(graph.model(chain.kind), path)
 
-    def load(self, path: Path, threads: int, inputs: Sequence[Inputs]) -> list[Callable[[], Any]]:
-        session = session_of(path, threads)
-        known = {value.name for value in session.get_inputs()}
-        fed = ({name: value for name, value in every.items() if name in known} for every in inputs)
-        return [partial(session.run, None, every) for every in fed]
+    def load(self, path: Path, device: Device, inputs: Sequence[Inputs]) -> list[Run]:
+        return onnx_runs(str(path), device.model_dump(mode="json"), inputs)
+
+    def session(self, path: Path, device: Device) -> Callable[[Inputs], dict[str, np.ndarray]]:
+        session = onnx_session(str(path), device.threads, device.processor)
+        known, asked = ([value.name for value in found] for found in (session.get_inputs(), session.get_outputs()))
+
+        def run(inputs: Inputs) -> dict[str, np.ndarray]:
+            fed = {name: value for name, value in inputs.items() if name in known}
+            return dict(zip(asked, session.run(asked, fed), strict=True))
+
+        return run
+
+    def check(self, device: Device) -> None:
+        import onnxruntime
+
+        if device.processor == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            raise DeviceError(
+                f"devices.{device.name}: this ONNX Runtime has no CUDA; pip install onnxruntime-gpu in place of "
+                'onnxruntime, or set processor = "cpu"'
+            )
 
 
-def session_of(path: Path, threads: int) -> Any:
-    """An ONNX Runtime session as sub-networks are served: CPU, `threads` threads, all graph optimisations."""
-    import onnxruntime
+class OpenVino(OnnxRuntime):
+    """OpenVINO on the CPU; it reads the same files."""
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = "openvino"
+
+    def load(self, path: Path, device: Device, inputs: Sequence[Inputs]) -> list[Run]:
+        request, known = self._request(path, device)
+
+        def run(fed: dict[str, np.ndarray]) -> list[np.ndarray]:
+            return list(request.infer(fed).values())
+
+        return [partial(run, {name: value for name, value in every.items() if name in known}) for every in inputs]
+
+    def session(self, path: Path, device: Device) -> Callable[[Inputs], dict[str, np.ndarray]]:
+        request, known = self._request(path, device)
+
+        def run(inputs: Inputs) -> dict[str, np.ndarray]:
+            fed = {name: value for name, value in inputs.items() if name in known}
+            return {port.get_any_name(): np.array(value) for port, value in request.infer(fed).items()}
+
+        return run
+
+    def check(self, device: Device) -> None:
+        """It runs on any CPU; bfloat16 is simulated where the processor has none, which the figures show."""
+
+    def _request(self, path: Path, device: Device) -> tuple[Any, set[str]]:
+        import openvino
+
+        core = openvino.Core()
+        settings = {
+            "INFERENCE_NUM_THREADS": device.threads,
+            "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[device.number_format],
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
+        return compiled.create_infer_request(), {port.get_any_name() for port in compiled.inputs}
 
 
 class Torch(Runtime):
-    """Eager PyTorch on the CPU; networks travel as their configuration, since weights do not change latency."""
+    """PyTorch, eager or compiled; networks travel as their configuration, since weights do not change latency."""
 
     name = "torch"
 
@@ -120,67 +183,148 @@ class Torch(Runtime):
     def write_chain(self, chain: BlockChain, config: CompactBertConfig, path: Path) -> None:
         path.write_text(json.dumps({"config": config.to_dict(), "chain": asdict(chain)}))
 
-    def load(self, path: Path, threads: int, inputs: Sequence[Inputs]) -> list[Callable[[], Any]]:
+    def load(self, path: Path, device: Device, inputs: Sequence[Inputs]) -> list[Run]:
         import torch
 
         from nas.model import CompactBertConfig, CompactBertForSequenceClassification
 
-        torch.set_num_threads(threads)
+        torch.set_num_threads(device.threads)
         saved = json.loads(path.read_text())
         config = CompactBertConfig(**saved["config"])
-        fed = [{name: torch.from_numpy(value) for name, value in every.items()} for every in inputs]
+        names: tuple[str, ...] = config.input_names
+        network: torch.nn.Module = CompactBertForSequenceClassification(config)
         if "chain" in saved:
             chain = BlockChain(**saved["chain"] | {"layer": Layer(**saved["chain"]["layer"])})
-            run = _chain_in_torch(chain, config)
-        else:
-            model = CompactBertForSequenceClassification(config).eval()
+            names, network = ("hidden", "attention_mask"), _torch_chain(chain, config)
+        placed = placed_in_torch(network, device)
+        fed = [
+            {name: _torch_input(torch.from_numpy(every[name]), device) for name in names if name in every}
+            for every in inputs
+        ]
 
-            def run(given: dict[str, torch.Tensor]) -> Any:
-                return model(**{name: given[name] for name in config.input_names})
+        @torch.inference_mode()
+        def run(given: dict[str, torch.Tensor]) -> Any:
+            return placed(**given)
 
-        return [partial(torch.inference_mode()(run), every) for every in fed]
+        return [partial(run, every) for every in fed]
+
+    def check(self, device: Device) -> None:
+        import torch
+
+        if device.processor == "cuda" and not torch.cuda.is_available():
+            raise DeviceError(f'devices.{device.name}: PyTorch finds no GPU here; set processor = "cpu"')
+        if device.compiled and device.processor == "cpu" and not shutil.which("g++"):
+            raise DeviceError(f"devices.{device.name}: PyTorch compiles for the CPU with g++; install it")
+
+    def clock(self, device: Device) -> Clock:
+        return _cuda_clock if device.processor == "cuda" else wall_clock
 
 
-def _chain_in_torch(chain: BlockChain, config: CompactBertConfig) -> Callable[[dict[str, torch.Tensor]], Any]:
+def placed_in_torch(network: torch.nn.Module, device: Device) -> Callable[..., Any]:
+    """A network on the device's processor, in its number format, compiled where the device says so."""
+    import torch
+
+    placed = network.eval().to(device.processor, getattr(torch, device.number_format))
+    if not device.compiled:
+        return placed
+    mode = "reduce-overhead" if device.processor == "cuda" else "default"
+    # Static shapes: a network is compiled once for each length that it is fed.
+    torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, 64)
+    compiled: Callable[..., Any] = torch.compile(placed, mode=mode, dynamic=False)
+    return compiled
+
+
+def _torch_input(value: torch.Tensor, device: Device) -> torch.Tensor:
+    import torch
+
+    return value.to(device.processor, getattr(torch, device.number_format) if value.is_floating_point() else None)
+
+
+def _cuda_clock(run: Run) -> float:
+    """The time between two events on the GPU."""
+    import torch
+
+    started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    started.record()
+    run()
+    ended.record()
+    ended.synchronize()
+    return float(started.elapsed_time(ended))
+
+
+def _torch_chain(chain: BlockChain, config: CompactBertConfig) -> torch.nn.Module:
     import torch
 
     from nas.model.modeling import at_places, most_attended
 
-    layers = _layers(chain, config)
+    class Chain(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers: Any = torch.nn.ModuleList(_layers(chain, config))
 
-    def run(given: dict[str, torch.Tensor]) -> torch.Tensor:
-        hidden = given["hidden"]
-        mask = (1.0 - given["attention_mask"][:, None, None, :].float()) * torch.finfo(torch.float32).min
-        reader = hidden[:, :1] if chain.first_only else hidden
-        for layer in layers:
-            if chain.kind == "attention":
-                read = hidden if chain.first_only else reader
-                reader, received = layer.attention(reader, read, mask, weigh=layer.keep_tokens > 0)
-                if received is not None:
-                    reader = at_places(reader, most_attended(received, mask, layer.keep_tokens))
-            else:
-                reader = layer.output(layer.intermediate(reader), reader)
-        return reader
+        def forward(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            blocked = torch.finfo(hidden.dtype).min
+            mask = (1.0 - attention_mask[:, None, None, :].to(hidden.dtype)) * blocked
+            reader = hidden[:, :1] if chain.first_only else hidden
+            for layer in self.layers:
+                if chain.kind == "attention":
+                    read = hidden if chain.first_only else reader
+                    reader, received = layer.attention(reader, read, mask, weigh=layer.keep_tokens > 0)
+                    if received is not None:
+                        reader = at_places(reader, most_attended(received, mask, layer.keep_tokens))
+                else:
+                    reader = layer.output(layer.intermediate(reader), reader)
+            return reader
 
-    return run
+    return Chain()
 
 
 def _layers(chain: BlockChain, config: CompactBertConfig) -> list[Any]:
+    import torch
+
     from nas.model.modeling import CompactBertLayer
 
-    return [CompactBertLayer(config, chain.layer).eval() for _ in range(chain.copies)]
+    layers = torch.nn.ModuleList(CompactBertLayer(config, chain.layer) for _ in range(chain.copies))
+    return list(with_repeating_weights(layers).eval())
 
 
-RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for runtime in (OnnxRuntime(), Torch())}
+def with_repeating_weights(module: M) -> M:
+    """The module with weights that repeat within a matrix, which archives store in little; no two matrices are equal.
+
+    A runtime reads and multiplies them like any others.
+    """
+    import torch
+
+    numbers = torch.randn(_PERIOD, generator=torch.Generator().manual_seed(0)) * 0.02
+    with torch.no_grad():
+        for place, parameter in enumerate(module.parameters()):
+            times = -(-parameter.numel() // _PERIOD)
+            values = (numbers * (1.0 + 0.001 * place)).repeat(times)[: parameter.numel()]
+            parameter.copy_(values.view_as(parameter))
+    return module
 
 
-def runtime_of(name: str) -> Runtime:
-    """The runtime of that name. Raises `DeviceError` if its package is not installed."""
+RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for runtime in (OnnxRuntime(), Torch(), OpenVino())}
+
+
+def runtime_of(device: Device) -> Runtime:
+    """The runtime of a device."""
+    return RUNTIMES[device.runtime]
+
+
+def check_runtime(device: Device) -> None:
+    """Raise `DeviceError` if a device that is this machine lacks the runtime's package, or what the device asks of it.
+
+    Any other is checked when something is measured there.
+    """
+    if device.where != "here":
+        return
+    name = device.runtime
     if importlib.util.find_spec(name) is None:
-        raise DeviceError(f"devices: the runtime {name!r} is not installed; pip install {name}")
-    return RUNTIMES[name]
+        raise DeviceError(f"devices.{device.name}: the runtime {name!r} is not installed; pip install {name}")
+    RUNTIMES[name].check(device)
 
 
-def load(name: str, path: Path, threads: int, inputs: Sequence[Inputs]) -> list[Callable[[], Any]]:
-    """See `Runtime.load`."""
-    return runtime_of(name).load(path, threads, inputs)
+def session_of(path: Path, threads: int) -> Any:
+    """See `onnx_session`."""
+    return onnx_session(str(path), threads)

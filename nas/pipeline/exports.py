@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from nas.architecture import Architecture, compress_all
+from nas.budget import Budget
+from nas.compression import compression
 from nas.data import TaskData
+from nas.device import Device
 from nas.errors import ExportError
 from nas.evaluate import EvaluationRecipe
 from nas.export import verify, write_artefact
@@ -17,10 +20,9 @@ from nas.files import digest, file_digest, read_json
 from nas.model import CompactBertForSequenceClassification
 from nas.pipeline.prepare import load_tokenizer, teacher_inputs
 from nas.pipeline.run import Run
-from nas.pipeline.searches import devices, fingerprint, front, search_candidates
+from nas.pipeline.searches import devices, fingerprint, front, search_candidates, texts
 from nas.pipeline.supernets import distillation, load_supernet, load_teacher, supernet_inputs
 from nas.progress import say
-from nas.study import Budget, Device
 from nas.supernet.loops import Schedule
 
 
@@ -33,7 +35,7 @@ def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
     """
     search_candidates(run)
     data = TaskData.load(run.data)
-    references = {device.name: (device, _baselines(run, device, data)) for device in devices(run)}
+    references = {device: _baselines(run, device, data) for device in devices(run)}
     fine_tune = fine_tune and run.study.export.fine_tune
     verified, problems = {}, []
     for budget in run.study.budgets:
@@ -42,7 +44,8 @@ def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
         try:
             if not run.is_done(step, inputs):
                 with run.step(step, inputs, folder, _checkpoints(run, budget)):
-                    _export_best(run, budget, *references[budget.device], data, fine_tune)
+                    own = {device: found for device, found in references.items() if device.name in budget.devices}
+                    _export_best(run, budget, _in_order(budget, own), data, fine_tune)
             shutil.rmtree(_checkpoints(run, budget), ignore_errors=True)
             verified[budget.name] = read_json(folder / VERIFICATION_FILE, ExportError)
         except ExportError as problem:
@@ -69,6 +72,11 @@ def _checkpoints(run: Run, budget: Budget) -> Path:
     return run.folder / "fine-tuning" / budget.name
 
 
+def _in_order(budget: Budget, references: dict[Device, Reference]) -> dict[Device, Reference]:
+    """The references in the order of the budget's devices."""
+    return dict(sorted(references.items(), key=lambda item: budget.devices.index(item[0].name)))
+
+
 def _baselines(run: Run, device: Device, data: TaskData) -> Reference:
     """The teacher as it is and, where the runtime can run it, wholly in int8: verified like any export."""
     metric = run.study.task.metric
@@ -78,12 +86,12 @@ def _baselines(run: Run, device: Device, data: TaskData) -> Reference:
         with run.step(step, inputs, folder.parent):
             teacher, tokenizer = load_teacher(run), load_tokenizer(run.teacher)
             write_artefact(teacher, tokenizer, folder)
-            accuracy = verify(folder, None, device, None, data.test, metric)["accuracy"]
-            if device.runtime == "onnxruntime":
+            accuracy = verify(folder, None, {device: None}, data.test, metric, texts(run))["accuracy"]
+            if device.runtime in compression("int8").runtimes and device.processor == "cpu":
                 quantised = _quantised(teacher)
                 write_artefact(quantised, tokenizer, folder.with_name("teacher-int8"))
                 reference = Reference(folder, accuracy)
-                verify(folder.with_name("teacher-int8"), None, device, reference, data.test, metric)
+                verify(folder.with_name("teacher-int8"), None, {device: reference}, data.test, metric, texts(run))
     return Reference(folder, read_json(folder / VERIFICATION_FILE, ExportError)["accuracy"])
 
 
@@ -95,7 +103,7 @@ def _quantised(teacher: CompactBertForSequenceClassification) -> CompactBertForS
 
 
 def _export_best(
-    run: Run, budget: Budget, device: Device, reference: Reference, data: TaskData, fine_tune: bool
+    run: Run, budget: Budget, references: dict[Device, Reference], data: TaskData, fine_tune: bool
 ) -> None:
     study, folder = run.study, run.export(budget.name)
     measured = front(run)["budgets"][budget.name]
@@ -111,11 +119,11 @@ def _export_best(
             "search_accuracy_inherited": inherited,
             "search_accuracy": evaluator.accuracy_of(model),
             "fine_tuned": fine_tune,
-            "predicted_ms": candidate["predicted_ms"][budget.device],
+            "predicted_ms": candidate["predicted_ms"],
             "architecture": candidate["architecture"],
             "description": candidate["description"],
         }
-        if verify(folder, budget, device, reference, data.test, study.task.metric, about)["met"]:
+        if verify(folder, budget, references, data.test, study.task.metric, texts(run), about)["met"] is not False:
             return
         say(f"{budget.name}: {candidate['description']} missed the budget when verified; taking the next best")
         shutil.rmtree(folder)

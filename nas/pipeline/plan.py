@@ -9,16 +9,18 @@ from typing import Any
 import torch
 
 from nas.architecture import Architecture
+from nas.budget import RATES
 from nas.errors import DataError
-from nas.latency.runtimes import runtime_of
+from nas.latency.runtimes import check_runtime
 from nas.pipeline.exports import export_inputs
 from nas.pipeline.prepare import check_teacher, teacher_inputs, teacher_source
 from nas.pipeline.run import Run
-from nas.pipeline.searches import device_inputs, search_inputs
+from nas.pipeline.searches import profile_inputs, search_inputs
 from nas.pipeline.supernets import supernet_inputs
 from nas.study import Study
 from nas.supernet.loops import native_bf16
 
+_PLACES = {"here": "", "ray": ", on a Ray node of that name", "elsewhere": ", measured by a bundle"}
 _TYPICAL_SHARE = 1 / 3
 """Length of a text as a share of max_length, for estimates before the data is read."""
 _EFFICIENCY = 0.35
@@ -35,7 +37,7 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
     run = Run(study, runs / study.name)
     space = study.space
     for device in study.devices:
-        runtime_of(device.runtime)
+        check_runtime(device)
     _check_sources(run)
     rate = _rate()
     seconds = _estimate(study, rate * _EFFICIENCY)
@@ -50,17 +52,15 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
         "space": space.name,
         "architectures": space.count(),
         "devices": [
-            f"{device.name}: {device.runtime}, {device.threads} thread(s), batch {device.batch_size}, "
-            f"{device.lengths_in_words}"
+            f"{device.name}: {device.runtime_in_words}, {device.threads} thread(s), batch {device.batch_size}, "
+            f"{device.lengths_in_words}" + _PLACES[device.where]
             for device in study.devices
         ],
         "budgets": [
-            f"{budget.name} on {budget.device}: "
-            + ", ".join(
-                f"{key} <= {value}"
-                for key, value in budget.model_dump(exclude_none=True, exclude={"name", "device"}).items()
-            )
+            f"{budget.name} on {limits.device}: "
+            + ", ".join(f"{key} {'>=' if key in RATES else '<='} {value}" for key, value in limits.given.items())
             for budget in study.budgets
+            for limits in budget.limits
         ],
         "steps": steps,
         "estimated_s": sum(step["estimated_s"] for step in steps),
@@ -88,7 +88,7 @@ def _states(run: Run) -> dict[str, bool]:
         return states
     states["supernet"] = run.is_done("supernet", supernet_inputs(run))
     states["profile"] = all(
-        run.is_done(f"profile-{device.name}", inputs) for device, inputs in device_inputs(run).items()
+        run.is_done(f"profile-{recipe.device.name}", inputs) for recipe, inputs in profile_inputs(run)
     )
     states["search"] = (
         states["supernet"]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 from nas.data import TaskData
-from nas.errors import SearchError
+from nas.device import Device
+from nas.errors import DeviceError, SearchError
 from nas.evaluate import EvaluationRecipe
 from nas.files import digest, file_digest, read_json, write_json
-from nas.latency import Profile, build_profile
-from nas.latency.profile import profile_inputs
-from nas.latency.runtimes import runtime_of
-from nas.latency.worker import environment
+from nas.latency import Profile, Recipe, build_profile
+from nas.latency.measure import Texts, conditions
+from nas.latency.runner import environment
+from nas.latency.runtimes import check_runtime
 from nas.pipeline.prepare import prepare_teacher
 from nas.pipeline.run import Run
 from nas.pipeline.supernets import load_supernet, load_teacher, supernet_inputs, teacher_config, train
@@ -20,13 +22,15 @@ from nas.search.costs import Costs
 from nas.search.executors import executor_for
 from nas.search.sampler import Trials
 from nas.search.selection import measure_front
-from nas.study import Device
+
+_TEXTS = 256
+"""So many texts of the search set give the tokens that networks are fed when they are measured."""
 
 
 def search_inputs(run: Run) -> str:
     """What the results of a search depend on; how many there are and who proposes them may change."""
-    study, config = run.study, teacher_config(run)
-    profiles = [profile_inputs(device, study.space, config) for device in devices(run)]
+    study = run.study
+    profiles = [recipe.digest for recipe in recipes(run)]
     return digest([supernet_inputs(run), profiles, study.digest("budgets"), study.search.examples])
 
 
@@ -38,36 +42,59 @@ def devices(run: Run) -> tuple[Device, ...]:
     return tuple(device.with_lengths_of(lengths) for device in run.study.devices)
 
 
+def texts(run: Run) -> Texts:
+    """Real token ids to feed networks with, from the search set."""
+    return Texts(tuple(chain.from_iterable(TaskData.load(run.data).search[:_TEXTS]["input_ids"])))
+
+
+def recipes(run: Run) -> list[Recipe]:
+    """What the profile of each device is made from, but the machine."""
+    study, config, fed = run.study, teacher_config(run), texts(run)
+    limits = [limits for budget in study.budgets for limits in budget.limits]
+    weighed = {found.device for found in limits if found.peak_memory_mb is not None}
+    return [Recipe(device, study.space, config, study.seed, device.name in weighed, fed) for device in devices(run)]
+
+
 def fingerprint(device: Device) -> str:
-    """What identifies this machine and runtime. Raises `DeviceError` if the runtime is not installed."""
-    runtime_of(device.runtime)
-    found: str = environment(device.runtime)["fingerprint"]
+    """What identifies the device's machine and runtime. Raises `DeviceError` if the runtime is not installed.
+
+    Of a device elsewhere it is known once its profile is imported, and stays.
+    """
+    check_runtime(device)
+    if device.where == "elsewhere":
+        return "elsewhere"
+    here = device.where == "here"
+    found: str = (environment(device.model_dump()) if here else conditions(device))["fingerprint"]
     return found
 
 
-def device_inputs(run: Run) -> dict[Device, str]:
-    """What the profile of each device is made from, this machine included."""
-    config = teacher_config(run)
-    return {
-        device: digest([profile_inputs(device, run.study.space, config), fingerprint(device)])
-        for device in devices(run)
-    }
+def profile_inputs(run: Run) -> list[tuple[Recipe, str]]:
+    """What the profile of each device is made from, its machine included."""
+    return [(recipe, digest([recipe.digest, fingerprint(recipe.device)])) for recipe in recipes(run)]
 
 
 def profile(run: Run) -> dict[str, Profile]:
     """The profiles of the study's devices, measured where they are missing or from another machine."""
     prepare_teacher(run)
     profiles = {}
-    for device, inputs in device_inputs(run).items():
+    for recipe, inputs in profile_inputs(run):
+        device = recipe.device
         path, step = run.profile(device.name), f"profile-{device.name}"
         if not run.is_done(step, inputs):
-            with run.step(step, inputs, path):
-                build_profile(device, run.study.space, teacher_config(run), run.study.seed).save(path)
+            if device.where == "elsewhere":
+                raise DeviceError(
+                    f"devices.{device.name}: is off the cluster and has no profile of this space yet; run "
+                    f"`nas device bundle {run.study.path} {device.name}`, measure there, and `nas device import` the "
+                    "result"
+                )
+            parts = path.with_suffix(".parts.json")
+            with run.step(step, inputs, path, parts):
+                build_profile(recipe, inputs, parts).save(path)
         profiles[device.name] = Profile.load(path)
     return profiles
 
 
-def recipe(run: Run) -> EvaluationRecipe:
+def evaluation(run: Run) -> EvaluationRecipe:
     """How to evaluate candidates of this run."""
     return EvaluationRecipe(run.supernet, run.data, run.study.task.metric, run.study.search.examples)
 
@@ -87,14 +114,14 @@ def search_candidates(run: Run) -> SearchState:
     state = SearchState.of(trials()) if run.is_done("search", inputs) else None
     if state is None or len(state.results) < study.search.evaluations:
         with run.step("search", inputs, run.journal.parent):
-            state = search(trials(), study.search.evaluations, lambda: executor_for(study.search, recipe(run)))
+            state = search(trials(), study.search.evaluations, lambda: executor_for(study.search, evaluation(run)))
     measured_on = [file_digest(run.profile(device.name)) for device in study.devices]
     front_inputs = digest([[result.to_json() for result in state.results], study.export.candidates, measured_on])
     if not run.is_done("front", front_inputs):
         with run.step("front", front_inputs, run.front):
             extract = load_supernet(run).extract
-            found = measure_front(extract, study.space.largest(), state, costs, study)
-            teacher_accuracy = recipe(run).load().accuracy_of(load_teacher(run))
+            found = measure_front(extract, study.space.largest(), state, costs, study, texts(run))
+            teacher_accuracy = evaluation(run).load().accuracy_of(load_teacher(run))
             write_json(run.front, found | {"teacher_search_accuracy": teacher_accuracy})
     return state
 

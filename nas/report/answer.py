@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
+from nas.budget import Budget
 from nas.report.contents import Contents, Record
-from nas.report.figures import conditions, limits, milliseconds, other_latencies, points, score, significant, times
+from nas.report.figures import (
+    UNKNOWN,
+    conditions,
+    limits,
+    milliseconds,
+    other_figures,
+    points,
+    score,
+    significant,
+    times,
+)
 from nas.report.svg import element
-from nas.study import Budget
 
 _KINDS = {"teacher": "teacher", "teacher-int8": "teacher, all int8"}
 
@@ -27,7 +37,7 @@ def _card(contents: Contents, name: str, found: Record) -> str:
     lines = [
         ("", f"{contents.metric} {score(found['accuracy'], found['accuracy_standard_error'])}"),
         ("muted", f"{lost} against the teacher"),
-        ("", ", ".join([f"p50 {milliseconds(found['p50_ms'])}", *other_latencies(found)])),
+        ("", ", ".join([f"p50 {milliseconds(found['p50_ms'])}", *other_figures(found)])),
         ("muted", f"asked for {', '.join(_limits(found))}"),
         ("", f"{significant(found['size_mb'])} MB, {found['params']:,} parameters"),
     ]
@@ -52,8 +62,10 @@ def measured_how(contents: Contents) -> str:
     """Under which conditions the latencies of the table were taken, one sentence a device."""
     found: dict[str, str] = {}
     for record in (*contents.baselines.values(), *contents.exports.values()):
-        device = record["latency"]["device"]
-        found.setdefault(device["name"], conditions(device, record["environment"]))
+        for own in (record, *record.get("other_devices", {}).values()):
+            if "latency" in own:  # not measured yet otherwise
+                device = own["latency"]["device"]
+                found.setdefault(device["name"], conditions(device, own["environment"]))
     return "; ".join(f"{name}: {text}" for name, text in found.items())
 
 
@@ -76,7 +88,7 @@ def _figures(found: Record) -> list[str]:
         escape(score(found["accuracy"], found["accuracy_standard_error"]))
         + (element("small", points(lost)) if lost else ""),
         milliseconds(found["p50_ms"])
-        + element("small", ", ".join([f"p95 {milliseconds(found['p95_ms'])}", *other_latencies(found)])),
+        + element("small", ", ".join([f"p95 {milliseconds(found['p95_ms'])}", *other_figures(found)])),
         times(found["speed_up"]),
         f"{significant(found['size_mb'])} MB",
         f"{found['params']:,}",
@@ -93,8 +105,11 @@ def _words(name: str) -> str:
 
 
 def _limits(found: Record) -> list[str]:
-    return limits(Budget.model_validate(found["budget"]), found["teacher_p50_ms"])
+    teacher = {name: value for name, value in [("p50_ms", found["teacher_p50_ms"])] if value is not None}
+    return limits(Budget.model_validate(found["budget"]), teacher)
 
 
 def _verdict(found: Record) -> str:
+    if found["met"] is None:
+        return f'<span class="muted">{UNKNOWN}</span>'
     return '<span class="met">✓ met</span>' if found["met"] else '<span class="missed">✗ missed</span>'

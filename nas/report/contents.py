@@ -6,11 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nas.budget import Budget
+from nas.device import Device
 from nas.space import Shape
-from nas.study import Budget, Device
 
 Record = Mapping[str, Any]
 """A JSON object as it was read from a file of the run."""
+
+
+def on_device(found: Record, device: str) -> Record:
+    """What a measured candidate or a verification says of one of its devices."""
+    own: Record = found.get("other_devices", {}).get(device, found)
+    return own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +60,6 @@ class Contents:
     def teacher_p50_ms(self, device: str) -> float | None:
         """The teacher's median latency on a device, from the profile or else from the search."""
         if device in self.profiles:
-            return float(self.profiles[device]["teacher_p50_ms"])
+            return float(self.profiles[device]["teacher"]["p50_ms"])
         known = self.front["teacher_p50_ms"] if self.front else {}
         return float(known[device]) if device in known else None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-from nas.study import Budget
+from nas.budget import RATES, STORED, Budget
+from nas.device import Device
 
 _MINUS, _TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 
@@ -18,9 +20,12 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{value:,.{decimals}f}"
 
 
-def milliseconds(value: float) -> str:
+UNKNOWN = "not measured yet"
+
+
+def milliseconds(value: float | None) -> str:
     """`0.0482 ms`, `33.4 ms`."""
-    return f"{significant(value)} ms"
+    return UNKNOWN if value is None else f"{significant(value)} ms"
 
 
 def score(value: float, error: float | None = None) -> str:
@@ -35,9 +40,9 @@ def points(difference: float) -> str:
     return f"{sign}{abs(rounded):.1f} points"
 
 
-def times(value: float) -> str:
+def times(value: float | None) -> str:
     """A speed-up: 11.1 and the sign."""
-    return f"{value:.1f}{_TIMES}"
+    return UNKNOWN if value is None else f"{value:.1f}{_TIMES}"
 
 
 def percent(value: float) -> str:
@@ -53,39 +58,74 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def limits(budget: Budget, teacher_p50_ms: float | None) -> list[str]:
-    """What a budget asks: `p50 ≤ 6.7 ms = 20% of the teacher's`, `size ≤ 20 MB`."""
+# Names of figures in words, and their units.
+_FIGURES = {
+    "p50_ms": ("p50", "ms"),
+    "p95_ms": ("p95", "ms"),
+    "expected_ms": ("mean", "ms"),
+    "worst_ms": ("longest", "ms"),
+    "throughput_per_s": ("throughput", "texts/s"),
+    "peak_memory_mb": ("memory", "MB"),
+    "size_mb": ("size", "MB"),
+    "params": ("parameters", ""),
+}
+
+
+def figure(name: str, value: float | None) -> str:
+    """`mean 3.1 ms`, `throughput 410 texts/s`, `parameters 758,760`."""
+    word, unit = _FIGURES[name]
+    if value is None:
+        return f"{word} {UNKNOWN}"
+    return f"{word} {value:,.0f}" if not unit else f"{word} {significant(value)} {unit}"
+
+
+def limits(budget: Budget, teacher: Mapping[str, float], several: bool = False) -> list[str]:
+    """What a budget asks: `p50 ≤ 6.7 ms = 20% of the teacher's`, `size ≤ 20 MB`.
+
+    `teacher` holds those of the teacher's figures that are known; with `several` devices theirs are named.
+    """
     found = []
-    for name, limit in budget.latency_limits_ms(teacher_p50_ms or 0.0).items():
-        given, words = getattr(budget, name), name.removesuffix("_ms")
-        if isinstance(given, str):
-            known = f"{milliseconds(limit)} = " if teacher_p50_ms is not None else ""
-            found.append(f"{words} ≤ {known}{given} of the teacher's" + ("" if name == "p50_ms" else " median"))
-        else:
-            found.append(f"{words} ≤ {milliseconds(limit)}")
-    if budget.size_mb is not None:
-        found.append(f"size ≤ {significant(budget.size_mb)} MB")
-    if budget.params is not None:
-        found.append(f"parameters ≤ {budget.params:,}")
+    for asked in budget.limits:
+        for name, given in asked.given.items():
+            word, sign = _FIGURES[name][0], "≥" if name in RATES else "≤"
+            if isinstance(given, str):
+                known = name in teacher and asked.device == budget.device
+                value = f"{figure(name, asked.value(name, teacher)).removeprefix(word + ' ')} = " if known else ""
+                text = f"{word} {sign} {value}{given} of the teacher's"
+            else:
+                text = f"{word} {sign} {figure(name, given).removeprefix(word + ' ')}"
+            found.append(text + (f" on {asked.device}" if several or len(budget.limits) > 1 else ""))
     return found
 
 
-def other_latencies(found: Any) -> list[str]:
-    """What a budget limits besides the median, as measured: `mean 3.1 ms`, `longest 4.2 ms`."""
-    names = {"expected_ms": "mean", "worst_ms": "longest"}
-    asked = found["budget"] or {}
-    return [f"{word} {milliseconds(found[name])}" for name, word in names.items() if asked.get(name) is not None]
+def other_figures(found: Any) -> list[str]:
+    """What a budget limits besides the median, as measured: `mean 3.1 ms`, `longest 4.2 ms on phone`."""
+    asked = Budget.model_validate(found["budget"]).limits if found["budget"] else ()
+    texts = []
+    for limits in asked:
+        first = limits.device == asked[0].device
+        own = found if first else found["other_devices"][limits.device]
+        names = [name for name in limits.given if name not in (STORED if not first else (*STORED, "p50_ms"))]
+        texts += [figure(name, own.get(name)) + ("" if first else f" on {limits.device}") for name in names]
+    return texts
+
+
+def verdict(met: bool | None) -> str:
+    """`yes`, `no`, or that nobody knows yet."""
+    return UNKNOWN if met is None else "yes" if met else "no"
 
 
 def conditions(device: Any, environment: Any) -> str:
     """How a latency was measured: runtime and version, threads, batch, tokens, processor."""
     threads = f"{device['threads']} thread" + ("s" if device["threads"] != 1 else "")
-    parts = [f"{device['runtime']} {environment.get('runtime_version', '')}".strip(), threads]
+    runtime = Device.model_validate(device).runtime_in_words
+    parts = [f"{runtime} {environment.get('runtime_version', '')}".strip(), threads]
     parts += [f"batch {device['batch_size']}", _tokens(device["sequence_length"])]
     return ", ".join([*parts, *filter(None, [environment.get("processor", "")])])
 
 
-def _tokens(lengths: int | list[int]) -> str:
+def _tokens(lengths: int | list[int] | dict[str, int]) -> str:
     if isinstance(lengths, int):
         return f"{lengths} tokens"
+    lengths = [int(length) for length in lengths]
     return f"texts of {min(lengths)} to {max(lengths)} tokens"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from nas.report.contents import Contents, Record
+from nas.budget import Budget
+from nas.report.contents import Contents, Record, on_device
 from nas.report.figures import milliseconds, score, times
 from nas.report.style import standalone_style
 from nas.report.svg import Scale, drawing, element, frame, path, text, tooltip
-from nas.study import Budget
 
 WIDTH, HEIGHT = 720.0, 430.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 700.0, 72.0, 376.0
@@ -80,7 +80,7 @@ class _FrontChart:
 
     @cached_property
     def budgets(self) -> list[Budget]:
-        return [budget for budget in self.contents.budgets if budget.device == self.device]
+        return [budget for budget in self.contents.budgets if budget.on(self.device)]
 
     @cached_property
     def teacher_p50_ms(self) -> float | None:
@@ -88,21 +88,31 @@ class _FrontChart:
 
     @cached_property
     def exports(self) -> dict[str, Record]:
+        """Those that were measured on the device, with its figures."""
         known = self.contents.exports
-        return {budget.name: known[budget.name] for budget in self.budgets if budget.name in known}
+        found = {item.name: known[item.name] for item in self.budgets if item.name in known}
+        own = {name: {**export, **on_device(export, self.device)} for name, export in found.items()}
+        return {name: export for name, export in own.items() if export["p50_ms"] is not None}
 
     @cached_property
     def measured(self) -> dict[str, Record]:
         """The candidates that were measured whole, by digest."""
         found = self.front["budgets"]
-        return {item["digest"]: item for budget in self.budgets for item in found.get(budget.name, ())}
+        return {
+            item["digest"]: on_device(item, self.device)
+            for budget in self.budgets
+            for item in found.get(budget.name, ())
+        }
 
     @cached_property
     def limits(self) -> list[tuple[str, float]]:
         """The budgets that limit latency, with their limit in milliseconds, from left to right."""
-        teacher = self.teacher_p50_ms
-        shares = [budget for budget in self.budgets if teacher is not None or not isinstance(budget.p50_ms, str)]
-        found = [(budget.name, budget.p50_limit_ms(teacher or 0.0)) for budget in shares if budget.p50_ms is not None]
+        teacher, found = self.teacher_p50_ms, list[tuple[str, float]]()
+        for budget in self.budgets:
+            asked = budget.on(self.device)
+            given = asked.p50_ms if asked else None
+            if asked and given is not None and (teacher is not None or not isinstance(given, str)):
+                found.append((budget.name, asked.value("p50_ms", {"p50_ms": teacher or 0.0})))
         return sorted(found, key=lambda item: item[1])
 
     @cached_property
@@ -180,7 +190,7 @@ class _FrontChart:
         """A diamond where the export was measured, with a line from where its candidate was predicted."""
         x, y = self.x(found["p50_ms"]), self.y(max(found["search_accuracy"], self.y.low))
         start_y = self.y(max(found["search_accuracy_inherited"], self.y.low))
-        moved = element("line", x1=self.x(found["predicted_ms"]), y1=start_y, x2=x, y2=y, class_="moved")
+        moved = element("line", x1=self.x(found["predicted_ms"][self.device]), y1=start_y, x2=x, y2=y, class_="moved")
         lines = [
             f"exported for {name}",
             found["description"],

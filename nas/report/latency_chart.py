@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nas.report.contents import Contents
+from nas.report.contents import Contents, on_device
 from nas.report.figures import milliseconds, percent
 from nas.report.svg import Scale, drawing, element, frame, tooltip
 
@@ -38,12 +38,16 @@ def latency_chart(contents: Contents, device: str) -> str:
 def measured_networks(contents: Contents, device: str) -> Iterator[tuple[str, float, float]]:
     """Name, predicted and measured milliseconds of the candidates and exports that were measured on a device."""
     for budget in contents.budgets:
-        if budget.device != device:
+        if not budget.on(device):
             continue
         for item in contents.front["budgets"].get(budget.name, ()) if contents.front else ():
-            yield f"{item['description']}, candidate for {budget.name}", item["predicted_ms"][device], item["p50_ms"]
-        if found := contents.exports.get(budget.name):
-            yield f"{found['description']}, export for {budget.name}", found["predicted_ms"], found["p50_ms"]
+            words, measured = f"{item['description']}, candidate for {budget.name}", on_device(item, device)
+            yield words, item["predicted_ms"][device], measured["p50_ms"]
+        found = contents.exports.get(budget.name)
+        measured = on_device(found, device) if found else {}
+        if found and measured["p50_ms"] is not None:
+            words = f"{found['description']}, export for {budget.name}"
+            yield words, found["predicted_ms"][device], measured["p50_ms"]
 
 
 def _tip(name: str, predicted: float, measured: float) -> str:

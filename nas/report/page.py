@@ -49,10 +49,7 @@ def _heading(contents: Contents) -> str:
         f"{teacher.num_attention_heads} heads, intermediate size {teacher.intermediate_size:,}."
     )
     several = len(contents.devices) > 1
-    asked = [
-        f"{budget.name} ({', '.join(limits(budget, None))}" + (f" on {budget.device})" if several else ")")
-        for budget in contents.budgets
-    ]
+    asked = [f"{budget.name} ({', '.join(limits(budget, {}, several))})" for budget in contents.budgets]
     budgets = f" Budgets: {'; '.join(asked)}." if asked else ""
     return element("h1", escape(contents.study)) + element("p", escape(shape + budgets), class_="muted")
 

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from nas.report.figures import duration, other_latencies
+from nas.report.figures import duration, other_figures, verdict
 
 _console = Console()
 # A log has no width of its own; rich would take 80 columns and fold names.
@@ -40,7 +40,7 @@ def print_plan(plan: dict[str, Any]) -> None:
 def print_profiles(profiles: dict[str, dict[str, float]]) -> None:
     """What `nas profile` measured."""
     table = _table(
-        "Profiles", "device", "teacher p50 ms", "smallest p50 ms", "mean error", "worst", "Kendall tau", "networks"
+        "Profiles", "device", "teacher p50 ms", "smallest p50 ms", "mean error", "worst", "Kendall tau", "networks", ""
     )
     for name, found in profiles.items():
         table.add_row(
@@ -51,6 +51,7 @@ def print_profiles(profiles: dict[str, dict[str, float]]) -> None:
             f"{found['worst']:.1%}",
             f"{found['kendall_tau']:.3f}",
             f"{found['networks']:.0f}",
+            "noisy" if found["noisy"] else "",
         )
     console.print(table)
 
@@ -92,13 +93,12 @@ def print_results(result: dict[str, Any]) -> None:
     for name, found in rows.items():
         error = found["accuracy_standard_error"]
         accuracy = f"{found['accuracy']:.4f}" + (f" ± {error:.4f}" if error else "")
-        met = "" if found["budget"] is None else "yes" if found["met"] else "no"
-        met = ", ".join([met, *other_latencies(found)])
+        met = ", ".join(["" if found["budget"] is None else verdict(found["met"]), *other_figures(found)])
         table.add_row(
             name,
             accuracy,
-            f"{found['p50_ms']:.3f}",
-            f"{found['speed_up']:.1f}x",
+            "" if found["p50_ms"] is None else f"{found['p50_ms']:.3f}",
+            "" if found["speed_up"] is None else f"{found['speed_up']:.1f}x",
             f"{found['size_mb']:.1f}",
             f"{found['params']:,}",
             met,

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import combinations, product
 
 from nas.architecture import Architecture
+from nas.budget import FIGURES, LATENCIES, RATES, STORED, Budget, Limits
 from nas.errors import InfeasibleBudgetError
 from nas.latency import Profile
 from nas.model import CompactBertConfig
 from nas.model.sizes import count_parameters, stored_mb
 from nas.search.encoding import Encoding
 from nas.space import SearchSpace
-from nas.study import Budget
 
 _TRIES = 20_000
 
@@ -65,56 +65,76 @@ class Costs:
     budgets: tuple[Budget, ...]
 
     def predict_ms(self, architecture: Architecture, exits: Sequence[float] = ()) -> dict[str, float]:
-        """The predicted median latency on each device, in milliseconds. `exits`: see `Profile.predict_ms`."""
-        return {name: profile.predict_ms(architecture, exits) for name, profile in self.profiles.items()}
+        """The predicted median latency on each device, in milliseconds. `exits`: see `Profile.predict`."""
+        return {name: profile.predict(architecture, exits)["p50_ms"] for name, profile in self.profiles.items()}
+
+    def teacher(self, device: str) -> dict[str, float]:
+        """The figures of the uncompressed teacher on a device."""
+        return self.profiles[device].teacher | self._stored(self.config)
 
     def excess(self, architecture: Architecture, budget: Budget, exits: Sequence[float] = ()) -> float:
-        """By how much the worst limit of a budget is exceeded, relative to the limit; at most 0 if it is met."""
-        profile = self.profiles[budget.device]
-        limits = budget.limits(profile.teacher_p50_ms)
-        figures = self._figures(limits, profile, architecture, exits)
-        return max(figures[name] / limit - 1.0 for name, limit in limits.items())
+        """By how much the worst figure misses its limit, relative to the limit; at most 0 if a budget is met."""
+        return max(self._excess(architecture, limits, exits, cautious=False) for limits in budget.limits)
 
-    def _figures(
-        self, names: Iterable[str], profile: Profile, architecture: Architecture, exits: Sequence[float]
+    def cautious_excess(self, architecture: Architecture, budget: Budget, exits: Sequence[float] = ()) -> float:
+        """The same if predictions err by as much as the profile's do on average."""
+        return max(self._excess(architecture, limits, exits, cautious=True) for limits in budget.limits)
+
+    def _excess(self, architecture: Architecture, limits: Limits, exits: Sequence[float], cautious: bool) -> float:
+        figures = self.figures(architecture, limits.device, exits, limits.given)
+        error = self.profiles[limits.device].error["mape"] if cautious else 0.0
+        doubted = {
+            name: value / (1.0 + error) if name in RATES else value * (1.0 + error if name in LATENCIES else 1.0)
+            for name, value in figures.items()
+        }
+        return limits.excess(doubted, self.teacher(limits.device))
+
+    def figures(
+        self, architecture: Architecture, device: str, exits: Sequence[float] = (), names: Collection[str] = FIGURES
     ) -> dict[str, float]:
-        """Those figures of an architecture that have the names of these limits."""
-        asked, found = set(names), dict[str, float]()
-        if asked & {"size_mb", "params"}:
-            config = self.config.with_architecture(architecture)
-            found |= {"size_mb": stored_mb(config), "params": count_parameters(config)}
-        if asked - found.keys():
-            found |= asdict(profile.predict(architecture, exits))
-        return found
+        """The predicted figures of an architecture on a device, all or those named."""
+        profile, found = self.profiles[device], dict[str, float]()
+        if {*STORED, "peak_memory_mb"} & set(names):
+            found |= self._stored(self.config.with_architecture(architecture))
+            found["peak_memory_mb"] = profile.predict_memory_mb(found["size_mb"])
+        if set(names) - found.keys():
+            found |= profile.predict(architecture, exits)
+        return {name: found[name] for name in names}
+
+    def _stored(self, config: CompactBertConfig) -> dict[str, float]:
+        return {"size_mb": stored_mb(config), "params": count_parameters(config)}
 
     def violation(self, architecture: Architecture, exits: Sequence[float] = ()) -> float:
-        """The excess over the budget that is nearest to being met; at most 0 if one of them is met.
+        """The cautious excess over the budget that is nearest to being met; at most 0 if one of them is met.
 
         Where texts leave a network early is known once it is evaluated; before, all are taken to leave after the first
         layer.
         """
         exits = exits or _earliest(architecture)
-        return min(self.excess(architecture, budget, exits) for budget in self.budgets)
+        return min(self.cautious_excess(architecture, budget, exits) for budget in self.budgets)
 
     def check_feasible(self, space: SearchSpace) -> None:
         """Raise `InfeasibleBudgetError` for a budget that even the cheapest sub-networks miss."""
         for budget in self.budgets:
-            profile = self.profiles[budget.device]
-            for name, limit in budget.limits(profile.teacher_p50_ms).items():
-                figure = partial(self._at_best, name, profile)
-                found = figure(cheapest(space, figure))
-                if name == "p50_ms":  # the smallest one was measured; another may be a little faster
-                    found = min(found, profile.smallest_p50_ms)
-                if found > limit:
-                    raise InfeasibleBudgetError(
-                        f"budgets.{budget.name}: {name} must be at least what the smallest sub-network takes, "
-                        f"{found:.4g} (teacher p50: {profile.teacher_p50_ms:.4g} ms), but the limit is {limit:.4g}; "
-                        "raise it, or use a smaller search space"
-                    )
+            for limits in budget.limits:
+                profile = self.profiles[limits.device]
+                for name, limit in limits.values(self.teacher(limits.device)).items():
+                    figure = partial(self._at_best, name, limits.device)
+                    found = figure(cheapest(space, figure))
+                    if name == "p50_ms":  # the smallest one was measured; another may be a little faster
+                        found = min(found, profile.smallest_p50_ms)
+                    if -found < limit if name in RATES else found > limit:
+                        raise InfeasibleBudgetError(
+                            f"budgets.{budget.name}: {name} on {limits.device} must be {_bound(name, abs(found))}, "
+                            "what the cheapest sub-network takes (teacher p50: "
+                            f"{profile.teacher_p50_ms:.4g} ms), but the limit is {limit:.4g}; "
+                            "change it, or use a smaller search space"
+                        )
 
-    def _at_best(self, name: str, profile: Profile, architecture: Architecture) -> float:
-        """A figure that budgets limit, where all texts leave as early as they may."""
-        return self._figures((name,), profile, architecture, _earliest(architecture))[name]
+    def _at_best(self, name: str, device: str, architecture: Architecture) -> float:
+        """A figure that budgets limit, less being better, where all texts leave as early as they may."""
+        found = self.figures(architecture, device, _earliest(architecture), (name,))[name]
+        return -found if name in RATES else found
 
     def initial_population(self, space: SearchSpace, size: int, rng: random.Random) -> list[Architecture]:
         """Random architectures that use each budget well, in equal shares, and the one that is farthest within one."""
@@ -126,10 +146,14 @@ class Costs:
             # A budget that random sampling hardly ever meets is approached from the smallest side.
             if tries % 2:
                 candidate = space.mutate(rng.choice(population), rng, rate=0.3)
-            if -0.3 <= self.excess(candidate, budget) <= 0.0 and candidate not in population:
+            if -0.3 <= self.cautious_excess(candidate, budget) <= 0.0 and candidate not in population:
                 population.append(candidate)
             tries += 1
         return population
+
+
+def _bound(name: str, value: float) -> str:
+    return f"at {'most' if name in RATES else 'least'} {value:.4g}"
 
 
 def _earliest(architecture: Architecture) -> tuple[float, ...]:

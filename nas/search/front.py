@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from nas.budget import Budget
 from nas.evaluate import CandidateResult
 from nas.search.costs import Costs
-from nas.study import Budget
 
 
 def pareto_front(

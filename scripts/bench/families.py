@@ -17,6 +17,7 @@ import common
 from rich.console import Console
 from rich.table import Table
 
+from nas.budget import Budget
 from nas.errors import ExportError, InfeasibleBudgetError, StudyError
 from nas.export.artefact import VERIFICATION_FILE
 from nas.files import read_json, write_json
@@ -25,7 +26,7 @@ from nas.pipeline.prepare import prepare_teacher
 from nas.pipeline.supernets import teacher_config
 from nas.search.costs import Costs
 from nas.space import SearchSpace
-from nas.study import Budget, Study
+from nas.study import Study
 
 STUDY = Path(__file__).parents[2] / "studies" / "one-technique-or-many"
 
@@ -89,9 +90,13 @@ def _with_space(study: Study, path: Path) -> Study:
         values["devices"] = [device | {"sequence_length": "task"} for device in values["devices"]]
     if dimensions.exit_threshold:  # half of the texts leaving after one layer shall not pass for all of them
         values["budgets"] = [
-            budget | {"p50_ms": None, "expected_ms": budget["p50_ms"]} for budget in values["budgets"]
+            budget | {"limits": [_as_mean(limits) for limits in budget["limits"]]} for budget in values["budgets"]
         ]
     return Study.model_validate(values)
+
+
+def _as_mean(limits: dict[str, Any]) -> dict[str, Any]:
+    return limits | {"p50_ms": None, "expected_ms": limits["p50_ms"]}
 
 
 def _lend_teacher(run: Run, other: Run) -> None:

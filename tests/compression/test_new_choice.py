@@ -15,14 +15,14 @@ from nas.architecture import compress_all
 from nas.compression import BLOCKS, REGISTRY, compression
 from nas.compression.base import MatrixCompression
 from nas.compression.none import NoCompression
+from nas.device import Device
 from nas.errors import SearchSpaceError
 from nas.export.artefact import ONNX_FILE, write_artefact
-from nas.latency import build_profile
+from nas.latency import Recipe, build_profile
 from nas.latency.runtimes import session_of
 from nas.model.sizes import stored_mb
 from nas.search.encoding import Encoding
 from nas.space import SearchSpace
-from nas.study import Device
 from nas.supernet import BertSupernet
 
 
@@ -91,7 +91,7 @@ def test_a_profile_measures_its_blocks(space, config):
         space.model_dump()
         | {"dimensions": {"layers": [3], "hidden_size": [32], "num_attention_heads": [4], "intermediate_size": [64]}}
     )
-    profile = build_profile(Device(name="cpu", sequence_length=8), small, config, seed=0)
+    profile = build_profile(Recipe(Device(name="cpu", sequence_length=8), small, config, 0), "")
     assert {"attention/32/4/half", "feed_forward/32/64/half", "ends/32/half"} <= profile.blocks_ms.keys()
     shared = replace(
         small.largest(),

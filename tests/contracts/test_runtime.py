@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 from tiny import TEACHERS
 
 from nas.architecture import Layer, compress_all
+from nas.device import Device
 from nas.errors import DeviceError
 from nas.latency import measure
-from nas.latency.runtimes import RUNTIMES, BlockChain, runtime_of
-from nas.study import Device
+from nas.latency.runtimes import RUNTIMES, BlockChain, check_runtime, runtime_of
 
-RUNTIME = pytest.mark.parametrize("name", RUNTIMES)
+RUNTIME = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.skipif(find_spec(name) is None, reason=f"{name} is not installed"))
+        for name in RUNTIMES
+    ],
+)
 
 
 def _inputs():
@@ -24,9 +32,10 @@ def _inputs():
 @pytest.mark.parametrize("teacher_kind", TEACHERS)
 def test_runs_a_whole_sub_network(name, supernet_weights, tmp_path):
     """On the inputs that it takes of those it is given."""
-    runtime = runtime_of(name)
+    device = Device(name="cpu", runtime=name)
+    runtime = runtime_of(device)
     runtime.write_model(supernet_weights, tmp_path / "network")
-    output = runtime.load(tmp_path / "network", 1, [_inputs()])[0]()
+    output = runtime.load(tmp_path / "network", device, [_inputs()])[0]()
     logits = output[0] if isinstance(output, list) else output.logits
     assert logits.shape == (2, 3)
 
@@ -45,11 +54,12 @@ def test_runs_a_whole_sub_network(name, supernet_weights, tmp_path):
 def test_runs_chains_of_blocks(name, kind, layer, first_only, config, tmp_path):
     if first_only and layer.keep_tokens:
         pytest.skip("the last attention drops no tokens")
-    runtime = runtime_of(name)
+    device = Device(name="cpu", runtime=name)
+    runtime = runtime_of(device)
     runtime.write_chain(BlockChain(kind, layer, 3, first_only), config, tmp_path / "network")
     hidden = np.random.default_rng(0).standard_normal((2, 8, 32), dtype=np.float32)
     inputs = {"hidden": hidden, "attention_mask": np.ones((2, 8), dtype=np.int64)}
-    output = runtime.load(tmp_path / "network", 1, [inputs])[0]()
+    output = runtime.load(tmp_path / "network", device, [inputs])[0]()
     found = np.asarray(output[0] if isinstance(output, list) else output)
     assert found.shape == (2, 1 if first_only else 8, 32) and not np.allclose(found, hidden[:, : found.shape[1]])
 
@@ -79,20 +89,21 @@ def test_longer_texts_take_longer(name, supernet_weights):
 def test_a_network_that_cannot_run_is_one_clear_error(tmp_path):
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no network")
-    with pytest.raises(DeviceError, match="measuring with onnxruntime failed"):
+    with pytest.raises(DeviceError, match="measuring with onnxruntime on cpu failed"):
         measure(Device(name="cpu"), {"broken": broken}, rounds=1, title="Testing")
 
 
 def test_a_runtime_that_is_not_installed_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(DeviceError, match="pip install onnxruntime"):
-        runtime_of("onnxruntime")
+        check_runtime(Device(name="cpu"))
 
 
 def test_int8_is_run_by_onnxruntime(supernet_weights, space, tmp_path):
     from nas.supernet import BertSupernet
 
     model = BertSupernet(supernet_weights).extract(compress_all(space.largest(), "int8"))
-    runtime = runtime_of("onnxruntime")
+    device = Device(name="cpu")
+    runtime = runtime_of(device)
     runtime.write_model(model, tmp_path / "network")
-    assert runtime.load(tmp_path / "network", 1, [_inputs()])[0]()[0].shape == (2, 3)
+    assert runtime.load(tmp_path / "network", device, [_inputs()])[0]()[0].shape == (2, 3)

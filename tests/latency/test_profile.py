@@ -9,20 +9,13 @@ import numpy as np
 import pytest
 from tiny import mixed_space
 
+from nas.device import Device
 from nas.errors import DeviceError
-from nas.latency.profile import (
-    Profile,
-    _fit,
-    _line,
-    _median_ms,
-    _stages,
-    _whole_architectures,
-    build_profile,
-    weighted_median,
-)
+from nas.latency.profile import Profile, stages, sums_ms, weighted_quantile
+from nas.latency.profiling import Recipe, build_profile, line
 from nas.latency.record import LatencyRecord, error_of
+from nas.model.sizes import stored_mb
 from nas.space import SearchSpace
-from nas.study import Device
 
 DEVICE = Device(name="cpu", sequence_length=16)
 
@@ -32,7 +25,7 @@ def _record(value):
 
 
 def _parts(architecture, length):
-    return [part for stage in _stages(architecture, length) for part in stage]
+    return [part for stage in stages(architecture, length) for part in stage]
 
 
 def _table(chosen, cost):
@@ -40,10 +33,15 @@ def _table(chosen, cost):
     return {part: {"16": cost()} for part in sorted(parts)}
 
 
+def _chains(table):
+    """Records of block chains that come to the table's figures."""
+    copies = {part: 1 if part.startswith("ends") else 4 for part in table}
+    return {f"{part}@{at}": _record(value * copies[part]) for part, own in table.items() for at, value in own.items()}
+
+
 def test_percentiles_of_a_record():
     record = LatencyRecord(tuple(float(value) for value in range(1, 101)), DEVICE, {}, "now")
     assert (record.p50_ms, record.p95_ms) == (50.5, pytest.approx(95.05))
-    assert record.spread == pytest.approx(49.5 / 50.5)
     assert "samples_ms" not in record.summary() and len(record.to_json()["samples_ms"]) == 100
 
 
@@ -58,19 +56,20 @@ def test_error_of_predictions():
 
 def test_line_is_found_again():
     sums = np.array([1.0, 2.0, 5.0])
-    assert _line(list(sums), list(0.3 + 1.2 * sums)) == (pytest.approx(0.3), pytest.approx(1.2))
+    assert line(list(sums), list(0.3 + 1.2 * sums)) == (pytest.approx(0.3), pytest.approx(1.2))
 
 
-def test_a_device_that_adds_up_is_predicted_exactly(space):
+def test_a_device_that_adds_up_is_predicted_exactly(space, config):
     """Whole sub-networks that cost 0.2 ms plus 1.1 times their blocks: the fit must find that, error zero."""
     rng = random.Random(0)
-    chosen = _whole_architectures(space, 0)
+    recipe = Recipe(DEVICE, space, config, 0)
+    chosen = recipe.chosen
     table = _table(chosen, lambda: rng.uniform(0.1, 1.0))
     whole = {
         name: _record(0.2 + 1.1 * sum(table[part]["16"] for part, _ in _parts(architecture, 16)))
         for name, architecture in chosen.items()
     }
-    profile = _fit(DEVICE, "digest", table, chosen, whole)
+    profile = recipe.profile(_chains(table), whole, {})
     assert (profile.offset_ms, profile.slope) == (pytest.approx(0.2, abs=1e-3), pytest.approx(1.1, abs=1e-3))
     assert profile.error["mape"] < 1e-3 and profile.error["networks"] == 24
     assert profile.error["kendall_tau"] == pytest.approx(1.0)
@@ -84,18 +83,22 @@ def test_a_network_that_drops_tokens_is_the_sum_of_its_parts_at_their_numbers_of
     assert [tokens for _, tokens in _parts(dropping, 8)] == [8, 8, 8, 8, 6, 6, 6, 6]
     table = {part: {"4": 4.0, "20": 20.0} for part in parts}
     device = Device(name="cpu", sequence_length=[4, 8, 20])
-    assert _median_ms(table, device, dropping) == pytest.approx(4 * 8 + 4 * 6)
+    medians = [sums_ms(table, dropping, length)[-1] for length in device.lengths]
+    assert np.median(medians) == pytest.approx(4 * 8 + 4 * 6)
 
 
 def test_a_network_that_is_left_early_is_predicted_by_where_texts_leave(space):
     """Blocks of 1 ms: the ends, then two a layer. Most texts leave after one layer, the rest after three."""
     architecture = replace(space.largest(), exit_threshold=0.9)
     table = {part: {"4": 1.0, "16": 1.0} for part, _ in _parts(architecture, 16)}
-    profile = Profile(Device(name="cpu", sequence_length=[4, 16]), "", {}, table, 0.5, 2.0, 1.0, 0.1, {}, [])
+    device = Device(name="cpu", sequence_length=[4, 16])
+    profile = Profile(device, {}, table, 0.5, 2.0, 1.2, None, {"p50_ms": 1.0}, 0.1, {})
     through, early = profile.predict(architecture), profile.predict(architecture, (0.6, 0.0, 0.4))
-    assert through.p50_ms == through.expected_ms == through.worst_ms == pytest.approx(0.5 + 2 * 7)
-    assert early.p50_ms == pytest.approx(0.5 + 2 * 3) and early.worst_ms == through.worst_ms
-    assert early.expected_ms == pytest.approx(0.6 * 6.5 + 0.4 * 14.5)
+    assert through["p50_ms"] == through["expected_ms"] == through["worst_ms"] == pytest.approx(0.5 + 2 * 7)
+    assert early["p50_ms"] == pytest.approx(0.5 + 2 * 3) and early["worst_ms"] == through["worst_ms"]
+    assert early["expected_ms"] == pytest.approx(0.6 * 6.5 + 0.4 * 14.5)
+    assert early["p95_ms"] == pytest.approx(1.2 * 14.5)
+    assert early["throughput_per_s"] == pytest.approx(1000 / early["expected_ms"])
 
 
 @pytest.mark.parametrize(
@@ -109,7 +112,7 @@ def test_a_network_that_is_left_early_is_predicted_by_where_texts_leave(space):
     ],
 )
 def test_weighted_median(values, weights, expected):
-    assert weighted_median(values, weights) == pytest.approx(expected)
+    assert weighted_quantile(values, weights, 0.5) == pytest.approx(expected)
 
 
 def test_the_lengths_of_a_task_are_quantiles_of_its_texts():
@@ -121,8 +124,9 @@ def test_the_lengths_of_a_task_are_quantiles_of_its_texts():
     assert DEVICE.with_lengths_of([3]) == DEVICE and DEVICE.lengths == (16,)
 
 
-def test_held_out_networks_are_not_fitted(space):
-    chosen = _whole_architectures(space, 0)
+def test_held_out_networks_are_not_fitted(space, config):
+    recipe = Recipe(DEVICE, space, config, 0)
+    chosen = recipe.chosen
     assert sum(name.startswith("held_out") for name in chosen) == 24
     table = _table(chosen, lambda: 1.0)
 
@@ -132,7 +136,7 @@ def test_held_out_networks_are_not_fitted(space):
             for name, architecture in chosen.items()
         }
 
-    first, second = (_fit(DEVICE, "", table, chosen, whole(value)) for value in (3.0, 30.0))
+    first, second = (recipe.profile(_chains(table), whole(value), {}) for value in (3.0, 30.0))
     assert (first.offset_ms, first.slope) == (second.offset_ms, second.slope)
     assert first.error["mape"] != second.error["mape"]
 
@@ -144,7 +148,7 @@ def test_a_profile_of_a_space_that_drops_tokens(config):
     device = Device(name="cpu", sequence_length=[8, 30])
     small = space.model_dump()
     small["dimensions"] |= {"layers": [3], "hidden_size": [32], "num_attention_heads": [4], "intermediate_size": [64]}
-    profile = build_profile(device, SearchSpace.model_validate(small), config, seed=0)
+    profile = build_profile(Recipe(device, SearchSpace.model_validate(small), config, 0), "")
     assert not any("share" in part or "skip" in part for part in profile.blocks_ms)
     assert set(profile.blocks_ms["attention/32/4/low_rank(4)+int8"]) == {"2", "5", "8", "30"}
     assert profile.blocks_ms["dropping/32"].keys() == {"2", "5", "8", "30"}
@@ -153,12 +157,13 @@ def test_a_profile_of_a_space_that_drops_tokens(config):
 
 @pytest.mark.slow
 def test_a_real_profile_covers_the_space_and_survives_the_disk(space, config, tmp_path):
-    profile = build_profile(DEVICE, space, config, seed=0)
+    profile = build_profile(Recipe(DEVICE, space, config, 0, memory=True), "")
     rng = random.Random(0)
     for _ in range(50):
-        assert profile.predict_ms(space.sample(rng)) > 0
+        assert min(profile.predict(space.sample(rng)).values()) > 0
     assert profile.smallest_p50_ms < profile.teacher_p50_ms
-    assert profile.predict_ms(space.smallest()) < profile.predict_ms(space.largest())
+    assert profile.predict(space.smallest())["p50_ms"] < profile.predict(space.largest())["p50_ms"]
+    assert profile.teacher["peak_memory_mb"] == pytest.approx(profile.predict_memory_mb(stored_mb(config)))
     profile.save(tmp_path / "profile.json")
     assert Profile.load(tmp_path / "profile.json") == profile
 

@@ -8,6 +8,8 @@ import pytest
 from tiny import mixed_space
 
 from nas.architecture import Architecture, Layer
+from nas.budget import Budget
+from nas.device import Device
 from nas.errors import NasError
 from nas.report.architecture_drawing import architecture_drawing, choices_legend, choices_of
 from nas.report.contents import Contents
@@ -16,7 +18,6 @@ from nas.report.front_chart import front_picture
 from nas.report.page import render
 from nas.report.svg import Scale
 from nas.space import Shape
-from nas.study import Budget, Device
 
 TEACHER = Shape(num_hidden_layers=3, hidden_size=32, num_attention_heads=4, intermediate_size=64)
 BUDGETS = (Budget(name="half", device="laptop", p50_ms="50%"), Budget(name="light", device="laptop", size_mb=1.5))
@@ -70,7 +71,7 @@ def _verification(candidate=None, **changed):
             "budget": BUDGETS[0].model_dump(exclude_none=True),
             "search_accuracy": 0.815,
             "search_accuracy_inherited": candidate["search_accuracy"],
-            "predicted_ms": candidate["predicted_ms"]["laptop"],
+            "predicted_ms": candidate["predicted_ms"],
             "architecture": candidate["architecture"],
             "description": candidate["description"],
         }
@@ -91,7 +92,7 @@ def _contents(**changed):
         "folders": {"half": "runs/a-study/exports/half"},
         "profiles": {
             "laptop": {
-                "teacher_p50_ms": 9.0,
+                "teacher": {"p50_ms": 9.0},
                 "error": {"mape": 0.0213, "worst": 0.0617, "kendall_tau": 0.955, "networks": 3},
                 "held_out": [{"predicted_ms": value, "measured_ms": 1.02 * value} for value in (2.0, 3.0, 4.0)],
             }
@@ -108,7 +109,8 @@ def _count(page, class_):
 
 
 def test_what_a_budget_limits_besides_the_median_is_shown_as_measured():
-    limited = BUDGETS[0].model_dump(exclude_none=True) | {"expected_ms": 3.5, "worst_ms": "60%"}
+    asked = {"device": "laptop", "p50_ms": "50%", "expected_ms": 3.5, "worst_ms": "60%"}
+    limited = {"name": "half", "limits": [asked]}
     candidate = _front()["candidates"][-2]
     found = _verification(candidate, budget=limited, expected_ms=3.21, worst_ms=5.12)
     page = render(_contents(exports={"half": found}))
@@ -251,7 +253,7 @@ def test_figures_as_text():
     assert [duration(value) for value in (44, 192, 3900)] == ["44 s", "3 min", "1 h 05 min"]
     assert [points(value)[1:] for value in (-0.008, 0.0, 0.012)] == ["0.8 points", "0.0 points", "1.2 points"]
     budget = Budget(name="tight", device="laptop", p50_ms=4.0, size_mb=20.0, params=1_000_000)
-    assert limits(budget, None) == ["p50 ≤ 4.00 ms", "size ≤ 20.0 MB", "parameters ≤ 1,000,000"]
+    assert limits(budget, {}) == ["p50 ≤ 4.00 ms", "size ≤ 20.0 MB", "parameters ≤ 1,000,000"]
 
 
 def test_blocks_that_borrow_or_are_left_out_are_drawn_so():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from nas.budget import Budget
 from nas.evaluate import EvaluationRecipe
 from nas.latency.profile import Profile
 from nas.model import CompactBertConfig
@@ -13,7 +14,7 @@ from nas.search.costs import Costs
 from nas.search.executors import executor_for
 from nas.search.sampler import Trials
 from nas.space import SearchSpace
-from nas.study import Budget, Search
+from nas.study import Search
 
 BUDGETS = (
     Budget(name="half", device="cpu", p50_ms="50%"),

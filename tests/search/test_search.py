@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 from driver import BUDGETS, costs_of, run
 
+from nas.budget import Budget
 from nas.errors import InfeasibleBudgetError, SearchError
 from nas.evaluate import CandidateResult
 from nas.search.costs import Costs, cheapest
 from nas.search.front import pareto_front, ranking
 from nas.search.sampler import Trials
 from nas.space import SearchSpace
-from nas.study import Budget, Search
+from nas.study import Search
 
 SPACE = SearchSpace.load("tiny")
 
@@ -99,11 +100,11 @@ def test_storage_of_other_inputs_is_refused(search_folder):
 def test_a_search_that_runs_dry_ends_with_what_there_is(search_folder, monkeypatch, capsys):
     profile = costs_of(search_folder).profiles["cpu"]
     least = profile.predict_ms(cheapest(SPACE, profile.predict_ms))
-    only = Budget(name="tight", device="cpu", p50_ms=least * 1.0001)
+    only = Budget(name="tight", device="cpu", p50_ms=least * 1.021)
     monkeypatch.setattr("driver.BUDGETS", (only,))
     state = run(search_folder, 50, sampler="nsga2")
     assert 1 <= len(state.results) < 50
-    assert all(profile.predict_ms(r.architecture) <= least * 1.0001 for r in state.results)
+    assert all(profile.predict_ms(r.architecture) <= least * 1.001 for r in state.results)
     assert "ending early" in capsys.readouterr().err
 
 
@@ -122,9 +123,9 @@ def test_a_result_that_was_stored_but_not_told_is_kept(search_folder):
 def test_budget_below_the_smallest_measured_is_refused_with_what_is_feasible(search_folder):
     costs = costs_of(search_folder)
     costs.check_feasible(SPACE)
-    for limit in ({"p50_ms": 0.09}, {"size_mb": 1e-5}, {"params": 10}):
+    for limit in ({"p50_ms": 0.09}, {"size_mb": 1e-5}, {"params": 10}, {"throughput_per_s": 1e6}):
         tight = Costs(costs.config, costs.profiles, (Budget(name="tight", device="cpu", **limit),))
-        with pytest.raises(InfeasibleBudgetError, match="smallest sub-network takes"):
+        with pytest.raises(InfeasibleBudgetError, match="what the cheapest sub-network takes"):
             tight.check_feasible(SPACE)
 
 
@@ -134,7 +135,8 @@ def test_excess_takes_the_worst_limit_and_violation_the_nearest_budget(search_fo
     half, fifth = BUDGETS
     assert costs.excess(largest, half) == pytest.approx(predicted / 1.6 - 1)
     assert costs.excess(largest, fifth) == pytest.approx(predicted / 0.64 - 1)
-    assert costs.violation(largest) == costs.excess(largest, half)
+    cautious = 1.0 + costs.profiles["cpu"].error["mape"]
+    assert costs.violation(largest) == pytest.approx(cautious * predicted / 1.6 - 1)
     both = Budget(name="both", device="cpu", p50_ms="50%", params=100)
     assert costs.excess(largest, both) > 50
 
@@ -144,7 +146,7 @@ def test_initial_population_uses_the_budgets_well(search_folder):
     population = costs.initial_population(SPACE, 16, random.Random(0))
     assert len(set(population)) == 16 and population[0] == cheapest(SPACE, costs.violation)
     for budget in BUDGETS:
-        near = [one for one in population if -0.3 <= costs.excess(one, budget) <= 0.0]
+        near = [one for one in population if -0.3 <= costs.cautious_excess(one, budget) <= 0.0]
         assert len(near) >= 6
 
 

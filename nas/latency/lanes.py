@@ -1,0 +1,113 @@
+"""Lanes: the one process of a device that measures, on this machine or on a Ray node. Nothing else runs in it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from nas.device import Device
+from nas.errors import DeviceError
+
+ANSWER, ROUND = "answer ", "round "
+"""How lines of the measuring process begin that are no chatter of a library."""
+Rounds = Callable[[int], None]
+"""Told how many rounds of a group are done."""
+
+
+class Lane(Protocol):
+    """Measures one group after the other. Items name files in the folder that `folder` is."""
+
+    environment: dict[str, Any]
+    folder: Path
+
+    def measure(self, group: Mapping[str, Any], progress: Rounds) -> dict[str, Any]:
+        """See `runner.measure_group`."""
+
+    def peak_memory_mb(self, item: Mapping[str, Any]) -> float | None:
+        """See `runner.peak_memory_mb`, in a process of its own."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class LocalLane:
+    """A process on this machine. Raises `DeviceError` if it fails."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.folder = Path(tempfile.mkdtemp(prefix="nas-latency-"))
+        self._process = self._start()
+        self.environment: dict[str, Any] = self._answer(lambda done: None)
+
+    def _start(self) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "nas.latency.worker"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload]
+        self._send(self.device.model_dump(mode="json"), process)
+        return process  # type: ignore[no-any-return]
+
+    def _send(self, value: Any, process: subprocess.Popen[str]) -> None:
+        try:
+            process.stdin.write(json.dumps(value) + "\n")  # type: ignore[union-attr]
+            process.stdin.flush()  # type: ignore[union-attr]
+        except BrokenPipeError:
+            pass  # the answer that does not come says why
+
+    def measure(self, group: Mapping[str, Any], progress: Rounds) -> dict[str, Any]:
+        self._send(group, self._process)
+        found: dict[str, Any] = self._answer(progress)
+        return found
+
+    def peak_memory_mb(self, item: Mapping[str, Any]) -> float | None:
+        with LocalLane(self.device) as alone:
+            alone._send({"memory": item}, alone._process)
+            found: float | None = alone._answer(lambda done: None)
+        return found
+
+    def _answer(self, progress: Rounds) -> Any:
+        """The next answer; the last other line says what went wrong where none comes."""
+        last = ""
+        for line in self._process.stdout or ():
+            if line.startswith(ROUND):
+                progress(int(line.removeprefix(ROUND)))
+            elif line.startswith(ANSWER):
+                return json.loads(line.removeprefix(ANSWER))
+            else:
+                last = line.strip() or last
+        raise DeviceError(
+            f"measuring with {self.device.runtime} on {self.device.name} failed: {last}; see that the runtime works"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.communicate()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def open_lane(device: Device) -> Lane:
+    """The lane of a device. Raises `DeviceError` where none can be had."""
+    if device.where == "here":
+        return LocalLane(device)
+    if device.where == "ray":
+        from nas.latency.ray_lane import RayLane
+
+        return RayLane(device)
+    raise DeviceError(
+        f"devices.{device.name}: is off the cluster, so nothing can be measured on it from here; "
+        f"use `nas device bundle` and `nas device import`"
+    )

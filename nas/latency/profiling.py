@@ -1,0 +1,272 @@
+"""Making the profile of a device: what is measured, and the line through it.
+
+A block's latency is taken from a chain of several of them. The error is measured on whole sub-networks that the line
+was not fitted to, and written into the profile.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nas.architecture import LAYER_BLOCKS, Architecture, Layer
+from nas.device import Device
+from nas.errors import DeviceError
+from nas.files import digest, read_json, write_json
+from nas.latency.measure import NO_TEXTS, Network, Texts, conditions, measure, measure_peak_memory
+from nas.latency.profile import Profile, part_name, sums_ms, weighted_quantile
+from nas.latency.record import LatencyRecord, error_of, latency_figures
+from nas.latency.runtimes import BlockChain, with_repeating_weights
+from nas.model import CompactBertConfig, CompactBertForSequenceClassification
+from nas.model.sizes import stored_mb
+from nas.space import SearchSpace
+
+_METHOD = 5
+"""Raised when blocks are measured in another way, so that older profiles are made anew."""
+_COPIES = 4
+BLOCK_ROUNDS, WHOLE_ROUNDS = 6, 12
+_FITTED, _HELD_OUT, _WEIGHED = 12, 24, 6
+_MOST_LENGTHS = 4
+"""So many numbers of tokens are measured; between them lies a line."""
+_ALL = 10**6
+_MOST_ROWS = 4096
+"""Rows of the word table in measured networks: a look-up costs the same in a larger one, writing it does not."""
+_UNDISTURBED = 25
+"""The percentile taken of a block's samples: disturbances only ever add time."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a profile is made from besides the machine. Of the teacher only its sizes matter; weights are made up."""
+
+    device: Device
+    space: SearchSpace
+    config: CompactBertConfig
+    """The teacher's."""
+    seed: int
+    memory: bool = False
+    """Whether peak memory is measured too."""
+    texts: Texts = NO_TEXTS
+
+    @property
+    def digest(self) -> str:
+        """Changes when other networks would be measured, or in another way."""
+        measured = (_METHOD, _COPIES, BLOCK_ROUNDS, _FITTED, _HELD_OUT, self.memory)
+        config = self.config
+        kind = (config.hidden_act, config.pooler_act, config.embedding_size, config.input_names, config.num_labels)
+        return digest([self.device.model_dump(mode="json"), self.space.digest, kind, measured])
+
+    @cached_property
+    def base(self) -> CompactBertConfig:
+        """The teacher's configuration with a short word table."""
+        rows = min(self.config.vocab_size, _MOST_ROWS)
+        return CompactBertConfig(**self.config.to_dict() | {"vocab_size": rows})
+
+    @cached_property
+    def chosen(self) -> dict[str, Architecture]:
+        """The whole sub-networks that are measured, by name."""
+        rng = random.Random(f"profile/{self.seed}")
+        chosen = {"teacher": self.space.largest(), "smallest": self.space.smallest()}
+        for number in range(_FITTED - len(chosen)):
+            chosen[f"fitted_{number}"] = _to_the_end(self.space.sample(rng))
+        for number in range(_HELD_OUT):
+            chosen[f"held_out_{number}"] = _to_the_end(self.space.sample(rng))
+        return chosen
+
+    @cached_property
+    def tokens(self) -> list[int]:
+        """The numbers of tokens that blocks are measured at: all that occur if they are few, else some among them."""
+        longest = max(self.device.lengths)
+        dropped = (kept for kept in self.space.dimensions.keep_tokens if kept < longest)
+        needed = sorted({*self.device.lengths, *dropped})
+        if len(needed) <= _MOST_LENGTHS:
+            return needed
+        places = np.linspace(0, len(needed) - 1, _MOST_LENGTHS).round().astype(int)
+        return [needed[place] for place in places]
+
+    def blocks(self) -> dict[str, tuple[Network, int]]:
+        """The networks that blocks are timed in and their numbers of tokens, by `part@tokens`."""
+        parts = dict(_block_networks(self.space, self.base))
+        return {f"{part}@{count}": (network, count) for part, network in parts.items() for count in self.tokens}
+
+    def whole(self) -> dict[str, Network]:
+        """The whole sub-networks, by the names of `chosen`."""
+        return {name: _network(self.base, architecture) for name, architecture in self.chosen.items()}
+
+    def weighed(self) -> list[str]:
+        """The names of those whose memory is measured."""
+        return list(self.chosen)[:_WEIGHED] if self.memory else []
+
+    def profile(
+        self,
+        blocks: Mapping[str, LatencyRecord],
+        whole: Mapping[str, LatencyRecord],
+        peaks: Mapping[str, float],
+    ) -> Profile:
+        """The profile, from what was measured."""
+        table = self._table(blocks)
+        fitted = [name for name in self.chosen if not name.startswith("held_out")]
+        held_out = [name for name in self.chosen if name.startswith("held_out")]
+        lengths = self.device.lengths
+        sums = {
+            name: [sums_ms(table, architecture, length)[-1] for length in lengths]
+            for name, architecture in self.chosen.items()
+        }
+        measured = {name: record.p50_ms for name, record in whole.items()}
+        medians = {name: float(np.median(own)) for name, own in sums.items()}
+        offset, slope = line([medians[name] for name in fitted], [measured[name] for name in fitted])
+        predicted = [offset + slope * medians[name] for name in held_out]
+        found = [measured[name] for name in held_out]
+        slowest = {name: weighted_quantile(sums[name], [1 / len(lengths)] * len(lengths), 0.95) for name in fitted}
+        tails = [whole[name].p95_ms / (offset + slope * slowest[name]) for name in fitted]
+        teacher = latency_figures(whole["teacher"])
+        memory = self._memory(peaks)
+        if memory:
+            teacher["peak_memory_mb"] = memory[0] + memory[1] * stored_mb(self.config)
+        return Profile(
+            device=self.device,
+            environment=whole["teacher"].environment,
+            blocks_ms={part: {at: round(value, 5) for at, value in own.items()} for part, own in table.items()},
+            offset_ms=offset,
+            slope=slope,
+            tail=max(1.0, float(np.median(tails))),
+            memory=memory,
+            teacher=teacher,
+            smallest_p50_ms=measured["smallest"],
+            error=error_of(predicted, found),
+            held_out=[
+                {"predicted_ms": round(expected, 4), "measured_ms": round(real, 4)}
+                for expected, real in zip(predicted, found, strict=True)
+            ],
+            noisy=any(record.noisy for record in (*blocks.values(), *whole.values())),
+        )
+
+    def _table(self, records: Mapping[str, LatencyRecord]) -> dict[str, dict[str, float]]:
+        table: dict[str, dict[str, float]] = {}
+        for name, record in records.items():
+            part, _, count = name.rpartition("@")
+            copies = 1 if part.startswith("ends") else _COPIES
+            table.setdefault(part, {})[count] = record.percentile_ms(_UNDISTURBED) / copies
+        dimensions = self.space.dimensions
+        for hidden in dimensions.hidden_size if dimensions.keep_tokens else ():
+            heads = dimensions.num_attention_heads[-1]
+            attention = table[part_name("attention", hidden, heads, "none", first_only=False)]
+            dropping = table[f"dropping/{hidden}"]
+            table[f"dropping/{hidden}"] = {at: max(0.0, value - attention[at]) for at, value in dropping.items()}
+        return table
+
+    def _memory(self, peaks: Mapping[str, float]) -> tuple[float, float] | None:
+        if not peaks:
+            return None
+        sizes = [stored_mb(self.base.with_architecture(self.chosen[name])) for name in peaks]
+        slope, offset = (
+            np.polyfit(sizes, list(peaks.values()), 1) if len(set(sizes)) > 1 else (1.0, max(peaks.values()))
+        )
+        return float(offset), float(slope)
+
+
+def build_profile(recipe: Recipe, inputs: str, parts: Path | None = None) -> Profile:
+    """Measure all blocks of a space and some whole sub-networks on a device.
+
+    What is measured lies in `parts` until the profile is complete, so that an interrupted one goes on. `inputs` says
+    what it is made from, the machine included.
+    """
+    device, known = recipe.device, _Parts(parts, inputs, recipe.device)
+    blocks = known.measured("blocks")
+    missing = {name: found for name, found in recipe.blocks().items() if name not in blocks}
+    if missing:
+        networks = {name: network for name, (network, _) in missing.items()}
+        at = {name: count for name, (_, count) in missing.items()}
+        title = f"Measuring blocks on {device.name}"
+        blocks |= measure(device, networks, BLOCK_ROUNDS, title, recipe.texts, at, known.keeping("blocks"))
+    whole = known.measured("whole")
+    if not whole:
+        title = f"Measuring whole sub-networks on {device.name}"
+        whole = measure(device, recipe.whole(), WHOLE_ROUNDS, title, recipe.texts, keep=known.keeping("whole"))
+    networks = {name: _network(recipe.base, recipe.chosen[name]) for name in recipe.weighed()}
+    peaks = measure_peak_memory(device, networks, recipe.texts) if networks else {}
+    if networks and not peaks:
+        raise DeviceError(
+            f"devices.{device.name}: its system does not say how much memory a process holds; "
+            "drop peak_memory_mb from its budgets"
+        )
+    profile = recipe.profile(blocks, whole, peaks)
+    known.drop()
+    return profile
+
+
+class _Parts:
+    """Records that an interrupted profile has left; those of another machine or recipe do not count."""
+
+    def __init__(self, path: Path | None, inputs: str, device: Device) -> None:
+        self.path, self.device = path, device
+        self._found: dict[str, Any] = {"inputs": inputs, "blocks": {}, "whole": {}}
+        if path and path.exists():
+            found = read_json(path, DeviceError)
+            if found["inputs"] == inputs and found["environment"] == conditions(device):
+                self._found = found
+
+    def measured(self, kind: str) -> dict[str, LatencyRecord]:
+        environment = self._found.get("environment", {})
+        return {
+            name: LatencyRecord(tuple(samples), self.device, environment, when, noisy=noisy)
+            for name, (samples, when, noisy) in self._found[kind].items()
+        }
+
+    def keeping(self, kind: str) -> Any:
+        def keep(records: Mapping[str, LatencyRecord]) -> None:
+            for name, record in records.items():
+                self._found["environment"] = record.environment
+                self._found[kind][name] = (record.samples_ms, record.measured_at, record.noisy)
+            if self.path:
+                write_json(self.path, self._found)
+
+        return keep
+
+    def drop(self) -> None:
+        if self.path:
+            self.path.unlink(missing_ok=True)
+
+
+def line(sums: list[float], measured: list[float]) -> tuple[float, float]:
+    """The line of least relative error through (sum, measured)."""
+    x, y = np.asarray(sums), np.asarray(measured)
+    design = np.stack([1.0 / y, x / y], axis=1)
+    offset, slope = np.linalg.lstsq(design, np.ones_like(y), rcond=None)[0]
+    return float(offset), float(slope)
+
+
+def _to_the_end(architecture: Architecture) -> Architecture:
+    """The same network without early exits: where random weights would leave says nothing."""
+    return replace(architecture, exit_threshold=0.0)
+
+
+def _block_networks(space: SearchSpace, base: CompactBertConfig) -> Iterator[tuple[str, Network]]:
+    for hidden in space.dimensions.hidden_size:
+        config = base.with_architecture(Architecture(hidden_size=hidden, layers=()))
+        for choice in space.compression.embedding:
+            ends = Architecture(hidden_size=hidden, layers=(), embedding=choice)
+            yield f"ends/{hidden}/{choice}", _network(base, ends)
+        for block in LAYER_BLOCKS:
+            for size, choice in space.options(block):
+                for first_only in (False, True) if size else ():
+                    layer = Layer(0, 1, 1).having(block, (size, choice))
+                    chain = BlockChain(block, layer, _COPIES, first_only)
+                    yield part_name(block, hidden, size, choice, first_only), (chain, config)
+        if space.dimensions.keep_tokens:
+            # All are chosen to go on, so that each copy has as many.
+            layer = Layer(0, space.dimensions.num_attention_heads[-1], 1, keep_tokens=_ALL)
+            yield f"dropping/{hidden}", (BlockChain("attention", layer, _COPIES), config)
+
+
+def _network(base: CompactBertConfig, architecture: Architecture) -> CompactBertForSequenceClassification:
+    with torch.no_grad():
+        model = CompactBertForSequenceClassification(base.with_architecture(architecture))
+    return with_repeating_weights(model).eval()

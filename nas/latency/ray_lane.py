@@ -1,0 +1,116 @@
+"""The lane of a device that is a Ray node: an actor there holds it, so nothing else is measured meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Any, Self
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from nas.cluster import join
+from nas.device import Device
+from nas.errors import DeviceError
+from nas.latency.lanes import LocalLane, Rounds
+from nas.progress import say
+
+_MOST_LOSSES = 5
+_PATIENCE_S = 30.0
+"""After so long without an answer the person who waits is told what is waited for."""
+
+
+class _Keeper:
+    """Holds the device's local lane, in a process on its node."""
+
+    def __init__(self, device: Device) -> None:
+        self._lane = LocalLane(device.model_copy(update={"where": "here"}))
+
+    def environment(self) -> dict[str, Any]:
+        return self._lane.environment
+
+    def measure(self, group: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any]:
+        self._write(files)
+        try:
+            return self._lane.measure(self._placed(group), lambda done: None)
+        finally:
+            for name in files:
+                (self._lane.folder / name).unlink()
+
+    def peak_memory_mb(self, item: dict[str, Any], files: dict[str, bytes]) -> float | None:
+        self._write(files)
+        return self._lane.peak_memory_mb(self._placed({"networks": [item]})["networks"][0])
+
+    def _write(self, files: dict[str, bytes]) -> None:
+        for name, content in files.items():
+            (self._lane.folder / name).write_bytes(content)
+
+    def _placed(self, group: dict[str, Any]) -> dict[str, Any]:
+        items = [item | {"file": str(self._lane.folder / Path(item["file"]).name)} for item in group["networks"]]
+        return group | {"networks": items}
+
+
+class RayLane:
+    """Measures on the node that offers a resource of the device's name, and waits where there is none at the time.
+
+    A node that goes away loses the group in flight, which is measured again when one is back.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self._started = join(1)
+        self._files = TemporaryDirectory(prefix="nas-latency-")
+        self.folder = Path(self._files.name)
+        self._keeper: Any = None
+        self.environment: dict[str, Any] = self._ask("environment")
+
+    def measure(self, group: Mapping[str, Any], progress: Rounds) -> dict[str, Any]:
+        items = group["networks"]
+        found: dict[str, Any] = self._ask("measure", dict(group), _contents(items))
+        progress(group["rounds"])
+        return found
+
+    def peak_memory_mb(self, item: Mapping[str, Any]) -> float | None:
+        found: float | None = self._ask("peak_memory_mb", dict(item), _contents([item]))
+        return found
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        """Call the keeper; a lost one is replaced and asked again."""
+        for _ in range(_MOST_LOSSES):
+            if self._keeper is None:
+                actor = ray.remote(num_cpus=0, resources={self.device.name: 1})(_Keeper)
+                self._keeper = actor.remote(self.device)
+            waiting = getattr(self._keeper, method).remote(*arguments)
+            while not ray.wait([waiting], timeout=_PATIENCE_S)[0]:
+                if not ray.cluster_resources().get(self.device.name):
+                    say(f"{self.device.name}: waiting for a Ray node that offers this resource")
+            try:
+                return ray.get(waiting)
+            except RayActorError as problem:
+                if isinstance(cause := getattr(problem, "cause", None), DeviceError):
+                    raise cause from problem
+                say(f"{self.device.name}: its node or process was lost; measuring again when it is back")
+                self._keeper = None
+            except RayTaskError as problem:
+                raise DeviceError(str(problem.cause)) from problem
+        raise DeviceError(
+            f"devices.{self.device.name}: its Ray node was lost {_MOST_LOSSES} times while measuring; see its log"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._keeper is not None:
+            ray.kill(self._keeper)
+        self._files.cleanup()
+        if self._started:
+            ray.shutdown()
+
+
+def _contents(items: Any) -> dict[str, bytes]:
+    return {Path(item["file"]).name: Path(item["file"]).read_bytes() for item in items}

@@ -1,0 +1,276 @@
+"""The program that measures networks and does nothing else. It needs Python, numpy and, for ONNX files, onnxruntime.
+
+`nas.latency.worker` runs it for this machine. In an archive of `nas device bundle` this very file is `run.py`: there
+it measures what `job.json` beside it lists and leaves `result.json`. Stopped and started again, it goes on.
+
+The networks of a group are measured in turns, in an order drawn anew for every round, so that a disturbance of the
+machine meets all alike. One of them is timed before and after the rest as a reference; a group that drifted or spread
+is measured again, and marked if it stays so.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import importlib
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Run = Callable[[], Any]
+Clock = Callable[[Run], float]
+"""Runs a network once and says how many milliseconds it took."""
+Load = Callable[[Mapping[str, Any], Mapping[str, Any], Sequence[Mapping[str, np.ndarray]]], "list[Run]"]
+"""From an item of a group, a device and inputs to one function for each input."""
+
+_ROUND_SECONDS = 0.08
+_MOST_SAMPLES, _FEWEST_SAMPLES = 12, 2
+_WARM_UP_SECONDS, _WARM_UP_WINDOW, _STABLE = 1.0, 3, 0.05
+_REFERENCE_SAMPLES = 12
+_ATTEMPTS = 3
+_MOST_DRIFT, _MOST_SPREAD = 0.1, 0.15
+_MB = 1e6
+
+
+def wall_clock(run: Run) -> float:
+    """The time of one run by the monotonic clock."""
+    started = time.perf_counter()
+    run()
+    return (time.perf_counter() - started) * 1e3
+
+
+def prepare_process(device: Mapping[str, Any]) -> None:
+    """Keep to the device's cores and stop the garbage collector."""
+    if device["pin_to"]:
+        if not hasattr(os, "sched_setaffinity"):
+            raise OSError("pin_to: this operating system cannot pin a process to cores")
+        os.sched_setaffinity(0, device["pin_to"])
+    gc.collect()
+    gc.disable()
+
+
+def measure_group(
+    group: Mapping[str, Any],
+    device: Mapping[str, Any],
+    load: Load,
+    clock: Clock = wall_clock,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Measure the networks of a group, again if the machine was disturbed.
+
+    Returns `samples_ms` by name and input; `spread` by name, the interquartile range over the median; `drift` of the
+    reference, the number of `attempts`, and whether it was `noisy` all the same.
+    """
+    networks = {item["name"]: load(item, device, _inputs(item)) for item in group["networks"]}
+    pace = {name: sum(_warm_up(run, device["warm_up"], clock) for run in runs) for name, runs in networks.items()}
+    best: dict[str, Any] = {}
+    for attempt in range(1, _ATTEMPTS + 1):
+        found = _measure_once(networks, pace, group["rounds"], clock, say)
+        if not best or _disturbance(found) < _disturbance(best):
+            best = found
+        best["attempts"] = attempt
+        if not best["noisy"]:
+            break
+        say("disturbed")
+    return best
+
+
+def _measure_once(
+    networks: Mapping[str, list[Run]],
+    pace: Mapping[str, float],
+    rounds: int,
+    clock: Clock,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    rng, names = random.Random(0), sorted(networks)
+    samples: dict[str, list[list[float]]] = {name: [[] for _ in networks[name]] for name in names}
+    reference = next(iter(networks.values()))[0]
+
+    def reference_ms() -> float:
+        return float(np.median([clock(reference) for _ in range(_REFERENCE_SAMPLES)]))
+
+    before = reference_ms()
+    for done in range(rounds):
+        rng.shuffle(names)
+        for name in names:
+            count = int(min(max(_ROUND_SECONDS * 1e3 / pace[name], _FEWEST_SAMPLES), _MOST_SAMPLES))
+            for taken, run in zip(samples[name], networks[name]):  # noqa: B905 (older Pythons on targets)
+                run()
+                taken += [clock(run) for _ in range(count)]
+        say(f"round {done + 1}")
+    drift = abs(reference_ms() / before - 1.0)
+    spread = {name: float(np.median([_spread(taken) for taken in samples[name]])) for name in names}
+    noisy = drift > _MOST_DRIFT or float(np.median(list(spread.values()))) > _MOST_SPREAD
+    return {"samples_ms": samples, "spread": spread, "drift": drift, "noisy": noisy}
+
+
+def _spread(samples: list[float]) -> float:
+    low, middle, high = np.percentile(samples, [25, 50, 75])
+    return float((high - low) / middle)
+
+
+def _disturbance(found: Mapping[str, Any]) -> float:
+    return float(found["drift"] / _MOST_DRIFT + np.median(list(found["spread"].values())) / _MOST_SPREAD)
+
+
+def _warm_up(run: Run, fewest: int, clock: Clock) -> float:
+    """Run until the time is stable; returns the shortest in milliseconds."""
+    took: list[float] = []
+    while True:
+        took.append(clock(run))
+        last, earlier = took[-_WARM_UP_WINDOW:], took[-2 * _WARM_UP_WINDOW : -_WARM_UP_WINDOW]
+        stable = len(earlier) == _WARM_UP_WINDOW and min(last) >= (1.0 - _STABLE) * min(earlier)
+        if len(took) >= fewest and (stable or sum(took) > _WARM_UP_SECONDS * 1e3):
+            return min(took)
+
+
+def peak_memory_mb(item: Mapping[str, Any], device: Mapping[str, Any], load: Load) -> float | None:
+    """The most memory that this process has held once it served a network, in 10^6 bytes; None where nobody counts."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    for run in load(item, device, _inputs(item)):
+        for _ in range(device["warm_up"]):
+            run()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / _MB
+
+
+def _inputs(item: Mapping[str, Any]) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    return [{name: _value(spec, rng) for name, spec in inputs.items()} for inputs in item["inputs"]]
+
+
+def _value(spec: Mapping[str, Any], rng: np.random.Generator) -> np.ndarray:
+    if spec["kind"] == "float":
+        return rng.standard_normal(spec["shape"], dtype=np.float32)
+    if spec["kind"] == "ones":
+        return np.ones(spec["shape"], dtype=np.int64)
+    if spec["kind"] == "zeros":
+        return np.zeros(spec["shape"], dtype=np.int64)
+    return np.asarray(spec["values"], dtype=np.int64)
+
+
+def onnx_session(source: str | bytes, threads: int, processor: str = "cpu") -> Any:
+    """An ONNX Runtime session as sub-networks are served, of a file or of its bytes: all graph optimisations."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    providers = [f"{'CUDA' if processor == 'cuda' else 'CPU'}ExecutionProvider"]
+    return onnxruntime.InferenceSession(source, options, providers=providers)
+
+
+def onnx_runs(source: str | bytes, device: Mapping[str, Any], inputs: Sequence[Mapping[str, np.ndarray]]) -> list[Run]:
+    """For each of several inputs a function that runs a session on those of them that it takes."""
+    session = onnx_session(source, device["threads"], device["processor"])
+    known = {value.name for value in session.get_inputs()}
+
+    def run_on(fed: dict[str, np.ndarray]) -> Run:
+        return lambda: session.run(None, fed)
+
+    return [run_on({name: value for name, value in every.items() if name in known}) for every in inputs]
+
+
+def environment(device: Mapping[str, Any]) -> dict[str, Any]:
+    """What figures depend on: processor, its instructions, operating system, runtime and versions."""
+    flags = _cpuinfo("flags") or _cpuinfo("Features")
+    described = {
+        "processor": _cpuinfo("model name") or platform.processor() or platform.machine(),
+        "instructions": hashlib.sha256(flags.encode()).hexdigest()[:16],
+        "bf16": "bf16" in flags,
+        "vnni": "vnni" in flags,
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or "unknown",
+        "python": platform.python_version(),
+        "runtime": device["runtime"],
+        "runtime_version": importlib.import_module(device["runtime"]).__version__,
+    }
+    if device["processor"] == "cuda" and device["runtime"] == "torch":
+        import torch
+
+        described |= {"gpu": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda)}
+    text = json.dumps(described, sort_keys=True)
+    return {**described, "fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16]}
+
+
+def _cpuinfo(key: str) -> str:
+    for line in _read("/proc/cpuinfo").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == key:
+            return value.strip()
+    return ""
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+class _Archive:
+    """A folder with `job.json` and `networks.zip`, and the results so far."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.job = json.loads((folder / "job.json").read_text())
+        self.device = self.job["device"]
+        self.networks = zipfile.ZipFile(folder / "networks.zip")
+
+    def load(self, item: Mapping[str, Any], device: Mapping[str, Any], inputs: Sequence[Any]) -> list[Run]:
+        return onnx_runs(self.networks.read(item["file"]), device, inputs)
+
+    def measure(self) -> None:
+        """Measure what is not measured yet; `result.json` appears complete."""
+        partial = self.folder / "result.partial.json"
+        conditions = environment(self.device)
+        found = json.loads(partial.read_text()) if partial.exists() else {}
+        if found.get("job") != self.job["digest"] or found.get("environment") != conditions:
+            found = {"job": self.job["digest"], "environment": conditions, "groups": [], "peak_memory_mb": {}}
+        prepare_process(self.device)
+        for group in self.job["groups"][len(found["groups"]) :]:
+            print(f"group {len(found['groups']) + 1} of {len(self.job['groups'])}", flush=True)
+            found["groups"].append(measure_group(group, self.device, self.load))
+            _write(partial, found)
+        for number, item in enumerate(self.job["memory"]):
+            if item["name"] not in found["peak_memory_mb"]:
+                alone = [sys.executable, str(Path(__file__).resolve()), "--memory", str(number)]
+                answer = subprocess.run(alone, check=True, capture_output=True, text=True).stdout
+                found["peak_memory_mb"][item["name"]] = json.loads(answer)
+                _write(partial, found)
+        os.replace(partial, self.folder / "result.json")  # noqa: PTH105
+
+
+def _write(path: Path, value: Any) -> None:
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(value))
+    os.replace(draft, path)  # noqa: PTH105
+
+
+def main() -> None:
+    """Measure the job beside this file."""
+    archive = _Archive(Path(__file__).resolve().parent)
+    if sys.argv[1:2] == ["--memory"]:
+        item = archive.job["memory"][int(sys.argv[2])]
+        print(json.dumps(peak_memory_mb(item, archive.device, archive.load)))
+        return
+    archive.measure()
+    print(f"done: {archive.folder / 'result.json'}; give it to `nas device import`")
+
+
+if __name__ == "__main__":
+    main()
