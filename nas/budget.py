@@ -23,7 +23,7 @@ FIGURES = (*LATENCIES, *RATES, "peak_memory_mb", *STORED)
 
 Figures = Mapping[str, float]
 """Values by those names."""
-Limit = str | Annotated[float, Field(strict=True, allow_inf_nan=False)] | None
+Limit = str | float | None
 """A value in the figure's unit, or a share of the uncompressed teacher's on the same device, as "20%"."""
 
 
@@ -48,9 +48,11 @@ class Limits(Settings):
     params: Limit = None
     """Number of parameters."""
 
-    @field_validator(*FIGURES)
+    @field_validator(*FIGURES, mode="before")
     @classmethod
-    def _positive(cls, value: str | float | None) -> str | float | None:
+    def _positive(cls, value: Any) -> Any:
+        if not isinstance(value, str | int | float | None) or isinstance(value, bool):
+            raise ValueError(f'must be a number or a share such as "20%", but got {value!r}; correct it')
         if isinstance(value, str) and not re.fullmatch(r"\d+(\.\d+)?\s?%", value):
             raise ValueError(f'must be a number or a share such as "20%", but got {value!r}; correct it')
         if value is not None and not 0.0 < _number(value) < float("inf"):

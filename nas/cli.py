@@ -15,10 +15,14 @@ from nas import __version__
 from nas.errors import NasError
 
 if TYPE_CHECKING:
+    from nas.latency import Profile
     from nas.pipeline import Run
     from nas.study import Study
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+
+devices_app = typer.Typer(no_args_is_help=True, help="Devices off the cluster.", rich_markup_mode="markdown")
+app.add_typer(devices_app, name="device")
 
 StudyArgument = Annotated[str, typer.Argument(help="A study.toml, its folder, or the name of a shipped study.")]
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds the results of all studies.")]
@@ -27,6 +31,11 @@ SetOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 FineTuneOption = Annotated[bool, typer.Option(help="Fine-tune each export by distillation.")]
+DeviceArgument = Annotated[str, typer.Argument(help="The name of a device of the study, with where = 'elsewhere'.")]
+ExportOption = Annotated[
+    str | None, typer.Option("--export", metavar="BUDGET", help="Of the export for that budget, not of the profile.")
+]
+OutputOption = Annotated[Path | None, typer.Option("--output", help="The archive; by default named as the device.")]
 RUNS = Path("runs")
 
 
@@ -122,15 +131,7 @@ def profile(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = Non
     def work(run: Run) -> dict[str, Any]:
         from nas.pipeline import profile
 
-        return {
-            name: {
-                "teacher_p50_ms": found.teacher_p50_ms,
-                "smallest_p50_ms": found.smallest_p50_ms,
-                "noisy": found.noisy,
-                **found.error,
-            }
-            for name, found in profile(run).items()
-        }
+        return {name: _about_profile(found) for name, found in profile(run).items()}
 
     from nas.report.tables import print_profiles
 
@@ -205,6 +206,59 @@ def report(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None
     _finish(json_, result)
 
 
+@devices_app.command()
+def bundle(
+    study: StudyArgument,
+    device: DeviceArgument,
+    export_: ExportOption = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="The archive; by default named as the device.")
+    ] = None,
+    runs: RunsOption = RUNS,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Write an archive that measures a device off the cluster: `python run.py` in it, then `nas device import`."""
+
+    def work(run: Run) -> dict[str, Any]:
+        from nas.pipeline.devices import bundle_export, bundle_profile
+
+        name = f"{device}-{export_}.zip" if export_ else f"{device}.zip"
+        path = (output or Path(name)).resolve()
+        written = bundle_export(run, export_, device, path) if export_ else bundle_profile(run, device, path)
+        return {"bundle": str(written), "size_mb": written.stat().st_size / 1e6}
+
+    result = _work(study, runs, set_, work)
+    print(f"bundle: {result['bundle']} ({result['size_mb']:.1f} MB); unpack it on {device} and run: python run.py")
+    _finish(json_, result)
+
+
+@devices_app.command(name="import")
+def import_(
+    study: StudyArgument,
+    device: DeviceArgument,
+    result: Annotated[Path, typer.Argument(help="The result.json that run.py left on the device.")],
+    export_: ExportOption = None,
+    runs: RunsOption = RUNS,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Take what was measured off the cluster as the device's profile, or as an export's verification."""
+
+    def work(run: Run) -> dict[str, Any]:
+        from nas.pipeline.devices import import_profile, import_verification
+
+        if export_:
+            return {"exports": {export_: import_verification(run, export_, device, result)}, **_results(run)}
+        return {device: _about_profile(import_profile(run, device, result))}
+
+    from nas.report.tables import print_profiles, print_results
+
+    found = _work(study, runs, set_, work)
+    (print_results if export_ else print_profiles)(found)
+    _finish(json_, found)
+
+
 @app.command(name="run")
 def run_all(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None, json_: JsonOption = False) -> None:
     """Do all steps; those that are up to date are skipped."""
@@ -236,6 +290,11 @@ def _run_all(study: str, runs: Path, set_: list[str] | None, json_: bool) -> Non
     print_results(result)
     print(f"report: {result['report']}")
     _finish(json_, result)
+
+
+def _about_profile(found: Profile) -> dict[str, Any]:
+    figures = {"teacher_p50_ms": found.teacher_p50_ms, "smallest_p50_ms": found.smallest_p50_ms, "noisy": found.noisy}
+    return {**figures, **found.error}
 
 
 def _results(run: Run) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from nas.data import prepare
 from nas.device import Device
 from nas.evaluate.accuracy import Evaluator
 from nas.export.artefact import ONNX_FILE, write_artefact
-from nas.latency.exits import _at_each_depth, measure_with_exits
+from nas.latency.exits import _forced, measure_with_exits
 from nas.latency.record import LatencyRecord, latency_figures, mixture
 from nas.latency.runtimes import session_of
 from nas.model.modeling import first_sure
@@ -97,7 +97,7 @@ def test_an_evaluation_says_where_texts_leave(space, supernet_weights, tmp_path)
 
 
 def test_all_texts_leave_a_forced_network_where_they_shall(space, supernet_weights, batch):
-    for depth, forced in _at_each_depth(BertSupernet(supernet_weights).extract(_early(space))):
+    for depth, forced in _forced(BertSupernet(supernet_weights).extract(_early(space))):
         with torch.no_grad():
             assert forced(**batch).left_after.tolist() == [depth] * 5
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -21,8 +21,8 @@ from nas.evaluate.accuracy import exit_shares, forward_of
 from nas.export.artefact import ONNX_FILE, VERIFICATION_FILE, stored_file
 from nas.files import write_json
 from nas.latency import LatencyRecord
-from nas.latency.exits import measure_with_exits
-from nas.latency.measure import Network, Texts, measure_peak_memory
+from nas.latency.exits import at_each_depth, mixed
+from nas.latency.measure import Network, Texts, measure, measure_peak_memory
 from nas.latency.record import latency_figures
 from nas.latency.runtimes import placed_in_torch, runtime_of
 from nas.model import CompactBertForSequenceClassification
@@ -113,29 +113,35 @@ def verify(
 ) -> dict[str, Any]:
     """Measure an export as reloaded from disk, beside the teacher, and write `verification.json`.
 
-    The figures are those on the first device; under `other_devices` stand those on the rest. Without a reference the
-    export is itself the teacher; without a budget there is nothing to meet. `about` holds what else the file shall
-    say. A device elsewhere cannot be measured from here: its latencies are None, and so is `met` until they are there.
+    The figures are those on the first device; where there are several, `devices` holds those on each. Without a
+    reference the export is itself the teacher; without a budget there is nothing to meet. `about` holds what else the
+    file shall say. A device elsewhere cannot be measured from here: its latencies are None, and so is `met` until they
+    are there.
     """
     found = {
         device.name: _verify_on(Artefact(folder, device), reference, budget, test, metric, texts)
         for device, reference in references.items()
     }
-    first, *others = found.values()
-    verification = first | {
-        "budget": budget.model_dump(mode="json", exclude_none=True) if budget else None,
-        "met": all_met(own["met"] for own in found.values()),
-        **({"other_devices": dict(list(found.items())[1:])} if others else {}),
-        **about,
-    }
+    verification = {"budget": budget.model_dump(mode="json", exclude_none=True) if budget else None, **about}
+    verification |= on_all(found)
     write_json(folder / VERIFICATION_FILE, verification)
     return verification
 
 
-def all_met(verdicts: Iterable[bool | None]) -> bool | None:
-    """Whether a budget is met on all its devices: no as soon as one says so, None while one is not known."""
-    known = list(verdicts)
-    return False if False in known else None if None in known else True
+def on_all(found: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """What a verification says, from what it says of each device: the figures of the first, and of all if several.
+
+    A budget is met if it is on all devices; not, as soon as one says so; and None while one is not known.
+    """
+    verdicts = [own["met"] for own in found.values()]
+    met = False if False in verdicts else None if None in verdicts else True
+    return {**next(iter(found.values())), "met": met, **({"devices": dict(found)} if len(found) > 1 else {})}
+
+
+def on_each(verification: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a verification says of each device."""
+    found: dict[str, dict[str, Any]] = verification.get("devices") or {verification["device"]: dict(verification)}
+    return found
 
 
 def _verify_on(
@@ -148,7 +154,7 @@ def _verify_on(
     model = reload(artefact.folder)
     simulated = predict(forward_of(model), batches_by_length(test))
     exits = exit_shares(left, len(model.layers)) if left else ()
-    stored = {"size_mb": artefact.size_mb, "params": model.num_parameters()}
+    stored = stored_figures(artefact)
     limits = budget.on(artefact.device.name) if budget else None
     timed: dict[str, Any] = dict.fromkeys((*LATENCIES, *RATES, "teacher_p50_ms", "speed_up")) | {"met": None}
     if artefact.device.where != "elsewhere":
@@ -178,15 +184,25 @@ def timing(
     memory: bool,
 ) -> dict[str, Any]:
     """The export and the teacher, measured in turns in one process, and whether the limits are kept."""
+    device, title = artefact.device, f"Measuring {artefact.folder.name}"
+    networks = timed_networks(artefact, reference, exits)
+    records = mixed(measure(device, networks, device.repeats, title, texts), exits_of(exits))
+    peaks = measure_peak_memory(device, networks, texts) if memory else {}
+    teacher_stored = stored_figures(Artefact(reference.folder, device)) if reference else stored
+    return judged(records, peaks, limits, stored, teacher_stored)
+
+
+def timed_networks(artefact: Artefact, reference: Reference | None, exits: Sequence[float]) -> dict[str, Network]:
+    """What is measured of an export: itself, at each depth where texts leave it early, and the teacher."""
     networks = {_EXPORT: artefact.network(early=bool(exits))}
     if reference:
         networks[_TEACHER] = Artefact(reference.folder, artefact.device).network()
-    device, title = artefact.device, f"Measuring {artefact.folder.name}"
-    early = {_EXPORT: exits} if exits else {}
-    records = measure_with_exits(device, networks, early, device.repeats, title, texts)
-    peaks = measure_peak_memory(device, networks, texts) if memory else {}
-    teacher_stored = _stored(Artefact(reference.folder, device)) if reference else dict(stored)
-    return judged(records, peaks, limits, stored, teacher_stored)
+    return at_each_depth(networks, exits_of(exits))
+
+
+def exits_of(exits: Sequence[float]) -> dict[str, Sequence[float]]:
+    """The export's exits by its name, if it has some."""
+    return {_EXPORT: exits} if exits else {}
 
 
 def judged(
@@ -215,7 +231,8 @@ def _peak(peaks: Mapping[str, float], name: str) -> dict[str, float]:
     return {"peak_memory_mb": peaks[name]} if name in peaks else {}
 
 
-def _stored(artefact: Artefact) -> dict[str, float]:
+def stored_figures(artefact: Artefact) -> dict[str, float]:
+    """What the files themselves say."""
     return {"size_mb": artefact.size_mb, "params": reload(artefact.folder).num_parameters()}
 
 

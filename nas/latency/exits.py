@@ -29,21 +29,31 @@ def measure_with_exits(
     Such a model is measured once for each depth, the exits made to let all through or nobody. Its record mixes those
     measurements by the shares; under `<name>/worst` stands that of all layers.
     """
+    return mixed(measure(device, at_each_depth(networks, exits), rounds, title, texts), exits)
+
+
+def at_each_depth(networks: Mapping[str, Network], exits: Mapping[str, Sequence[float]]) -> dict[str, Network]:
+    """The networks, those that texts leave early once for each depth, as `<name>/<depth>`."""
     every: dict[str, Network] = {}
     for name, network in networks.items():
         if name in exits:
             assert isinstance(network, CompactBertForSequenceClassification)
-            every |= {f"{name}/{depth}": model for depth, model in _at_each_depth(network)}
+            every |= {f"{name}/{depth}": model for depth, model in _forced(network)}
         else:
             every[name] = network
-    records = measure(device, every, rounds, title, texts)
+    return every
+
+
+def mixed(measured: Mapping[str, LatencyRecord], exits: Mapping[str, Sequence[float]]) -> dict[str, LatencyRecord]:
+    """The records of `at_each_depth`, those of one network put together."""
+    records = dict(measured)
     for name, shares in exits.items():
         depths = [records.pop(f"{name}/{depth}") for depth in range(1, len(shares) + 1)]
         records |= {name: mixture(depths, shares), f"{name}/worst": depths[-1]}
     return records
 
 
-def _at_each_depth(
+def _forced(
     model: CompactBertForSequenceClassification,
 ) -> Iterator[tuple[int, CompactBertForSequenceClassification]]:
     """The model once for each depth, with exits that all texts take there and nowhere before."""

@@ -5,11 +5,10 @@ Networks are handed over in groups, each measured in turns, so that neither disk
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -65,7 +64,7 @@ def measure(
     are fed that length alone. `keep` is given the records of each group as soon as they are there. Raises
     `DeviceError` if the measuring process fails.
     """
-    groups = list(grouped(networks))
+    groups = grouped(networks)
     records: dict[str, LatencyRecord] = {}
     with open_lane(device) as lane, track(title, rounds * len(groups)) as progress:
         for number, group in enumerate(groups):
@@ -89,11 +88,10 @@ def _advance(progress: Tracker, group: int, rounds: int, done: int) -> None:
     progress(group * rounds + min(done, rounds))
 
 
-def grouped(networks: Mapping[str, Network]) -> Iterator[dict[str, Network]]:
+def grouped(networks: Mapping[str, Network]) -> list[dict[str, Network]]:
     """The networks in groups of at most `GROUP`."""
-    waiting = iter(networks.items())
-    while group := dict(islice(waiting, GROUP)):
-        yield group
+    names = list(networks)
+    return [{name: networks[name] for name in names[at : at + GROUP]} for at in range(0, len(names), GROUP)]
 
 
 def measure_peak_memory(device: Device, networks: Mapping[str, Network], texts: Texts) -> dict[str, float]:

@@ -16,7 +16,7 @@ from nas.evaluate import EvaluationRecipe
 from nas.export import verify, write_artefact
 from nas.export.artefact import VERIFICATION_FILE
 from nas.export.verification import Reference
-from nas.files import digest, file_digest, read_json
+from nas.files import digest, file_digest, read_json, write_json
 from nas.model import CompactBertForSequenceClassification
 from nas.pipeline.prepare import load_tokenizer, teacher_inputs
 from nas.pipeline.run import Run
@@ -35,7 +35,7 @@ def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
     """
     search_candidates(run)
     data = TaskData.load(run.data)
-    references = {device: _baselines(run, device, data) for device in devices(run)}
+    references = {device: baselines_of(run, device, data) for device in devices(run)}
     fine_tune = fine_tune and run.study.export.fine_tune
     verified, problems = {}, []
     for budget in run.study.budgets:
@@ -57,8 +57,21 @@ def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
 
 def export_inputs(run: Run, budget: Budget, fine_tune: bool) -> str:
     """What an export is made from."""
-    settings = run.study.digest("export")
-    return digest([file_digest(run.front), supernet_inputs(run), settings, budget.model_dump(mode="json"), fine_tune])
+    asked, settings = budget.model_dump(mode="json"), run.study.digest("export")
+    given = [file_digest(run.front), supernet_inputs(run), settings, asked, fine_tune]
+    return digest([*given, missed] if (missed := _missed(run, budget.name)) else given)
+
+
+def forget_export(run: Run, budget: str, architecture: dict[str, Any]) -> None:
+    """Note that an export missed its budget elsewhere: the next one is another."""
+    path = run.missed(budget)
+    write_json(path, [*_missed(run, budget), Architecture.from_json(architecture).digest])
+
+
+def _missed(run: Run, budget: str) -> list[str]:
+    """The digests of architectures that missed a budget on a device elsewhere."""
+    path = run.missed(budget)
+    return read_json(path, ExportError) if path.exists() else []
 
 
 def baselines(run: Run) -> dict[str, dict[str, Any]]:
@@ -77,7 +90,7 @@ def _in_order(budget: Budget, references: dict[Device, Reference]) -> dict[Devic
     return dict(sorted(references.items(), key=lambda item: budget.devices.index(item[0].name)))
 
 
-def _baselines(run: Run, device: Device, data: TaskData) -> Reference:
+def baselines_of(run: Run, device: Device, data: TaskData) -> Reference:
     """The teacher as it is and, where the runtime can run it, wholly in int8: verified like any export."""
     metric = run.study.task.metric
     folder, step = run.folder / "baselines" / device.name / "teacher", f"baselines-{device.name}"
@@ -109,7 +122,8 @@ def _export_best(
     measured = front(run)["budgets"][budget.name]
     supernet = load_supernet(run)
     evaluator = EvaluationRecipe(run.supernet, run.data, study.task.metric, None).load()
-    for candidate in (item for item in measured if item["met"]):
+    missed = _missed(run, budget.name)
+    for candidate in (item for item in measured if item["met"] and item["digest"] not in missed):
         model = supernet.extract(Architecture.from_json(candidate["architecture"]))
         inherited = evaluator.accuracy_of(model)
         if fine_tune:

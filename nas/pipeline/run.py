@@ -14,6 +14,7 @@
         search/front.json     the Pareto front, with measured latencies
         baselines/<device>/   the teacher and the int8 teacher, written and verified like exports
         fine-tuning/<budget>/ checkpoints of the final training, one folder a candidate
+        missed/<budget>.json  digests of what missed a budget on a device elsewhere
         exports/<budget>/     Hugging Face folder, model.onnx, architecture.json, verification.json
         report.html, front.svg
 
@@ -88,6 +89,10 @@ class Run:
     def export(self, budget: str) -> Path:
         """The export for a budget."""
         return self.folder / "exports" / budget
+
+    def missed(self, budget: str) -> Path:
+        """Architectures that were exported for a budget and missed it on a device elsewhere."""
+        return self.folder / "missed" / f"{budget}.json"
 
     def _mark(self, step: str) -> Path:
         return self.folder / "steps" / f"{step}.json"

@@ -62,7 +62,7 @@ def measured_how(contents: Contents) -> str:
     """Under which conditions the latencies of the table were taken, one sentence a device."""
     found: dict[str, str] = {}
     for record in (*contents.baselines.values(), *contents.exports.values()):
-        for own in (record, *record.get("other_devices", {}).values()):
+        for own in record.get("devices", {"": record}).values():
             if "latency" in own:  # not measured yet otherwise
                 device = own["latency"]["device"]
                 found.setdefault(device["name"], conditions(device, own["environment"]))

@@ -16,7 +16,7 @@ Record = Mapping[str, Any]
 
 def on_device(found: Record, device: str) -> Record:
     """What a measured candidate or a verification says of one of its devices."""
-    own: Record = found.get("other_devices", {}).get(device, found)
+    own: Record = found.get("devices", {}).get(device, found)
     return own
 
 

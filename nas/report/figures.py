@@ -104,7 +104,7 @@ def other_figures(found: Any) -> list[str]:
     texts = []
     for limits in asked:
         first = limits.device == asked[0].device
-        own = found if first else found["other_devices"][limits.device]
+        own = found if first else found["devices"][limits.device]
         names = [name for name in limits.given if name not in (STORED if not first else (*STORED, "p50_ms"))]
         texts += [figure(name, own.get(name)) + ("" if first else f" on {limits.device}") for name in names]
     return texts

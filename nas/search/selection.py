@@ -110,8 +110,8 @@ def _measure_budget(
                 device.name: found[device.name][name] | {"teacher_p50_ms": found[device.name][_TEACHER]["p50_ms"]}
                 for device in devices
             }
-            first = own.pop(budget.device)
-            measured.append(described | first | {"met": met} | ({"other_devices": own} if own else {}))
+            several = {"devices": own} if len(own) > 1 else {}
+            measured.append(described | own[budget.device] | {"met": met} | several)
     return measured
 
 

@@ -1,0 +1,145 @@
+"""Archives for devices off the cluster: networks as ONNX files, a job, and the program that measures them.
+
+The program needs Python, numpy and onnxruntime alone, and leaves one JSON file. What comes back is read as data and
+checked; nothing in it is ever executed.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from nas.device import Device
+from nas.errors import DeviceError
+from nas.files import Flag, Positive, Real, Settings, write_atomically
+from nas.latency import runner
+from nas.latency.measure import Network, Texts, grouped, item_of, records_of
+from nas.latency.record import LatencyRecord
+from nas.progress import track
+
+VERSION = 1
+_LARGEST_RESULT = 2**28
+_README = """Measure {count} networks for `nas` on this device.
+
+    pip install numpy onnxruntime
+    python run.py
+
+leaves result.json here; stopped and started again, it goes on. Let nothing else run meanwhile. Then, where the study
+lies:
+
+    {command}
+"""
+Milliseconds = Annotated[float, Field(gt=1e-5, lt=1e6, strict=True, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be measured on a device, under a digest that its result must carry."""
+
+    device: Device
+    digest: str
+    groups: list[tuple[dict[str, Network], int]]
+    """Networks that are measured in turns, and in how many rounds; by their names, each unique in the job."""
+    texts: Texts
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    """Networks that are fed texts of one length alone."""
+    memory: dict[str, Network] = field(default_factory=dict)
+    """Networks whose peak memory is measured."""
+
+    def write(self, path: Path, command: str) -> None:
+        """Write the archive; it appears complete. `command` is what imports the result."""
+        write_atomically(path, lambda draft: self._fill(draft, command))
+
+    def _fill(self, path: Path, command: str) -> None:
+        groups = [(part, rounds) for networks, rounds in self.groups for part in grouped(networks)]
+        count = sum(len(networks) for networks, _ in groups) + len(self.memory)
+        with tempfile.TemporaryDirectory(prefix="nas-bundle-") as folder, track("Writing networks", count) as progress:
+            inner = Path(folder) / "networks.zip"
+            with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as archive:
+                numbers = iter(range(1, count + 1))
+
+                def items(networks: Mapping[str, Network]) -> list[dict[str, Any]]:
+                    found = []
+                    for name, network in networks.items():
+                        number = next(numbers)
+                        draft = network if isinstance(network, Path) else Path(folder) / "draft.onnx"
+                        item = item_of(self.device, name, network, draft, self.texts, self.tokens)
+                        archive.write(draft, f"{number}.onnx")
+                        found.append(item | {"file": f"{number}.onnx"})
+                        progress(number)
+                    return found
+
+                job = {
+                    "version": VERSION,
+                    "digest": self.digest,
+                    "device": self.device.model_dump(mode="json"),
+                    "groups": [{"networks": items(networks), "rounds": rounds} for networks, rounds in groups],
+                    "memory": items(self.memory),
+                }
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+                archive.write(inner, "networks.zip")
+                archive.write(runner.__file__, "run.py")
+                archive.writestr("job.json", json.dumps(job))
+                archive.writestr("README.txt", _README.format(count=count, command=command))
+
+    def read(self, path: Path) -> tuple[dict[str, LatencyRecord], dict[str, float]]:
+        """The records by name and the peak memory in a result. Raises `DeviceError` where it is not one of this job."""
+        result = _Result.read(path)
+        if result.job != self.digest:
+            raise DeviceError(
+                f"{path}: was measured for another bundle ({result.job}, now {self.digest}): study, teacher or device "
+                "have changed; write the bundle again and measure it"
+            )
+        expected = {name for networks, _ in self.groups for name in networks}
+        found = {name for group in result.groups for name in group.samples_ms}
+        if found != expected or set(result.peak_memory_mb) != set(self.memory):
+            odd = sorted(expected ^ found) or sorted(set(result.peak_memory_mb) ^ set(self.memory))
+            raise DeviceError(
+                f"{path}: must hold each network of the bundle once, but {odd[0]!r} is missing or one too many; "
+                "measure again"
+            )
+        records: dict[str, LatencyRecord] = {}
+        for group in result.groups:
+            for name, every in group.samples_ms.items():
+                lengths = 1 if name in self.tokens else len(self.device.lengths)
+                if len(every) != lengths or not all(every) or name not in group.spread:
+                    raise DeviceError(f"{path}: {name!r} must have samples of {lengths} lengths; measure again")
+            when = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
+            records |= records_of(self.device, group.model_dump(), result.environment, when)
+        return records, {name: peak for name, peak in result.peak_memory_mb.items() if peak is not None}
+
+
+class _Group(Settings):
+    samples_ms: dict[str, tuple[tuple[Milliseconds, ...], ...]]
+    spread: dict[str, Real]
+    drift: Real
+    noisy: Flag
+    attempts: Positive
+
+
+class _Result(Settings):
+    job: str
+    environment: dict[str, str | int | bool | None]
+    groups: tuple[_Group, ...]
+    peak_memory_mb: dict[str, Annotated[float, Field(gt=0, lt=1e7, allow_inf_nan=False)] | None]
+
+    @classmethod
+    def read(cls, path: Path) -> _Result:
+        if not path.is_file():
+            raise DeviceError(f"{path}: no such file; give the result.json that run.py left on the device")
+        if path.stat().st_size > _LARGEST_RESULT:
+            raise DeviceError(f"{path}: is larger than any result, {_LARGEST_RESULT >> 20} MiB; give result.json")
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as problem:
+            first = problem.errors(include_url=False)[0]
+            place = ".".join(str(part) for part in first["loc"]) or "file"
+            raise DeviceError(f"{path}: {place}: {first['msg']}; give the result.json of run.py, unchanged") from None

@@ -1,0 +1,160 @@
+"""Devices off the cluster: archives that are measured there, and what comes back from them."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from nas.budget import Budget
+from nas.data import TaskData
+from nas.device import Device
+from nas.errors import DeviceError, ExportError, StudyError
+from nas.export.artefact import VERIFICATION_FILE
+from nas.export.verification import (
+    Artefact,
+    exits_of,
+    judged,
+    on_all,
+    on_each,
+    stored_figures,
+    timed_networks,
+)
+from nas.files import digest, file_digest, read_json, write_json
+from nas.latency import Profile, Recipe
+from nas.latency.bundle import VERSION, Job
+from nas.latency.exits import mixed
+from nas.latency.measure import Texts
+from nas.latency.profiling import BLOCK_ROUNDS, WHOLE_ROUNDS
+from nas.pipeline.exports import baselines_of, forget_export
+from nas.pipeline.prepare import prepare_teacher
+from nas.pipeline.run import Run
+from nas.pipeline.searches import profile_inputs, texts
+
+_MOST_ERROR = 0.5
+"""Blocks and whole networks of one device agree better than this."""
+
+
+def bundle_profile(run: Run, device: str, output: Path) -> Path:
+    """Write the archive that makes the profile of a device elsewhere."""
+    prepare_teacher(run)
+    recipe, _ = _recipe(run, device)
+    _profile_job(recipe).write(output, _command(run, device))
+    return output
+
+
+def import_profile(run: Run, device: str, result: Path) -> Profile:
+    """Make the profile of a device elsewhere from what was measured there. Raises `DeviceError` if it cannot be so."""
+    prepare_teacher(run)
+    recipe, inputs = _recipe(run, device)
+    records, peaks = _profile_job(recipe).read(result)
+    blocks = {name: record for name, record in records.items() if name not in recipe.chosen}
+    whole = {name: records[name] for name in recipe.chosen}
+    profile = recipe.profile(blocks, whole, {_plain(name): peak for name, peak in peaks.items()})
+    if profile.teacher_p50_ms < profile.smallest_p50_ms or profile.slope <= 0 or profile.error["mape"] > _MOST_ERROR:
+        raise DeviceError(
+            f"{result}: is not plausible: the sum of blocks misses whole networks by {profile.error['mape']:.0%}, the "
+            f"teacher takes {profile.teacher_p50_ms:.4g} ms and the smallest sub-network "
+            f"{profile.smallest_p50_ms:.4g} ms; measure again while nothing else runs"
+        )
+    path = run.profile(device)
+    with run.step(f"profile-{device}", inputs, path):
+        profile.save(path)
+    return profile
+
+
+def bundle_export(run: Run, budget: str, device: str, output: Path) -> Path:
+    """Write the archive that verifies the latency of an export on a device elsewhere."""
+    job, _, _ = _export_job(run, budget, device)
+    job.write(output, f"{_command(run, device)} --export {shlex.quote(budget)}")
+    return output
+
+
+def import_verification(run: Run, budget: str, device: str, result: Path) -> dict[str, Any]:
+    """Complete an export's verification by what was measured elsewhere.
+
+    A budget that is missed there is said so, and the next `nas export` takes the next best candidate.
+    """
+    job, asked, found = _export_job(run, budget, device)
+    records, peaks = job.read(result)
+    each = on_each(found)
+    own = each[device]
+    reference = baselines_of(run, job.device, TaskData.load(run.data))
+    timed = judged(
+        mixed(records, exits_of(own.get("exits", ()))),
+        {_plain(name): peak for name, peak in peaks.items()},
+        asked.on(device),
+        {name: own[name] for name in ("size_mb", "params")},
+        stored_figures(Artefact(reference.folder, job.device)),
+    )
+    found |= on_all(each | {device: own | timed})
+    write_json(run.export(budget) / VERIFICATION_FILE, found)
+    if found["met"] is False:
+        forget_export(run, budget, found["architecture"])
+    return found
+
+
+def _recipe(run: Run, device: str) -> tuple[Recipe, str]:
+    _elsewhere(run, device)
+    return next((recipe, inputs) for recipe, inputs in profile_inputs(run) if recipe.device.name == device)
+
+
+def _elsewhere(run: Run, name: str) -> Device:
+    known = {device.name: device for device in run.study.devices}
+    if name not in known:
+        raise StudyError(f"{run.study.path}: no device is named {name!r}; use {', '.join(known)}")
+    if known[name].where != "elsewhere":
+        raise StudyError(
+            f"{run.study.path}: devices.{name}: is measured from here (where = {known[name].where!r}) and needs no "
+            "bundle; set where = 'elsewhere', or run nas profile"
+        )
+    return known[name]
+
+
+def _profile_job(recipe: Recipe) -> Job:
+    blocks, whole = recipe.blocks(), recipe.whole()
+    return Job(
+        recipe.device,
+        digest([VERSION, "profile", recipe.digest]),
+        [({name: network for name, (network, _) in blocks.items()}, BLOCK_ROUNDS), (whole, WHOLE_ROUNDS)],
+        recipe.texts,
+        {name: tokens for name, (_, tokens) in blocks.items()},
+        {f"memory/{name}": whole[name] for name in recipe.weighed()},
+    )
+
+
+def _export_job(run: Run, budget: str, device: str) -> tuple[Job, Budget, dict[str, Any]]:
+    """The job, the budget, and the verification so far."""
+    _elsewhere(run, device)
+    asked = next((item for item in run.study.budgets if item.name == budget), None)
+    limits = asked.on(device) if asked else None
+    if asked is None or limits is None:
+        able = ", ".join(item.name for item in run.study.budgets if item.on(device))
+        raise StudyError(
+            f"{run.study.path}: no budget {budget!r} is on device {device}; use {able or 'another device'}"
+        )
+    recipe, _ = _recipe(run, device)
+    folder = run.export(budget)
+    found = read_json(folder / VERIFICATION_FILE, ExportError)
+    own = on_each(found)[device]
+    reference = baselines_of(run, recipe.device, TaskData.load(run.data))
+    artefact, fed = Artefact(folder, recipe.device), texts(run)
+    networks = timed_networks(artefact, reference, own.get("exits", ()))
+    files = [file_digest(path) for path in sorted(folder.glob("*.onnx")) + sorted(reference.folder.glob("*.onnx"))]
+    memory = {f"memory/{name}": network for name, network in networks.items()} if limits.peak_memory_mb else {}
+    job = Job(
+        recipe.device,
+        digest([VERSION, "verification", files, recipe.device.model_dump(mode="json")]),
+        [(networks, recipe.device.repeats)],
+        Texts(fed.ids, recipe.config.vocab_size),
+        memory=memory,
+    )
+    return job, asked, found
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("memory/")
+
+
+def _command(run: Run, device: str) -> str:
+    return f"nas device import {shlex.quote(str(run.study.path))} {device} result.json"

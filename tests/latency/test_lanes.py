@@ -1,0 +1,68 @@
+"""Lanes: the same figures from this machine and from a Ray node, whose loss is waited out."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from nas.device import Device
+from nas.errors import DeviceError
+from nas.latency import measure
+from nas.latency.lanes import open_lane
+from nas.latency.measure import conditions, measure_peak_memory
+
+NODE = {"num_cpus": 1, "resources": {"pi": 1}}
+DEVICE = Device(name="pi", where="ray", sequence_length=[4, 8])
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    monkeypatch.setenv("RAY_ADDRESS", found.address)
+    yield found
+    ray.shutdown()
+    found.shutdown()
+
+
+@pytest.mark.slow
+def test_a_device_may_be_a_node_of_a_cluster(cluster, supernet_weights):
+    cluster.add_node(**NODE)
+    records = measure(DEVICE, {"model": supernet_weights}, rounds=2, title="Testing")
+    assert len(records["model"].samples_ms) >= 8 and records["model"].device == DEVICE
+    here = Device(name="pi", sequence_length=[4, 8])
+    assert records["model"].environment == conditions(here) == conditions(DEVICE)
+    (peak,) = measure_peak_memory(DEVICE, {"model": supernet_weights}, _no_texts()).values()
+    assert 5 < peak < 2000
+
+
+@pytest.mark.slow
+def test_a_node_that_goes_away_is_waited_for(cluster, supernet_weights, monkeypatch, capsys):
+    """The lane says what it waits for; when the node is back the networks are measured again."""
+    monkeypatch.setattr("nas.latency.ray_lane._PATIENCE_S", 1.0)
+    node = cluster.add_node(**NODE)
+    with open_lane(DEVICE):
+        pass
+    cluster.remove_node(node)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(measure, DEVICE, {"model": supernet_weights}, rounds=2, title="Testing")
+        time.sleep(3.0)
+        assert not waiting.done()
+        cluster.add_node(**NODE)  # by the main thread: Ray sets signal handlers
+        records = waiting.result(timeout=120)
+    assert len(records["model"].samples_ms) >= 8
+    assert "waiting for a Ray node" in capsys.readouterr().err
+
+
+def test_a_device_elsewhere_has_no_lane():
+    with pytest.raises(DeviceError, match="nas device bundle"):
+        open_lane(Device(name="pi", where="elsewhere"))
+
+
+def _no_texts():
+    from nas.latency.measure import NO_TEXTS
+
+    return NO_TEXTS

@@ -1,0 +1,97 @@
+"""The measuring program: noise is seen and measured again, warm-up ends when it is stable, it needs little."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nas.device import Device
+from nas.latency import runner
+from nas.latency.lanes import LocalLane
+
+SETTINGS = Device(name="cpu").model_dump(mode="json")
+
+
+def _group(*names, rounds=4):
+    inputs = [{"ids": {"kind": "ids", "values": [[1, 2, 3]]}}]
+    return {"networks": [{"name": name, "inputs": inputs} for name in names], "rounds": rounds}
+
+
+def _load(item, device, inputs):
+    assert inputs[0]["ids"].tolist() == [[1, 2, 3]]
+    return [lambda: item["name"]]
+
+
+class FakeClock:
+    """Milliseconds of each run of a network, by the number of runs of the reference so far."""
+
+    def __init__(self, disturbed):
+        self.runs, self.disturbed = 0, disturbed
+
+    def __call__(self, run):
+        name = run()
+        self.runs += 1
+        base = {"reference": 2.0, "other": 5.0}[name]
+        return base * self.disturbed(self.runs)
+
+
+def test_a_quiet_machine_is_measured_once():
+    found = runner.measure_group(_group("reference", "other"), SETTINGS, _load, FakeClock(lambda run: 1.0))
+    assert found["attempts"] == 1 and not found["noisy"] and found["drift"] == 0.0
+    assert set(found["samples_ms"]["other"][0]) == {5.0} and set(found["samples_ms"]["reference"][0]) == {2.0}
+
+
+def test_a_drifting_machine_is_measured_again_and_marked():
+    clock = FakeClock(lambda run: 1.0 + run / 100)
+    found = runner.measure_group(_group("reference", "other"), SETTINGS, _load, clock)
+    assert found["attempts"] == 3 and found["noisy"] and found["drift"] > 0.1
+
+
+def test_a_disturbance_that_ends_leaves_the_quiet_attempt():
+    clock = FakeClock(lambda run: 1.0 + run / 100 if run < 150 else 1.0)
+    found = runner.measure_group(_group("reference", "other"), SETTINGS, _load, clock)
+    assert 1 < found["attempts"] <= 3 and not found["noisy"]
+    assert set(found["samples_ms"]["other"][0]) == {5.0}
+
+
+def test_samples_that_spread_are_noise_too():
+    rng = np.random.default_rng(0)
+    found = runner.measure_group(
+        _group("reference", "other"), SETTINGS, _load, FakeClock(lambda run: rng.choice([1.0, 2.0]))
+    )
+    assert found["noisy"] and found["spread"]["other"] > 0.15
+
+
+@pytest.mark.parametrize("fewest", [3, 20])
+def test_warm_up_goes_on_until_it_is_stable(fewest):
+    took = iter([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, *[1.0] * 100])
+    seen = []
+    assert runner._warm_up(lambda: None, fewest, lambda run: seen.append(next(took)) or seen[-1]) == 1.0
+    assert len(seen) == max(fewest, 12)
+
+
+def test_environment_tells_runtimes_apart():
+    here = runner.environment(SETTINGS)
+    assert here["cores"] >= 1 and here["runtime"] == "onnxruntime" and len(here["fingerprint"]) == 16
+    assert here == runner.environment(SETTINGS)
+    assert here["fingerprint"] != runner.environment(SETTINGS | {"runtime": "torch"})["fingerprint"]
+
+
+def test_the_program_needs_numpy_alone_until_it_opens_a_network():
+    """It is sent to devices that have little, so it must not import anything of ours, nor torch."""
+    script = (
+        "import runpy, sys; runpy.run_path(sys.argv[1]);"
+        "heavy = [name for name in sys.modules if name.split('.')[0] in ('nas', 'torch', 'pydantic', 'onnx')];"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", script, runner.__file__], check=True, cwd=Path(runner.__file__).parent)
+
+
+def test_a_lane_keeps_to_the_cores_of_its_device():
+    with LocalLane(Device(name="cpu", pin_to=[0])) as lane:
+        allowed = Path(f"/proc/{lane._process.pid}/status").read_text()
+    assert "Cpus_allowed_list:\t0\n" in allowed

@@ -1,0 +1,51 @@
+"""Devices: what they may be, and how they are read from a study and from files of their own."""
+
+from __future__ import annotations
+
+import pytest
+
+from nas.budget import Budget
+from nas.device import Device
+from nas.study import Study
+
+
+def test_lengths_may_come_with_how_often_they_come():
+    device = Device(name="cpu", sequence_length={"16": 3, "64": 1})
+    assert device.lengths == (16, 16, 16, 64) and device.lengths_in_words == "16 or 64 tokens"
+    assert Device(**device.model_dump(mode="json")) == device
+
+
+def test_a_device_file_serves_several_studies(tiny_study):
+    (tiny_study.parent / "phone.toml").write_text('runtime = "onnxruntime"\nthreads = 2\nsequence_length = 16\n')
+    text = tiny_study.read_text().replace('name = "cpu"', 'name = "cpu"\nfile = "phone.toml"')
+    tiny_study.write_text(text)
+    (device,) = Study.load(tiny_study).devices
+    assert device.threads == 2 and device.sequence_length == 32  # the study's own word goes first
+
+
+def test_a_budget_may_be_on_several_devices():
+    limits = [{"device": "a", "p50_ms": "20%"}, {"device": "b", "p95_ms": 4.0, "size_mb": 20.0}]
+    budget = Budget(name="both", limits=limits)
+    assert budget.devices == ("a", "b") and budget.device == "a"
+    assert budget.on("b").given == {"p95_ms": 4.0, "size_mb": 20.0} and budget.on("c") is None
+    assert Budget(**budget.model_dump(mode="json")) == budget
+    assert Budget(name="one", device="a", p50_ms=3.0).limits == (Budget(name="x", device="a", p50_ms=3.0).on("a"),)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"runtime": "openvino", "processor": "cuda"}, "openvino runs on the cpu"),
+        ({"runtime": "onnxruntime", "number_format": "bfloat16"}, "computes in float32"),
+        ({"runtime": "torch", "number_format": "float16"}, "float32 or bfloat16"),
+        ({"runtime": "onnxruntime", "compiled": True}, "torch alone compiles"),
+        ({"runtime": "torch", "where": "elsewhere"}, "a device elsewhere is measured with onnxruntime"),
+        ({"threads": 2, "pin_to": [1]}, "2 threads need as many cores"),
+        ({"pin_to": [1, 1]}, "each core may stand once"),
+        ({"sequence_length": "task", "batch_size": 8}, "come one by one"),
+        ({"sequence_length": {"16": 60, "32": 60}}, "at most 64"),
+    ],
+)
+def test_what_no_device_can_be_is_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        Device(name="cpu", **settings)
