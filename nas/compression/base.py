@@ -116,9 +116,17 @@ class MatrixCompression(Compression):
         """The same matrices, nothing rounded and nothing set to zero."""
         return self
 
+    def settled(self, matrices: Matrices) -> Matrices:
+        """The matrices as they are computed with: rounded, or with zeros set, as far as that depends on them alone."""
+        return matrices
+
     @abstractmethod
-    def linear(self, x: torch.Tensor, matrices: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
+    def apply(self, x: torch.Tensor, settled: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
         """Apply a linear layer to `x` of shape (batch, sequence, in); returns (batch, sequence, out)."""
+
+    def linear(self, x: torch.Tensor, matrices: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
+        """The same from matrices that are not settled."""
+        return self.apply(x, self.settled(matrices), bias)
 
     @abstractmethod
     def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:

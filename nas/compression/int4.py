@@ -50,10 +50,13 @@ class Int4(MatrixCompression):
     def plain(self) -> MatrixCompression:
         return NoCompression()
 
-    def linear(self, x: torch.Tensor, matrices: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
+    def settled(self, matrices: Matrices) -> Matrices:
+        return {"weight": _rounded(matrices["weight"])}
+
+    def apply(self, x: torch.Tensor, settled: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
         from torch.nn import functional
 
-        return functional.linear(x, _rounded(matrices["weight"]), bias)
+        return functional.linear(x, settled["weight"], bias)
 
     def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:
         from torch.nn import functional

@@ -48,12 +48,15 @@ class Int8(MatrixCompression):
     def plain(self) -> MatrixCompression:
         return NoCompression()
 
-    def linear(self, x: torch.Tensor, matrices: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
-        from torch.nn import functional
-
+    def settled(self, matrices: Matrices) -> Matrices:
         from nas.compression.rounding import symmetric
 
-        return functional.linear(_quantise_activations(x), symmetric(matrices["weight"], _LEVELS), bias)
+        return {"weight": symmetric(matrices["weight"], _LEVELS)}
+
+    def apply(self, x: torch.Tensor, settled: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
+        from torch.nn import functional
+
+        return functional.linear(_quantise_activations(x), settled["weight"], bias)
 
     def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:
         from torch.nn import functional

@@ -80,9 +80,12 @@ class LowRank(Stored):
         vectors: torch.Tensor = torch.linalg.eigh(moment).eigenvectors
         return vectors.flip(1)[:, : self.rank]
 
-    def linear(self, x: torch.Tensor, matrices: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
-        inner = self.stored.linear(x, {"weight": matrices["right"]}, None)
-        return self.stored.linear(inner, {"weight": matrices["left"]}, bias)
+    def settled(self, matrices: Matrices) -> Matrices:
+        return {name: self.stored.settled({"weight": matrix})["weight"] for name, matrix in matrices.items()}
+
+    def apply(self, x: torch.Tensor, settled: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
+        inner = self.stored.apply(x, {"weight": settled["right"]}, None)
+        return self.stored.apply(inner, {"weight": settled["left"]}, bias)
 
     def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:
         inner = self.stored.embed(ids, {"weight": matrices["left"]})

@@ -84,8 +84,11 @@ class Sparse(Stored):
         mask = torch.zeros_like(rows).scatter_(-1, largest, 1.0)
         return straight_through(weight, weight * mask.view_as(weight))
 
-    def linear(self, x: torch.Tensor, matrices: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
-        return self.stored.linear(x, {"weight": self._pruned(matrices["weight"])}, bias)
+    def settled(self, matrices: Matrices) -> Matrices:
+        return self.stored.settled({"weight": self._pruned(matrices["weight"])})
+
+    def apply(self, x: torch.Tensor, settled: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
+        return self.stored.apply(x, settled, bias)
 
     def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:
         raise NotImplementedError("embeddings are not among its blocks")

@@ -17,7 +17,10 @@ from datasets import Dataset
 
 from nas.architecture import Architecture
 from nas.data import Batch, TaskData, batches_by_length, score
+from nas.evaluate.racing import Race
+from nas.evaluate.shared import SharedStates
 from nas.model import CompactBertForSequenceClassification
+from nas.model.modeling import BlockLinear
 from nas.supernet import BertSupernet
 
 
@@ -32,6 +35,8 @@ class CandidateResult:
     seconds: float
     exits: tuple[float, ...] = ()
     """The shares of texts that leave after the first layer, the second and so on; none for a network without exits."""
+    complete: bool = True
+    """Whether all examples were evaluated; otherwise it had lost its race, and the accuracy is an estimate."""
 
     def to_json(self) -> dict[str, Any]:
         """The JSON form."""
@@ -73,19 +78,72 @@ def forward_of(
 
 
 class Evaluator:
-    """Evaluates architectures of one supernet on one split."""
+    """Evaluates architectures of one supernet on one split.
 
-    def __init__(self, supernet: BertSupernet, split: Dataset, metric: str) -> None:
+    `shared` and `raced` can be switched off, to see what they bring.
+    """
+
+    def __init__(
+        self, supernet: BertSupernet, split: Dataset, metric: str, shared: bool = True, raced: bool = True
+    ) -> None:
         self.supernet = supernet
         self.metric = metric
         self.batches = list(batches_by_length(split))
         self.labels = np.asarray(split["labels"])
+        self.states = SharedStates() if shared else None
+        # Batches hold texts of one length; whoever is stopped early shall have seen all kinds.
+        self._order = np.random.default_rng(0).permutation(len(self.batches)).tolist()
+        self._race = Race(len(self.labels)) if raced and metric == "accuracy" else None
 
-    def evaluate(self, architecture: Architecture) -> CandidateResult:
-        """The architecture's metric with the weights that it inherits."""
+    @torch.inference_mode()
+    def evaluate(self, architecture: Architecture, rival: float = 0.0) -> CandidateResult:
+        """The architecture's metric with the weights that it inherits.
+
+        One that cannot reach the accuracy `rival` is stopped as soon as that is sure.
+        """
         started = time.monotonic()
-        accuracy, exits = self.measure(self.supernet.extract(architecture))
-        return CandidateResult(architecture, accuracy, len(self.labels), round(time.monotonic() - started, 4), exits)
+        model = self.supernet.extract(architecture, copied=False)
+        for module in model.modules():
+            if isinstance(module, BlockLinear):
+                module.settle()
+        if architecture.exit_threshold:
+            accuracy, exits, rows = *self.measure(model), self.labels
+        else:
+            logits, rows = self._logits(model, architecture, rival)
+            accuracy, exits = self._score(logits, rows), ()
+        seconds = round(time.monotonic() - started, 4)
+        return CandidateResult(architecture, accuracy, len(rows), seconds, exits, len(rows) == len(self.labels))
+
+    def _logits(
+        self, model: CompactBertForSequenceClassification, architecture: Architecture, rival: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Logits (examples, num_labels) and the rows that they are of: all, or those until the race was lost."""
+        states = self.states or SharedStates(limit_bytes=0)
+        states.begin(architecture)
+        found, rows = list[np.ndarray](), list[np.ndarray]()
+        for number in self._order:
+            batch = self.batches[number]
+            logits = model.classify(states.run(model, number, batch)).numpy()
+            found.append(logits)
+            rows.append(batch.rows)
+            if self._race and rival and self._lost(np.concatenate(found), np.concatenate(rows), rival):
+                break
+        seen, logits = np.concatenate(rows), np.concatenate(found)
+        if self._race and len(seen) == len(self.labels):
+            right = np.zeros(len(seen), dtype=bool)
+            right[seen] = logits.argmax(axis=1) == self.labels[seen]
+            self._race.add(right)
+        return logits, seen
+
+    def _lost(self, logits: np.ndarray, rows: np.ndarray, rival: float) -> bool:
+        assert self._race
+        return self._race.is_lost(rows, logits.argmax(axis=1) == self.labels[rows], rival)
+
+    def _score(self, logits: np.ndarray, rows: np.ndarray) -> float:
+        """The metric, estimated where rows are missing."""
+        if self._race and len(rows) < len(self.labels):
+            return self._race.estimate(rows, logits.argmax(axis=1) == self.labels[rows])[0]
+        return score(self.metric, logits, self.labels[rows])
 
     def measure(self, model: CompactBertForSequenceClassification) -> tuple[float, tuple[float, ...]]:
         """The metric of a model with weights of its own, and the shares of texts that leave after each layer."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -51,17 +54,21 @@ class LocalLane:
 
     def _start(self) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "nas.latency.worker"]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        process = subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload]
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
         self._send(self.device.model_dump(mode="json"), process)
-        return process  # type: ignore[no-any-return]
+        return process
 
     def _send(self, value: Any, process: subprocess.Popen[str]) -> None:
-        try:
+        with suppress(BrokenPipeError):  # the answer that does not come says why
             process.stdin.write(json.dumps(value) + "\n")  # type: ignore[union-attr]
             process.stdin.flush()  # type: ignore[union-attr]
-        except BrokenPipeError:
-            pass  # the answer that does not come says why
 
     def measure(self, group: Mapping[str, Any], progress: Rounds) -> dict[str, Any]:
         self._send(group, self._process)
@@ -94,8 +101,11 @@ class LocalLane:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.kill()
-        self._process.communicate()
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)  # with what libraries have started there
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            pipe.close()  # type: ignore[union-attr]
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

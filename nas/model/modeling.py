@@ -34,12 +34,17 @@ class Compressed(nn.Module):
         super().__init__()
         self.rows, self.columns = rows, columns
         self.compression = matrix_compression(choice)
+        self._settled: Mapping[str, torch.Tensor] | None = None
         add_matrices(self, self.compression.matrices(rows, columns))
 
     @property
     def matrices(self) -> dict[str, torch.Tensor]:
         """What stands for the one matrix, by name."""
         return {name: getattr(self, name) for name in self.compression.matrices(self.rows, self.columns)}
+
+    def settle(self) -> None:
+        """Round the matrices once for all passes to come: for a model whose weights no longer change."""
+        self._settled = self.compression.settled(self.matrices)
 
 
 class BlockLinear(Compressed):
@@ -50,7 +55,8 @@ class BlockLinear(Compressed):
         self.bias = nn.Parameter(torch.zeros(out_features))
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return self.compression.linear(input, self.matrices, self.bias)
+        settled = self.compression.settled(self.matrices) if self._settled is None else self._settled
+        return self.compression.apply(input, settled, self.bias)
 
 
 class BlockEmbedding(Compressed):
@@ -293,6 +299,18 @@ class CompactBertModel(nn.Module):
         self.first_token_from = first_token_from(config.architecture.resolved)
         self.pooler = Pooler(config)
 
+    def embedded(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None = None) -> torch.Tensor:
+        """What the first layer reads, (batch, tokens, hidden_size)."""
+        hidden: torch.Tensor = self.embeddings(input_ids, token_type_ids)
+        return hidden if self.embeddings_project is None else self.embeddings_project(hidden)
+
+    def after(self, number: int, hidden: torch.Tensor) -> torch.Tensor:
+        """What a layer makes of texts of one length, without padding; of the first token alone where nothing else
+        is read.
+        """
+        hidden_after, chosen = self.encoder.layer[number](hidden, None, number >= self.first_token_from)
+        return hidden_after if chosen is None else at_places(hidden_after, chosen)
+
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -306,9 +324,7 @@ class CompactBertModel(nn.Module):
         last layer with attention on there is the first token alone, since nothing else is read, unless `every_token`
         asks for the rest.
         """
-        hidden = self.embeddings(input_ids, token_type_ids)
-        if self.embeddings_project is not None:
-            hidden = self.embeddings_project(hidden)
+        hidden = self.embedded(input_ids, token_type_ids)
         mask = None
         if attention_mask is not None:
             blocked = torch.finfo(hidden.dtype).min
@@ -359,6 +375,11 @@ class CompactBertForSequenceClassification(PreTrainedModel):
         """The layers, in order."""
         return cast(list[CompactBertLayer], list(self.bert.encoder.layer))
 
+    def classify(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits (batch, num_labels) from what the last layer makes of the first token."""
+        logits: torch.Tensor = self.classifier(self.dropout(self.bert.pooler(hidden)))
+        return logits
+
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -376,7 +397,7 @@ class CompactBertForSequenceClassification(PreTrainedModel):
         With `labels` of shape (batch,) the loss is cross-entropy, or the mean squared error for one label.
         """
         states, places = self.bert(input_ids, attention_mask, token_type_ids, every_token)
-        logits = self.classifier(self.dropout(self.bert.pooler(states[-1])))
+        logits = self.classify(states[-1])
         every, left_after = (logits,), None
         if self.config.exit_threshold:
             early = zip(self.layers[:-1], states[1:-1], strict=True)

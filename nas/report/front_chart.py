@@ -99,7 +99,7 @@ class _FrontChart:
         """The candidates that were measured whole, by digest."""
         found = self.front["budgets"]
         return {
-            item["digest"]: on_device(item, self.device)
+            item["digest"]: {**item, **on_device(item, self.device)}
             for budget in self.budgets
             for item in found.get(budget.name, ())
         }

@@ -101,6 +101,16 @@ class Costs:
             found |= profile.predict(architecture, exits)
         return {name: found[name] for name in names}
 
+    def limited(self, architecture: Architecture, exits: Sequence[float] = ()) -> tuple[float, ...]:
+        """All that an architecture costs by prediction in any respect that some budget limits; less is better."""
+        asked = {(limits.device, name) for budget in self.budgets for limits in budget.limits for name in limits.given}
+        asked |= {(device, "p50_ms") for device in self.profiles}
+        found = {
+            device: self.figures(architecture, device, exits, [name for at, name in asked if at == device])
+            for device in self.profiles
+        }
+        return tuple(-found[at][name] if name in RATES else found[at][name] for at, name in sorted(asked))
+
     def _stored(self, config: CompactBertConfig) -> dict[str, float]:
         return {"size_mb": stored_mb(config), "params": count_parameters(config)}
 

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections import deque
 from types import TracebackType
 from typing import Protocol, Self
 
 from nas.architecture import Architecture
 from nas.evaluate import CandidateResult, EvaluationRecipe
+from nas.evaluate.shared import Key, most_alike, prefix_keys
 from nas.study import Search
+
+Waiting = tuple[int, Architecture, float]
+"""Ticket, candidate, and the accuracy to beat."""
+AHEAD = 8
+"""Candidates that wait for a worker, so that one can be chosen which shares much with its last."""
+
+
+def take_most_alike(waiting: list[Waiting], last: list[Key]) -> Waiting:
+    """Take the candidate out of those that wait which shares most with what a worker evaluated last."""
+    return waiting.pop(most_alike([architecture for _, architecture, _ in waiting], last))
 
 
 class Executor(Protocol):
-    """Evaluates up to `workers` candidates at a time."""
+    """Evaluates candidates, those that share layers with the last one first."""
 
-    workers: int
+    capacity: int
+    """So many may be handed over before a result is asked for."""
 
-    def submit(self, ticket: int, architecture: Architecture) -> None:
-        """Hand over a candidate under a number of the caller's."""
+    def submit(self, ticket: int, architecture: Architecture, rival: float) -> None:
+        """Hand over a candidate under a number of the caller's, with the accuracy that it has to beat."""
 
     def next_result(self) -> tuple[int, CandidateResult]:
         """Wait for any submitted candidate: its ticket and its result."""
@@ -32,18 +43,20 @@ class Executor(Protocol):
 class InlineExecutor:
     """Evaluates in this process, when the result is asked for: a breakpoint works."""
 
-    workers = 1
+    capacity = AHEAD
 
     def __init__(self, recipe: EvaluationRecipe) -> None:
         self._evaluator = recipe.load()
-        self._waiting: deque[tuple[int, Architecture]] = deque()
+        self._waiting: list[Waiting] = []
+        self._last: list[Key] = []
 
-    def submit(self, ticket: int, architecture: Architecture) -> None:
-        self._waiting.append((ticket, architecture))
+    def submit(self, ticket: int, architecture: Architecture, rival: float) -> None:
+        self._waiting.append((ticket, architecture, rival))
 
     def next_result(self) -> tuple[int, CandidateResult]:
-        ticket, architecture = self._waiting.popleft()
-        return ticket, self._evaluator.evaluate(architecture)
+        ticket, architecture, rival = take_most_alike(self._waiting, self._last)
+        self._last = prefix_keys(architecture)
+        return ticket, self._evaluator.evaluate(architecture, rival)
 
     def __enter__(self) -> Self:
         return self

@@ -28,7 +28,7 @@ def pareto_front(
 def ranking(
     results: Sequence[CandidateResult], costs: Costs, budget: Budget, tolerance: float
 ) -> list[CandidateResult]:
-    """The candidates for a budget, most accurate first.
+    """The candidates for a budget that were evaluated wholly, most accurate first.
 
     Predictions err, so a predicted excess of up to `tolerance` is let through: measurement decides.
     """
@@ -36,5 +36,5 @@ def ranking(
     def excess(result: CandidateResult) -> float:
         return costs.excess(result.architecture, budget, result.exits)
 
-    able = [result for result in results if excess(result) <= tolerance]
+    able = [result for result in results if result.complete and excess(result) <= tolerance]
     return sorted(able, key=lambda result: (-result.accuracy, excess(result)))

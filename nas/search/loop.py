@@ -35,12 +35,12 @@ def search(trials: Trials, evaluations: int, make_executor: Callable[[], Executo
             in_flight: dict[int, Proposal] = {}
             best = 0.0
             while done < evaluations:
-                while len(in_flight) < executor.workers and done + len(in_flight) < evaluations:
+                while len(in_flight) < executor.capacity and done + len(in_flight) < evaluations:
                     proposal = _next_proposal(trials)
                     if proposal is None:
                         break
                     in_flight[proposal.number] = proposal
-                    executor.submit(proposal.number, proposal.architecture)
+                    executor.submit(proposal.number, proposal.architecture, trials.rival(proposal.architecture))
                 if not in_flight:
                     say(f"{_ASKS_PER_EVALUATION} proposals in a row were repeated or over every budget: ending early")
                     break

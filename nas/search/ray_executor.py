@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,6 +14,8 @@ from nas.architecture import Architecture
 from nas.cluster import join
 from nas.errors import SearchError
 from nas.evaluate import CandidateResult, EvaluationRecipe
+from nas.evaluate.shared import Key, prefix_keys
+from nas.search.executors import AHEAD, Waiting, take_most_alike
 
 _MOST_LOSSES = 3
 """A candidate that takes its actor down this often is not tried again."""
@@ -25,8 +27,16 @@ class _Worker:
     def __init__(self, recipe: EvaluationRecipe) -> None:
         self._evaluator = recipe.load()
 
-    def evaluate(self, architecture: Architecture) -> CandidateResult:
-        return self._evaluator.evaluate(architecture)
+    def evaluate(self, architecture: Architecture, rival: float) -> CandidateResult:
+        return self._evaluator.evaluate(architecture, rival)
+
+
+@dataclass
+class _Lane:
+    """An actor, and what it evaluated last."""
+
+    actor: Any
+    last: list[Key] = field(default_factory=list)
 
 
 class RayExecutor:
@@ -36,47 +46,57 @@ class RayExecutor:
     """
 
     def __init__(self, recipe: EvaluationRecipe, workers: int) -> None:
-        self.workers = workers
+        self.capacity = workers - 1 + AHEAD
         cores = os.cpu_count() or 1
         self._recipe = replace(recipe, threads=max(1, cores // workers))
         self._started = join(workers)
-        self._idle = [self._new_actor() for _ in range(workers)]
-        self._running: dict[Any, tuple[int, Architecture, Any]] = {}
+        self._idle = [_Lane(self._new_actor()) for _ in range(workers)]
+        self._waiting: list[Waiting] = []
+        self._running: dict[Any, tuple[Waiting, _Lane]] = {}
         self._losses: dict[int, int] = {}
 
     def _new_actor(self) -> Any:
         return ray.remote(num_cpus=1)(_Worker).remote(self._recipe)
 
-    def submit(self, ticket: int, architecture: Architecture) -> None:
-        actor = self._idle.pop()
-        self._running[actor.evaluate.remote(architecture)] = (ticket, architecture, actor)
+    def submit(self, ticket: int, architecture: Architecture, rival: float) -> None:
+        self._waiting.append((ticket, architecture, rival))
+
+    def _start_waiting(self) -> None:
+        """Give each idle worker what shares most with its last candidate."""
+        while self._idle and self._waiting:
+            lane = self._idle.pop(0)
+            candidate = take_most_alike(self._waiting, lane.last)
+            lane.last = prefix_keys(candidate[1])
+            self._running[lane.actor.evaluate.remote(*candidate[1:])] = candidate, lane
 
     def next_result(self) -> tuple[int, CandidateResult]:
         while True:
+            self._start_waiting()
             (done,), _ = ray.wait(list(self._running), num_returns=1)
-            ticket, architecture, actor = self._running.pop(done)
+            candidate, lane = self._running.pop(done)
             try:
                 result: CandidateResult = ray.get(done)
             except RayActorError:
-                self._replace_actor(ticket, architecture)
+                self._count_loss(candidate)
+                self._idle.append(_Lane(self._new_actor()))
+                self._waiting.insert(0, candidate)
                 continue
             except RayTaskError as problem:
                 raise SearchError(
-                    f"candidate {architecture.digest} failed on its worker: {problem.cause!r}; "
+                    f"candidate {candidate[1].digest} failed on its worker: {problem.cause!r}; "
                     "set search.executor = 'inline' to see it in this process"
                 ) from problem
-            self._idle.append(actor)
-            return ticket, result
+            self._idle.append(lane)
+            return candidate[0], result
 
-    def _replace_actor(self, ticket: int, architecture: Architecture) -> None:
+    def _count_loss(self, candidate: Waiting) -> None:
+        ticket, architecture, _ = candidate
         self._losses[ticket] = self._losses.get(ticket, 0) + 1
         if self._losses[ticket] >= _MOST_LOSSES:
             raise SearchError(
                 f"candidate {architecture.digest} lost its worker {_MOST_LOSSES} times; "
                 "give the workers more memory, or fewer search.workers"
             )
-        self._idle.append(self._new_actor())
-        self.submit(ticket, architecture)
 
     def __enter__(self) -> Self:
         return self
@@ -84,7 +104,7 @@ class RayExecutor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for actor in [*self._idle, *(actor for _, _, actor in self._running.values())]:
-            ray.kill(actor)
+        for lane in [*self._idle, *(lane for _, lane in self._running.values())]:
+            ray.kill(lane.actor)
         if self._started:
             ray.shutdown()

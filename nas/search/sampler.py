@@ -59,7 +59,10 @@ class Trials:
             name: IntDistribution(0, size - 1) for name, size in self.encoding.sizes().items()
         }
         self._study = _open(journal, inputs, len(costs.profiles))
-        self._known = {result.architecture: result for result in self.results()}
+        self._known: dict[Architecture, CandidateResult] = {}
+        self._evaluated: list[tuple[CandidateResult, tuple[float, ...]]] = []
+        for result in self.results():
+            self._learn(result)
         self._in_flight: dict[int, optuna.Trial] = {}
         self._study.sampler = self._sampler(settings)
         self._recover()
@@ -105,7 +108,7 @@ class Trials:
             if _RESULT in trial.user_attrs:
                 result = CandidateResult.from_json(trial.user_attrs[_RESULT])
                 self._study.tell(trial.number, self._values(result))
-                self._known[result.architecture] = result
+                self._learn(result)
                 continue
             self._study.tell(trial.number, state=TrialState.FAIL)
             if trial.params.keys() == self._distributions.keys():
@@ -139,7 +142,22 @@ class Trials:
         if result.exits:
             self._constrain(trial, result.architecture, result.exits)
         self._study.tell(trial, self._values(result))
+        self._learn(result)
+
+    def rival(self, architecture: Architecture) -> float:
+        """The best accuracy so far of what costs no more in any respect; below it no budget is served better."""
+        own = self.costs.limited(architecture)
+        able = (
+            result.accuracy
+            for result, cost in self._evaluated
+            if all(known <= limit for known, limit in zip(cost, own, strict=True))
+        )
+        return max(able, default=0.0)
+
+    def _learn(self, result: CandidateResult) -> None:
         self._known[result.architecture] = result
+        if result.complete:
+            self._evaluated.append((result, self.costs.limited(result.architecture, result.exits)))
 
     def _constrain(self, trial: optuna.Trial, architecture: Architecture, exits: Sequence[float]) -> None:
         """Say by how much the nearest budget is missed, once a trial: for early exits when it is known who leaves."""

@@ -33,10 +33,11 @@ def measure_front(
     reports = {result.architecture: _describe(result, costs) for result in state.results}
     names = sorted(costs.profiles)
     front = pareto_front(
-        state.results, lambda result: tuple(reports[result.architecture]["predicted_ms"][name] for name in names)
+        [result for result in state.results if result.complete],
+        lambda result: tuple(reports[result.architecture]["predicted_ms"][name] for name in names),
     )
     budgets = {
-        budget.name: _measure_budget(extract, teacher, state.results, costs, study, budget, texts)
+        budget.name: measure_budget(extract, teacher, state.results, costs, budget, study.export.candidates, texts)
         for budget in study.budgets
     }
     return {
@@ -62,30 +63,30 @@ def _describe(result: CandidateResult, costs: Costs) -> dict[str, Any]:
             name: round(value, 4) for name, value in costs.predict_ms(result.architecture, result.exits).items()
         },
         **({"exits": list(result.exits)} if result.exits else {}),
+        **({} if result.complete else {"stopped_after": result.examples}),
         "size_mb": round(stored_mb(config), 3),
         "params": count_parameters(config),
     }
 
 
-def _measure_budget(
+def measure_budget(
     extract: Extract,
     teacher: Architecture,
     results: Sequence[CandidateResult],
     costs: Costs,
-    study: Study,
     budget: Budget,
+    count: int,
     texts: Texts,
 ) -> list[dict[str, Any]]:
-    """The most accurate candidates of a budget, measured; further ones are taken until enough meet it.
+    """The `count` most accurate candidates of a budget, measured; further ones are taken until enough meet it.
 
     More than one is enough, so that one can give way should it miss the budget when it is verified. On a device
     elsewhere nothing can be measured from here: predictions stand in, and the export will be verified there.
     """
-    devices = [device for device in study.devices if device.name in budget.devices]
+    devices = [costs.profiles[name].device for name in budget.devices]
     tolerance = min(costs.profiles[device.name].error["mape"] for device in devices)
     waiting = ranking(results, costs, budget, tolerance)
     measured: list[dict[str, Any]] = []
-    count = study.export.candidates
     while waiting and sum(item["met"] for item in measured) < min(count, _ENOUGH):
         chosen, waiting = waiting[:count], waiting[count:]
         models = {result.architecture.digest: extract(result.architecture) for result in chosen}

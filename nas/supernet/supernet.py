@@ -115,12 +115,12 @@ class BertSupernet:
         }
         return functional_call(self.skeleton(architecture), self.slices(architecture), (), inputs)
 
-    def extract(self, architecture: Architecture) -> CompactBertForSequenceClassification:
-        """The sub-network as a model with weights of its own, in evaluation mode."""
+    def extract(self, architecture: Architecture, copied: bool = True) -> CompactBertForSequenceClassification:
+        """The sub-network as a model in evaluation mode, with weights of its own unless they need not be `copied`."""
         with torch.device("meta"):
             model = CompactBertForSequenceClassification(self.weights.config.with_architecture(architecture))
         with torch.no_grad():
-            state = {name: view.clone() for name, view in self.slices(architecture).items()}
+            state = {name: view.clone() if copied else view for name, view in self.slices(architecture).items()}
         model.load_state_dict(state, assign=True)
         return model.eval()
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ import torch
 import transformers
 
 from nas.errors import NasError
+from nas.model import CompactBertConfig
 from nas.pipeline import Run
+from nas.space import SearchSpace
 from nas.study import Study
 
 SST2 = Path(__file__).parents[2] / "studies" / "sst2-minilm-onnxruntime"
@@ -33,20 +37,48 @@ def parser(about: str | None) -> argparse.ArgumentParser:
 
 
 def main(arguments: argparse.Namespace, measure: Callable[[Run], dict[str, Any]]) -> None:
-    """Measure on the run that the arguments name, alone; a user's mistake is one line and exit code 2."""
+    """Measure on the run that the arguments name; see `alone`."""
+
+    def on_the_run(_: argparse.Namespace) -> dict[str, Any]:
+        if arguments.threads:
+            torch.set_num_threads(arguments.threads)
+        variables = dict(item.partition("=")[::2] for item in arguments.variables)
+        run = Run.of(Study.load(arguments.study, variables), arguments.runs)
+        with run.locked():
+            return measure(run)
+
+    alone(arguments, on_the_run)
+
+
+def alone(arguments: argparse.Namespace, measure: Callable[[argparse.Namespace], dict[str, Any]]) -> None:
+    """Measure and print; a user's mistake is one line and exit code 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     datasets.disable_progress_bars()
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
     try:
-        variables = dict(item.partition("=")[::2] for item in arguments.variables)
-        run = Run.of(Study.load(arguments.study, variables), arguments.runs)
-        with run.locked():
-            result = measure(run)
+        result = measure(arguments)
     except NasError as problem:
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(problem.exit_code)
     if arguments.json:
         print(json.dumps(result))
+
+
+def config_of(space: SearchSpace) -> CompactBertConfig:
+    """The configuration of a teacher of a space's sizes, for measurements that no weights matter to."""
+    config = CompactBertConfig(attention_head_size=space.teacher.head_size, num_labels=2)
+    return config.with_architecture(space.largest())
+
+
+@contextmanager
+def busy_core() -> Iterator[None]:
+    """Another process computes all the while."""
+    code = "import numpy; a = numpy.ones((512, 512), dtype='f')\nwhile True: a @ a"
+    one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | one)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()

@@ -14,16 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import common
+from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
 from nas.budget import Budget
 from nas.errors import ExportError, InfeasibleBudgetError, StudyError
 from nas.export.artefact import VERIFICATION_FILE
-from nas.files import read_json, write_json
+from nas.files import read_json, write_json, write_text
 from nas.pipeline import Run, export, profile
 from nas.pipeline.prepare import prepare_teacher
 from nas.pipeline.supernets import teacher_config
+from nas.report.style import CHOICES, standalone_style
+from nas.report.svg import Scale, drawing, element, frame, path, text, tooltip
 from nas.search.costs import Costs
 from nas.space import SearchSpace
 from nas.study import Study
@@ -36,12 +39,13 @@ def measure(run: Run, only: list[str]) -> dict[str, Any]:
     folder = run.study.path.parent
     spaces = sorted((folder / "spaces").glob("*.toml"))
     prepare_teacher(run)
-    for path in spaces:
-        if not only or path.stem in only:
-            records = _records(run, path)
-            _keep(folder / "results.json", path.stem, records)
+    for space in spaces:
+        if not only or space.stem in only:
+            _keep(folder / "results.json", space.stem, _records(run, space))
     records = read_json(folder / "results.json", StudyError)
     _show(records)
+    by_size = any(limits.size_mb for budget in run.study.budgets for limits in budget.limits)
+    write_text(folder / "families.svg", _picture(records, by_size) + "\n")
     return {"records": records}
 
 
@@ -78,7 +82,7 @@ def _records(run: Run, path: Path) -> list[dict[str, Any]]:
 
 
 def _record(verified: dict[str, Any]) -> dict[str, Any]:
-    kept = ("search_accuracy", "p50_ms", "teacher_p50_ms", "size_mb", "description", "met")
+    kept = ("search_accuracy", "p50_ms", "expected_ms", "teacher_p50_ms", "size_mb", "description", "met")
     return {"reached": True, "test_accuracy": verified["accuracy"]} | {key: verified[key] for key in kept}
 
 
@@ -118,22 +122,56 @@ def _keep(path: Path, space: str, records: list[dict[str, Any]]) -> None:
 
 
 def _show(records: list[dict[str, Any]]) -> None:
+    """As a table in Markdown, for the study's README."""
     budgets = list(dict.fromkeys(record["budget"] for record in records))
-    table = Table(title="accuracy on the search set / on the test set, and share of the teacher's latency")
+    table = Table(box=MARKDOWN)
     for column in ("space", "lengths", *budgets):
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
     for space in dict.fromkeys(record["space"] for record in records):
         own = {record["budget"]: record for record in records if record["space"] == space}
         lengths = str(next(iter(own.values()))["sequence_length"])
         table.add_row(space, lengths, *(_cell(own[budget]) if budget in own else "" for budget in budgets))
-    Console().print(table)
+    Console(width=200).print(table)
 
 
 def _cell(record: dict[str, Any]) -> str:
     if not record["reached"]:
         return "not reached"
-    share = record["p50_ms"] / record["teacher_p50_ms"]
-    return f"{100 * record['search_accuracy']:.1f} / {100 * record['test_accuracy']:.1f} at {100 * share:.1f} %"
+    accuracy = f"{100 * record['search_accuracy']:.1f} / {100 * record['test_accuracy']:.1f}"
+    return f"{accuracy} at {100 * _share(record):.1f} %, {record['size_mb']:.1f} MB"
+
+
+def _share(record: dict[str, Any]) -> float:
+    """Of the teacher's latency: the mean where texts leave early, else the median."""
+    own: float = record["expected_ms" if record["space"] == "exits" else "p50_ms"]
+    return own / record["teacher_p50_ms"]
+
+
+def _picture(records: list[dict[str, Any]], by_size: bool) -> str:
+    """Accuracy on the search set over what the budgets limit, a colour for each space."""
+    reached = [record for record in records if record["reached"]]
+    spaces = list(dict.fromkeys(record["space"] for record in reached))
+
+    def cost(record: dict[str, Any]) -> float:
+        return float(record["size_mb"]) if by_size else 100 * _share(record)
+
+    x = Scale.around([cost(record) for record in reached], 66.0, 560.0, logarithmic=True)
+    y = Scale.around([100 * record["search_accuracy"] for record in reached], 376.0, 40.0)
+    content = frame(x, y, "MB" if by_size else "% of the teacher's latency", "accuracy on the search set")
+    for number, space in enumerate(spaces):
+        points = sorted(
+            (cost(record), 100 * record["search_accuracy"]) for record in reached if record["space"] == space
+        )
+        style = f"choice-{number % CHOICES}"
+        places = [(x(at), y(accuracy)) for at, accuracy in dict.fromkeys(points)]
+        content += path(places, "equal") if len(places) > 1 else ""
+        content += "".join(
+            element("circle", tooltip(space), cx=at, cy=height, r=6, class_=style) for at, height in places
+        )
+        content += element("circle", cx=590.0, cy=60.0 + 22 * number, r=6, class_=style)
+        content += text(604.0, 64.0 + 22 * number, space, "label")
+    ground = element("rect", x=0.5, y=0.5, width=719, height=439, rx=10, class_="ground")
+    return drawing(720, 440, "families", "picture", standalone_style() + ground + element("g", content, class_="chart"))
 
 
 def _arguments() -> argparse.Namespace:

@@ -37,8 +37,11 @@ class Half(MatrixCompression):
     def _rounded(self, weight):
         return weight + (weight.half().float() - weight).detach()
 
-    def linear(self, x, matrices, bias):
-        return torch.nn.functional.linear(x, self._rounded(matrices["weight"]), bias)
+    def settled(self, matrices):
+        return {"weight": self._rounded(matrices["weight"])}
+
+    def apply(self, x, settled, bias):
+        return torch.nn.functional.linear(x, settled["weight"], bias)
 
     def embed(self, ids, matrices):
         return self._rounded(torch.nn.functional.embedding(ids, matrices["weight"]))

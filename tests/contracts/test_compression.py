@@ -12,6 +12,7 @@ from nas.compression import BLOCKS, REGISTRY, MatrixCompression, compression
 from nas.compression.int4 import Int4
 from nas.compression.int8 import Int8
 from nas.graph import GraphBuilder
+from nas.latency.runtimes import RUNTIMES
 
 SPECS = (
     "none",
@@ -61,7 +62,7 @@ def _arrays(matrices):
 @ALL
 def test_says_what_it_is_for(choice):
     assert choice.blocks and choice.blocks <= set(BLOCKS)
-    assert choice.runtimes and choice.runtimes <= {"torch", "onnxruntime"}
+    assert choice.runtimes and choice.runtimes <= RUNTIMES.keys()
     assert choice.faster_on <= choice.runtimes
     assert compression(choice.spec) == choice and choice.name in choice.names <= REGISTRY.keys()
 
@@ -82,6 +83,15 @@ def test_linear_is_served_as_simulated_and_stored_as_counted(choice):
     )
     np.testing.assert_allclose(served, choice.linear(x, matrices, bias).numpy(), atol=2e-5)
     assert choice.linear_bytes(20, 12) <= stored <= choice.linear_bytes(20, 12) + HELPERS
+
+
+@LINEAR
+def test_what_is_settled_stays_so(choice):
+    """An evaluation rounds once and computes with that many times."""
+    x, matrices = torch.randn(2, 3, 12), _random(choice.matrices(8, 12))
+    settled = choice.settled(matrices)
+    assert settled.keys() == matrices.keys()
+    assert torch.equal(choice.apply(x, settled, None), choice.linear(x, matrices, None))
 
 
 @LINEAR

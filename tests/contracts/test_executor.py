@@ -32,11 +32,11 @@ def test_results_are_those_of_an_evaluator(recipe, name):
     expected = {ticket: recipe.load().evaluate(SPACE.sample(rng)) for ticket in range(6)}
     found, waiting = {}, list(expected)
     with executor_for(SETTINGS[name], recipe) as executor:
-        assert executor.workers == SETTINGS[name].workers
+        assert executor.capacity >= SETTINGS[name].workers
         while len(found) < len(expected):
-            while waiting and len(expected) - len(waiting) - len(found) < executor.workers:
+            while waiting and len(expected) - len(waiting) - len(found) < executor.capacity:
                 ticket = waiting.pop(0)
-                executor.submit(ticket, expected[ticket].architecture)
+                executor.submit(ticket, expected[ticket].architecture, 0.0)
             ticket, result = executor.next_result()
             assert ticket not in found
             found[ticket] = result
@@ -49,11 +49,11 @@ def test_results_are_those_of_an_evaluator(recipe, name):
 @pytest.mark.slow
 def test_a_candidate_whose_ray_worker_is_killed_is_evaluated_again(recipe):
     with executor_for(SETTINGS["ray"], recipe) as executor:
-        executor.submit(7, SPACE.largest())
+        executor.submit(7, SPACE.largest(), 0.0)
         executor.next_result()
         workers = _ray_workers()
         assert len(workers) == 2
-        executor.submit(8, SPACE.smallest())
+        executor.submit(8, SPACE.smallest(), 0.0)
         for worker in workers:
             os.kill(worker, signal.SIGKILL)
         ticket, result = executor.next_result()

@@ -1,0 +1,117 @@
+"""Are budgets kept, and used? Random limits on several devices; what is exported is measured again in a new process.
+
+For each limit the architectures that use most of it by prediction are taken, measured as `nas search` measures the
+best of a budget, and the first that meets it is written to ONNX. Accuracy plays no part, so weights are random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import common
+from rich.console import Console
+from rich.table import Table
+
+from nas.architecture import Architecture
+from nas.budget import Budget
+from nas.device import Device
+from nas.evaluate import CandidateResult
+from nas.latency import Profile, Recipe, build_profile, measure
+from nas.latency.measure import NO_TEXTS, Texts
+from nas.latency.runtimes import runtime_of
+from nas.model import CompactBertForSequenceClassification
+from nas.search.costs import Costs
+from nas.search.selection import measure_budget
+from nas.space import SearchSpace
+from nas.supernet import BertSupernet
+
+DEVICES = (
+    Device(name="1-thread-128-tokens"),
+    Device(name="2-threads-batch-8-32-tokens", threads=2, batch_size=8, sequence_length=32),
+    Device(name="1-thread-16-or-40-tokens", sequence_length={16: 2, 40: 1}),
+)
+_SAMPLES, _ENOUGH = 4000, 24
+_USED = 0.85
+
+
+def measure_all(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Keep `pairs` random budgets; returns how many were met and how much of them was used."""
+    space, rng = SearchSpace.load(arguments.space), random.Random(arguments.seed)
+    config = common.config_of(space)
+    supernet = BertSupernet(CompactBertForSequenceClassification(config).eval())
+    profiles = {device.name: build_profile(Recipe(device, space, config, arguments.seed), "") for device in DEVICES}
+    found = []
+    for number in range(arguments.pairs):
+        profile = profiles[rng.choice(DEVICES).name]
+        limit = _limit(profile, rng)
+        budget = Budget(name=f"{number}", device=profile.device.name, p50_ms=limit)
+        costs = Costs(config, profiles, (budget,))
+        results = _nearest(space, costs, budget, rng)
+        measured = measure_budget(supernet.extract, space.largest(), results, costs, budget, 4, NO_TEXTS)
+        chosen = next((item for item in measured if item["met"]), None)
+        record = {"device": profile.device.name, "limit_ms": limit, "met_when_chosen": chosen is not None}
+        if chosen:
+            again, noise = _exported(supernet, profile.device, Architecture.from_json(chosen["architecture"]))
+            record |= {"p50_ms": again, "noise": noise, "used": again / limit, "met": again <= limit * (1.0 + noise)}
+        found.append(record)
+        _show(record)
+    met = [record for record in found if record.get("met")]
+    return {
+        "pairs": len(found),
+        "met": len(met),
+        "within_without_noise": sum(record["p50_ms"] <= record["limit_ms"] for record in met),
+        "used_at_least_85_percent": sum(record["used"] >= _USED for record in met),
+        "least_used": min((record["used"] for record in met), default=0.0),
+        "profiles": {name: profile.error for name, profile in profiles.items()},
+        "records": found,
+    }
+
+
+def _limit(profile: Profile, rng: random.Random) -> float:
+    """A limit between twice the smallest network and nine tenths of the teacher, logarithmically uniform."""
+    low, high = math.log(2.0 * profile.smallest_p50_ms), math.log(0.9 * profile.teacher_p50_ms)
+    return math.exp(rng.uniform(low, high))
+
+
+def _nearest(space: SearchSpace, costs: Costs, budget: Budget, rng: random.Random) -> list[CandidateResult]:
+    """Architectures that use most of a budget without exceeding it; the more, the better they rank."""
+    drawn = {space.sample(rng, size=rng.random()) for _ in range(_SAMPLES)}
+    used = {architecture: 1.0 + costs.cautious_excess(architecture, budget) for architecture in drawn}
+    best = sorted((item for item in used.items() if item[1] <= 1.0), key=lambda item: -item[1])[:_ENOUGH]
+    return [CandidateResult(architecture, share, 0, 0.0) for architecture, share in best]
+
+
+def _exported(supernet: BertSupernet, device: Device, architecture: Architecture) -> tuple[float, float]:
+    """Median latency of the written file in a process of its own, and the noise of that measurement."""
+    model = supernet.extract(architecture)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        runtime_of(device).write_model(model, path)
+        texts = Texts(vocab_size=model.config.vocab_size)
+        record = measure(device, {"export": path}, device.repeats, "Measuring the export again", texts)["export"]
+    return record.p50_ms, record.spread
+
+
+def _show(record: dict[str, Any]) -> None:
+    table = Table.grid(padding=(0, 2))
+    said = f"{record['p50_ms']:.3f} ms, {record['used']:.0%} used" if "p50_ms" in record else "no candidate met it"
+    table.add_row(record["device"], f"limit {record['limit_ms']:.3f} ms", said)
+    Console().print(table)
+
+
+def _arguments() -> argparse.Namespace:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--space", default="minilm-l6", help="a shipped search space, or the path of one")
+    made.add_argument("--pairs", type=int, default=20, help="budgets to keep")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    return made.parse_args()
+
+
+if __name__ == "__main__":
+    common.alone(_arguments(), measure_all)

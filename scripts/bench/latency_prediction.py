@@ -1,0 +1,72 @@
+"""How far predictions of latency are off: a profile for each runtime, with its error on 24 whole sub-networks.
+
+None of these was used in the fit. A device is one thread, batch 1, 128 tokens. With `--busy` another process keeps
+one more core working all the while.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import common
+from rich.console import Console
+from rich.table import Table
+
+from nas.device import Device
+from nas.latency import Recipe, build_profile
+from nas.latency.runtimes import check_runtime
+from nas.space import SearchSpace
+
+CASES: dict[str, dict[str, Any]] = {
+    "onnxruntime": {"runtime": "onnxruntime"},
+    "onnxruntime, int8 mixtures": {"runtime": "onnxruntime"},
+    "torch": {"runtime": "torch"},
+    "openvino": {"runtime": "openvino"},
+}
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Build the profiles and print their errors; returns them by case."""
+    whole, found = SearchSpace.load(arguments.space), dict[str, Any]()
+    for case, settings in CASES.items():
+        if arguments.only and case not in arguments.only:
+            continue
+        space = whole if "int8" in case else whole.excluding(("int8",))
+        device = Device(name=case.split(",")[0], sequence_length=arguments.tokens, **settings)
+        check_runtime(device)
+        started = time.monotonic()
+        with common.busy_core() if arguments.busy else nullcontext():
+            profile = build_profile(Recipe(device, space, common.config_of(space), arguments.seed), "")
+        found[case] = profile.error | {"seconds": round(time.monotonic() - started), "noisy": profile.noisy}
+        if arguments.keep:
+            profile.save(arguments.keep / f"{case.replace(', ', '-').replace(' ', '-')}.json")
+    table = Table(
+        title="predicted against measured, held-out sub-networks" + (", a core busy" if arguments.busy else "")
+    )
+    for column in ("", "mean error", "worst", "Kendall tau", "networks", "seconds"):
+        table.add_column(column, justify="left" if not column else "right")
+    for case, own in found.items():
+        figures = (f"{own['mape']:.1%}", f"{own['worst']:.1%}", f"{own['kendall_tau']:.3f}")
+        table.add_row(case, *figures, str(own["networks"]), str(own["seconds"]))
+    Console().print(table)
+    return found
+
+
+def _arguments() -> argparse.Namespace:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--space", default="minilm-l6", help="a shipped search space, or the path of one")
+    made.add_argument("--only", action="append", choices=list(CASES), help="just that case; may be repeated")
+    made.add_argument("--tokens", type=int, default=128)
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--busy", action="store_true", help="load one more core meanwhile")
+    made.add_argument("--keep", type=Path, help="a folder for the profiles")
+    made.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    return made.parse_args()
+
+
+if __name__ == "__main__":
+    common.alone(_arguments(), measure)

@@ -1,0 +1,143 @@
+"""What makes evaluations cheap changes nothing in what they find: shared layers, and races that are lost early."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from searching import write_search
+from tiny import mixed_space
+
+from nas.architecture import Architecture, Layer
+from nas.data import TaskData
+from nas.evaluate import EvaluationRecipe
+from nas.evaluate.accuracy import Evaluator
+from nas.evaluate.racing import Race
+from nas.evaluate.shared import SharedStates, most_alike, prefix_keys, shared_depth
+from nas.space import SearchSpace
+from nas.supernet import BertSupernet
+
+SPACE = SearchSpace.load("tiny")
+
+
+@pytest.fixture
+def parts(tmp_path):
+    folder = write_search(tmp_path)
+    return BertSupernet.load(folder / "supernet"), TaskData.load(folder / "data").search
+
+
+def _relatives(count, rng):
+    """Architectures that share first layers with others, in an order that profits and one that does not."""
+    found = [SPACE.largest()]
+    while len(found) < count:
+        found.append(SPACE.mutate(rng.choice(found), rng, rate=0.2))
+    return found
+
+
+@pytest.mark.parametrize("limit_bytes", [2**30, 60_000, 0])
+@torch.inference_mode()
+def test_shared_states_change_no_result(parts, limit_bytes):
+    """Also where there is memory for some of them only."""
+    supernet, split = parts
+    alone = Evaluator(supernet, split, "accuracy", shared=False, raced=False)
+    shared = Evaluator(supernet, split, "accuracy", raced=False)
+    shared.states = SharedStates(limit_bytes)
+    for architecture in _relatives(12, random.Random(0)):
+        shared_logits, rows = shared._logits(supernet.extract(architecture), architecture, 0.0)
+        logits, same_rows = alone._logits(supernet.extract(architecture), architecture, 0.0)
+        assert np.array_equal(rows, same_rows)
+        np.testing.assert_allclose(shared_logits, logits, atol=1e-6)
+        assert shared.evaluate(architecture).accuracy == alone.measure(supernet.extract(architecture))[0]
+
+
+def test_a_relative_computes_only_what_it_does_not_share(parts, monkeypatch):
+    supernet, split = parts
+    evaluator = Evaluator(supernet, split, "accuracy", raced=False)
+    largest = SPACE.largest()
+    *first, last = largest.layers
+    relative = replace(largest, layers=(*first, replace(last, intermediate_size=8)))
+    evaluator.evaluate(largest)
+    seen = []
+    run = type(supernet.weights.bert).after
+    monkeypatch.setattr(
+        type(supernet.weights.bert),
+        "after",
+        lambda self, number, hidden: seen.append(number) or run(self, number, hidden),
+    )
+    evaluator.evaluate(relative)
+    assert set(seen) == {2} and len(seen) == len(evaluator.batches)
+
+
+def test_keys_are_equal_just_where_states_are(parts):
+    """Every change in a mixed space shows in the keys from its layer on."""
+    space, rng = mixed_space(), random.Random(0)
+    for _ in range(200):
+        one = space.sample(rng)
+        other = space.mutate(one, rng, rate=0.1)
+        depth = shared_depth(prefix_keys(one), prefix_keys(other))
+        ends = one.hidden_size, one.embedding
+        assert (depth == 0) == (ends != (other.hidden_size, other.embedding))
+        if depth:
+            assert one.layers[: depth - 1] == other.layers[: depth - 1]
+
+
+def test_a_layer_read_by_the_first_token_alone_is_another_one():
+    layers = tuple(Layer(source, 4, 64) for source in range(3))
+    short, long = Architecture(32, layers[:2]), Architecture(32, layers)
+    assert shared_depth(prefix_keys(short), prefix_keys(long)) == 2  # embeddings and the first layer
+
+
+def test_the_one_that_shares_most_goes_first():
+    largest, smallest = SPACE.largest(), SPACE.smallest()
+    last = prefix_keys(largest)
+    assert most_alike([smallest, largest, largest], last) == 1
+    assert most_alike([smallest, largest], []) == 0
+
+
+def test_a_race_is_lost_by_those_who_cannot_win_and_hardly_ever_by_others():
+    """Like the others but for some examples that they get wrong: worse ones are stopped, equal ones are not."""
+    rng, examples = np.random.default_rng(0), 4000
+    easy = rng.random(examples) < 0.85
+    race = Race(examples)
+
+    def candidate(flipped):
+        return easy ^ (rng.random(examples) < flipped)
+
+    for _ in range(10):
+        race.add(candidate(0.02))
+
+    def looked_at(right, rival):
+        for seen in range(200, examples, 200):
+            if race.is_lost(np.arange(seen), right[:seen], rival):
+                return seen
+        return examples
+
+    rival = float(np.mean(candidate(0.02)))
+    worse = [looked_at(candidate(0.12), rival) for _ in range(20)]
+    assert np.mean(worse) < 0.4 * examples
+    winners = [right for right in (candidate(0.02) for _ in range(200)) if right.mean() >= rival]
+    assert len(winners) > 50 and sum(looked_at(right, rival) < examples for right in winners) <= 1
+
+
+def test_estimates_of_those_that_were_stopped_are_near():
+    rng, examples = np.random.default_rng(0), 2000
+    easy, race = rng.random(examples) < 0.8, Race(examples)
+    for _ in range(5):
+        race.add(easy ^ (rng.random(examples) < 0.05))
+    right = easy ^ (rng.random(examples) < 0.2)
+    estimate, error = race.estimate(np.arange(500), right[:500])
+    assert abs(estimate - right.mean()) < 3 * error < 0.1
+
+
+def test_a_stopped_candidate_is_recorded_as_such(tmp_path):
+    folder = write_search(tmp_path)
+    recipe = EvaluationRecipe(folder / "supernet", folder / "data", "accuracy", None, threads=1)
+    evaluator = recipe.load()
+    whole = evaluator.evaluate(SPACE.largest())
+    assert whole.complete and whole.examples == len(evaluator.labels)
+    stopped = evaluator.evaluate(SPACE.smallest(), rival=1.5)
+    assert not stopped.complete and 0 < stopped.examples < whole.examples
+    assert evaluator.evaluate(SPACE.smallest()).complete

@@ -1,0 +1,116 @@
+"""A study with several devices, one of them off the cluster, from the first bundle to the last verdict."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from tiny import TINY_STUDY, write_tiny_study
+
+from nas.errors import DeviceError, StudyError
+from nas.pipeline import Run, export
+from nas.pipeline.devices import bundle_export, bundle_profile, import_profile, import_verification
+from nas.study import Study
+
+pytestmark = pytest.mark.slow
+
+# The tiny study on three devices; one network must keep limits on two of them at once.
+DEVICES = """
+[[devices]]
+name = "batches"
+threads = 2
+batch_size = 8
+sequence_length = { 8 = 3, 16 = 1 }
+
+[[devices]]
+name = "pi"
+where = "elsewhere"
+sequence_length = 16
+"""
+BUDGETS = """
+[[budgets]]
+name = "both"
+limits = [
+    { device = "cpu", p50_ms = "80%", p95_ms = "300%" },
+    { device = "batches", throughput_per_s = "110%", peak_memory_mb = 4000 },
+]
+
+[[budgets]]
+name = "away"
+limits = [{ device = "pi", p50_ms = "80%" }, { device = "cpu", size_mb = "90%" }]
+
+"""
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    path = write_tiny_study(tmp_path_factory.mktemp("elsewhere") / "tiny")
+    first, last = TINY_STUDY.index("[[budgets]]"), TINY_STUDY.index("[supernet]")
+    path.write_text(TINY_STUDY[:first] + DEVICES + BUDGETS + TINY_STUDY[last:])
+    return path
+
+
+def _measure(archive, folder):
+    """What the person at the device does."""
+    folder.mkdir()
+    with zipfile.ZipFile(archive) as bundle:
+        bundle.extractall(folder)
+    subprocess.run([sys.executable, "run.py"], cwd=folder, check=True, capture_output=True)
+    return folder / "result.json"
+
+
+def test_from_the_first_bundle_to_the_last_verdict(study, nas, tmp_path):
+    runs = study.parent.parent / "runs"
+    run = Run.of(Study.load(study), runs)
+    with pytest.raises(DeviceError, match="nas device bundle"):
+        export(run)
+
+    with pytest.raises(StudyError, match="needs no bundle"):
+        bundle_profile(run, "cpu", tmp_path / "cpu.zip")
+    code, output, error = nas(
+        "device", "bundle", str(study), "pi", "--output", str(tmp_path / "pi.zip"), "--runs", str(runs), "--json"
+    )
+    assert code == 0, error
+    assert json.loads(output.splitlines()[-1])["bundle"] == str(tmp_path / "pi.zip")
+    result = _measure(tmp_path / "pi.zip", tmp_path / "pi")
+    broken = tmp_path / "broken.json"
+    broken.write_text(result.read_text().replace('"job": "', '"job": "x'))
+    with pytest.raises(DeviceError, match="another bundle"):
+        import_profile(run, "pi", broken)
+    code, output, error = nas("device", "import", str(study), "pi", str(result), "--runs", str(runs), "--json")
+    assert code == 0, error
+    assert json.loads(output.splitlines()[-1])["pi"]["networks"] == 24
+
+    verified = export(run)
+    both = verified["both"]
+    assert both["met"] is True and set(both["devices"]) == {"cpu", "batches"}
+    assert both["p50_ms"] <= 0.8 * both["teacher_p50_ms"] and both["device"] == "cpu"
+    batches = both["devices"]["batches"]
+    assert batches["met"] is True and 5 < batches["peak_memory_mb"] < 4000
+    assert batches["throughput_per_s"] == pytest.approx(8000 / batches["expected_ms"])
+
+    away = verified["away"]
+    assert away["met"] is None and away["p50_ms"] is None and away["devices"]["cpu"]["met"] is True
+    bundle_export(run, "away", "pi", tmp_path / "export.zip")
+    result = _measure(tmp_path / "export.zip", tmp_path / "export")
+    found = import_verification(run, "away", "pi", result)
+    assert found["met"] is (found["p50_ms"] <= 0.8 * found["teacher_p50_ms"])
+    assert found["speed_up"] == pytest.approx(found["teacher_p50_ms"] / found["p50_ms"])
+
+    # A device that says no: the next export is of another network.
+    slow = json.loads(result.read_text())
+    for taken in slow["groups"][0]["samples_ms"]["export"]:
+        taken[:] = [1000.0 * sample for sample in taken]
+    result.write_text(json.dumps(slow))
+    first = found["architecture"]
+    assert import_verification(run, "away", "pi", result)["met"] is False
+    again = export(run)["away"]
+    assert again["architecture"] != first and again["met"] is None
+
+    code, _, error = nas("report", str(study), "--runs", str(runs))
+    assert code == 0, error
+    page = (runs / "tiny" / "report.html").read_text()
+    assert "not measured yet" in page and "throughput" in page
