@@ -341,7 +341,8 @@ class SearchSpace(Settings):
         """A random architecture, every dimension drawn uniformly and independently.
 
         With `size` from 0 (smallest) to 1 (largest) the sizes gather there: the place of each among its values is
-        binomial. For a uniform `size` every dimension alone is uniform again.
+        binomial. For a uniform `size` every dimension alone is uniform again. A block that is left out, or borrows its
+        weights, has the smallest size of all.
         """
 
         def draw(values: Sequence[T]) -> T:
@@ -350,10 +351,9 @@ class SearchSpace(Settings):
             return values[sum(rng.random() < size for _ in range(len(values) - 1))]
 
         def option(block: Block, sizes: Sequence[int]) -> tuple[int, str]:
-            drawn = draw(sizes)
             without = [choice for number, choice in self.options(block) if not number]
-            choice = rng.choice([*self._choices_at(block, drawn), *without])
-            return (0 if choice in without else drawn), choice
+            drawn = draw([0, *sizes] if without else sizes)
+            return drawn, rng.choice(self._choices_at(block, drawn) if drawn else without)
 
         dimensions = self.dimensions
         drawn = Architecture(

@@ -217,7 +217,7 @@ def test_infeasible_budget_stops_before_the_supernet_is_trained(tiny_study, tmp_
     result = _nas("run", tiny_study, "--runs", tmp_path / "runs")
     assert result.returncode == 2 and "Traceback" not in result.stderr
     last = result.stderr.splitlines()[-1]
-    assert last.startswith("error: budgets.small: p50_ms must be at least") and "raise it" in last
+    assert last.startswith("error: budgets.small: p50_ms on cpu must be at least") and "raise it" in last
     assert not (tmp_path / "runs" / "tiny" / "supernet").exists()
 
 

@@ -138,7 +138,7 @@ class Costs:
                             f"budgets.{budget.name}: {name} on {limits.device} must be {_bound(name, abs(found))}, "
                             "what the cheapest sub-network takes (teacher p50: "
                             f"{profile.teacher_p50_ms:.4g} ms), but the limit is {limit:.4g}; "
-                            "change it, or use a smaller search space"
+                            f"{'lower' if name in RATES else 'raise'} it, or use a smaller search space"
                         )
 
     def _at_best(self, name: str, device: str, architecture: Architecture) -> float:
