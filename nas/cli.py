@@ -211,9 +211,7 @@ def bundle(
     study: StudyArgument,
     device: DeviceArgument,
     export_: ExportOption = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", help="The archive; by default named as the device.")
-    ] = None,
+    output: OutputOption = None,
     runs: RunsOption = RUNS,
     set_: SetOption = None,
     json_: JsonOption = False,

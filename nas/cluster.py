@@ -7,6 +7,22 @@ import os
 
 import ray
 
+from nas.errors import DeviceError
+
+
+def attach(device: str) -> None:
+    """Connect this process to the cluster that a device belongs to. Raises `DeviceError` if there is none."""
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS", "auto")
+    try:
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    except ConnectionError:
+        raise DeviceError(
+            f"devices.{device}: is a node of a Ray cluster, but none is found at {address!r}; start one with "
+            "`ray start --head`, or set RAY_ADDRESS"
+        ) from None
+
 
 def join(workers: int) -> bool:
     """Connect this process to Ray; returns whether a local cluster was started, which the caller shuts down.

@@ -28,12 +28,50 @@ def test_a_wrong_call_is_one_line():
     assert len(found.stderr.strip().splitlines()) == 1
 
 
+@pytest.fixture
+def finished_study(tiny_study):
+    command = [sys.executable, "-m", "nas.cli", "search", str(tiny_study), "--runs", str(tiny_study.parent / "runs")]
+    subprocess.run(command, check=True, capture_output=True)
+    return tiny_study
+
+
 @pytest.mark.slow
 def test_supernet_step(tiny_study):
     found = _bench("supernet_step", tiny_study, "--steps", "4", "--rounds", "1")
     assert found["lean_ratio"] == pytest.approx(found["supernet_s"] / found["lean_s"], rel=1e-2)
     assert found["step_ratio"] == pytest.approx(found["supernet_s"] / found["plain_s"], rel=1e-2)
     assert 0 < found["matmul_fraction"] < 1
+
+
+@pytest.mark.slow
+def test_choices(tiny_study):
+    found = _bench("choices", tiny_study)["choices"]
+    assert found["attention int8"]["block_ms"] > 0 and found["embedding int8"]["block_ms"] is None
+    assert found["feed_forward int8"]["size_mb"] < found["feed_forward none"]["size_mb"]
+
+
+@pytest.mark.slow
+def test_candidates_per_second(finished_study):
+    found = _bench("candidates_per_second", finished_study, "--candidates", "12")
+    assert found["ratio"] == pytest.approx(found["all"] / found["naive"], rel=1e-2)
+    assert set(found["rates"]) == {"naive", "rounded once", "shared layers", "racing", "all"}
+
+
+@pytest.mark.slow
+def test_latency_prediction_and_budgets():
+    """On the tiny space; they need no study."""
+    for name, options in (
+        ("latency_prediction", ("--only", "onnxruntime", "--tokens", "16")),
+        ("budgets", ("--pairs", "2")),
+    ):
+        command = [sys.executable, str(BENCH / f"{name}.py"), "--space", "tiny", "--json", *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout.splitlines()[-1])
+        if name == "budgets":
+            assert found["pairs"] == len(found["records"]) == 2
+        else:
+            assert found["onnxruntime"]["networks"] == 24
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from nas.evaluate.accuracy import Evaluator
 from nas.export.artefact import ONNX_FILE, write_artefact
 from nas.latency.exits import _forced, measure_with_exits
 from nas.latency.record import LatencyRecord, latency_figures, mixture
-from nas.latency.runtimes import session_of
+from nas.latency.runner import onnx_session
 from nas.model.modeling import first_sure
 from nas.model.stock import from_stock
 from nas.space import SearchSpace, shipped_spaces
@@ -55,7 +55,7 @@ def test_a_served_network_leaves_where_the_model_does(space, supernet_weights, b
             for layer in model.layers[:-1]:
                 layer.exit.weight.mul_(2.0)  # some are sure early, some are not
         write_artefact(model, make_tokenizer(), tmp_path / "export")
-        session = session_of(tmp_path / "export" / ONNX_FILE, 1)
+        session = onnx_session(str(tmp_path / "export" / ONNX_FILE), 1)
         for start in range(0, 5, size):
             part = {name: value[start : start + size] for name, value in batch.items()}
             with torch.no_grad():

@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification
 
 from nas.architecture import Architecture, compress_all
 from nas.export.artefact import ONNX_FILE, write_artefact
-from nas.latency.runtimes import session_of
+from nas.latency.runner import onnx_session
 from nas.model import CompactBertForSequenceClassification
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet, SupernetWeights
@@ -34,7 +34,9 @@ def space() -> SearchSpace:
 
 
 def _onnx_logits(folder, batch):
-    return session_of(folder / ONNX_FILE, 1).run(["logits"], {name: value.numpy() for name, value in batch.items()})[0]
+    return onnx_session(str(folder / ONNX_FILE), 1).run(
+        ["logits"], {name: value.numpy() for name, value in batch.items()}
+    )[0]
 
 
 @KINDS
@@ -102,7 +104,7 @@ def test_int8_predictions_agree_with_their_simulation(space, supernet_weights, t
         folder = tmp_path / str(number)
         extracted = supernet.extract(architecture)
         write_artefact(extracted, make_tokenizer(), folder)
-        session = session_of(folder / ONNX_FILE, 1)
+        session = onnx_session(str(folder / ONNX_FILE), 1)
         for _ in range(60):
             ids = torch.randint(4, 90, (1, 12), generator=generator)
             ones, zeros = torch.ones_like(ids), torch.zeros_like(ids)

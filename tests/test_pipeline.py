@@ -22,7 +22,7 @@ from nas.data import TaskData
 from nas.device import Device
 from nas.errors import ExportError, NasError
 from nas.export.verification import Artefact
-from nas.latency.runtimes import session_of
+from nas.latency.runner import onnx_session
 from nas.pipeline import Run, exports, searches
 from nas.study import Study
 
@@ -110,7 +110,9 @@ def test_pairs_and_a_regression_of_a_roberta(tmp_path):
     for folder, difference in ((run / "baselines" / "cpu" / "teacher", 1e-4), (run / "exports" / "only", 0.05)):
         model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        served = session_of(folder / "model.onnx", 1).run(None, dict(tokenizer("w1 w2", "w7", return_tensors="np")))[0]
+        served = onnx_session(folder / "model.onnx", 1).run(None, dict(tokenizer("w1 w2", "w7", return_tensors="np")))[
+            0
+        ]
         with torch.no_grad():
             logits = model(**tokenizer("w1 w2", "w7", return_tensors="pt")).logits
         np.testing.assert_allclose(served, logits, atol=difference)

@@ -8,6 +8,8 @@ import numpy as np
 
 CONFIDENCE = 3.0
 """So many standard errors above its estimate a candidate may yet end."""
+_UNSEEN = 4.0
+"""So many differences more are reckoned with than were seen: none so far does not mean that there are none."""
 _FEWEST = 0.1
 """The share of examples that is looked at in any case."""
 
@@ -36,7 +38,8 @@ class Race:
         usual = self._right / self._candidates
         difference = right - usual[rows]
         left = 1.0 - len(rows) / examples
-        error = float(difference.std(ddof=1)) / math.sqrt(len(rows)) * math.sqrt(left)
+        variance = (float(difference.var()) * len(rows) + _UNSEEN) / len(rows)
+        error = math.sqrt(variance / len(rows) * left)
         return float(usual.mean() + difference.mean()), error
 
     def is_lost(self, rows: np.ndarray, right: np.ndarray, rival: float) -> bool:

@@ -15,6 +15,8 @@ from nas.model.stock import fits_stock, to_stock
 ONNX_FILE = "model.onnx"
 ARCHITECTURE_FILE = "architecture.json"
 VERIFICATION_FILE = "verification.json"
+SAMPLES_FILE = "samples.json"
+"""All latencies that the verification was made from, by device."""
 
 
 def write_artefact(

@@ -16,13 +16,14 @@ from transformers import AutoModelForSequenceClassification
 from nas.budget import LATENCIES, RATES, Budget, Limits
 from nas.data import Batch, batches_by_length, score
 from nas.device import Device
+from nas.errors import DeviceError
 from nas.evaluate import predict
 from nas.evaluate.accuracy import exit_shares, forward_of
-from nas.export.artefact import ONNX_FILE, VERIFICATION_FILE, stored_file
-from nas.files import write_json
+from nas.export.artefact import ONNX_FILE, SAMPLES_FILE, VERIFICATION_FILE, stored_file
+from nas.files import canonical_json, write_json, write_text
 from nas.latency import LatencyRecord
-from nas.latency.exits import at_each_depth, mixed
-from nas.latency.measure import Network, Texts, measure, measure_peak_memory
+from nas.latency.exits import measure_with_exits
+from nas.latency.measure import Network, Texts, measure_peak_memory
 from nas.latency.record import latency_figures
 from nas.latency.runtimes import placed_in_torch, runtime_of
 from nas.model import CompactBertForSequenceClassification
@@ -49,10 +50,12 @@ class Artefact:
         return predict(self._forward(left), batches), left
 
     def _forward(self, left: list[int]) -> Callable[[Batch], np.ndarray]:
-        if self.device.runtime == "torch":
-            served = placed_in_torch(reload(self.folder), self.device.model_copy(update={"compiled": False}))
-            return forward_of(served, processor=self.device.processor)
-        session = runtime_of(self.device).session(self.folder / ONNX_FILE, self.device)
+        # Of a device that is another machine answers are computed here, on the CPU; compiling changes none.
+        processor = self.device.processor if self.device.where == "here" else "cpu"
+        device = self.device.model_copy(update={"compiled": False, "processor": processor})
+        if device.runtime == "torch":
+            return forward_of(placed_in_torch(reload(self.folder), device), processor=processor)
+        session = runtime_of(device).session(self.folder / ONNX_FILE, device)
 
         def forward(batch: Batch) -> np.ndarray:
             fed = {name: value.numpy() for name, value in batch.inputs.items()}
@@ -122,6 +125,8 @@ def verify(
         device.name: _verify_on(Artefact(folder, device), reference, budget, test, metric, texts)
         for device, reference in references.items()
     }
+    samples = {name: own.pop("samples_ms", None) for name, own in found.items()}
+    write_text(folder / SAMPLES_FILE, canonical_json(samples) + "\n")
     verification = {"budget": budget.model_dump(mode="json", exclude_none=True) if budget else None, **about}
     verification |= on_all(found)
     write_json(folder / VERIFICATION_FILE, verification)
@@ -185,19 +190,19 @@ def timing(
 ) -> dict[str, Any]:
     """The export and the teacher, measured in turns in one process, and whether the limits are kept."""
     device, title = artefact.device, f"Measuring {artefact.folder.name}"
-    networks = timed_networks(artefact, reference, exits)
-    records = mixed(measure(device, networks, device.repeats, title, texts), exits_of(exits))
+    networks = served_networks(artefact, reference, exits)
+    records = measure_with_exits(device, networks, exits_of(exits), device.repeats, title, texts)
     peaks = measure_peak_memory(device, networks, texts) if memory else {}
     teacher_stored = stored_figures(Artefact(reference.folder, device)) if reference else stored
     return judged(records, peaks, limits, stored, teacher_stored)
 
 
-def timed_networks(artefact: Artefact, reference: Reference | None, exits: Sequence[float]) -> dict[str, Network]:
-    """What is measured of an export: itself, at each depth where texts leave it early, and the teacher."""
+def served_networks(artefact: Artefact, reference: Reference | None, exits: Sequence[float]) -> dict[str, Network]:
+    """What is measured of an export: itself and the teacher."""
     networks = {_EXPORT: artefact.network(early=bool(exits))}
     if reference:
         networks[_TEACHER] = Artefact(reference.folder, artefact.device).network()
-    return at_each_depth(networks, exits_of(exits))
+    return networks
 
 
 def exits_of(exits: Sequence[float]) -> dict[str, Sequence[float]]:
@@ -213,6 +218,11 @@ def judged(
     teacher_stored: Mapping[str, float],
 ) -> dict[str, Any]:
     """What a verification says of latency, from the records of `export` and `teacher`, and whether limits are kept."""
+    if limits is not None and limits.peak_memory_mb is not None and not peaks:
+        raise DeviceError(
+            f"budgets: peak_memory_mb cannot be judged on {limits.device}: its system does not say how much memory a "
+            "process holds; drop the limit"
+        )
     own, teacher = records[_EXPORT], records.get(_TEACHER, records[_EXPORT])
     figures = latency_figures(own, records.get(f"{_EXPORT}/worst")) | _peak(peaks, _EXPORT)
     reference = latency_figures(teacher) | _peak(peaks, _TEACHER) | dict(teacher_stored)
@@ -221,6 +231,7 @@ def judged(
         "teacher_p50_ms": teacher.p50_ms,
         "speed_up": teacher.p50_ms / own.p50_ms,
         "met": limits is None or limits.excess(figures | dict(stored), reference) <= 0.0,
+        "samples_ms": {name: [round(sample, 4) for sample in record.samples_ms] for name, record in records.items()},
         "latency": own.summary(),
         "teacher_latency": teacher.summary(),
         "environment": own.environment,

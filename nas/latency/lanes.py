@@ -17,6 +17,7 @@ from typing import Any, Protocol, Self
 
 from nas.device import Device
 from nas.errors import DeviceError
+from nas.latency.runner import peak_memory_apart
 
 ANSWER, ROUND = "answer ", "round "
 """How lines of the measuring process begin that are no chatter of a library."""
@@ -50,7 +51,11 @@ class LocalLane:
         self.device = device
         self.folder = Path(tempfile.mkdtemp(prefix="nas-latency-"))
         self._process = self._start()
-        self.environment: dict[str, Any] = self._answer(lambda done: None)
+        try:
+            self.environment: dict[str, Any] = self._answer(lambda done: None)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
 
     def _start(self) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "nas.latency.worker"]
@@ -76,6 +81,11 @@ class LocalLane:
         return found
 
     def peak_memory_mb(self, item: Mapping[str, Any]) -> float | None:
+        if self.device.runtime != "torch":
+            try:
+                return peak_memory_apart(item, self.device.model_dump(mode="json"))
+            except OSError as problem:
+                raise DeviceError(f"devices.{self.device.name}: {problem}; see that the runtime works") from None
         with LocalLane(self.device) as alone:
             alone._send({"memory": item}, alone._process)
             found: float | None = alone._answer(lambda done: None)

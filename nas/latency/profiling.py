@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from nas.model import CompactBertConfig, CompactBertForSequenceClassification
 from nas.model.sizes import stored_mb
 from nas.space import SearchSpace
 
-_METHOD = 5
+_METHOD = 6
 """Raised when blocks are measured in another way, so that older profiles are made anew."""
 _COPIES = 4
 BLOCK_ROUNDS, WHOLE_ROUNDS = 6, 12
@@ -55,10 +55,13 @@ class Recipe:
     """Whether peak memory is measured too."""
     texts: Texts = NO_TEXTS
 
+    copies: ClassVar[int] = _COPIES
+    """Blocks of one chain."""
+
     @property
     def digest(self) -> str:
         """Changes when other networks would be measured, or in another way."""
-        measured = (_METHOD, _COPIES, BLOCK_ROUNDS, _FITTED, _HELD_OUT, self.memory)
+        measured = (_METHOD, _COPIES, BLOCK_ROUNDS, WHOLE_ROUNDS, _FITTED, _HELD_OUT, _WEIGHED, self.memory, self.seed)
         config = self.config
         kind = (config.hidden_act, config.pooler_act, config.embedding_size, config.input_names, config.num_labels)
         return digest([self.device.model_dump(mode="json"), self.space.digest, kind, measured])
@@ -154,6 +157,7 @@ class Recipe:
             part, _, count = name.rpartition("@")
             copies = 1 if part.startswith("ends") else _COPIES
             table.setdefault(part, {})[count] = record.percentile_ms(_UNDISTURBED) / copies
+        table = {part: dict(sorted(own.items(), key=lambda item: int(item[0]))) for part, own in table.items()}
         dimensions = self.space.dimensions
         for hidden in dimensions.hidden_size if dimensions.keep_tokens else ():
             heads = dimensions.num_attention_heads[-1]
@@ -163,8 +167,13 @@ class Recipe:
         return table
 
     def _memory(self, peaks: Mapping[str, float]) -> tuple[float, float] | None:
-        if not peaks:
+        if not self.memory:
             return None
+        if not peaks:
+            raise DeviceError(
+                f"devices.{self.device.name}: its system does not say how much memory a process holds; "
+                "drop peak_memory_mb from its budgets"
+            )
         sizes = [stored_mb(self.base.with_architecture(self.chosen[name])) for name in peaks]
         slope, offset = (
             np.polyfit(sizes, list(peaks.values()), 1) if len(set(sizes)) > 1 else (1.0, max(peaks.values()))
@@ -175,8 +184,8 @@ class Recipe:
 def build_profile(recipe: Recipe, inputs: str, parts: Path | None = None) -> Profile:
     """Measure all blocks of a space and some whole sub-networks on a device.
 
-    What is measured lies in `parts` until the profile is complete, so that an interrupted one goes on. `inputs` says
-    what it is made from, the machine included.
+    All samples are kept in `parts`, so that an interrupted one goes on. `inputs` says what it is made from, the machine
+    included.
     """
     device, known = recipe.device, _Parts(parts, inputs, recipe.device)
     blocks = known.measured("blocks")
@@ -192,14 +201,7 @@ def build_profile(recipe: Recipe, inputs: str, parts: Path | None = None) -> Pro
         whole = measure(device, recipe.whole(), WHOLE_ROUNDS, title, recipe.texts, keep=known.keeping("whole"))
     networks = {name: _network(recipe.base, recipe.chosen[name]) for name in recipe.weighed()}
     peaks = measure_peak_memory(device, networks, recipe.texts) if networks else {}
-    if networks and not peaks:
-        raise DeviceError(
-            f"devices.{device.name}: its system does not say how much memory a process holds; "
-            "drop peak_memory_mb from its budgets"
-        )
-    profile = recipe.profile(blocks, whole, peaks)
-    known.drop()
-    return profile
+    return recipe.profile(blocks, whole, peaks)
 
 
 class _Parts:
@@ -229,10 +231,6 @@ class _Parts:
                 write_json(self.path, self._found)
 
         return keep
-
-    def drop(self) -> None:
-        if self.path:
-            self.path.unlink(missing_ok=True)
 
 
 def line(sums: list[float], measured: list[float]) -> tuple[float, float]:

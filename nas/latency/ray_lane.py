@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from nas.cluster import join
+from nas.cluster import attach
 from nas.device import Device
 from nas.errors import DeviceError
 from nas.latency.lanes import LocalLane, Rounds
@@ -32,23 +33,29 @@ class _Keeper:
         return self._lane.environment
 
     def measure(self, group: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any]:
-        self._write(files)
-        try:
+        with self._written(files):
             return self._lane.measure(self._placed(group), lambda done: None)
+
+    def peak_memory_mb(self, item: dict[str, Any], files: dict[str, bytes]) -> float | None:
+        with self._written(files):
+            return self._lane.peak_memory_mb(self._placed({"networks": [item]})["networks"][0])
+
+    def close(self) -> None:
+        self._lane.__exit__(None, None, None)
+
+    @contextmanager
+    def _written(self, files: dict[str, bytes]) -> Iterator[None]:
+        for name, content in files.items():
+            (self._lane.folder / name).write_bytes(content)
+        try:
+            yield
         finally:
             for name in files:
                 (self._lane.folder / name).unlink()
 
-    def peak_memory_mb(self, item: dict[str, Any], files: dict[str, bytes]) -> float | None:
-        self._write(files)
-        return self._lane.peak_memory_mb(self._placed({"networks": [item]})["networks"][0])
-
-    def _write(self, files: dict[str, bytes]) -> None:
-        for name, content in files.items():
-            (self._lane.folder / name).write_bytes(content)
-
     def _placed(self, group: dict[str, Any]) -> dict[str, Any]:
-        items = [item | {"file": str(self._lane.folder / Path(item["file"]).name)} for item in group["networks"]]
+        """The group with files as they lie here, by the places of their networks."""
+        items = [item | {"file": str(self._lane.folder / f"{at}")} for at, item in enumerate(group["networks"])]
         return group | {"networks": items}
 
 
@@ -60,11 +67,15 @@ class RayLane:
 
     def __init__(self, device: Device) -> None:
         self.device = device
-        self._started = join(1)
+        attach(device.name)
         self._files = TemporaryDirectory(prefix="nas-latency-")
         self.folder = Path(self._files.name)
         self._keeper: Any = None
-        self.environment: dict[str, Any] = self._ask("environment")
+        try:
+            self.environment: dict[str, Any] = self._ask("environment")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
 
     def measure(self, group: Mapping[str, Any], progress: Rounds) -> dict[str, Any]:
         items = group["networks"]
@@ -106,11 +117,12 @@ class RayLane:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._keeper is not None:
+            with suppress(RayActorError, GetTimeoutError):
+                ray.get(self._keeper.close.remote(), timeout=_PATIENCE_S)
             ray.kill(self._keeper)
         self._files.cleanup()
-        if self._started:
-            ray.shutdown()
 
 
 def _contents(items: Any) -> dict[str, bytes]:
-    return {Path(item["file"]).name: Path(item["file"]).read_bytes() for item in items}
+    """The files of networks, named by their places."""
+    return {f"{at}": Path(item["file"]).read_bytes() for at, item in enumerate(items)}

@@ -21,7 +21,7 @@ from nas.architecture import Layer
 from nas.compression import Block
 from nas.device import Device
 from nas.errors import DeviceError
-from nas.latency.runner import Clock, Run, onnx_runs, onnx_session, wall_clock
+from nas.latency.runner import Clock, Run, onnx_runs, onnx_session, openvino_request, openvino_runs, wall_clock
 
 if TYPE_CHECKING:
     import torch
@@ -140,15 +140,11 @@ class OpenVino(OnnxRuntime):
     name = "openvino"
 
     def load(self, path: Path, device: Device, inputs: Sequence[Inputs]) -> list[Run]:
-        request, known = self._request(path, device)
-
-        def run(fed: dict[str, np.ndarray]) -> list[np.ndarray]:
-            return list(request.infer(fed).values())
-
-        return [partial(run, {name: value for name, value in every.items() if name in known}) for every in inputs]
+        return openvino_runs(str(path), device.model_dump(mode="json"), inputs)
 
     def session(self, path: Path, device: Device) -> Callable[[Inputs], dict[str, np.ndarray]]:
-        request, known = self._request(path, device)
+        request = openvino_request(str(path), device.threads, device.number_format)
+        known = {port.get_any_name() for port in request.get_compiled_model().inputs}
 
         def run(inputs: Inputs) -> dict[str, np.ndarray]:
             fed = {name: value for name, value in inputs.items() if name in known}
@@ -158,18 +154,6 @@ class OpenVino(OnnxRuntime):
 
     def check(self, device: Device) -> None:
         """It runs on any CPU; bfloat16 is simulated where the processor has none, which the figures show."""
-
-    def _request(self, path: Path, device: Device) -> tuple[Any, set[str]]:
-        import openvino
-
-        core = openvino.Core()
-        settings = {
-            "INFERENCE_NUM_THREADS": device.threads,
-            "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[device.number_format],
-            "PERFORMANCE_HINT": "LATENCY",
-        }
-        compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
-        return compiled.create_infer_request(), {port.get_any_name() for port in compiled.inputs}
 
 
 class Torch(Runtime):
@@ -228,8 +212,10 @@ def placed_in_torch(network: torch.nn.Module, device: Device) -> Callable[..., A
     if not device.compiled:
         return placed
     mode = "reduce-overhead" if device.processor == "cuda" else "default"
-    # Static shapes: a network is compiled once for each length that it is fed.
-    torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, 64)
+    # Static shapes: a network is compiled once for each length that it is fed; never given up for an eager one.
+    limits = torch._dynamo.config
+    limits.recompile_limit = limits.accumulated_recompile_limit = 2**20
+    limits.fail_on_recompile_limit_hit = True
     compiled: Callable[..., Any] = torch.compile(placed, mode=mode, dynamic=False)
     return compiled
 
@@ -313,18 +299,12 @@ def runtime_of(device: Device) -> Runtime:
 
 
 def check_runtime(device: Device) -> None:
-    """Raise `DeviceError` if a device that is this machine lacks the runtime's package, or what the device asks of it.
+    """Raise `DeviceError` if the runtime's package is not installed, or this machine cannot do what is asked of it.
 
-    Any other is checked when something is measured there.
+    The package is needed here for a device that is another machine too: accuracy is computed here.
     """
-    if device.where != "here":
-        return
     name = device.runtime
     if importlib.util.find_spec(name) is None:
         raise DeviceError(f"devices.{device.name}: the runtime {name!r} is not installed; pip install {name}")
-    RUNTIMES[name].check(device)
-
-
-def session_of(path: Path, threads: int) -> Any:
-    """See `onnx_session`."""
-    return onnx_session(str(path), threads)
+    if device.where == "here":
+        RUNTIMES[name].check(device)

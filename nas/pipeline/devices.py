@@ -10,26 +10,26 @@ from nas.budget import Budget
 from nas.data import TaskData
 from nas.device import Device
 from nas.errors import DeviceError, ExportError, StudyError
-from nas.export.artefact import VERIFICATION_FILE
+from nas.export.artefact import SAMPLES_FILE, VERIFICATION_FILE
 from nas.export.verification import (
     Artefact,
     exits_of,
     judged,
     on_all,
     on_each,
+    served_networks,
     stored_figures,
-    timed_networks,
 )
-from nas.files import digest, file_digest, read_json, write_json
+from nas.files import canonical_json, digest, file_digest, read_json, write_json, write_text
 from nas.latency import Profile, Recipe
 from nas.latency.bundle import VERSION, Job
-from nas.latency.exits import mixed
+from nas.latency.exits import at_each_depth, mixed
 from nas.latency.measure import Texts
 from nas.latency.profiling import BLOCK_ROUNDS, WHOLE_ROUNDS
-from nas.pipeline.exports import baselines_of, forget_export
+from nas.pipeline.exports import baselines_of, export_inputs, forget_export
 from nas.pipeline.prepare import prepare_teacher
 from nas.pipeline.run import Run
-from nas.pipeline.searches import profile_inputs, texts
+from nas.pipeline.searches import profile_inputs, recipes, texts
 
 _MOST_ERROR = 0.5
 """Blocks and whole networks of one device agree better than this."""
@@ -87,16 +87,20 @@ def import_verification(run: Run, budget: str, device: str, result: Path) -> dic
         {name: own[name] for name in ("size_mb", "params")},
         stored_figures(Artefact(reference.folder, job.device)),
     )
+    path = run.export(budget) / SAMPLES_FILE
+    samples = read_json(path, ExportError) | {device: timed.pop("samples_ms")}
+    write_text(path, canonical_json(samples) + "\n")
     found |= on_all(each | {device: own | timed})
     write_json(run.export(budget) / VERIFICATION_FILE, found)
     if found["met"] is False:
-        forget_export(run, budget, found["architecture"])
+        forget_export(run, asked, found["architecture"])
     return found
 
 
 def _recipe(run: Run, device: str) -> tuple[Recipe, str]:
     _elsewhere(run, device)
-    return next((recipe, inputs) for recipe, inputs in profile_inputs(run) if recipe.device.name == device)
+    recipe = next(recipe for recipe in recipes(run) if recipe.device.name == device)
+    return recipe, profile_inputs(recipe)
 
 
 def _elsewhere(run: Run, name: str) -> Device:
@@ -135,17 +139,20 @@ def _export_job(run: Run, budget: str, device: str) -> tuple[Job, Budget, dict[s
         )
     recipe, _ = _recipe(run, device)
     folder = run.export(budget)
+    if not any(run.is_done(f"export-{budget}", export_inputs(run, asked, tuned)) for tuned in (True, False)):
+        raise ExportError(f"{folder}: was not exported for this study as it is now; run nas export first")
     found = read_json(folder / VERIFICATION_FILE, ExportError)
     own = on_each(found)[device]
     reference = baselines_of(run, recipe.device, TaskData.load(run.data))
     artefact, fed = Artefact(folder, recipe.device), texts(run)
-    networks = timed_networks(artefact, reference, own.get("exits", ()))
+    exits = own.get("exits", ())
+    served = served_networks(artefact, reference, exits)
     files = [file_digest(path) for path in sorted(folder.glob("*.onnx")) + sorted(reference.folder.glob("*.onnx"))]
-    memory = {f"memory/{name}": network for name, network in networks.items()} if limits.peak_memory_mb else {}
+    memory = {f"memory/{name}": network for name, network in served.items()} if limits.peak_memory_mb else {}
     job = Job(
         recipe.device,
         digest([VERSION, "verification", files, recipe.device.model_dump(mode="json")]),
-        [(networks, recipe.device.repeats)],
+        [(at_each_depth(served, exits_of(exits)), recipe.device.repeats)],
         Texts(fed.ids, recipe.config.vocab_size),
         memory=memory,
     )
@@ -157,4 +164,5 @@ def _plain(name: str) -> str:
 
 
 def _command(run: Run, device: str) -> str:
-    return f"nas device import {shlex.quote(str(run.study.path))} {device} result.json"
+    study, runs = (shlex.quote(str(path)) for path in (run.study.path, run.folder.parent))
+    return f"nas device import {study} {device} result.json --runs {runs}"

@@ -59,19 +59,24 @@ def export_inputs(run: Run, budget: Budget, fine_tune: bool) -> str:
     """What an export is made from."""
     asked, settings = budget.model_dump(mode="json"), run.study.digest("export")
     given = [file_digest(run.front), supernet_inputs(run), settings, asked, fine_tune]
-    return digest([*given, missed] if (missed := _missed(run, budget.name)) else given)
+    return digest([*given, missed] if (missed := _missed(run, budget)) else given)
 
 
-def forget_export(run: Run, budget: str, architecture: dict[str, Any]) -> None:
+def forget_export(run: Run, budget: Budget, architecture: dict[str, Any]) -> None:
     """Note that an export missed its budget elsewhere: the next one is another."""
-    path = run.missed(budget)
-    write_json(path, [*_missed(run, budget), Architecture.from_json(architecture).digest])
+    known = [*_missed(run, budget), Architecture.from_json(architecture).digest]
+    write_json(run.missed(budget.name), {"of": _missed_of(run, budget), "digests": known})
 
 
-def _missed(run: Run, budget: str) -> list[str]:
-    """The digests of architectures that missed a budget on a device elsewhere."""
-    path = run.missed(budget)
-    return read_json(path, ExportError) if path.exists() else []
+def _missed(run: Run, budget: Budget) -> list[str]:
+    """The digests of architectures that missed a budget, as it is now, on a device elsewhere."""
+    path = run.missed(budget.name)
+    found: dict[str, Any] = read_json(path, ExportError) if path.exists() else {"of": None}
+    return list(found["digests"]) if found["of"] == _missed_of(run, budget) else []
+
+
+def _missed_of(run: Run, budget: Budget) -> str:
+    return digest([budget.model_dump(mode="json"), supernet_inputs(run)])
 
 
 def baselines(run: Run) -> dict[str, dict[str, Any]]:
@@ -122,7 +127,7 @@ def _export_best(
     measured = front(run)["budgets"][budget.name]
     supernet = load_supernet(run)
     evaluator = EvaluationRecipe(run.supernet, run.data, study.task.metric, None).load()
-    missed = _missed(run, budget.name)
+    missed = _missed(run, budget)
     for candidate in (item for item in measured if item["met"] and item["digest"] not in missed):
         model = supernet.extract(Architecture.from_json(candidate["architecture"]))
         inherited = evaluator.accuracy_of(model)

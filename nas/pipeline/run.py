@@ -9,7 +9,7 @@
         teacher/              the fine-tuned teacher: Hugging Face folder
         supernet/             the trained weights: Hugging Face folder of the largest sub-network
         supernet/ordered/     the teacher with its units in order of importance
-        profiles/<device>.json
+        profiles/<device>.json  and .samples.json, all that was measured for it
         search/journal.log    Optuna's storage
         search/front.json     the Pareto front, with measured latencies
         baselines/<device>/   the teacher and the int8 teacher, written and verified like exports

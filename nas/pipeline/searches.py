@@ -68,17 +68,17 @@ def fingerprint(device: Device) -> str:
     return found
 
 
-def profile_inputs(run: Run) -> list[tuple[Recipe, str]]:
-    """What the profile of each device is made from, its machine included."""
-    return [(recipe, digest([recipe.digest, fingerprint(recipe.device)])) for recipe in recipes(run)]
+def profile_inputs(recipe: Recipe) -> str:
+    """What a profile is made from, the device's machine included."""
+    return digest([recipe.digest, fingerprint(recipe.device)])
 
 
 def profile(run: Run) -> dict[str, Profile]:
     """The profiles of the study's devices, measured where they are missing or from another machine."""
     prepare_teacher(run)
     profiles = {}
-    for recipe, inputs in profile_inputs(run):
-        device = recipe.device
+    for recipe in recipes(run):
+        device, inputs = recipe.device, profile_inputs(recipe)
         path, step = run.profile(device.name), f"profile-{device.name}"
         if not run.is_done(step, inputs):
             if device.where == "elsewhere":
@@ -87,7 +87,7 @@ def profile(run: Run) -> dict[str, Profile]:
                     f"`nas device bundle {run.study.path} {device.name}`, measure there, and `nas device import` the "
                     "result"
                 )
-            parts = path.with_suffix(".parts.json")
+            parts = path.with_suffix(".samples.json")
             with run.step(step, inputs, path, parts):
                 build_profile(recipe, inputs, parts).save(path)
         profiles[device.name] = Profile.load(path)

@@ -132,7 +132,7 @@ def load_ordered(run: Run) -> SupernetWeights:
 
 def order(run: Run, data: TaskData, model: CompactBertForSequenceClassification) -> None:
     """Put the units of a model in the order of their importance for the study's task, in place."""
-    reorder(model, measure_importance(model, _ranking_batches(run, data)))
+    reorder(model, measure_importance(model, ranking_batches(run, data)))
 
 
 def untrained(run: Run, data: TaskData, largest: CompactBertForSequenceClassification) -> SupernetWeights:
@@ -140,10 +140,11 @@ def untrained(run: Run, data: TaskData, largest: CompactBertForSequenceClassific
     space = run.study.space
     exits = bool(space.dimensions.exit_threshold)
     weights = SupernetWeights.of(largest, space.dimensions.hidden_size, space.compression, exits)
-    weights.fit(_ranking_batches(run, data))
+    weights.fit(ranking_batches(run, data))
     return weights
 
 
-def _ranking_batches(run: Run, data: TaskData) -> Iterator[dict[str, torch.Tensor]]:
+def ranking_batches(run: Run, data: TaskData) -> Iterator[dict[str, torch.Tensor]]:
+    """The batches that units are ranked on, and that maps and factors are fitted to."""
     settings, tokenizer = run.study.supernet, load_tokenizer(run.teacher)
     return labelled_batches(data.train, tokenizer, settings.importance_batches, settings.batch_size, run.study.seed)

@@ -98,11 +98,8 @@ class _FrontChart:
     def measured(self) -> dict[str, Record]:
         """The candidates that were measured whole, by digest."""
         found = self.front["budgets"]
-        return {
-            item["digest"]: {**item, **on_device(item, self.device)}
-            for budget in self.budgets
-            for item in found.get(budget.name, ())
-        }
+        every = ({**item, **on_device(item, self.device)} for own in self.budgets for item in found.get(own.name, ()))
+        return {item["digest"]: item for item in every if item.get("measured", True)}
 
     @cached_property
     def limits(self) -> list[tuple[str, float]]:

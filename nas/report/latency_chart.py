@@ -42,7 +42,8 @@ def measured_networks(contents: Contents, device: str) -> Iterator[tuple[str, fl
             continue
         for item in contents.front["budgets"].get(budget.name, ()) if contents.front else ():
             words, measured = f"{item['description']}, candidate for {budget.name}", on_device(item, device)
-            yield words, item["predicted_ms"][device], measured["p50_ms"]
+            if measured.get("measured", True):
+                yield words, item["predicted_ms"][device], measured["p50_ms"]
         found = contents.exports.get(budget.name)
         measured = on_device(found, device) if found else {}
         if found and measured["p50_ms"] is not None:

@@ -70,7 +70,7 @@ def print_front(front: dict[str, Any]) -> None:
             table.add_row(
                 item["description"],
                 f"{item['search_accuracy']:.4f}",
-                f"{item['p50_ms']:.3f}",
+                f"{item['p50_ms']:.3f}" if item["measured"] else f"{item['p50_ms']:.3f} predicted",
                 f"{share:.1%}",
                 "yes" if item["met"] else "no",
             )

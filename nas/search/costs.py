@@ -82,12 +82,14 @@ class Costs:
 
     def _excess(self, architecture: Architecture, limits: Limits, exits: Sequence[float], cautious: bool) -> float:
         figures = self.figures(architecture, limits.device, exits, limits.given)
-        error = self.profiles[limits.device].error["mape"] if cautious else 0.0
-        doubted = {
-            name: value / (1.0 + error) if name in RATES else value * (1.0 + error if name in LATENCIES else 1.0)
-            for name, value in figures.items()
-        }
+        profile = self.profiles[limits.device]
+        doubted = {name: value * (1.0 + cautious * self._doubt(name, profile)) for name, value in figures.items()}
         return limits.excess(doubted, self.teacher(limits.device))
+
+    def _doubt(self, name: str, profile: Profile) -> float:
+        """By what share a prediction may be too good: the profile's mean error where it is one of latency."""
+        error = profile.error["mape"]
+        return error if name in LATENCIES else -error / (1.0 + error) if name in RATES else 0.0
 
     def figures(
         self, architecture: Architecture, device: str, exits: Sequence[float] = (), names: Collection[str] = FIGURES
@@ -124,15 +126,16 @@ class Costs:
         return min(self.cautious_excess(architecture, budget, exits) for budget in self.budgets)
 
     def check_feasible(self, space: SearchSpace) -> None:
-        """Raise `InfeasibleBudgetError` for a budget that even the cheapest sub-networks miss."""
+        """Raise `InfeasibleBudgetError` for a budget that even the cheapest sub-networks miss, predictions taken with
+        caution as in the search.
+        """
         for budget in self.budgets:
             for limits in budget.limits:
                 profile = self.profiles[limits.device]
                 for name, limit in limits.values(self.teacher(limits.device)).items():
                     figure = partial(self._at_best, name, limits.device)
                     found = figure(cheapest(space, figure))
-                    if name == "p50_ms":  # the smallest one was measured; another may be a little faster
-                        found = min(found, profile.smallest_p50_ms)
+                    found *= 1.0 + self._doubt(name, profile)
                     if -found < limit if name in RATES else found > limit:
                         raise InfeasibleBudgetError(
                             f"budgets.{budget.name}: {name} on {limits.device} must be {_bound(name, abs(found))}, "
@@ -140,6 +143,16 @@ class Costs:
                             f"{profile.teacher_p50_ms:.4g} ms), but the limit is {limit:.4g}; "
                             f"{'lower' if name in RATES else 'raise'} it, or use a smaller search space"
                         )
+
+            together = cheapest(space, partial(self._joint_excess, budget))
+            if self._joint_excess(budget, together) > 0.0:
+                raise InfeasibleBudgetError(
+                    f"budgets.{budget.name}: each of its limits can be kept, but no sub-network was found that keeps "
+                    "all; raise one of them, or use a smaller search space"
+                )
+
+    def _joint_excess(self, budget: Budget, architecture: Architecture) -> float:
+        return self.cautious_excess(architecture, budget, _earliest(architecture))
 
     def _at_best(self, name: str, device: str, architecture: Architecture) -> float:
         """A figure that budgets limit, less being better, where all texts leave as early as they may."""

@@ -107,6 +107,9 @@ class Trials:
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if _RESULT in trial.user_attrs:
                 result = CandidateResult.from_json(trial.user_attrs[_RESULT])
+                if result.exits and not trial.constraints:
+                    live = optuna.Trial(self._study, trial._trial_id)
+                    self._constrain(live, result.architecture, result.exits)
                 self._study.tell(trial.number, self._values(result))
                 self._learn(result)
                 continue

@@ -111,6 +111,8 @@ def measure_budget(
                 device.name: found[device.name][name] | {"teacher_p50_ms": found[device.name][_TEACHER]["p50_ms"]}
                 for device in devices
             }
+            for device in devices:
+                own[device.name]["measured"] = device.where != "elsewhere"
             several = {"devices": own} if len(own) > 1 else {}
             measured.append(described | own[budget.device] | {"met": met} | several)
     return measured

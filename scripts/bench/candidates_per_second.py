@@ -26,12 +26,10 @@ from nas.pipeline import Run
 from nas.pipeline.searches import profile
 from nas.pipeline.supernets import load_supernet, teacher_config
 from nas.search.costs import Costs
+from nas.search.executors import AHEAD
 from nas.search.front import pareto_front
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet
-
-AHEAD = 8
-"""As the executors have it."""
 
 
 def measure(run: Run, count: int, seed: int) -> dict[str, Any]:

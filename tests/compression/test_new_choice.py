@@ -19,7 +19,7 @@ from nas.device import Device
 from nas.errors import SearchSpaceError
 from nas.export.artefact import ONNX_FILE, write_artefact
 from nas.latency import Recipe, build_profile
-from nas.latency.runtimes import session_of
+from nas.latency.runner import onnx_session
 from nas.model.sizes import stored_mb
 from nas.search.encoding import Encoding
 from nas.space import SearchSpace
@@ -81,7 +81,7 @@ def test_space_search_supernet_export_sizes_and_profile_take_it(space, supernet_
         active = supernet.run(architecture, **batch).logits
     write_artefact(supernet.extract(architecture), make_tokenizer(), tmp_path / "export")
     inputs = {name: value.numpy() for name, value in batch.items()}
-    served = session_of(tmp_path / "export" / ONNX_FILE, 1).run(["logits"], inputs)[0]
+    served = onnx_session(str(tmp_path / "export" / ONNX_FILE), 1).run(["logits"], inputs)[0]
     np.testing.assert_allclose(served, active.numpy(), atol=2e-3)  # scaled queries round otherwise
     compressed = config.with_architecture(architecture)
     assert stored_mb(compressed) < stored_mb(config.with_architecture(compress_all(architecture, "none")))

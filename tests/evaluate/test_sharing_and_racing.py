@@ -122,6 +122,14 @@ def test_a_race_is_lost_by_those_who_cannot_win_and_hardly_ever_by_others():
     assert len(winners) > 50 and sum(looked_at(right, rival) < examples for right in winners) <= 1
 
 
+def test_agreement_so_far_is_no_proof():
+    """Whoever was like all others on the first examples may still differ on the rest."""
+    race, rows = Race(5000), np.arange(600)
+    for wrong in (500, 400):
+        race.add(np.arange(5000) < 5000 - wrong)
+    assert not race.is_lost(rows, np.ones(600, dtype=bool), rival=0.915)
+
+
 def test_estimates_of_those_that_were_stopped_are_near():
     rng, examples = np.random.default_rng(0), 2000
     easy, race = rng.random(examples) < 0.8, Race(examples)

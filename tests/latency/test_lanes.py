@@ -13,7 +13,10 @@ from nas.device import Device
 from nas.errors import DeviceError
 from nas.latency import measure
 from nas.latency.lanes import open_lane
-from nas.latency.measure import conditions, measure_peak_memory
+from nas.latency.measure import NO_TEXTS, Texts, conditions, measure_peak_memory
+from nas.latency.runtimes import runtime_of
+from nas.space import SearchSpace
+from nas.supernet import BertSupernet
 
 NODE = {"num_cpus": 1, "resources": {"pi": 1}}
 DEVICE = Device(name="pi", where="ray", sequence_length=[4, 8])
@@ -35,8 +38,25 @@ def test_a_device_may_be_a_node_of_a_cluster(cluster, supernet_weights):
     assert len(records["model"].samples_ms) >= 8 and records["model"].device == DEVICE
     here = Device(name="pi", sequence_length=[4, 8])
     assert records["model"].environment == conditions(here) == conditions(DEVICE)
-    (peak,) = measure_peak_memory(DEVICE, {"model": supernet_weights}, _no_texts()).values()
+    (peak,) = measure_peak_memory(DEVICE, {"model": supernet_weights}, NO_TEXTS).values()
     assert 5 < peak < 2000
+
+
+@pytest.mark.slow
+def test_files_of_one_name_stay_apart(cluster, supernet_weights, tmp_path):
+    """As exports and teachers have it: each is a model.onnx."""
+    cluster.add_node(**NODE)
+    space = SearchSpace.load("tiny")
+    files = {}
+    for name, architecture in (("small", space.smallest()), ("large", space.largest())):
+        files[name] = tmp_path / name / "model.onnx"
+        files[name].parent.mkdir()
+        model = BertSupernet(supernet_weights).extract(architecture)
+        runtime_of(DEVICE).write_model(model, files[name])
+    device = DEVICE.model_copy(update={"batch_size": 64, "sequence_length": 32})
+    found = measure(device, files, rounds=4, title="Testing", texts=Texts(vocab_size=90))
+    assert found["large"].p50_ms > 1.5 * found["small"].p50_ms
+    assert all(path.exists() for path in files.values())
 
 
 @pytest.mark.slow
@@ -62,7 +82,7 @@ def test_a_device_elsewhere_has_no_lane():
         open_lane(Device(name="pi", where="elsewhere"))
 
 
-def _no_texts():
-    from nas.latency.measure import NO_TEXTS
-
-    return NO_TEXTS
+def test_a_node_of_no_cluster_is_one_clear_error(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(DeviceError, match="none is found"):
+        open_lane(DEVICE)

@@ -87,6 +87,26 @@ def test_a_network_that_drops_tokens_is_the_sum_of_its_parts_at_their_numbers_of
     assert np.median(medians) == pytest.approx(4 * 8 + 4 * 6)
 
 
+def test_between_measured_lengths_lies_a_line(space, config):
+    """Of records in any order: as text 11 stands before 5."""
+    device = Device(name="cpu", sequence_length=[5, 11, 26, 45, 30, 8, 20])
+    recipe = Recipe(device, space, config, 0)
+    assert len(recipe.tokens) == 4 and recipe.tokens[0] == 5 and recipe.tokens[-1] == 45
+    parts = {part for architecture in recipe.chosen.values() for part, _ in _parts(architecture, 16)}
+    copies = {part: 1 if part.startswith("ends") else 4 for part in parts}
+    blocks = {f"{part}@{at}": _record(float(at) * copies[part]) for part in parts for at in recipe.tokens}
+    table = recipe._table(dict(sorted(blocks.items())))
+    assert all([int(at) for at in own] == recipe.tokens for own in table.values())
+    for length in (5, 7, 14, 33, 45):
+        assert sums_ms(table, space.largest(), length)[-1] == pytest.approx(7.0 * length)
+
+
+def test_a_profile_of_another_seed_is_another_one(space, config):
+    """Its sub-networks are others."""
+    one, other = (Recipe(DEVICE, space, config, seed) for seed in (0, 1))
+    assert one.digest != other.digest and one.chosen != other.chosen
+
+
 def test_a_network_that_is_left_early_is_predicted_by_where_texts_leave(space):
     """Blocks of 1 ms: the ends, then two a layer. Most texts leave after one layer, the rest after three."""
     architecture = replace(space.largest(), exit_threshold=0.9)

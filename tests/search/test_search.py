@@ -18,6 +18,7 @@ from nas.budget import Budget
 from nas.errors import InfeasibleBudgetError, SearchError
 from nas.evaluate import CandidateResult
 from nas.search.costs import Costs, cheapest
+from nas.search.executors import AHEAD
 from nas.search.front import pareto_front, ranking
 from nas.search.sampler import Trials
 from nas.space import SearchSpace
@@ -72,7 +73,7 @@ def test_kill_9_loses_only_what_was_in_flight(search_folder, seed):
     state = run(search_folder, target)
     assert state.results[: len(before)] == before, "a finished trial was lost"
     assert len({result.architecture for result in state.results}) == target, "one was evaluated twice"
-    assert state.outcomes["lost"] <= 1
+    assert state.outcomes["lost"] <= AHEAD
 
 
 def _finished(journal: Path) -> int:

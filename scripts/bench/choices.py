@@ -1,0 +1,117 @@
+"""What each compression choice costs in accuracy, and what it gains in time and bytes, one kind of block at a time.
+
+Accuracy is that of the ordered teacher on the search set with all blocks of one kind under a choice, before any
+training. Time is that of one block of the teacher's size on the study's first device, at all its tokens. Prepares the
+teacher if it is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from typing import Any
+
+import common
+from rich.console import Console
+from rich.table import Table
+
+from nas.architecture import LAYER_BLOCKS, Architecture
+from nas.compression import BLOCKS, Block, compression
+from nas.evaluate.accuracy import Evaluator
+from nas.latency import Recipe, measure
+from nas.latency.profile import part_name
+from nas.model.sizes import stored_mb
+from nas.pipeline import Run
+from nas.pipeline.prepare import prepare_teacher
+from nas.pipeline.searches import devices, texts
+from nas.pipeline.supernets import load_teacher, order, ranking_batches, teacher_config
+from nas.space import SearchSpace
+from nas.supernet import BertSupernet, SupernetWeights
+
+CHOICES = ("int8", "int4", "low_rank({})", "low_rank({})+int8", "sparse(2:4)", "sparse(0.5)", "sparse(0.5)+int8")
+RANKS = (1 / 6, 1 / 4, 1 / 3)
+"""Of a low rank, as shares of the hidden size."""
+
+
+def measure_all(run: Run) -> dict[str, Any]:
+    """Measure and print; returns accuracy, milliseconds and megabytes by block and choice."""
+    data = prepare_teacher(run)
+    config, space = teacher_config(run), _space(run.study.space)
+    teacher = load_teacher(run)
+    order(run, data, teacher)
+    weights = SupernetWeights.of(teacher, space.dimensions.hidden_size, space.compression, False)
+    weights.fit(ranking_batches(run, data))
+    evaluator = Evaluator(BertSupernet(weights), data.search, run.study.task.metric, raced=False)
+    latency = _block_ms(run, space)
+    whole = evaluator.evaluate(space.largest()).accuracy
+    found: dict[str, dict[str, Any]] = {}
+    for block in BLOCKS:
+        for choice in getattr(space.compression, block):
+            architecture = _everywhere(space.largest(), block, choice)
+            found[f"{block} {choice}"] = {
+                "accuracy": evaluator.evaluate(architecture).accuracy,
+                "block_ms": latency.get((block, choice)),
+                "size_mb": stored_mb(config.with_architecture(architecture)),
+            }
+    table = Table(title=f"one choice in all blocks of a kind, {len(data.search):,} examples")
+    for column in ("", "points lost", "ms a block", "MB"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, own in found.items():
+        took = "" if own["block_ms"] is None else f"{own['block_ms']:.3f}"
+        table.add_row(name, f"{100 * (whole - own['accuracy']):.2f}", took, f"{own['size_mb']:.1f}")
+    Console().print(table)
+    return {"teacher": whole, "choices": found}
+
+
+def _space(given: SearchSpace) -> SearchSpace:
+    """All layers at the teacher's sizes, with every choice that suits them."""
+    shape = given.teacher
+    specs = ["none"]
+    for form in CHOICES:
+        specs += [form.format(max(1, round(share * shape.hidden_size))) for share in RANKS] if "{}" in form else [form]
+    able = {
+        block: [spec for spec in specs if block in (choice := compression(spec)).blocks and _suits(choice, shape)]
+        for block in BLOCKS
+    }
+    sizes = {"layers": [shape.num_hidden_layers]} | {
+        key: [getattr(shape, key)] for key in ("hidden_size", "num_attention_heads", "intermediate_size")
+    }
+    return SearchSpace.model_validate(given.model_dump() | {"dimensions": sizes, "compression": able})
+
+
+def _suits(choice: Any, shape: Any) -> bool:
+    return all(choice.suits(size, shape.hidden_size) for size in (shape.hidden_size, shape.intermediate_size))
+
+
+def _everywhere(architecture: Architecture, block: Block, choice: str) -> Architecture:
+    if block == "embedding":
+        return replace(architecture, embedding=choice)
+    layers = (layer.having(block, (layer.option(block)[0], choice)) for layer in architecture.layers)
+    return replace(architecture, layers=tuple(layers))
+
+
+def _block_ms(run: Run, space: SearchSpace) -> dict[tuple[str, str], float]:
+    """The latency of a layer's block under each choice that the device's runtime can run."""
+    recipe = Recipe(devices(run)[0], space, teacher_config(run), run.study.seed, texts=texts(run))
+    shape, tokens = space.teacher, max(recipe.tokens)
+    sizes = {"attention": shape.num_attention_heads, "feed_forward": shape.intermediate_size}
+    names = {
+        (block, choice): f"{part_name(block, shape.hidden_size, sizes[block], choice, first_only=False)}@{tokens}"
+        for block in LAYER_BLOCKS
+        for choice in getattr(space.compression, block)
+        if recipe.device.runtime in compression(choice).runtimes
+    }
+    blocks = recipe.blocks()
+    chosen = {name: blocks[name][0] for name in names.values()}
+    records = measure(
+        recipe.device, chosen, 12, "Measuring blocks", recipe.texts, {name: blocks[name][1] for name in chosen}
+    )
+    return {key: records[name].p50_ms / recipe.copies for key, name in names.items()}
+
+
+def _arguments() -> argparse.Namespace:
+    return common.parser(__doc__).parse_args()
+
+
+if __name__ == "__main__":
+    common.main(_arguments(), measure_all)
