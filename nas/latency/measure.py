@@ -124,7 +124,7 @@ def item_of(
         inputs = _token_inputs(device, lengths, texts.vocab_size, texts)
     elif isinstance(network, tuple):
         runtime_of(device).write_chain(*network, path)
-        inputs = _hidden_inputs(device, lengths, network[1].hidden_size)
+        inputs = _hidden_inputs(device, lengths, network[1].hidden_size, network[0].copies)
     else:
         runtime_of(device).write_model(network, path)
         inputs = _token_inputs(device, lengths, network.config.vocab_size, texts)
@@ -167,11 +167,11 @@ def _token_inputs(device: Device, lengths: Iterable[int], vocab_size: int, texts
     ]
 
 
-def _hidden_inputs(device: Device, lengths: Iterable[int], hidden_size: int) -> list[dict[str, Any]]:
+def _hidden_inputs(device: Device, lengths: Iterable[int], hidden_size: int, copies: int) -> list[dict[str, Any]]:
+    """For each length the states that a chain may read, and the mask."""
+    names = ["hidden", *(f"hidden_{copy}" for copy in range(1, copies))]
     return [
-        {
-            "hidden": {"kind": "float", "shape": [device.batch_size, length, hidden_size]},
-            "attention_mask": {"kind": "ones", "shape": [device.batch_size, length]},
-        }
+        {name: {"kind": "float", "shape": [device.batch_size, length, hidden_size]} for name in names}
+        | {"attention_mask": {"kind": "ones", "shape": [device.batch_size, length]}}
         for length in lengths
     ]

@@ -1,11 +1,13 @@
 """The profile of a device: what each block costs there, and what a whole sub-network will cost.
 
-A sub-network is predicted by the sum of its blocks, corrected by a line that was fitted to a few whole sub-networks
-(offset for what happens once, slope for what happens between blocks). `profiling.py` says how all that is measured.
+A sub-network is predicted by the sum of its blocks, corrected by a curve that was fitted to a few whole sub-networks:
+for what happens once, what happens between blocks, and that the caches serve large networks of unlike layers worse than
+the chain of equal blocks that each was timed in. `profiling.py` says how all that is measured.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate
@@ -23,6 +25,19 @@ from nas.latency.record import throughput_per_s
 
 
 @dataclass(frozen=True)
+class Fit:
+    """From what blocks take by themselves to what a network takes."""
+
+    offset_ms: float
+    slope: float
+    bend: float
+
+    def at(self, sum_ms: float) -> float:
+        """The latency of a network whose blocks sum up to that."""
+        return self.offset_ms + sum_ms * (self.slope + self.bend * math.log(sum_ms))
+
+
+@dataclass(frozen=True)
 class Profile:
     """Block latencies of one search space on one device, in milliseconds, with the prediction's measured error."""
 
@@ -30,8 +45,7 @@ class Profile:
     environment: dict[str, Any]
     blocks_ms: dict[str, dict[str, float]]
     """For each kind of block its latency at several numbers of tokens."""
-    offset_ms: float
-    slope: float
+    fit: Fit
     tail: float
     """Measured over predicted 95th percentile: how far noise reaches on this device."""
     memory: tuple[float, float] | None
@@ -65,14 +79,14 @@ class Profile:
         sums = [sums_ms(self.blocks_ms, architecture, length) for length in self.device.lengths]
         shares = exits or (1.0,)  # of the layers from the first on, or of the last alone
         depths = range(1, len(shares) + 1) if exits else (-1,)
-        costs = [self.offset_ms + self.slope * own[depth] for depth in depths for own in sums]
+        costs = [self.fit.at(own[depth]) for depth in depths for own in sums]
         weights = [share / len(sums) for share in shares for _ in sums]
         expected = float(np.dot(costs, weights))
         return {
             "p50_ms": weighted_quantile(costs, weights, 0.5),
             "p95_ms": self.tail * weighted_quantile(costs, weights, 0.95),
             "expected_ms": expected,
-            "worst_ms": self.offset_ms + self.slope * max(own[-1] for own in sums),
+            "worst_ms": self.fit.at(max(own[-1] for own in sums)),
             "throughput_per_s": throughput_per_s(self.device, expected),
         }
 
@@ -91,7 +105,7 @@ class Profile:
         values = read_json(path, DeviceError)
         try:
             memory = tuple(values["memory"]) if values["memory"] else None
-            return cls(**values | {"device": Device(**values["device"]), "memory": memory})
+            return cls(**values | {"device": Device(**values["device"]), "fit": Fit(**values["fit"]), "memory": memory})
         except (KeyError, TypeError, ValueError):
             raise DeviceError(f"{path}: not a profile of this version; remove it and run nas profile") from None
 

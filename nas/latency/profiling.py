@@ -21,18 +21,19 @@ from nas.device import Device
 from nas.errors import DeviceError
 from nas.files import digest, read_json, write_json
 from nas.latency.measure import NO_TEXTS, Network, Texts, conditions, measure, measure_peak_memory
-from nas.latency.profile import Profile, part_name, sums_ms, weighted_quantile
+from nas.latency.profile import Fit, Profile, part_name, sums_ms, weighted_quantile
 from nas.latency.record import LatencyRecord, error_of, latency_figures
 from nas.latency.runtimes import BlockChain, with_repeating_weights
 from nas.model import CompactBertConfig, CompactBertForSequenceClassification
 from nas.model.sizes import stored_mb
 from nas.space import SearchSpace
 
-_METHOD = 6
+_METHOD = 8
 """Raised when blocks are measured in another way, so that older profiles are made anew."""
 _COPIES = 4
 BLOCK_ROUNDS, WHOLE_ROUNDS = 6, 12
-_FITTED, _HELD_OUT, _WEIGHED = 12, 24, 6
+_FITTED, _HELD_OUT, _WEIGHED = 16, 24, 6
+_TEACHER = "teacher"
 _MOST_LENGTHS = 4
 """So many numbers of tokens are measured; between them lies a line."""
 _ALL = 10**6
@@ -76,7 +77,7 @@ class Recipe:
     def chosen(self) -> dict[str, Architecture]:
         """The whole sub-networks that are measured, by name."""
         rng = random.Random(f"profile/{self.seed}")
-        chosen = {"teacher": self.space.largest(), "smallest": self.space.smallest()}
+        chosen = {_TEACHER: self.space.largest(), "smallest": self.space.smallest()}
         for number in range(_FITTED - len(chosen)):
             chosen[f"fitted_{number}"] = _to_the_end(self.space.sample(rng))
         for number in range(_HELD_OUT):
@@ -115,7 +116,8 @@ class Recipe:
     ) -> Profile:
         """The profile, from what was measured."""
         table = self._table(blocks)
-        fitted = [name for name in self.chosen if not name.startswith("held_out")]
+        # The teacher, whose layers are all alike, is no example of the others.
+        used = [name for name in self.chosen if name != _TEACHER and not name.startswith("held_out")]
         held_out = [name for name in self.chosen if name.startswith("held_out")]
         lengths = self.device.lengths
         sums = {
@@ -124,11 +126,11 @@ class Recipe:
         }
         measured = {name: record.p50_ms for name, record in whole.items()}
         medians = {name: float(np.median(own)) for name, own in sums.items()}
-        offset, slope = line([medians[name] for name in fitted], [measured[name] for name in fitted])
-        predicted = [offset + slope * medians[name] for name in held_out]
+        fit = fitted(*([of[name] for name in used] for of in (medians, measured)))
+        predicted = [fit.at(medians[name]) for name in held_out]
         found = [measured[name] for name in held_out]
-        slowest = {name: weighted_quantile(sums[name], [1 / len(lengths)] * len(lengths), 0.95) for name in fitted}
-        tails = [whole[name].p95_ms / (offset + slope * slowest[name]) for name in fitted]
+        slowest = {name: weighted_quantile(sums[name], [1 / len(lengths)] * len(lengths), 0.95) for name in used}
+        tails = [whole[name].p95_ms / fit.at(slowest[name]) for name in used]
         teacher = latency_figures(whole["teacher"])
         memory = self._memory(peaks)
         if memory:
@@ -137,8 +139,7 @@ class Recipe:
             device=self.device,
             environment=whole["teacher"].environment,
             blocks_ms={part: {at: round(value, 5) for at, value in own.items()} for part, own in table.items()},
-            offset_ms=offset,
-            slope=slope,
+            fit=fit,
             tail=max(1.0, float(np.median(tails))),
             memory=memory,
             teacher=teacher,
@@ -233,12 +234,12 @@ class _Parts:
         return keep
 
 
-def line(sums: list[float], measured: list[float]) -> tuple[float, float]:
-    """The line of least relative error through (sum, measured)."""
+def fitted(sums: list[float], measured: list[float]) -> Fit:
+    """The curve of least relative error through (sum, measured)."""
     x, y = np.asarray(sums), np.asarray(measured)
-    design = np.stack([1.0 / y, x / y], axis=1)
-    offset, slope = np.linalg.lstsq(design, np.ones_like(y), rcond=None)[0]
-    return float(offset), float(slope)
+    design = np.stack([np.ones_like(x), x, x * np.log(x)], axis=1) / y[:, None]
+    offset, slope, bend = np.linalg.lstsq(design, np.ones_like(y), rcond=None)[0]
+    return Fit(float(offset), float(slope), float(bend))
 
 
 def _to_the_end(architecture: Architecture) -> Architecture:

@@ -98,11 +98,14 @@ class OnnxRuntime(Runtime):
         # and norm into an operator six times slower than the two (SkipLayerNormalization of 1.32 on the CPU).
         graph, shape = GraphBuilder(), (None, None, None)
         hidden = graph.input("hidden", TensorProto.FLOAT, shape)
+        # Where all copies read the same tokens each has its own, or they would share the rounding of them.
+        apart = chain.copies if chain.first_only and chain.kind == "attention" else 1
+        tokens = [hidden, *(graph.input(f"hidden_{copy}", TensorProto.FLOAT, shape) for copy in range(1, apart))]
         mask = emit_mask(graph, graph.input("attention_mask", TensorProto.INT64, (None, None)))
         reader = emit_first(graph, hidden) if chain.first_only else hidden
-        for layer in _layers(chain, config):
+        for copy, layer in enumerate(_layers(chain, config)):
             if chain.kind == "attention":
-                read = hidden if chain.first_only else reader
+                read = tokens[copy] if chain.first_only else reader
                 reader, weights = emit_attention(graph, config, layer.attention, reader, read, mask)
                 if layer.keep_tokens:
                     reader, mask = emit_most_attended(graph, reader, mask, weights, layer.keep_tokens)

@@ -51,7 +51,11 @@ def import_profile(run: Run, device: str, result: Path) -> Profile:
     blocks = {name: record for name, record in records.items() if name not in recipe.chosen}
     whole = {name: records[name] for name in recipe.chosen}
     profile = recipe.profile(blocks, whole, {_plain(name): peak for name, peak in peaks.items()})
-    if profile.teacher_p50_ms < profile.smallest_p50_ms or profile.slope <= 0 or profile.error["mape"] > _MOST_ERROR:
+    if (
+        profile.teacher_p50_ms < profile.smallest_p50_ms
+        or profile.fit.slope <= 0
+        or profile.error["mape"] > _MOST_ERROR
+    ):
         raise DeviceError(
             f"{result}: is not plausible: the sum of blocks misses whole networks by {profile.error['mape']:.0%}, the "
             f"teacher takes {profile.teacher_p50_ms:.4g} ms and the smallest sub-network "

@@ -58,7 +58,8 @@ def test_runs_chains_of_blocks(name, kind, layer, first_only, config, tmp_path):
     runtime = runtime_of(device)
     runtime.write_chain(BlockChain(kind, layer, 3, first_only), config, tmp_path / "network")
     hidden = np.random.default_rng(0).standard_normal((2, 8, 32), dtype=np.float32)
-    inputs = {"hidden": hidden, "attention_mask": np.ones((2, 8), dtype=np.int64)}
+    inputs = dict.fromkeys(("hidden", "hidden_1", "hidden_2"), hidden)
+    inputs["attention_mask"] = np.ones((2, 8), dtype=np.int64)
     output = runtime.load(tmp_path / "network", device, [inputs])[0]()
     found = np.asarray(output[0] if isinstance(output, list) else output)
     assert found.shape == (2, 1 if first_only else 8, 32) and not np.allclose(found, hidden[:, : found.shape[1]])

@@ -11,8 +11,8 @@ from tiny import mixed_space
 
 from nas.device import Device
 from nas.errors import DeviceError
-from nas.latency.profile import Profile, stages, sums_ms, weighted_quantile
-from nas.latency.profiling import Recipe, build_profile, line
+from nas.latency.profile import Fit, Profile, stages, sums_ms, weighted_quantile
+from nas.latency.profiling import Recipe, build_profile, fitted
 from nas.latency.record import LatencyRecord, error_of
 from nas.model.sizes import stored_mb
 from nas.space import SearchSpace
@@ -54,9 +54,11 @@ def test_error_of_predictions():
     }
 
 
-def test_line_is_found_again():
-    sums = np.array([1.0, 2.0, 5.0])
-    assert line(list(sums), list(0.3 + 1.2 * sums)) == (pytest.approx(0.3), pytest.approx(1.2))
+def test_the_fit_is_found_again():
+    sums = np.array([0.5, 1.0, 2.0, 5.0, 7.0])
+    fit = fitted(list(sums), list(0.3 + sums * (1.2 + 0.05 * np.log(sums))))
+    assert (fit.offset_ms, fit.slope, fit.bend) == pytest.approx((0.3, 1.2, 0.05))
+    assert fit.at(1.0) == pytest.approx(1.5)
 
 
 def test_a_device_that_adds_up_is_predicted_exactly(space, config):
@@ -70,7 +72,7 @@ def test_a_device_that_adds_up_is_predicted_exactly(space, config):
         for name, architecture in chosen.items()
     }
     profile = recipe.profile(_chains(table), whole, {})
-    assert (profile.offset_ms, profile.slope) == (pytest.approx(0.2, abs=1e-3), pytest.approx(1.1, abs=1e-3))
+    assert (profile.fit.offset_ms, profile.fit.slope) == (pytest.approx(0.2, abs=1e-3), pytest.approx(1.1, abs=1e-3))
     assert profile.error["mape"] < 1e-3 and profile.error["networks"] == 24
     assert profile.error["kendall_tau"] == pytest.approx(1.0)
 
@@ -112,7 +114,7 @@ def test_a_network_that_is_left_early_is_predicted_by_where_texts_leave(space):
     architecture = replace(space.largest(), exit_threshold=0.9)
     table = {part: {"4": 1.0, "16": 1.0} for part, _ in _parts(architecture, 16)}
     device = Device(name="cpu", sequence_length=[4, 16])
-    profile = Profile(device, {}, table, 0.5, 2.0, 1.2, None, {"p50_ms": 1.0}, 0.1, {})
+    profile = Profile(device, {}, table, Fit(0.5, 2.0, 0.0), 1.2, None, {"p50_ms": 1.0}, 0.1, {})
     through, early = profile.predict(architecture), profile.predict(architecture, (0.6, 0.0, 0.4))
     assert through["p50_ms"] == through["expected_ms"] == through["worst_ms"] == pytest.approx(0.5 + 2 * 7)
     assert early["p50_ms"] == pytest.approx(0.5 + 2 * 3) and early["worst_ms"] == through["worst_ms"]
@@ -157,7 +159,7 @@ def test_held_out_networks_are_not_fitted(space, config):
         }
 
     first, second = (recipe.profile(_chains(table), whole(value), {}) for value in (3.0, 30.0))
-    assert (first.offset_ms, first.slope) == (second.offset_ms, second.slope)
+    assert first.fit == second.fit
     assert first.error["mape"] != second.error["mape"]
 
 
