@@ -167,6 +167,8 @@ class Search(Settings):
     workers: Positive = 1
     examples: Positive | None = None
     """Use only that many examples of the search set; all where it is left out."""
+    least_tokens: Whole = 0
+    """Leave out shorter texts of the search set: where many rows are parts of texts, the model will serve whole ones."""
 
     @model_validator(mode="after")
     def _workers_have_an_executor(self) -> Search:

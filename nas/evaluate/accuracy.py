@@ -17,6 +17,7 @@ from datasets import Dataset
 
 from nas.architecture import Architecture
 from nas.data import Batch, TaskData, batches_by_length, score
+from nas.errors import DataError
 from nas.evaluate.racing import Race
 from nas.evaluate.shared import SharedStates
 from nas.model import CompactBertForSequenceClassification
@@ -169,7 +170,8 @@ class EvaluationRecipe:
     supernet: Path
     data: Path
     metric: str
-    examples: int | None
+    examples: int | None = None
+    least_tokens: int = 0
     threads: int | None = None
 
     def load(self) -> Evaluator:
@@ -177,6 +179,13 @@ class EvaluationRecipe:
         if self.threads:
             torch.set_num_threads(self.threads)
         split = TaskData.load(self.data).search
+        long_enough = np.flatnonzero(np.asarray(split["length"]) >= self.least_tokens)
+        if not len(long_enough):
+            raise DataError(
+                f"search.least_tokens: no text of the search set has {self.least_tokens} tokens, the longest has "
+                f"{max(split['length'])}; lower it"
+            )
+        split = split.select(long_enough)
         if self.examples and self.examples < len(split):
             split = split.shuffle(seed=0, keep_in_memory=True).select(range(self.examples))
         return Evaluator(BertSupernet.load(self.supernet), split, self.metric)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from nas.compression import compression
 from nas.data import TaskData
 from nas.device import Device
 from nas.errors import ExportError
-from nas.evaluate import EvaluationRecipe
 from nas.export import verify, write_artefact
 from nas.export.artefact import VERIFICATION_FILE
 from nas.export.verification import Reference
@@ -20,7 +20,7 @@ from nas.files import digest, file_digest, read_json, write_json
 from nas.model import CompactBertForSequenceClassification
 from nas.pipeline.prepare import load_tokenizer, teacher_inputs
 from nas.pipeline.run import Run
-from nas.pipeline.searches import devices, fingerprint, front, search_candidates, texts
+from nas.pipeline.searches import devices, evaluation, fingerprint, front, search_candidates, texts
 from nas.pipeline.supernets import distillation, load_supernet, load_teacher, supernet_inputs
 from nas.progress import say
 from nas.supernet.loops import Schedule
@@ -126,7 +126,7 @@ def _export_best(
     study, folder = run.study, run.export(budget.name)
     measured = front(run)["budgets"][budget.name]
     supernet = load_supernet(run)
-    evaluator = EvaluationRecipe(run.supernet, run.data, study.task.metric, None).load()
+    evaluator = replace(evaluation(run), examples=None).load()
     missed = _missed(run, budget)
     for candidate in (item for item in measured if item["met"] and item["digest"] not in missed):
         model = supernet.extract(Architecture.from_json(candidate["architecture"]))

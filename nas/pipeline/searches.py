@@ -31,7 +31,8 @@ def search_inputs(run: Run) -> str:
     """What the results of a search depend on; how many there are and who proposes them may change."""
     study = run.study
     profiles = [recipe.digest for recipe in recipes(run)]
-    return digest([supernet_inputs(run), profiles, study.digest("budgets"), study.search.examples])
+    measure = [study.search.examples] + ([study.search.least_tokens] if study.search.least_tokens else [])
+    return digest([supernet_inputs(run), profiles, study.digest("budgets"), *measure])
 
 
 def devices(run: Run) -> tuple[Device, ...]:
@@ -96,7 +97,10 @@ def profile(run: Run) -> dict[str, Profile]:
 
 def evaluation(run: Run) -> EvaluationRecipe:
     """How to evaluate candidates of this run."""
-    return EvaluationRecipe(run.supernet, run.data, run.study.task.metric, run.study.search.examples)
+    settings = run.study.search
+    return EvaluationRecipe(
+        run.supernet, run.data, run.study.task.metric, settings.examples, least_tokens=settings.least_tokens
+    )
 
 
 def search_candidates(run: Run) -> SearchState:

@@ -13,6 +13,7 @@ from tiny import mixed_space
 
 from nas.architecture import Architecture, Layer
 from nas.data import TaskData
+from nas.errors import DataError
 from nas.evaluate import EvaluationRecipe
 from nas.evaluate.accuracy import Evaluator
 from nas.evaluate.racing import Race
@@ -138,6 +139,17 @@ def test_estimates_of_those_that_were_stopped_are_near():
     right = easy ^ (rng.random(examples) < 0.2)
     estimate, error = race.estimate(np.arange(500), right[:500])
     assert abs(estimate - right.mean()) < 3 * error < 0.1
+
+
+def test_short_texts_may_be_left_out(tmp_path):
+    folder = write_search(tmp_path)
+    recipe = EvaluationRecipe(folder / "supernet", folder / "data", "accuracy", threads=1)
+    lengths = np.asarray(TaskData.load(folder / "data").search["length"])
+    least = int(np.median(lengths)) + 1
+    found = replace(recipe, least_tokens=least).load()
+    assert len(found.labels) == (lengths >= least).sum() < len(recipe.load().labels)
+    with pytest.raises(DataError, match="lower it"):
+        replace(recipe, least_tokens=500).load()
 
 
 def test_a_stopped_candidate_is_recorded_as_such(tmp_path):
