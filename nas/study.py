@@ -168,7 +168,7 @@ class Search(Settings):
     examples: Positive | None = None
     """Use only that many examples of the search set; all where it is left out."""
     least_tokens: Whole = 0
-    """Leave out shorter texts of the search set: where many rows are parts of texts, the model will serve whole ones."""
+    """Leave out shorter texts of the search set: many rows may be parts of texts, where whole ones will be served."""
 
     @model_validator(mode="after")
     def _workers_have_an_executor(self) -> Search:
