@@ -12,7 +12,7 @@ from nas.files import Flag, Positive, Settings, Whole
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 Name = Annotated[str, Field(pattern=NAME)]
-Length = Annotated[int, Field(ge=4, le=512, strict=True)]
+Length = Annotated[int, Field(ge=1, le=512, strict=True)]
 _QUANTILES = 8
 """So many lengths stand for those of a task."""
 _MOST_TEXTS = 64

@@ -36,10 +36,11 @@ def search_inputs(run: Run) -> str:
 
 
 def devices(run: Run) -> tuple[Device, ...]:
-    """The study's devices, with the lengths of the prepared data where they have the task's own."""
+    """The study's devices; those with the task's own lengths have the lengths of what candidates are judged by."""
     if all(device.sequence_length != "task" for device in run.study.devices):
         return run.study.devices
-    lengths = TaskData.load(run.data).search["length"]
+    least = run.study.search.least_tokens
+    lengths = [length for length in TaskData.load(run.data).search["length"] if length >= least]
     return tuple(device.with_lengths_of(lengths) for device in run.study.devices)
 
 

@@ -144,6 +144,8 @@ def test_the_lengths_of_a_task_are_quantiles_of_its_texts():
     found = device.with_lengths_of([5] * 50 + [10] * 40 + [60] * 10)
     assert found.lengths == (5, 5, 5, 5, 10, 10, 10, 60)
     assert DEVICE.with_lengths_of([3]) == DEVICE and DEVICE.lengths == (16,)
+    short = device.with_lengths_of([2, 3])
+    assert Device(**short.model_dump(mode="json")) == short  # as the measuring process reads it
 
 
 def test_held_out_networks_are_not_fitted(space, config):
