@@ -164,14 +164,20 @@ def _picture(records: list[dict[str, Any]], by_size: bool) -> str:
         )
         style = f"choice-{number % CHOICES}"
         places = [(x(at), y(accuracy)) for at, accuracy in dict.fromkeys(points)]
-        content += path(places, "equal") if len(places) > 1 else ""
+        content += path(places, "front") if len(places) > 1 else ""
         content += "".join(
             element("circle", tooltip(space), cx=at, cy=height, r=6, class_=style) for at, height in places
         )
         content += element("circle", cx=590.0, cy=60.0 + 22 * number, r=6, class_=style)
         content += text(604.0, 64.0 + 22 * number, space, "label")
     ground = element("rect", x=0.5, y=0.5, width=719, height=439, rx=10, class_="ground")
-    return drawing(720, 440, "families", "picture", standalone_style() + ground + element("g", content, class_="chart"))
+    return drawing(
+        720,
+        440,
+        "families",
+        "picture",
+        standalone_style() + ground + element("g", content, class_="chart", transform="translate(6 8)"),
+    )
 
 
 def _arguments() -> argparse.Namespace:
