@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
+from pathlib import Path
+
 import pytest
 
-from nas.budget import Budget
+from nas.budget import FIGURES, Budget
 from nas.device import Device
 from nas.study import Study
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_lengths_may_come_with_how_often_they_come():
@@ -49,3 +55,18 @@ def test_a_budget_may_be_on_several_devices():
 def test_what_no_device_can_be_is_refused(settings, words):
     with pytest.raises(ValueError, match=words):
         Device(name="cpu", **settings)
+
+
+def test_what_the_documentation_shows_is_valid_and_the_default():
+    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "devices.md").read_text(), re.DOTALL)
+    shown = [tomllib.loads(block) for block in blocks]
+    (device,) = shown[0]["devices"]
+    assert Device(**device) == Device(name=device["name"])
+    assert set(device) == set(Device.model_fields)
+    (budget,) = shown[1]["budgets"]
+    assert Budget(**budget).devices == ("server", "phone")
+
+
+def test_every_limit_is_documented():
+    text = (ROOT / "docs" / "devices.md").read_text()
+    assert all(f"`{name}`" in text for name in FIGURES)
