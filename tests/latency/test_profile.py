@@ -196,3 +196,38 @@ def test_what_is_no_profile_is_refused(tmp_path):
     (tmp_path / "profile.json").write_text('{"device": {"name": "cpu"}}')
     with pytest.raises(DeviceError, match="not a profile"):
         Profile.load(tmp_path / "profile.json")
+
+
+def test_an_interrupted_profile_goes_on_and_keeps_its_samples(space, config, tmp_path, monkeypatch):
+    """What was measured before the interruption is not measured again, unless the machine is another one."""
+    rng, asked = random.Random(0), []
+    environment = {"fingerprint": "this"}
+
+    def fake(device, networks, rounds, title, texts, tokens=None, keep=lambda records: None):
+        names = list(networks)
+        asked.append(len(names))
+        records = {
+            name: LatencyRecord((rng.uniform(1, 2),) * 4, device, environment, "now")
+            for name in names[: len(names) // 2]
+        }
+        keep(records)
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+        rest = {name: LatencyRecord((1.0,) * 4, device, environment, "now") for name in names[half:]}
+        keep(rest)
+        return records | rest
+
+    monkeypatch.setattr("nas.latency.profiling.measure", fake)
+    monkeypatch.setattr("nas.latency.profiling.conditions", lambda device: environment)
+    recipe, parts = Recipe(DEVICE, space, config, 0), tmp_path / "samples.json"
+    with pytest.raises(KeyboardInterrupt):
+        build_profile(recipe, "inputs", parts)
+    build_profile(recipe, "inputs", parts)
+    blocks = len(recipe.blocks())
+    assert asked == [blocks, blocks - blocks // 2, len(recipe.chosen)]
+    assert parts.exists()
+    build_profile(recipe, "inputs", parts)
+    assert len(asked) == 3
+    environment = {"fingerprint": "another"}
+    build_profile(recipe, "inputs", parts)
+    assert asked[3:] == [blocks, len(recipe.chosen)]
