@@ -206,10 +206,8 @@ def test_an_interrupted_profile_goes_on_and_keeps_its_samples(space, config, tmp
     def fake(device, networks, rounds, title, texts, tokens=None, keep=lambda records: None):
         names = list(networks)
         asked.append(len(names))
-        records = {
-            name: LatencyRecord((rng.uniform(1, 2),) * 4, device, environment, "now")
-            for name in names[: len(names) // 2]
-        }
+        half = len(names) // 2
+        records = {name: LatencyRecord((rng.uniform(1, 2),) * 4, device, environment, "now") for name in names[:half]}
         keep(records)
         if len(asked) == 1:
             raise KeyboardInterrupt
