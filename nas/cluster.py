@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 
 import ray
 
 from nas.errors import DeviceError
+
+
+_PATIENCE_S = 10.0
 
 
 def attach(device: str) -> None:
@@ -15,9 +19,12 @@ def attach(device: str) -> None:
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS", "auto")
+    host, _, port = address.rpartition(":")
     try:
+        if host and port.isdigit():  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=_PATIENCE_S).close()
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-    except ConnectionError:
+    except OSError:
         raise DeviceError(
             f"devices.{device}: is a node of a Ray cluster, but none is found at {address!r}; start one with "
             "`ray start --head`, or set RAY_ADDRESS"
