@@ -10,7 +10,6 @@ import ray
 
 from nas.errors import DeviceError
 
-
 _PATIENCE_S = 10.0
 
 
