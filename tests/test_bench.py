@@ -62,7 +62,7 @@ def test_latency_prediction_and_budgets():
     """On the tiny space; they need no study."""
     for name, options in (
         ("latency_prediction", ("--only", "onnxruntime", "--tokens", "16")),
-        ("budgets", ("--pairs", "2")),
+        ("budgets", ("--pairs", "2", "--only", "1-thread-128-tokens")),
     ):
         command = [sys.executable, str(BENCH / f"{name}.py"), "--space", "tiny", "--json", *options]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)

@@ -21,7 +21,6 @@ pytestmark = pytest.mark.slow
 DEVICES = """
 [[devices]]
 name = "batches"
-threads = 2
 batch_size = 8
 sequence_length = { 8 = 3, 16 = 1 }
 

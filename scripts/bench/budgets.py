@@ -44,10 +44,11 @@ def measure_all(arguments: argparse.Namespace) -> dict[str, Any]:
     space, rng = SearchSpace.load(arguments.space), random.Random(arguments.seed)
     config = common.config_of(space)
     supernet = BertSupernet(CompactBertForSequenceClassification(config).eval())
-    profiles = {device.name: build_profile(Recipe(device, space, config, arguments.seed), "") for device in DEVICES}
+    devices = [device for device in DEVICES if not arguments.only or device.name in arguments.only]
+    profiles = {device.name: build_profile(Recipe(device, space, config, arguments.seed), "") for device in devices}
     found = []
     for number in range(arguments.pairs):
-        profile = profiles[rng.choice(DEVICES).name]
+        profile = profiles[rng.choice(devices).name]
         limit = _limit(profile, rng)
         budget = Budget(name=f"{number}", device=profile.device.name, p50_ms=limit)
         costs = Costs(config, profiles, (budget,))
@@ -108,6 +109,7 @@ def _arguments() -> argparse.Namespace:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--space", default="minilm-l6", help="a shipped search space, or the path of one")
     made.add_argument("--pairs", type=int, default=20, help="budgets to keep")
+    made.add_argument("--only", action="append", choices=[device.name for device in DEVICES], help="just that device")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     return made.parse_args()
