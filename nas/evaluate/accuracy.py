@@ -121,29 +121,29 @@ class Evaluator:
         """Logits (examples, num_labels) and the rows that they are of: all, or those until the race was lost."""
         states = self.states or SharedStates(limit_bytes=0)
         states.begin(architecture)
-        found, rows = list[np.ndarray](), list[np.ndarray]()
+        found, rows, right = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
         for number in self._order:
             batch = self.batches[number]
-            logits = model.classify(states.run(model, number, batch)).numpy()
-            found.append(logits)
+            found.append(model.classify(states.run(model, number, batch)).numpy())
             rows.append(batch.rows)
-            if self._race and rival and self._lost(np.concatenate(found), np.concatenate(rows), rival):
-                break
-        seen, logits = np.concatenate(rows), np.concatenate(found)
+            if self._race:
+                right.append(self._right(found[-1], batch.rows))
+                if rival and self._race.is_lost(np.concatenate(rows), np.concatenate(right), rival):
+                    break
+        seen = np.concatenate(rows)
         if self._race and len(seen) == len(self.labels):
-            right = np.zeros(len(seen), dtype=bool)
-            right[seen] = logits.argmax(axis=1) == self.labels[seen]
-            self._race.add(right)
-        return logits, seen
+            self._race.add(np.concatenate(right)[np.argsort(seen)])
+        return np.concatenate(found), seen
 
-    def _lost(self, logits: np.ndarray, rows: np.ndarray, rival: float) -> bool:
-        assert self._race
-        return self._race.is_lost(rows, logits.argmax(axis=1) == self.labels[rows], rival)
+    def _right(self, logits: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """For each of some rows whether the likeliest class is the right one."""
+        same: np.ndarray = logits.argmax(axis=1) == self.labels[rows]
+        return same
 
     def _score(self, logits: np.ndarray, rows: np.ndarray) -> float:
         """The metric, estimated where rows are missing."""
         if self._race and len(rows) < len(self.labels):
-            return self._race.estimate(rows, logits.argmax(axis=1) == self.labels[rows])[0]
+            return self._race.estimate(rows, self._right(logits, rows))[0]
         return score(self.metric, logits, self.labels[rows])
 
     def measure(self, model: CompactBertForSequenceClassification) -> tuple[float, tuple[float, ...]]:

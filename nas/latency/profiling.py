@@ -131,13 +131,13 @@ class Recipe:
         found = [measured[name] for name in held_out]
         slowest = {name: weighted_quantile(sums[name], [1 / len(lengths)] * len(lengths), 0.95) for name in used}
         tails = [whole[name].p95_ms / fit.at(slowest[name]) for name in used]
-        teacher = latency_figures(whole["teacher"])
+        teacher = latency_figures(whole[_TEACHER])
         memory = self._memory(peaks)
         if memory:
             teacher["peak_memory_mb"] = memory[0] + memory[1] * stored_mb(self.config)
         return Profile(
             device=self.device,
-            environment=whole["teacher"].environment,
+            environment=whole[_TEACHER].environment,
             blocks_ms={part: {at: round(value, 5) for at, value in own.items()} for part, own in table.items()},
             fit=fit,
             tail=max(1.0, float(np.median(tails))),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import combinations, product
 
 from nas.architecture import Architecture
@@ -105,13 +105,17 @@ class Costs:
 
     def limited(self, architecture: Architecture, exits: Sequence[float] = ()) -> tuple[float, ...]:
         """All that an architecture costs by prediction in any respect that some budget limits; less is better."""
-        asked = {(limits.device, name) for budget in self.budgets for limits in budget.limits for name in limits.given}
-        asked |= {(device, "p50_ms") for device in self.profiles}
         found = {
-            device: self.figures(architecture, device, exits, [name for at, name in asked if at == device])
+            device: self.figures(architecture, device, exits, [name for at, name in self._asked if at == device])
             for device in self.profiles
         }
-        return tuple(-found[at][name] if name in RATES else found[at][name] for at, name in sorted(asked))
+        return tuple(-found[at][name] if name in RATES else found[at][name] for at, name in self._asked)
+
+    @cached_property
+    def _asked(self) -> list[tuple[str, str]]:
+        """Devices and figures that some budget limits, and each device's median."""
+        asked = {(limits.device, name) for budget in self.budgets for limits in budget.limits for name in limits.given}
+        return sorted(asked | {(device, "p50_ms") for device in self.profiles})
 
     def _stored(self, config: CompactBertConfig) -> dict[str, float]:
         return {"size_mb": stored_mb(config), "params": count_parameters(config)}
