@@ -110,8 +110,11 @@ class Job:
         for group in result.groups:
             for name, every in group.samples_ms.items():
                 lengths = 1 if name in self.tokens else len(self.device.lengths)
-                if len(every) != lengths or not all(every) or name not in group.spread:
-                    raise DeviceError(f"{path}: {name!r} must have samples of {lengths} lengths; measure again")
+                alike = len({len(taken) for taken in every}) == 1
+                if len(every) != lengths or not all(every) or not alike or name not in group.spread:
+                    raise DeviceError(
+                        f"{path}: {name!r} must have as many samples of each of {lengths} lengths; measure again"
+                    )
             when = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
             records |= records_of(self.device, group.model_dump(), result.environment, when)
         return records, {name: peak for name, peak in result.peak_memory_mb.items() if peak is not None}

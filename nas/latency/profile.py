@@ -46,8 +46,8 @@ class Profile:
     blocks_ms: dict[str, dict[str, float]]
     """For each kind of block its latency at several numbers of tokens."""
     fit: Fit
-    tail: float
-    """Measured over predicted 95th percentile: how far noise reaches on this device."""
+    noise: tuple[float, ...]
+    """Even quantiles of the latency of one text over the median of all of its length: how unquiet the device is."""
     memory: tuple[float, float] | None
     """Peak memory as a line over stored megabytes, offset and slope; None where no budget asks for it."""
     teacher: dict[str, float]
@@ -80,11 +80,12 @@ class Profile:
         shares = exits or (1.0,)  # of the layers from the first on, or of the last alone
         depths = range(1, len(shares) + 1) if exits else (-1,)
         costs = [self.fit.at(own[depth]) for depth in depths for own in sums]
-        weights = [share / len(sums) for share in shares for _ in sums]
-        expected = float(np.dot(costs, weights))
+        weights = [share / (len(sums) * len(self.noise)) for share in shares for _ in sums]
+        every, often = np.outer(costs, self.noise).ravel(), np.repeat(weights, len(self.noise))
+        expected = float(every @ often)
         return {
-            "p50_ms": weighted_quantile(costs, weights, 0.5),
-            "p95_ms": self.tail * weighted_quantile(costs, weights, 0.95),
+            "p50_ms": weighted_quantile(every, often, 0.5),
+            "p95_ms": weighted_quantile(every, often, 0.95),
             "expected_ms": expected,
             "worst_ms": self.fit.at(max(own[-1] for own in sums)),
             "throughput_per_s": throughput_per_s(self.device, expected),
@@ -104,16 +105,22 @@ class Profile:
         """Read a profile. Raises `DeviceError` if it is missing or not one."""
         values = read_json(path, DeviceError)
         try:
-            memory = tuple(values["memory"]) if values["memory"] else None
-            return cls(**values | {"device": Device(**values["device"]), "fit": Fit(**values["fit"]), "memory": memory})
+            read = {
+                "device": Device(**values["device"]),
+                "fit": Fit(**values["fit"]),
+                "noise": tuple(values["noise"]),
+                "memory": tuple(values["memory"]) if values["memory"] else None,
+            }
+            return cls(**values | read)
         except (KeyError, TypeError, ValueError):
             raise DeviceError(f"{path}: not a profile of this version; remove it and run nas profile") from None
 
 
-def weighted_quantile(values: Sequence[float], weights: Sequence[float], share: float) -> float:
+def weighted_quantile(values: np.ndarray, weights: np.ndarray, share: float) -> float:
     """What that share of values lies below, which come as often as their weights (of sum 1) say."""
-    order = [place for place in np.argsort(values) if weights[place] > 0.0]
-    sorted_values, reached = np.asarray(values)[order], np.cumsum(np.asarray(weights)[order])
+    order = np.argsort(values)
+    order = order[weights[order] > 0.0]
+    sorted_values, reached = values[order], np.cumsum(weights[order])
     place = min(int(np.searchsorted(reached, share - 1e-9)), len(sorted_values) - 1)
     if abs(reached[place] - share) < 1e-9 and place + 1 < len(sorted_values):
         return float(sorted_values[place : place + 2].mean())

@@ -21,14 +21,14 @@ from nas.device import Device
 from nas.errors import DeviceError
 from nas.files import digest, read_json, write_json
 from nas.latency.measure import NO_TEXTS, Network, Texts, conditions, measure, measure_peak_memory
-from nas.latency.profile import Fit, Profile, part_name, sums_ms, weighted_quantile
+from nas.latency.profile import Fit, Profile, part_name, sums_ms
 from nas.latency.record import LatencyRecord, error_of, latency_figures
 from nas.latency.runtimes import BlockChain, with_repeating_weights
 from nas.model import CompactBertConfig, CompactBertForSequenceClassification
 from nas.model.sizes import stored_mb
 from nas.space import SearchSpace
 
-_METHOD = 8
+_METHOD = 9
 """Raised when blocks are measured in another way, so that older profiles are made anew."""
 _COPIES = 4
 BLOCK_ROUNDS, WHOLE_ROUNDS = 6, 12
@@ -39,6 +39,8 @@ _MOST_LENGTHS = 4
 _ALL = 10**6
 _MOST_ROWS = 4096
 """Rows of the word table in measured networks: a look-up costs the same in a larger one, writing it does not."""
+_NOISE = (np.arange(20) + 0.5) / 20
+"""Quantiles that stand for the noise of one length."""
 _UNDISTURBED = 25
 """The percentile taken of a block's samples: disturbances only ever add time."""
 
@@ -119,38 +121,33 @@ class Recipe:
         # The teacher, whose layers are all alike, is no example of the others.
         used = [name for name in self.chosen if name != _TEACHER and not name.startswith("held_out")]
         held_out = [name for name in self.chosen if name.startswith("held_out")]
-        lengths = self.device.lengths
-        sums = {
-            name: [sums_ms(table, architecture, length)[-1] for length in lengths]
-            for name, architecture in self.chosen.items()
-        }
-        measured = {name: record.p50_ms for name, record in whole.items()}
-        medians = {name: float(np.median(own)) for name, own in sums.items()}
-        fit = fitted(*([of[name] for name in used] for of in (medians, measured)))
-        predicted = [fit.at(medians[name]) for name in held_out]
-        found = [measured[name] for name in held_out]
-        slowest = {name: weighted_quantile(sums[name], [1 / len(lengths)] * len(lengths), 0.95) for name in used}
-        tails = [whole[name].p95_ms / fit.at(slowest[name]) for name in used]
+        sums = [sums_ms(table, self.chosen[name], length)[-1] for name in used for length in self.device.lengths]
+        samples = [taken for name in used for taken in whole[name].by_length()]
+        medians = [float(np.median(taken)) for taken in samples]
+        noise = [np.quantile(taken, _NOISE) / median for taken, median in zip(samples, medians, strict=True)]
         teacher = latency_figures(whole[_TEACHER])
         memory = self._memory(peaks)
         if memory:
             teacher["peak_memory_mb"] = memory[0] + memory[1] * stored_mb(self.config)
-        return Profile(
+        profile = Profile(
             device=self.device,
             environment=whole[_TEACHER].environment,
             blocks_ms={part: {at: round(value, 5) for at, value in own.items()} for part, own in table.items()},
-            fit=fit,
-            tail=max(1.0, float(np.median(tails))),
+            fit=fitted(sums, medians),
+            noise=tuple(np.median(noise, axis=0).round(4).tolist()),
             memory=memory,
             teacher=teacher,
-            smallest_p50_ms=measured["smallest"],
-            error=error_of(predicted, found),
-            held_out=[
-                {"predicted_ms": round(expected, 4), "measured_ms": round(real, 4)}
-                for expected, real in zip(predicted, found, strict=True)
-            ],
+            smallest_p50_ms=whole["smallest"].p50_ms,
+            error={},
             noisy=any(record.noisy for record in (*blocks.values(), *whole.values())),
         )
+        predicted = [profile.predict_ms(self.chosen[name]) for name in held_out]
+        measured = [whole[name].p50_ms for name in held_out]
+        pairs = [
+            {"predicted_ms": round(expected, 4), "measured_ms": round(real, 4)}
+            for expected, real in zip(predicted, measured, strict=True)
+        ]
+        return replace(profile, error=error_of(predicted, measured), held_out=pairs)
 
     def _table(self, records: Mapping[str, LatencyRecord]) -> dict[str, dict[str, float]]:
         table: dict[str, dict[str, float]] = {}

@@ -34,6 +34,10 @@ class LatencyRecord:
         """A percentile of the samples, in milliseconds."""
         return float(np.percentile(self.samples_ms, percent))
 
+    def by_length(self) -> np.ndarray:
+        """The samples of a network that was fed all of the device's lengths, (lengths, samples of each)."""
+        return np.reshape(self.samples_ms, (len(self.device.lengths), -1))
+
     @property
     def p50_ms(self) -> float:
         """The median."""

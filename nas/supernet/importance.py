@@ -38,7 +38,9 @@ class _Taylor:
         self.total: torch.Tensor | None = None
 
     def watch(self, value: torch.Tensor) -> None:
-        value.register_hook(lambda gradient: self._add(value.detach() * gradient))
+        # A hook that held the value itself would keep it, and all it was made from, for good.
+        activation = value.detach()
+        value.register_hook(lambda gradient: self._add(activation * gradient))
 
     def _add(self, product: torch.Tensor) -> None:
         per_text = product.sum(dim=1) if product.dim() == 3 else product

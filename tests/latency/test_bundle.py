@@ -126,7 +126,7 @@ BAD = {
     ),
     "a length missing": (
         _changed(samples_ms=GOOD["groups"][0]["samples_ms"] | {"export": [[1.0]]}),
-        "samples of 2 lengths",
+        "of 2 lengths",
     ),
     "negative time": (_changed(samples_ms={"export": [[-1.0], [2.0]], "teacher": [[1.0], [1.0]]}), "greater than"),
     "no number": (_changed(samples_ms={"export": [["1"], [2.0]], "teacher": [[1.0], [1.0]]}), "valid number"),

@@ -114,12 +114,12 @@ def test_a_network_that_is_left_early_is_predicted_by_where_texts_leave(space):
     architecture = replace(space.largest(), exit_threshold=0.9)
     table = {part: {"4": 1.0, "16": 1.0} for part, _ in _parts(architecture, 16)}
     device = Device(name="cpu", sequence_length=[4, 16])
-    profile = Profile(device, {}, table, Fit(0.5, 2.0, 0.0), 1.2, None, {"p50_ms": 1.0}, 0.1, {})
+    profile = Profile(device, {}, table, Fit(0.5, 2.0, 0.0), (1.0,), None, {"p50_ms": 1.0}, 0.1, {})
     through, early = profile.predict(architecture), profile.predict(architecture, (0.6, 0.0, 0.4))
     assert through["p50_ms"] == through["expected_ms"] == through["worst_ms"] == pytest.approx(0.5 + 2 * 7)
     assert early["p50_ms"] == pytest.approx(0.5 + 2 * 3) and early["worst_ms"] == through["worst_ms"]
     assert early["expected_ms"] == pytest.approx(0.6 * 6.5 + 0.4 * 14.5)
-    assert early["p95_ms"] == pytest.approx(1.2 * 14.5)
+    assert early["p95_ms"] == pytest.approx(14.5)
     assert early["throughput_per_s"] == pytest.approx(1000 / early["expected_ms"])
 
 
@@ -134,7 +134,29 @@ def test_a_network_that_is_left_early_is_predicted_by_where_texts_leave(space):
     ],
 )
 def test_weighted_median(values, weights, expected):
-    assert weighted_quantile(values, weights, 0.5) == pytest.approx(expected)
+    assert weighted_quantile(np.array(values), np.array(weights), 0.5) == pytest.approx(expected)
+
+
+def test_where_most_texts_are_short_the_median_is_a_slow_one_of_them(space):
+    """Two of three texts have 4 tokens and take 1 ms a block; half of all texts are three quarters of those."""
+    noise = (0.9, 1.0, 1.1, 1.5)
+    table = {part: {"4": 1.0, "16": 4.0} for part, _ in _parts(space.smallest(), 4)}
+    device = Device(name="cpu", sequence_length={4: 2, 16: 1})
+    profile = Profile(device, {}, table, Fit(0.0, 1.0, 0.0), noise, None, {"p50_ms": 1.0}, 0.1, {})
+    blocks = len(table)
+    assert profile.predict_ms(space.smallest()) == pytest.approx(blocks * (1.1 + 1.5) / 2)
+    assert profile.predict(space.smallest())["expected_ms"] == pytest.approx(blocks * 2 * sum(noise) / 4)
+
+
+def test_noise_is_found_beside_the_median_of_each_length(space, config):
+    device = Device(name="cpu", sequence_length=[4, 16])
+    recipe = Recipe(device, space, config, 0)
+    parts = {part for architecture in recipe.chosen.values() for part, _ in _parts(architecture, 4)}
+    blocks = {f"{part}@{at}": _record(float(at)) for part in parts for at in recipe.tokens}
+    quantiles = np.linspace(0.9, 1.1, 21)
+    samples = tuple(np.concatenate([quantiles * 4.0, quantiles * 16.0]).tolist())
+    profile = recipe.profile(blocks, {name: LatencyRecord(samples, device, {}, "now") for name in recipe.chosen}, {})
+    assert profile.noise == pytest.approx([0.905 + 0.01 * place for place in range(20)], abs=1e-3)
 
 
 def test_the_lengths_of_a_task_are_quantiles_of_its_texts():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from tiny import TEACHERS
@@ -35,6 +37,15 @@ def test_what_was_measured_comes_first_afterwards(supernet_weights, labelled):
     for scores in (again.hidden, again.pooled, *again.heads, *again.neurons):
         assert torch.all(scores[:-1] >= scores[1:] - 1e-4 * scores.max())
     assert not torch.equal(importance.hidden, again.hidden)
+
+
+def test_nothing_of_a_batch_is_kept(supernet_weights, labelled):
+    """It was: all states of all batches, gigabytes on a real model."""
+    states = []
+    for layer in supernet_weights.layers:
+        layer.output.register_forward_hook(lambda _m, _i, output: states.append(weakref.ref(output)))
+    measure_importance(supernet_weights, labelled)
+    assert len(states) == len(supernet_weights.layers) and not any(state() is not None for state in states)
 
 
 def test_units_that_do_nothing_are_last(supernet_weights, labelled):
