@@ -169,6 +169,8 @@ class Search(Settings):
     """Use only that many examples of the search set; all where it is left out."""
     least_tokens: Whole = 0
     """Leave out shorter texts of the search set: many rows may be parts of texts, where whole ones will be served."""
+    bf16: Flag = True
+    """Evaluate candidates in bf16 where the processor multiplies it natively; exports are judged in full precision."""
 
     @model_validator(mode="after")
     def _workers_have_an_executor(self) -> Search:

@@ -22,6 +22,7 @@ from nas.evaluate.racing import Race
 from nas.evaluate.shared import SharedStates
 from nas.model import CompactBertForSequenceClassification
 from nas.model.modeling import BlockLinear
+from nas.model.precision import uses_bf16
 from nas.supernet import BertSupernet
 
 
@@ -81,11 +82,17 @@ def forward_of(
 class Evaluator:
     """Evaluates architectures of one supernet on one split.
 
-    `shared` and `raced` can be switched off, to see what they bring.
+    `shared`, `raced` and `bf16` can be switched off, to see what they bring.
     """
 
     def __init__(
-        self, supernet: BertSupernet, split: Dataset, metric: str, shared: bool = True, raced: bool = True
+        self,
+        supernet: BertSupernet,
+        split: Dataset,
+        metric: str,
+        shared: bool = True,
+        raced: bool = True,
+        bf16: bool = True,
     ) -> None:
         self.supernet = supernet
         self.metric = metric
@@ -94,6 +101,8 @@ class Evaluator:
         self.states = SharedStates() if shared else None
         # Batches hold texts of one length; whoever is stopped early shall have seen all kinds.
         self._order = np.random.default_rng(0).permutation(len(self.batches)).tolist()
+        fast = bf16 and uses_bf16(supernet.weights.config.hidden_size)
+        self._dtype = torch.bfloat16 if fast else torch.float32
         self._race = Race(len(self.labels)) if raced and metric == "accuracy" else None
 
     @torch.inference_mode()
@@ -106,12 +115,13 @@ class Evaluator:
         model = self.supernet.extract(architecture, copied=False)
         for module in model.modules():
             if isinstance(module, BlockLinear):
-                module.settle()
-        if architecture.exit_threshold:
-            accuracy, exits, rows = *self.measure(model), self.labels
-        else:
-            logits, rows = self._logits(model, architecture, rival)
-            accuracy, exits = self._score(logits, rows), ()
+                module.settle(self._dtype)
+        with torch.autocast("cpu", self._dtype, enabled=self._dtype != torch.float32):
+            if architecture.exit_threshold:
+                accuracy, exits, rows = *self.measure(model), self.labels
+            else:
+                logits, rows = self._logits(model, architecture, rival)
+                accuracy, exits = self._score(logits, rows), ()
         seconds = round(time.monotonic() - started, 4)
         return CandidateResult(architecture, accuracy, len(rows), seconds, exits, len(rows) == len(self.labels))
 
@@ -124,7 +134,7 @@ class Evaluator:
         found, rows, right = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
         for number in self._order:
             batch = self.batches[number]
-            found.append(model.classify(states.run(model, number, batch)).numpy())
+            found.append(model.classify(states.run(model, number, batch)).float().numpy())
             rows.append(batch.rows)
             if self._race:
                 right.append(self._right(found[-1], batch.rows))
@@ -172,6 +182,7 @@ class EvaluationRecipe:
     metric: str
     examples: int | None = None
     least_tokens: int = 0
+    bf16: bool = True
     threads: int | None = None
 
     def load(self) -> Evaluator:
@@ -188,4 +199,4 @@ class EvaluationRecipe:
         split = split.select(long_enough)
         if self.examples and self.examples < len(split):
             split = split.shuffle(seed=0, keep_in_memory=True).select(range(self.examples))
-        return Evaluator(BertSupernet.load(self.supernet), split, self.metric)
+        return Evaluator(BertSupernet.load(self.supernet), split, self.metric, bf16=self.bf16)

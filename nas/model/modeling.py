@@ -42,9 +42,13 @@ class Compressed(nn.Module):
         """What stands for the one matrix, by name."""
         return {name: getattr(self, name) for name in self.compression.matrices(self.rows, self.columns)}
 
-    def settle(self) -> None:
-        """Round the matrices once for all passes to come: for a model whose weights no longer change."""
-        self._settled = self.compression.settled(self.matrices)
+    def settle(self, dtype: torch.dtype = torch.float32) -> None:
+        """Round the matrices once for all passes to come: for a model whose weights no longer change.
+
+        With another `dtype` they are kept in it, for passes under autocast.
+        """
+        settled = self.compression.settled(self.matrices)
+        self._settled = {name: matrix.to(dtype) for name, matrix in settled.items()}
 
 
 class BlockLinear(Compressed):

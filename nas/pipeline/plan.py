@@ -12,13 +12,13 @@ from nas.architecture import Architecture
 from nas.budget import RATES
 from nas.errors import DataError
 from nas.latency.runtimes import check_runtime
+from nas.model.precision import native_bf16
 from nas.pipeline.exports import export_inputs
 from nas.pipeline.prepare import check_teacher, teacher_inputs, teacher_source
 from nas.pipeline.run import Run
 from nas.pipeline.searches import profile_inputs, recipes, search_inputs
 from nas.pipeline.supernets import supernet_inputs
 from nas.study import Study
-from nas.supernet.loops import native_bf16
 
 _PLACES = {"here": "", "ray": ", on a Ray node of that name", "elsewhere": ", measured by a bundle"}
 _TYPICAL_SHARE = 1 / 3

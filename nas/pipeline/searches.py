@@ -99,9 +99,8 @@ def profile(run: Run) -> dict[str, Profile]:
 def evaluation(run: Run) -> EvaluationRecipe:
     """How to evaluate candidates of this run."""
     settings = run.study.search
-    return EvaluationRecipe(
-        run.supernet, run.data, run.study.task.metric, settings.examples, least_tokens=settings.least_tokens
-    )
+    metric = run.study.task.metric
+    return EvaluationRecipe(run.supernet, run.data, metric, settings.examples, settings.least_tokens, settings.bf16)
 
 
 def search_candidates(run: Run) -> SearchState:

@@ -28,6 +28,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from nas.errors import TrainingError
 from nas.files import write_json
+from nas.model.precision import uses_bf16
 from nas.progress import Tracker, track
 from nas.supernet.checkpoints import SafeTrainer, all_finite, claim, last_complete, mark_complete
 
@@ -36,7 +37,6 @@ from nas.supernet.checkpoints import SafeTrainer, all_finite, claim, last_comple
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 LOG_FILE = "training.json"
-_LEAST_BF16_WIDTH = 256
 
 
 @dataclass(frozen=True)
@@ -48,19 +48,6 @@ class Schedule:
     steps: int = -1
     epochs: float = 1.0
     checkpoint_steps: int = 200
-
-
-def native_bf16() -> bool:
-    """Whether this processor (or GPU) multiplies bf16 matrices in hardware."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    supported = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name, lambda: False)() for name in supported)
-
-
-def _uses_bf16(model: PreTrainedModel) -> bool:
-    """bf16 where it pays: the casts of narrow layers cost more than their products gain."""
-    return native_bf16() and bool(model.config.hidden_size >= _LEAST_BF16_WIDTH)
 
 
 def training_arguments(model: PreTrainedModel, folder: Path, schedule: Schedule, seed: int) -> TrainingArguments:
@@ -75,7 +62,7 @@ def training_arguments(model: PreTrainedModel, folder: Path, schedule: Schedule,
         warmup_steps=0.06,
         weight_decay=0.01,
         optim="adamw_torch_fused",
-        bf16=_uses_bf16(model),
+        bf16=uses_bf16(model.config.hidden_size),
         use_cpu=not torch.cuda.is_available(),
         save_steps=schedule.checkpoint_steps,
         save_total_limit=2,

@@ -39,15 +39,16 @@ def measure(run: Run, count: int, seed: int) -> dict[str, Any]:
     candidates = _candidates(run.study.space, costs, count, random.Random(seed))
     labels = data.search
 
-    def evaluator(shared: bool, raced: bool) -> Evaluator:
-        return Evaluator(supernet, labels, run.study.task.metric, shared=shared, raced=raced)
+    def evaluator(shared: bool = False, raced: bool = False, bf16: bool = False) -> Evaluator:
+        return Evaluator(supernet, labels, run.study.task.metric, shared, raced, bf16)
 
     ways: dict[str, Callable[[], list[CandidateResult]]] = {
-        "naive": lambda: [_naive(supernet, evaluator(False, False), one) for one in candidates],
-        "rounded once": lambda: _in_turn(evaluator(False, False), candidates, costs, False),
-        "shared layers": lambda: _in_turn(evaluator(True, False), candidates, costs, False),
-        "racing": lambda: _in_turn(evaluator(False, True), candidates, costs, True),
-        "all": lambda: _in_turn(evaluator(True, True), candidates, costs, True),
+        "naive": lambda: [_naive(supernet, evaluator(), one) for one in candidates],
+        "rounded once": lambda: _in_turn(evaluator(), candidates, costs, False),
+        "shared layers": lambda: _in_turn(evaluator(shared=True), candidates, costs, False),
+        "racing": lambda: _in_turn(evaluator(raced=True), candidates, costs, True),
+        "bf16": lambda: _in_turn(evaluator(bf16=True), candidates, costs, False),
+        "all": lambda: _in_turn(evaluator(True, True, True), candidates, costs, True),
     }
     rates, fronts, examples = dict[str, float](), dict[str, set[Architecture]](), dict[str, float]()
     for name, way in ways.items():

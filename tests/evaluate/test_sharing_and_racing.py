@@ -11,7 +11,7 @@ import torch
 from searching import write_search
 from tiny import mixed_space
 
-from nas.architecture import Architecture, Layer
+from nas.architecture import Architecture, Layer, compress_all
 from nas.data import TaskData
 from nas.errors import DataError
 from nas.evaluate import EvaluationRecipe
@@ -161,3 +161,17 @@ def test_a_stopped_candidate_is_recorded_as_such(tmp_path):
     stopped = evaluator.evaluate(SPACE.smallest(), rival=1.5)
     assert not stopped.complete and 0 < stopped.examples < whole.examples
     assert evaluator.evaluate(SPACE.smallest()).complete
+
+
+@pytest.mark.parametrize("choice", ["none", "int8"])
+@torch.inference_mode()
+def test_bf16_changes_logits_by_its_rounding_alone(parts, monkeypatch, choice):
+    supernet, split = parts
+    exact = Evaluator(supernet, split, "accuracy", bf16=False)
+    monkeypatch.setattr("nas.evaluate.accuracy.uses_bf16", lambda hidden_size: True)
+    rounded = Evaluator(supernet, split, "accuracy")
+    architecture = compress_all(SPACE.largest(), choice)
+    results = [evaluator.evaluate(architecture) for evaluator in (exact, rounded)]
+    assert abs(results[0].accuracy - results[1].accuracy) < 0.02
+    kept = [evaluator.states._states[-1][0] for evaluator in (exact, rounded)]
+    assert 0.0 < (kept[0] - kept[1]).abs().mean() < 0.05
