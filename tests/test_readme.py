@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -63,6 +64,9 @@ def test_commands_and_code_of_the_readme(tmp_path):
     for code in _blocks("python"):
         result = subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True, text=True)
         assert re.search(r"-?\d\.\d", result.stdout)
+    (serve,) = _blocks("sh")
+    result = subprocess.run(shlex.split(serve), cwd=folder, check=True, capture_output=True, text=True)
+    assert re.fullmatch(r"\w+\t\d\.\d+\n", result.stdout)
     shutil.rmtree(folder)
 
 

@@ -105,7 +105,7 @@ def _infer(packages, folder, *arguments, lines=None):
 
 
 def test_infer_says_what_transformers_and_onnx_runtime_say(exports, answers, few_packages):
-    """With tokenizers, numpy and onnxruntime alone; of dropped tokens, exits, scores and texts that are too long too."""
+    """With tokenizers, numpy and onnxruntime alone; of dropped tokens, exits, scores and texts that are too long."""
     folders = exports[0]
     chosen = [name for name in sorted(answers, key=int) if int(name) % 4 == 0 or int(name) > 26]
     for name in chosen:
