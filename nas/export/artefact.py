@@ -80,6 +80,7 @@ def _save_openvino(folder: Path) -> None:
 
 def served_files(folder: Path, runtime: str) -> list[Path]:
     """The files that a runtime serves, whose size counts; it is given the first."""
-    names = {"torch": ["model.safetensors"], "onnxruntime": [ONNX_FILE]}
-    openvino = [OPENVINO_FILE, str(Path(OPENVINO_FILE).with_suffix(".bin"))]
-    return [folder / name for name in names.get(runtime, openvino)]
+    own = folder / OPENVINO_FILE
+    if runtime == "openvino" and own.exists():
+        return [own, own.with_suffix(".bin")]
+    return [folder / ("model.safetensors" if runtime == "torch" else ONNX_FILE)]

@@ -95,7 +95,9 @@ class Source:
 def _imports(node: ast.AST) -> Iterator[tuple[str, Import]]:
     """The names that an import binds, and what they stand for."""
     if isinstance(node, ast.Import):
-        yield from ((alias.asname or alias.name, (alias.name, "")) for alias in node.names)
+        for alias in node.names:
+            package = alias.name.split(".", maxsplit=1)[0]
+            yield (alias.asname, (alias.name, "")) if alias.asname else (package, (package, ""))
     elif isinstance(node, ast.ImportFrom):
         yield from ((alias.asname or alias.name, (node.module or "", alias.name)) for alias in node.names)
 

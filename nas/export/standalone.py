@@ -140,8 +140,8 @@ class _Copy:
 
     def _import_lines(self) -> Iterator[str]:
         """The imports, those of the standard library first."""
-        whole = sorted({module for module, name in self.imports.values() if not name})
-        lines = [(module, f"import {module}") for module in whole]
+        whole = sorted((module, key) for key, (module, name) in self.imports.items() if not name)
+        lines = [(module, f"import {module}{'' if key == module else f' as {key}'}") for module, key in whole]
         for module in sorted({module for module, name in self.imports.values() if name}):
             bound = {key: name for key, (origin, name) in self.imports.items() if origin == module and name}
             names = sorted(name if name == key else f"{name} as {key}" for key, name in bound.items())

@@ -40,7 +40,7 @@ _BODY = """
 
 ## How to use it
 
-With transformers{alone}:
+With torch and transformers{alone}:
 
 ```python
 from transformers import pipeline
@@ -86,7 +86,7 @@ def write_card(folder: Path, study: Study) -> None:
         figures=_table(["", "this model", "teacher"], _figures(found)),
         measured=_measured(study, found),
         architecture=_architecture(architecture),
-        alone=" alone" if own else "",
+        alone=" (5 or later) alone" if own else "",
         folder=folder.name,
         trust=", trust_remote_code=True" if own else "",
         example='{"text": "one text", "text_pair": "another"}' if pairs else '"a text"',

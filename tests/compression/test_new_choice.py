@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from onnx import TensorProto
 from tiny import make_tokenizer, mixed_space
 
@@ -43,10 +44,10 @@ class Half(MatrixCompression):
         return {"weight": self._rounded(matrices["weight"])}
 
     def apply(self, x, settled, bias):
-        return torch.nn.functional.linear(x, settled["weight"], bias)
+        return F.linear(x, settled["weight"], bias)
 
     def embed(self, ids, matrices):
-        return self._rounded(torch.nn.functional.embedding(ids, matrices["weight"]))
+        return self._rounded(F.embedding(ids, matrices["weight"]))
 
     def emit_linear(self, graph, x, matrices, bias, store=None):
         stored = (store or graph.constant)(matrices["weight"].T.astype(np.float16))
