@@ -1,6 +1,6 @@
 """Load exports where `nas` cannot be imported, and leave what they answer. Run as `python -I alone.py <folder>`.
 
-Of each folder in it: the logits of `inputs.npz`, and what a pipeline says of `texts.json`, in `answers.json`.
+Prints for each folder in it the logits of `inputs.npz`, and what a pipeline says of `texts.json` where there is one.
 """
 
 import importlib.abc
@@ -32,8 +32,9 @@ for folder in sorted(Path(sys.argv[1]).iterdir()):
     inputs = {name: torch.from_numpy(value) for name, value in np.load(folder / "inputs.npz").items()}
     with torch.no_grad():
         logits = model(**inputs).logits.tolist()
-    classify = pipeline("text-classification", model=str(folder), trust_remote_code=True)
-    texts = json.loads((folder / "texts.json").read_text())
-    said = [classify(text, truncation=True)[0] for text in texts]
-    answers[folder.name] = {"class": type(model).__name__, "logits": logits, "said": said}
+    answers[folder.name] = {"class": type(model).__name__, "logits": logits}
+    if (folder / "texts.json").exists():
+        classify = pipeline("text-classification", model=str(folder), trust_remote_code=True)
+        texts = json.loads((folder / "texts.json").read_text())
+        answers[folder.name]["said"] = [classify(text, truncation=True)[0] for text in texts]
 print(json.dumps(answers))

@@ -42,12 +42,12 @@ def exports(tmp_path_factory):
     """Folders of many architectures of all families, and the logits that `nas` computes for their inputs."""
     root, space = tmp_path_factory.mktemp("exports"), mixed_space()
     supernets = {(kind, 2): _subnet(kind, 2) for kind in TEACHERS} | {("bert", 1): _subnet("bert", 1)}
-    wanted = [((kind, 2), space.sample(random.Random(number))) for number, kind in enumerate([*TEACHERS] * 4)]
+    wanted = [((kind, 2), space.sample(random.Random(number))) for number, kind in enumerate([*TEACHERS] * 2)]
     wanted += [(("bert", 2), architecture) for architecture in named_architectures().values()]
     exiting = replace(space.largest(), exit_threshold=0.6)
     wanted += [(("bert", 2), exiting), (("bert", 2), space.largest()), (("bert", 1), space.largest())]
     wanted += [(("bert", 1), replace(space.sample(random.Random(7)), exit_threshold=0.0))]
-    expected = {}
+    expected, told = {}, set()
     for number, (key, architecture) in enumerate(wanted):
         model, folder = supernets[key].extract(architecture), root / f"{number}"
         write_artefact(model, make_tokenizer(), folder)
@@ -56,25 +56,29 @@ def exports(tmp_path_factory):
         with torch.no_grad():
             expected[folder.name] = model(**inputs).logits.numpy()
         np.savez(folder / "inputs.npz", **{name: value.numpy() for name, value in inputs.items()})
-        (folder / "texts.json").write_text(json.dumps(TEXTS))
+        drops = any(layer.keep_tokens for layer in architecture.layers)
+        if key not in told or architecture.exit_threshold or drops or key[1] == 1:
+            told.add(key)
+            (folder / "texts.json").write_text(json.dumps(TEXTS))
     return root, expected
 
 
 @pytest.fixture(scope="module")
 def answers(exports, tmp_path_factory):
     """What a Python without `nas` makes of them."""
-    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path_factory.mktemp("modules")), "PYTHONWARNINGS": "error"}
+    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path_factory.mktemp("modules"))}
     command = [sys.executable, "-I", str(Path(__file__).with_name("alone.py")), str(exports[0])]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_a_model_loaded_alone_computes_what_nas_computes(exports, answers):
     folders, expected = exports
     assert answers.keys() == expected.keys()
     for name, logits in expected.items():
-        np.testing.assert_allclose(answers[name]["logits"], logits, atol=1e-6)
+        np.testing.assert_allclose(answers[name]["logits"], logits, atol=1e-5, rtol=0)
         own = answers[name]["class"] == "CompactBertForSequenceClassification"
         assert own == (folders / name / MODELING_FILE).exists()
     assert {answer["class"] for answer in answers.values()} == {
@@ -104,11 +108,11 @@ def _infer(packages, folder, *arguments, lines=None):
     return subprocess.run(command, input=lines, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_infer_says_what_transformers_and_onnx_runtime_say(exports, answers, few_packages):
     """With tokenizers, numpy and onnxruntime alone; of dropped tokens, exits, scores and texts that are too long."""
     folders = exports[0]
-    chosen = [name for name in sorted(answers, key=int) if int(name) % 4 == 0 or int(name) > 26]
-    for name in chosen:
+    for name in (name for name in answers if "said" in answers[name]):
         done = _infer(few_packages, folders / name, lines="".join(f"{text}\n" for text in TEXTS))
         assert done.returncode == 0 and not done.stderr, done.stderr
         session = onnx_session(str(folders / name / ONNX_FILE), 1)
