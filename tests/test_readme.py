@@ -65,7 +65,8 @@ def test_commands_and_code_of_the_readme(tmp_path):
         result = subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True, text=True)
         assert re.search(r"-?\d\.\d", result.stdout)
     (serve,) = _blocks("sh")
-    result = subprocess.run(shlex.split(serve), cwd=folder, check=True, capture_output=True, text=True)
+    command = [sys.executable, *shlex.split(serve)[1:]]
+    result = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
     assert re.fullmatch(r"\w+\t\d\.\d+\n", result.stdout)
     shutil.rmtree(folder)
 
