@@ -52,7 +52,7 @@ class Source:
 
     def __init__(self, module: str) -> None:
         self.module = import_module(module)
-        self.lines = inspect.getsource(self.module).splitlines()
+        self.lines = inspect.getsource(self.module).split("\n")
         tree = ast.parse("\n".join(self.lines))
         self.about = (ast.get_docstring(tree) or "").split("\n\n")[0]
         self.imported = {bound: origin for node in ast.walk(tree) for bound, origin in _imports(node)}
@@ -70,7 +70,7 @@ class Source:
                 found[-1] = Part(found[-1].node, found[-1].first, last)
                 continue
             first = min(above.lineno for above in (node, *getattr(node, "decorator_list", [])))
-            while self.lines[first - 2].lstrip().startswith("#"):
+            while first > 1 and self.lines[first - 2].lstrip().startswith("#"):
                 first -= 1
             found.append(Part(node, first, last))
         return found

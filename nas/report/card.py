@@ -128,7 +128,8 @@ def _metadata(study: Study, name: str, found: Mapping[str, Any]) -> ModelCardDat
 
 def _is_local(study: Study) -> bool:
     """Whether the teacher is no model of a hub."""
-    return study.teacher.model == "embedded" or study.resolve(study.teacher.model).is_dir()
+    name = study.teacher.model
+    return name == "embedded" or name.startswith((".", "/", "~")) or study.resolve(name).is_dir()
 
 
 def _licence(study: Study) -> dict[str, Any]:
