@@ -29,6 +29,7 @@ from nas.errors import SearchError
 from nas.evaluate import CandidateResult
 from nas.search.costs import Costs
 from nas.search.encoding import Encoding
+from nas.search.guided import GuidedSampler
 from nas.space import SearchSpace
 from nas.study import Search
 
@@ -76,6 +77,8 @@ class Trials:
         seed = random.Random(f"{self.seed}/{len(self._study.get_trials(deepcopy=False))}").getrandbits(31)
         if settings.sampler == "random":
             return RandomSampler(seed=seed)
+        if settings.sampler == "guided":
+            return GuidedSampler(self._distributions, self.encoding, self.costs, self._known, seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             if settings.sampler == "tpe":
