@@ -1,8 +1,7 @@
 """Guided sampling: a model of accuracy says which of many candidates are worth an evaluation.
 
-What a candidate costs is known from the profiles, so only its accuracy is in doubt. The front is seen as the best
-accuracy at several levels, each budget and shares of it; a candidate is worth the improvement that is expected of it,
-summed over the levels that it keeps (expected improvement: Jones, Schonlau and Welch, 1998).
+What a candidate costs is known from the profiles, so only its accuracy is in doubt. It is worth what it is expected to
+add to the best accuracy within each budget that it keeps (expected improvement: Jones, Schonlau and Welch, 1998).
 """
 
 from __future__ import annotations
@@ -31,11 +30,9 @@ from nas.space import SearchSpace
 
 BATCH = 4
 """So many are chosen together; then the model learns what they came to."""
-_SHARES = (1.0, 0.8, 0.6, 0.4)
-"""Of each budget: what is as good at less cost widens the front."""
-_ROUNDS, _CHILDREN, _PARENTS = 3, 300, 24
+_ROUNDS, _CHILDREN, _PARENTS = 3, 300, 8
 _BEST = 4
-"""So many evaluated candidates of each level have children."""
+"""So many evaluated candidates of each budget have children."""
 _KNOWN, _FITTED = 500, 150
 """So many evaluated candidates the model knows at most, and so many its own settings are fitted to."""
 
@@ -82,7 +79,7 @@ class GuidedSampler(BaseSampler):
 
 
 class _About(NamedTuple):
-    """What is known of an architecture before it is evaluated: its features, and whether it keeps each level."""
+    """What is known of an architecture before it is evaluated: its features, and whether it keeps each budget."""
 
     features: np.ndarray
     keeps: np.ndarray
@@ -107,7 +104,7 @@ class Guide:
         accuracy = _stretched([result.accuracy for result in whole])
         keeps = np.stack([self._evaluated[result.architecture].keeps for result in whole])
         found = np.where(keeps, accuracy[:, None], -np.inf)
-        best = np.maximum(found.max(axis=0), accuracy.min())
+        best = np.maximum(found.max(axis=0), model.least)
         parents = [whole[place].architecture for place in dict.fromkeys(np.argsort(-found, axis=0)[:_BEST].ravel())]
         pool = dict[Architecture, _About]()
         for _ in range(_ROUNDS):
@@ -121,10 +118,12 @@ class Guide:
             candidates = list(pool)
             x, keeps = (np.stack(part) for part in zip(*pool.values(), strict=True))
             mean, doubt = model.expected(x)
-            parents = [candidates[place] for place in np.argsort(-_gain(mean, doubt, best, keeps))[:_PARENTS]]
+            gains = _gain(mean, doubt, best, keeps)
+            parents = [candidates[place] for place in dict.fromkeys(np.argsort(-gains, axis=0)[:_PARENTS].ravel())]
         chosen = dict[Architecture, None]()
-        for _ in range(BATCH):
-            place = int(np.argmax(_gain(mean, doubt, best, keeps)))
+        for number in range(BATCH):
+            turn = (len(results) + number) % len(best)
+            place = int(np.argmax(_gain(mean, doubt, best, keeps)[:, turn]))
             chosen[candidates[place]] = None
             # It is taken to come out as expected, so that the next is another.
             best = np.where(keeps[place], np.maximum(best, mean[place]), best)
@@ -155,8 +154,8 @@ class Guide:
             yield self._space.mutate(child, rng, rate=rng.choice((0.05, 0.1, 0.2)))
 
     def _about(self, architecture: Architecture, exits: Sequence[float] = ()) -> _About:
-        costs = 1.0 + np.array(self._costs.cautious_excesses(architecture, exits))
-        return _About(features(self._space, architecture), np.concatenate([costs <= share for share in _SHARES]))
+        excesses = np.array(self._costs.cautious_excesses(architecture, exits))
+        return _About(features(self._space, architecture), excesses <= 0.0)
 
 
 class Belief:
@@ -165,9 +164,10 @@ class Belief:
     def __init__(self, x: np.ndarray, y: np.ndarray, examples: np.ndarray) -> None:
         """Learn values of feature rows; one that fewer examples were looked at for is less sure.
 
-        What lies below the median counts as the median: it is far from the front, and how far would bend the process.
+        The lowest fifth counts as the best of it, `least`: how far that is from the front would only bend the process.
         """
-        y = np.maximum(y, np.quantile(y, 0.5))
+        self.least = np.quantile(y, 0.2)
+        y = np.maximum(y, self.least)
         spread = x.std(axis=0)
         self._scale = np.where(spread > 0.0, spread, np.inf)
         self._centre, self._spread = y.mean(), max(float(y.std()), 1e-6)
@@ -206,10 +206,10 @@ def _stretched(accuracy: Sequence[float]) -> np.ndarray:
 
 
 def _gain(mean: np.ndarray, doubt: np.ndarray, best: np.ndarray, keeps: np.ndarray) -> np.ndarray:
-    """The improvement that is expected of each candidate, summed over the levels that it keeps."""
+    """The improvement that is expected of each candidate within each budget: (candidates, budgets)."""
     spread = np.maximum(doubt, 1e-9)[:, None]
     above = (mean[:, None] - best) / spread
-    gain: np.ndarray = np.where(keeps, spread * (above * norm.cdf(above) + norm.pdf(above)), 0.0).sum(axis=1)
+    gain: np.ndarray = np.where(keeps, spread * (above * norm.cdf(above) + norm.pdf(above)), 0.0)
     return gain
 
 

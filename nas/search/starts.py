@@ -1,36 +1,51 @@
-"""Designs that a search starts from: those that people would try first."""
+"""What a guided search starts from: designs that people would try first."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product, zip_longest
 
-from nas.architecture import Architecture, Layer
-from nas.search.costs import Costs
+from nas.architecture import LAYER_BLOCKS, Architecture, Layer
+from nas.search.costs import Costs, cheapest
 from nas.space import SearchSpace
 
-
-def uniform(space: SearchSpace, costs: Costs) -> list[Architecture]:
-    """For each budget and each set of layers the widest network within it whose layers are all alike."""
-    found: dict[Architecture, None] = {}
-    for place in range(len(costs.budgets)):
-        widest: dict[tuple[int, ...], Architecture] = {}
-        for kept, architecture in _alike(space):
-            if costs.cautious_excesses(architecture)[place] <= 0.0:
-                widest[kept] = architecture
-        found |= dict.fromkeys(widest.values())
-    return list(found)
+_SHARES = (1.0, 0.5, 0.25)
+"""Of each budget: a front has a cheap end, too."""
 
 
-def _alike(space: SearchSpace) -> Iterator[tuple[tuple[int, ...], Architecture]]:
-    """Networks of layers that are alike, by the layers that they keep; of each set the narrowest first."""
-    shape, sizes = space.teacher, space.dimensions
-    shares = sorted(heads / shape.num_attention_heads for heads in sizes.num_attention_heads)
-    for kept in space.layer_sets:
-        for share in shares:
-            neurons = min(sizes.intermediate_size, key=lambda size: abs(size / shape.intermediate_size - share))
-            options = {"attention": round(share * shape.num_attention_heads), "feed_forward": neurons}
-            for choice in space.compression.attention:
-                chosen = {block: (size, choice) for block, size in options.items()}
-                if all(option in space.options(block) for block, option in chosen.items()):
-                    layers = tuple(Layer(source, options["attention"], neurons, choice, choice) for source in kept)
-                    yield kept, Architecture(sizes.hidden_size[-1], layers, space.compression.embedding[0])
+def designs(space: SearchSpace, costs: Costs, count: int, rng: random.Random) -> list[Architecture]:
+    """The architecture that is farthest within a budget, then uniform ones for each budget and shares of it, in turns.
+
+    Which layers these keep is left to chance. Fewer where there are no more.
+    """
+    turns = [rng.sample(found, len(found)) for found in uniform(space, costs)]
+    mixed = (one for turn in zip_longest(*turns) for one in turn if one)
+    return list(dict.fromkeys([cheapest(space, costs.violation), *mixed]))[:count]
+
+
+def uniform(space: SearchSpace, costs: Costs) -> list[list[Architecture]]:
+    """The widest networks whose layers are alike: for each budget and share of it those of each set of layers."""
+    alike = [(one, costs.cautious_excesses(one)) for one in _alike(space)]
+    found = list[list[Architecture]]()
+    for place, share in product(range(len(costs.budgets)), _SHARES):
+        within = (one for one, excesses in alike if 1.0 + excesses[place] <= share)
+        widest = list({tuple(layer.source for layer in one.layers): one for one in within}.values())
+        if widest not in found:
+            found.append(widest)
+    return found
+
+
+def _alike(space: SearchSpace) -> Iterator[Architecture]:
+    """Networks of full hidden size whose layers are alike, with the same choice for both blocks; narrow ones first."""
+    shape, sizes, choices = space.teacher, space.dimensions, space.compression
+    for heads in sizes.num_attention_heads:
+        share = heads / shape.num_attention_heads
+        neurons = min(sizes.intermediate_size, key=lambda size: abs(size / shape.intermediate_size - share))
+        for choice in choices.attention:
+            alike = Layer(0, heads, neurons, choice, choice)
+            if all(alike.option(block) in space.options(block) for block in LAYER_BLOCKS):
+                for kept in space.layer_sets:
+                    layers = tuple(replace(alike, source=source) for source in kept)
+                    yield Architecture(sizes.hidden_size[-1], layers, choices.embedding[0])

@@ -4,10 +4,10 @@ The hypervolume is the mean, over all latencies from zero to the teacher's, of t
 that predicted latency; 0 where nothing is that fast. Also told: the mean over budgets of the best accuracy within each.
 
 By default evaluations are looked up in `samplers.json`, which was recorded from a real supernet. No table holds a whole
-space: what was not recorded is answered by a Gaussian process over sizes and choices of the layers (the guided
-sampler's model is a forest), with noise as large as the recorded evaluations scatter around that process. With `--live`
-evaluations are made, on a run whose supernet is trained and whose devices are profiled; with `--record` they are added
-to the table, each of them whole.
+space: what was not recorded is answered by a forest of random trees (the guided sampler's model is a Gaussian process),
+with noise as large as the forest's errors on recorded evaluations that it did not see. With `--live` evaluations are
+made, on a run whose supernet is trained and whose devices are profiled; with `--record` they are added to the table,
+each of them whole.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import argparse
 import json
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -29,8 +28,8 @@ import numpy as np
 from optuna.samplers import BaseSampler, NSGAIISampler
 from rich.console import Console
 from rich.table import Table
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+from sklearn.ensemble import ExtraTreesRegressor
+from sklearn.model_selection import cross_val_predict
 
 from nas.architecture import Architecture
 from nas.budget import Budget
@@ -46,6 +45,7 @@ from nas.search import search
 from nas.search.costs import Costs
 from nas.search.encoding import Encoding
 from nas.search.executors import AHEAD, InlineExecutor
+from nas.search.guided import features
 from nas.search.sampler import Trials
 from nas.space import SearchSpace
 from nas.study import Search
@@ -63,7 +63,7 @@ class Defaults(Trials):
 
 
 class Recorded:
-    """Evaluations that were recorded, and a Gaussian process for all others."""
+    """Evaluations that were recorded, and a forest for all others."""
 
     def __init__(self, path: Path) -> None:
         values = read_json(path, SearchError)
@@ -77,38 +77,25 @@ class Recorded:
         rows = [(dict(zip(names, row, strict=False)), *row[-2:]) for row in values["evaluations"]]
         self.known = {encoding.decode(integers): right / examples for integers, right, _ in rows}
         self.seconds = median(seconds for *_, seconds in rows)
-        x, y = np.stack([_numbers(self.space, one) for one in self.known]), _stretched(np.array([*self.known.values()]))
-        self.centre, self.spread = y.mean(), y.std()
-        kernel = ConstantKernel(1.0) * Matern(3.0, (0.1, 100.0), nu=1.5) + WhiteKernel(0.1)
-        self.model = GaussianProcessRegressor(kernel)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self.model.fit(x, (y - self.centre) / self.spread)
-        self.noise = float(np.sqrt(self.model.kernel_.k2.noise_level))
+        x = np.stack([features(self.space, one) for one in self.known])
+        y = _stretched(np.array([*self.known.values()]))
+        self.model = ExtraTreesRegressor(100, random_state=0)
+        missed = (y - cross_val_predict(self.model, x, y, cv=10))[y > np.median(y)]
+        self.noise = float(missed.std())
+        self.model.fit(x, y)
 
     def evaluate(self, architecture: Architecture, _: float) -> CandidateResult:
-        """What was recorded, or what the process expects with the noise that is this architecture's own."""
+        """What was recorded, or what the forest expects with the noise that is this architecture's own."""
         if architecture not in self.known:
-            found = self.model.predict(_numbers(self.space, architecture)[None])[0]
+            found = self.model.predict(features(self.space, architecture)[None])[0]
             found += np.random.default_rng(int(architecture.digest, 16)).normal(0.0, self.noise)
-            self.known[architecture] = float(1.0 - np.exp(-(found * self.spread + self.centre)))
+            self.known[architecture] = float(1.0 - np.exp(-found))
         return CandidateResult(architecture, self.known[architecture], 1, self.seconds)
 
 
 def _stretched(accuracy: np.ndarray) -> np.ndarray:
     stretched: np.ndarray = -np.log(1.0 - accuracy)
     return stretched
-
-
-def _numbers(space: SearchSpace, architecture: Architecture) -> np.ndarray:
-    """Hidden size, and of each of the teacher's layers the sizes and whether its blocks are compressed."""
-    rows = np.zeros((space.teacher.num_hidden_layers, 5))
-    for layer in architecture.layers:
-        heads = (layer.num_attention_heads / space.teacher.num_attention_heads) ** 0.5
-        neurons = (layer.intermediate_size / space.teacher.intermediate_size) ** 0.5
-        rows[layer.source] = [1.0, heads, neurons, layer.attention != "none", layer.feed_forward != "none"]
-    ends = [architecture.hidden_size / space.teacher.hidden_size, architecture.embedding != "none"]
-    return np.concatenate([ends, rows.ravel()])
 
 
 class Waiting:
@@ -224,8 +211,8 @@ def looked_up(arguments: argparse.Namespace) -> dict[str, Any]:
     """Compare on the table."""
     table = Recorded(arguments.table)
     print(
-        f"{len(table.known)} recorded evaluations, {table.seconds:.2f} s each; others by {table.model.kernel_}, "
-        f"noise {table.noise * table.spread * 0.12:.4f} at an accuracy of 0.88"
+        f"{len(table.known)} recorded evaluations, {table.seconds:.2f} s each; noise of others at an accuracy of 0.88: "
+        f"{table.noise * 0.12:.4f}"
     )
     searches = {
         name: [

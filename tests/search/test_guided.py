@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -13,9 +14,10 @@ from tiny import mixed_space
 
 from nas.architecture import Architecture, Layer
 from nas.evaluate import CandidateResult
+from nas.search.costs import cheapest
 from nas.search.guided import BATCH, Belief, Guide, features
 from nas.search.sampler import Trials
-from nas.search.starts import uniform
+from nas.search.starts import designs, uniform
 from nas.space import SearchSpace
 from nas.study import Search
 
@@ -122,13 +124,26 @@ def test_features_tell_architectures_apart(space):
     assert len({features(space, one).tobytes() for one in architectures}) == len(architectures)
 
 
-def test_uniform_designs_are_alike_within_a_budget_and_as_wide_as_it_allows(search_folder):
+def test_uniform_designs_are_alike_and_as_wide_as_budgets_allow(search_folder):
     costs = costs_of(search_folder)
-    designs = uniform(SPACE, costs)
-    assert {len(one.layers) for one in designs} == {1, 2, 3}
-    for one in designs:
-        assert SPACE.contains(one) and costs.violation(one) <= 0.0
-        assert len({layer.option(block) for layer in one.layers for block in ("attention",)}) == 1
+    half, halved, _, fifth, *_ = found = uniform(SPACE, costs)
+    for share, widest in ((1.0, half), (0.5, halved)):
+        for one in widest:
+            assert SPACE.contains(one) and 1.0 + costs.cautious_excess(one, BUDGETS[0]) <= share
+            assert len({replace(layer, source=0) for layer in one.layers}) == 1
+            wider = [replace(layer, num_attention_heads=4, intermediate_size=64) for layer in one.layers]
+            assert (
+                list(one.layers) == wider
+                or 1.0 + costs.cautious_excess(replace(one, layers=tuple(wider)), BUDGETS[0]) > share
+            )
+    assert {len(one.layers) for one in half} == {1, 2, 3} and len(found) == 6 and fifth
+
+
+def test_a_guided_search_starts_from_the_smallest_and_uniform_designs(search_folder):
+    costs = costs_of(search_folder)
+    first = designs(SPACE, costs, 6, random.Random(0))
+    assert first[0] == cheapest(SPACE, costs.violation) and len(set(first)) == 6
+    assert set(first[1:]) <= {one for found in uniform(SPACE, costs) for one in found}
 
 
 def test_excesses_are_those_of_each_budget(search_folder):
