@@ -1,7 +1,8 @@
 """Guided sampling: a model of accuracy says which of many candidates are worth an evaluation.
 
-What a candidate costs is known from the profiles, so only its accuracy is in doubt. It is worth what it is expected to
-add to the best accuracy within each budget that it keeps (expected improvement: Jones, Schonlau and Welch, 1998).
+What a candidate costs is known from the profiles, so only its accuracy is in doubt. The front is seen as the best
+accuracy at several levels, the budgets and shares of them; a candidate is worth what it is expected to add to that
+(expected improvement: Jones, Schonlau and Welch, 1998).
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ from nas.space import SearchSpace
 
 BATCH = 4
 """So many are chosen together; then the model learns what they came to."""
+_SHARES = (1.0, 0.5, 0.25, 0.125)
+"""Of each budget: levels that a front is looked at; its cheap end is looked after by one candidate of a batch."""
 _ROUNDS, _CHILDREN, _PARENTS = 3, 300, 8
 _BEST = 4
-"""So many evaluated candidates of each budget have children."""
+"""So many evaluated candidates of each level have children."""
 _KNOWN, _FITTED = 500, 150
 """So many evaluated candidates the model knows at most, and so many its own settings are fitted to."""
 
@@ -79,7 +82,7 @@ class GuidedSampler(BaseSampler):
 
 
 class _About(NamedTuple):
-    """What is known of an architecture before it is evaluated: its features, and whether it keeps each budget."""
+    """What is known of an architecture before it is evaluated: its features, and whether it keeps each level."""
 
     features: np.ndarray
     keeps: np.ndarray
@@ -121,8 +124,7 @@ class Guide:
             gains = _gain(mean, doubt, best, keeps)
             parents = [candidates[place] for place in dict.fromkeys(np.argsort(-gains, axis=0)[:_PARENTS].ravel())]
         chosen = dict[Architecture, None]()
-        for number in range(BATCH):
-            turn = (len(results) + number) % len(best)
+        for turn in self._turns(len(results), rng):
             place = int(np.argmax(_gain(mean, doubt, best, keeps)[:, turn]))
             chosen[candidates[place]] = None
             # It is taken to come out as expected, so that the next is another.
@@ -130,6 +132,12 @@ class Guide:
             model.suppose(x[[place]], mean[[place]])
             mean, doubt = model.expected(x)
         return list(chosen)
+
+    def _turns(self, done: int, rng: random.Random) -> Iterator[int]:
+        """The levels that candidates of a batch are chosen for: one budget after the other, last a share of one."""
+        budgets = len(self._costs.budgets)
+        yield from ((done + number) % budgets for number in range(BATCH - 1))
+        yield rng.randrange(budgets, budgets * len(_SHARES))
 
     def _learnt(self, results: Sequence[CandidateResult]) -> Belief:
         """The model of the results; of very many the most accurate half, and some of the others."""
@@ -154,8 +162,8 @@ class Guide:
             yield self._space.mutate(child, rng, rate=rng.choice((0.05, 0.1, 0.2)))
 
     def _about(self, architecture: Architecture, exits: Sequence[float] = ()) -> _About:
-        excesses = np.array(self._costs.cautious_excesses(architecture, exits))
-        return _About(features(self._space, architecture), excesses <= 0.0)
+        costs = 1.0 + np.array(self._costs.cautious_excesses(architecture, exits))
+        return _About(features(self._space, architecture), np.concatenate([costs <= share for share in _SHARES]))
 
 
 class Belief:
@@ -206,7 +214,7 @@ def _stretched(accuracy: Sequence[float]) -> np.ndarray:
 
 
 def _gain(mean: np.ndarray, doubt: np.ndarray, best: np.ndarray, keeps: np.ndarray) -> np.ndarray:
-    """The improvement that is expected of each candidate within each budget: (candidates, budgets)."""
+    """The improvement that is expected of each candidate at each level: (candidates, levels)."""
     spread = np.maximum(doubt, 1e-9)[:, None]
     above = (mean[:, None] - best) / spread
     gain: np.ndarray = np.where(keeps, spread * (above * norm.cdf(above) + norm.pdf(above)), 0.0)

@@ -269,7 +269,7 @@ def record(path: Path, run: Run, results: list[CandidateResult]) -> None:
 
 def _arguments() -> argparse.Namespace:
     made = common.parser(__doc__)
-    made.add_argument("--evaluations", type=int, default=400)
+    made.add_argument("--evaluations", type=int, default=300)
     made.add_argument("--seeds", type=int, default=5)
     made.add_argument("--only", nargs="+", choices=SAMPLERS)
     made.add_argument("--table", type=Path, default=TABLE)

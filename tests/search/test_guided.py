@@ -9,7 +9,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from driver import BUDGETS, costs_of
+from driver import BUDGETS, costs_of, run
 from tiny import mixed_space
 
 from nas.architecture import Architecture, Layer
@@ -71,6 +71,15 @@ def test_guided_comes_near_the_known_best_where_random_does_not(search_folder, s
     guided = _within(_search(search_folder, costs, "guided", seed, 48), costs)
     chance = _within(_search(search_folder, costs, "random", seed, 48), costs)
     assert (best - guided).max() < 0.03 < (best - chance).min()
+
+
+def test_a_guided_search_repeats_itself_and_goes_on(search_folder):
+    straight, again = (run(search_folder, 14, sampler="guided", journal=name) for name in ("a.log", "b.log"))
+    assert [one.architecture for one in again.results] == [one.architecture for one in straight.results]
+    longer = run(search_folder, 20, sampler="guided", journal="a.log").results
+    costs = costs_of(search_folder)
+    assert longer[:14] == straight.results and len({one.architecture for one in longer}) == 20
+    assert all(costs.violation(one.architecture) <= 0.0 for one in longer)
 
 
 def test_no_choice_is_repeated_or_over_budget(search_folder):
