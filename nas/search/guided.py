@@ -89,7 +89,7 @@ class _About(NamedTuple):
 
 
 class Guide:
-    """Learns how accurate architectures are, and chooses the next among a thousand by what they cost and promise."""
+    """Learns how accurate architectures are, and chooses the next among many by what they cost and promise."""
 
     def __init__(self, space: SearchSpace, costs: Costs) -> None:
         self._space, self._costs = space, costs
@@ -108,8 +108,8 @@ class Guide:
         keeps = np.stack([self._evaluated[result.architecture].keeps for result in whole])
         found = np.where(keeps, accuracy[:, None], -np.inf)
         best = np.maximum(found.max(axis=0), model.least)
-        parents = [whole[place].architecture for place in dict.fromkeys(np.argsort(-found, axis=0)[:_BEST].ravel())]
         pool = dict[Architecture, _About]()
+        parents = _first(_BEST, found, [result.architecture for result in whole])
         for _ in range(_ROUNDS):
             for child in self._children(parents, rng):
                 if child not in taken and child not in pool:
@@ -118,20 +118,17 @@ class Guide:
                         pool[child] = about
             if not pool:
                 return []
-            candidates = list(pool)
             x, keeps = (np.stack(part) for part in zip(*pool.values(), strict=True))
-            mean, doubt = model.expected(x)
-            gains = _gain(mean, doubt, best, keeps)
-            parents = [candidates[place] for place in dict.fromkeys(np.argsort(-gains, axis=0)[:_PARENTS].ravel())]
-        chosen = dict[Architecture, None]()
+            parents = _first(_PARENTS, _gain(*model.expected(x), best, keeps), list(pool))
+        chosen = dict[int, None]()
         for turn in self._turns(len(results), rng):
+            mean, doubt = model.expected(x)
             place = int(np.argmax(_gain(mean, doubt, best, keeps)[:, turn]))
-            chosen[candidates[place]] = None
+            chosen[place] = None
             # It is taken to come out as expected, so that the next is another.
             best = np.where(keeps[place], np.maximum(best, mean[place]), best)
             model.suppose(x[[place]], mean[[place]])
-            mean, doubt = model.expected(x)
-        return list(chosen)
+        return [list(pool)[place] for place in chosen]
 
     def _turns(self, done: int, rng: random.Random) -> Iterator[int]:
         """The levels that candidates of a batch are chosen for: one budget after the other, last a share of one."""
@@ -219,6 +216,12 @@ def _gain(mean: np.ndarray, doubt: np.ndarray, best: np.ndarray, keeps: np.ndarr
     above = (mean[:, None] - best) / spread
     gain: np.ndarray = np.where(keeps, spread * (above * norm.cdf(above) + norm.pdf(above)), 0.0)
     return gain
+
+
+def _first(count: int, values: np.ndarray, architectures: Sequence[Architecture]) -> list[Architecture]:
+    """Of architectures those that have one of the highest values (architectures, levels) at some level."""
+    places = np.argsort(-values, axis=0, kind="stable")[:count]
+    return [architectures[place] for place in dict.fromkeys(places.ravel().tolist())]
 
 
 def features(space: SearchSpace, architecture: Architecture) -> np.ndarray:
