@@ -68,8 +68,9 @@ class Recorded:
     def __init__(self, path: Path) -> None:
         values = read_json(path, SearchError)
         self.space = SearchSpace.model_validate(values["space"])
-        device, fit = Device(**values["profile"]["device"]), Fit(**values["profile"]["fit"])
-        own = Profile(**values["profile"] | {"device": device, "fit": fit})
+        about = values["profile"]
+        device = Device(**about["device"])
+        own = Profile(**about | {"device": device, "fit": Fit(**about["fit"]), "noise": tuple(about["noise"])})
         budgets = tuple(Budget(**budget) for budget in values["budgets"])
         self.costs = Costs(common.config_of(self.space), {device.name: own}, budgets)
         encoding, examples = Encoding(self.space), values["examples"]
