@@ -205,7 +205,7 @@ def compare(searches: dict[str, list[dict[str, Any]]], seconds: float | None) ->
             table.add_row(name, *figures, f"{evaluations:g}", f"{arrived}/{len(ones)}", f"{evaluations * each:.0f}")
         console.print(table)
         result[measure] = told
-    return {"evaluations_ratio": result["hypervolume"]["guided_ratio"]} | result
+    return {"evaluations_ratio": result["hypervolume"].get("guided_ratio")} | result
 
 
 def looked_up(arguments: argparse.Namespace) -> dict[str, Any]:
