@@ -115,6 +115,13 @@ STUDIES = {
     "unknown exclusion": ('name = "tiny"', 'name = "tiny"\nexclude_compression = ["int3"]', ["'int3'"]),
     "unknown sampler": ("evaluations = 16", 'sampler = "luck"', ["search.sampler", "'luck'"]),
     "batch not shared": ("steps = 30", "steps = 30\nworkers = 3", ["supernet", "64 texts", "3", "change one"]),
+    "GPUs that are no share": (
+        "population = 8",
+        "executor = 'ray'\nworker_gpus = 1.5",
+        ["worker_gpus", "whole number", "1.5", "round it"],
+    ),
+    "no processor": ("population = 8", "executor = 'ray'\nworker_cpus = 0", ["search.worker_cpus", "0"]),
+    "inline processors": ("population = 8", "worker_cpus = 2", ["worker_cpus", "inline", "2", "'ray'"]),
     "inline workers": ("population = 8", "workers = 2", ["search", "inline", "'ray'"]),
     "population too small": ("population = 8", "population = 1", ["search.population", "4"]),
     "undeclared variable": ('"train.parquet"', '"${DATA}/train.parquet"', ["DATA", "[variables]"]),

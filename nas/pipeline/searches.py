@@ -9,6 +9,7 @@ from nas.data import TaskData
 from nas.device import Device
 from nas.errors import DeviceError, SearchError
 from nas.evaluate import EvaluationRecipe
+from nas.evaluate.recipe import weights_digest
 from nas.files import digest, file_digest, read_json, write_json
 from nas.latency import Profile, Recipe, build_profile
 from nas.latency.measure import Texts, conditions
@@ -99,8 +100,15 @@ def profile(run: Run) -> dict[str, Profile]:
 def evaluation(run: Run) -> EvaluationRecipe:
     """How to evaluate candidates of this run."""
     settings = run.study.search
-    metric = run.study.task.metric
-    return EvaluationRecipe(run.supernet, run.data, metric, settings.examples, settings.least_tokens, settings.bf16)
+    return EvaluationRecipe(
+        run.supernet,
+        run.data,
+        run.study.task.metric,
+        settings.examples,
+        settings.least_tokens,
+        settings.bf16,
+        weights=weights_digest(run.supernet),
+    )
 
 
 def search_candidates(run: Run) -> SearchState:
@@ -110,22 +118,24 @@ def search_candidates(run: Run) -> SearchState:
     costs = Costs(teacher_config(run), profiles, study.budgets)
     costs.check_feasible(study.space)
     train(run)
-    inputs = search_inputs(run)
+    inputs, recipe = search_inputs(run), evaluation(run)
 
     def trials() -> Trials:
-        return Trials(run.journal, inputs, study.space, costs, study.search, study.seed)
+        opened = Trials(run.journal, inputs, study.space, costs, study.search, study.seed)
+        opened.rest_on(recipe.weights)
+        return opened
 
     state = SearchState.of(trials()) if run.is_done("search", inputs) else None
     if state is None or len(state.results) < study.search.evaluations:
         with run.step("search", inputs, run.journal.parent):
-            state = search(trials(), study.search.evaluations, lambda: executor_for(study.search, evaluation(run)))
+            state = search(trials(), study.search.evaluations, lambda: executor_for(study.search, recipe))
     measured_on = [file_digest(run.profile(device.name)) for device in study.devices]
     front_inputs = digest([[result.to_json() for result in state.results], study.export.candidates, measured_on])
     if not run.is_done("front", front_inputs):
         with run.step("front", front_inputs, run.front):
             extract = load_supernet(run).extract
             found = measure_front(extract, study.space.largest(), state, costs, study, texts(run))
-            teacher_accuracy = evaluation(run).load().accuracy_of(load_teacher(run))
+            teacher_accuracy = recipe.load().accuracy_of(load_teacher(run))
             write_json(run.front, found | {"teacher_search_accuracy": teacher_accuracy})
     return state
 
