@@ -113,7 +113,7 @@ class Evaluator:
         for module in model.modules():
             if isinstance(module, BlockLinear):
                 module.settle(self._dtype)
-        with torch.autocast("cpu", self._dtype, enabled=self._dtype != torch.float32):
+        with torch.autocast(self.processor, self._dtype, enabled=self._dtype != torch.float32):
             if architecture.exit_threshold:
                 accuracy, exits, rows = *self.measure(model), self.labels
             else:

@@ -38,8 +38,8 @@ class EvaluationParts:
             torch.set_num_threads(threads)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            state = {name: torch.from_numpy(value) for name, value in self.weights.items()}
-        weights = SupernetWeights.with_state(self.config, state).to(processor)
+            state = {name: torch.from_numpy(value).to(processor) for name, value in self.weights.items()}
+        weights = SupernetWeights.with_state(self.config, state)
         return Evaluator(BertSupernet(weights), Dataset(self.texts), self.metric, bf16=self.bf16, processor=processor)
 
 

@@ -29,13 +29,12 @@ from ray.cluster_utils import Cluster
 from rich.console import Console
 from rich.table import Table
 
+from nas.cluster import connect
 from nas.errors import NasError
 from nas.evaluate import CandidateResult
-from nas.latency import Profile
 from nas.pipeline import Run
-from nas.pipeline.searches import profile, search_inputs
-from nas.pipeline.supernets import teacher_config, train
-from nas.search.costs import Costs
+from nas.pipeline.searches import costs_of, evaluate_candidates, profile, search_inputs
+from nas.pipeline.supernets import train
 from nas.search.sampler import Trials
 
 KINDS = ("driver", "worker", "node")
@@ -89,8 +88,8 @@ def _one(run: Run, folder: Path, cluster: Cluster, kind: str, seed: str, variabl
     root = folder / seed.replace("/", "-")
     copied = Run(run.study, root / run.study.name)
     shutil.copytree(run.folder, copied.folder, ignore=shutil.ignore_patterns("search", "exports", "baselines"))
-    command = [sys.executable, "-m", "nas.cli", "search", str(run.study.path), "--runs", str(root)]
-    command += ["--address", cluster.address, *(part for one in variables for part in ("--set", one))]
+    command = [sys.executable, __file__, "--study", str(run.study.path), "--runs", str(root)]
+    command += ["--search", cluster.address, *(part for one in variables for part in ("--set", one))]
     with _driver(command) as driver:
         _wait(driver, lambda: _content(copied.journal).count(_FINISHED) >= moment)
         time.sleep(delay)
@@ -150,12 +149,10 @@ def _content(journal: Path) -> bytes:
 def _results(run: Run, journal: bytes) -> list[CandidateResult]:
     """What a storage holds, read from a copy: opening it frees the trials of killed drivers."""
     study = run.study
-    profiles = {device.name: Profile.load(run.profile(device.name)) for device in study.devices}
-    costs = Costs(teacher_config(run), profiles, study.budgets)
     with TemporaryDirectory() as folder:
         copy = Path(folder) / "journal.log"
         copy.write_bytes(journal)
-        return Trials(copy, search_inputs(run), study.space, costs, study.search, study.seed).results()
+        return Trials(copy, search_inputs(run), study.space, costs_of(run), study.search, study.seed).results()
 
 
 @contextmanager
@@ -202,9 +199,18 @@ def _arguments() -> argparse.Namespace:
     made.set_defaults(study="quickstart")
     made.add_argument("--kills", type=int, default=30)
     made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--search", metavar="ADDRESS", help="search on that cluster, nothing else: what is killed")
     return made.parse_args()
+
+
+def _search(run: Run, address: str) -> dict[str, int]:
+    connect(address, "--search")
+    return evaluate_candidates(Run(run.study.on_ray(), run.folder)).outcomes
 
 
 if __name__ == "__main__":
     arguments = _arguments()
-    common.main(arguments, lambda run: measure(run, arguments.kills, arguments.seed, arguments.variables))
+    if arguments.search:
+        common.main(arguments, lambda run: _search(run, arguments.search))
+    else:
+        common.main(arguments, lambda run: measure(run, arguments.kills, arguments.seed, arguments.variables))

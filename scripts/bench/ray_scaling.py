@@ -24,17 +24,14 @@ from rich.table import Table
 from nas.architecture import Architecture
 from nas.cluster import join
 from nas.pipeline import Run
-from nas.pipeline.searches import evaluation, profile
-from nas.pipeline.supernets import teacher_config
-from nas.search.costs import Costs
+from nas.pipeline.searches import costs_of, evaluation
 from nas.search.ray_executor import RayExecutor
 from nas.study import Search
 
 
 def measure(run: Run, workers: list[int], count: int, rounds: int, seed: int) -> dict[str, Any]:
     """Measure and print; returns candidates a second of each number of workers."""
-    costs = Costs(teacher_config(run), profile(run), run.study.budgets)
-    candidates = proposals(run.study.space, costs, count, random.Random(seed))
+    candidates = proposals(run.study.space, costs_of(run), count, random.Random(seed))
     taken: dict[int, list[float]] = {number: [] for number in workers}
     join(sum(workers), "ray_scaling")
     with ExitStack() as stack:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 
 import pytest
 import ray
@@ -14,7 +13,7 @@ from nas.device import Device
 from nas.errors import ClusterError, DeviceError
 from nas.latency import measure
 from nas.latency.lanes import open_lane
-from nas.latency.measure import NO_TEXTS, Texts, conditions, measure_peak_memory
+from nas.latency.measure import NO_TEXTS, Texts, conditions, item_of, measure_peak_memory
 from nas.latency.runtimes import runtime_of
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet
@@ -66,14 +65,14 @@ def test_a_node_that_goes_away_is_waited_for(cluster, supernet_weights, monkeypa
     monkeypatch.setattr("nas.latency.ray_lane._PATIENCE_S", 1.0)
     node = cluster.add_node(**NODE)
     with open_lane(DEVICE) as lane, ThreadPoolExecutor(1) as pool:
-        monkeypatch.setattr("nas.latency.measure.open_lane", lambda device: nullcontext(lane))
+        item = item_of(DEVICE, "model", supernet_weights, lane.folder / "model", NO_TEXTS, {})
         cluster.remove_node(node, allow_graceful=False)
-        waiting = pool.submit(measure, DEVICE, {"model": supernet_weights}, rounds=2, title="Testing")
+        waiting = pool.submit(lane.measure, {"networks": [item], "rounds": 2}, lambda done: None)
         time.sleep(3.0)
         assert not waiting.done()
         cluster.add_node(**NODE)  # by the main thread: Ray sets signal handlers
-        records = waiting.result(timeout=120)
-    assert len(records["model"].samples_ms) >= 8
+        found = waiting.result(timeout=120)
+    assert sum(map(len, found["samples_ms"]["model"])) >= 8
     said = capsys.readouterr().err
     assert "its node or process was lost" in said and "waiting for a Ray node" in said
 

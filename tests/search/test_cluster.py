@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import time
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -54,6 +57,7 @@ def test_nodes_that_join_are_used_and_those_that_go_are_made_up_for(cluster, rec
         cluster.add_node(num_cpus=1)
         while executor.placed < 2:
             _evaluate(executor, 2)
+            time.sleep(0.2)
         cluster.remove_node(node, allow_graceful=False)
         found = _evaluate(executor, 8)
         assert executor.placed == 1
@@ -64,18 +68,13 @@ def test_nodes_that_join_are_used_and_those_that_go_are_made_up_for(cluster, rec
 
 
 @pytest.mark.slow
-def test_workers_that_are_lost_before_they_work_are_not_asked_for_for_ever(cluster, recipe, monkeypatch):
-    def die(*_):
-        import os
-
-        os._exit(1)
-
-    monkeypatch.setattr("nas.search.ray_executor._Worker.load", die)
-    monkeypatch.setattr("nas.search.ray_executor._MOST_LOSSES", 2)
+def test_workers_that_are_lost_before_they_work_are_not_asked_for_for_ever(cluster, monkeypatch):
+    monkeypatch.setattr("nas.search.ray_executor._MOST_LOSSES", 1)
     cluster.add_node(num_cpus=1)
+    deadly = SimpleNamespace(evaluator=lambda *_: os._exit(1))
     with (
-        RayExecutor(recipe, Search(executor="ray")) as executor,
-        pytest.raises(SearchError, match="2 in a row were lost while they loaded"),
+        RayExecutor(SimpleNamespace(read=lambda: deadly), Search(executor="ray")) as executor,
+        pytest.raises(SearchError, match="1 in a row were lost while they loaded"),
     ):
         _evaluate(executor, 1)
 
