@@ -55,6 +55,7 @@ def join(cpus: float, wanted: str) -> bool:
         connect(address, wanted)
         return False
     ray.init(
+        address="local",
         num_cpus=max(math.ceil(cpus), os.cpu_count() or 1),
         include_dashboard=False,
         logging_level=logging.ERROR,

@@ -13,6 +13,7 @@ import time
 import tomllib
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import yaml
@@ -86,14 +87,16 @@ def test_settings_of_the_readme_are_the_defaults():
 
 
 @pytest.mark.slow
-def test_commands_of_the_cluster_page(searched_study, tmp_path):
+def test_commands_of_the_cluster_page(searched_study, tmp_path, monkeypatch):
     """A head, another node, and a finished search that goes on there; of its four workers two have a place."""
+    ray_folder = TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)  # so that `auto` is this cluster, whatever else is running
+    monkeypatch.setenv("RAY_TMPDIR", ray_folder.name)
     study = shutil.copytree(searched_study.parent, tmp_path / "tiny") / "study.toml"
     (settings,) = _blocks("toml", CLUSTER)
     study.write_text(study.read_text().replace("[search]\nevaluations = 16", f"{settings}evaluations = 20"))
     by_hand, _ = _blocks("bash", CLUSTER)
     head, node, search = _commands(by_hand.replace("HEAD", "127.0.0.1"))
-    with ExitStack() as stack:
+    with ray_folder, ExitStack() as stack:
         for command, there in ((head, "6379"), (node, None)):
             assert command[:2] == ["ray", "start"]
             nodes = [Path(sys.executable).with_name("ray"), *command[1:], "--num-cpus=1", "--block"]
