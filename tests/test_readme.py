@@ -89,7 +89,8 @@ def test_settings_of_the_readme_are_the_defaults():
 @pytest.mark.slow
 def test_commands_of_the_cluster_page(searched_study, tmp_path, monkeypatch):
     """A head, another node, and a finished search that goes on there; of its four workers two have a place."""
-    ray_folder = TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)  # so that `auto` is this cluster, whatever else is running
+    # `auto` shall be this cluster, whatever else is running.
+    ray_folder = TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
     monkeypatch.setenv("RAY_TMPDIR", ray_folder.name)
     study = shutil.copytree(searched_study.parent, tmp_path / "tiny") / "study.toml"
     (settings,) = _blocks("toml", CLUSTER)
