@@ -203,3 +203,9 @@ def test_data_with_unknown_columns_is_refused_before_training(nas, tiny_study, t
     code, _, error = nas("train", str(tiny_study), "--runs", str(tmp_path / "runs"))
     assert code == 2 and error.splitlines()[-1].startswith("error: ") and "use one of body, label" in error
     assert not (tmp_path / "runs" / "tiny" / "teacher").exists()
+
+
+def test_an_address_where_no_cluster_is(nas, tiny_study, tmp_path):
+    code, _, errors = nas("search", str(tiny_study), "--address", "127.0.0.1:1", "--runs", str(tmp_path / "runs"))
+    assert code == 2 and errors.startswith("error: --address: needs a Ray cluster, but none is found at '127.0.0.1:1'")
+    assert len(errors.strip().splitlines()) == 1 and not (tmp_path / "runs").exists()

@@ -77,9 +77,3 @@ def test_workers_that_are_lost_before_they_work_are_not_asked_for_for_ever(clust
         pytest.raises(SearchError, match="1 in a row were lost while they loaded"),
     ):
         _evaluate(executor, 1)
-
-
-def test_an_address_where_no_cluster_is_is_one_clear_error(nas, tiny_study):
-    code, _, errors = nas("search", str(tiny_study), "--address", "127.0.0.1:1")
-    assert code == 2 and errors.startswith("error: --address: needs a Ray cluster, but none is found at '127.0.0.1:1'")
-    assert len(errors.strip().splitlines()) == 1
