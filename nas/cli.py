@@ -36,6 +36,14 @@ ExportOption = Annotated[
     str | None, typer.Option("--export", metavar="BUDGET", help="Of the export for that budget, not of the profile.")
 ]
 OutputOption = Annotated[Path | None, typer.Option("--output", help="The archive; by default named as the device.")]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="HOST:PORT",
+        help="Evaluate candidates on that Ray cluster; auto: on the one that this machine belongs to.",
+    ),
+]
 RUNS = Path("runs")
 
 
@@ -76,9 +84,16 @@ def _load(study: str, assignments: list[str] | None) -> Study:
     return Study.load(study, variables)
 
 
-def _work(study: str, runs: Path, assignments: list[str] | None, work: Callable[[Run], Any]) -> Any:
-    """Do some work on a run, alone and without other libraries' chatter."""
+def _work(
+    study: str, runs: Path, assignments: list[str] | None, work: Callable[[Run], Any], address: str | None = None
+) -> Any:
+    """Do some work on a run, alone and without other libraries' chatter; on a Ray cluster if there is an address."""
     loaded = _load(study, assignments)
+    if address:
+        from nas.cluster import connect
+
+        connect(address, "--address")
+        loaded = loaded.on_ray()
     import datasets
     import transformers
 
@@ -141,7 +156,13 @@ def profile(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = Non
 
 
 @app.command()
-def search(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None, json_: JsonOption = False) -> None:
+def search(
+    study: StudyArgument,
+    address: AddressOption = None,
+    runs: RunsOption = RUNS,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
     """Search the space; goes on where an earlier search stopped."""
 
     def work(run: Run) -> dict[str, Any]:
@@ -149,7 +170,7 @@ def search(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None
 
         return search_candidates(run).outcomes
 
-    result = _work(study, runs, set_, work)
+    result = _work(study, runs, set_, work, address)
     print(", ".join(f"{count} {outcome}" for outcome, count in result.items()))
     _finish(json_, result)
 
@@ -258,9 +279,15 @@ def import_(
 
 
 @app.command(name="run")
-def run_all(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None, json_: JsonOption = False) -> None:
+def run_all(
+    study: StudyArgument,
+    address: AddressOption = None,
+    runs: RunsOption = RUNS,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
     """Do all steps; those that are up to date are skipped."""
-    _run_all(study, runs, set_, json_)
+    _run_all(study, runs, set_, json_, address)
 
 
 @app.command()
@@ -269,7 +296,7 @@ def quickstart(runs: RunsOption = RUNS, json_: JsonOption = False) -> None:
     _run_all("quickstart", runs, None, json_)
 
 
-def _run_all(study: str, runs: Path, set_: list[str] | None, json_: bool) -> None:
+def _run_all(study: str, runs: Path, set_: list[str] | None, json_: bool, address: str | None = None) -> None:
     def work(run: Run) -> dict[str, Any]:
         from nas.errors import ExportError
         from nas.pipeline import export
@@ -284,7 +311,7 @@ def _run_all(study: str, runs: Path, set_: list[str] | None, json_: bool) -> Non
 
     from nas.report.tables import print_results
 
-    result = _work(study, runs, set_, work)
+    result = _work(study, runs, set_, work, address)
     print_results(result)
     print(f"report: {result['report']}")
     _finish(json_, result)

@@ -80,6 +80,17 @@ class Trials:
             return designs(self.space, self.costs, settings.population, rng)
         return self.costs.initial_population(self.space, settings.population, rng)
 
+    def rest_on(self, weights: str) -> None:
+        """Note the digest of the supernet's weights. Raises `SearchError` if results rest on other ones."""
+        known = self._study.user_attrs.get("weights")
+        if known not in (None, weights):
+            raise SearchError(
+                f"supernet: its weights changed since candidates were evaluated ({known}, now {weights}); put them "
+                "back, or remove the search's storage to search anew"
+            )
+        if known is None:
+            self._study.set_user_attr("weights", weights)
+
     def _sampler(self, settings: Search) -> BaseSampler:
         # Randomness depends on how many trials there are, so that a resumed search does not repeat itself.
         seed = random.Random(f"{self.seed}/{len(self._study.get_trials(deepcopy=False))}").getrandbits(31)
