@@ -117,8 +117,10 @@ def search_candidates(run: Run) -> SearchState:
 
     state = SearchState.of(trials()) if run.is_done("search", inputs) else None
     if state is None or len(state.results) < study.search.evaluations:
-        with run.step("search", inputs, run.journal.parent):
-            state = search(trials(), study.search.evaluations, lambda: executor_for(study.search, evaluation(run)))
+        with run.step("search", inputs, run.journal.parent) as laps:
+            state = search(
+                trials(), study.search.evaluations, lambda: executor_for(study.search, evaluation(run)), laps
+            )
     measured_on = [file_digest(run.profile(device.name)) for device in study.devices]
     front_inputs = digest([[result.to_json() for result in state.results], study.export.candidates, measured_on])
     if not run.is_done("front", front_inputs):
