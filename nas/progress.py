@@ -47,7 +47,7 @@ def track(
     started = last = time.monotonic()
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with _View(*columns, TextColumn("{task.fields[note]}"), console=console, refresh_per_second=4) as bar:
+        with _View(*columns, TextColumn("{task.fields[note]}"), console=console, refresh_per_second=2) as bar:
             task = bar.add_task(title, total=total, completed=before, note="")
 
             def show(done: int, note: str = "") -> None:

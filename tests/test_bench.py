@@ -58,6 +58,17 @@ def test_candidates_per_second(finished_study):
 
 
 @pytest.mark.slow
+def test_scaling(finished_study):
+    picture = finished_study.parent / "scaling.svg"
+    options = ("--workers", "1", "4", "--evaluations", "20", "--quality", "10", "--seeds", "1")
+    found = _bench("scaling", finished_study, *options, "--picture", str(picture))
+    assert [item["workers"] for item in found["rates"]["no trouble"]] == [1, 4]
+    assert all(0 < item["utilisation"] <= 1 for items in found["rates"].values() for item in items)
+    assert set(found["quality"]) == {"1", "4"} and all(0 < best < 1 for best in found["quality"]["4"][0])
+    assert picture.read_text().startswith("<svg")
+
+
+@pytest.mark.slow
 def test_latency_prediction_and_budgets():
     """On the tiny space; they need no study."""
     for name, options in (
