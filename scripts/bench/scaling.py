@@ -191,10 +191,11 @@ def _picture(rates: dict[str, list[dict[str, float]]]) -> str:
     found = [item for items in rates.values() for item in items]
     workers = [item["workers"] for item in found]
     ideal = [(item["workers"], item["candidates_per_second"] / item["utilisation"]) for item in rates["no trouble"]]
+    (fewest, least), (most, best) = ideal[0], ideal[-1]
     x = Scale.around(workers, 66.0, 690.0, logarithmic=True)
     y = Scale.around([rate for _, rate in ideal], 346.0, 60.0, logarithmic=True)
     content = frame(x, y, "workers, logarithmic", "candidates a second, logarithmic")
-    content += path([(x(count), y(rate)) for count, rate in ideal], "equal")
+    content += element("line", x1=x(fewest), y1=y(least), x2=x(most), y2=y(best), class_="equal")
     for items, class_ in zip(rates.values(), _COLOURS, strict=True):
         content += path([(x(item["workers"]), y(item["candidates_per_second"])) for item in items], "front")
         for item in items:
@@ -203,7 +204,9 @@ def _picture(rates: dict[str, list[dict[str, float]]]) -> str:
     legend = zip(("candidate best", "export"), rates, (80, 260), strict=True)
     for class_, name, at in legend:
         content += element("circle", cx=at, cy=34, r=4.5, class_=class_) + text(at + 12, 38, name, "label")
-    content += path([(450, 34), (474, 34)], "equal") + text(482, 38, "workers that never wait", "label")
+    content += element("line", x1=450, y1=34, x2=474, y2=34, class_="equal") + text(
+        482, 38, "workers that never wait", "label"
+    )
     chart = element("g", content, class_="chart", transform=f"translate({_MARGIN:g} {_MARGIN:g})")
     width, height = _WIDTH + 2 * _MARGIN, _HEIGHT + 2 * _MARGIN
     ground = element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=10, class_="ground")
@@ -213,11 +216,11 @@ def _picture(rates: dict[str, list[dict[str, float]]]) -> str:
 def _arguments() -> argparse.Namespace:
     made = common.parser(__doc__)
     made.add_argument("--workers", type=int, nargs="+", default=[1, 10, 30, 100, 300, 1000])
-    made.add_argument("--evaluations", type=int, default=2000, help="of each simulated search")
+    made.add_argument("--evaluations", type=int, default=1000, help="of each simulated search")
     made.add_argument("--death", type=float, default=0.002, help="probability that an evaluation kills its worker")
     made.add_argument("--back", type=float, default=30.0, help="seconds until a dead worker is replaced")
     made.add_argument("--straggling", type=float, default=0.02, help="probability that an evaluation drags on")
-    made.add_argument("--quality", type=int, default=1000, help="evaluations of the searches whose best are compared")
+    made.add_argument("--quality", type=int, default=800, help="evaluations of the searches whose best are compared")
     made.add_argument("--seeds", type=int, default=3, help="searches whose best are compared")
     made.add_argument("--picture", type=Path, help="where to write an SVG of the rates")
     return made.parse_args()
