@@ -26,18 +26,18 @@ class View:
         self._front: list[CandidateResult] = []
         self._best: dict[str, list[CandidateResult]] = {}
         self._costs: dict[Architecture, tuple[float, ...]] = {}
-        self.best_accuracy = max((result.accuracy for result in results), default=0.0)
+        self._most_accurate = max((result.accuracy for result in results), default=0.0)
 
     def add(self, result: CandidateResult) -> None:
         """Take a result in."""
         self._unseen.append(result)
         self._done += 1
-        self.best_accuracy = max(self.best_accuracy, result.accuracy)
+        self._most_accurate = max(self._most_accurate, result.accuracy)
 
     def note(self) -> str:
         """Best accuracy and candidates a second since the search was started."""
         rate = (self._done - self._before) / (time.monotonic() - self._started)
-        return f"best {self.best_accuracy:.4f}, {rate:.2g} candidates/s"
+        return f"best {self._most_accurate:.4f}, {rate:.2g} candidates/s"
 
     def __call__(self) -> RenderableType:
         """The picture at this moment."""
