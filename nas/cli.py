@@ -309,10 +309,11 @@ def _run_all(study: str, runs: Path, set_: list[str] | None, json_: bool, addres
             raise
         return {"exports": exports, "report": str(report(run)), **_results(run)}
 
-    from nas.report.tables import print_results
+    from nas.report.tables import print_results, print_times
 
     result = _work(study, runs, set_, work, address)
     print_results(result)
+    print_times(result["seconds"], result["parts"])
     print(f"report: {result['report']}")
     _finish(json_, result)
 
@@ -325,7 +326,8 @@ def _about_profile(found: Profile) -> dict[str, Any]:
 def _results(run: Run) -> dict[str, Any]:
     from nas.pipeline.exports import baselines
 
-    return {"study": run.study.name, "folder": str(run.folder), "baselines": baselines(run), "seconds": run.seconds()}
+    about = {"study": run.study.name, "folder": str(run.folder), "baselines": baselines(run)}
+    return {**about, "seconds": run.seconds(), "parts": run.parts()}
 
 
 if __name__ == "__main__":

@@ -1,18 +1,23 @@
-"""Progress of long work: a live bar on a terminal, a line now and then in a log."""
+"""Progress of long work: a live view on a terminal, a line now and then elsewhere, and the log of a run."""
 
 from __future__ import annotations
 
-import sys
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO, Protocol
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 console = Console(stderr=True)
 _SECONDS_BETWEEN_LINES = 30.0
+_SECONDS_BETWEEN_VIEWS = 1.0
+_logs: list[IO[bytes]] = []
 
 
 class Tracker(Protocol):
@@ -21,28 +26,91 @@ class Tracker(Protocol):
     def __call__(self, done: int, note: str = "") -> None: ...
 
 
+class _View(Progress):
+    """A bar with something below it."""
+
+    below: RenderableType = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        yield self.below
+
+
 @contextmanager
-def track(title: str, total: int) -> Iterator[Tracker]:
-    """Show progress towards `total` on standard error while the block runs."""
+def track(
+    title: str, total: int, before: int = 0, view: Callable[[], RenderableType] = lambda: ""
+) -> Iterator[Tracker]:
+    """Show progress from `before` towards `total` on standard error while the block runs.
+
+    `view` is what a terminal shows below the bar; it is asked for once a second at most.
+    """
+    started = last = time.monotonic()
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as bar:
-            task = bar.add_task(title, total=total, note="")
-            yield lambda done, note="": bar.update(task, completed=done, note=note)
+        with _View(*columns, TextColumn("{task.fields[note]}"), console=console, refresh_per_second=2) as bar:
+            task = bar.add_task(title, total=total, completed=before, note="")
+
+            def show(done: int, note: str = "") -> None:
+                nonlocal last
+                bar.update(task, completed=done, note=note)
+                now = time.monotonic()
+                if done >= total or now - last >= _SECONDS_BETWEEN_VIEWS:
+                    bar.below, last = view(), now
+
+            yield show
         return
-    started = last = time.monotonic()
 
     def line(done: int, note: str = "") -> None:
         nonlocal last
         now = time.monotonic()
-        if done and now - last >= _SECONDS_BETWEEN_LINES:
+        if done > before and now - last >= _SECONDS_BETWEEN_LINES:
             last = now
-            left = (now - started) / done * (total - done)
-            print(f"{title}: {done}/{total} {note} ({left:.0f} s left)".replace("  ", " "), file=sys.stderr)
+            left = (now - started) / (done - before) * (total - done)
+            say(f"{title}: {done}/{total} {note} ({left:.0f} s left)".replace("  ", " "))
 
     yield line
 
 
 def say(message: str) -> None:
-    """One line for the person who waits, on standard error."""
+    """One line for the person who waits, on standard error and in the run's log."""
     console.print(message, highlight=False, markup=False, soft_wrap=True)
+    log("said", message=message)
+
+
+def log(event: str, **about: object) -> None:
+    """Append an event with its time to the run's log, if there is one."""
+    if _logs:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        _logs[-1].write(json.dumps({"at": now, "event": event, **about}).encode() + b"\n")
+
+
+@contextmanager
+def logged(path: Path) -> Iterator[None]:
+    """Append what is said and logged while the block runs to a file, one JSON object a line.
+
+    Each line is one write, there at once; should a crash have torn the last one, the next begins on a line of its own.
+    """
+    with path.open("a+b", buffering=0) as stream:
+        if stream.tell():
+            stream.seek(-1, 2)
+            if stream.read() != b"\n":
+                stream.write(b"\n")
+        _logs.append(stream)
+        try:
+            yield
+        finally:
+            _logs.remove(stream)
+
+
+class Laps(dict[str, float]):
+    """Seconds by what they were spent on: each lap ends what went on since the one before."""
+
+    def __init__(self, before: Mapping[str, float] = MappingProxyType({})) -> None:
+        super().__init__(before)
+        self._last = time.monotonic()
+
+    def end(self, part: str) -> None:
+        """Count the time since the last lap, or since the beginning, to a part."""
+        now = time.monotonic()
+        self[part] = self.get(part, 0.0) + now - self._last
+        self._last = now

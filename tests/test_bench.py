@@ -47,7 +47,7 @@ def test_choices(tiny_study):
 def test_candidates_per_second(searched_study):
     found = _bench("candidates_per_second", searched_study, "--candidates", "12")
     assert found["ratio"] == pytest.approx(found["all"] / found["naive"], rel=1e-2)
-    assert set(found["rates"]) == {"naive", "rounded once", "shared layers", "racing", "all"}
+    assert set(found["rates"]) == {"naive", "rounded once", "shared layers", "racing", "bf16", "all"}
 
 
 @pytest.mark.slow
@@ -62,6 +62,17 @@ def test_kills(searched_study):
 def test_ray_scaling(searched_study):
     found = _bench("ray_scaling", searched_study, "--candidates", "12", "--rounds", "2")
     assert found["workers"] == [1, 2] and all(rate > 0 for rate in found["candidates_per_second"])
+
+
+@pytest.mark.slow
+def test_scaling(searched_study, tmp_path):
+    picture = tmp_path / "scaling.svg"
+    options = ("--workers", "1", "4", "--evaluations", "20", "--quality", "10", "--seeds", "1")
+    found = _bench("scaling", searched_study, *options, "--picture", str(picture))
+    assert [item["workers"] for item in found["rates"]["no trouble"]] == [1, 4]
+    assert all(0 < item["utilisation"] <= 1 for items in found["rates"].values() for item in items)
+    assert set(found["quality"]) == {"1", "4"} and all(0 < best < 1 for best in found["quality"]["4"][0])
+    assert picture.read_text().startswith("<svg")
 
 
 @pytest.mark.slow

@@ -59,6 +59,21 @@ def test_run_ends_with_a_table_and_one_json_line(finished):
     assert (runs / "tiny" / "report.html").is_file()
 
 
+def test_run_leaves_a_log_and_says_what_its_time_was_spent_on(finished):
+    _, runs, result = finished
+    events = [json.loads(line) for line in (runs / "tiny" / "log.jsonl").read_text().splitlines()]
+    started = [event["step"] for event in events if event["event"] == "started"]
+    ended = {event["step"]: event for event in events if event["event"] == "finished"}
+    assert set(started) == set(ended) >= {"data", "teacher", "supernet", "search", "front", "export-small"}
+    assert sum(event["event"] == "evaluated" for event in events) == 16
+    assert any("importance" in event.get("message", "") for event in events)
+    printed = json.loads(result.stdout.splitlines()[-1])
+    parts = printed["parts"]["search"]
+    assert set(parts) == {"start", "driver", "evaluation"}
+    assert sum(parts.values()) <= printed["seconds"]["search"] + 0.2
+    assert all(name in result.stdout for name in ("What the time was spent on", "evaluation", "in all"))
+
+
 def test_every_export_is_verified_and_meets_its_budget(finished):
     _, runs, _ = finished
     for budget, share in (("large", 0.8), ("small", 0.5)):

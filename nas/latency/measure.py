@@ -21,7 +21,7 @@ from nas.latency.record import LatencyRecord
 from nas.latency.runtimes import BlockChain, runtime_of
 from nas.model import CompactBertConfig, CompactBertForSequenceClassification
 from nas.model.configuration import INPUTS
-from nas.progress import Tracker, track
+from nas.progress import Tracker, say, track
 
 Network = CompactBertForSequenceClassification | tuple[BlockChain, CompactBertConfig] | Path
 """A model, a chain of blocks, or a file that a runtime can load (the exported artefact itself)."""
@@ -74,6 +74,8 @@ def measure(
             ]
             job = {"networks": items, "rounds": rounds}
             found = lane.measure(job, partial(_advance, progress, number, rounds))
+            if found["noisy"]:
+                say(f"{device.name}: other work disturbs it; what was measured just now is marked as noisy")
             own = records_of(device, found, lane.environment)
             keep(own)
             records |= own

@@ -18,6 +18,7 @@
         exports/<budget>/     Hugging Face folder that loads anywhere, model.onnx, infer.py, README.md,
                               architecture.json, verification.json
         report.html, front.svg
+        log.jsonl             what happened when: steps, what was said, each evaluation; only ever appended to
 
 A step leaves its mark when it starts and when it ends. A step that was started from the same inputs goes on
 where it stopped; from other inputs it starts anew.
@@ -36,7 +37,10 @@ from typing import Any
 
 from nas.errors import NasError, StudyError
 from nas.files import read_json, write_json
+from nas.progress import Laps, log, logged
 from nas.study import Study
+
+LOG_FILE = "log.jsonl"
 
 
 class Run:
@@ -111,8 +115,8 @@ class Run:
         return known["finished"] is not None and (self.folder / known["result"]).exists()
 
     @contextmanager
-    def step(self, step: str, inputs: str, result: Path, *aside: Path) -> Iterator[None]:
-        """Mark a step as started, and as finished when the block ends.
+    def step(self, step: str, inputs: str, result: Path, *aside: Path) -> Iterator[Laps]:
+        """Mark a step as started, and as finished when the block ends; the block may say what its time was spent on.
 
         Its result, and what it needs aside, are removed first if they were begun from other inputs.
         """
@@ -128,19 +132,29 @@ class Run:
             name = result.relative_to(self.folder).as_posix()
             known = {"inputs": inputs, "result": name, "finished": None, "seconds": 0.0}
             write_json(mark, known)
-        started = time.monotonic()
-        try:
-            yield
-        except BaseException:
-            write_json(mark, known | {"seconds": known["seconds"] + time.monotonic() - started})
-            raise
-        seconds = known["seconds"] + time.monotonic() - started
-        write_json(mark, known | {"finished": datetime.now(UTC).isoformat(), "seconds": round(seconds, 1)})
+        started, laps, finished = time.monotonic(), Laps(known.get("parts", {})), known["finished"]
+        with logged(self.folder / LOG_FILE):
+            log("started", step=step)
+            try:
+                yield laps
+                finished = datetime.now(UTC).isoformat()
+            except BaseException as problem:
+                log("stopped", step=step, problem=f"{type(problem).__name__}: {problem}")
+                raise
+            finally:
+                seconds = round(known["seconds"] + time.monotonic() - started, 1)
+                parts = {part: round(taken, 1) for part, taken in laps.items()}
+                write_json(mark, known | {"finished": finished, "seconds": seconds, "parts": parts})
+            log("finished", step=step, seconds=seconds, parts=parts)
 
     def seconds(self) -> dict[str, float]:
         """How long each finished step took."""
         steps = sorted(mark.stem for mark in (self.folder / "steps").glob("*.json"))
         return {step: read_json(self._mark(step), StudyError)["seconds"] for step in steps if self.is_finished(step)}
+
+    def parts(self) -> dict[str, dict[str, float]]:
+        """What the seconds of finished steps were spent on; nothing where a step does not say."""
+        return {step: read_json(self._mark(step), StudyError).get("parts", {}) for step in self.seconds()}
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -130,8 +130,8 @@ def evaluate_candidates(run: Run) -> SearchState:
 
     state = SearchState.of(trials()) if run.is_done("search", inputs) else None
     if state is None or len(state.results) < study.search.evaluations:
-        with run.step("search", inputs, run.journal.parent):
-            state = search(trials(), study.search.evaluations, lambda: executor_for(study.search, recipe))
+        with run.step("search", inputs, run.journal.parent) as laps:
+            state = search(trials(), study.search.evaluations, lambda: executor_for(study.search, recipe), laps)
     return state
 
 

@@ -9,15 +9,12 @@ from nas.errors import NasError
 from nas.report.answer import cards, measured_how, table
 from nas.report.architecture_drawing import architecture_drawing, architectures_of, choices_legend, choices_of
 from nas.report.contents import Contents, Record
-from nas.report.figures import duration, limits, percent
+from nas.report.figures import duration, limits, order_of_step, percent
 from nas.report.front_chart import front_chart, legend
 from nas.report.latency_chart import latency_chart, measured_networks
 from nas.report.loss_chart import loss_chart
 from nas.report.style import page_script, page_style
 from nas.report.svg import element
-
-_STEPS = ("embedded", "data", "teacher", "profile", "supernet", "search", "front", "baselines", "export")
-"""The steps of a run in the order of their work; what follows a hyphen is the device or budget."""
 
 
 def render(contents: Contents) -> str:
@@ -140,18 +137,13 @@ def _times(contents: Contents) -> str:
         return ""
     longest, total = max(contents.seconds.values()) or 1.0, sum(contents.seconds.values())
     rows = ""
-    for step in sorted(contents.seconds, key=_order_of):
+    for step in sorted(contents.seconds, key=order_of_step):
         seconds = contents.seconds[step]
         bar = element("div", style=f"width:{100.0 * seconds / longest:.1f}%")
         cells = element("td", escape(step)) + element("td", duration(seconds), class_="number")
         rows += element("tr", cells + element("td", bar, class_="bar"))
     rows += element("tr", f"<td>in all</td><td class='number'>{duration(total)}</td><td></td>", class_="total")
     return _section("Time each step took", element("table", rows, class_="times"))
-
-
-def _order_of(step: str) -> tuple[int, str]:
-    kind = step.split("-", 1)[0]
-    return (_STEPS.index(kind) if kind in _STEPS else len(_STEPS)), step
 
 
 def _loading(contents: Contents) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from nas.report.figures import duration, other_figures, verdict
+from nas.report.figures import duration, order_of_step, other_figures, verdict
 
 _console = Console()
 # A log has no width of its own; rich would take 80 columns and fold names.
@@ -105,3 +106,15 @@ def print_results(result: dict[str, Any]) -> None:
         )
     console.print(table)
     console.print(f"files: {result['folder']}/exports", soft_wrap=True)
+
+
+def print_times(seconds: Mapping[str, float], parts: Mapping[str, Mapping[str, float]]) -> None:
+    """How long each step took, and what of it each part that a step tells of."""
+    total = sum(seconds.values())
+    table = _table("What the time was spent on", "step", "time", "share")
+    for step in sorted(seconds, key=order_of_step):
+        spent = {step: seconds[step]} | {f"  {part}": taken for part, taken in parts.get(step, {}).items()}
+        for name, taken in spent.items():
+            table.add_row(name, duration(taken), f"{taken / total:.0%}" if total else "")
+    table.add_row("in all", duration(total), "")
+    console.print(table)

@@ -17,8 +17,8 @@ AHEAD = 8
 
 
 def take_most_alike(waiting: list[Waiting], last: list[Key]) -> Waiting:
-    """Take the candidate out of those that wait which shares most with what a worker evaluated last."""
-    return waiting.pop(most_alike([architecture for _, architecture, _ in waiting], last))
+    """Take the candidate out of the first that wait which shares most with what a worker evaluated last."""
+    return waiting.pop(most_alike([architecture for _, architecture, _ in waiting[:AHEAD]], last))
 
 
 class Executor(Protocol):

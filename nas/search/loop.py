@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from nas.evaluate import CandidateResult
-from nas.progress import say, track
+from nas.progress import Laps, log, say, track
 from nas.search.executors import Executor
 from nas.search.sampler import Proposal, Trials
+from nas.search.view import View
 
 _ASKS_PER_EVALUATION = 200
 """More proposals in a row without one to evaluate mean that the sampler has run dry."""
@@ -27,29 +28,55 @@ class SearchState:
         return cls(trials.results(), trials.outcomes())
 
 
-def search(trials: Trials, evaluations: int, make_executor: Callable[[], Executor]) -> SearchState:
-    """Evaluate until the trials hold `evaluations` results. Goes on from what they hold already."""
-    done = len(trials.results())
+def search(
+    trials: Trials, evaluations: int, make_executor: Callable[[], Executor], laps: Laps | None = None
+) -> SearchState:
+    """Evaluate until the trials hold `evaluations` results. Goes on from what they hold already.
+
+    `laps` gets the seconds in which workers were started, the driver worked, and evaluations were waited for.
+    """
+    laps, before = Laps() if laps is None else laps, trials.results()
+    done, view = len(before), View(trials, before)
     if done < evaluations:
-        with make_executor() as executor, track("Searching", evaluations) as progress:
+        with make_executor() as executor, track("Searching", evaluations, done, view) as progress:
+            laps.end("start")
             in_flight: dict[int, Proposal] = {}
-            best = 0.0
             while done < evaluations:
-                while len(in_flight) < executor.capacity and done + len(in_flight) < evaluations:
-                    proposal = _next_proposal(trials)
-                    if proposal is None:
-                        break
-                    in_flight[proposal.number] = proposal
-                    executor.submit(proposal.number, proposal.architecture, trials.rival(proposal.architecture))
+                _fill(in_flight, trials, executor, evaluations - done)
                 if not in_flight:
                     say(f"{_ASKS_PER_EVALUATION} proposals in a row were repeated or over every budget: ending early")
                     break
+                laps.end("driver")
                 number, result = executor.next_result()
+                laps.end("evaluation")
                 trials.tell(in_flight.pop(number), result)
                 done += 1
-                best = max(best, result.accuracy)
-                progress(done, f"best {best:.4f}")
-    return SearchState.of(trials)
+                view.add(result)
+                log("evaluated", trial=number, done=done, **_about(result))
+                progress(done, view.note())
+    state = SearchState.of(trials)
+    log("searched", evaluations=done, outcomes=state.outcomes)
+    return state
+
+
+def _fill(in_flight: dict[int, Proposal], trials: Trials, executor: Executor, wanted: int) -> None:
+    """Hand over as many candidates as the executor takes and are wanted; fewer if the sampler has run dry."""
+    while len(in_flight) < min(executor.capacity, wanted):
+        proposal = _next_proposal(trials)
+        if proposal is None:
+            break
+        in_flight[proposal.number] = proposal
+        executor.submit(proposal.number, proposal.architecture, trials.rival(proposal.architecture))
+
+
+def _about(result: CandidateResult) -> dict[str, object]:
+    """A result in a line of the log; the storage holds all of it."""
+    return {
+        "architecture": result.architecture.describe(),
+        "accuracy": result.accuracy,
+        "complete": result.complete,
+        "seconds": result.seconds,
+    }
 
 
 def _next_proposal(trials: Trials) -> Proposal | None:

@@ -66,6 +66,7 @@ class Trials:
         for result in self.results():
             self._learn(result)
         self._in_flight: dict[int, optuna.Trial] = {}
+        self._asked: set[Architecture] = set()
         self._study.sampler = self._sampler(settings)
         self._recover()
         for architecture in self._start(settings):
@@ -143,7 +144,7 @@ class Trials:
         """The next trial: a proposal to evaluate, or None if this one was settled at once."""
         trial = self._study.ask(self._distributions)
         architecture = self.encoding.decode(trial.params)
-        twin = any(self.encoding.decode(other.params) == architecture for other in self._in_flight.values())
+        twin = architecture in self._asked
         outcome = "repeated" if twin else self._settled(architecture) or "evaluated"
         trial.set_user_attr(_OUTCOME, outcome)
         if outcome == "over_budget" or not architecture.exit_threshold:
@@ -153,6 +154,7 @@ class Trials:
             return None
         if outcome == "evaluated":
             self._in_flight[trial.number] = trial
+            self._asked.add(architecture)
             return Proposal(trial.number, architecture)
         known = self._known.get(architecture)
         if known and known.exits:
@@ -163,6 +165,7 @@ class Trials:
     def tell(self, proposal: Proposal, result: CandidateResult) -> None:
         """Store the result of a proposal."""
         trial = self._in_flight.pop(proposal.number)
+        self._asked.remove(proposal.architecture)
         trial.set_user_attr(_RESULT, result.to_json())
         if result.exits:
             self._constrain(trial, result.architecture, result.exits)

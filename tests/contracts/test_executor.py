@@ -11,6 +11,7 @@ import pytest
 import ray
 import torch
 from searching import write_search
+from simulation import Pool, SimulatedExecutor
 
 from nas.errors import SearchError
 from nas.evaluate import EvaluationRecipe
@@ -19,7 +20,7 @@ from nas.space import SearchSpace
 from nas.study import Search
 
 SPACE = SearchSpace.load("tiny")
-SETTINGS = {"inline": Search(), "ray": Search(executor="ray", workers=2)}
+SETTINGS = {"inline": Search(), "ray": Search(executor="ray", workers=2), "simulated": Search()}
 
 
 @pytest.fixture
@@ -28,13 +29,19 @@ def recipe(tmp_path):
     return EvaluationRecipe(folder / "supernet", folder / "data", "accuracy", None, threads=1)
 
 
+def _executor(name, recipe):
+    if name == "simulated":
+        return SimulatedExecutor(recipe.load().evaluate, Pool(workers=2, death=0.3))
+    return executor_for(SETTINGS[name], recipe)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 def test_results_are_those_of_an_evaluator(recipe, name):
     rng = random.Random(0)
     expected = {ticket: recipe.load().evaluate(SPACE.sample(rng)) for ticket in range(6)}
     found, waiting = {}, list(expected)
-    with executor_for(SETTINGS[name], recipe) as executor:
+    with _executor(name, recipe) as executor:
         assert executor.capacity >= SETTINGS[name].workers
         while len(found) < len(expected):
             while waiting and len(expected) - len(waiting) - len(found) < executor.capacity:

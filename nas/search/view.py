@@ -1,0 +1,88 @@
+"""What a terminal shows of a running search: the best for each budget, the front so far, and where proposals went."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from nas.architecture import Architecture
+from nas.evaluate import CandidateResult
+from nas.search.front import pareto_front, ranking
+from nas.search.sampler import Trials
+
+_FRONT_ROWS = 8
+
+
+class View:
+    """Keeps the front and the best as results come in. What they cost is only looked at when the view is drawn."""
+
+    def __init__(self, trials: Trials, results: list[CandidateResult]) -> None:
+        self._trials = trials
+        self._unseen = list(results)
+        self._before, self._done, self._started = len(results), len(results), time.monotonic()
+        self._stopped = 0
+        self._front: list[CandidateResult] = []
+        self._best: dict[str, list[CandidateResult]] = {}
+        self._costs: dict[Architecture, tuple[float, ...]] = {}
+        self._most_accurate = max((result.accuracy for result in results), default=0.0)
+
+    def add(self, result: CandidateResult) -> None:
+        """Take a result in."""
+        self._unseen.append(result)
+        self._done += 1
+        self._most_accurate = max(self._most_accurate, result.accuracy)
+
+    def note(self) -> str:
+        """Best accuracy and candidates a second since the search was started."""
+        rate = (self._done - self._before) / (time.monotonic() - self._started)
+        return f"best {self._most_accurate:.4f}, {rate:.2g} candidates/s"
+
+    def __call__(self) -> RenderableType:
+        """The picture at this moment."""
+        self._catch_up()
+        table = Table(box=None)
+        for column in ("", "accuracy", *(f"ms on {name}" for name in self._trials.costs.profiles)):
+            table.add_column(column, justify="right" if column else "left")
+        table.add_column("architecture", no_wrap=True, overflow="ellipsis")
+        for budget, best in self._best.items():
+            self._add_row(table, budget, best[:1])
+        for number, place in enumerate(_spread(len(self._front), _FRONT_ROWS)):
+            title = f"front, {len(self._front)} candidates" if number == 0 else ""
+            self._add_row(table, title, [self._front[place]])
+        return Group(self._shares(), table)
+
+    def _catch_up(self) -> None:
+        costs, unseen = self._trials.costs, self._unseen
+        self._unseen = []
+        self._stopped += sum(not result.complete for result in unseen)
+        whole = [result for result in unseen if result.complete]
+        for result in whole:
+            self._costs[result.architecture] = tuple(costs.predict_ms(result.architecture, result.exits).values())
+        self._front = pareto_front([*self._front, *whole], lambda result: self._costs[result.architecture])
+        for budget in costs.budgets:
+            able = ranking([*self._best.get(budget.name, []), *whole], costs, budget, 0.0)
+            self._best[budget.name] = able[:1]
+
+    def _add_row(self, table: Table, title: str, found: list[CandidateResult]) -> None:
+        for result in found:
+            predicted = (f"{value:.3f}" for value in self._costs[result.architecture])
+            table.add_row(title, f"{result.accuracy:.4f}", *predicted, result.architecture.describe())
+        if not found:
+            table.add_row(title, "none yet")
+
+    def _shares(self) -> str:
+        """What became of the proposals, and how many of the evaluated lost their race."""
+        outcomes = self._trials.outcomes()
+        proposals = sum(outcomes.values()) or 1
+        shares = (f"{count / proposals:.0%} {name.replace('_', ' ')}" for name, count in outcomes.items())
+        stopped = f"{self._stopped / max(self._done, 1):.0%} of the evaluated raced out"
+        return f"{proposals} proposals: {', '.join(shares)}; {stopped}"
+
+
+def _spread(length: int, most: int) -> list[int]:
+    """Places of a list, all or `most` of them, evenly and with both ends."""
+    if length <= most:
+        return list(range(length))
+    return [round(number * (length - 1) / (most - 1)) for number in range(most)]

@@ -1,0 +1,231 @@
+"""A search with one to a thousand workers on a simulated clock: candidates a second, use of the workers, quality.
+
+The driver is the real one, and its time counts. Accuracy and seconds of an evaluation come from a finished search of
+the study: seconds are drawn from those that were measured; accuracy is fitted to sizes and choices of what was
+evaluated, with noise of the size of what the fit misses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import common
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from simulation import Pool, SimulatedExecutor
+
+from nas.architecture import LAYER_BLOCKS, Architecture
+from nas.evaluate import CandidateResult
+from nas.files import write_text
+from nas.pipeline import Run
+from nas.pipeline.searches import profile, search_inputs
+from nas.pipeline.supernets import teacher_config
+from nas.report.style import standalone_style
+from nas.report.svg import Scale, drawing, element, frame, path, text
+from nas.search import SearchState, search
+from nas.search.costs import Costs
+from nas.search.front import ranking
+from nas.search.sampler import Trials
+
+_RIDGE, _FOLDS = 1.0, 10
+_CEILING = 0.95
+_HOPELESS = 0.02
+"""So far below its rival a candidate loses its race."""
+
+
+class Recorded:
+    """Evaluations that were made, and what they say of any other."""
+
+    def __init__(self, results: Sequence[CandidateResult]) -> None:
+        rows = np.stack([_features(result.architecture) for result in results])
+        wanted = np.asarray([_gap(result.accuracy) for result in results])
+        self._weights = _fitted(rows, wanted)
+        self._noise = float(np.std(wanted - rows @ self._weights))
+        folds = np.arange(len(rows)) % _FOLDS
+        parts = [(folds == fold, _fitted(rows[folds != fold], wanted[folds != fold])) for fold in range(_FOLDS)]
+        missed = np.concatenate([wanted[own] - rows[own] @ weights for own, weights in parts])
+        self.r_squared = float(1.0 - missed.var() / wanted.var())
+        self._seconds = {whole: [r.seconds for r in results if r.complete == whole] for whole in (True, False)}
+
+    def evaluate(self, architecture: Architecture, rival: float) -> CandidateResult:
+        """An evaluation as it might have been, the same one whenever it is asked for."""
+        rng = random.Random(architecture.digest)
+        gap = float(_features(architecture) @ self._weights) + rng.gauss(0.0, self._noise)
+        accuracy = _CEILING - math.exp(-gap)
+        whole = accuracy > rival - _HOPELESS
+        seconds = rng.choice(self._seconds[whole] or self._seconds[not whole])
+        return CandidateResult(architecture, accuracy, 1, seconds, complete=whole)
+
+    @property
+    def mean_s(self) -> float:
+        """Mean seconds of the evaluations that were made."""
+        return fmean(self._seconds[True] + self._seconds[False])
+
+
+def _gap(accuracy: float) -> float:
+    """How near an accuracy comes to the ceiling, on a scale where equal steps are as hard."""
+    return -math.log(max(_CEILING - accuracy, 1e-3))
+
+
+def _features(architecture: Architecture) -> np.ndarray:
+    """Layers, widths in halves of a logarithm, and how many blocks are compressed in each way."""
+    found = dict.fromkeys(("one", "hidden", "layers", "first", "heads", "neurons", "float", "int8", "less"), 0.0)
+    found |= {"one": 1.0, "hidden": np.log2(architecture.hidden_size), "layers": np.log2(len(architecture.layers))}
+    found["first"] = float(architecture.layers[0].source == 0)
+    for layer in architecture.resolved:
+        for block, kind in zip(LAYER_BLOCKS, ("heads", "neurons"), strict=True):
+            size, choice = layer.option(block)
+            found[kind] += np.log2(1.0 + size)
+            found["int8" if choice == "int8" else "float" if choice == "none" else "less"] += 1.0
+    return np.asarray(list(found.values()))
+
+
+def _fitted(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Weights of a ridge regression, its level left free."""
+    penalty = _RIDGE * np.eye(rows.shape[1])
+    penalty[0, 0] = 0.0
+    return np.linalg.solve(rows.T @ rows + penalty, rows.T @ values)
+
+
+def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Simulate and print; returns what came out for each number of workers, and the accuracy they end with."""
+    costs = Costs(teacher_config(run), profile(run), run.study.budgets)
+    recorded = Recorded(_results(run, costs))
+
+    def simulated(pool: Pool, evaluations: int, seed: int) -> tuple[dict[str, float], SearchState]:
+        return _simulated(run, costs, recorded, pool, evaluations, seed)
+
+    trouble = Pool(1, arguments.death, arguments.back, arguments.straggling)
+    rates = {
+        name: [simulated(replace(pool, workers=many), arguments.evaluations, 0)[0] for many in arguments.workers]
+        for name, pool in (("no trouble", Pool(1)), ("trouble", trouble))
+    }
+    _show_rates(rates, recorded.mean_s, arguments.evaluations)
+    if arguments.picture:
+        write_text(arguments.picture, _picture(rates))
+    quality: dict[int, list[list[float]]] = {}
+    for many in arguments.workers if arguments.quality else ():
+        found = [simulated(Pool(many), arguments.quality, seed)[1].results for seed in range(arguments.seeds)]
+        quality[many] = [_best(results, costs) for results in found]
+    _show_quality(quality, arguments.quality, costs)
+    return {
+        "mean_evaluation_s": recorded.mean_s,
+        "accuracy_r_squared": recorded.r_squared,
+        "rates": rates,
+        "quality": quality,
+    }
+
+
+def _results(run: Run, costs: Costs) -> list[CandidateResult]:
+    """Those of the run's search, read from a copy: opening a search writes to it."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(shutil.copy(run.journal, folder))
+        study = run.study
+        return Trials(copy, search_inputs(run), study.space, costs, study.search, study.seed).results()
+
+
+def _simulated(
+    run: Run, costs: Costs, recorded: Recorded, pool: Pool, evaluations: int, seed: int
+) -> tuple[dict[str, float], SearchState]:
+    """One search of the study by a pool: its figures, and what it found."""
+    executor = SimulatedExecutor(recorded.evaluate, pool, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        trials = Trials(Path(folder) / "journal.log", "", run.study.space, costs, run.study.search, seed)
+        state = search(trials, evaluations, lambda: executor)
+    count = len(state.results)
+    return {
+        "workers": pool.workers,
+        "candidates_per_second": count / executor.now_s,
+        "utilisation": executor.busy_s / executor.now_s / pool.workers,
+        "wall_clock_s": executor.now_s,
+        "driver_ms": 1000.0 * executor.driver_s / count,
+        "lost": executor.lost,
+    }, state
+
+
+def _best(results: Sequence[CandidateResult], costs: Costs) -> list[float]:
+    """For each budget the accuracy of the best candidate."""
+    return [ranking(results, costs, budget, 0.0)[0].accuracy for budget in costs.budgets]
+
+
+def _show_rates(rates: dict[str, list[dict[str, float]]], mean_s: float, evaluations: int) -> None:
+    table = Table(title=f"{evaluations:,} evaluations of {mean_s:.2f} s on average, simulated")
+    for column in ("", "workers", "candidates/s", "in use", "in all s", "driver ms", "lost"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, items in rates.items():
+        for found in items:
+            rate, used, took = found["candidates_per_second"], found["utilisation"], found["wall_clock_s"]
+            figures = (f"{rate:.2f}", f"{used:.1%}", f"{took:.0f}", f"{found['driver_ms']:.2f}", f"{found['lost']:.0f}")
+            table.add_row(name, f"{found['workers']:,}", *figures)
+    Console().print(table)
+
+
+def _show_quality(quality: dict[int, list[list[float]]], evaluations: int, costs: Costs) -> None:
+    table = Table(title=f"Best accuracy after {evaluations:,} evaluations, mean (and range) over seeds")
+    table.add_column("workers", justify="right")
+    for budget in costs.budgets:
+        table.add_column(budget.name, justify="right")
+    for workers, found in quality.items():
+        columns = zip(*found, strict=True)
+        texts = (f"{fmean(values):.4f} ({max(values) - min(values):.4f})" for values in columns)
+        table.add_row(f"{workers:,}", *texts)
+    Console().print(table)
+
+
+_WIDTH, _HEIGHT, _MARGIN = 720.0, 400.0, 14.0
+_COLOURS = ("candidate best", "export")
+
+
+def _picture(rates: dict[str, list[dict[str, float]]]) -> str:
+    """Candidates a second against workers, beside what workers that never wait would do."""
+    found = [item for items in rates.values() for item in items]
+    workers = [item["workers"] for item in found]
+    ideal = [(item["workers"], item["candidates_per_second"] / item["utilisation"]) for item in rates["no trouble"]]
+    (fewest, least), (most, best) = ideal[0], ideal[-1]
+    x = Scale.around(workers, 66.0, 690.0, logarithmic=True)
+    y = Scale.around([rate for _, rate in ideal], 346.0, 60.0, logarithmic=True)
+    content = frame(x, y, "workers, logarithmic", "candidates a second, logarithmic")
+    content += element("line", x1=x(fewest), y1=y(least), x2=x(most), y2=y(best), class_="equal")
+    for items, class_ in zip(rates.values(), _COLOURS, strict=True):
+        content += path([(x(item["workers"]), y(item["candidates_per_second"])) for item in items], "front")
+        for item in items:
+            at = x(item["workers"]), y(item["candidates_per_second"])
+            content += element("circle", cx=at[0], cy=at[1], r=4.5, class_=class_)
+    legend = zip(("candidate best", "export"), rates, (80, 260), strict=True)
+    for class_, name, at in legend:
+        content += element("circle", cx=at, cy=34, r=4.5, class_=class_) + text(at + 12, 38, name, "label")
+    content += element("line", x1=450, y1=34, x2=474, y2=34, class_="equal") + text(
+        482, 38, "workers that never wait", "label"
+    )
+    chart = element("g", content, class_="chart", transform=f"translate({_MARGIN:g} {_MARGIN:g})")
+    width, height = _WIDTH + 2 * _MARGIN, _HEIGHT + 2 * _MARGIN
+    ground = element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=10, class_="ground")
+    return drawing(width, height, "Candidates a second", "picture", standalone_style() + ground + chart) + "\n"
+
+
+def _arguments() -> argparse.Namespace:
+    made = common.parser(__doc__)
+    made.add_argument("--workers", type=int, nargs="+", default=[1, 10, 30, 100, 300, 1000])
+    made.add_argument("--evaluations", type=int, default=1000, help="of each simulated search")
+    made.add_argument("--death", type=float, default=0.002, help="probability that an evaluation kills its worker")
+    made.add_argument("--back", type=float, default=30.0, help="seconds until a dead worker is replaced")
+    made.add_argument("--straggling", type=float, default=0.02, help="probability that an evaluation drags on")
+    made.add_argument("--quality", type=int, default=800, help="evaluations of the searches whose best are compared")
+    made.add_argument("--seeds", type=int, default=3, help="searches whose best are compared")
+    made.add_argument("--picture", type=Path, help="where to write an SVG of the rates")
+    return made.parse_args()
+
+
+if __name__ == "__main__":
+    arguments = _arguments()
+    common.main(arguments, lambda run: measure(run, arguments))

@@ -1,0 +1,118 @@
+"""An executor on a simulated clock: workers that lag, die and come back, and a real driver whose own time counts.
+
+Evaluations take no time but that which is drawn for them. What the driver does between two calls takes the processor's
+time that it really takes, and the clock goes on by that: workers that finish meanwhile stand idle until it turns to
+them.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import count
+from types import TracebackType
+from typing import Self
+
+from nas.architecture import Architecture
+from nas.evaluate import CandidateResult
+from nas.evaluate.shared import Key, prefix_keys
+from nas.search.executors import AHEAD, Waiting, take_most_alike
+
+Evaluate = Callable[[Architecture, float], CandidateResult]
+"""The result of a candidate that has an accuracy to beat; its `seconds` are what a worker takes for it."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Workers, and what goes wrong with them."""
+
+    workers: int
+    death: float = 0.0
+    """Probability that an evaluation takes its worker down, somewhere on the way."""
+    back_s: float = 30.0
+    """Until a worker that died is replaced."""
+    straggling: float = 0.0
+    """Probability that an evaluation takes longer than it should, by a factor of Pareto's distribution (exponent 1.5,
+    at most 50)."""
+
+
+@dataclass
+class _Worker:
+    last: list[Key]
+
+
+class SimulatedExecutor:
+    """Evaluates on `pool.workers` at once. `now_s` is the simulated time, `driver_s` the driver's share in it."""
+
+    def __init__(self, evaluate: Evaluate, pool: Pool, seed: int = 0) -> None:
+        self.capacity = pool.workers - 1 + AHEAD
+        self.now_s = self.driver_s = self.busy_s = 0.0
+        self.lost = 0
+        self._evaluate, self._pool, self._rng = evaluate, pool, random.Random(f"simulation/{seed}")
+        self._idle = [_Worker([]) for _ in range(pool.workers)]
+        self._waiting: list[Waiting] = []
+        self._order = count()
+        self._events: list[tuple[float, int, _Worker, Waiting | None, CandidateResult | None]] = []
+        self._since = time.process_time()
+
+    def submit(self, ticket: int, architecture: Architecture, rival: float) -> None:
+        self._waiting.append((ticket, architecture, rival))
+
+    def next_result(self) -> tuple[int, CandidateResult]:
+        while True:
+            self._start_waiting()
+            self._count_driver()
+            at, _, worker, candidate, result = heappop(self._events)
+            self.now_s = max(self.now_s, at)
+            if candidate and result is None:
+                self.lost += 1
+                self._waiting.insert(0, candidate)
+                self._happens(at + self._pool.back_s, _Worker([]))
+                continue
+            self._idle.append(worker)
+            if candidate and result:
+                return candidate[0], result
+
+    def _start_waiting(self) -> None:
+        while self._idle and self._waiting:
+            worker = self._idle.pop(0)
+            candidate = take_most_alike(self._waiting, worker.last)
+            worker.last = prefix_keys(candidate[1])
+            self._count_driver()
+            self._start(worker, candidate)
+            self._since = time.process_time()
+
+    def _start(self, worker: _Worker, candidate: Waiting) -> None:
+        result = self._evaluate(*candidate[1:])
+        takes = result.seconds
+        if self._rng.random() < self._pool.straggling:
+            takes *= min(self._rng.paretovariate(1.5), 50.0)
+        if self._rng.random() < self._pool.death:
+            self._happens(self.now_s + takes * self._rng.random(), worker, candidate)
+            return
+        self.busy_s += takes
+        self._happens(self.now_s + takes, worker, candidate, result)
+
+    def _happens(
+        self, at: float, worker: _Worker, candidate: Waiting | None = None, result: CandidateResult | None = None
+    ) -> None:
+        heappush(self._events, (at, next(self._order), worker, candidate, result))
+
+    def _count_driver(self) -> None:
+        """Let the clock go on by what the driver did since it was last looked at."""
+        now = time.process_time()
+        self.driver_s += now - self._since
+        self.now_s += now - self._since
+        self._since = now
+
+    def __enter__(self) -> Self:
+        self._since = time.process_time()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._waiting.clear()

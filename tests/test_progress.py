@@ -1,0 +1,93 @@
+"""Progress: what a terminal shows, what other places get, and a log that a kill does not spoil."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from nas import progress
+from nas.progress import Laps, log, logged, say, track
+
+
+def _events(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Each look at the clock finds it ten seconds later."""
+    ticks = itertools.count(0, 10)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(ticks)))
+
+
+def test_log_is_appended_to_and_holds_what_is_said(tmp_path, capsys):
+    path = tmp_path / "log.jsonl"
+    log("lost")
+    for number in range(2):
+        with logged(path):
+            say(f"hello {number}")
+            log("counted", number=number)
+    say("outside")
+    events = _events(path)
+    assert [event["event"] for event in events] == ["said", "counted"] * 2
+    assert [event.get("message", event.get("number")) for event in events] == ["hello 0", 0, "hello 1", 1]
+    assert capsys.readouterr().err.splitlines() == ["hello 0", "hello 1", "outside"]
+    assert [event["at"] for event in events] == sorted(event["at"] for event in events)
+
+
+def test_a_torn_line_spoils_no_other(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"event": "whole"}\n{"event": "to')
+    with logged(path):
+        log("next")
+    whole, torn, following = path.read_text().splitlines()
+    assert json.loads(whole) and json.loads(following)["event"] == "next" and torn == '{"event": "to'
+
+
+def test_kill_9_leaves_whole_lines(tmp_path):
+    path = tmp_path / "log.jsonl"
+    code = f"""
+import pathlib
+from nas.progress import log, logged
+with logged(pathlib.Path({str(path)!r})):
+    print("ready", flush=True)
+    while True:
+        log("event", text="x" * 500)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    while not path.exists() or path.stat().st_size < 100_000:
+        assert process.poll() is None
+    process.kill()
+    process.communicate()
+    assert len(_events(path)) >= 100
+
+
+def test_elsewhere_than_on_a_terminal_a_line_comes_now_and_then(clock, capsys):
+    with track("Work", 12, before=2, view=lambda: pytest.fail("nobody looks at it")) as tracker:
+        for done in range(3, 9):
+            tracker(done, f"note {done}")
+    # Six units in sixty seconds: the four or seven that are left take as many tens of seconds.
+    assert capsys.readouterr().err.splitlines() == ["Work: 5/12 note 5 (70 s left)", "Work: 8/12 note 8 (40 s left)"]
+
+
+def test_a_terminal_shows_the_view_below_the_bar(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(file=screen, force_terminal=True, width=100))
+    with track("Work", 3, view=lambda: "the best so far") as tracker:
+        tracker(3, "a note")
+    shown = screen.getvalue()
+    assert all(part in shown for part in ("Work", "3/3", "a note", "the best so far"))
+
+
+def test_laps_add_up(clock):
+    laps = Laps({"driver": 5.0})
+    for part in ("start", "driver", "evaluation", "driver"):
+        laps.end(part)
+    assert laps == {"start": 10.0, "driver": 25.0, "evaluation": 10.0}
