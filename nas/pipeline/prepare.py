@@ -13,6 +13,7 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -70,15 +71,20 @@ def teacher_source(run: Run) -> str:
     return name
 
 
-def check_teacher(study: Study, source: str) -> CompactBertConfig:
-    """The teacher's configuration as a `CompactBert`; raises if it cannot be read or does not fit the study."""
+def read_config(source: str) -> PreTrainedConfig:
+    """The configuration of a folder or hub id. Raises `TeacherError` if it cannot be read."""
     try:
-        config = AutoConfig.from_pretrained(source)
+        return AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as problem:
         reason = str(problem).splitlines()[0]
         raise TeacherError(
             f"teacher.model: {source}: cannot be loaded: {reason}; give a folder or hub id of {_FAMILIES}"
         ) from None
+
+
+def check_teacher(study: Study, source: str) -> CompactBertConfig:
+    """The teacher's configuration as a `CompactBert`; raises if it cannot be read or does not fit the study."""
+    config = read_config(source)
     study.check_teacher(shape_of(config))
     compact = compact_config(config)
     for name in study.space.compression.embedding:
