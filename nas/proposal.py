@@ -12,7 +12,6 @@ from typing import Any
 from datasets import ClassLabel, Dataset
 
 from nas.compression import BLOCKS, compression
-from nas.data import read_rows
 from nas.errors import NasError, StudyError, TeacherError
 from nas.files import write_text
 from nas.model.stock import compact_config, shape_of
@@ -66,9 +65,8 @@ class Columns:
     """The usual one for that label."""
 
     @classmethod
-    def of(cls, path: str) -> Columns:
-        """Read a file. Raises `DataError` if it cannot be read."""
-        rows = read_rows(path)
+    def of(cls, rows: Dataset) -> Columns:
+        """Look at the rows of a file."""
         names, sample = tuple(rows.column_names), rows.select(range(min(_SAMPLE, len(rows))))
         text = tuple(name for name in names if _looks_like_text(sample, name))
         others = [name for name in names if name not in text]

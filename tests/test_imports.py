@@ -93,3 +93,12 @@ def test_auto_model_loads_a_sub_network_after_import_nas(first, tmp_path, space,
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "CompactBertForSequenceClassification"
+
+
+def test_public_names_are_no_rooms():
+    import nas
+
+    for name in nas.__all__:
+        found = getattr(nas, name)
+        assert callable(found) and found.__doc__, name
+    assert set(nas.__all__) == set(nas._PLACES)

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from nas.cli import beginning, devices, steps  # each adds its verbs
-from nas.cli.app import main
+from nas.cli.app import app, main
 
-__all__ = ["beginning", "devices", "main", "steps"]
+__all__ = ["app", "beginning", "devices", "main", "steps"]

@@ -32,17 +32,13 @@ def _studies(incomplete: str) -> list[str]:
     return [name for name in shipped_studies() if name.startswith(incomplete)]
 
 
-def _names(part: str) -> Callable[[typer.Context, str], list[str]]:
-    """Completes the names of a study's devices or budgets, once the study is written."""
-
-    def complete(context: typer.Context, incomplete: str) -> list[str]:
-        try:
-            found = getattr(load(context.params["study"], context.params.get("set_")), part)
-        except (NasError, KeyError, TypeError):
-            return []
-        return [item.name for item in found if item.name.startswith(incomplete)]
-
-    return complete
+def _devices(context: typer.Context, incomplete: str) -> list[str]:
+    """The devices of the study that stands before."""
+    try:
+        known = load(context.params["study"], context.params.get("set_")).devices
+    except (NasError, KeyError):
+        return []
+    return [device.name for device in known if device.name.startswith(incomplete)]
 
 
 _STUDY = typer.Argument(help="A study.toml, its folder, or the name of a shipped study.", autocompletion=_studies)
@@ -56,18 +52,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 FineTuneOption = Annotated[bool, typer.Option(help="Fine-tune each export by distillation.")]
 DeviceArgument = Annotated[
     str,
-    typer.Argument(
-        help="The name of a device of the study, with where = 'elsewhere'.", autocompletion=_names("devices")
-    ),
+    typer.Argument(help="The name of a device of the study, with where = 'elsewhere'.", autocompletion=_devices),
 ]
 ExportOption = Annotated[
-    str | None,
-    typer.Option(
-        "--export",
-        metavar="BUDGET",
-        help="Of the export for that budget, not of the profile.",
-        autocompletion=_names("budgets"),
-    ),
+    str | None, typer.Option("--export", metavar="BUDGET", help="Of the export for that budget, not of the profile.")
 ]
 OutputOption = Annotated[Path | None, typer.Option("--output", help="The archive; by default named as the device.")]
 RUNS = Path("runs")

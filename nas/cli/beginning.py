@@ -52,6 +52,7 @@ def init(  # noqa: PLR0913 (an option for each answer)
     json_: JsonOption = False,
 ) -> None:
     """Write a study file. What is not given is asked for on a terminal, with what fits as the answer proposed."""
+    from nas.data import read_rows
     from nas.progress import say
     from nas.proposal import STUDY_FILE, Answers, Columns, Teacher, write_study
 
@@ -64,7 +65,7 @@ def init(  # noqa: PLR0913 (an option for each answer)
     test = _ask("--test", "Test data", test)
     if not hub:
         say(f"Looking at {train}")
-    columns = None if hub else Columns.of(train)
+    columns = None if hub else Columns.of(read_rows(train))
     length = min(128, known.positions) if known else 128
     chosen = _ask("--sequence-length", "Tokens of a text", sequence_length, str(length))
     answers = Answers(
