@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+T = TypeVar("T")
 console = Console(stderr=True)
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -41,6 +42,24 @@ def track(title: str, total: int) -> Iterator[Tracker]:
             print(f"{title}: {done}/{total} {note} ({left:.0f} s left)".replace("  ", " "), file=sys.stderr)
 
     yield line
+
+
+def tracked(items: Collection[T], title: str) -> Iterator[T]:
+    """The items one by one, with progress shown."""
+    with track(title, len(items)) as progress:
+        for done, item in enumerate(items, start=1):
+            yield item
+            progress(done)
+
+
+@contextmanager
+def busy(message: str) -> Iterator[None]:
+    """Show on a terminal what is done while nobody knows how long it takes."""
+    if console.is_terminal:
+        with console.status(message):
+            yield
+    else:
+        yield
 
 
 def say(message: str) -> None:

@@ -15,14 +15,17 @@ from nas.compression import BLOCKS, compression
 from nas.errors import NasError, StudyError, TeacherError
 from nas.files import write_text
 from nas.model.stock import compact_config, shape_of
-from nas.pipeline.prepare import check_teacher, read_config
+from nas.pipeline.plan import check_sources
+from nas.pipeline.prepare import read_config
 from nas.space import SearchSpace, Shape, shipped_spaces
 from nas.study import METRICS, Study
 
 STUDY_FILE, SPACE_FILE = "study.toml", "search_space.toml"
 _LABELS = ("label", "labels", "class", "target", "category", "score")
 """Columns that usually hold the label."""
-_SAMPLE, _LENGTH, _SEARCHED = 1000, 128, 5000
+LENGTH = 128
+"""Tokens of a text, where the teacher has as many positions."""
+_SAMPLE, _SEARCHED = 1000, 5000
 _COUNTS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20)
 """Of layers and of heads."""
 _HIDDEN, _INTERMEDIATE = (1 / 2, 2 / 3, 5 / 6, 1), (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
@@ -54,10 +57,12 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Columns:
-    """What a data file says."""
+    """What the data files say."""
 
     names: tuple[str, ...]
+    """Those that training and test data have."""
     rows: int
+    """Of the training data."""
     text: tuple[str, ...]
     """The columns that look like texts; one or two of them can be meant."""
     label: str | None
@@ -65,9 +70,10 @@ class Columns:
     """The usual one for that label."""
 
     @classmethod
-    def of(cls, rows: Dataset) -> Columns:
-        """Look at the rows of a file."""
-        names, sample = tuple(rows.column_names), rows.select(range(min(_SAMPLE, len(rows))))
+    def of(cls, rows: Dataset, test: Dataset) -> Columns:
+        """Look at training and test data."""
+        names = tuple(name for name in rows.column_names if name in test.column_names)
+        sample = rows.select(range(min(_SAMPLE, len(rows))))
         text = tuple(name for name in names if _looks_like_text(sample, name))
         others = [name for name in names if name not in text]
         usual = [name for name in _LABELS if name in others]
@@ -107,7 +113,8 @@ class Answers:
     runtime: str
     threads: int
     batch_size: int
-    sequence_length: int | str
+    sequence_length: str
+    """A number, or `task`."""
     budgets: Sequence[str]
     """Limits of the median latency, as "20%" or "4.0", each with a name before an equals sign or without."""
 
@@ -124,13 +131,16 @@ def write_study(folder: Path, answers: Answers, teacher: Teacher | None, columns
     for path in written:
         if path.exists():
             raise StudyError(f"{path}: is there already; remove it, or give another folder")
+    unknown = [name for name in (*answers.text, answers.label) if columns and name not in columns.names]
+    if columns and unknown:
+        raise StudyError(
+            f"{answers.train}, {answers.test}: no column {unknown[0]!r} in both; use some of {', '.join(columns.names)}"
+        )
     try:
         if teacher and space == SPACE_FILE:
             write_text(folder / SPACE_FILE, _space_text(teacher.shape))
         write_text(folder / STUDY_FILE, _study_text(folder, answers, space, teacher, columns))
-        study = Study.load(folder)
-        if teacher:
-            check_teacher(study, str(study.resolve(study.teacher.model)))
+        check_sources(Study.load(folder))
     except NasError:
         for path in written:
             path.unlink(missing_ok=True)
@@ -191,6 +201,7 @@ def _study_text(folder: Path, answers: Answers, space: str, teacher: Teacher | N
     hub = [f"{key} = {_text(value)}\n" for key in ("hub", "config") if (value := getattr(answers, key))]
     searched = max(1, min(_SEARCHED, columns.rows // 5)) if columns else _SEARCHED
     tune = "" if answers.fine_tune else "# "
+    length = answers.sequence_length if answers.sequence_length.isdigit() else _text(answers.sequence_length)
     return f"""\
 # Which sub-network of the teacher is the most accurate within each budget?
 # `nas check` validates this file and estimates the time, `nas run` does all of it. Paths are relative to it.
@@ -202,7 +213,7 @@ text = {json.dumps(list(answers.text), ensure_ascii=False)}  # two columns for p
 label = {_text(answers.label)}
 kind = {_text(kind)}  # or {", ".join(name for name in METRICS if name != kind)}
 metric = {_text(answers.metric)}  # or {", ".join(name for name in METRICS[kind] if name != answers.metric)}
-max_length = {min(_LENGTH, teacher.positions if teacher else _LENGTH)}  # tokens; what is longer is cut
+max_length = {min(LENGTH, teacher.positions if teacher else LENGTH)}  # tokens; what is longer is cut
 holdout = {{ size = {searched} }}  # training rows that judge candidates; by = "sentence" where rows are parts of others
 
 [teacher]
@@ -217,7 +228,7 @@ name = "here"
 runtime = {_text(answers.runtime)}  # onnxruntime, torch or openvino
 threads = {answers.threads}
 batch_size = {answers.batch_size}
-sequence_length = {json.dumps(answers.sequence_length)}  # or several, as [16, 64]; "task": as the task's own texts
+sequence_length = {length}  # or several, as [16, 64]; "task": as the task's own texts
 {"".join(_budget_text(budget) for budget in answers.budgets)}
 [supernet]
 steps = 1500  # a larger space takes more

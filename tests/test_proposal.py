@@ -60,14 +60,20 @@ def test_a_space_is_written_for_a_teacher_of_other_sizes_and_what_its_runtime_ca
 
 
 def test_pairs_and_regression_are_recognised():
-    found = Columns.of(make_pairs(40, 0))
+    found = Columns.of(make_pairs(40, 0), make_pairs(4, 1))
     assert found.text == ("first", "second") and found.label == "label" and found.metric == "spearman"
 
 
 def test_columns_are_told_apart():
     rows = {"id": ["a1", "b2", "c3"], "note": ["x y", "x y", "x y"], "body": ["a b", "b c", "c d"], "class": [0, 1, 0]}
-    found = Columns.of(Dataset.from_dict(rows))
-    assert found.text == ("body",) and found.label == "class" and found.metric == "accuracy"
+    data = Dataset.from_dict(rows)
+    found = Columns.of(data, data.remove_columns("id"))
+    assert (
+        found.names == ("note", "body", "class")
+        and found.text == ("body",)
+        and found.label == "class"
+        and found.metric == "accuracy"
+    )
 
 
 def test_it_asks_on_a_terminal(here, nas, monkeypatch):
@@ -101,7 +107,12 @@ def test_a_hub_study_needs_columns_and_a_space(here, nas):
         (GIVEN[2:], ["--teacher", "give it"]),
         (["--teacher", "./nobody", *GIVEN[2:]], ["./nobody", "no folder"]),
         (["--teacher", "my-bert", "--train", "no.csv", "--test", "test.csv"], ["no.csv", "no such data file"]),
-        (["--teacher", "my-bert", "--train", "my-bert/config.xml", "--test", "t.csv"], ["no such data file"]),
+        (
+            ["--teacher", "my-bert", "--train", "my-bert/config.json", "--test", "test.csv"],
+            ["config.json", ".parquet, .csv, .jsonl"],
+        ),
+        ([*GIVEN[:4], "--test", "no.csv"], ["no.csv", "no such data file"]),
+        ([*GIVEN, "--label", "lable"], ["no column 'lable'", "text, label"]),
         ([*GIVEN, "--budget", "much"], ["--budget much", "share"]),
         ([*GIVEN, "--metric", "bleu"], ["'bleu'", "accuracy"]),
         ([*GIVEN, "--sequence-length", "64"], ["devices.here.sequence_length", "40", "64"]),
@@ -117,5 +128,5 @@ def test_wrong_answers_leave_nothing(here, nas, arguments, words):
 
 def test_unclear_columns_are_asked_for(here, nas):
     Dataset.from_dict({"a": ["x y"] * 9, "b": ["x y"] * 9, "label": [0, 1, 0] * 3}).to_csv("unclear.csv")
-    code, _, error = nas("init", "mine", "--teacher", "my-bert", "--train", "unclear.csv", "--test", "test.csv")
+    code, _, error = nas("init", "mine", "--teacher", "my-bert", "--train", "unclear.csv", "--test", "unclear.csv")
     assert code == 2 and "--text" in error and "a, b, label" in error

@@ -105,8 +105,7 @@ def load(study: str, assignments: list[str] | None) -> Study:
 def work_on(study: str, runs: Path, assignments: list[str] | None, work: Callable[[Run], Any]) -> Any:
     """Do some work on a run, alone and without other libraries' chatter."""
     loaded = load(study, assignments)
-    quiet()
-
+    import_packages()
     from nas.pipeline import Run
 
     run = Run.of(loaded, runs)
@@ -114,10 +113,15 @@ def work_on(study: str, runs: Path, assignments: list[str] | None, work: Callabl
         return work(run)
 
 
-def quiet() -> None:
-    """Keep other libraries' progress and warnings from the person who waits."""
-    import datasets
-    import transformers
+def import_packages() -> None:
+    """Import what all steps need, and keep other libraries' progress and warnings from the person who waits."""
+    from nas.progress import busy
+
+    with busy("Loading packages"):
+        import datasets
+        import transformers
+
+        import nas.pipeline  # noqa: F401
 
     datasets.disable_progress_bars()
     transformers.logging.disable_progress_bar()

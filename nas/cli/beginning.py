@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from nas.cli.app import JsonOption, OptionalStudyArgument, SetOption, app, examples, finish, load, quiet
+from nas.cli.app import JsonOption, OptionalStudyArgument, SetOption, app, examples, finish, import_packages, load
 from nas.errors import StudyError
 
 T = TypeVar("T", int, str)
@@ -52,22 +52,22 @@ def init(  # noqa: PLR0913 (an option for each answer)
     json_: JsonOption = False,
 ) -> None:
     """Write a study file. What is not given is asked for on a terminal, with what fits as the answer proposed."""
+    import_packages()
     from nas.data import read_rows
-    from nas.progress import say
-    from nas.proposal import STUDY_FILE, Answers, Columns, Teacher, write_study
+    from nas.progress import busy
+    from nas.proposal import LENGTH, STUDY_FILE, Answers, Columns, Teacher, write_study
 
     if (folder / STUDY_FILE).exists():
         raise StudyError(f"{folder / STUDY_FILE}: is there already; remove it, or give another folder")
-    quiet()
     teacher = _ask("--teacher", "Teacher: a folder or hub id", teacher)
     known = Teacher.at(teacher)
     train = _ask("--train", "Training data: Parquet, CSV or JSONL", train)
     test = _ask("--test", "Test data", test)
+    columns = None
     if not hub:
-        say(f"Looking at {train}")
-    columns = None if hub else Columns.of(read_rows(train))
-    length = min(128, known.positions) if known else 128
-    chosen = _ask("--sequence-length", "Tokens of a text", sequence_length, str(length))
+        with busy(f"Looking at {train} and {test}"):
+            columns = Columns.of(read_rows(train), read_rows(test))
+    length = str(min(LENGTH, known.positions) if known else LENGTH)
     answers = Answers(
         teacher=teacher,
         fine_tune=bool(known and not known.classifies) if fine_tune is None else fine_tune,
@@ -82,7 +82,7 @@ def init(  # noqa: PLR0913 (an option for each answer)
         runtime=_ask("--runtime", "Runtime", runtime, "onnxruntime"),
         threads=_ask("--threads", "Threads", threads, 1),
         batch_size=_ask("--batch-size", "Batch size", batch_size, 1),
-        sequence_length=int(chosen) if chosen.isdigit() else chosen,
+        sequence_length=_ask("--sequence-length", "Tokens of a text", sequence_length, length),
         budgets=budget or _ask("--budget", "Budgets, as 20% or 4.0 ms, with spaces between", None, "20%").split(),
     )
     written = write_study(folder, answers, known, columns)
