@@ -1,26 +1,25 @@
-"""What this machine can do, and what is missing for a study."""
+"""What this machine can do, and what is missing for a study.
+
+Heavy packages are imported once it is known that they are there.
+"""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from nas.device import Device
 from nas.errors import DeviceError, NasError
-from nas.latency.runner import cpuinfo, environment
-from nas.latency.runtimes import RUNTIMES, check_runtime
-from nas.pipeline.prepare import check_teacher, teacher_source
-from nas.pipeline.run import Run
 from nas.study import Study
 
 PACKAGE = "compact-bert-nas"
@@ -41,6 +40,11 @@ _WITHOUT = {
     "bf16": "no instruction for bf16 products: training runs in fp32",
     "fp32": "neither AVX2 nor AVX-512 is known of this processor",
 }
+_ADVICE = {
+    "performance": "performance",
+    "unknown": "cannot be read: see to it that the clock is steady while latency is measured",
+}
+State = Literal["ok", "missing", "note"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Finding:
     about: str
     """packages, runtimes, machine or study."""
     name: str
-    state: Literal["ok", "missing", "note"]
+    state: State
     detail: str
 
     def to_json(self) -> dict[str, Any]:
@@ -59,8 +63,12 @@ class Finding:
 
 
 def examine(study: Study | None = None) -> list[Finding]:
-    """Look at packages, runtimes and machine, and at what a study needs."""
-    found = [*_packages(), *_runtimes(), *_machine(), *_ray()]
+    """Look at packages, runtimes and machine, and at what a study needs; at packages alone where one is not there."""
+    found = list(_packages())
+    if any(finding.state == "missing" for finding in found):
+        rest = "is looked at once the packages are there"
+        return [*found, Finding("machine", "the rest", "note", rest)]
+    found += [*_runtimes(), *_machine(), *_ray()]
     return [*found, *_needs(study)] if study else found
 
 
@@ -77,7 +85,10 @@ def _packages() -> Iterator[Finding]:
             try:
                 yield _version(requirement.name, version(requirement.name), requirement.specifier)
             except PackageNotFoundError:
-                yield Finding("packages", requirement.name, "missing", f"pip install '{requirement}'")
+                if find_spec(requirement.name):  # onnxruntime comes with onnxruntime-gpu too
+                    yield Finding("packages", requirement.name, "note", "comes with a package of another name")
+                else:
+                    yield Finding("packages", requirement.name, "missing", f"pip install '{requirement}'")
 
 
 def _version(name: str, found: str, able: SpecifierSet) -> Finding:
@@ -88,6 +99,8 @@ def _version(name: str, found: str, able: SpecifierSet) -> Finding:
 
 def _runtimes() -> Iterator[Finding]:
     """Each runtime on the CPU and, where it can, on a GPU."""
+    from nas.latency.runtimes import RUNTIMES
+
     kinds: dict[str, dict[str, Any]] = {name: {"runtime": name} for name in RUNTIMES}
     kinds["torch compiled"] = {"runtime": "torch", "compiled": True}
     kinds["torch on a GPU"] = {"runtime": "torch", "processor": "cuda"}
@@ -99,6 +112,8 @@ def _runtimes() -> Iterator[Finding]:
 
 def _cannot(device: Device) -> str:
     """Why a device cannot measure; nothing if it can."""
+    from nas.latency.runtimes import check_runtime
+
     try:
         check_runtime(device)
     except DeviceError as problem:
@@ -107,21 +122,21 @@ def _cannot(device: Device) -> str:
 
 
 def _about_runtime(device: Device) -> str:
-    found = version(device.runtime)
+    runtime = import_module(device.runtime)
+    about = []
     if device.runtime == "onnxruntime":
-        import onnxruntime
-
-        providers = (name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
-        return f"{found}; execution providers: {', '.join(providers)}"
-    if device.processor == "cuda":
-        import torch
-
-        names = (torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
-        return f"{found}; {', '.join(names)}"
-    return found
+        able = (name.removesuffix("ExecutionProvider") for name in runtime.get_available_providers())
+        about = [f"execution providers: {', '.join(able)}"]
+    elif device.processor == "cuda":
+        about = [runtime.cuda.get_device_name(number) for number in range(runtime.cuda.device_count())]
+    return "; ".join([runtime.__version__, *about])
 
 
 def _machine() -> Iterator[Finding]:
+    import psutil
+
+    from nas.latency.runner import cpuinfo, environment
+
     here = environment({"runtime": "numpy", "processor": "cpu"})  # of the runtime only the version is asked
     yield Finding("machine", "processor", "ok", f"{here['processor']}, {here['system']}")
     flags = set((cpuinfo("flags") or cpuinfo("Features")).split())
@@ -131,14 +146,14 @@ def _machine() -> Iterator[Finding]:
     yield _cores()
     memory = psutil.virtual_memory()
     yield Finding("machine", "memory", "ok", f"{memory.available / _GB:.1f} of {memory.total / _GB:.1f} GB free")
-    steady = here["governor"] in ("performance", "unknown")
-    advice = "" if steady else "; set it to performance while latency is measured"
-    unreadable = "cannot be read: see to it that the clock is steady while latency is measured"
-    detail = unreadable if here["governor"] == "unknown" else here["governor"] + advice
-    yield Finding("machine", "governor", "ok" if here["governor"] == "performance" else "note", detail)
+    governor = here["governor"]
+    advice = _ADVICE.get(governor, f"{governor}: set it to performance while latency is measured")
+    yield Finding("machine", "governor", "ok" if governor == "performance" else "note", advice)
 
 
 def _cores() -> Finding:
+    import psutil
+
     threads, cores = psutil.cpu_count() or 1, psutil.cpu_count(logical=False)
     if cores is None or cores == threads:
         return Finding("machine", "cores", "ok", f"{threads}")
@@ -147,8 +162,6 @@ def _cores() -> Finding:
 
 
 def _ray() -> Iterator[Finding]:
-    if importlib.util.find_spec("ray") is None:
-        return  # said among the packages
     address = os.environ.get("RAY_ADDRESS")
     if address is None:
         yield Finding("machine", "ray", "ok", "no RAY_ADDRESS: a local cluster is started where one is needed")
@@ -158,15 +171,13 @@ def _ray() -> Iterator[Finding]:
 
 
 def _not_joined(wanted: str) -> str:
-    import ray
-
+    """Why this process cannot join the Ray cluster; nothing if it did."""
     from nas.cluster import attach
 
     try:
         attach(wanted)
     except NasError as problem:
         return str(problem).removeprefix(f"devices.{wanted}: ")
-    ray.shutdown()
     return ""
 
 
@@ -174,9 +185,8 @@ def _needs(study: Study) -> Iterator[Finding]:
     """What a study needs of this machine."""
     for device in study.devices:
         problem = _cannot(device)
-        words = {"here": "", "ray": ", on a Ray node of that name", "elsewhere": ", measured there by a bundle"}
-        detail = problem or device.runtime_in_words + words[device.where]
-        yield Finding("study", f"device {device.name}", "missing" if problem else "ok", detail)
+        state: State = "missing" if problem else "ok"
+        yield Finding("study", f"device {device.name}", state, problem or device.runtime_in_words)
         if device.where == "ray" and (problem := _not_joined(device.name)):
             yield Finding("study", f"cluster for {device.name}", "missing", problem)
     yield _teacher(study)
@@ -192,6 +202,9 @@ def _needs(study: Study) -> Iterator[Finding]:
 def _teacher(study: Study) -> Finding:
     if study.teacher.model == "embedded":
         return Finding("study", "teacher", "ok", "made by nas")
+    from nas.pipeline.prepare import check_teacher, teacher_source
+    from nas.pipeline.run import Run
+
     try:
         source = teacher_source(Run(study, Path()))
         if not Path(source).is_dir():
@@ -204,10 +217,12 @@ def _teacher(study: Study) -> Finding:
 
 def _memory(study: Study) -> Finding:
     """The least that training takes, beside activations and libraries."""
+    import psutil
+
     shape = study.space.teacher
     matrices = shape.num_hidden_layers * shape.hidden_size * (4 * shape.hidden_size + 2 * shape.intermediate_size)
     least = _TRAINED_BYTES * matrices * study.supernet.workers / _GB
     free = psutil.virtual_memory().available / _GB
-    state: Literal["ok", "missing"] = "ok" if least < free else "missing"
+    state: State = "ok" if least < free else "missing"
     detail = f"training takes at least {least:.1f} GB for weights, gradients and moments; {free:.1f} GB are free"
     return Finding("study", "memory", state, detail)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -24,10 +26,15 @@ def test_it_says_what_this_machine_can_do(nas):
 
 def test_a_version_out_of_range_and_a_missing_package_are_missing(monkeypatch):
     monkeypatch.setattr(doctor, "requires", lambda _: ["numpy<1", "no-such-package>=2", "openvino; extra == 'x'"])
-    found = {finding.name: finding for finding in doctor.examine() if finding.about == "packages"}
-    assert set(found) == {"python", "numpy", "no-such-package"}
+    found = {finding.name: finding for finding in doctor.examine(Study.load("quickstart"))}
+    assert set(found) == {"python", "numpy", "no-such-package", "the rest"}
     assert found["numpy"].state == "missing" and "<1 is needed" in found["numpy"].detail
     assert found["no-such-package"].detail == "pip install 'no-such-package>=2'"
+
+
+def test_it_starts_where_heavy_packages_are_broken():
+    script = "import sys; sys.modules.update(dict.fromkeys(['torch', 'transformers', 'ray', 'optuna', 'datasets']))\n"
+    subprocess.run([sys.executable, "-c", script + "import nas.doctor, nas.cli, nas.report.tables"], check=True)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +46,7 @@ def test_a_version_out_of_range_and_a_missing_package_are_missing(monkeypatch):
     ],
 )
 def test_instructions_are_put_in_words(monkeypatch, flags, found):
-    monkeypatch.setattr(doctor, "cpuinfo", lambda key: flags if key == "flags" else "")
+    monkeypatch.setattr("nas.latency.runner.cpuinfo", lambda key: flags if key == "flags" else "")
     said = {finding.name: finding for finding in doctor.examine() if finding.about == "machine"}
     assert all(words in said[name].detail for name, words in found.items())
     assert all((said[name].state == "note") == words.startswith("n") for name, words in found.items())
@@ -56,7 +63,7 @@ def test_what_a_study_lacks_is_named_and_exits_with_2(nas, tiny_study, monkeypat
     def without_onnxruntime(device):
         raise DeviceError(f"devices.{device.name}: the runtime is not installed; pip install onnxruntime")
 
-    monkeypatch.setattr(doctor, "check_runtime", without_onnxruntime)
+    monkeypatch.setattr("nas.latency.runtimes.check_runtime", without_onnxruntime)
     (tiny_study.parent / "test.parquet").unlink()
     (tiny_study.parent / "teacher" / "config.json").unlink()
     code, output, _ = nas("doctor", str(tiny_study), "--json")

@@ -125,7 +125,8 @@ def doctor(
 
     found = [finding.to_json() for finding in examine(loaded)]
     print_findings(found)
-    missing = [finding["name"] for finding in found if finding["about"] == "study" and finding["state"] == "missing"]
+    needed = ("packages", "study")
+    missing = [finding["name"] for finding in found if finding["about"] in needed and finding["state"] == "missing"]
     finish(json_, {"findings": found, "missing": missing})
-    if missing:
+    if study and missing:
         raise typer.Exit(2)
