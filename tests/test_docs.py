@@ -9,6 +9,7 @@ import io
 import json
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
 from contextlib import redirect_stdout
@@ -94,14 +95,15 @@ def _follow(path):
 
 def _run_commands(block):
     for words in _commands(block):
-        if words[0].startswith("scripts/"):
-            continue  # test_scripts_of_the_readme_are_what_ci_runs
-        assert words[0] == "nas", f"{words}: only nas can be run here; say why not"
-        if words[1] == "init":
-            Path(words[2], "study.toml").unlink(missing_ok=True)
-        _nas(words)
-        if words[1] == "init":
-            _make_small(Path(words[2], "study.toml"))
+        if words[0] == "python":
+            subprocess.run([sys.executable, *words[1:]], check=True, capture_output=True)
+        elif not words[0].startswith("scripts/"):  # test_scripts_of_the_readme_are_what_ci_runs
+            assert words[0] == "nas", f"{words}: only nas, python and scripts can be run here; say why this is not"
+            if words[1] == "init":
+                Path(words[2], "study.toml").unlink(missing_ok=True)
+            _nas(words)
+            if words[1] == "init":
+                _make_small(Path(words[2], "study.toml"))
 
 
 def _nas(words):
