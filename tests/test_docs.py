@@ -118,7 +118,8 @@ def _nas(words):
 
 def _make_small(study):
     text = study.read_text()
-    study.write_text(text[: text.index("[supernet]")].replace('"20%"', '"80%"') + SMALL)
+    text = text[: text.index("[supernet]")].replace('"20%"', '"80%"')
+    study.write_text(text.replace("batch_size = 1\n", "batch_size = 1\nwarm_up = 1\nrepeats = 2\n") + SMALL)
 
 
 def _run_python(block):
