@@ -172,12 +172,12 @@ def _ray() -> Iterator[Finding]:
 
 def _not_joined(wanted: str) -> str:
     """Why this process cannot join the Ray cluster; nothing if it did."""
-    from nas.cluster import attach
+    from nas.cluster import connect
 
     try:
-        attach(wanted)
+        connect(os.environ.get("RAY_ADDRESS", "auto"), wanted)
     except NasError as problem:
-        return str(problem).removeprefix(f"devices.{wanted}: ")
+        return str(problem).removeprefix(f"{wanted}: ")
     return ""
 
 

@@ -87,7 +87,9 @@ def test_what_the_readme_leaves(world):
 def _follow(path):
     """Do what a document says, block by block."""
     for block in _blocks(path):
-        runner = {"bash": _run_commands, "python": _run_python, "toml": _check_toml}.get(block.language)
+        runner = {"bash": _run_commands, "sh": _run_commands, "python": _run_python, "toml": _check_toml}.get(
+            block.language
+        )
         assert runner or block.language == "", f"{path.name}: a block of {block.language} is not covered"
         if runner and block.why_not_run is None:
             runner(block)

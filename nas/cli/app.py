@@ -58,6 +58,14 @@ ExportOption = Annotated[
     str | None, typer.Option("--export", metavar="BUDGET", help="Of the export for that budget, not of the profile.")
 ]
 OutputOption = Annotated[Path | None, typer.Option("--output", help="The archive; by default named as the device.")]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="HOST:PORT",
+        help="Evaluate candidates on that Ray cluster; auto: on the one that this machine belongs to.",
+    ),
+]
 RUNS = Path("runs")
 
 
@@ -102,9 +110,16 @@ def load(study: str, assignments: list[str] | None) -> Study:
     return Study.load(study, variables)
 
 
-def work_on(study: str, runs: Path, assignments: list[str] | None, work: Callable[[Run], Any]) -> Any:
-    """Do some work on a run, alone and without other libraries' chatter."""
+def work_on(
+    study: str, runs: Path, assignments: list[str] | None, work: Callable[[Run], Any], address: str | None = None
+) -> Any:
+    """Do some work on a run, alone and without other libraries' chatter; on a Ray cluster if there is an address."""
     loaded = load(study, assignments)
+    if address:
+        from nas.cluster import connect
+
+        connect(address, "--address")
+        loaded = loaded.on_ray()
     import_packages()
     from nas.pipeline import Run
 

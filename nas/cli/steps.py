@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.cli.app import (
     RUNS,
+    AddressOption,
     FineTuneOption,
     JsonOption,
     RunsOption,
@@ -72,8 +73,14 @@ def profile(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = Non
     finish(json_, result)
 
 
-@app.command(epilog=examples("nas search study.toml"))
-def search(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None, json_: JsonOption = False) -> None:
+@app.command(epilog=examples("nas search study.toml", "nas search study.toml --address auto"))
+def search(
+    study: StudyArgument,
+    address: AddressOption = None,
+    runs: RunsOption = RUNS,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
     """Search the space; goes on where an earlier search stopped."""
 
     def work(run: Run) -> dict[str, Any]:
@@ -81,7 +88,7 @@ def search(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None
 
         return search_candidates(run).outcomes
 
-    result = work_on(study, runs, set_, work)
+    result = work_on(study, runs, set_, work, address)
     print(", ".join(f"{count} {outcome}" for outcome, count in result.items()))
     finish(json_, result)
 
@@ -139,9 +146,15 @@ def report(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None
 
 
 @app.command(name="run", epilog=examples("nas run study.toml", "nas run study.toml --runs /data/runs --json"))
-def run_all(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None, json_: JsonOption = False) -> None:
+def run_all(
+    study: StudyArgument,
+    address: AddressOption = None,
+    runs: RunsOption = RUNS,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
     """Do all steps; those that are up to date are skipped."""
-    _run_all(study, runs, set_, json_)
+    _run_all(study, runs, set_, json_, address)
 
 
 @app.command(epilog=examples("nas quickstart --runs /tmp/runs"))
@@ -150,7 +163,7 @@ def quickstart(runs: RunsOption = RUNS, json_: JsonOption = False) -> None:
     _run_all("quickstart", runs, None, json_)
 
 
-def _run_all(study: str, runs: Path, set_: list[str] | None, json_: bool) -> None:
+def _run_all(study: str, runs: Path, set_: list[str] | None, json_: bool, address: str | None = None) -> None:
     def work(run: Run) -> dict[str, Any]:
         from nas.errors import ExportError
         from nas.pipeline import export
@@ -165,7 +178,7 @@ def _run_all(study: str, runs: Path, set_: list[str] | None, json_: bool) -> Non
 
     from nas.report.tables import print_results
 
-    result = work_on(study, runs, set_, work)
+    result = work_on(study, runs, set_, work, address)
     print_results(result)
     print(f"report: {result['report']}")
     finish(json_, result)

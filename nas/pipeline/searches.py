@@ -9,6 +9,7 @@ from nas.data import TaskData
 from nas.device import Device
 from nas.errors import DeviceError, SearchError
 from nas.evaluate import EvaluationRecipe
+from nas.evaluate.recipe import weights_digest
 from nas.files import digest, file_digest, read_json, write_json
 from nas.latency import Profile, Recipe, build_profile
 from nas.latency.measure import Texts, conditions
@@ -99,32 +100,50 @@ def profile(run: Run) -> dict[str, Profile]:
 def evaluation(run: Run) -> EvaluationRecipe:
     """How to evaluate candidates of this run."""
     settings = run.study.search
-    metric = run.study.task.metric
-    return EvaluationRecipe(run.supernet, run.data, metric, settings.examples, settings.least_tokens, settings.bf16)
+    return EvaluationRecipe(
+        run.supernet,
+        run.data,
+        run.study.task.metric,
+        settings.examples,
+        settings.least_tokens,
+        settings.bf16,
+        weights=weights_digest(run.supernet),
+    )
 
 
-def search_candidates(run: Run) -> SearchState:
-    """Search the space, then measure the best of each budget whole. Goes on where a killed search stopped."""
-    study = run.study
-    profiles = profile(run)
-    costs = Costs(teacher_config(run), profiles, study.budgets)
+def costs_of(run: Run) -> Costs:
+    """What candidates cost by the profiles."""
+    return Costs(teacher_config(run), profile(run), run.study.budgets)
+
+
+def evaluate_candidates(run: Run) -> SearchState:
+    """Search the space. Goes on where a killed search stopped."""
+    study, costs = run.study, costs_of(run)
     costs.check_feasible(study.space)
     train(run)
-    inputs = search_inputs(run)
+    inputs, recipe = search_inputs(run), evaluation(run)
 
     def trials() -> Trials:
-        return Trials(run.journal, inputs, study.space, costs, study.search, study.seed)
+        opened = Trials(run.journal, inputs, study.space, costs, study.search, study.seed)
+        opened.rest_on(weights_digest(run.supernet))
+        return opened
 
     state = SearchState.of(trials()) if run.is_done("search", inputs) else None
     if state is None or len(state.results) < study.search.evaluations:
         with run.step("search", inputs, run.journal.parent):
-            state = search(trials(), study.search.evaluations, lambda: executor_for(study.search, evaluation(run)))
+            state = search(trials(), study.search.evaluations, lambda: executor_for(study.search, recipe))
+    return state
+
+
+def search_candidates(run: Run) -> SearchState:
+    """Search the space, then measure the best of each budget whole."""
+    study, state = run.study, evaluate_candidates(run)
     measured_on = [file_digest(run.profile(device.name)) for device in study.devices]
     front_inputs = digest([[result.to_json() for result in state.results], study.export.candidates, measured_on])
     if not run.is_done("front", front_inputs):
         with run.step("front", front_inputs, run.front):
             extract = load_supernet(run).extract
-            found = measure_front(extract, study.space.largest(), state, costs, study, texts(run))
+            found = measure_front(extract, study.space.largest(), state, costs_of(run), study, texts(run))
             teacher_accuracy = evaluation(run).load().accuracy_of(load_teacher(run))
             write_json(run.front, found | {"teacher_search_accuracy": teacher_accuracy})
     return state

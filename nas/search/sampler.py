@@ -29,6 +29,8 @@ from nas.errors import SearchError
 from nas.evaluate import CandidateResult
 from nas.search.costs import Costs
 from nas.search.encoding import Encoding
+from nas.search.guided import GuidedSampler
+from nas.search.starts import designs
 from nas.space import SearchSpace
 from nas.study import Search
 
@@ -66,16 +68,36 @@ class Trials:
         self._in_flight: dict[int, optuna.Trial] = {}
         self._study.sampler = self._sampler(settings)
         self._recover()
-        if settings.sampler != "random":
-            rng = random.Random(f"population/{seed}")
-            for architecture in costs.initial_population(space, settings.population, rng):
-                self._study.enqueue_trial(self.encoding.encode(architecture), skip_if_exists=True)
+        for architecture in self._start(settings):
+            self._study.enqueue_trial(self.encoding.encode(architecture), skip_if_exists=True)
+
+    def _start(self, settings: Search) -> list[Architecture]:
+        """What is evaluated first."""
+        rng = random.Random(f"population/{self.seed}")
+        if settings.sampler == "random":
+            return []
+        if settings.sampler == "guided":
+            return designs(self.space, self.costs, settings.population, rng)
+        return self.costs.initial_population(self.space, settings.population, rng)
+
+    def rest_on(self, weights: str) -> None:
+        """Note the digest of the supernet's weights. Raises `SearchError` if results rest on other ones."""
+        known = self._study.user_attrs.get("weights")
+        if known not in (None, weights):
+            raise SearchError(
+                f"supernet: its weights changed since candidates were evaluated ({known}, now {weights}); put them "
+                "back, or remove the search's storage to search anew"
+            )
+        if known is None:
+            self._study.set_user_attr("weights", weights)
 
     def _sampler(self, settings: Search) -> BaseSampler:
         # Randomness depends on how many trials there are, so that a resumed search does not repeat itself.
         seed = random.Random(f"{self.seed}/{len(self._study.get_trials(deepcopy=False))}").getrandbits(31)
         if settings.sampler == "random":
             return RandomSampler(seed=seed)
+        if settings.sampler == "guided":
+            return GuidedSampler(self._distributions, self.encoding, self.costs, self._known, seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             if settings.sampler == "tpe":
