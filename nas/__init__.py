@@ -2,6 +2,9 @@
 
 Importing it is cheap: the public names load their rooms when they are first used. It also lets transformers'
 `AutoModelForSequenceClassification` load exported sub-networks, as soon as transformers itself is imported.
+
+The verbs of the command line are functions of a `Run`: `train`, `profile`, `search_candidates`, `front`,
+`export_networks`, `write_report`. (`search`, `export` and `report` are rooms of the package.)
 """
 
 from __future__ import annotations
@@ -15,28 +18,33 @@ if TYPE_CHECKING:
     from nas.architecture import Architecture, Layer
     from nas.errors import NasError
     from nas.model import CompactBertConfig, CompactBertForSequenceClassification
-    from nas.pipeline import Run, export, front, profile, search_candidates, train
+    from nas.pipeline import Run, front, profile, search_candidates, train
+    from nas.pipeline import export as export_networks
+    from nas.pipeline.plan import plan
+    from nas.pipeline.reports import report as write_report
     from nas.space import SearchSpace
     from nas.study import Study
     from nas.supernet import BertSupernet
 
 __version__ = "0.1.0"
 
-_ROOMS = {
-    "Architecture": "nas.architecture",
-    "BertSupernet": "nas.supernet",
-    "CompactBertConfig": "nas.model",
-    "CompactBertForSequenceClassification": "nas.model",
-    "Layer": "nas.architecture",
-    "NasError": "nas.errors",
-    "Run": "nas.pipeline",
-    "SearchSpace": "nas.space",
-    "Study": "nas.study",
-    "export": "nas.pipeline",
-    "front": "nas.pipeline",
-    "profile": "nas.pipeline",
-    "search_candidates": "nas.pipeline",
-    "train": "nas.pipeline",
+_PLACES = {
+    "Architecture": "nas.architecture.Architecture",
+    "BertSupernet": "nas.supernet.BertSupernet",
+    "CompactBertConfig": "nas.model.CompactBertConfig",
+    "CompactBertForSequenceClassification": "nas.model.CompactBertForSequenceClassification",
+    "Layer": "nas.architecture.Layer",
+    "NasError": "nas.errors.NasError",
+    "Run": "nas.pipeline.Run",
+    "SearchSpace": "nas.space.SearchSpace",
+    "Study": "nas.study.Study",
+    "export_networks": "nas.pipeline.export",
+    "front": "nas.pipeline.front",
+    "plan": "nas.pipeline.plan.plan",
+    "profile": "nas.pipeline.profile",
+    "search_candidates": "nas.pipeline.search_candidates",
+    "train": "nas.pipeline.train",
+    "write_report": "nas.pipeline.reports.report",
 }
 __all__ = [
     "Architecture",
@@ -48,19 +56,21 @@ __all__ = [
     "Run",
     "SearchSpace",
     "Study",
-    "export",
+    "export_networks",
     "front",
+    "plan",
     "profile",
     "search_candidates",
     "train",
+    "write_report",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    room = _ROOMS.get(name)
-    if room is None:
+    if name not in _PLACES:
         raise AttributeError(f"module 'nas' has no attribute {name!r}")
-    return getattr(importlib.import_module(room), name)
+    room, _, attribute = _PLACES[name].rpartition(".")
+    return getattr(importlib.import_module(room), attribute)
 
 
 registration.install()

@@ -82,24 +82,30 @@ def prepare(
     return TaskData(**encoded, label_names=label_names)
 
 
-def _read(task: Task, source: str) -> Dataset:
+def read_rows(source: str, hub: str | None = None, config: str | None = None) -> Dataset:
+    """The rows of a data file, or of a split of a hub data set. Raises `DataError` if it cannot be read."""
     try:
-        if task.hub:
-            rows = load_dataset(task.hub, task.config, split=source)
-        else:
-            if not Path(source).is_file():
-                raise DataError(f"{source}: no such data file; correct the path in the study's [task]")
-            kind = _FORMATS[Path(source).suffix]
-            rows = load_dataset(kind, data_files=source, split="train", keep_in_memory=True)
+        if hub:
+            return load_dataset(hub, config, split=source)
+        if not Path(source).is_file():
+            raise DataError(f"{source}: no such data file; correct the path in the study's [task]")
+        kind = _FORMATS.get(Path(source).suffix)
+        if kind is None:
+            raise DataError(f"{source}: a data file must end in {', '.join(_FORMATS)}; convert it")
+        return load_dataset(kind, data_files=source, split="train", keep_in_memory=True)
     except DataError:
         raise
     except (DatasetNotFoundError, ConnectionError, ValueError, OSError) as problem:
         reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-        raise DataError(f"{task.hub or source}: cannot be read as a data set: {reason}; correct [task]") from None
+        raise DataError(f"{hub or source}: cannot be read as a data set: {reason}; correct [task]") from None
     except Exception as problem:  # the datasets library raises bare exceptions for files it cannot parse
         raise DataError(
             f"{source}: cannot be parsed ({type(problem).__name__}); check that it is what its suffix says"
         ) from None
+
+
+def _read(task: Task, source: str) -> Dataset:
+    rows = read_rows(source, task.hub, task.config)
     for column in (*task.text, task.label):
         if column not in rows.column_names:
             raise DataError(f"{source}: no column {column!r}; use one of {', '.join(rows.column_names)}")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Protocol
+from typing import IO, Protocol, TypeVar
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+T = TypeVar("T")
 console = Console(stderr=True)
 _SECONDS_BETWEEN_LINES = 30.0
 _SECONDS_BETWEEN_VIEWS = 1.0
@@ -69,6 +70,24 @@ def track(
             say(f"{title}: {done}/{total} {note} ({left:.0f} s left)".replace("  ", " "))
 
     yield line
+
+
+def tracked(items: Collection[T], title: str) -> Iterator[T]:
+    """The items one by one, with progress shown."""
+    with track(title, len(items)) as progress:
+        for done, item in enumerate(items, start=1):
+            yield item
+            progress(done)
+
+
+@contextmanager
+def busy(message: str) -> Iterator[None]:
+    """Show on a terminal what is done while nobody knows how long it takes."""
+    if console.is_terminal:
+        with console.status(message):
+            yield
+    else:
+        yield
 
 
 def say(message: str) -> None:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1] / "nas"
 ROOMS = [
     "errors", "files", "progress", "graph", "cluster", "compression", "architecture", "device", "space", "budget",
     "study", "embedded", "data", "vocabulary", "model", "supernet", "latency", "evaluate", "search", "export", "report",
-    "pipeline", "cli",
+    "pipeline", "proposal", "doctor", "cli",
 ]  # fmt: skip
 TOP = {"__init__", "registration"}  # the front door: everything below is imported lazily
 
@@ -95,3 +95,12 @@ def test_auto_model_loads_a_sub_network_after_import_nas(first, tmp_path, space,
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "CompactBertForSequenceClassification"
+
+
+def test_public_names_are_no_rooms():
+    import nas
+
+    for name in nas.__all__:
+        found = getattr(nas, name)
+        assert callable(found) and found.__doc__, name
+    assert set(nas.__all__) == set(nas._PLACES)

@@ -18,6 +18,7 @@ from nas.evaluate.shared import SharedStates
 from nas.model import CompactBertForSequenceClassification
 from nas.model.modeling import BlockLinear
 from nas.model.precision import uses_bf16
+from nas.progress import tracked
 from nas.supernet import BertSupernet
 
 
@@ -46,9 +47,12 @@ class CandidateResult:
         return cls(**value | given)
 
 
-def predict(forward: Callable[[Batch], np.ndarray], batches: Iterable[Batch]) -> np.ndarray:
-    """Logits (examples, num_labels) in the order of the examples. `forward` gives those of one batch."""
-    parts = [(batch.rows, forward(batch)) for batch in batches]
+def predict(forward: Callable[[Batch], np.ndarray], batches: Iterable[Batch], title: str | None = None) -> np.ndarray:
+    """Logits (examples, num_labels) in the order of the examples. `forward` gives those of one batch.
+
+    With a title, progress is shown.
+    """
+    parts = [(batch.rows, forward(batch)) for batch in (tracked(list(batches), title) if title else batches)]
     logits = np.zeros((sum(len(rows) for rows, _ in parts), parts[0][1].shape[1]), dtype=np.float32)
     for rows, values in parts:
         logits[rows] = values
@@ -153,15 +157,18 @@ class Evaluator:
             return self._race.estimate(rows, self._right(logits, rows))[0]
         return score(self.metric, logits, self.labels[rows])
 
-    def measure(self, model: CompactBertForSequenceClassification) -> tuple[float, tuple[float, ...]]:
+    def measure(
+        self, model: CompactBertForSequenceClassification, title: str | None = None
+    ) -> tuple[float, tuple[float, ...]]:
         """The metric of a model with weights of its own, and the shares of texts that leave after each layer."""
         left: list[int] = []
-        accuracy = score(self.metric, predict(forward_of(model, left, self.processor), self.batches), self.labels)
+        logits = predict(forward_of(model, left, self.processor), self.batches, title)
+        accuracy = score(self.metric, logits, self.labels)
         return accuracy, exit_shares(left, len(model.layers)) if left else ()
 
     def accuracy_of(self, model: CompactBertForSequenceClassification) -> float:
-        """The metric of a model with weights of its own."""
-        return self.measure(model)[0]
+        """The metric of a model with weights of its own, with progress shown."""
+        return self.measure(model, "Accuracy on the search set")[0]
 
 
 def exit_shares(left_after: Sequence[int], layers: int) -> tuple[float, ...]:

@@ -50,7 +50,7 @@ class Artefact:
         """The logits, and after how many layers each text left, if it can leave early."""
         batches = (part for batch in batches_by_length(split) for part in _cut(batch, self.device.batch_size))
         left: list[int] = []
-        return predict(self._forward(left), batches), left
+        return predict(self._forward(left), batches, f"Accuracy of {self.folder.name}"), left
 
     def _forward(self, left: list[int]) -> Callable[[Batch], np.ndarray]:
         # Of a device that is another machine answers are computed here, on the CPU; compiling changes none.
@@ -172,7 +172,7 @@ def _verify_on(
     logits, left = artefact.answers(test)
     accuracy = score(metric, logits, labels)
     model = reload_alone(artefact.folder)
-    simulated = predict(forward_of(model), batches_by_length(test))
+    simulated = predict(forward_of(model), batches_by_length(test), "The same by its Hugging Face folder")
     exits = exit_shares(left, len(model.layers)) if left else ()
     stored = stored_figures(artefact)
     limits = budget.on(artefact.device.name) if budget else None

@@ -227,9 +227,9 @@ def onnx_runs(source: str | bytes, device: Mapping[str, Any], inputs: Sequence[M
 
 def environment(device: Mapping[str, Any]) -> dict[str, Any]:
     """What figures depend on: processor, its instructions, operating system, runtime and versions."""
-    flags = _cpuinfo("flags") or _cpuinfo("Features")
+    flags = cpuinfo("flags") or cpuinfo("Features")
     described = {
-        "processor": _cpuinfo("model name") or platform.processor() or platform.machine(),
+        "processor": cpuinfo("model name") or platform.processor() or platform.machine(),
         "instructions": hashlib.sha256(flags.encode()).hexdigest()[:16],
         "bf16": "bf16" in flags,
         "vnni": "vnni" in flags,
@@ -247,7 +247,8 @@ def environment(device: Mapping[str, Any]) -> dict[str, Any]:
     return {**described, "fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16]}
 
 
-def _cpuinfo(key: str) -> str:
+def cpuinfo(key: str) -> str:
+    """What the operating system says of the first processor under a name; nothing where it says nothing."""
     for line in _read("/proc/cpuinfo").splitlines():
         name, _, value = line.partition(":")
         if name.strip() == key:

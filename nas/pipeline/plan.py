@@ -38,7 +38,7 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
     space = study.space
     for device in study.devices:
         check_runtime(device)
-    _check_sources(run)
+    check_sources(study)
     rate = _rate()
     seconds = _estimate(study, rate * _EFFICIENCY)
     steps = [
@@ -68,16 +68,17 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
     }
 
 
-def _check_sources(run: Run) -> None:
-    task = run.study.task
+def check_sources(study: Study) -> None:
+    """Raise the error that data or teacher would meet, as far as they are on this machine."""
+    task = study.task
     if task.train == "embedded":
         return
     for name in (task.train, task.test):
-        if not task.hub and not run.study.resolve(name).is_file():
-            raise DataError(f"{run.study.resolve(name)}: no such data file; correct the path in the study's [task]")
-    source = teacher_source(run)
+        if not task.hub and not study.resolve(name).is_file():
+            raise DataError(f"{study.resolve(name)}: no such data file; correct the path in the study's [task]")
+    source = teacher_source(Run(study, Path()))
     if Path(source).is_dir():  # a hub id would have to be downloaded to be looked at
-        check_teacher(run.study, source)
+        check_teacher(study, source)
 
 
 def _states(run: Run) -> dict[str, bool]:

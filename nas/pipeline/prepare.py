@@ -13,6 +13,7 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -24,7 +25,7 @@ from nas.files import digest, file_digest, read_json, write_json
 from nas.model import CompactBertConfig
 from nas.model.stock import compact_config, shape_of
 from nas.pipeline.run import Run
-from nas.progress import say
+from nas.progress import busy, say
 from nas.study import Study
 from nas.supernet.checkpoints import drop_checkpoints
 from nas.supernet.loops import Schedule, fine_tune
@@ -70,15 +71,20 @@ def teacher_source(run: Run) -> str:
     return name
 
 
-def check_teacher(study: Study, source: str) -> CompactBertConfig:
-    """The teacher's configuration as a `CompactBert`; raises if it cannot be read or does not fit the study."""
+def read_config(source: str) -> PreTrainedConfig:
+    """The configuration of a folder or hub id. Raises `TeacherError` if it cannot be read."""
     try:
-        config = AutoConfig.from_pretrained(source)
+        return AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as problem:
         reason = str(problem).splitlines()[0]
         raise TeacherError(
             f"teacher.model: {source}: cannot be loaded: {reason}; give a folder or hub id of {_FAMILIES}"
         ) from None
+
+
+def check_teacher(study: Study, source: str) -> CompactBertConfig:
+    """The teacher's configuration as a `CompactBert`; raises if it cannot be read or does not fit the study."""
+    config = read_config(source)
     study.check_teacher(shape_of(config))
     compact = compact_config(config)
     for name in study.space.compression.embedding:
@@ -127,8 +133,7 @@ def prepare_data(run: Run) -> TaskData:
     token_types = "token_type_ids" in check_teacher(study, source).input_names
     inputs = data_inputs(run)
     if not run.is_done("data", inputs):
-        with run.step("data", inputs, run.data):
-            say("Reading and splitting the data")
+        with run.step("data", inputs, run.data), busy("Reading, splitting and tokenising the data"):
             tokenizer = load_tokenizer(source)
             data = prepare(study.task, train, test, tokenizer, study.seed, token_types)
             if study.teacher.prune_vocabulary:
@@ -155,8 +160,7 @@ def _make_embedded(run: Run) -> None:
     folder = run.folder / "embedded"
     inputs = digest([run.study.seed, embedded.VERSION])
     if not run.is_done("embedded", inputs):
-        with run.step("embedded", inputs, folder):
-            say("Building the embedded task from the documentation on this machine")
+        with run.step("embedded", inputs, folder), busy("Building the embedded task from the documentation here"):
             embedded.build(folder, run.study.seed)
 
 

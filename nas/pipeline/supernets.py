@@ -18,7 +18,7 @@ from nas.model import CompactBertConfig, CompactBertForSequenceClassification
 from nas.model.stock import compact_config, from_stock
 from nas.pipeline.prepare import load_tokenizer, prepare_teacher, teacher_inputs
 from nas.pipeline.run import Run
-from nas.progress import say
+from nas.progress import tracked
 from nas.supernet import BertSupernet, SupernetWeights
 from nas.supernet.checkpoints import drop_checkpoints, refuse_others
 from nas.supernet.distillation import LossWeights
@@ -61,7 +61,6 @@ def train(run: Run) -> None:
     with run.step("supernet", inputs, run.supernet):
         torch.manual_seed(run.study.seed)
         if not run.ordered_teacher.exists():
-            say("Ordering heads, neurons and hidden units by importance")
             teacher = load_teacher(run)
             order(run, data, teacher)
             write_folder(run.ordered_teacher, untrained(run, data, teacher).save_pretrained)
@@ -132,7 +131,7 @@ def load_ordered(run: Run) -> SupernetWeights:
 
 def order(run: Run, data: TaskData, model: CompactBertForSequenceClassification) -> None:
     """Put the units of a model in the order of their importance for the study's task, in place."""
-    reorder(model, measure_importance(model, ranking_batches(run, data)))
+    reorder(model, measure_importance(model, ranking_batches(run, data, "Ordering units")))
 
 
 def untrained(run: Run, data: TaskData, largest: CompactBertForSequenceClassification) -> SupernetWeights:
@@ -140,11 +139,12 @@ def untrained(run: Run, data: TaskData, largest: CompactBertForSequenceClassific
     space = run.study.space
     exits = bool(space.dimensions.exit_threshold)
     weights = SupernetWeights.of(largest, space.dimensions.hidden_size, space.compression, exits)
-    weights.fit(ranking_batches(run, data))
+    weights.fit(ranking_batches(run, data, "Fitting small sub-networks"))
     return weights
 
 
-def ranking_batches(run: Run, data: TaskData) -> Iterator[dict[str, torch.Tensor]]:
-    """The batches that units are ranked on, and that maps and factors are fitted to."""
+def ranking_batches(run: Run, data: TaskData, title: str) -> Iterator[dict[str, torch.Tensor]]:
+    """The batches that units are ranked on, and that maps and factors are fitted to, with progress shown."""
     settings, tokenizer = run.study.supernet, load_tokenizer(run.teacher)
-    return labelled_batches(data.train, tokenizer, settings.importance_batches, settings.batch_size, run.study.seed)
+    drawn = labelled_batches(data.train, tokenizer, settings.importance_batches, settings.batch_size, run.study.seed)
+    return tracked(list(drawn), title)

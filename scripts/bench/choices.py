@@ -40,7 +40,7 @@ def measure_all(run: Run) -> dict[str, Any]:
     teacher = load_teacher(run)
     order(run, data, teacher)
     weights = SupernetWeights.of(teacher, space.dimensions.hidden_size, space.compression, False)
-    weights.fit(ranking_batches(run, data))
+    weights.fit(ranking_batches(run, data, "Fitting"))
     evaluator = Evaluator(BertSupernet(weights), data.search, run.study.task.metric, raced=False)
     latency = _block_ms(run, space)
     whole = evaluator.evaluate(space.largest()).accuracy

@@ -1,0 +1,149 @@
+"""What the verbs share: the application, arguments and options with their completion, how they begin and end."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nas import __version__
+from nas.errors import NasError
+
+if TYPE_CHECKING:
+    from nas.pipeline import Run
+    from nas.study import Study
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+
+
+def examples(*lines: str) -> str:
+    """The end of a verb's help."""
+    return "\n\n".join(["For example:", *(f"`{line}`" for line in lines)])
+
+
+def _studies(incomplete: str) -> list[str]:
+    from nas.study import shipped_studies
+
+    return [name for name in shipped_studies() if name.startswith(incomplete)]
+
+
+def _devices(context: typer.Context, incomplete: str) -> list[str]:
+    """The devices of the study that stands before."""
+    try:
+        known = load(context.params["study"], context.params.get("set_")).devices
+    except (NasError, KeyError):
+        return []
+    return [device.name for device in known if device.name.startswith(incomplete)]
+
+
+_STUDY = typer.Argument(help="A study.toml, its folder, or the name of a shipped study.", autocompletion=_studies)
+StudyArgument = Annotated[str, _STUDY]
+OptionalStudyArgument = Annotated[str | None, _STUDY]
+RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds the results of all studies.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Value of a variable of the study.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+FineTuneOption = Annotated[bool, typer.Option(help="Fine-tune each export by distillation.")]
+DeviceArgument = Annotated[
+    str,
+    typer.Argument(help="The name of a device of the study, with where = 'elsewhere'.", autocompletion=_devices),
+]
+ExportOption = Annotated[
+    str | None, typer.Option("--export", metavar="BUDGET", help="Of the export for that budget, not of the profile.")
+]
+OutputOption = Annotated[Path | None, typer.Option("--output", help="The archive; by default named as the device.")]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="HOST:PORT",
+        help="Evaluate candidates on that Ray cluster; auto: on the one that this machine belongs to.",
+    ),
+]
+RUNS = Path("runs")
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line on standard error and exit code 2."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()
+    except NasError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(problem.exit_code)
+    except OSError as problem:
+        print(f"error: {problem.filename or ''}: {problem.strerror or problem}; correct it", file=sys.stderr)
+        sys.exit(2)
+
+
+@app.callback(
+    invoke_without_command=True,
+    epilog=examples("nas quickstart", "nas init my-study", "nas run my-study", "nas --install-completion"),
+)
+def _main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Neural architecture search for compact BERTs, to a latency budget that is measured.
+
+    Each verb does what is missing and skips what is up to date; `nas run STUDY` does them all.
+    """
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def load(study: str, assignments: list[str] | None) -> Study:
+    """The study, with the values that `--set` gives to its variables."""
+    from nas.errors import StudyError
+    from nas.study import Study
+
+    variables = {}
+    for assignment in assignments or []:
+        name, separator, value = assignment.partition("=")
+        if not separator:
+            raise StudyError(f"--set {assignment}: must be NAME=VALUE; add the value")
+        variables[name] = value
+    return Study.load(study, variables)
+
+
+def work_on(
+    study: str, runs: Path, assignments: list[str] | None, work: Callable[[Run], Any], address: str | None = None
+) -> Any:
+    """Do some work on a run, alone and without other libraries' chatter; on a Ray cluster if there is an address."""
+    loaded = load(study, assignments)
+    if address:
+        from nas.cluster import connect
+
+        connect(address, "--address")
+        loaded = loaded.on_ray()
+    import_packages()
+    from nas.pipeline import Run
+
+    run = Run.of(loaded, runs)
+    with run.locked():
+        return work(run)
+
+
+def import_packages() -> None:
+    """Import what all steps need, and keep other libraries' progress and warnings from the person who waits."""
+    from nas.progress import busy
+
+    with busy("Loading packages"):
+        import datasets
+        import transformers
+
+        import nas.pipeline  # noqa: F401
+
+    datasets.disable_progress_bars()
+    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+
+
+def finish(as_json: bool, result: dict[str, Any]) -> None:
+    """The last line, for programs."""
+    if as_json:
+        print(json.dumps(result))

@@ -1,0 +1,88 @@
+"""The verbs for devices off the cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nas.cli.app import (
+    RUNS,
+    DeviceArgument,
+    ExportOption,
+    JsonOption,
+    OutputOption,
+    RunsOption,
+    SetOption,
+    StudyArgument,
+    app,
+    examples,
+    finish,
+    work_on,
+)
+from nas.cli.steps import about_profile, results
+
+if TYPE_CHECKING:
+    from nas.pipeline import Run
+
+devices_app = typer.Typer(no_args_is_help=True, help="Devices off the cluster.", rich_markup_mode="markdown")
+app.add_typer(devices_app, name="device")
+
+
+@devices_app.command(
+    epilog=examples("nas device bundle study.toml phone", "nas device bundle study.toml phone --export fast")
+)
+def bundle(
+    study: StudyArgument,
+    device: DeviceArgument,
+    export_: ExportOption = None,
+    output: OutputOption = None,
+    runs: RunsOption = RUNS,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Write an archive that measures a device off the cluster: `python run.py` in it, then `nas device import`."""
+
+    def work(run: Run) -> dict[str, Any]:
+        from nas.pipeline.devices import bundle_export, bundle_profile
+
+        name = f"{device}-{export_}.zip" if export_ else f"{device}.zip"
+        path = (output or Path(name)).resolve()
+        written = bundle_export(run, export_, device, path) if export_ else bundle_profile(run, device, path)
+        return {"bundle": str(written), "size_mb": written.stat().st_size / 1e6}
+
+    result = work_on(study, runs, set_, work)
+    print(f"bundle: {result['bundle']} ({result['size_mb']:.1f} MB); unpack it on {device} and run: python run.py")
+    finish(json_, result)
+
+
+@devices_app.command(
+    name="import",
+    epilog=examples(
+        "nas device import study.toml phone result.json", "nas device import study.toml phone result.json --export fast"
+    ),
+)
+def import_(
+    study: StudyArgument,
+    device: DeviceArgument,
+    result: Annotated[Path, typer.Argument(help="The result.json that run.py left on the device.")],
+    export_: ExportOption = None,
+    runs: RunsOption = RUNS,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Take what was measured off the cluster as the device's profile, or as an export's verification."""
+
+    def work(run: Run) -> dict[str, Any]:
+        from nas.pipeline.devices import import_profile, import_verification
+
+        if export_:
+            return {"exports": {export_: import_verification(run, export_, device, result)}, **results(run)}
+        return {device: about_profile(import_profile(run, device, result))}
+
+    from nas.report.tables import print_profiles, print_results
+
+    found = work_on(study, runs, set_, work)
+    (print_results if export_ else print_profiles)(found)
+    finish(json_, found)

@@ -1,0 +1,199 @@
+"""The verbs that do a study's steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.cli.app import (
+    RUNS,
+    AddressOption,
+    FineTuneOption,
+    JsonOption,
+    RunsOption,
+    SetOption,
+    StudyArgument,
+    app,
+    examples,
+    finish,
+    load,
+    work_on,
+)
+
+if TYPE_CHECKING:
+    from nas.latency import Profile
+    from nas.pipeline import Run
+
+
+@app.command(
+    epilog=examples(
+        "nas check study.toml",
+        "nas check sst2-minilm-onnxruntime --set MINILM=/models/minilm --set SST2=/data/sst2",
+    )
+)
+def check(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None, json_: JsonOption = False) -> None:
+    """Validate a study and print the plan: space, budgets, steps, estimated time."""
+    loaded = load(study, set_)
+    from nas.pipeline.plan import plan
+    from nas.report.tables import print_plan
+
+    found = plan(loaded, runs)
+    print_plan(found)
+    finish(json_, found)
+
+
+@app.command(epilog=examples("nas train study.toml"))
+def train(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None, json_: JsonOption = False) -> None:
+    """Make the supernet: read the data, fine-tune the teacher if asked, order, train."""
+
+    def work(run: Run) -> dict[str, Any]:
+        from nas.pipeline import train
+
+        train(run)
+        return {"supernet": str(run.supernet), "seconds": run.seconds()}
+
+    result = work_on(study, runs, set_, work)
+    print(f"supernet: {result['supernet']}")
+    finish(json_, result)
+
+
+@app.command(epilog=examples("nas profile study.toml --json"))
+def profile(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None, json_: JsonOption = False) -> None:
+    """Measure the block latencies of each device, and how well they predict whole sub-networks."""
+
+    def work(run: Run) -> dict[str, Any]:
+        from nas.pipeline import profile
+
+        return {name: about_profile(found) for name, found in profile(run).items()}
+
+    from nas.report.tables import print_profiles
+
+    result = work_on(study, runs, set_, work)
+    print_profiles(result)
+    finish(json_, result)
+
+
+@app.command(epilog=examples("nas search study.toml", "nas search study.toml --address auto"))
+def search(
+    study: StudyArgument,
+    address: AddressOption = None,
+    runs: RunsOption = RUNS,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Search the space; goes on where an earlier search stopped."""
+
+    def work(run: Run) -> dict[str, Any]:
+        from nas.pipeline import search_candidates
+
+        return search_candidates(run).outcomes
+
+    result = work_on(study, runs, set_, work, address)
+    print(", ".join(f"{count} {outcome}" for outcome, count in result.items()))
+    finish(json_, result)
+
+
+@app.command(epilog=examples("nas front study.toml"))
+def front(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None, json_: JsonOption = False) -> None:
+    """Show the Pareto front and the measured candidates of each budget."""
+
+    def work(run: Run) -> dict[str, Any]:
+        from nas.pipeline import front
+
+        return front(run)
+
+    from nas.report.tables import print_front
+
+    result = work_on(study, runs, set_, work)
+    print_front(result)
+    finish(json_, {key: result[key] for key in ("study", "metric", "outcomes", "front", "budgets")})
+
+
+@app.command(epilog=examples("nas export study.toml", "nas export study.toml --no-fine-tune"))
+def export(
+    study: StudyArgument,
+    runs: RunsOption = RUNS,
+    set_: SetOption = None,
+    fine_tune: FineTuneOption = True,
+    json_: JsonOption = False,
+) -> None:
+    """Fine-tune, write, reload and verify the best sub-network of each budget."""
+
+    def work(run: Run) -> dict[str, Any]:
+        from nas.pipeline import export
+
+        return {"exports": export(run, fine_tune), **results(run)}
+
+    from nas.report.tables import print_results
+
+    result = work_on(study, runs, set_, work)
+    print_results(result)
+    finish(json_, result)
+
+
+@app.command(epilog=examples("nas report study.toml"))
+def report(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None, json_: JsonOption = False) -> None:
+    """Write one HTML page with the front, the architectures and the latency error."""
+
+    def work(run: Run) -> dict[str, Any]:
+        from nas.pipeline.reports import report
+
+        return {"report": str(report(run))}
+
+    result = work_on(study, runs, set_, work)
+    print(f"report: {result['report']}")
+    finish(json_, result)
+
+
+@app.command(name="run", epilog=examples("nas run study.toml", "nas run study.toml --runs /data/runs --json"))
+def run_all(
+    study: StudyArgument,
+    address: AddressOption = None,
+    runs: RunsOption = RUNS,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Do all steps; those that are up to date are skipped."""
+    _run_all(study, runs, set_, json_, address)
+
+
+@app.command(epilog=examples("nas quickstart --runs /tmp/runs"))
+def quickstart(runs: RunsOption = RUNS, json_: JsonOption = False) -> None:
+    """Run the whole path on an embedded task: no download, about five minutes on two cores."""
+    _run_all("quickstart", runs, None, json_)
+
+
+def _run_all(study: str, runs: Path, set_: list[str] | None, json_: bool, address: str | None = None) -> None:
+    def work(run: Run) -> dict[str, Any]:
+        from nas.errors import ExportError
+        from nas.pipeline import export
+        from nas.pipeline.reports import report
+
+        try:
+            exports = export(run)
+        except ExportError:
+            report(run)  # what the other budgets got shall not be lost from sight
+            raise
+        return {"exports": exports, "report": str(report(run)), **results(run)}
+
+    from nas.report.tables import print_results, print_times
+
+    result = work_on(study, runs, set_, work, address)
+    print_results(result)
+    print_times(result["seconds"], result["parts"])
+    print(f"report: {result['report']}")
+    finish(json_, result)
+
+
+def about_profile(found: Profile) -> dict[str, Any]:
+    """A profile's figures and its error."""
+    figures = {"teacher_p50_ms": found.teacher_p50_ms, "smallest_p50_ms": found.smallest_p50_ms, "noisy": found.noisy}
+    return {**figures, **found.error}
+
+
+def results(run: Run) -> dict[str, Any]:
+    """What goes with exports in a table."""
+    from nas.pipeline.exports import baselines
+
+    about = {"study": run.study.name, "folder": str(run.folder), "baselines": baselines(run)}
+    return {**about, "seconds": run.seconds(), "parts": run.parts()}

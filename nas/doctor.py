@@ -1,0 +1,228 @@
+"""What this machine can do, and what is missing for a study.
+
+Heavy packages are imported once it is known that they are there.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from nas.device import Device
+from nas.errors import DeviceError, NasError
+from nas.study import Study
+
+PACKAGE = "compact-bert-nas"
+_GB = 1e9
+_TRAINED_BYTES = 20
+"""Of a parameter in training: weight, gradient, two moments, and the teacher's weight, in 32 bits."""
+# What the processor multiplies in hardware: the number format, its flags in /proc/cpuinfo, and what they mean.
+_INSTRUCTIONS = (
+    ("int8", ("amx_int8",), "AMX multiplies tiles of int8"),
+    ("int8", ("avx512_vnni", "avx_vnni"), "VNNI multiplies int8"),
+    ("bf16", ("amx_bf16",), "AMX multiplies tiles of bf16"),
+    ("bf16", ("avx512_bf16", "bf16"), "multiplied in hardware"),
+    ("fp32", ("avx512f",), "AVX-512: 16 numbers at once"),
+    ("fp32", ("avx2",), "AVX2: 8 numbers at once"),
+)
+_WITHOUT = {
+    "int8": "no instruction for int8 products: int8 saves size and less time",
+    "bf16": "no instruction for bf16 products: training runs in fp32",
+    "fp32": "neither AVX2 nor AVX-512 is known of this processor",
+}
+_ADVICE = {
+    "performance": "performance",
+    "unknown": "cannot be read: see to it that the clock is steady while latency is measured",
+}
+State = Literal["ok", "missing", "note"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    about: str
+    """packages, runtimes, machine or study."""
+    name: str
+    state: State
+    detail: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON form."""
+        return asdict(self)
+
+
+def examine(study: Study | None = None) -> list[Finding]:
+    """Look at packages, runtimes and machine, and at what a study needs; at packages alone where one is not there."""
+    found = list(_packages())
+    if any(finding.state == "missing" for finding in found):
+        rest = "is looked at once the packages are there"
+        return [*found, Finding("machine", "the rest", "note", rest)]
+    found += [*_runtimes(), *_machine(), *_ray()]
+    return [*found, *_needs(study)] if study else found
+
+
+def _packages() -> Iterator[Finding]:
+    try:
+        about, needed = metadata(PACKAGE), requires(PACKAGE) or []
+    except PackageNotFoundError:
+        yield Finding("packages", "nas", "note", "runs from a source tree: versions are not checked")
+        return
+    python = platform.python_version()
+    yield _version("python", python, SpecifierSet(about["Requires-Python"]))
+    for requirement in map(Requirement, needed):
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            try:
+                yield _version(requirement.name, version(requirement.name), requirement.specifier)
+            except PackageNotFoundError:
+                if find_spec(requirement.name):  # onnxruntime comes with onnxruntime-gpu too
+                    yield Finding("packages", requirement.name, "note", "comes with a package of another name")
+                else:
+                    yield Finding("packages", requirement.name, "missing", f"pip install '{requirement}'")
+
+
+def _version(name: str, found: str, able: SpecifierSet) -> Finding:
+    if able.contains(found, prereleases=True):
+        return Finding("packages", name, "ok", found)
+    return Finding("packages", name, "missing", f"{found} is here, {able} is needed; install that")
+
+
+def _runtimes() -> Iterator[Finding]:
+    """Each runtime on the CPU and, where it can, on a GPU."""
+    from nas.latency.runtimes import RUNTIMES
+
+    kinds: dict[str, dict[str, Any]] = {name: {"runtime": name} for name in RUNTIMES}
+    kinds["torch compiled"] = {"runtime": "torch", "compiled": True}
+    kinds["torch on a GPU"] = {"runtime": "torch", "processor": "cuda"}
+    kinds["onnxruntime on a GPU"] = {"runtime": "onnxruntime", "processor": "cuda"}
+    for name, settings in kinds.items():
+        problem = _cannot(device := Device(name="here", **settings))
+        yield Finding("runtimes", name, "note" if problem else "ok", problem or _about_runtime(device))
+
+
+def _cannot(device: Device) -> str:
+    """Why a device cannot measure; nothing if it can."""
+    from nas.latency.runtimes import check_runtime
+
+    try:
+        check_runtime(device)
+    except DeviceError as problem:
+        return str(problem).removeprefix(f"devices.{device.name}: ")
+    return ""
+
+
+def _about_runtime(device: Device) -> str:
+    runtime = import_module(device.runtime)
+    about = []
+    if device.runtime == "onnxruntime":
+        able = (name.removesuffix("ExecutionProvider") for name in runtime.get_available_providers())
+        about = [f"execution providers: {', '.join(able)}"]
+    elif device.processor == "cuda":
+        about = [runtime.cuda.get_device_name(number) for number in range(runtime.cuda.device_count())]
+    return "; ".join([runtime.__version__, *about])
+
+
+def _machine() -> Iterator[Finding]:
+    import psutil
+
+    from nas.latency.runner import cpuinfo, environment
+
+    here = environment({"runtime": "numpy", "processor": "cpu"})  # of the runtime only the version is asked
+    yield Finding("machine", "processor", "ok", f"{here['processor']}, {here['system']}")
+    flags = set((cpuinfo("flags") or cpuinfo("Features")).split())
+    for number_format, without in _WITHOUT.items():
+        able = [words for of, names, words in _INSTRUCTIONS if of == number_format and flags.intersection(names)]
+        yield Finding("machine", number_format, "ok" if able else "note", "; ".join(able) or without)
+    yield _cores()
+    memory = psutil.virtual_memory()
+    yield Finding("machine", "memory", "ok", f"{memory.available / _GB:.1f} of {memory.total / _GB:.1f} GB free")
+    governor = here["governor"]
+    advice = _ADVICE.get(governor, f"{governor}: set it to performance while latency is measured")
+    yield Finding("machine", "governor", "ok" if governor == "performance" else "note", advice)
+
+
+def _cores() -> Finding:
+    import psutil
+
+    threads, cores = psutil.cpu_count() or 1, psutil.cpu_count(logical=False)
+    if cores is None or cores == threads:
+        return Finding("machine", "cores", "ok", f"{threads}")
+    detail = f"{threads} threads on {cores} of them: what runs on the other thread of a core disturbs measurements"
+    return Finding("machine", "cores", "note", detail)
+
+
+def _ray() -> Iterator[Finding]:
+    address = os.environ.get("RAY_ADDRESS")
+    if address is None:
+        yield Finding("machine", "ray", "ok", "no RAY_ADDRESS: a local cluster is started where one is needed")
+        return
+    problem = _not_joined("RAY_ADDRESS")
+    yield Finding("machine", "ray", "missing" if problem else "ok", problem or f"a cluster answers at {address}")
+
+
+def _not_joined(wanted: str) -> str:
+    """Why this process cannot join the Ray cluster; nothing if it did."""
+    from nas.cluster import connect
+
+    try:
+        connect(os.environ.get("RAY_ADDRESS", "auto"), wanted)
+    except NasError as problem:
+        return str(problem).removeprefix(f"{wanted}: ")
+    return ""
+
+
+def _needs(study: Study) -> Iterator[Finding]:
+    """What a study needs of this machine."""
+    for device in study.devices:
+        problem = _cannot(device)
+        state: State = "missing" if problem else "ok"
+        yield Finding("study", f"device {device.name}", state, problem or device.runtime_in_words)
+        if device.where == "ray" and (problem := _not_joined(device.name)):
+            yield Finding("study", f"cluster for {device.name}", "missing", problem)
+    yield _teacher(study)
+    if not study.task.hub and study.task.train != "embedded":
+        for key in ("train", "test"):
+            path = study.resolve(getattr(study.task, key))
+            yield Finding("study", key, "ok" if path.is_file() else "missing", str(path))
+    elif study.task.hub:
+        yield Finding("study", "data", "note", f"{study.task.hub} is read from the hub, or from what was downloaded")
+    yield _memory(study)
+
+
+def _teacher(study: Study) -> Finding:
+    if study.teacher.model == "embedded":
+        return Finding("study", "teacher", "ok", "made by nas")
+    from nas.pipeline.prepare import check_teacher, teacher_source
+    from nas.pipeline.run import Run
+
+    try:
+        source = teacher_source(Run(study, Path()))
+        if not Path(source).is_dir():
+            return Finding("study", "teacher", "note", f"{source} is read from the hub, or from what was downloaded")
+        check_teacher(study, source)
+    except NasError as problem:
+        return Finding("study", "teacher", "missing", str(problem).removeprefix("teacher.model: "))
+    return Finding("study", "teacher", "ok", source)
+
+
+def _memory(study: Study) -> Finding:
+    """The least that training takes, beside activations and libraries."""
+    import psutil
+
+    shape = study.space.teacher
+    matrices = shape.num_hidden_layers * shape.hidden_size * (4 * shape.hidden_size + 2 * shape.intermediate_size)
+    least = _TRAINED_BYTES * matrices * study.supernet.workers / _GB
+    free = psutil.virtual_memory().available / _GB
+    state: State = "ok" if least < free else "missing"
+    detail = f"training takes at least {least:.1f} GB for weights, gradients and moments; {free:.1f} GB are free"
+    return Finding("study", "memory", state, detail)

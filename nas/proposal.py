@@ -1,0 +1,275 @@
+"""A first study file: what fits a teacher and its data is proposed, and what was chosen is written as TOML."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, Dataset
+
+from nas.compression import BLOCKS, compression
+from nas.errors import NasError, StudyError, TeacherError
+from nas.files import write_text
+from nas.model.stock import compact_config, shape_of
+from nas.pipeline.plan import check_sources
+from nas.pipeline.prepare import read_config
+from nas.space import SearchSpace, Shape, shipped_spaces
+from nas.study import METRICS, Study
+
+STUDY_FILE, SPACE_FILE = "study.toml", "search_space.toml"
+_LABELS = ("label", "labels", "class", "target", "category", "score")
+"""Columns that usually hold the label."""
+LENGTH = 128
+"""Tokens of a text, where the teacher has as many positions."""
+_SAMPLE, _SEARCHED = 1000, 5000
+_COUNTS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20)
+"""Of layers and of heads."""
+_HIDDEN, _INTERMEDIATE = (1 / 2, 2 / 3, 5 / 6, 1), (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
+"""Shares of the teacher's sizes."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What a teacher's folder says."""
+
+    shape: Shape
+    positions: int
+    """The longest text, in tokens."""
+    classifies: bool
+    """Whether it has a classifier, so that it is fine-tuned already."""
+
+    @classmethod
+    def at(cls, name: str) -> Teacher | None:
+        """Read a folder; None for a hub id, which is not looked at. Raises `TeacherError` if it is no teacher."""
+        folder = Path(name).expanduser()
+        if not folder.is_dir():
+            if name.startswith((".", "/", "~")):
+                raise TeacherError(f"--teacher {name}: is no folder; correct the path, or give a hub id")
+            return None
+        config = read_config(str(folder))
+        classifies = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+        return cls(shape_of(config), compact_config(config).max_position_embeddings, classifies)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the data files say."""
+
+    names: tuple[str, ...]
+    """Those that training and test data have."""
+    rows: int
+    """Of the training data."""
+    text: tuple[str, ...]
+    """The columns that look like texts; one or two of them can be meant."""
+    label: str | None
+    metric: str
+    """The usual one for that label."""
+
+    @classmethod
+    def of(cls, rows: Dataset, test: Dataset) -> Columns:
+        """Look at training and test data."""
+        names = tuple(name for name in rows.column_names if name in test.column_names)
+        sample = rows.select(range(min(_SAMPLE, len(rows))))
+        text = tuple(name for name in names if _looks_like_text(sample, name))
+        others = [name for name in names if name not in text]
+        usual = [name for name in _LABELS if name in others]
+        label = next(iter(usual or (others if len(others) == 1 else ())), None)
+        kind = "regression" if label and _is_fractional(rows, label) else "classification"
+        return cls(names, len(rows), text, label, METRICS[kind][0])
+
+
+def _looks_like_text(sample: Dataset, column: str) -> bool:
+    """Most rows are texts of several words, and differ."""
+    if isinstance(sample.features[column], ClassLabel):
+        return False
+    values = sample[column]
+    several = [value for value in values if isinstance(value, str) and len(value.split()) > 1]
+    return len(set(several)) > len(values) / 2
+
+
+def _is_fractional(rows: Dataset, column: str) -> bool:
+    return "float" in str(getattr(rows.features[column], "dtype", ""))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What a study needs to know; paths are relative to where the command is given."""
+
+    teacher: str
+    fine_tune: bool
+    hub: str | None
+    config: str | None
+    train: str
+    test: str
+    text: Sequence[str]
+    label: str
+    metric: str
+    space: str | None
+    """A shipped space, or a file; None for one that fits the teacher."""
+    runtime: str
+    threads: int
+    batch_size: int
+    sequence_length: str
+    """A number, or `task`."""
+    budgets: Sequence[str]
+    """Limits of the median latency, as "20%" or "4.0", each with a name before an equals sign or without."""
+
+
+def write_study(folder: Path, answers: Answers, teacher: Teacher | None, columns: Columns | None) -> list[Path]:
+    """Write `study.toml`, and `search_space.toml` where no shipped space has the teacher's sizes.
+
+    Nothing is left if the study is not valid. Raises `StudyError` for a folder that has one, or the error that
+    loading it would meet.
+    """
+    space, written = _search_space(folder, answers, teacher), [folder / STUDY_FILE]
+    if space == SPACE_FILE:
+        written.append(folder / SPACE_FILE)
+    for path in written:
+        if path.exists():
+            raise StudyError(f"{path}: is there already; remove it, or give another folder")
+    unknown = [name for name in (*answers.text, answers.label) if columns and name not in columns.names]
+    if columns and unknown:
+        raise StudyError(
+            f"{answers.train}, {answers.test}: no column {unknown[0]!r} in both; use some of {', '.join(columns.names)}"
+        )
+    try:
+        if teacher and space == SPACE_FILE:
+            write_text(folder / SPACE_FILE, _space_text(teacher.shape))
+        write_text(folder / STUDY_FILE, _study_text(folder, answers, space, teacher, columns))
+        check_sources(Study.load(folder))
+    except NasError:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
+    return written
+
+
+def _search_space(folder: Path, answers: Answers, teacher: Teacher | None) -> str:
+    """The name or path of the search space, as the study file has it."""
+    if answers.space:
+        return _seen_from(folder, answers.space) if answers.space.endswith(".toml") else answers.space
+    if teacher is None:
+        raise StudyError(
+            f"--space: the sizes of {answers.teacher} are not known before it is downloaded; give a search space: "
+            f"{', '.join(sorted(shipped_spaces()))}, or a TOML file"
+        )
+    fitting = (name for name in sorted(shipped_spaces()) if SearchSpace.load(name).teacher == teacher.shape)
+    return next(fitting, SPACE_FILE)
+
+
+def _space_text(shape: Shape) -> str:
+    width = 32 if shape.hidden_size >= 128 else 8
+    layers = [count for count in _COUNTS if count < shape.num_hidden_layers]
+    heads = [count for count in _COUNTS if count < shape.num_attention_heads]
+    return f"""\
+name = "search-space"
+description = "For a teacher of {shape.num_hidden_layers} layers and hidden size {shape.hidden_size}."
+
+[teacher]
+num_hidden_layers = {shape.num_hidden_layers}
+hidden_size = {shape.hidden_size}
+num_attention_heads = {shape.num_attention_heads}
+intermediate_size = {shape.intermediate_size}
+
+[dimensions]
+# A number keeps that many layers, evenly spaced; a list such as [0, 1, 5] keeps just those layers.
+layers = {[*layers, shape.num_hidden_layers]}
+hidden_size = {_sizes(shape.hidden_size, _HIDDEN, width)}
+num_attention_heads = {[*heads, shape.num_attention_heads]}
+intermediate_size = {_sizes(shape.intermediate_size, _INTERMEDIATE, width)}
+
+[compression]
+embedding = ["none", "int8"]
+attention = ["none", "int8"]
+feed_forward = ["none", "int8"]
+"""
+
+
+def _sizes(largest: int, shares: Sequence[float], multiple: int) -> list[int]:
+    """Shares of a size, rounded to whole multiples, the size itself last."""
+    smaller = {round(largest * share / multiple) * multiple for share in shares}
+    return sorted(size for size in {*smaller, largest} if 0 < size <= largest)
+
+
+def _study_text(folder: Path, answers: Answers, space: str, teacher: Teacher | None, columns: Columns | None) -> str:
+    kind = next((kind for kind, names in METRICS.items() if answers.metric in names), "classification")
+    train, test = (name if answers.hub else _seen_from(folder, name) for name in (answers.train, answers.test))
+    hub = [f"{key} = {_text(value)}\n" for key in ("hub", "config") if (value := getattr(answers, key))]
+    searched = max(1, min(_SEARCHED, columns.rows // 5)) if columns else _SEARCHED
+    tune = "" if answers.fine_tune else "# "
+    length = answers.sequence_length if answers.sequence_length.isdigit() else _text(answers.sequence_length)
+    return f"""\
+# Which sub-network of the teacher is the most accurate within each budget?
+# `nas check` validates this file and estimates the time, `nas run` does all of it. Paths are relative to it.
+
+[task]
+{"".join(hub)}train = {_text(train)}
+test = {_text(test)}  # read once, for the final figure
+text = {json.dumps(list(answers.text), ensure_ascii=False)}  # two columns for pairs
+label = {_text(answers.label)}
+kind = {_text(kind)}  # or {", ".join(name for name in METRICS if name != kind)}
+metric = {_text(answers.metric)}  # or {", ".join(name for name in METRICS[kind] if name != answers.metric)}
+max_length = {min(LENGTH, teacher.positions if teacher else LENGTH)}  # tokens; what is longer is cut
+holdout = {{ size = {searched} }}  # training rows that judge candidates; by = "sentence" where rows are parts of others
+
+[teacher]
+model = {_text(_seen_from(folder, answers.teacher) if teacher else answers.teacher)}
+{tune}fine_tune = {{ epochs = 2.0 }}  # for a teacher that has not seen the task yet
+
+[search_space]
+name = {_text(space)}
+{_excluded(SearchSpace.load(space, base=folder), answers.runtime)}
+[[devices]]
+name = "here"
+runtime = {_text(answers.runtime)}  # onnxruntime, torch or openvino
+threads = {answers.threads}
+batch_size = {answers.batch_size}
+sequence_length = {length}  # or several, as [16, 64]; "task": as the task's own texts
+{"".join(_budget_text(budget) for budget in answers.budgets)}
+[supernet]
+steps = 1500  # a larger space takes more
+
+[search]
+evaluations = 200
+"""
+
+
+def _text(value: str) -> str:
+    """A TOML string."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _seen_from(folder: Path, name: str) -> str:
+    """A path as the study file has it."""
+    path = Path(name).expanduser()
+    if path.is_absolute():
+        return path.as_posix()
+    relative = Path(os.path.relpath(path, folder)).as_posix()
+    return relative if relative.startswith(".") else f"./{relative}"
+
+
+def _excluded(space: SearchSpace, runtime: str) -> str:
+    """The line that leaves out what a runtime cannot run, if the space offers such choices."""
+    offered = {choice for block in BLOCKS for choice in getattr(space.compression, block)}
+    unable = sorted(choice for choice in offered if runtime not in compression(choice).runtimes)
+    return f"exclude_compression = {json.dumps(unable)}  # what {runtime} cannot run\n" if unable else ""
+
+
+def _budget_text(budget: str) -> str:
+    """A budget's table. Raises `StudyError` if its limit is neither a share nor a number."""
+    name, _, limit = budget.rpartition("=")
+    is_share = limit.endswith("%")
+    try:
+        value: Any = limit if is_share else float(limit)
+    except ValueError:
+        raise StudyError(f'--budget {budget}: must be a share such as "20%", or milliseconds; correct it') from None
+    return f"""
+[[budgets]]
+name = {_text(name or (f"{limit[:-1]}-percent" if is_share else f"{limit}-ms"))}
+device = "here"
+p50_ms = {json.dumps(value)}  # median latency: a share of the teacher's, or milliseconds
+"""

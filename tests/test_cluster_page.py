@@ -1,0 +1,63 @@
+"""What docs/cluster.md says: a cluster by hand, and the file of the Ray launcher."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.scripts.scripts import cli
+from test_docs import ROOT, _blocks, _commands
+
+PAGE = ROOT / "docs" / "cluster.md"
+
+
+@pytest.mark.slow
+def test_commands_of_the_cluster_page(searched_study, tmp_path, monkeypatch):
+    """A head, another node, and a finished search that goes on there; of its four workers two have a place."""
+    # `auto` shall be this cluster, whatever else is running.
+    ray_folder = TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
+    monkeypatch.setenv("RAY_TMPDIR", ray_folder.name)
+    study = shutil.copytree(searched_study.parent, tmp_path / "tiny") / "study.toml"
+    settings = _blocks(PAGE, "toml")[0].text
+    study.write_text(study.read_text().replace("[search]\nevaluations = 16", f"{settings}evaluations = 20"))
+    by_hand = _blocks(PAGE, "bash")[0]
+    head, node, search = _commands(replace(by_hand, text=by_hand.text.replace("HEAD", "127.0.0.1")))
+    with ray_folder, ExitStack() as stack:
+        for command in (head, node):
+            assert command[:2] == ["ray", "start"]
+            started = [Path(sys.executable).with_name("ray"), *command[1:], "--num-cpus=1", "--block"]
+            stack.enter_context(_stopped_at_the_end(started))
+            while not list(Path(ray_folder.name).rglob("ray_current_cluster")):  # the head is there
+                time.sleep(0.1)
+        assert search[0] == "nas"
+        call = [sys.executable, "-m", "nas.cli", *search[1:], "--json"]
+        done = subprocess.run(call, cwd=study.parent, check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout.splitlines()[-1])["evaluated"] == 20
+
+
+@contextmanager
+def _stopped_at_the_end(command):
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_the_launcher_takes_the_cluster_file():
+    launcher = _blocks(PAGE, "bash")[1]
+    assert all(command[0] == "ray" and command[1] in cli.commands for command in _commands(launcher))
+    assert all("scripts/cluster.yaml" in command for command in _commands(launcher))
+    config = yaml.safe_load((ROOT / "scripts" / "cluster.yaml").read_text())
+    validate_config(prepare_config(config))

@@ -1,0 +1,86 @@
+"""`nas doctor`: what is found is said, and what a study needs and is not there ends with exit code 2."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from nas import doctor
+from nas.errors import DeviceError
+from nas.study import Study
+
+
+def test_it_says_what_this_machine_can_do(nas):
+    code, output, error = nas("doctor", "--json")
+    assert code == 0, error
+    result = json.loads(output.splitlines()[-1])
+    found = {(item["about"], item["name"]): item for item in result["findings"]}
+    assert result["missing"] == [] and {about for about, _ in found} == {"packages", "runtimes", "machine"}
+    assert found["runtimes", "onnxruntime"]["state"] == "ok" and "CPU" in found["runtimes", "onnxruntime"]["detail"]
+    assert found["packages", "torch"]["state"] == "ok" and "GB" in found["machine", "memory"]["detail"]
+    assert all(item["name"] in output and item["detail"] for item in result["findings"])
+
+
+def test_a_version_out_of_range_and_a_missing_package_are_missing(monkeypatch):
+    monkeypatch.setattr(doctor, "requires", lambda _: ["numpy<1", "no-such-package>=2", "openvino; extra == 'x'"])
+    found = {finding.name: finding for finding in doctor.examine(Study.load("quickstart"))}
+    assert set(found) == {"python", "numpy", "no-such-package", "the rest"}
+    assert found["numpy"].state == "missing" and "<1 is needed" in found["numpy"].detail
+    assert found["no-such-package"].detail == "pip install 'no-such-package>=2'"
+
+
+def test_it_starts_where_heavy_packages_are_broken():
+    script = "import sys; sys.modules.update(dict.fromkeys(['torch', 'transformers', 'ray', 'optuna', 'datasets']))\n"
+    subprocess.run([sys.executable, "-c", script + "import nas.doctor, nas.cli, nas.report.tables"], check=True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "found"),
+    [
+        ("avx2 avx512f avx512_vnni avx512_bf16 amx_int8 amx_bf16", {"int8": "AMX", "bf16": "AMX", "fp32": "AVX-512"}),
+        ("avx2 avx_vnni", {"int8": "VNNI", "bf16": "no instruction", "fp32": "AVX2"}),
+        ("sse2", {"int8": "no instruction", "bf16": "no instruction", "fp32": "neither"}),
+    ],
+)
+def test_instructions_are_put_in_words(monkeypatch, flags, found):
+    monkeypatch.setattr("nas.latency.runner.cpuinfo", lambda key: flags if key == "flags" else "")
+    said = {finding.name: finding for finding in doctor.examine() if finding.about == "machine"}
+    assert all(words in said[name].detail for name, words in found.items())
+    assert all((said[name].state == "note") == words.startswith("n") for name, words in found.items())
+
+
+def test_a_study_that_has_all_it_needs(nas, tiny_study):
+    code, output, _ = nas("doctor", str(tiny_study), "--json")
+    result = json.loads(output.splitlines()[-1])
+    needs = {item["name"]: item["state"] for item in result["findings"] if item["about"] == "study"}
+    assert code == 0 and needs == dict.fromkeys(("device cpu", "teacher", "train", "test", "memory"), "ok")
+
+
+def test_what_a_study_lacks_is_named_and_exits_with_2(nas, tiny_study, monkeypatch):
+    def without_onnxruntime(device):
+        raise DeviceError(f"devices.{device.name}: the runtime is not installed; pip install onnxruntime")
+
+    monkeypatch.setattr("nas.latency.runtimes.check_runtime", without_onnxruntime)
+    (tiny_study.parent / "test.parquet").unlink()
+    (tiny_study.parent / "teacher" / "config.json").unlink()
+    code, output, _ = nas("doctor", str(tiny_study), "--json")
+    assert code == 2
+    assert json.loads(output.splitlines()[-1])["missing"] == ["device cpu", "teacher", "test"]
+    assert "pip install onnxruntime" in output
+
+
+def test_a_cluster_where_nobody_answers_is_missing(tiny_study, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    text = tiny_study.read_text().replace('name = "cpu"\n', 'name = "cpu"\nwhere = "ray"\n')
+    tiny_study.write_text(text)
+    found = {(item.about, item.name): item for item in doctor.examine(Study.load(tiny_study))}
+    assert found["machine", "ray"].state == found["study", "cluster for cpu"].state == "missing"
+    assert "none is found at '127.0.0.1:1'" in found["machine", "ray"].detail
+
+
+def test_the_embedded_study_needs_no_files():
+    found = [item for item in doctor.examine(Study.load("quickstart")) if item.about == "study"]
+    assert [item.name for item in found] == ["device cpu-1-thread", "teacher", "memory"]
