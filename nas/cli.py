@@ -30,6 +30,9 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Value of a variable of the study.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+TrialOption = Annotated[
+    str | None, typer.Option("--trial", metavar="N", help="One candidate alone: a trial's number or a digest's start.")
+]
 FineTuneOption = Annotated[bool, typer.Option(help="Fine-tune each export by distillation.")]
 DeviceArgument = Annotated[str, typer.Argument(help="The name of a device of the study, with where = 'elsewhere'.")]
 ExportOption = Annotated[
@@ -175,15 +178,17 @@ def export(
     study: StudyArgument,
     runs: RunsOption = RUNS,
     set_: SetOption = None,
+    trial: TrialOption = None,
     fine_tune: FineTuneOption = True,
     json_: JsonOption = False,
 ) -> None:
-    """Fine-tune, write, reload and verify the best sub-network of each budget."""
+    """Fine-tune, write, reload and verify the best sub-network of each budget, or one candidate of the search."""
 
     def work(run: Run) -> dict[str, Any]:
-        from nas.pipeline import export
+        from nas.pipeline.exports import export, export_trial
 
-        return {"exports": export(run, fine_tune), **_results(run)}
+        exports = export(run, fine_tune) if trial is None else export_trial(run, trial, fine_tune)
+        return {"exports": exports, **_results(run)}
 
     from nas.report.tables import print_results
 

@@ -16,12 +16,13 @@ from nas.latency.runner import environment
 from nas.latency.runtimes import check_runtime
 from nas.pipeline.prepare import prepare_teacher
 from nas.pipeline.run import Run
-from nas.pipeline.supernets import load_supernet, load_teacher, supernet_inputs, teacher_config, train
+from nas.pipeline.supernets import load_teacher, supernet_inputs, teacher_config, train
 from nas.search import SearchState, search
 from nas.search.costs import Costs
 from nas.search.executors import executor_for
 from nas.search.sampler import Trials
 from nas.search.selection import measure_front
+from nas.search.uniform import best_uniform
 
 _TEXTS = 256
 """So many texts of the search set give the tokens that networks are fed when they are measured."""
@@ -123,10 +124,16 @@ def search_candidates(run: Run) -> SearchState:
     front_inputs = digest([[result.to_json() for result in state.results], study.export.candidates, measured_on])
     if not run.is_done("front", front_inputs):
         with run.step("front", front_inputs, run.front):
-            extract = load_supernet(run).extract
-            found = measure_front(extract, study.space.largest(), state, costs, study, texts(run))
-            teacher_accuracy = evaluation(run).load().accuracy_of(load_teacher(run))
-            write_json(run.front, found | {"teacher_search_accuracy": teacher_accuracy})
+            evaluator, fed = evaluation(run).load(), texts(run)
+            extract = evaluator.supernet.extract
+            found = measure_front(extract, study.space.largest(), state, costs, study, fed)
+            found["uniform"] = {
+                budget.name: best_uniform(evaluator.evaluate, extract, study.space, costs, budget, fed)
+                for budget in study.budgets
+            }
+            found["importance"] = trials().importance()
+            found["teacher_search_accuracy"] = evaluator.accuracy_of(load_teacher(run))
+            write_json(run.front, found)
     return state
 
 

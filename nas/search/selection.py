@@ -30,7 +30,10 @@ def measure_front(
     extract: Extract, teacher: Architecture, state: SearchState, costs: Costs, study: Study, texts: Texts
 ) -> dict[str, Any]:
     """The content of `front.json`: all evaluated candidates, the front, and each budget's measured candidates."""
-    reports = {result.architecture: _describe(result, costs) for result in state.results}
+    reports = {
+        result.architecture: {"trial": number} | _describe(result, costs)
+        for number, result in zip(state.numbers, state.results, strict=True)
+    }
     names = sorted(costs.profiles)
     front = pareto_front(
         [result for result in state.results if result.complete],
@@ -44,6 +47,7 @@ def measure_front(
         "study": study.name,
         "metric": study.task.metric,
         "outcomes": state.outcomes,
+        "search_examples": max((result.examples for result in state.results), default=0),
         "teacher_p50_ms": {name: profile.teacher_p50_ms for name, profile in costs.profiles.items()},
         "profile_error": {name: profile.error for name, profile in costs.profiles.items()},
         "front": [reports[result.architecture] for result in front],
