@@ -10,7 +10,6 @@ import math
 import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from nas.architecture import Architecture, compress_all
@@ -54,7 +53,7 @@ def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
         folder = run.export(budget.name)
         try:
             if not run.is_done(step, inputs):
-                with run.step(step, inputs, folder, _trainings(run, budget.name)):
+                with run.step(step, inputs, folder, run.trainings(budget.name)):
                     own = {device: found for device, found in references.items() if device.name in budget.devices}
                     _export_best(run, budget, _in_order(budget, own), data, fine_tune)
             _drop_checkpoints(run, budget.name)
@@ -79,7 +78,7 @@ def export_trial(run: Run, trial: str, fine_tune: bool = True) -> dict[str, dict
     if not run.is_done(f"export-{name}", inputs):
         data = TaskData.load(run.data)
         references = {device: baselines_of(run, device, data) for device in devices(run)}
-        with run.step(f"export-{name}", inputs, run.export(name), _trainings(run, name)):
+        with run.step(f"export-{name}", inputs, run.export(name), run.trainings(name)):
             _Writer(run, data, fine_tune).write(name, candidate, None, references)
     _drop_checkpoints(run, name)
     return {name: read_json(run.export(name) / VERIFICATION_FILE, ExportError)}
@@ -134,13 +133,8 @@ def baselines(run: Run) -> dict[str, dict[str, Any]]:
     return {name: read_json(path, ExportError) for name, path in files.items() if path.exists()}
 
 
-def _trainings(run: Run, name: str) -> Path:
-    """Where the candidates for an export are trained, each in a folder of its own."""
-    return run.folder / "fine-tuning" / name
-
-
 def _drop_checkpoints(run: Run, name: str) -> None:
-    for folder in _trainings(run, name).glob("*"):
+    for folder in run.trainings(name).glob("*"):
         drop_checkpoints(folder)
 
 
@@ -233,7 +227,7 @@ class _Writer:
         schedule = Schedule(
             settings.learning_rate, settings.batch_size, epochs=settings.epochs, patience=settings.patience
         )
-        folder = _trainings(self.run, name) / architecture.digest
+        folder = self.run.trainings(name) / architecture.digest
         origin = {
             "supernet": supernet_inputs(self.run),
             "export": settings.model_dump(mode="json"),

@@ -35,7 +35,7 @@ def architectures_of(exports: Iterable[Record]) -> list[Architecture]:
 def choices_legend(choices: Sequence[str]) -> str:
     """What the colours mean, as HTML."""
     marks = [
-        (f'<rect y="3" width="16" height="10" rx="2" class="{_class(name, choices)}"/>', _in_words(name))
+        (f'<rect y="3" width="16" height="10" rx="2" class="{choice_class(name, choices)}"/>', _choice_in_words(name))
         for name in choices
     ]
     marks.append(('<rect y="3" width="16" height="10" rx="2" class="track"/>', "cut from the teacher"))
@@ -48,6 +48,23 @@ def choices_legend(choices: Sequence[str]) -> str:
         for mark, name in marks
     )
     return element("ul", "".join(items), class_="legend")
+
+
+def in_words(architecture: Architecture) -> list[str]:
+    """An architecture as lines of text: the embedding, then each layer."""
+
+    def marked(size: str, choice: str) -> str:
+        return size if choice == "none" else f"{size} {choice}"
+
+    early = f", exit at {architecture.exit_threshold:g}" if architecture.exit_threshold else ""
+    lines = [marked(f"hidden size {architecture.hidden_size}", architecture.embedding) + early]
+    for layer, resolved in zip(architecture.layers, architecture.resolved, strict=True):
+        heads, size = resolved.num_attention_heads, resolved.intermediate_size
+        attention = marked(f"{heads} head{'s' * (heads != 1)}", layer.attention) if heads else "no attention"
+        feed_forward = marked(f"{size:,}", layer.feed_forward) if size else "no feed-forward"
+        kept = f", {layer.keep_tokens} tokens on" if layer.keep_tokens else ""
+        lines.append(f"layer {layer.source}: {attention}, {feed_forward}{kept}")
+    return lines
 
 
 def architecture_drawing(architecture: Architecture, teacher: Shape, choices: Sequence[str], label: str) -> str:
@@ -116,17 +133,17 @@ def _heads(kept: int, full: int, choice: str, choices: Sequence[str], y: float, 
             width=pitch - 2,
             height=_THICK,
             rx=2,
-            class_=_class(choice, choices) if number < kept else "track",
+            class_=choice_class(choice, choices) if number < kept else "track",
         )
         for number in range(full)
     )
-    return element("g", tooltip(f"{about}, {_in_words(choice)}") + cells)
+    return element("g", tooltip(f"{about}, {_choice_in_words(choice)}") + cells)
 
 
 def _bar(x: float, y: float, full: float, share: float, choice: str, choices: Sequence[str], about: str) -> str:
     track = element("rect", x=x, y=y, width=full, height=_THICK, rx=3, class_="track")
-    kept = element("rect", x=x, y=y, width=full * share, height=_THICK, rx=3, class_=_class(choice, choices))
-    return element("g", tooltip(f"{about}, {_in_words(choice)}") + track + kept)
+    kept = element("rect", x=x, y=y, width=full * share, height=_THICK, rx=3, class_=choice_class(choice, choices))
+    return element("g", tooltip(f"{about}, {_choice_in_words(choice)}") + track + kept)
 
 
 def _below(x: float, y: float, words: str, choice: str) -> str:
@@ -138,11 +155,12 @@ def _gone(x: float, y: float, width: float, word: str) -> str:
     return outline + text(x + width / 2, y + 11.5, word, "gone-name", "middle")
 
 
-def _class(choice: str, choices: Sequence[str]) -> str:
+def choice_class(choice: str, choices: Sequence[str]) -> str:
+    """The style class that a choice is coloured by."""
     return f"choice-{choices.index(choice) % CHOICES}"
 
 
-def _in_words(choice: str) -> str:
+def _choice_in_words(choice: str) -> str:
     if compression(choice).weights == "below":
         return "weights of a layer below"
     return "not compressed" if choice == "none" else choice

@@ -24,6 +24,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.integrations import TensorBoardCallback, is_tensorboard_available
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from nas.errors import TrainingError
@@ -123,6 +124,8 @@ class _Watch(TrainerCallback):
 def run_trainer(trainer: SafeTrainer, title: str, folder: Path, origin: dict[str, Any]) -> None:
     """Run a trainer to its end, from its last checkpoint if there is one, and keep its log.
 
+    Where TensorBoard is installed it can read the log too, in `folder`/tensorboard.
+
     `origin` is what the training is made of; checkpoints of something else are refused with a `TrainingError`.
     """
     for callback in (PrinterCallback, ProgressCallback):
@@ -134,6 +137,10 @@ def run_trainer(trainer: SafeTrainer, title: str, folder: Path, origin: dict[str
     last = last_complete(checkpoints)
     watch = _Watch(title)
     trainer.add_callback(watch)
+    if is_tensorboard_available():
+        board = TensorBoardCallback()
+        board.logging_dir = str(folder / "tensorboard")
+        trainer.add_callback(board)
     with watch.stack:
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     model = trainer.model

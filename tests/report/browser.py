@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 PHONE, DESK = (390, 844), (1280, 900)
+_NEXT_FRAMES = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+"""Until scrolling has been told to the page."""
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -75,22 +77,22 @@ class Page:
 
     def value(self, script: str) -> Any:
         """What a JavaScript expression comes to."""
-        return self.call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
+        asked = {"expression": script, "returnByValue": True, "awaitPromise": True}
+        return self.call("Runtime.evaluate", **asked)["result"].get("value")
 
     def hover(self, selector: str) -> None:
         """Move the mouse onto the first element of a selector."""
-        place = self.value(
-            f"(() => {{ const mark = document.querySelector({json.dumps(selector)});"
-            "mark.scrollIntoView({block: 'center'}); const box = mark.getBoundingClientRect();"
-            "return [box.x + box.width / 2, box.y + box.height / 2]; })()"
-        )
+        self.value(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center'}})")
+        self.value(_NEXT_FRAMES)
+        box = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
+        place = self.value(f"[{box}.x + {box}.width / 2, {box}.y + {box}.height / 2]")
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=place[0], y=place[1])
 
-    def press(self, key: str, times: int = 1) -> None:
+    def press(self, key: str) -> None:
         """Press a key."""
-        for _ in range(times):
-            for kind in ("keyDown", "keyUp"):
-                self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=_CODES[key])
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=_CODES[key])
+        self.value(_NEXT_FRAMES)
 
     def picture(self, path: Path, whole: bool = True) -> None:
         """Save what is shown, the whole page or what the window holds, as PNG."""
@@ -102,14 +104,13 @@ class Page:
         return {"clip": {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}}
 
 
-_CODES = {"Tab": 9, "Escape": 27, "ArrowRight": 39, "ArrowLeft": 37}
+_CODES = {"Tab": 9, "Escape": 27}
 
 
 @contextmanager
 def browser(folder: Path) -> Iterator[Page]:
     """A browser of its own, with its profile in a folder."""
     to_browser, from_browser = os.pipe(), os.pipe()
-
     # The browser reads at 3 and writes at 4.
     command = f"exec {chromium()} --headless --no-sandbox --disable-gpu --no-first-run --remote-debugging-pipe"
     command += f" --user-data-dir={folder} 3<&{to_browser[0]} 4>&{from_browser[1]}"

@@ -1,0 +1,62 @@
+"""Uniform networks and the importance of dimensions: what a search is held against, and what it learnt."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from driver import BUDGETS, costs_of, run
+
+from nas.budget import Budget
+from nas.evaluate import CandidateResult
+from nas.latency.measure import Texts
+from nas.model import CompactBertForSequenceClassification
+from nas.search.sampler import Trials
+from nas.search.uniform import best_uniform, uniform_networks
+from nas.space import SearchSpace
+from nas.study import Search
+from nas.supernet import BertSupernet
+
+SPACE = SearchSpace.load("tiny")
+
+
+@pytest.mark.parametrize("budget", BUDGETS, ids=lambda budget: budget.name)
+def test_uniform_networks_are_the_widest_within_a_budget(search_folder, budget):
+    costs = costs_of(search_folder)
+    found = list(uniform_networks(SPACE, costs, budget))
+    assert found and len({(len(item.layers), item.hidden_size, item.embedding) for item in found}) == len(found)
+    for network in found:
+        assert SPACE.contains(network) and costs.cautious_excess(network, budget) <= 0.0
+        assert len({replace(layer, source=0) for layer in network.layers}) == 1 == len(network.choices)
+        first = network.layers[0]
+        assert first.intermediate_size == {1: 8, 2: 24, 4: 64}[first.num_attention_heads]
+        if wider := {1: (2, 24), 2: (4, 64)}.get(first.num_attention_heads):
+            heads, size = wider
+            layers = (replace(layer, num_attention_heads=heads, intermediate_size=size) for layer in network.layers)
+            assert costs.cautious_excess(replace(network, layers=tuple(layers)), budget) > 0.0
+
+
+def test_the_best_uniform_network_is_measured_and_meets_its_budget(search_folder):
+    costs, budget = costs_of(search_folder), Budget(name="most", device="cpu", p50_ms="95%")
+    supernet = BertSupernet(CompactBertForSequenceClassification(costs.config).eval())
+    rivals = []
+
+    def evaluate(architecture, rival):
+        rivals.append(rival)
+        return CandidateResult(architecture, 1.0 - 0.1 * len(architecture.layers), 120, 0.0)
+
+    found = best_uniform(evaluate, supernet.extract, SPACE, costs, budget, Texts())
+    assert rivals[0] == 0.0 and set(rivals[1:]) == {0.9}
+    assert found and found["met"] and found["measured"] and found["p50_ms"] <= 0.95 * found["teacher_p50_ms"]
+    assert found["search_accuracy"] == 0.9 and len(found["architecture"]["layers"]) == 1
+
+
+def test_importance_finds_what_accuracy_depends_on(search_folder):
+    state = run(search_folder, 30, sampler="random")
+    trials = Trials(
+        search_folder / "journal.log", "inputs", SPACE, costs_of(search_folder), Search(sampler="random"), 0
+    )
+    found = trials.importance()
+    assert found.keys() == trials.encoding.sizes().keys() and sum(found.values()) == pytest.approx(1.0, abs=1e-3)
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert trials.numbers() == state.numbers == sorted(state.numbers) and len(state.numbers) == 30
