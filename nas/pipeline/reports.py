@@ -1,4 +1,4 @@
-"""The step that writes the report: reads what the run holds, leaves `report.html` and `front.svg`."""
+"""The step that writes the report: reads what the run holds, leaves `report.html` and pictures."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from nas.export.artefact import ARCHITECTURE_FILE, VERIFICATION_FILE
 from nas.files import read_json, write_text
 from nas.pipeline.exports import baselines
 from nas.pipeline.run import Run
+from nas.report.architecture_drawing import architectures_of, architectures_picture
 from nas.report.contents import Contents
 from nas.report.front_chart import front_picture
 from nas.report.page import render
 from nas.supernet.loops import LOG_FILE
 
-PICTURE_FILE = "front.svg"
 RANKING_FILE = "rank_correlation.json"
 """Left by `scripts/bench/rank_correlation`."""
 
 
 def report(run: Run) -> Path:
-    """Write `report.html`, with the Pareto front of the first device as a picture beside it; returns the page's path.
+    """Write `report.html`, and as pictures the front of the first device and the exports; returns the page's path.
 
     Raises `NasError` where the run holds nothing to report yet.
     """
@@ -30,7 +30,11 @@ def report(run: Run) -> Path:
     path = run.folder / "report.html"
     write_text(path, render(contents))
     if contents.searched_devices:
-        write_text(run.folder / PICTURE_FILE, front_picture(contents, contents.searched_devices[0]))
+        write_text(run.folder / "front.svg", front_picture(contents, contents.searched_devices[0]))
+    if contents.exports:
+        named = dict(zip(contents.exports, architectures_of(contents.exports.values()), strict=True))
+        picture = architectures_picture(named, contents.teacher, f"{contents.study}: exported architectures")
+        write_text(run.folder / "architectures.svg", picture)
     return path
 
 

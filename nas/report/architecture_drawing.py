@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from nas.architecture import Architecture, Layer
 from nas.compression import compression
 from nas.report.contents import Record
-from nas.report.style import CHOICES
+from nas.report.style import CHOICES, standalone_style
 from nas.report.svg import drawing, element, text, tooltip
 from nas.space import Shape
 
@@ -16,6 +16,8 @@ _WIDTH = 400.0
 _LEFT, _BAR, _GAP = 76.0, 152.0, 20.0
 _TOP, _ROW, _THICK = 22.0, 42.0, 15.0
 _RIGHT_BAR = _LEFT + _BAR + _GAP
+_MARGIN, _TITLE = 14.0, 22.0
+"""Of a picture that stands for itself."""
 _MOST_CELLS = 24
 """Up to so many attention heads are drawn one by one."""
 
@@ -69,6 +71,26 @@ def in_words(architecture: Architecture) -> list[str]:
 
 def architecture_drawing(architecture: Architecture, teacher: Shape, choices: Sequence[str], label: str) -> str:
     """Embedding, then one row for each of the teacher's layers; bars are in proportion to the teacher's sizes."""
+    return drawing(_WIDTH, _height(teacher), label, "chart", _rows(architecture, teacher, choices))
+
+
+def architectures_picture(named: Mapping[str, Architecture], teacher: Shape, label: str) -> str:
+    """Several of them as a file of its own, side by side, each under its name."""
+    choices, pitch = choices_of(named.values()), _WIDTH + 2 * _MARGIN
+    width, height = pitch * len(named), _height(teacher) + _TITLE + 2 * _MARGIN
+    parts = [element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=10, class_="ground")]
+    for number, (name, architecture) in enumerate(named.items()):
+        rows = element("g", _rows(architecture, teacher, choices), transform=f"translate(0 {_TITLE:g})")
+        place = f"translate({_MARGIN + pitch * number:g} {_MARGIN:g})"
+        parts.append(element("g", text(0, 14, name, "teacher-name") + rows, class_="chart", transform=place))
+    return drawing(width, height, label, "picture", standalone_style() + "".join(parts)) + "\n"
+
+
+def _height(teacher: Shape) -> float:
+    return _TOP + _ROW * (1 + teacher.num_hidden_layers) + 20
+
+
+def _rows(architecture: Architecture, teacher: Shape, choices: Sequence[str]) -> str:
     pairs = zip(architecture.layers, architecture.resolved, strict=True)
     layers = {layer.source: (layer, resolved) for layer, resolved in pairs}
     parts = [_embedding(architecture, teacher, choices)]
@@ -82,8 +104,7 @@ def architecture_drawing(architecture: Architecture, teacher: Shape, choices: Se
             parts.append(_layer(*layers[number], teacher, choices, y))
         else:
             parts.append(_gone(_LEFT, y, 2 * _BAR + _GAP, "dropped"))
-    height = head_y + 12 + _ROW * teacher.num_hidden_layers
-    return drawing(_WIDTH, height, label, "chart", "".join(parts))
+    return "".join(parts)
 
 
 def _embedding(architecture: Architecture, teacher: Shape, choices: Sequence[str]) -> str:

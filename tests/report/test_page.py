@@ -11,7 +11,7 @@ from nas.architecture import Architecture, Layer
 from nas.budget import Budget
 from nas.device import Device
 from nas.errors import NasError
-from nas.report.architecture_drawing import architecture_drawing, choices_legend, choices_of
+from nas.report.architecture_drawing import architecture_drawing, architectures_picture, choices_legend, choices_of
 from nas.report.contents import Contents
 from nas.report.figures import duration, limits, points, significant
 from nas.report.front_chart import front_picture
@@ -251,9 +251,10 @@ def test_drawings_and_picture_are_well_formed():
     assert len(drawings) >= 4
     for drawing in drawings:
         ElementTree.fromstring(drawing)
-    picture = front_picture(_contents(), "laptop")
-    ElementTree.fromstring(picture)
-    assert "var(" not in picture and "nan" not in picture
+    named = {"half": Architecture.from_json(_candidate(9)["architecture"])}
+    for picture in (front_picture(_contents(), "laptop"), architectures_picture(named, TEACHER, "a label")):
+        ElementTree.fromstring(picture)
+        assert "var(" not in picture and "nan" not in picture
 
 
 @pytest.mark.parametrize(
