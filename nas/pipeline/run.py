@@ -17,6 +17,7 @@
         missed/<budget>.json  digests of what missed a budget on a device elsewhere
         exports/<export>/     Hugging Face folder, model.onnx, architecture.json, verification.json; an export is named
                               by its budget, or trial-<number>
+        */tensorboard/        logs of trainings, where TensorBoard or tensorboardX is installed
         report.html, front.svg, architectures.svg
 
 A step leaves its mark when it starts and when it ends. A step that was started from the same inputs goes on

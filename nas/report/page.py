@@ -69,10 +69,9 @@ def _answer(contents: Contents) -> str:
     note = "Everything in this table was measured on the written files, reloaded from disk"
     note += f" ({measured_how(contents)}); the teacher was timed in turns with each network."
     body = (cards(contents) if contents.exports else "") + table(contents) + _note(note)
-    body += against_uniform(contents)
     if missing:
         body += _note(f"No export yet for {', '.join(missing)}.")
-    return _section("What came out", body)
+    return _section("What came out", body + against_uniform(contents))
 
 
 def _front(contents: Contents) -> str:
