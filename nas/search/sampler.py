@@ -184,15 +184,18 @@ class Trials:
         return [trial for trial in trials if _RESULT in trial.user_attrs]
 
     def importance(self) -> dict[str, float]:
-        """What share of the differences in accuracy each integer of the encoding accounts for, largest first.
+        """What share of the differences in accuracy each integer of the encoding accounts for alone, largest first.
 
-        By functional ANOVA (Hutter et al., ICML 2014), over all evaluated candidates.
+        By functional ANOVA (Hutter et al., ICML 2014), over all evaluated candidates; nothing where all are alike.
         """
+        if len({result.accuracy for result in self.results()}) < 2:
+            return {}
         found = get_param_importances(
             self._study,
             evaluator=FanovaImportanceEvaluator(seed=self.seed),
             # What was not evaluated is left out.
             target=lambda trial: trial.user_attrs[_RESULT]["accuracy"] if _RESULT in trial.user_attrs else math.nan,
+            normalize=False,
         )
         return {name: round(float(share), 4) for name, share in found.items()}
 

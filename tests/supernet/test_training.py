@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tiny import make_rows, make_tokenizer, randomise
-from transformers.integrations import is_tensorboard_available
+from transformers.integrations.integration_utils import is_tensorboard_available
 
 from nas.architecture import compress_all
 from nas.data import prepare
