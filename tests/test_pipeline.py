@@ -195,6 +195,19 @@ def test_one_candidate_alone_is_exported_by_its_number_or_digest(copied):
         exports.export_trial(copied, "zz")
 
 
+def test_fine_tuning_that_harms_is_left_out(copied, monkeypatch):
+    def harms(writer, model, name):
+        for parameter in model.parameters():
+            parameter.data.zero_()
+        return [0.0]
+
+    monkeypatch.setattr(exports._Writer, "_fine_tune", harms)
+    chosen = searches.front(copied)["candidates"][0]
+    found = exports.export_trial(copied, chosen["digest"])[exports.trial_name(chosen)]
+    assert found["fine_tuned"] is False and found["search_accuracy_by_epoch"][1:] == [0.0]
+    assert found["search_accuracy"] == found["search_accuracy_inherited"] > 0.0
+
+
 def test_a_budget_that_all_miss_is_not_exported_and_the_others_are(copied, monkeypatch):
     verify = exports.verify
 
