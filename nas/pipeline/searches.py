@@ -21,7 +21,7 @@ from nas.search import SearchState, search
 from nas.search.costs import Costs
 from nas.search.executors import executor_for
 from nas.search.sampler import Trials
-from nas.search.selection import measure_front
+from nas.search.selection import Measurement, measure_front
 from nas.search.uniform import best_uniform
 
 _TEXTS = 256
@@ -125,12 +125,11 @@ def search_candidates(run: Run) -> SearchState:
     if not run.is_done("front", front_inputs):
         with run.step("front", front_inputs, run.front):
             evaluator, fed = evaluation(run).load(), texts(run)
-            extract = evaluator.supernet.extract
-            found = measure_front(extract, study.space.largest(), state, costs, study, fed)
-            found["uniform"] = {
-                budget.name: best_uniform(evaluator.evaluate, extract, study.space, costs, budget, fed)
-                for budget in study.budgets
+            uniform = {
+                budget.name: best_uniform(evaluator.evaluate, study.space, costs, budget) for budget in study.budgets
             }
+            measurement = Measurement(evaluator.supernet.extract, study.space.largest(), costs, fed)
+            found = measure_front(measurement, state, study, uniform)
             found["importance"] = trials().importance()
             found["teacher_search_accuracy"] = evaluator.accuracy_of(load_teacher(run))
             write_json(run.front, found)

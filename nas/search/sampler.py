@@ -190,13 +190,14 @@ class Trials:
         """
         if len({result.accuracy for result in self.results()}) < 2:
             return {}
-        found = get_param_importances(
-            self._study,
-            evaluator=FanovaImportanceEvaluator(seed=self.seed),
-            # What was not evaluated is left out.
-            target=lambda trial: trial.user_attrs[_RESULT]["accuracy"] if _RESULT in trial.user_attrs else math.nan,
-            normalize=False,
-        )
+
+        def accuracy(trial: FrozenTrial) -> float:
+            return trial.user_attrs[_RESULT]["accuracy"] if _RESULT in trial.user_attrs else math.nan  # left out
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            evaluator = FanovaImportanceEvaluator(seed=self.seed)
+            found = get_param_importances(self._study, evaluator=evaluator, target=accuracy, normalize=False)
         return {name: round(float(share), 4) for name, share in found.items()}
 
     def outcomes(self) -> dict[str, int]:

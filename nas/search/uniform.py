@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import product
-from typing import Any
 
 from nas.architecture import Architecture, Layer, compress_all
 from nas.budget import Budget
 from nas.compression import BLOCKS
 from nas.evaluate import CandidateResult
-from nas.latency.measure import Texts
 from nas.progress import track
 from nas.search.costs import Costs
-from nas.search.selection import Extract, measure_budget
 from nas.space import SearchSpace, evenly_spaced
+
+_KEPT = 3
 
 
 def uniform_networks(space: SearchSpace, costs: Costs, budget: Budget) -> Iterator[Architecture]:
@@ -41,23 +40,18 @@ def _cut(space: SearchSpace, kept: tuple[int, ...], hidden_size: int, heads: int
 
 
 def best_uniform(
-    evaluate: Callable[[Architecture, float], CandidateResult],
-    extract: Extract,
-    space: SearchSpace,
-    costs: Costs,
-    budget: Budget,
-    texts: Texts,
-) -> dict[str, Any] | None:
-    """The most accurate of them that is measured to keep a budget, in the form of a candidate; None if none does.
+    evaluate: Callable[[Architecture, float], CandidateResult], space: SearchSpace, costs: Costs, budget: Budget
+) -> list[CandidateResult]:
+    """The most accurate of them, best first: some, since prediction errs about whether they keep the budget.
 
     `evaluate` gets an architecture and the accuracy below which it is of no use.
     """
     networks = list(uniform_networks(space, costs, budget))
     results: list[CandidateResult] = []
     with track(f"Evaluating uniform networks for {budget.name}", len(networks)) as progress:
-        for architecture in networks:
-            best = max((result.accuracy for result in results if result.complete), default=0.0)
-            results.append(evaluate(architecture, best))
-            progress(len(results))
-    measured = measure_budget(extract, space.largest(), results, costs, budget, 1, texts)
-    return next((item for item in measured if item["met"]), None)
+        for number, architecture in enumerate(networks, 1):
+            rival = sorted((result.accuracy for result in results), reverse=True)[_KEPT - 1 : _KEPT]
+            result = evaluate(architecture, *rival or (0.0,))
+            results += [result] if result.complete else []
+            progress(number)
+    return sorted(results, key=lambda result: -result.accuracy)[:_KEPT]

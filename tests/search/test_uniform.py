@@ -13,6 +13,7 @@ from nas.evaluate import CandidateResult
 from nas.latency.measure import Texts
 from nas.model import CompactBertForSequenceClassification
 from nas.search.sampler import Trials
+from nas.search.selection import Measurement, measure_budget
 from nas.search.uniform import best_uniform, uniform_networks
 from nas.space import SearchSpace
 from nas.study import Search
@@ -37,21 +38,30 @@ def test_uniform_networks_are_the_widest_within_a_budget(search_folder, budget):
             assert costs.cautious_excess(replace(network, layers=tuple(layers)), budget) > 0.0
 
 
-def test_the_best_uniform_network_is_measured_and_meets_its_budget(search_folder):
+def test_the_best_uniform_networks_race_for_three_places(search_folder):
+    costs, rivals = costs_of(search_folder), []
+
+    def evaluate(architecture, rival):
+        rivals.append(rival)
+        accuracy = 1.0 - 0.1 * len(architecture.layers) - 0.001 * len(rivals)
+        return CandidateResult(architecture, accuracy, 120, 0.0, complete=accuracy >= rival)
+
+    found = best_uniform(evaluate, SPACE, costs, BUDGETS[0])
+    assert [len(result.architecture.layers) for result in found] == [1, 1, 1]
+    assert rivals[:3] == [0.0, 0.0, 0.0] and set(rivals[3:]) == {found[-1].accuracy}
+
+
+def test_they_are_measured_beside_the_candidates_and_kept_apart(search_folder):
     costs, budget = costs_of(search_folder), Budget(name="most", device="cpu", p50_ms="95%")
     config = copy.deepcopy(costs.config)
     config.max_position_embeddings = 128  # as many tokens as the device measures
     supernet = BertSupernet(CompactBertForSequenceClassification(config).eval())
-    rivals = []
-
-    def evaluate(architecture, rival):
-        rivals.append(rival)
-        return CandidateResult(architecture, 1.0 - 0.1 * len(architecture.layers), 120, 0.0)
-
-    found = best_uniform(evaluate, supernet.extract, SPACE, costs, budget, Texts())
-    assert rivals[0] == 0.0 and set(rivals[1:]) == {0.9}
-    assert found and found["met"] and found["measured"] and found["p50_ms"] <= 0.95 * found["teacher_p50_ms"]
-    assert found["search_accuracy"] == 0.9 and len(found["architecture"]["layers"]) == 1
+    small, other = SPACE.smallest(), next(uniform_networks(SPACE, costs, budget))
+    results = [CandidateResult(network, 0.9, 120, 0.0) for network in (small, other)]
+    measurement = Measurement(supernet.extract, SPACE.largest(), costs, Texts())
+    measured, beside = measure_budget(measurement, results[:1], budget, 4, results[1:])
+    assert [item["digest"] for item in measured] == [small.digest] and measured[0]["met"]
+    assert [item["digest"] for item in beside] == [other.digest] and beside[0]["p50_ms"] > 0.0
 
 
 def test_importance_finds_what_accuracy_depends_on(search_folder):
