@@ -53,9 +53,8 @@ def measure_all(arguments: argparse.Namespace) -> dict[str, Any]:
         budget = Budget(name=f"{number}", device=profile.device.name, p50_ms=limit)
         costs = Costs(config, profiles, (budget,))
         results = _nearest(space, costs, budget, rng)
-        measured, _ = measure_budget(
-            Measurement(supernet.extract, space.largest(), costs, NO_TEXTS), results, budget, 4
-        )
+        measurement = Measurement(supernet.extract, space.largest(), costs, NO_TEXTS)
+        measured, _ = measure_budget(measurement, results, budget, 4)
         chosen = next((item for item in measured if item["met"]), None)
         record = {"device": profile.device.name, "limit_ms": limit, "met_when_chosen": chosen is not None}
         if chosen:
