@@ -200,7 +200,9 @@ class Export(Settings):
     candidates: Positive = 4
     """Members of the front that are measured whole for each budget."""
     epochs: PositiveReal = 1.0
-    """Fine-tuning of the chosen sub-network by distillation."""
+    """Fine-tuning of the chosen sub-network by distillation, at most."""
+    patience: Positive = 2
+    """Epochs in a row without a better accuracy on the search set after which it ends; the best epoch stays."""
     learning_rate: PositiveReal = 2e-4
     batch_size: Positive = 64
     fine_tune: Flag = True

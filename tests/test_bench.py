@@ -102,6 +102,8 @@ def test_what_rests_on_a_trained_supernet(tiny_study):
     assert found["architectures"] == 4 and found["low"] <= found["kendall_tau"] <= found["high"]
     under = _bench("inherited", tiny_study)["points_under_teacher"]
     assert {"full width", "half width", "hidden_size 16", "layers 0, 2", "layers 0, half width"} <= set(under)
+    shown = json.loads((tiny_study.parent / "runs" / "tiny" / "rank_correlation.json").read_text())
+    assert shown["kendall_tau"] == found["kendall_tau"] and len(shown["rows"]) == 4
     measured = sorted((tiny_study.parent / "runs" / "tiny" / "rank_correlation").glob("*.json"))
     assert len(measured) == 4
     written = [path.stat().st_mtime_ns for path in measured]

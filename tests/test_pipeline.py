@@ -25,6 +25,7 @@ from nas.errors import ExportError, NasError
 from nas.export.verification import Artefact
 from nas.latency.runner import onnx_session
 from nas.pipeline import Run, exports, searches
+from nas.pipeline.reports import report
 from nas.study import Study
 
 ROOT = Path(__file__).parents[1]
@@ -79,6 +80,8 @@ def test_every_export_is_verified_and_meets_its_budget(finished):
     for budget, share in (("large", 0.8), ("small", 0.5)):
         found = _verification(runs, budget)
         assert found["met"] is True and found["p50_ms"] <= share * found["teacher_p50_ms"]
+        before, after = found["search_accuracy_by_epoch"]
+        assert found["search_accuracy"] == pytest.approx(after if found["fine_tuned"] else before)
         assert found["p95_ms"] >= found["p50_ms"] > 0
         assert found["test_examples"] == 200 and 0 <= found["accuracy"] <= 1
         assert found["agreement_with_hugging_face"] >= 0.98
@@ -113,6 +116,9 @@ def test_front_holds_no_beaten_candidate_and_measured_figures(finished):
     latencies = [item["predicted_ms"]["cpu"] for item in found["front"]]
     assert accuracies == sorted(accuracies, reverse=True) and latencies == sorted(latencies, reverse=True)
     assert found["outcomes"]["evaluated"] == 16
+    written = json.loads((runs / "tiny" / "search" / "front.json").read_text())
+    assert set(written["uniform"]) == {"large", "small"} and written["search_examples"] == 200
+    assert 0.0 <= sum(written["importance"].values()) <= 1.001
     for items in found["budgets"].values():
         assert any(item["met"] for item in items)
 
@@ -191,6 +197,33 @@ def test_one_that_misses_its_budget_gives_way_to_the_next_best(copied, monkeypat
     monkeypatch.setattr(exports, "verify", misses_once)
     found = exports.export(copied, fine_tune=False)
     assert len(seen) == 2 and seen[0] != seen[1] == found["large"]["description"]
+
+
+def test_one_candidate_alone_is_exported_by_its_number_or_digest(copied):
+    chosen = searches.front(copied)["candidates"][5]
+    name = f"trial-{chosen['trial']}"
+    found = exports.export_trial(copied, str(chosen["trial"]), fine_tune=False)
+    assert found[name]["architecture"] == chosen["architecture"] and found[name]["budget"] is None
+    assert found[name]["p50_ms"] > 0 and (copied.export(name) / "model.onnx").exists()
+    stamp = (copied.folder / "steps" / f"export-{name}.json").read_bytes()
+    assert exports.export_trial(copied, chosen["digest"][:10], fine_tune=False) == found
+    assert (copied.folder / "steps" / f"export-{name}.json").read_bytes() == stamp
+    assert f"exported as {name}" in report(copied).read_text()
+    with pytest.raises(ExportError, match="--trial zz: must be the number of one trial"):
+        exports.export_trial(copied, "zz")
+
+
+def test_fine_tuning_that_harms_is_left_out(copied, monkeypatch):
+    def harms(writer, model, name):
+        for parameter in model.parameters():
+            parameter.data.zero_()
+        return [0.0]
+
+    monkeypatch.setattr(exports._Writer, "_fine_tune", harms)
+    chosen = searches.front(copied)["candidates"][0]
+    found = exports.export_trial(copied, chosen["digest"])[exports.trial_name(chosen)]
+    assert found["fine_tuned"] is False and found["search_accuracy_by_epoch"][1:] == [0.0]
+    assert found["search_accuracy"] == found["search_accuracy_inherited"] > 0.0
 
 
 def test_a_budget_that_all_miss_is_not_exported_and_the_others_are(copied, monkeypatch):

@@ -49,6 +49,9 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Value of a variable of the study.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+TrialOption = Annotated[
+    str | None, typer.Option("--trial", metavar="N", help="One candidate alone: a trial's number or a digest's start.")
+]
 FineTuneOption = Annotated[bool, typer.Option(help="Fine-tune each export by distillation.")]
 DeviceArgument = Annotated[
     str,

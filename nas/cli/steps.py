@@ -13,6 +13,7 @@ from nas.cli.app import (
     RunsOption,
     SetOption,
     StudyArgument,
+    TrialOption,
     app,
     examples,
     finish,
@@ -109,20 +110,24 @@ def front(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None,
     finish(json_, {key: result[key] for key in ("study", "metric", "outcomes", "front", "budgets")})
 
 
-@app.command(epilog=examples("nas export study.toml", "nas export study.toml --no-fine-tune"))
+@app.command(
+    epilog=examples("nas export study.toml", "nas export study.toml --no-fine-tune", "nas export study.toml --trial 3")
+)
 def export(
     study: StudyArgument,
     runs: RunsOption = RUNS,
     set_: SetOption = None,
+    trial: TrialOption = None,
     fine_tune: FineTuneOption = True,
     json_: JsonOption = False,
 ) -> None:
-    """Fine-tune, write, reload and verify the best sub-network of each budget."""
+    """Fine-tune, write, reload and verify the best sub-network of each budget, or one candidate of the search."""
 
     def work(run: Run) -> dict[str, Any]:
-        from nas.pipeline import export
+        from nas.pipeline.exports import export, export_trial
 
-        return {"exports": export(run, fine_tune), **results(run)}
+        exports = export(run, fine_tune) if trial is None else export_trial(run, trial, fine_tune)
+        return {"exports": exports, **results(run)}
 
     from nas.report.tables import print_results
 

@@ -1,10 +1,15 @@
-"""The last step: for each budget the most accurate candidate that is measured to meet it, written and verified."""
+"""The last step: for each budget the most accurate candidate that is measured to meet it, written and verified.
+
+Single candidates can be written and verified in the same way.
+"""
 
 from __future__ import annotations
 
+import copy
+import math
 import shutil
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from nas.architecture import Architecture, compress_all
@@ -13,6 +18,7 @@ from nas.compression import compression
 from nas.data import TaskData
 from nas.device import Device
 from nas.errors import ExportError
+from nas.evaluate import Evaluator
 from nas.export import verify, write_artefact
 from nas.export.artefact import VERIFICATION_FILE
 from nas.export.verification import Reference
@@ -21,10 +27,14 @@ from nas.model import CompactBertForSequenceClassification
 from nas.pipeline.prepare import load_tokenizer, teacher_inputs
 from nas.pipeline.run import Run
 from nas.pipeline.searches import devices, evaluation, fingerprint, front, search_candidates, texts
-from nas.pipeline.supernets import distillation, load_supernet, load_teacher, supernet_inputs
+from nas.pipeline.supernets import distillation, load_teacher, supernet_inputs
 from nas.progress import say
 from nas.report.card import write_card
+from nas.supernet.checkpoints import drop_checkpoints
 from nas.supernet.loops import Schedule
+
+_FLATTERED = 0.015
+"""By so much the search set flatters what was chosen on it, before fine-tuning (studies/LOG.md, 2026-11-26)."""
 
 
 def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
@@ -44,16 +54,53 @@ def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
         folder = run.export(budget.name)
         try:
             if not run.is_done(step, inputs):
-                with run.step(step, inputs, folder, _checkpoints(run, budget)):
+                with run.step(step, inputs, folder, run.trainings(budget.name)):
                     own = {device: found for device, found in references.items() if device.name in budget.devices}
                     _export_best(run, budget, _in_order(budget, own), data, fine_tune)
-            shutil.rmtree(_checkpoints(run, budget), ignore_errors=True)
+            _drop_checkpoints(run, budget.name)
             verified[budget.name] = read_json(folder / VERIFICATION_FILE, ExportError)
         except ExportError as problem:
             problems.append(problem)
     if problems:
         raise problems[0]
     return verified
+
+
+def export_trial(run: Run, trial: str, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
+    """Export one candidate, given by its trial's number or the first digits of its digest, as those of budgets are.
+
+    Returns its verification by the export's name. Raises `ExportError` if no or several candidates are meant.
+    """
+    search_candidates(run)
+    candidate = _candidate(run, trial)
+    name = trial_name(candidate)
+    fine_tune = fine_tune and run.study.export.fine_tune
+    inputs = digest([candidate["architecture"], supernet_inputs(run), run.study.digest("export"), fine_tune])
+    if not run.is_done(f"export-{name}", inputs):
+        data = TaskData.load(run.data)
+        references = {device: baselines_of(run, device, data) for device in devices(run)}
+        with run.step(f"export-{name}", inputs, run.export(name), run.trainings(name)):
+            _Writer(run, data, fine_tune).write(name, candidate, None, references)
+    _drop_checkpoints(run, name)
+    return {name: read_json(run.export(name) / VERIFICATION_FILE, ExportError)}
+
+
+def trial_name(candidate: dict[str, Any]) -> str:
+    """The name of a single candidate's export."""
+    return f"trial-{candidate.get('trial', candidate['digest'][:8])}"
+
+
+def _candidate(run: Run, trial: str) -> dict[str, Any]:
+    candidates = front(run)["candidates"]
+    found = [item for item in candidates if str(item.get("trial")) == trial]
+    found = found or [item for item in candidates if item["digest"].startswith(trial)]
+    if len(found) != 1:
+        raise ExportError(
+            f"--trial {trial}: must be the number of one trial, or the first digits of one digest, but "
+            f"{len(found) or 'none'} of the {len(candidates)} candidates {'have' if found else 'has'} it; "
+            "see `nas front`"
+        )
+    return dict(found[0])
 
 
 def export_inputs(run: Run, budget: Budget, fine_tune: bool) -> str:
@@ -87,8 +134,9 @@ def baselines(run: Run) -> dict[str, dict[str, Any]]:
     return {name: read_json(path, ExportError) for name, path in files.items() if path.exists()}
 
 
-def _checkpoints(run: Run, budget: Budget) -> Path:
-    return run.folder / "fine-tuning" / budget.name
+def _drop_checkpoints(run: Run, name: str) -> None:
+    for folder in run.trainings(name).glob("*"):
+        drop_checkpoints(folder)
 
 
 def _in_order(budget: Budget, references: dict[Device, Reference]) -> dict[Device, Reference]:
@@ -124,44 +172,75 @@ def _quantised(teacher: CompactBertForSequenceClassification) -> CompactBertForS
 def _export_best(
     run: Run, budget: Budget, references: dict[Device, Reference], data: TaskData, fine_tune: bool
 ) -> None:
-    study, folder = run.study, run.export(budget.name)
-    measured = front(run)["budgets"][budget.name]
-    supernet = load_supernet(run)
-    evaluator = replace(evaluation(run), examples=None).load()
-    missed = _missed(run, budget)
+    measured, missed = front(run)["budgets"][budget.name], _missed(run, budget)
+    writer = _Writer(run, data, fine_tune)
     for candidate in (item for item in measured if item["met"] and item["digest"] not in missed):
-        model = supernet.extract(Architecture.from_json(candidate["architecture"]))
-        inherited = evaluator.accuracy_of(model)
-        if fine_tune:
-            _fine_tune(run, model, data, budget)
-        write_artefact(model, load_tokenizer(run.teacher), folder, [device.runtime for device in references])
-        about = {
-            "search_accuracy_inherited": inherited,
-            "search_accuracy": evaluator.accuracy_of(model),
-            "fine_tuned": fine_tune,
-            "predicted_ms": candidate["predicted_ms"],
-            "architecture": candidate["architecture"],
-            "description": candidate["description"],
-        }
-        if verify(folder, budget, references, data.test, study.task.metric, texts(run), about)["met"] is not False:
-            write_card(folder, study)
+        if writer.write(budget.name, candidate, budget, references)["met"] is not False:
             return
         say(f"{budget.name}: {candidate['description']} missed the budget when verified; taking the next best")
-        shutil.rmtree(folder)
+        shutil.rmtree(run.export(budget.name))
     raise ExportError(
         f"budgets.{budget.name}: none of the {len(measured)} measured candidates meets it; "
         "raise export.candidates, search.evaluations or the budget"
     )
 
 
-def _fine_tune(run: Run, model: CompactBertForSequenceClassification, data: TaskData, budget: Budget) -> None:
-    settings = run.study.export
-    schedule = Schedule(settings.learning_rate, settings.batch_size, epochs=settings.epochs)
-    folder = _checkpoints(run, budget) / model.config.architecture.digest
-    origin = {
-        "supernet": supernet_inputs(run),
-        "export": settings.model_dump(mode="json"),
-        "architecture": model.config.architecture.to_json(),
-    }
-    training = distillation(run, data, schedule, folder, origin)
-    training.train_subnetwork(model, f"Fine-tuning for {budget.name}")
+@dataclass(frozen=True)
+class _Writer:
+    """Trains candidates of a run, writes and verifies them."""
+
+    run: Run
+    data: TaskData
+    fine_tune: bool
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        return replace(evaluation(self.run), examples=None).load()
+
+    def write(
+        self, name: str, candidate: dict[str, Any], budget: Budget | None, references: dict[Device, Reference]
+    ) -> dict[str, Any]:
+        """The verification of a candidate, exported under a name."""
+        run, folder = self.run, self.run.export(name)
+        model = self.evaluator.supernet.extract(Architecture.from_json(candidate["architecture"]))
+        accuracies = [self.evaluator.accuracy_of(model)]
+        if self.fine_tune:
+            start = copy.deepcopy(model.state_dict())
+            accuracies += self._fine_tune(model, name)
+            if not _gains(accuracies):
+                say(f"{name}: fine-tuning went from {accuracies[0]:.4f} to {max(accuracies[1:]):.4f}: left out")
+                model.load_state_dict(start)
+        write_artefact(model, load_tokenizer(run.teacher), folder, [device.runtime for device in references])
+        about = {
+            "search_accuracy_inherited": accuracies[0],
+            "search_accuracy": self.evaluator.accuracy_of(model),
+            "search_accuracy_by_epoch": accuracies,
+            "fine_tuned": _gains(accuracies),
+            "predicted_ms": candidate["predicted_ms"],
+            "architecture": candidate["architecture"],
+            "description": candidate["description"],
+        }
+        found = verify(folder, budget, references, self.data.test, run.study.task.metric, texts(run), about)
+        if found["met"] is not False:
+            write_card(folder, run.study)
+        return found
+
+    def _fine_tune(self, model: CompactBertForSequenceClassification, name: str) -> list[float]:
+        """Train a model in place; returns the accuracies after each epoch, of which the best one stays."""
+        settings, architecture = self.run.study.export, model.config.architecture
+        schedule = Schedule(
+            settings.learning_rate, settings.batch_size, epochs=settings.epochs, patience=settings.patience
+        )
+        folder = self.run.trainings(name) / architecture.digest
+        origin = {
+            "supernet": supernet_inputs(self.run),
+            "export": settings.model_dump(mode="json"),
+            "architecture": architecture.to_json(),
+        }
+        training = distillation(self.run, self.data, schedule, folder, origin)
+        return training.train_subnetwork(model, f"Fine-tuning for {name}", self.evaluator.accuracy_of)
+
+
+def _gains(accuracies: list[float]) -> bool:
+    """Whether fine-tuning was worth it: accuracies are those before it and after each epoch."""
+    return max(accuracies[1:], default=-math.inf) >= accuracies[0] - _FLATTERED

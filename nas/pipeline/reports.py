@@ -1,25 +1,28 @@
-"""The step that writes the report: reads what the run holds, leaves `report.html` and `front.svg`."""
+"""The step that writes the report: reads what the run holds, leaves `report.html` and pictures."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from nas.architecture import Architecture
 from nas.errors import DeviceError, ExportError, SearchError, TeacherError
-from nas.export.artefact import VERIFICATION_FILE
+from nas.export.artefact import ARCHITECTURE_FILE, VERIFICATION_FILE
 from nas.files import read_json, write_text
 from nas.pipeline.exports import baselines
 from nas.pipeline.run import Run
+from nas.report.architecture_drawing import architectures_of, architectures_picture
 from nas.report.contents import Contents
 from nas.report.front_chart import front_picture
 from nas.report.page import render
 from nas.supernet.loops import LOG_FILE
 
-PICTURE_FILE = "front.svg"
+RANKING_FILE = "rank_correlation.json"
+"""Left by `scripts/bench/rank_correlation`."""
 
 
 def report(run: Run) -> Path:
-    """Write `report.html`, with the Pareto front of the first device as a picture beside it; returns the page's path.
+    """Write `report.html`, and as pictures the front of the first device and the exports; returns the page's path.
 
     Raises `NasError` where the run holds nothing to report yet.
     """
@@ -27,15 +30,20 @@ def report(run: Run) -> Path:
     path = run.folder / "report.html"
     write_text(path, render(contents))
     if contents.searched_devices:
-        write_text(run.folder / PICTURE_FILE, front_picture(contents, contents.searched_devices[0]))
+        write_text(run.folder / "front.svg", front_picture(contents, contents.searched_devices[0]))
+    if contents.exports:
+        named = dict(zip(contents.exports, architectures_of(contents.exports.values()), strict=True))
+        picture = architectures_picture(named, contents.teacher, f"{contents.study}: exported architectures")
+        write_text(run.folder / "architectures.svg", picture)
     return path
 
 
 def _contents(run: Run) -> Contents:
     """What the run holds of this study; what an interrupted step has left is not shown."""
     study = run.study
-    exported = [budget.name for budget in study.budgets if run.is_finished(f"export-{budget.name}")]
+    exported = [name for name in _names(run) if run.is_finished(f"export-{name}")]
     profiled = [device.name for device in study.devices if run.is_finished(f"profile-{device.name}")]
+    ranking = run.folder / RANKING_FILE
     return Contents(
         study=study.name,
         metric=study.task.metric,
@@ -49,8 +57,22 @@ def _contents(run: Run) -> Contents:
         profiles={name: read_json(run.profile(name), DeviceError) for name in profiled},
         supernet_log=_log(run.supernet, run.is_finished("supernet")),
         teacher_log=_log(run.teacher, run.is_finished("teacher")),
+        export_logs={name: _export_log(run, name) for name in exported},
+        rank_correlation=read_json(ranking, SearchError) if ranking.exists() else None,
         seconds=run.seconds(),
     )
+
+
+def _names(run: Run) -> list[str]:
+    """The exports that there may be: of budgets, then of single candidates."""
+    trials = sorted(path.name for path in run.export("").glob("trial-*"))
+    return [budget.name for budget in run.study.budgets] + trials
+
+
+def _export_log(run: Run, name: str) -> list[dict[str, Any]]:
+    """The log of the fine-tuning that led to an export."""
+    architecture = Architecture.from_json(read_json(run.export(name) / ARCHITECTURE_FILE, ExportError))
+    return _log(run.trainings(name) / architecture.digest, True)
 
 
 def _baselines(run: Run) -> dict[str, Any]:

@@ -13,11 +13,12 @@
         search/journal.log    Optuna's storage
         search/front.json     the Pareto front, with measured latencies
         baselines/<device>/   the teacher and the int8 teacher, written and verified like exports
-        fine-tuning/<budget>/ checkpoints of the final training, one folder a candidate
+        fine-tuning/<export>/ log and, until it ends, checkpoints of the final training, one folder a candidate
         missed/<budget>.json  digests of what missed a budget on a device elsewhere
-        exports/<budget>/     Hugging Face folder that loads anywhere, model.onnx, infer.py, README.md,
-                              architecture.json, verification.json
-        report.html, front.svg
+        exports/<export>/     Hugging Face folder that loads anywhere, model.onnx, infer.py, README.md,
+                              architecture.json, verification.json; an export is named by its budget, or trial-<number>
+        */tensorboard/        logs of trainings, where TensorBoard or tensorboardX is installed
+        report.html, front.svg, architectures.svg
         log.jsonl             what happened when: steps, what was said, each evaluation; only ever appended to
 
 A step leaves its mark when it starts and when it ends. A step that was started from the same inputs goes on
@@ -94,6 +95,10 @@ class Run:
     def export(self, budget: str) -> Path:
         """The export for a budget."""
         return self.folder / "exports" / budget
+
+    def trainings(self, export: str) -> Path:
+        """Where the candidates for an export are trained, each in a folder named by its digest."""
+        return self.folder / "fine-tuning" / export
 
     def missed(self, budget: str) -> Path:
         """Architectures that were exported for a budget and missed it on a device elsewhere."""

@@ -17,12 +17,13 @@ from nas.latency.runner import environment
 from nas.latency.runtimes import check_runtime
 from nas.pipeline.prepare import prepare_teacher
 from nas.pipeline.run import Run
-from nas.pipeline.supernets import load_supernet, load_teacher, supernet_inputs, teacher_config, train
+from nas.pipeline.supernets import load_teacher, supernet_inputs, teacher_config, train
 from nas.search import SearchState, search
 from nas.search.costs import Costs
 from nas.search.executors import executor_for
 from nas.search.sampler import Trials
-from nas.search.selection import measure_front
+from nas.search.selection import Measurement, measure_front
+from nas.search.uniform import best_uniform
 
 _TEXTS = 256
 """So many texts of the search set give the tokens that networks are fed when they are measured."""
@@ -116,36 +117,45 @@ def costs_of(run: Run) -> Costs:
     return Costs(teacher_config(run), profile(run), run.study.budgets)
 
 
+def trials_of(run: Run, costs: Costs) -> Trials:
+    """The trials of the run's search, those that were made before included."""
+    study = run.study
+    trials = Trials(run.journal, search_inputs(run), study.space, costs, study.search, study.seed)
+    trials.rest_on(weights_digest(run.supernet))
+    return trials
+
+
 def evaluate_candidates(run: Run) -> SearchState:
     """Search the space. Goes on where a killed search stopped."""
     study, costs = run.study, costs_of(run)
     costs.check_feasible(study.space)
     train(run)
     inputs, recipe = search_inputs(run), evaluation(run)
-
-    def trials() -> Trials:
-        opened = Trials(run.journal, inputs, study.space, costs, study.search, study.seed)
-        opened.rest_on(weights_digest(run.supernet))
-        return opened
-
-    state = SearchState.of(trials()) if run.is_done("search", inputs) else None
+    state = SearchState.of(trials_of(run, costs)) if run.is_done("search", inputs) else None
     if state is None or len(state.results) < study.search.evaluations:
         with run.step("search", inputs, run.journal.parent) as laps:
-            state = search(trials(), study.search.evaluations, lambda: executor_for(study.search, recipe), laps)
+            state = search(
+                trials_of(run, costs), study.search.evaluations, lambda: executor_for(study.search, recipe), laps
+            )
     return state
 
 
 def search_candidates(run: Run) -> SearchState:
     """Search the space, then measure the best of each budget whole."""
-    study, state = run.study, evaluate_candidates(run)
+    study, state, costs = run.study, evaluate_candidates(run), costs_of(run)
     measured_on = [file_digest(run.profile(device.name)) for device in study.devices]
     front_inputs = digest([[result.to_json() for result in state.results], study.export.candidates, measured_on])
     if not run.is_done("front", front_inputs):
         with run.step("front", front_inputs, run.front):
-            extract = load_supernet(run).extract
-            found = measure_front(extract, study.space.largest(), state, costs_of(run), study, texts(run))
-            teacher_accuracy = evaluation(run).load().accuracy_of(load_teacher(run))
-            write_json(run.front, found | {"teacher_search_accuracy": teacher_accuracy})
+            evaluator, fed = evaluation(run).load(), texts(run)
+            uniform = {
+                budget.name: best_uniform(evaluator.evaluate, study.space, costs, budget) for budget in study.budgets
+            }
+            measurement = Measurement(evaluator.supernet.extract, study.space.largest(), costs, fed)
+            found = measure_front(measurement, state, study, uniform)
+            found["importance"] = trials_of(run, costs).importance()
+            found["teacher_search_accuracy"] = evaluator.accuracy_of(load_teacher(run))
+            write_json(run.front, found)
     return state
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from nas.architecture import Architecture, Layer
 from nas.compression import compression
 from nas.report.contents import Record
-from nas.report.style import CHOICES
+from nas.report.style import CHOICES, standalone_style
 from nas.report.svg import drawing, element, text, tooltip
 from nas.space import Shape
 
@@ -16,6 +16,8 @@ _WIDTH = 400.0
 _LEFT, _BAR, _GAP = 76.0, 152.0, 20.0
 _TOP, _ROW, _THICK = 22.0, 42.0, 15.0
 _RIGHT_BAR = _LEFT + _BAR + _GAP
+_MARGIN, _TITLE = 14.0, 22.0
+"""Of a picture that stands for itself."""
 _MOST_CELLS = 24
 """Up to so many attention heads are drawn one by one."""
 
@@ -35,7 +37,7 @@ def architectures_of(exports: Iterable[Record]) -> list[Architecture]:
 def choices_legend(choices: Sequence[str]) -> str:
     """What the colours mean, as HTML."""
     marks = [
-        (f'<rect y="3" width="16" height="10" rx="2" class="{_class(name, choices)}"/>', _in_words(name))
+        (f'<rect y="3" width="16" height="10" rx="2" class="{choice_class(name, choices)}"/>', _choice_in_words(name))
         for name in choices
     ]
     marks.append(('<rect y="3" width="16" height="10" rx="2" class="track"/>', "cut from the teacher"))
@@ -50,8 +52,45 @@ def choices_legend(choices: Sequence[str]) -> str:
     return element("ul", "".join(items), class_="legend")
 
 
+def in_words(architecture: Architecture) -> list[str]:
+    """An architecture as lines of text: the embedding, then each layer."""
+
+    def marked(size: str, choice: str) -> str:
+        return size if choice == "none" else f"{size} {choice}"
+
+    early = f", exit at {architecture.exit_threshold:g}" if architecture.exit_threshold else ""
+    lines = [marked(f"hidden size {architecture.hidden_size}", architecture.embedding) + early]
+    for layer, resolved in zip(architecture.layers, architecture.resolved, strict=True):
+        heads, size = resolved.num_attention_heads, resolved.intermediate_size
+        attention = marked(f"{heads} head{'s' * (heads != 1)}", layer.attention) if heads else "no attention"
+        feed_forward = marked(f"{size:,}", layer.feed_forward) if size else "no feed-forward"
+        kept = f", {layer.keep_tokens} tokens on" if layer.keep_tokens else ""
+        lines.append(f"layer {layer.source}: {attention}, {feed_forward}{kept}")
+    return lines
+
+
 def architecture_drawing(architecture: Architecture, teacher: Shape, choices: Sequence[str], label: str) -> str:
     """Embedding, then one row for each of the teacher's layers; bars are in proportion to the teacher's sizes."""
+    return drawing(_WIDTH, _height(teacher), label, "chart", _rows(architecture, teacher, choices))
+
+
+def architectures_picture(named: Mapping[str, Architecture], teacher: Shape, label: str) -> str:
+    """Several of them as a file of its own, side by side, each under its name."""
+    choices, pitch = choices_of(named.values()), _WIDTH + 2 * _MARGIN
+    width, height = pitch * len(named), _height(teacher) + _TITLE + 2 * _MARGIN
+    parts = [element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=10, class_="ground")]
+    for number, (name, architecture) in enumerate(named.items()):
+        rows = element("g", _rows(architecture, teacher, choices), transform=f"translate(0 {_TITLE:g})")
+        place = f"translate({_MARGIN + pitch * number:g} {_MARGIN:g})"
+        parts.append(element("g", text(0, 14, name, "teacher-name") + rows, class_="chart", transform=place))
+    return drawing(width, height, label, "picture", standalone_style() + "".join(parts)) + "\n"
+
+
+def _height(teacher: Shape) -> float:
+    return _TOP + _ROW * (1 + teacher.num_hidden_layers) + 20
+
+
+def _rows(architecture: Architecture, teacher: Shape, choices: Sequence[str]) -> str:
     pairs = zip(architecture.layers, architecture.resolved, strict=True)
     layers = {layer.source: (layer, resolved) for layer, resolved in pairs}
     parts = [_embedding(architecture, teacher, choices)]
@@ -65,8 +104,7 @@ def architecture_drawing(architecture: Architecture, teacher: Shape, choices: Se
             parts.append(_layer(*layers[number], teacher, choices, y))
         else:
             parts.append(_gone(_LEFT, y, 2 * _BAR + _GAP, "dropped"))
-    height = head_y + 12 + _ROW * teacher.num_hidden_layers
-    return drawing(_WIDTH, height, label, "chart", "".join(parts))
+    return "".join(parts)
 
 
 def _embedding(architecture: Architecture, teacher: Shape, choices: Sequence[str]) -> str:
@@ -116,17 +154,17 @@ def _heads(kept: int, full: int, choice: str, choices: Sequence[str], y: float, 
             width=pitch - 2,
             height=_THICK,
             rx=2,
-            class_=_class(choice, choices) if number < kept else "track",
+            class_=choice_class(choice, choices) if number < kept else "track",
         )
         for number in range(full)
     )
-    return element("g", tooltip(f"{about}, {_in_words(choice)}") + cells)
+    return element("g", tooltip(f"{about}, {_choice_in_words(choice)}") + cells)
 
 
 def _bar(x: float, y: float, full: float, share: float, choice: str, choices: Sequence[str], about: str) -> str:
     track = element("rect", x=x, y=y, width=full, height=_THICK, rx=3, class_="track")
-    kept = element("rect", x=x, y=y, width=full * share, height=_THICK, rx=3, class_=_class(choice, choices))
-    return element("g", tooltip(f"{about}, {_in_words(choice)}") + track + kept)
+    kept = element("rect", x=x, y=y, width=full * share, height=_THICK, rx=3, class_=choice_class(choice, choices))
+    return element("g", tooltip(f"{about}, {_choice_in_words(choice)}") + track + kept)
 
 
 def _below(x: float, y: float, words: str, choice: str) -> str:
@@ -138,11 +176,12 @@ def _gone(x: float, y: float, width: float, word: str) -> str:
     return outline + text(x + width / 2, y + 11.5, word, "gone-name", "middle")
 
 
-def _class(choice: str, choices: Sequence[str]) -> str:
+def choice_class(choice: str, choices: Sequence[str]) -> str:
+    """The style class that a choice is coloured by."""
     return f"choice-{choices.index(choice) % CHOICES}"
 
 
-def _in_words(choice: str) -> str:
+def _choice_in_words(choice: str) -> str:
     if compression(choice).weights == "below":
         return "weights of a layer below"
     return "not compressed" if choice == "none" else choice

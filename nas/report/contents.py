@@ -34,15 +34,19 @@ class Contents:
     baselines: Mapping[str, Record] = field(default_factory=dict)
     """Verifications of the teachers, by `<device>/<kind>`."""
     exports: Mapping[str, Record] = field(default_factory=dict)
-    """Verifications of the exports, by the budget's name."""
+    """Verifications of the exports, by the budget's name, or `trial-<number>` for single candidates."""
     folders: Mapping[str, str] = field(default_factory=dict)
-    """Where each export lies, by the budget's name."""
+    """Where each export lies, by its name."""
     profiles: Mapping[str, Record] = field(default_factory=dict)
     """Latency profiles, by the device's name."""
     supernet_log: Sequence[Record] = ()
-    """What the supernet's training logged; entries with `step` and `loss` count."""
+    """What the supernet's training logged; entries with `step` and `loss` or `eval_accuracy` count."""
     teacher_log: Sequence[Record] = ()
     """What the teacher's fine-tuning logged."""
+    export_logs: Mapping[str, Sequence[Record]] = field(default_factory=dict)
+    """What the fine-tuning of each export logged, by its name."""
+    rank_correlation: Record | None = None
+    """How well inherited weights rank sub-networks, where `scripts/bench/rank_correlation` asked."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """How long each finished step took."""
 
@@ -56,6 +60,22 @@ class Contents:
         """The devices that the search predicted latencies for."""
         known = self.front["teacher_p50_ms"] if self.front and self.front["candidates"] else {}
         return [device.name for device in self.devices if device.name in known]
+
+    def exports_on(self, device: str) -> dict[str, Record]:
+        """The exports that were measured on a device, with its figures."""
+        asked = {budget.name for budget in self.budgets if budget.on(device)}
+        found = {
+            name: {**export, **on_device(export, device)}
+            for name, export in self.exports.items()
+            if name in asked or not export["budget"]
+        }
+        return {name: export for name, export in found.items() if export["p50_ms"] is not None}
+
+    def uniform_on(self, device: str) -> dict[str, Record]:
+        """The best uniform network of each budget that limits a device, with its figures there."""
+        known = (self.front or {}).get("uniform", {})
+        asked = (budget.name for budget in self.budgets if budget.on(device))
+        return {name: {**known[name], **on_device(known[name], device)} for name in asked if known.get(name)}
 
     def teacher_p50_ms(self, device: str) -> float | None:
         """The teacher's median latency on a device, from the profile or else from the search."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from nas.architecture import Architecture
 from nas.budget import Budget
+from nas.report.architecture_drawing import in_words
 from nas.report.contents import Contents, Record, on_device
 from nas.report.figures import milliseconds, score, times
 from nas.report.style import standalone_style
@@ -13,27 +15,30 @@ from nas.report.svg import Scale, drawing, element, frame, path, text, tooltip
 
 WIDTH, HEIGHT = 720.0, 430.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 700.0, 72.0, 376.0
-_LEGEND_HEIGHT = 64.0
+_LEGEND_HEIGHT = 92.0
 _MARGIN = 14.0
 """Around a picture that stands for itself."""
 _ROWS = 2
 _REACH = 4.0
-"""The vertical axis reaches down this many times the distance from the best candidate to the lower quartile."""
+"""The vertical axis reaches down this many times the distance from the best candidate to the median."""
 _LABEL_WIDTH = 10.5
 """Of one character of a budget's name at the size that a phone shows it in."""
 _LEGEND = (
     ('<circle cx="8" cy="8" r="4" class="candidate"/>', "candidate of the search"),
+    ('<circle cx="8" cy="8" r="3.5" class="candidate raced"/>', "stopped early, accuracy estimated"),
     ('<circle cx="8" cy="8" r="4.5" class="candidate best"/>', "on the Pareto front"),
     ('<circle cx="8" cy="8" r="6.5" class="ring"/>', "measured on the device"),
     ('<path d="M8,1.5 L14.5,8 L8,14.5 L1.5,8 Z" class="export"/>', "exported, at its measured latency"),
+    ('<rect x="3" y="3" width="10" height="10" class="uniform"/>', "best uniform network, measured"),
     ('<path d="M8,1 V15" class="budget"/>', "budget"),
-    ('<path d="M8,1 V15" class="teacher"/>', "teacher's latency"),
+    ('<g><path d="M8,1 V15" class="teacher"/><circle cx="8" cy="8" r="4" class="teacher-dot"/></g>', "teacher"),
 )
 
 
 def front_chart(contents: Contents, device: str) -> str:
     """The chart of one device as SVG that takes its colours from the page around it."""
-    return drawing(WIDTH, HEIGHT, f"Pareto front on {device}", "chart wide", _FrontChart(contents, device).draw())
+    content = _FrontChart(contents, device).draw()
+    return drawing(WIDTH, HEIGHT, f"Pareto front on {device}", "chart wide", content, role="group")
 
 
 def front_picture(contents: Contents, device: str) -> str:
@@ -88,11 +93,16 @@ class _FrontChart:
 
     @cached_property
     def exports(self) -> dict[str, Record]:
-        """Those that were measured on the device, with its figures."""
-        known = self.contents.exports
-        found = {item.name: known[item.name] for item in self.budgets if item.name in known}
-        own = {name: {**export, **on_device(export, self.device)} for name, export in found.items()}
-        return {name: export for name, export in own.items() if export["p50_ms"] is not None}
+        return self.contents.exports_on(self.device)
+
+    @cached_property
+    def uniform(self) -> dict[str, Record]:
+        return self.contents.uniform_on(self.device)
+
+    @cached_property
+    def teacher_accuracy(self) -> float | None:
+        """On the search set."""
+        return self.front.get("teacher_search_accuracy")
 
     @cached_property
     def measured(self) -> dict[str, Record]:
@@ -115,7 +125,8 @@ class _FrontChart:
     @cached_property
     def x(self) -> Scale:
         values = [self._predicted(item) for item in self.front["candidates"]]
-        values += [found["p50_ms"] for found in self.exports.values()] + [limit for _, limit in self.limits]
+        values += [found["p50_ms"] for found in (*self.exports.values(), *self.uniform.values())]
+        values += [limit for _, limit in self.limits]
         if self.teacher_p50_ms is not None:
             values.append(self.teacher_p50_ms)
         return Scale.around(values, _LEFT, _RIGHT)
@@ -124,19 +135,23 @@ class _FrontChart:
     def y(self) -> Scale:
         """Without the few candidates far below the others, which would press the rest into one line."""
         scores = sorted(item["search_accuracy"] for item in self.front["candidates"])
-        best, quartile = scores[-1], scores[len(scores) // 4]
-        floor = best - _REACH * (best - quartile) if quartile < best else scores[0]
+        best, median = scores[-1], scores[len(scores) // 2]
+        floor = best - _REACH * (best - median) if median < best else scores[0]
         values = [value for value in scores if value >= floor]
-        values += [found["search_accuracy"] for found in self.exports.values() if found["search_accuracy"] >= floor]
+        others = [found["search_accuracy"] for found in (*self.exports.values(), *self.uniform.values())]
+        others += [] if self.teacher_accuracy is None else [self.teacher_accuracy]
+        values += [value for value in others if value >= floor]
         return Scale.around(values, _BOTTOM, _TOP, logarithmic=False)
 
     def draw(self) -> str:
         """Back to front: grid, limits, front, candidates, what was measured, exports."""
         best = {item["digest"] for item in self.front["front"]}
-        ordered = sorted(self.front["candidates"], key=lambda item: item["digest"] in best)
+        candidates = self.front["candidates"]
+        ordered = sorted(candidates, key=lambda item: (item["digest"] in best, "stopped_after" not in item))
         parts = [self._frame(), self._limits(), self._staircase()]
         parts += [self._candidate(item, item["digest"] in best) for item in ordered]
         parts += [self._ring(item) for item in self.measured.values()]
+        parts += [self._uniform(name, found) for name, found in self.uniform.items()]
         parts += [self._export(name, found) for name, found in self.exports.items()]
         return "".join(parts)
 
@@ -165,23 +180,39 @@ class _FrontChart:
 
     def _candidate(self, item: Record, best: bool) -> str:
         x, y = self._place(item)
+        raced = "stopped_after" in item
+        estimate = f", estimated after {item['stopped_after']:,} texts" if raced else ""
         lines = [
-            item["description"],
-            f"{self.contents.metric} {score(item['search_accuracy'])}",
+            _name_of(item),
+            f"{self.contents.metric} {score(item['search_accuracy'])}{estimate}",
             f"predicted {milliseconds(self._predicted(item))}",
             f"{item['size_mb']:.2f} MB, {item['params']:,} parameters",
+            *in_words(Architecture.from_json(item["architecture"])),
         ]
         if item["digest"] in self.measured:
             lines.insert(3, f"measured {milliseconds(self.measured[item['digest']]['p50_ms'])}")
-        tip, class_ = tooltip("\n".join(lines)), "candidate best" if best else "candidate"
+        class_ = "candidate best" if best else "candidate raced" if raced else "candidate"
+        tip = tooltip("\n".join(lines))
         if item["search_accuracy"] < self.y.low:
             shape = f"M{x - 5:.1f},{y - 8:.1f} h10 l-5,8 Z"
             return element("path", tip, d=shape, class_=f"{class_} below")
-        return element("circle", tip, cx=x, cy=y, r=4.5 if best else 3.5, class_=class_)
+        return element("circle", tip, cx=x, cy=y, r=4.5 if best else 3.0 if raced else 3.5, class_=class_)
 
     def _ring(self, item: Record) -> str:
         x, y = self._place(item)
         return element("circle", cx=x, cy=y, r=7.0, class_="ring")
+
+    def _uniform(self, name: str, found: Record) -> str:
+        """A square where the best uniform network of a budget was measured."""
+        x, y = self.x(found["p50_ms"]), self.y(max(found["search_accuracy"], self.y.low))
+        lines = [
+            f"best uniform network for {name}",
+            f"{self.contents.metric} {score(found['search_accuracy'])}",
+            f"{'measured' if found['measured'] else 'predicted'} {milliseconds(found['p50_ms'])}",
+            *in_words(Architecture.from_json(found["architecture"])),
+        ]
+        tip = tooltip("\n".join(lines))
+        return element("rect", tip, x=x - 5, y=y - 5, width=10, height=10, class_="uniform", tabindex=0)
 
     def _export(self, name: str, found: Record) -> str:
         """A diamond where the export was measured, with a line from where its candidate was predicted."""
@@ -189,11 +220,11 @@ class _FrontChart:
         start_y = self.y(max(found["search_accuracy_inherited"], self.y.low))
         moved = element("line", x1=self.x(found["predicted_ms"][self.device]), y1=start_y, x2=x, y2=y, class_="moved")
         lines = [
-            f"exported for {name}",
-            found["description"],
+            f"exported as {name}",
             f"{self.contents.metric} {score(found['search_accuracy'])} (search set)",
             f"{self.contents.metric} {score(found['accuracy'], found['accuracy_standard_error'])} (test set)",
             f"measured {milliseconds(found['p50_ms'])}, {times(found['speed_up'])} the teacher's speed",
+            *in_words(Architecture.from_json(found["architecture"])),
         ]
         shape = f"M{x:.1f},{y - 8:.1f} l8,8 l-8,8 l-8,-8 Z"
         return moved + element("path", tooltip("\n".join(lines)), d=shape, class_="export", tabindex=0)
@@ -214,4 +245,14 @@ class _FrontChart:
             tip = tooltip(f"{name}: {latency}")
             parts.append(element("line", tip, x1=at, x2=at, y1=label_y + 4, y2=_BOTTOM, class_=class_))
             parts.append(text(left + half, label_y, name, f"{class_}-name", "middle"))
+        if self.teacher_p50_ms is not None and self.teacher_accuracy is not None:
+            tip = tooltip(f"teacher\n{self.contents.metric} {score(self.teacher_accuracy)}")
+            x, y = self.x(self.teacher_p50_ms), self.y(max(self.teacher_accuracy, self.y.low))
+            parts.append(element("circle", tip, cx=x, cy=y, r=5, class_="teacher-dot", tabindex=0))
         return "".join(parts)
+
+
+def _name_of(item: Record) -> str:
+    """The trial's number, if it is known, and the digest's first digits, as `nas export --trial` takes them."""
+    trial = f"trial {item['trial']}, " if "trial" in item else ""
+    return f"{trial}digest {item['digest'][:8]}"

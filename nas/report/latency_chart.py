@@ -44,11 +44,8 @@ def measured_networks(contents: Contents, device: str) -> Iterator[tuple[str, fl
             words, measured = f"{item['description']}, candidate for {budget.name}", on_device(item, device)
             if measured.get("measured", True):
                 yield words, item["predicted_ms"][device], measured["p50_ms"]
-        found = contents.exports.get(budget.name)
-        measured = on_device(found, device) if found else {}
-        if found and measured["p50_ms"] is not None:
-            words = f"{found['description']}, export for {budget.name}"
-            yield words, found["predicted_ms"][device], measured["p50_ms"]
+    for name, found in contents.exports_on(device).items():
+        yield f"{found['description']}, exported as {name}", found["predicted_ms"][device], found["p50_ms"]
 
 
 def _tip(name: str, predicted: float, measured: float) -> str:

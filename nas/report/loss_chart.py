@@ -1,4 +1,4 @@
-"""The loss over the steps of one training."""
+"""The loss, or the accuracy, over the steps of one training."""
 
 from __future__ import annotations
 
@@ -14,16 +14,25 @@ _FEW = 60
 
 
 def loss_chart(log: Sequence[Record], label: str) -> str:
-    """The curve, or nothing where the log holds fewer than two losses."""
-    entries = [(float(item["step"]), float(item["loss"])) for item in log if "loss" in item and "step" in item]
+    """The curve of losses, or nothing where the log holds fewer than two."""
+    return _chart(log, "loss", label, "loss")
+
+
+def accuracy_chart(log: Sequence[Record], label: str, metric: str) -> str:
+    """The curve of accuracies, or nothing where the log holds fewer than two."""
+    return _chart(log, "eval_accuracy", label, metric)
+
+
+def _chart(log: Sequence[Record], key: str, label: str, name: str) -> str:
+    entries = [(float(item["step"]), float(item[key])) for item in log if key in item and "step" in item]
     if len(entries) < 2:
         return ""
-    steps, losses = zip(*entries, strict=True)
+    steps, values = zip(*entries, strict=True)
     x = Scale(0.0, max(steps), _LEFT, _RIGHT)
-    y = Scale.around(losses, _BOTTOM, _TOP)
+    y = Scale.around(values, _BOTTOM, _TOP)
     kind = " (logarithmic)" if y.logarithmic else ""
-    content = frame(x, y, "step", f"loss{kind}") + path([(x(step), y(loss)) for step, loss in entries], "loss")
-    for step, loss in entries if len(entries) <= _FEW else ():
-        tip = tooltip(f"step {step:.0f}: {loss:.4f}")
-        content += element("circle", tip, cx=x(step), cy=y(loss), r=3.5, class_="loss-dot")
+    content = frame(x, y, "step", f"{name}{kind}") + path([(x(step), y(value)) for step, value in entries], "loss")
+    for step, value in entries if len(entries) <= _FEW else ():
+        tip = tooltip(f"step {step:.0f}: {value:.4f}")
+        content += element("circle", tip, cx=x(step), cy=y(value), r=3.5, class_="loss-dot")
     return drawing(_WIDTH, _HEIGHT, label, "chart", content)

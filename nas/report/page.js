@@ -1,15 +1,17 @@
 // Tooltips that also answer to touch and keyboard. Without this script the <title> elements still serve a mouse.
 (() => {
-  const tip = Object.assign(document.createElement("div"), { id: "tip", hidden: true });
+  const tip = Object.assign(document.createElement("div"), { id: "tip", hidden: true, role: "tooltip" });
   document.body.append(tip);
   for (const title of document.querySelectorAll("svg title")) {
     const mark = title.parentElement;
     mark.dataset.tip = title.textContent;
-    mark.setAttribute("aria-label", title.textContent);
+    if (mark.hasAttribute("tabindex")) {
+      mark.setAttribute("role", "img");
+      mark.setAttribute("aria-label", title.textContent);
+    }
     title.remove(); // or the browser would show a second tooltip
   }
-  const show = (event) => {
-    const mark = event.target.closest?.("[data-tip]");
+  const show = (mark) => {
     tip.hidden = !mark;
     if (!mark) return;
     tip.textContent = mark.dataset.tip;
@@ -19,6 +21,11 @@
     tip.style.left = `${x}px`;
     tip.style.top = `${above > 8 ? above : Math.max(box.y, 0) + Math.min(box.height, 40) + 10}px`;
   };
-  for (const name of ["pointerover", "pointerdown", "focusin"]) document.addEventListener(name, show);
-  document.addEventListener("scroll", () => (tip.hidden = true), { passive: true });
+  for (const name of ["pointerover", "pointerdown", "focusin"]) {
+    document.addEventListener(name, (event) => show(event.target.closest?.("[data-tip]")));
+  }
+  document.addEventListener("focusout", () => show());
+  document.addEventListener("keydown", (event) => event.key === "Escape" && show());
+  // Going to a mark with the keyboard scrolls to it: its words go along.
+  document.addEventListener("scroll", () => show(document.activeElement.closest("[data-tip]")), { passive: true });
 })();

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Sequence
 from html import escape
 
 from nas.errors import NasError
-from nas.report.answer import cards, measured_how, table
+from nas.report.answer import against_uniform, cards, measured_how, table
 from nas.report.architecture_drawing import architecture_drawing, architectures_of, choices_legend, choices_of
+from nas.report.bars import bars
 from nas.report.contents import Contents, Record
 from nas.report.figures import duration, limits, order_of_step, percent
 from nas.report.front_chart import front_chart, legend
+from nas.report.front_table import front_table
 from nas.report.latency_chart import latency_chart, measured_networks
-from nas.report.loss_chart import loss_chart
+from nas.report.loss_chart import accuracy_chart, loss_chart
+from nas.report.rank_chart import rank_chart
 from nas.report.style import page_script, page_style
 from nas.report.svg import element
+
+_LEAST_SHARE = 0.005
+"""A dimension that accounts for less is not listed."""
 
 
 def render(contents: Contents) -> str:
     """The page. Raises `NasError` where the run holds nothing to report yet."""
     if contents.is_empty:
         raise NasError(f"{contents.study}: there is nothing to report yet; run `nas search` or `nas run` first")
-    sections = (_answer, _front, _architectures, _latency, _training, _times, _loading)
+    sections = (
+        _answer, _front, _architectures, _importance, _latency, _training, _ranking, _times, _loading
+    )  # fmt: skip
     title = escape(f"{contents.study}: compact BERTs within a latency budget")
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -60,33 +70,46 @@ def _answer(contents: Contents) -> str:
     body = (cards(contents) if contents.exports else "") + table(contents) + _note(note)
     if missing:
         body += _note(f"No export yet for {', '.join(missing)}.")
-    return _section("What came out", body)
+    return _section("What came out", body + against_uniform(contents))
 
 
 def _front(contents: Contents) -> str:
     if not contents.front or not contents.searched_devices:
         return ""
     evaluated, best = len(contents.front["candidates"]), len(contents.front["front"])
+    raced = sum("stopped_after" in item for item in contents.front["candidates"])
     skipped = contents.front["outcomes"].get("over_budget", 0)
     note = (
-        f"{evaluated} candidates were evaluated with the supernet's weights, {best} of them form the front; "
+        f"{evaluated} candidates were evaluated with the supernet's weights; {raced} of them were stopped as soon as "
+        f"they could no longer be the best at their cost, {best} form the front; "
         f"{skipped} proposals were predicted to miss every budget and cost no evaluation. A candidate stands at its "
         "predicted latency. An export stands where it was measured; its dashed line begins at its candidate and shows "
         "the error of the prediction and what fine-tuning changed on the search set. Triangles lie below the axis."
     )
     charts = "".join(element("figure", front_chart(contents, device)) for device in contents.searched_devices)
-    return _section("The Pareto front", _note(note) + charts + legend())
+    choices = _choices(contents)
+    listed = "Their bars are the shares of the teacher's sizes: hidden size, then for each layer heads above and "
+    listed += "intermediate size below."
+    table = element("h3", "The networks on the front") + _note(listed) + choices_legend(choices)
+    table += front_table(contents, choices)
+    return _section("The Pareto front", _note(note) + charts + legend() + table, "long")
+
+
+def _choices(contents: Contents) -> list[str]:
+    """The compression choices of everything that is drawn, so that one colour means the same everywhere."""
+    front = contents.front["front"] if contents.front else ()
+    return choices_of(architectures_of([*front, *contents.exports.values()]))
 
 
 def _architectures(contents: Contents) -> str:
     if not contents.exports:
         return ""
     architectures = architectures_of(contents.exports.values())
-    choices = choices_of(architectures)
+    choices = _choices(contents)
     note = "Bars are in proportion to the teacher's sizes; their colour says what was done to the weights of the block."
     figures = ""
     for name, architecture in zip(contents.exports, architectures, strict=True):
-        label = f"Architecture exported for {name}"
+        label = f"Architecture exported as {name}"
         picture = architecture_drawing(architecture, contents.teacher, choices, label)
         caption = element("figcaption", element("code", escape(architecture.describe())))
         figures += element("figure", element("h3", escape(name)) + caption + picture)
@@ -121,45 +144,83 @@ def _error_facts(contents: Contents, device: str, profile: Record) -> str:
         facts.append(("mean error, candidates and exports", percent(sum(errors) / len(errors))))
         facts.append(("worst of these", percent(max(errors))))
         facts.append(("how many", str(len(errors))))
+    return _facts(facts)
+
+
+def _facts(facts: Sequence[tuple[str, str]]) -> str:
     rows = "".join(element("dt", escape(name)) + element("dd", escape(value)) for name, value in facts)
     return element("dl", rows, class_="facts")
 
 
+def _importance(contents: Contents) -> str:
+    found = (contents.front or {}).get("importance", {})
+    if not any(found.values()):
+        return ""
+    note = (
+        "How much of the differences in accuracy between the evaluated candidates each dimension accounts for by "
+        "itself (functional ANOVA). A search gathers where candidates are good, so this speaks of where it went."
+    )
+    rows = [(_dimension(name), share, percent(share)) for name, share in found.items() if share >= _LEAST_SHARE]
+    return _section("What accuracy depends on", _note(note) + bars(rows))
+
+
+def _dimension(name: str) -> str:
+    """The name of a dimension in words: `attention_3` is that of the teacher's layer 3."""
+    kind, _, layer = name.rpartition("_")
+    words = {"attention": "attention", "feed_forward": "feed-forward", "keep_tokens": "tokens kept"}
+    if layer.isdigit() and kind in words:
+        return f"{words[kind]}, layer {layer}"
+    return "which layers stay" if name == "layers" else name.replace("_", " ")
+
+
 def _training(contents: Contents) -> str:
     logs = {"Supernet, by distillation": contents.supernet_log, "Teacher, fine-tuning": contents.teacher_log}
-    charts = {name: loss_chart(log, f"Training loss: {name}") for name, log in logs.items()}
-    figures = "".join(element("figure", element("h3", escape(name)) + chart) for name, chart in charts.items() if chart)
-    return _section("Training loss", element("div", figures, class_="side-by-side")) if figures else ""
+    logs |= {f"Export {name}, by distillation": log for name, log in contents.export_logs.items()}
+    figures = ""
+    for name, log in logs.items():
+        charts = loss_chart(log, f"Training loss: {name}")
+        charts += accuracy_chart(log, f"Accuracy during training: {name}", f"{contents.metric} on the search set")
+        figures += element("figure", element("h3", escape(name)) + charts) if charts else ""
+    return _section("Training", element("div", figures, class_="side-by-side"), "long") if figures else ""
+
+
+def _ranking(contents: Contents) -> str:
+    found = contents.rank_correlation
+    if not found:
+        return ""
+    note = (
+        f"{found['architectures']} architectures from smallest to largest, each also trained alone for "
+        f"{found['steps']} steps from its inherited weights: does the supernet put them in the right order?"
+    )
+    facts = [
+        ("Kendall tau", f"{found['kendall_tau']:.2f}"),
+        ("95 % interval", f"{found['low']:.2f} to {found['high']:.2f}"),
+        ("by number of parameters alone", f"{found['kendall_tau_params']:.2f}"),
+    ]
+    chart = element("figure", rank_chart(found["rows"]))
+    body = element("div", chart + element("div", _facts(facts)), class_="side-by-side")
+    return _section("Rank correlation", _note(note) + body)
 
 
 def _times(contents: Contents) -> str:
     if not contents.seconds:
         return ""
-    longest, total = max(contents.seconds.values()) or 1.0, sum(contents.seconds.values())
-    rows = ""
-    for step in sorted(contents.seconds, key=order_of_step):
-        seconds = contents.seconds[step]
-        bar = element("div", style=f"width:{100.0 * seconds / longest:.1f}%")
-        cells = element("td", escape(step)) + element("td", duration(seconds), class_="number")
-        rows += element("tr", cells + element("td", bar, class_="bar"))
-    rows += element("tr", f"<td>in all</td><td class='number'>{duration(total)}</td><td></td>", class_="total")
-    return _section("Time each step took", element("table", rows, class_="times"))
+    steps = sorted(contents.seconds.items(), key=lambda item: order_of_step(item[0]))
+    total = duration(sum(contents.seconds.values()))
+    rows = ((step, seconds, duration(seconds)) for step, seconds in steps)
+    return _section("Time each step took", bars(rows, ("in all", total)))
 
 
 def _loading(contents: Contents) -> str:
     body = ""
     for name, folder in contents.folders.items():
         body += element("h3", escape(name)) + _code(
-            "import nas  # makes transformers know the exported model class",
-            "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
-            f"model = AutoModelForSequenceClassification.from_pretrained({json.dumps(folder)})",
-            f"tokenizer = AutoTokenizer.from_pretrained({json.dumps(folder)})",
+            "from transformers import pipeline",
+            f'classify = pipeline("text-classification", model={json.dumps(folder)}, trust_remote_code=True)',
+            'print(classify("a text"))',
         )
         body += _code(
-            "import onnxruntime",
-            f"session = onnxruntime.InferenceSession({json.dumps(folder + '/model.onnx')})",
-            'inputs = tokenizer("a text", return_tensors="np")',
-            'logits = session.run(["logits"], dict(inputs))[0]',
+            f'python {shlex.quote(folder + "/infer.py")} "a text"  # numpy, tokenizers and onnxruntime suffice'
         )
     return _section("How to load an export", body, "long") if body else ""
 

@@ -40,14 +40,14 @@ def path(points: Sequence[tuple[float, float]], class_: str) -> str:
     return element("path", d=f"M{steps}", class_=class_)
 
 
-def drawing(width: float, height: float, label: str, class_: str, content: str) -> str:
-    """A whole picture that takes the width it is given."""
+def drawing(width: float, height: float, label: str, class_: str, content: str, role: str = "img") -> str:
+    """A whole picture that takes the width it is given; a `group` if parts of it can be focused."""
     return element(
         "svg",
         content,
         xmlns="http://www.w3.org/2000/svg",
         viewBox=f"0 0 {width:g} {height:g}",
-        role="img",
+        role=role,
         aria_label=label,
         class_=class_,
     )

@@ -74,17 +74,20 @@ def print_profiles(profiles: dict[str, dict[str, float]]) -> None:
 
 def print_front(front: dict[str, Any]) -> None:
     """The Pareto front, and the measured candidates of each budget."""
-    table = _table(f"Pareto front ({front['metric']} on the search set)", "architecture", front["metric"], "predicted")
+    title = f"Pareto front ({front['metric']} on the search set)"
+    table = _table(title, "architecture", "digest", front["metric"], "predicted")
     for item in front["front"]:
         predicted = ", ".join(f"{value:.3f} ms" for value in item["predicted_ms"].values())
-        table.add_row(item["description"], f"{item['search_accuracy']:.4f}", predicted)
+        table.add_row(item["description"], item["digest"][:8], f"{item['search_accuracy']:.4f}", predicted)
     console.print(table)
     for budget, items in front["budgets"].items():
-        table = _table(f"Measured for {budget}", "architecture", front["metric"], "p50 ms", "of teacher", "met")
+        columns = ("architecture", "digest", front["metric"], "p50 ms", "of teacher", "met")
+        table = _table(f"Measured for {budget}", *columns)
         for item in items:
             share = item["p50_ms"] / item["teacher_p50_ms"]
             table.add_row(
                 item["description"],
+                item["digest"][:8],
                 f"{item['search_accuracy']:.4f}",
                 f"{item['p50_ms']:.3f}" if item["measured"] else f"{item['p50_ms']:.3f} predicted",
                 f"{share:.1%}",

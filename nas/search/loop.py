@@ -20,12 +20,14 @@ class SearchState:
     """What a search has found."""
 
     results: list[CandidateResult]
+    numbers: list[int]
+    """The trials' numbers, one for each result."""
     outcomes: dict[str, int]
 
     @classmethod
     def of(cls, trials: Trials) -> SearchState:
         """What the trials hold."""
-        return cls(trials.results(), trials.outcomes())
+        return cls(trials.results(), trials.numbers(), trials.outcomes())
 
 
 def search(

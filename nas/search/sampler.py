@@ -9,6 +9,7 @@ told at once and costs no evaluation.
 from __future__ import annotations
 
 import fcntl
+import math
 import random
 import warnings
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from typing import IO, Any, Literal, cast
 
 import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -196,8 +198,32 @@ class Trials:
 
     def results(self) -> list[CandidateResult]:
         """The results of all finished evaluations, in the order of their trials."""
+        return [CandidateResult.from_json(trial.user_attrs[_RESULT]) for trial in self._finished()]
+
+    def numbers(self) -> list[int]:
+        """The numbers of the trials that the results are of."""
+        return [trial.number for trial in self._finished()]
+
+    def _finished(self) -> list[FrozenTrial]:
         trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return [CandidateResult.from_json(trial.user_attrs[_RESULT]) for trial in trials if _RESULT in trial.user_attrs]
+        return [trial for trial in trials if _RESULT in trial.user_attrs]
+
+    def importance(self) -> dict[str, float]:
+        """What share of the differences in accuracy each integer of the encoding accounts for alone, largest first.
+
+        By functional ANOVA (Hutter et al., ICML 2014), over all evaluated candidates; nothing where all are alike.
+        """
+        if len({result.accuracy for result in self.results()}) < 2:
+            return {}
+
+        def accuracy(trial: FrozenTrial) -> float:
+            return trial.user_attrs[_RESULT]["accuracy"] if _RESULT in trial.user_attrs else math.nan  # left out
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            evaluator = FanovaImportanceEvaluator(seed=self.seed)
+            found = get_param_importances(self._study, evaluator=evaluator, target=accuracy, normalize=False)
+        return {name: round(float(share), 4) for name, share in found.items()}
 
     def outcomes(self) -> dict[str, int]:
         """How many trials had which outcome; `lost` ones were in flight when their process was killed."""

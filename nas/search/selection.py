@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from nas.architecture import Architecture
@@ -26,28 +27,49 @@ _MARGIN = 0.04
 Extract = Callable[[Architecture], CompactBertForSequenceClassification]
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """What it takes to measure candidates whole."""
+
+    extract: Extract
+    teacher: Architecture
+    """Measured beside them."""
+    costs: Costs
+    texts: Texts
+
+
 def measure_front(
-    extract: Extract, teacher: Architecture, state: SearchState, costs: Costs, study: Study, texts: Texts
+    measurement: Measurement, state: SearchState, study: Study, uniform: Mapping[str, Sequence[CandidateResult]]
 ) -> dict[str, Any]:
-    """The content of `front.json`: all evaluated candidates, the front, and each budget's measured candidates."""
-    reports = {result.architecture: _describe(result, costs) for result in state.results}
+    """The content of `front.json`: all evaluated candidates, the front, and each budget's measured candidates.
+
+    `uniform` holds other networks for each budget, best first; the first that is measured to meet it is kept.
+    """
+    costs = measurement.costs
+    reports = {
+        result.architecture: {"trial": number} | _describe(result, costs)
+        for number, result in zip(state.numbers, state.results, strict=True)
+    }
     names = sorted(costs.profiles)
     front = pareto_front(
         [result for result in state.results if result.complete],
         lambda result: tuple(reports[result.architecture]["predicted_ms"][name] for name in names),
     )
-    budgets = {
-        budget.name: measure_budget(extract, teacher, state.results, costs, budget, study.export.candidates, texts)
-        for budget in study.budgets
-    }
+    budgets, others = dict[str, Any](), dict[str, Any]()
+    for budget in study.budgets:
+        count, beside = study.export.candidates, uniform[budget.name]
+        budgets[budget.name], measured = measure_budget(measurement, state.results, budget, count, beside)
+        others[budget.name] = next((item for item in measured if item["met"]), None)
     return {
         "study": study.name,
         "metric": study.task.metric,
         "outcomes": state.outcomes,
+        "search_examples": max((result.examples for result in state.results), default=0),
         "teacher_p50_ms": {name: profile.teacher_p50_ms for name, profile in costs.profiles.items()},
         "profile_error": {name: profile.error for name, profile in costs.profiles.items()},
         "front": [reports[result.architecture] for result in front],
         "budgets": budgets,
+        "uniform": others,
         "candidates": list(reports.values()),
     }
 
@@ -70,51 +92,62 @@ def _describe(result: CandidateResult, costs: Costs) -> dict[str, Any]:
 
 
 def measure_budget(
-    extract: Extract,
-    teacher: Architecture,
+    measurement: Measurement,
     results: Sequence[CandidateResult],
-    costs: Costs,
     budget: Budget,
     count: int,
-    texts: Texts,
-) -> list[dict[str, Any]]:
+    beside: Sequence[CandidateResult] = (),
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The `count` most accurate candidates of a budget, measured; further ones are taken until enough meet it.
 
-    More than one is enough, so that one can give way should it miss the budget when it is verified. On a device
-    elsewhere nothing can be measured from here: predictions stand in, and the export will be verified there.
+    More than one is enough, so that one can give way should it miss the budget when it is verified. Others are measured
+    `beside` the first ones. On a device elsewhere nothing can be measured from here: predictions stand in, and the
+    export will be verified there.
     """
-    devices = [costs.profiles[name].device for name in budget.devices]
-    tolerance = min(costs.profiles[device.name].error["mape"] for device in devices)
+    costs = measurement.costs
+    tolerance = min(costs.profiles[name].error["mape"] for name in budget.devices)
     waiting = ranking(results, costs, budget, tolerance)
-    measured: list[dict[str, Any]] = []
+    measured, others = list[dict[str, Any]](), list[dict[str, Any]]()
     while waiting and sum(item["met"] for item in measured) < min(count, _ENOUGH):
         chosen, waiting = waiting[:count], waiting[count:]
-        models = {result.architecture.digest: extract(result.architecture) for result in chosen}
-        models[_TEACHER] = extract(teacher)
-        found = {
-            device.name: _figures_on(costs, costs.profiles[device.name], chosen, models, budget, texts)
+        found = _measured(measurement, [*chosen, *beside], budget)
+        measured += found[: len(chosen)]
+        others += found[len(chosen) :]
+        beside = ()
+    return measured, others
+
+
+def _measured(measurement: Measurement, chosen: Sequence[CandidateResult], budget: Budget) -> list[dict[str, Any]]:
+    """What was measured of some candidates for a budget."""
+    costs = measurement.costs
+    devices = [costs.profiles[name].device for name in budget.devices]
+    models = {result.architecture.digest: measurement.extract(result.architecture) for result in chosen}
+    models[_TEACHER] = measurement.extract(measurement.teacher)
+    found = {
+        device.name: _figures_on(costs, costs.profiles[device.name], chosen, models, budget, measurement.texts)
+        for device in devices
+    }
+    measured = []
+    for result in chosen:
+        name = result.architecture.digest
+        described = _describe(result, costs)
+        stored = {key: described[key] for key in STORED}
+        met = all(
+            limits.excess(
+                _cautious(found[limits.device][name]) | stored,
+                costs.teacher(limits.device) | found[limits.device][_TEACHER],
+            )
+            <= 0.0
+            for limits in budget.limits
+        )
+        own = {
+            device.name: found[device.name][name] | {"teacher_p50_ms": found[device.name][_TEACHER]["p50_ms"]}
             for device in devices
         }
-        for result in chosen:
-            name = result.architecture.digest
-            described = _describe(result, costs)
-            stored = {key: described[key] for key in STORED}
-            met = all(
-                limits.excess(
-                    _cautious(found[limits.device][name]) | stored,
-                    costs.teacher(limits.device) | found[limits.device][_TEACHER],
-                )
-                <= 0.0
-                for limits in budget.limits
-            )
-            own = {
-                device.name: found[device.name][name] | {"teacher_p50_ms": found[device.name][_TEACHER]["p50_ms"]}
-                for device in devices
-            }
-            for device in devices:
-                own[device.name]["measured"] = device.where != "elsewhere"
-            several = {"devices": own} if len(own) > 1 else {}
-            measured.append(described | own[budget.device] | {"met": met} | several)
+        for device in devices:
+            own[device.name]["measured"] = device.where != "elsewhere"
+        several = {"devices": own} if len(own) > 1 else {}
+        measured.append(described | own[budget.device] | {"met": met} | several)
     return measured
 
 

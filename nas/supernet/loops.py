@@ -24,6 +24,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.integrations.integration_utils import TensorBoardCallback, is_tensorboard_available
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from nas.errors import TrainingError
@@ -37,6 +38,15 @@ from nas.supernet.checkpoints import SafeTrainer, all_finite, claim, last_comple
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 LOG_FILE = "training.json"
+_JUDGED: dict[str, Any] = {
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "accuracy",
+    "greater_is_better": True,
+    "restore_callback_states_from_checkpoint": True,
+}
+"""Settings of a training that is asked for its accuracy after each epoch."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,9 @@ class Schedule:
     steps: int = -1
     epochs: float = 1.0
     checkpoint_steps: int = 200
+    patience: int = 0
+    """Epochs in a row without a better accuracy after which training ends, with the best epoch's weights; 0 for never,
+    and then nobody asks for the accuracy."""
 
 
 def training_arguments(model: PreTrainedModel, folder: Path, schedule: Schedule, seed: int) -> TrainingArguments:
@@ -66,6 +79,7 @@ def training_arguments(model: PreTrainedModel, folder: Path, schedule: Schedule,
         use_cpu=not torch.cuda.is_available(),
         save_steps=schedule.checkpoint_steps,
         save_total_limit=2,
+        **(_JUDGED if schedule.patience else {}),
         logging_steps=20,
         logging_nan_inf_filter=False,
         report_to="none",
@@ -92,6 +106,8 @@ class _Watch(TrainerCallback):
             self.tracker = self.stack.enter_context(context)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        # Where the best epoch is kept, the Trainer by itself saves after epochs alone.
+        control.should_save |= state.global_step % args.save_steps == 0
         if self.tracker:
             self.tracker(state.global_step, self.note)
 
@@ -108,6 +124,8 @@ class _Watch(TrainerCallback):
 def run_trainer(trainer: SafeTrainer, title: str, folder: Path, origin: dict[str, Any]) -> None:
     """Run a trainer to its end, from its last checkpoint if there is one, and keep its log.
 
+    Where TensorBoard is installed it can read the log too, in `folder`/tensorboard.
+
     `origin` is what the training is made of; checkpoints of something else are refused with a `TrainingError`.
     """
     for callback in (PrinterCallback, ProgressCallback):
@@ -119,6 +137,10 @@ def run_trainer(trainer: SafeTrainer, title: str, folder: Path, origin: dict[str
     last = last_complete(checkpoints)
     watch = _Watch(title)
     trainer.add_callback(watch)
+    if is_tensorboard_available():
+        board = TensorBoardCallback()
+        board.logging_dir = str(folder / "tensorboard")
+        trainer.add_callback(board)
     with watch.stack:
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     model = trainer.model

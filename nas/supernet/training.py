@@ -12,21 +12,29 @@ import torch
 from datasets import Dataset
 from torch import distributed, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding, EarlyStoppingCallback, PreTrainedTokenizerBase
 
 from nas.architecture import Architecture
+from nas.errors import TrainingError
+from nas.files import read_json
 from nas.model import CompactBertForSequenceClassification
 from nas.space import SearchSpace
 from nas.supernet.augmentation import TokenReplacement
 from nas.supernet.checkpoints import SafeTrainer
 from nas.supernet.distillation import Knowledge, LossWeights, distillation_loss, last_projections
-from nas.supernet.loops import Schedule, run_trainer, training_arguments
+from nas.supernet.loops import LOG_FILE, Schedule, run_trainer, training_arguments
 from nas.supernet.sampling import Sampling, sandwich
 from nas.supernet.supernet import BertSupernet
 
+Judge = Callable[[CompactBertForSequenceClassification], float]
+"""Tells a network's accuracy."""
+
 
 class DistillationTrainer(SafeTrainer):
-    """A Trainer whose step distils the teacher into the sub-networks that `architectures` names for it."""
+    """A Trainer whose step distils the teacher into the sub-networks that `architectures` names for it.
+
+    After an epoch, if the Trainer's settings ask for it, `judge` tells the accuracy of the first of them.
+    """
 
     def __init__(
         self,
@@ -36,9 +44,11 @@ class DistillationTrainer(SafeTrainer):
         architectures: Callable[[int], list[Architecture]],
         losses: LossWeights,
         replacement: TokenReplacement | None = None,
+        judge: Judge | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(model=supernet.weights, **kwargs)
+        self.judge = judge
         self.replacement = replacement
         self.supernet = supernet
         self.teacher = teacher.eval().requires_grad_(False)
@@ -66,6 +76,15 @@ class DistillationTrainer(SafeTrainer):
                 self.accelerator.backward(loss)
                 total += loss.detach()
         return self._averaged(total)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The accuracy of the network as it would be extracted now, in the numbers that it is exported in."""
+        assert self.judge
+        model = self.supernet.extract(self.architectures(self.state.global_step)[0])
+        metrics = {"eval_accuracy": self.judge(model.cpu())}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
     def _averaged(self, loss: torch.Tensor) -> torch.Tensor:
         """Give every process the mean of all processes' gradients and losses; returns the loss."""
@@ -119,16 +138,25 @@ class Distillation:
         """Train all sub-networks of a space at once, in place."""
         self._train(weights, sandwich(space, random_subnets, sampling, self.seed), "Training the supernet")
 
-    def train_subnetwork(self, model: CompactBertForSequenceClassification, title: str) -> None:
-        """Train one extracted sub-network, in place, without dropout as in the supernet."""
+    def train_subnetwork(
+        self, model: CompactBertForSequenceClassification, title: str, judge: Judge | None = None
+    ) -> list[float]:
+        """Train one extracted sub-network, in place, without dropout as in the supernet.
+
+        With `judge` it stops as soon as the schedule's patience is at its end, with the weights of the most accurate
+        epoch; returns the accuracies after each epoch.
+        """
         architecture = model.config.architecture
-        self._train(model, lambda step: [architecture], title)
+        self._train(model, lambda step: [architecture], title, judge)
+        log = read_json(self.folder / LOG_FILE, TrainingError)
+        return [entry["eval_accuracy"] for entry in log if "eval_accuracy" in entry]
 
     def _train(
         self,
         weights: CompactBertForSequenceClassification,
         architectures: Callable[[int], list[Architecture]],
         title: str,
+        judge: Judge | None = None,
     ) -> None:
         table = weights.bert.embeddings.word_embeddings
         for matrix in table.parameters():  # what is as long as the vocabulary is frozen, a projection behind it is not
@@ -140,8 +168,11 @@ class Distillation:
             architectures=architectures,
             losses=self.losses,
             replacement=TokenReplacement(self.train, special, share, self.seed) if share else None,
+            judge=judge,
             args=training_arguments(weights, self.folder, self.schedule, self.seed),
             train_dataset=self.train,
+            eval_dataset=self.train if judge else None,  # the Trainer insists; `judge` has its own
+            callbacks=[EarlyStoppingCallback(self.schedule.patience)] if judge else None,
             data_collator=DataCollatorWithPadding(self.tokenizer),
             processing_class=self.tokenizer,
         )

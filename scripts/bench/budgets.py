@@ -26,7 +26,7 @@ from nas.latency.measure import NO_TEXTS, Texts
 from nas.latency.runtimes import runtime_of
 from nas.model import CompactBertForSequenceClassification
 from nas.search.costs import Costs
-from nas.search.selection import measure_budget
+from nas.search.selection import Measurement, measure_budget
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet
 
@@ -53,7 +53,8 @@ def measure_all(arguments: argparse.Namespace) -> dict[str, Any]:
         budget = Budget(name=f"{number}", device=profile.device.name, p50_ms=limit)
         costs = Costs(config, profiles, (budget,))
         results = _nearest(space, costs, budget, rng)
-        measured = measure_budget(supernet.extract, space.largest(), results, costs, budget, 4, NO_TEXTS)
+        measurement = Measurement(supernet.extract, space.largest(), costs, NO_TEXTS)
+        measured, _ = measure_budget(measurement, results, budget, 4)
         chosen = next((item for item in measured if item["met"]), None)
         record = {"device": profile.device.name, "limit_ms": limit, "met_when_chosen": chosen is not None}
         if chosen:

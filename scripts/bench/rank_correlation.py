@@ -8,7 +8,8 @@ the weights inherited from the trained supernet with
 Prints Kendall's tau with a 95 % interval from a bootstrap over architectures. Chance in the choice of examples counts
 as agreement there; `kendall_tau_halves` compares one half of the search set with the other. The number of parameters
 ranks architectures too: `kendall_tau_params` is what it reaches. Trains the supernet if it is missing. Goes on after an
-interruption: what is measured lies in <run>/rank_correlation/.
+interruption: what is measured lies in <run>/rank_correlation/. The result lies beside it as rank_correlation.json,
+which `nas report` shows.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from nas.files import digest, read_json, write_json
 from nas.model import CompactBertForSequenceClassification
 from nas.model.sizes import count_parameters
 from nas.pipeline import Run, train
+from nas.pipeline.reports import RANKING_FILE
 from nas.pipeline.supernets import distillation, load_ordered, load_supernet, supernet_inputs
 from nas.progress import say
 from nas.supernet import BertSupernet
@@ -121,6 +123,8 @@ def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
         values = {"kendall_tau": value, "low": ends[0], "high": ends[1]}
         values |= {"kendall_tau_halves": halves, "kendall_tau_params": params}
         result |= {f"{title}{key}": round(number, 4) for title, number in values.items()}
+    shown = [{"description": row["description"], **{name: row[name]["whole"] for name in names}} for row in rows]
+    write_json(run.folder / RANKING_FILE, result | {"rows": shown})
     return result
 
 

@@ -11,7 +11,7 @@ from nas.architecture import Architecture, Layer
 from nas.budget import Budget
 from nas.device import Device
 from nas.errors import NasError
-from nas.report.architecture_drawing import architecture_drawing, choices_legend, choices_of
+from nas.report.architecture_drawing import architecture_drawing, architectures_picture, choices_legend, choices_of
 from nas.report.contents import Contents
 from nas.report.figures import duration, limits, points, significant
 from nas.report.front_chart import front_picture
@@ -21,6 +21,17 @@ from nas.space import Shape
 
 TEACHER = Shape(num_hidden_layers=3, hidden_size=32, num_attention_heads=4, intermediate_size=64)
 BUDGETS = (Budget(name="half", device="laptop", p50_ms="50%"), Budget(name="light", device="laptop", size_mb=1.5))
+RANKING = {
+    "architectures": 3,
+    "steps": 500,
+    "kendall_tau": 0.94,
+    "low": 0.87,
+    "high": 0.99,
+    "kendall_tau_params": 0.85,
+    "rows": [
+        {"description": f"h{size}", "inherited": 0.7 + size / 1e3, "tuned": 0.75 + size / 1e3} for size in (1, 20, 30)
+    ],
+}
 HOSTILE = "<script>alert('&')</script>"
 
 
@@ -41,8 +52,20 @@ def _candidate(number, description=None):
 def _front(count=12):
     candidates = [_candidate(number) for number in range(count)]
     measured = candidates[-2] | {"p50_ms": 4.1, "p95_ms": 4.4, "teacher_p50_ms": 9.0, "met": True}
+    candidates[0]["stopped_after"] = 40
+    uniform = _candidate(1) | {
+        "search_accuracy": 0.765,
+        "p50_ms": 4.0,
+        "teacher_p50_ms": 9.0,
+        "met": True,
+        "measured": True,
+    }
     return {
         "outcomes": {"evaluated": count, "over_budget": 5},
+        "search_examples": 1887,
+        "teacher_search_accuracy": 0.83,
+        "uniform": {"half": uniform, "light": None},
+        "importance": {"layers": 0.7, "attention_2": 0.25, "hidden_size": 0.049, "embedding": 0.001},
         "teacher_p50_ms": {"laptop": 9.0},
         "front": candidates[-4:],
         "candidates": candidates,
@@ -98,6 +121,8 @@ def _contents(**changed):
             }
         },
         "supernet_log": [{"step": 20, "loss": 0.9}, {"step": 40, "loss": 0.5}, {"train_runtime": 3.0}],
+        "export_logs": {"half": [{"step": step, "eval_accuracy": 0.8 + step / 1e4} for step in (10, 20)]},
+        "rank_correlation": RANKING,
         "seconds": {"supernet": 192.0, "data": 3.0},
     }
     return Contents(**whole | changed)
@@ -148,7 +173,7 @@ def test_every_candidate_is_a_dot(count):
 
 def test_candidates_far_below_the_others_are_still_shown():
     front = _front()
-    front["candidates"][0]["search_accuracy"] = 0.01
+    front["candidates"][1]["search_accuracy"] = 0.01
     page = render(_contents(front=front))
     assert _count(page, "candidate") == 12
     assert _count(page, "candidate below") == 1
@@ -162,8 +187,39 @@ def test_measured_and_exported_ones_are_marked():
     assert len(re.findall(r'<line [^>]*class="teacher"', page)) == 1
 
 
+def test_raced_out_and_uniform_ones_are_marked_apart():
+    page = render(_contents())
+    assert _count(page, "candidate raced") == 1 and "estimated after 40 texts" in page
+    assert _count(page, "uniform") == 1 and _count(page, "teacher-dot") == 1
+    assert "+3.5 points" in page, "0.80 of the search against 0.765"
+    assert "layer 2: 4 heads, 64 int8" in page, "what one hovers over says its architecture in words"
+
+
+def test_each_network_of_the_front_is_a_row_with_its_drawing():
+    page = render(_contents())
+    table = page[page.index('<table class="front">') : page.index("The exported architectures")]
+    rows = re.findall("<tr>.*?</tr>", table[table.index("<tbody>") :])
+    assert len(rows) == 4
+    assert [len(re.findall('class="gone"', row)) for row in rows] == [2, 1, 2, 1]
+
+
+def test_dimensions_are_named_in_words():
+    page = render(_contents())
+    for name in ("which layers stay", "attention, layer 2", "hidden size", "70.0 %"):
+        assert name in page
+    assert "0.1 %" not in page
+
+
+def test_a_single_candidate_s_export_has_no_budget():
+    found = _verification(_candidate(9), budget=None)
+    page = render(_contents(exports={"trial-7": found}, folders={"trial-7": "runs/a-study/exports/trial-7"}))
+    assert "one candidate, for no budget" in page and "exported as trial-7" in page
+    assert "✓ met" not in page
+
+
 def test_dropped_layers_and_heads_are_drawn():
     page = render(_contents())
+    page = page[page.index("The exported architectures") :]
     kept = {layer["source"] for layer in _candidate(10)["architecture"]["layers"]}
     assert _count(page, "gone") == TEACHER.num_hidden_layers - len(kept)
     assert "3 of 4 · int8" in page and "24 of 64" in page and "hidden size 24 of 32" in page
@@ -195,9 +251,10 @@ def test_drawings_and_picture_are_well_formed():
     assert len(drawings) >= 4
     for drawing in drawings:
         ElementTree.fromstring(drawing)
-    picture = front_picture(_contents(), "laptop")
-    ElementTree.fromstring(picture)
-    assert "var(" not in picture and "nan" not in picture
+    named = {"half": Architecture.from_json(_candidate(9)["architecture"])}
+    for picture in (front_picture(_contents(), "laptop"), architectures_picture(named, TEACHER, "a label")):
+        ElementTree.fromstring(picture)
+        assert "var(" not in picture and "nan" not in picture
 
 
 @pytest.mark.parametrize(
@@ -207,7 +264,11 @@ def test_drawings_and_picture_are_well_formed():
         ({"exports": {}, "baselines": {}}, "What came out"),
         ({"exports": {}}, "The exported architectures"),
         ({"profiles": {}}, "Predicted and measured latency"),
-        ({"supernet_log": []}, "Training loss"),
+        ({"supernet_log": [], "export_logs": {}}, "Training"),
+        ({"export_logs": {}}, "Accuracy during training: Export half"),
+        ({"rank_correlation": None}, "Rank correlation"),
+        ({"front": _front() | {"importance": {}}}, "What accuracy depends on"),
+        ({"front": _front() | {"uniform": {"half": None}}}, "What the search brought"),
         ({"seconds": {}}, "Time each step took"),
         ({"folders": {}}, "How to load an export"),
     ],

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tiny import make_rows, make_tokenizer, randomise
+from transformers.integrations.integration_utils import is_tensorboard_available
 
 from nas.architecture import compress_all
 from nas.data import prepare
@@ -270,8 +271,10 @@ def test_checkpoints_hold_safetensors_and_json_only(space, config, data, tmp_pat
     _distillation(weights, data, tmp_path / "run", 20).train_supernet(weights, space, 1, "spread")
     folders = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("checkpoint-*"))
     assert folders == ["checkpoint-18", "checkpoint-20"]
-    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file() and path.name != "complete"]
-    assert {path.suffix for path in files} == {".safetensors", ".json"}
+    files = [path for path in (tmp_path / "run" / "checkpoints").rglob("*") if path.is_file()]
+    assert {path.suffix for path in files if path.name != "complete"} == {".safetensors", ".json"}
+    boards = list((tmp_path / "run" / "tensorboard").glob("events.*"))
+    assert bool(boards) == is_tensorboard_available() and all(b"train/loss" in path.read_bytes() for path in boards)
 
 
 @pytest.mark.slow
@@ -281,6 +284,33 @@ def test_a_single_sub_network_is_trained_alone(space, config, data, tmp_path):
     before = copy.deepcopy(model.state_dict())
     _distillation(weights, data, tmp_path / "one", 5).train_subnetwork(model, "Fine-tuning")
     assert any(not torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_best_epoch_is_kept_and_training_ends_with_patience(space, config, data, tmp_path, killed):
+    """Of five epochs four run, and the second one's weights stay; a kill in the third changes nothing."""
+    supernet, seen, kills = BertSupernet(randomise(CompactBertForSequenceClassification(config))), [], []
+
+    class Killed(BaseException):
+        """What a signal would do."""
+
+    def judge(network):
+        if killed and len(seen) == 2 and not kills:
+            kills.append(True)
+            raise Killed
+        seen.append(network.state_dict())
+        return (0.6, 0.9, 0.8, 0.7, 0.95)[len(seen) - 1]
+
+    schedule = Schedule(1e-3, 64, epochs=5.0, patience=2)
+    training = replace(_distillation(supernet.weights, data, tmp_path / "run", -1), schedule=schedule)
+    if killed:
+        with pytest.raises(Killed):
+            training.train_subnetwork(supernet.extract(space.smallest()), "Fine-tuning", judge)
+    model = supernet.extract(space.smallest())
+    assert training.train_subnetwork(model, "Fine-tuning", judge) == [0.6, 0.9, 0.8, 0.7]
+    torch.testing.assert_close(dict(model.state_dict()), dict(seen[1]))
+    assert any(not torch.equal(seen[0][name], value) for name, value in seen[1].items())
 
 
 @pytest.mark.slow

@@ -1,0 +1,75 @@
+"""Uniform networks and the importance of dimensions: what a search is held against, and what it learnt."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+from driver import BUDGETS, costs_of, run
+
+from nas.budget import Budget
+from nas.evaluate import CandidateResult
+from nas.latency.measure import Texts
+from nas.model import CompactBertForSequenceClassification
+from nas.search.sampler import Trials
+from nas.search.selection import Measurement, measure_budget
+from nas.search.uniform import best_uniform, uniform_networks
+from nas.space import SearchSpace
+from nas.study import Search
+from nas.supernet import BertSupernet
+
+SPACE = SearchSpace.load("tiny")
+
+
+@pytest.mark.parametrize("budget", BUDGETS, ids=lambda budget: budget.name)
+def test_uniform_networks_are_the_widest_within_a_budget(search_folder, budget):
+    costs = costs_of(search_folder)
+    found = list(uniform_networks(SPACE, costs, budget))
+    assert found and len({(len(item.layers), item.hidden_size, item.embedding) for item in found}) == len(found)
+    for network in found:
+        assert SPACE.contains(network) and costs.cautious_excess(network, budget) <= 0.0
+        assert len({replace(layer, source=0) for layer in network.layers}) == 1 == len(network.choices)
+        first = network.layers[0]
+        assert first.intermediate_size == {1: 8, 2: 24, 4: 64}[first.num_attention_heads]
+        if wider := {1: (2, 24), 2: (4, 64)}.get(first.num_attention_heads):
+            heads, size = wider
+            layers = (replace(layer, num_attention_heads=heads, intermediate_size=size) for layer in network.layers)
+            assert costs.cautious_excess(replace(network, layers=tuple(layers)), budget) > 0.0
+
+
+def test_the_best_uniform_networks_race_for_three_places(search_folder):
+    costs, rivals = costs_of(search_folder), []
+
+    def evaluate(architecture, rival):
+        rivals.append(rival)
+        accuracy = 1.0 - 0.1 * len(architecture.layers) - 0.001 * len(rivals)
+        return CandidateResult(architecture, accuracy, 120, 0.0, complete=accuracy >= rival)
+
+    found = best_uniform(evaluate, SPACE, costs, BUDGETS[0])
+    assert [len(result.architecture.layers) for result in found] == [1, 1, 1]
+    assert rivals[:3] == [0.0, 0.0, 0.0] and set(rivals[3:]) == {found[-1].accuracy}
+
+
+def test_they_are_measured_beside_the_candidates_and_kept_apart(search_folder):
+    costs, budget = costs_of(search_folder), Budget(name="most", device="cpu", p50_ms="95%")
+    config = copy.deepcopy(costs.config)
+    config.max_position_embeddings = 128  # as many tokens as the device measures
+    supernet = BertSupernet(CompactBertForSequenceClassification(config).eval())
+    small, other = SPACE.smallest(), next(uniform_networks(SPACE, costs, budget))
+    results = [CandidateResult(network, 0.9, 120, 0.0) for network in (small, other)]
+    measurement = Measurement(supernet.extract, SPACE.largest(), costs, Texts())
+    measured, beside = measure_budget(measurement, results[:1], budget, 4, results[1:])
+    assert [item["digest"] for item in measured] == [small.digest] and measured[0]["met"]
+    assert [item["digest"] for item in beside] == [other.digest] and beside[0]["p50_ms"] > 0.0
+
+
+def test_importance_finds_what_accuracy_depends_on(search_folder):
+    state = run(search_folder, 30, sampler="random")
+    trials = Trials(
+        search_folder / "journal.log", "inputs", SPACE, costs_of(search_folder), Search(sampler="random"), 0
+    )
+    found = trials.importance()
+    assert found.keys() == trials.encoding.sizes().keys() and 0.0 < sum(found.values()) <= 1.001
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert trials.numbers() == state.numbers == sorted(state.numbers) and len(state.numbers) == 30
