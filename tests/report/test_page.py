@@ -160,7 +160,7 @@ def test_figures_of_the_run_are_on_the_page():
         assert figure in page
     assert "A processor" in page and "onnxruntime 1.2.3" in page
     assert "No export yet for light" in page
-    assert "runs/a-study/exports/half/model.onnx" in page
+    assert "runs/a-study/exports/half/infer.py" in page
 
 
 @pytest.mark.parametrize("count", [1, 2, 12, 60])
