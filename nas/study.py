@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from nas.budget import Budget
 from nas.compression import REGISTRY, compression
@@ -28,6 +28,7 @@ METRICS = {
     "classification": ("accuracy", "f1", "matthews_correlation"),
     "regression": ("spearman", "pearson"),
 }
+_DATABASE = re.compile(r"sqlite(\+\w+)?:///(?!:memory:).+|(postgresql|mysql|mariadb)(\+\w+)?://.*[^/]/[^/]+")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 PositiveReal = Annotated[float, Field(gt=0.0, strict=True, allow_inf_nan=False)]
@@ -171,6 +172,18 @@ class Search(Settings):
     """Leave out shorter texts of the search set: many rows may be parts of texts, where whole ones will be served."""
     bf16: Flag = True
     """Evaluate candidates in bf16 where the processor multiplies it natively; exports are judged in full precision."""
+    storage: SecretStr | None = None
+    """The URL of a database that keeps the trials, in place of a journal in the run's folder. Never written down."""
+
+    @field_validator("storage")
+    @classmethod
+    def _is_database(cls, url: SecretStr | None) -> SecretStr | None:
+        if url and not _DATABASE.fullmatch(url.get_secret_value()):
+            raise ValueError(
+                "must be the URL of an SQLite, PostgreSQL or MySQL database, as postgresql+psycopg://user@host/name or "
+                "sqlite:///search.db; correct it"
+            )
+        return url
 
     @model_validator(mode="after")
     def _workers_have_an_executor(self) -> Search:

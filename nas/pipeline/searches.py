@@ -22,6 +22,7 @@ from nas.search.costs import Costs
 from nas.search.executors import executor_for
 from nas.search.sampler import Trials
 from nas.search.selection import measure_front
+from nas.search.storage import Storage, database
 
 _TEXTS = 256
 """So many texts of the search set give the tokens that networks are fed when they are measured."""
@@ -103,6 +104,14 @@ def evaluation(run: Run) -> EvaluationRecipe:
     return EvaluationRecipe(run.supernet, run.data, metric, settings.examples, settings.least_tokens, settings.bf16)
 
 
+def storage(run: Run, inputs: str) -> Storage:
+    """Where the study's trials last: the journal in the run's folder, or the database that it names."""
+    study, url = run.study, run.study.search.storage
+    where = database(url.get_secret_value(), study.path.parent) if url else run.journal
+    values = [study.task.metric, *(f"predicted p50_ms, {device.name}" for device in study.devices)]
+    return Storage(where, study.name, inputs, values)
+
+
 def search_candidates(run: Run) -> SearchState:
     """Search the space, then measure the best of each budget whole. Goes on where a killed search stopped."""
     study = run.study
@@ -113,7 +122,7 @@ def search_candidates(run: Run) -> SearchState:
     inputs = search_inputs(run)
 
     def trials() -> Trials:
-        return Trials(run.journal, inputs, study.space, costs, study.search, study.seed)
+        return Trials(storage(run, inputs), study.space, costs, study.search, study.seed)
 
     state = SearchState.of(trials()) if run.is_done("search", inputs) else None
     if state is None or len(state.results) < study.search.evaluations:

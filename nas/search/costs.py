@@ -70,7 +70,12 @@ class Costs:
 
     def teacher(self, device: str) -> dict[str, float]:
         """The figures of the uncompressed teacher on a device."""
-        return self.profiles[device].teacher | self._stored(self.config)
+        return self._teachers[device]
+
+    @cached_property
+    def _teachers(self) -> dict[str, dict[str, float]]:
+        stored = self._stored(self.config)
+        return {name: profile.teacher | stored for name, profile in self.profiles.items()}
 
     def excess(self, architecture: Architecture, budget: Budget, exits: Sequence[float] = ()) -> float:
         """By how much the worst figure misses its limit, relative to the limit; at most 0 if a budget is met."""
@@ -105,11 +110,15 @@ class Costs:
 
     def limited(self, architecture: Architecture, exits: Sequence[float] = ()) -> tuple[float, ...]:
         """All that an architecture costs by prediction in any respect that some budget limits; less is better."""
-        found = {
+        found = self._found(architecture, exits)
+        return tuple(-found[at][name] if name in RATES else found[at][name] for at, name in self._asked)
+
+    def _found(self, architecture: Architecture, exits: Sequence[float]) -> dict[str, dict[str, float]]:
+        """The figures that some budget asks for, on each device."""
+        return {
             device: self.figures(architecture, device, exits, [name for at, name in self._asked if at == device])
             for device in self.profiles
         }
-        return tuple(-found[at][name] if name in RATES else found[at][name] for at, name in self._asked)
 
     @cached_property
     def _asked(self) -> list[tuple[str, str]]:
@@ -120,14 +129,24 @@ class Costs:
     def _stored(self, config: CompactBertConfig) -> dict[str, float]:
         return {"size_mb": stored_mb(config), "params": count_parameters(config)}
 
-    def violation(self, architecture: Architecture, exits: Sequence[float] = ()) -> float:
-        """The cautious excess over the budget that is nearest to being met; at most 0 if one of them is met.
+    def cautious_excesses(self, architecture: Architecture, exits: Sequence[float] = ()) -> tuple[float, ...]:
+        """The cautious excess over each budget.
 
         Where texts leave a network early is known once it is evaluated; before, all are taken to leave after the first
         layer.
         """
-        exits = exits or _earliest(architecture)
-        return min(self.cautious_excess(architecture, budget, exits) for budget in self.budgets)
+        found = self._found(architecture, exits or _earliest(architecture))
+        for device, figures in found.items():
+            for name in figures:
+                figures[name] *= 1.0 + self._doubt(name, self.profiles[device])
+        return tuple(
+            max(limits.excess(found[limits.device], self.teacher(limits.device)) for limits in budget.limits)
+            for budget in self.budgets
+        )
+
+    def violation(self, architecture: Architecture, exits: Sequence[float] = ()) -> float:
+        """The cautious excess over the budget that is nearest to being met; at most 0 if one of them is met."""
+        return min(self.cautious_excesses(architecture, exits))
 
     def check_feasible(self, space: SearchSpace) -> None:
         """Raise `InfeasibleBudgetError` for a budget that even the cheapest sub-networks miss, predictions taken with
