@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +35,9 @@ FineTuneOption = Annotated[bool, typer.Option(help="Fine-tune each export by dis
 DeviceArgument = Annotated[str, typer.Argument(help="The name of a device of the study, with where = 'elsewhere'.")]
 ExportOption = Annotated[
     str | None, typer.Option("--export", metavar="BUDGET", help="Of the export for that budget, not of the profile.")
+]
+JoinOption = Annotated[
+    bool, typer.Option("--join", help="Only evaluate candidates, beside the command that searches this study.")
 ]
 OutputOption = Annotated[Path | None, typer.Option("--output", help="The archive; by default named as the device.")]
 RUNS = Path("runs")
@@ -76,8 +80,8 @@ def _load(study: str, assignments: list[str] | None) -> Study:
     return Study.load(study, variables)
 
 
-def _work(study: str, runs: Path, assignments: list[str] | None, work: Callable[[Run], Any]) -> Any:
-    """Do some work on a run, alone and without other libraries' chatter."""
+def _work(study: str, runs: Path, assignments: list[str] | None, work: Callable[[Run], Any], alone: bool = True) -> Any:
+    """Do some work on a run, alone where it writes to the run, and without other libraries' chatter."""
     loaded = _load(study, assignments)
     import datasets
     import transformers
@@ -88,7 +92,7 @@ def _work(study: str, runs: Path, assignments: list[str] | None, work: Callable[
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
     run = Run.of(loaded, runs)
-    with run.locked():
+    with run.locked() if alone else nullcontext():
         return work(run)
 
 
@@ -141,15 +145,21 @@ def profile(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = Non
 
 
 @app.command()
-def search(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None, json_: JsonOption = False) -> None:
+def search(
+    study: StudyArgument,
+    join: JoinOption = False,
+    runs: RunsOption = RUNS,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
     """Search the space; goes on where an earlier search stopped."""
 
     def work(run: Run) -> dict[str, Any]:
-        from nas.pipeline import search_candidates
+        from nas.pipeline import join_search, search_candidates
 
-        return search_candidates(run).outcomes
+        return (join_search if join else search_candidates)(run).outcomes
 
-    result = _work(study, runs, set_, work)
+    result = _work(study, runs, set_, work, alone=not join)
     print(", ".join(f"{count} {outcome}" for outcome, count in result.items()))
     _finish(json_, result)
 

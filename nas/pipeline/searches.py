@@ -22,7 +22,8 @@ from nas.search.costs import Costs
 from nas.search.executors import executor_for
 from nas.search.sampler import Trials
 from nas.search.selection import measure_front
-from nas.search.storage import Storage, database
+from nas.search.storage import Storage, check_database, database
+from nas.study import Study
 
 _TEXTS = 256
 """So many texts of the search set give the tokens that networks are fed when they are measured."""
@@ -104,30 +105,50 @@ def evaluation(run: Run) -> EvaluationRecipe:
     return EvaluationRecipe(run.supernet, run.data, metric, settings.examples, settings.least_tokens, settings.bf16)
 
 
-def storage(run: Run, inputs: str) -> Storage:
-    """Where the study's trials last: the journal in the run's folder, or the database that it names."""
+def check_storage(study: Study) -> None:
+    """Raise `SearchError` if the database that a study names cannot be used."""
+    if study.search.storage:
+        check_database(database(study.search.storage.get_secret_value(), study.path.parent))
+
+
+def trials(run: Run, inputs: str, costs: Costs) -> Trials:
+    """The trials of a search, in the journal of the run's folder or the database that the study names."""
     study, url = run.study, run.study.search.storage
     where = database(url.get_secret_value(), study.path.parent) if url else run.journal
     values = [study.task.metric, *(f"predicted p50_ms, {device.name}" for device in study.devices)]
-    return Storage(where, study.name, inputs, values)
+    return Trials(Storage(where, study.name, inputs, values), study.space, costs, study.search, study.seed)
+
+
+def join_search(run: Run) -> SearchState:
+    """Evaluate candidates beside the command that searches this run, until there are enough.
+
+    Writes nothing but trials; what comes after is that command's.
+    """
+    study = run.study
+    if not run.is_started("search") or not run.is_started("search", search_inputs(run)):
+        raise SearchError(
+            f"{run.folder}: no search of this study has begun that could be joined; start one with nas search"
+        )
+    profiles = {device.name: Profile.load(run.profile(device.name)) for device in study.devices}
+    costs = Costs(teacher_config(run), profiles, study.budgets)
+    joined = trials(run, search_inputs(run), costs)
+    return search(joined, study.search.evaluations, lambda: executor_for(study.search, evaluation(run)))
 
 
 def search_candidates(run: Run) -> SearchState:
     """Search the space, then measure the best of each budget whole. Goes on where a killed search stopped."""
     study = run.study
+    check_storage(study)
     profiles = profile(run)
     costs = Costs(teacher_config(run), profiles, study.budgets)
     costs.check_feasible(study.space)
     train(run)
     inputs = search_inputs(run)
-
-    def trials() -> Trials:
-        return Trials(storage(run, inputs), study.space, costs, study.search, study.seed)
-
-    state = SearchState.of(trials()) if run.is_done("search", inputs) else None
+    state = SearchState.of(trials(run, inputs, costs)) if run.is_done("search", inputs) else None
     if state is None or len(state.results) < study.search.evaluations:
         with run.step("search", inputs, run.journal.parent):
-            state = search(trials(), study.search.evaluations, lambda: executor_for(study.search, evaluation(run)))
+            found = trials(run, inputs, costs)
+            state = search(found, study.search.evaluations, lambda: executor_for(study.search, evaluation(run)))
     measured_on = [file_digest(run.profile(device.name)) for device in study.devices]
     front_inputs = digest([[result.to_json() for result in state.results], study.export.candidates, measured_on])
     if not run.is_done("front", front_inputs):

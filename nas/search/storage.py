@@ -25,6 +25,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from nas.errors import SearchError
 
@@ -46,7 +47,7 @@ class Storage:
         file just one. `values` names what trials are told, first what is to be raised, then what is to be lowered.
         """
         self._where = where
-        with self._explained(), warnings.catch_warnings():
+        with _explained(self._where), warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._storage = _connect(where)
             held = [study.study_name for study in self._storage.get_all_studies()] if isinstance(where, Path) else []
@@ -75,7 +76,7 @@ class Storage:
 
     def note(self, key: str, value: str) -> str:
         """Keep something about the search. Returns what was first kept under that name."""
-        with self._explained():
+        with _explained(self._where):
             known: str | None = self._storage.get_study_user_attrs(self._study).get(key)
             if known is None:
                 self._storage.set_study_user_attr(self._study, key, value)
@@ -83,7 +84,7 @@ class Storage:
 
     def changes(self) -> list[FrozenTrial]:
         """Trials that were begun or finished since the last call, by whichever driver, and those still running."""
-        with self._explained():
+        with _explained(self._where):
             trials = self._storage.get_all_trials(self._study, deepcopy=False)
         found = [*(trials[number] for number in self._unfinished), *trials[self.count :]]
         self._unfinished = {trial.number: trial for trial in found if not trial.state.is_finished()}
@@ -94,7 +95,7 @@ class Storage:
         """The running trials of drivers that are no more."""
         running = [trial for trial in self._unfinished.values() if trial.state == TrialState.RUNNING]
         drivers = {trial.user_attrs.get(_DRIVER, "") for trial in running} - {self._driver}
-        with self._explained():
+        with _explained(self._where):
             dead = {driver for driver in drivers if not self._drivers.is_alive(driver)}
         return [trial for trial in running if trial.user_attrs.get(_DRIVER, "") in dead]
 
@@ -102,7 +103,7 @@ class Storage:
         """Store a trial, finished or of this driver, in one write. Returns its number."""
         if not trial.state.is_finished():
             trial.set_user_attr(_DRIVER, self._driver)
-        with self._explained():
+        with _explained(self._where):
             self._drivers.join(self._driver)
             return self._storage.get_trial_number_from_id(self._storage.create_new_trial(self._study, trial))
 
@@ -125,7 +126,7 @@ class Storage:
         system_attrs: Mapping[str, Any],
         values: Sequence[float] | None,
     ) -> None:
-        with self._explained(), suppress(UpdateFinishedTrialError):
+        with _explained(self._where), suppress(UpdateFinishedTrialError):
             trial = self._storage.get_trial_id_from_study_id_trial_number(self._study, number)
             for key, value in user_attrs.items():
                 self._storage.set_trial_user_attr(trial, key, value)
@@ -137,24 +138,33 @@ class Storage:
         """Say that this driver has ended: what it has running is free for others at once."""
         self._drivers.leave()
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """What a database refuses becomes one line, without any password."""
-        try:
-            yield
-        except ImportError as problem:
-            package = getattr(problem.__cause__, "name", None)
-            remedy = "pip install 'compact-bert-nas[postgresql]'" if package == "psycopg" else "install it"
-            raise SearchError(
-                f"search.storage: {_shown(self._where)} needs the package {package}, which is not installed; {remedy}"
-            ) from None
-        except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as problem:
-            reason = problem if isinstance(problem, sqlalchemy.exc.SQLAlchemyError) else problem.__cause__
-            said = str(getattr(reason, "orig", None) or reason).strip().partition("\n")[0]
-            raise SearchError(
-                f"search.storage: {_shown(self._where)} cannot be used: {_without_password(said, self._where)}; "
-                "correct the URL, or start the server"
-            ) from None
+
+@contextmanager
+def _explained(where: Path | str) -> Iterator[None]:
+    """What a database refuses becomes one line, without any password."""
+    try:
+        yield
+    except ImportError as problem:
+        package = getattr(problem.__cause__, "name", None) or problem.name
+        remedy = "pip install 'compact-bert-nas[postgresql]'" if package == "psycopg" else "install it"
+        raise SearchError(
+            f"search.storage: {_shown(where)} needs the package {package}, which is not installed; {remedy}"
+        ) from None
+    except (SQLAlchemyError, StorageInternalError) as problem:
+        reason = problem if isinstance(problem, SQLAlchemyError) else problem.__cause__
+        said = str(getattr(reason, "orig", None) or reason).strip().partition("\n")[0]
+        raise SearchError(
+            f"search.storage: {_shown(where)} cannot be used: {_without_password(said, where)}; correct the URL, or "
+            "see to the server"
+        ) from None
+
+
+def check_database(url: str) -> None:
+    """Raise `SearchError` if a database's driver is missing or its server does not answer."""
+    with _explained(url):
+        engine = sqlalchemy.create_engine(url)
+        engine.connect().close()
+        engine.dispose()
 
 
 def database(url: str, folder: Path) -> str:
@@ -168,10 +178,13 @@ def database(url: str, folder: Path) -> str:
 def _connect(where: Path | str) -> BaseStorage:
     if isinstance(where, Path):
         return JournalStorage(Journal(where))
-    file = _file(where)
-    if file:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    return get_storage(RDBStorage(where))
+    try:
+        return get_storage(RDBStorage(where))
+    except RuntimeError:
+        raise SearchError(
+            f"search.storage: {_shown(where)} was made by another version of Optuna; name another database, or bring "
+            "it up to date with optuna storage upgrade"
+        ) from None
 
 
 def _file(where: Path | str) -> Path | None:
@@ -312,9 +325,9 @@ class _Beats:
         count = 0
         while not self._left.wait(_SECONDS_BETWEEN_BEATS):
             count += 1
-            with suppress(sqlalchemy.exc.SQLAlchemyError, StorageInternalError):  # the next one may get through
+            with suppress(SQLAlchemyError, StorageInternalError):  # the next one may get through
                 self._beat(driver, count)
-        with suppress(sqlalchemy.exc.SQLAlchemyError, StorageInternalError):
+        with suppress(SQLAlchemyError, StorageInternalError):
             self._beat(driver, -1)
 
     def _beat(self, driver: str, count: int) -> None:
