@@ -28,7 +28,6 @@ METRICS = {
     "classification": ("accuracy", "f1", "matthews_correlation"),
     "regression": ("spearman", "pearson"),
 }
-_DATABASE = re.compile(r"sqlite(\+\w+)?:///(?!:memory:).+|(postgresql|mysql|mariadb)(\+\w+)?://.*[^/]/[^/]+")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 PositiveReal = Annotated[float, Field(gt=0.0, strict=True, allow_inf_nan=False)]
@@ -177,8 +176,8 @@ class Search(Settings):
 
     @field_validator("storage")
     @classmethod
-    def _is_database(cls, url: SecretStr | None) -> SecretStr | None:
-        if url and not _DATABASE.fullmatch(url.get_secret_value()):
+    def _names_a_database(cls, url: SecretStr | None) -> SecretStr | None:
+        if url and not _is_database(url.get_secret_value()):
             raise ValueError(
                 "must be the URL of an SQLite, PostgreSQL or MySQL database, as postgresql+psycopg://user@host/name or "
                 "sqlite:///search.db; correct it"
@@ -318,6 +317,18 @@ def _from_file(device: Any, study: Path) -> Any:
     values = read_toml(path, StudyError) | own
     validate(Device, values, path, StudyError)
     return values
+
+
+def _is_database(url: str) -> bool:
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parts = make_url(url)
+    except (ArgumentError, ValueError):
+        return False
+    known = parts.drivername.partition("+")[0] in {"sqlite", "postgresql", "mysql", "mariadb"}
+    return known and parts.database not in (None, "", ":memory:")
 
 
 def _sizes(shape: Shape) -> str:

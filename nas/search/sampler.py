@@ -111,7 +111,7 @@ class Trials:
         """Why an architecture needs no evaluation; None if it does."""
         if architecture in self._known or architecture in self._running.values():
             return "repeated"
-        return "over_budget" if self._violation(architecture) > 0.0 else None
+        return "over_budget" if self._violation(architecture, ()) > 0.0 else None
 
     def catch_up(self) -> None:
         """Take in what was begun and finished since; trials whose driver is no more are given up."""

@@ -137,6 +137,9 @@ class Storage:
     def leave(self) -> None:
         """Say that this driver has ended: what it has running is free for others at once."""
         self._drivers.leave()
+        if isinstance(self._where, Path):
+            with self._where.open() as journal:
+                os.fsync(journal)
 
 
 @contextmanager
@@ -207,7 +210,7 @@ def _shown(where: Path | str) -> str:
 
 def _without_password(text: str, where: Path | str) -> str:
     parts = None if isinstance(where, Path) else sqlalchemy.make_url(where)
-    secrets = [parts.password, *map(str, parts.query.values())] if parts else []
+    secrets = [parts.password, *(value for key, value in parts.query.items() if "pass" in key)] if parts else []
     for secret in filter(None, secrets):
         text = text.replace(str(secret), "***")
     return text
@@ -217,8 +220,8 @@ class Journal(BaseJournalBackend):
     """A file with a line for each operation, as `JournalFileBackend` reads it too.
 
     Who writes holds a lock on the file, which the system takes back from a killed process; the end of a line that such
-    a process did not finish is removed by the next to write. A result outlives its process at once, and a failure of
-    the machine after a second: waiting for the disk would cost more than all else that a driver does.
+    a process did not finish is removed by the next to write. What is written outlives its process at once. Once
+    a second at most is waited for the disk, which may take as long as all else that a driver does for a trial.
     """
 
     def __init__(self, path: Path) -> None:
@@ -335,7 +338,7 @@ class _Beats:
 
     def is_alive(self, driver: str) -> bool:
         now = time.monotonic()
-        if now - self._looked > min(1.0, _SECONDS_BETWEEN_BEATS):
+        if driver not in self._seen or now - self._looked > min(1.0, _SECONDS_BETWEEN_BEATS):
             self._looked = now
             for key, count in self._storage.get_study_user_attrs(self._study).items():
                 name = key.removeprefix(f"{_DRIVER} ")

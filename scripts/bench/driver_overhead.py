@@ -104,12 +104,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     executor = InstantExecutor(space)
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        trials = Trials(_storage(Path(folder)), space, costs, settings, arguments.seed)
+        where = arguments.storage or Path(folder) / "journal.log"
+        trials = Trials(_storage(where), space, costs, settings, arguments.seed)
         opened = time.perf_counter() - started
         state = search(trials, arguments.trials, lambda: executor)
         size_mb = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()) / 1e6
         started = time.perf_counter()
-        Trials(_storage(Path(folder)), space, costs, settings, arguments.seed)
+        Trials(_storage(where), space, costs, settings, arguments.seed)
         reopened = time.perf_counter() - started
     found = {
         at: (executor.times[at] - executor.times[at - _WINDOW]) * 1000.0 / _WINDOW
@@ -128,8 +129,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _storage(folder: Path) -> Storage:
-    return Storage(folder / "journal.log", "driver-overhead", "", ["accuracy", "predicted p50_ms, cpu"])
+def _storage(where: Path | str) -> Storage:
+    return Storage(where, "driver-overhead", "made up", ["accuracy", "predicted p50_ms, cpu"])
 
 
 def _show(found: dict[int, float], mean: float) -> None:
@@ -145,6 +146,7 @@ def _arguments() -> argparse.Namespace:
     made.add_argument("--space", default="minilm-l6", help="a shipped search space, or the path of one")
     made.add_argument("--trials", type=int, default=10_000, help="evaluations of the search")
     made.add_argument("--sampler", default="nsga2", choices=["nsga2", "tpe", "random"])
+    made.add_argument("--storage", help="URL of an empty database; a journal where it is left out")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     return made.parse_args()

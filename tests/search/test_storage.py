@@ -208,7 +208,13 @@ def test_a_study_names_its_database_and_never_shows_it(tiny_study, tmp_path, nas
     assert "s3cret" not in repr(Study.load(tiny_study, {"NAS_PASSWORD": "s3cret"}))
     written = [path for path in runs.rglob("*") if path.is_file()]
     assert written and not any(b"s3cret" in path.read_bytes() for path in written)
-    tiny_study.write_text(text.replace("[search]", '[search]\nstorage = "redis://nas:s3cret@host"'))
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://nas:s3cret@host/0", "postgresql://nas:s3cret@host:port/name", "sqlite://", "mysql://s3cret@host"]
+)
+def test_what_is_no_database_is_refused(tiny_study, url):
+    tiny_study.write_text(tiny_study.read_text().replace("[search]", f'[search]\nstorage = "{url}"'))
     with pytest.raises(StudyError, match="must be the URL of an SQLite, PostgreSQL or MySQL database") as found:
         Study.load(tiny_study)
     assert "s3cret" not in str(found.value)
