@@ -147,8 +147,8 @@ def search_candidates(run: Run) -> SearchState:
     state = SearchState.of(trials(run, inputs, costs)) if run.is_done("search", inputs) else None
     if state is None or len(state.results) < study.search.evaluations:
         with run.step("search", inputs, run.journal.parent):
-            found = trials(run, inputs, costs)
-            state = search(found, study.search.evaluations, lambda: executor_for(study.search, evaluation(run)))
+            opened = trials(run, inputs, costs)
+            state = search(opened, study.search.evaluations, lambda: executor_for(study.search, evaluation(run)))
     measured_on = [file_digest(run.profile(device.name)) for device in study.devices]
     front_inputs = digest([[result.to_json() for result in state.results], study.export.candidates, measured_on])
     if not run.is_done("front", front_inputs):

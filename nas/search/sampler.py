@@ -100,8 +100,8 @@ class Trials:
         """A child of two parents by whole layers, mutated, preferably one that is worth an evaluation."""
         rng = random.Random(f"child/{self.seed}/{self._storage.count}")
         for _ in range(_CHILD_TRIES):
-            pair = (self.encoding.decode(rng.choice(parents).params) for _ in range(2))
-            child = self.space.mutate(self.space.crossover(*pair, rng), rng)
+            first, second = (self.encoding.decode(rng.choice(parents).params) for _ in range(2))
+            child = self.space.mutate(self.space.crossover(first, second, rng), rng)
             if self._settled(child) is None:
                 break
         encoded = self.encoding.encode(child)

@@ -106,11 +106,11 @@ def test_a_driver_whose_count_stands_still_is_dead(tmp_path, monkeypatch):
 @pytest.mark.parametrize("where", ["journal", "postgresql"], indirect=True)
 def test_two_processes_share_a_search_and_one_outlives_the_other(search_folder, where):
     """Both wait for each other; the first is killed in the middle."""
-    target = 120
+    target = 80
     command = [sys.executable, str(Path(__file__).parent / "driver.py"), str(search_folder), str(target)]
     command += ["inline", "nsga2", str(where), "2"]
     drivers = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
-    wanted = random.Random(0).randint(20, 40)
+    wanted = random.Random(0).randint(15, 30)
     deadline = time.monotonic() + 120
     while _drivers_of(search_folder, where).total() < wanted and time.monotonic() < deadline:
         time.sleep(0.1)
