@@ -1,7 +1,4 @@
-"""Runs (or goes on with) the search of a folder: driver.py FOLDER EVALUATIONS EXECUTOR SAMPLER [WHERE [DRIVERS]].
-
-DRIVERS wait for each other, and notice within two seconds when another one dies.
-"""
+"""Runs (or goes on with) the search of a folder: driver.py FOLDER EVALUATIONS EXECUTOR SAMPLER [WHERE [DRIVERS]]."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from nas.latency.profile import Profile
 from nas.model import CompactBertConfig
 from nas.search import SearchState, search, storage
 from nas.search.costs import Costs
-from nas.search.executors import executor_for
+from nas.search.executors import Executor, executor_for
 from nas.search.sampler import Trials
 from nas.search.storage import Storage
 from nas.space import SearchSpace
@@ -45,19 +42,28 @@ def trials_of(
 
 
 def run(
-    folder: Path, evaluations: int, executor: str = "inline", sampler: str = "nsga2", where: Path | str = "journal.log"
+    folder: Path,
+    evaluations: int,
+    executor: str = "inline",
+    sampler: str = "nsga2",
+    where: Path | str = "journal.log",
+    drivers: int = 1,
 ) -> SearchState:
+    """Search; with several drivers, wait for the others before the first evaluation."""
     settings = Search(evaluations=evaluations, executor=executor)
     recipe = EvaluationRecipe(folder / "supernet", folder / "data", "accuracy", None, threads=1)
-    return search(trials_of(folder, where, sampler), evaluations, lambda: executor_for(settings, recipe))
+
+    def make_executor() -> Executor:
+        made = executor_for(settings, recipe)
+        (folder / f"ready-{os.getpid()}").touch()
+        while len(list(folder.glob("ready-*"))) < drivers:
+            time.sleep(0.01)
+        return made
+
+    return search(trials_of(folder, where, sampler), evaluations, make_executor)
 
 
 if __name__ == "__main__":
-    folder, evaluations = Path(sys.argv[1]), int(sys.argv[2])
-    if len(sys.argv) > 6:
-        storage._SECONDS_BETWEEN_BEATS, storage._SECONDS_OF_SILENCE = 0.2, 2.0
-        (folder / f"ready-{os.getpid()}").touch()
-        while len(list(folder.glob("ready-*"))) < int(sys.argv[6]):
-            time.sleep(0.01)
-    state = run(folder, evaluations, *sys.argv[3:6])
+    storage._SECONDS_BETWEEN_BEATS, storage._SECONDS_OF_SILENCE = 0.2, 2.0
+    state = run(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:6], *map(int, sys.argv[6:]))
     print(len(state.results), state.outcomes)

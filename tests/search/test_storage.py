@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import random
-import signal
 import subprocess
 import sys
 import time
@@ -21,6 +18,7 @@ from nas.errors import SearchError, StudyError
 from nas.evaluate import CandidateResult
 from nas.search import storage
 from nas.search.executors import AHEAD
+from nas.search.sampler import Trials
 from nas.search.storage import Storage, database
 from nas.study import Study
 
@@ -105,32 +103,33 @@ def test_a_driver_whose_count_stands_still_is_dead(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["journal", "postgresql"], indirect=True)
 def test_two_processes_share_a_search_and_one_outlives_the_other(search_folder, where):
-    """Both wait for each other; the first is killed in the middle."""
-    target = 80
+    """The first is killed when both have a share."""
+    target = 120
     command = [sys.executable, str(Path(__file__).parent / "driver.py"), str(search_folder), str(target)]
     command += ["inline", "nsga2", str(where), "2"]
     drivers = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
-    wanted = random.Random(0).randint(15, 30)
-    deadline = time.monotonic() + 120
-    while _drivers_of(search_folder, where).total() < wanted and time.monotonic() < deadline:
-        time.sleep(0.1)
-    os.kill(drivers[0].pid, signal.SIGKILL)
+    seen, deadline = trials_of(search_folder, where), time.monotonic() + 120
+    shares = _shares(seen)
+    while (len(shares) < 2 or min(shares.values()) < 5) and time.monotonic() < deadline:
+        time.sleep(0.05)
+        shares = _shares(seen)
+    drivers[0].kill()
     drivers[0].communicate()
+    assert shares.total() < target
     output, errors = drivers[1].communicate(timeout=120)
     assert drivers[1].returncode == 0, errors
     assert output.startswith(f"{target} ".encode())
     state = run(search_folder, target, where=where)
     assert len({result.architecture for result in state.results}) == target == len(state.results)
     assert state.outcomes["lost"] <= AHEAD
-    share = _drivers_of(search_folder, where)
-    assert len(share) == 2 and min(share.values()) > 0
+    assert len(_shares(seen)) == 2 and min(_shares(seen).values()) >= 5
 
 
-def _drivers_of(folder: Path, where: str) -> Counter[str]:
+def _shares(trials: Trials) -> Counter[str]:
     """The number of results of each driver."""
-    opened = Storage(where if "://" in where else folder / where, "tiny", "inputs", ["accuracy", "predicted p50_ms"])
-    trials = opened._storage.get_all_trials(opened._study, deepcopy=False)
-    return Counter(trial.user_attrs["driver"] for trial in trials if "result" in trial.user_attrs)
+    storage = trials._storage
+    found = storage._storage.get_all_trials(storage._study, deepcopy=False)
+    return Counter(trial.user_attrs["driver"] for trial in found if "result" in trial.user_attrs)
 
 
 def test_a_database_holds_a_search_for_each_study_and_inputs(search_folder, tmp_path):
