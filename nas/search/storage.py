@@ -238,7 +238,12 @@ class Journal(BaseJournalBackend):
             number, offset = number + 1, offset + len(line)
             self._read = number, offset
             if number > log_number_from:
-                yield json.loads(line)
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError:
+                    raise SearchError(
+                        f"{self._file.name}: line {number} is none of Optuna's; remove the file to search anew"
+                    ) from None
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         lines = b"".join(json.dumps(log, separators=(",", ":")).encode() + b"\n" for log in logs)
