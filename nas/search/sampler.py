@@ -268,7 +268,7 @@ class Trials:
         return [result for _, result in sorted(self._results.items())]
 
     def outcomes(self) -> dict[str, int]:
-        """How many trials had which outcome; `lost` ones were in flight when their process was killed."""
+        """How many trials had which outcome; `lost` ones were given up, mostly since their process was killed."""
         return dict(self._outcomes)
 
     def __enter__(self) -> Self:

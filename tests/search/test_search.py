@@ -45,6 +45,20 @@ def test_fixed_seed_gives_the_same_trials_and_another_run_goes_on(search_folder)
     assert longer.results[:20] == straight.results and len(longer.results) == 26
 
 
+def test_the_start_is_the_first_generation_and_another_run_goes_on_with_the_last(search_folder):
+    def generations() -> list[int]:
+        stored = trials_of(search_folder)._storage._storage.get_all_trials(0, deepcopy=False)
+        return [trial.system_attrs["Generations:generation"] for trial in stored]
+
+    run(search_folder, 24)
+    first = generations()
+    assert first[:8] == [0] * 8 and first == sorted(first) and first[-1] == 1
+    run(search_folder, 40)
+    longer = generations()
+    assert longer == sorted(longer) and longer[: len(first)] == first and longer[-1] == 2
+    assert all(8 <= longer.count(generation) <= 8 + AHEAD for generation in range(longer[-1]))
+
+
 @pytest.mark.slow
 def test_ray_gives_the_same_trials_as_inline(search_folder):
     inline = run(search_folder, 12, where="inline.log")
