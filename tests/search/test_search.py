@@ -55,7 +55,7 @@ def test_the_start_is_the_first_generation_and_another_run_goes_on_with_the_last
     assert first[:8] == [0] * 8 and first == sorted(first) and first[-1] == 1
     run(search_folder, 40)
     longer = generations()
-    assert longer == sorted(longer) and longer[: len(first)] == first and longer[-1] == 2
+    assert longer == sorted(longer) and longer[: len(first)] == first and longer[-1] >= 2
     assert all(8 <= longer.count(generation) <= 8 + AHEAD for generation in range(longer[-1]))
 
 
