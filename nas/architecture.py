@@ -55,7 +55,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """One point of a search space: immutable, hashable, with a JSON form and a digest."""
+    """One point of a search space: an immutable, hashable value."""
 
     hidden_size: int
     layers: tuple[Layer, ...]

@@ -40,6 +40,14 @@ JoinOption = Annotated[
     bool, typer.Option("--join", help="Only evaluate candidates, beside the command that searches this study.")
 ]
 OutputOption = Annotated[Path | None, typer.Option("--output", help="The archive; by default named as the device.")]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="HOST:PORT",
+        help="Evaluate candidates on that Ray cluster; auto: on the one that this machine belongs to.",
+    ),
+]
 RUNS = Path("runs")
 
 
@@ -80,9 +88,24 @@ def _load(study: str, assignments: list[str] | None) -> Study:
     return Study.load(study, variables)
 
 
-def _work(study: str, runs: Path, assignments: list[str] | None, work: Callable[[Run], Any], alone: bool = True) -> Any:
-    """Do some work on a run, alone where it writes to the run, and without other libraries' chatter."""
+def _work(
+    study: str,
+    runs: Path,
+    assignments: list[str] | None,
+    work: Callable[[Run], Any],
+    address: str | None = None,
+    alone: bool = True,
+) -> Any:
+    """Do some work on a run without other libraries' chatter; on a Ray cluster if there is an address.
+
+    `alone`: it writes to the run, so no other may.
+    """
     loaded = _load(study, assignments)
+    if address:
+        from nas.cluster import connect
+
+        connect(address, "--address")
+        loaded = loaded.on_ray()
     import datasets
     import transformers
 
@@ -148,6 +171,7 @@ def profile(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = Non
 def search(
     study: StudyArgument,
     join: JoinOption = False,
+    address: AddressOption = None,
     runs: RunsOption = RUNS,
     set_: SetOption = None,
     json_: JsonOption = False,
@@ -159,7 +183,7 @@ def search(
 
         return (join_search if join else search_candidates)(run).outcomes
 
-    result = _work(study, runs, set_, work, alone=not join)
+    result = _work(study, runs, set_, work, address, alone=not join)
     print(", ".join(f"{count} {outcome}" for outcome, count in result.items()))
     _finish(json_, result)
 
@@ -268,9 +292,15 @@ def import_(
 
 
 @app.command(name="run")
-def run_all(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None, json_: JsonOption = False) -> None:
+def run_all(
+    study: StudyArgument,
+    address: AddressOption = None,
+    runs: RunsOption = RUNS,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
     """Do all steps; those that are up to date are skipped."""
-    _run_all(study, runs, set_, json_)
+    _run_all(study, runs, set_, json_, address)
 
 
 @app.command()
@@ -279,7 +309,7 @@ def quickstart(runs: RunsOption = RUNS, json_: JsonOption = False) -> None:
     _run_all("quickstart", runs, None, json_)
 
 
-def _run_all(study: str, runs: Path, set_: list[str] | None, json_: bool) -> None:
+def _run_all(study: str, runs: Path, set_: list[str] | None, json_: bool, address: str | None = None) -> None:
     def work(run: Run) -> dict[str, Any]:
         from nas.errors import ExportError
         from nas.pipeline import export
@@ -294,7 +324,7 @@ def _run_all(study: str, runs: Path, set_: list[str] | None, json_: bool) -> Non
 
     from nas.report.tables import print_results
 
-    result = _work(study, runs, set_, work)
+    result = _work(study, runs, set_, work, address)
     print_results(result)
     print(f"report: {result['report']}")
     _finish(json_, result)

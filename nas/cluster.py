@@ -1,47 +1,64 @@
-"""The Ray cluster: joined if there is one, else a local one is started."""
+"""The Ray cluster: one that is named is joined, else a local one is started."""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 
 import ray
 
-from nas.errors import DeviceError
+from nas.errors import ClusterError
 
 _PATIENCE_S = 10.0
 
 
-def attach(device: str) -> None:
-    """Connect this process to the cluster that a device belongs to. Raises `DeviceError` if there is none."""
+def connect(address: str, wanted: str) -> None:
+    """Connect this process to a cluster: `auto` for the one that this machine belongs to, or HOST:PORT.
+
+    Raises `ClusterError`, which begins with who wanted it, if there is none.
+    """
     if ray.is_initialized():
         return
-    address = os.environ.get("RAY_ADDRESS", "auto")
     host, _, port = address.rpartition(":")
     try:
         if host and port.isdigit():  # Ray itself would try for minutes
             socket.create_connection((host, int(port)), timeout=_PATIENCE_S).close()
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except OSError:
-        raise DeviceError(
-            f"devices.{device}: is a node of a Ray cluster, but none is found at {address!r}; start one with "
-            "`ray start --head`, or set RAY_ADDRESS"
+        raise ClusterError(
+            f"{wanted}: needs a Ray cluster, but none is found at {address!r}; start one with `ray start --head`, or "
+            "give its address by RAY_ADDRESS or --address"
+        ) from None
+    except (RuntimeError, ValueError) as problem:
+        reason = str(problem).strip().splitlines()[0]
+        raise ClusterError(
+            f"{wanted}: cannot join the Ray cluster at {address!r}: {reason}; this machine must be one of its nodes "
+            "(`ray start --address=...`), with the same Python and Ray"
         ) from None
 
 
-def join(workers: int) -> bool:
+def attach(device: str) -> None:
+    """Connect this process to the cluster that a device belongs to. Raises `ClusterError` if there is none."""
+    connect(os.environ.get("RAY_ADDRESS", "auto"), f"devices.{device}")
+
+
+def join(cpus: float, wanted: str) -> bool:
     """Connect this process to Ray; returns whether a local cluster was started, which the caller shuts down.
 
-    `RAY_ADDRESS` names a cluster to join. A local one offers at least `workers` processors.
+    `RAY_ADDRESS` names a cluster to join. A local one offers at least so many processors.
     """
     if ray.is_initialized():
         return False
-    local = not os.environ.get("RAY_ADDRESS")
+    if address := os.environ.get("RAY_ADDRESS"):
+        connect(address, wanted)
+        return False
     ray.init(
-        num_cpus=max(workers, os.cpu_count() or 1) if local else None,
-        include_dashboard=False if local else None,
+        address="local",
+        num_cpus=max(math.ceil(cpus), os.cpu_count() or 1),
+        include_dashboard=False,
         logging_level=logging.ERROR,
         log_to_driver=False,
     )
-    return local
+    return True

@@ -226,6 +226,10 @@ class Batch:
     inputs: dict[str, torch.Tensor]
     """`input_ids`, and `token_type_ids` if the model has types; each (batch, sequence)."""
 
+    def to(self, processor: str) -> Batch:
+        """The same batch on a processor."""
+        return Batch(self.rows, {name: value.to(processor) for name, value in self.inputs.items()})
+
 
 def batches_by_length(split: Dataset, max_tokens: int = 4096) -> Iterator[Batch]:
     """Batches of equal length, longest first, at most `max_tokens` tokens each.

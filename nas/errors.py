@@ -33,6 +33,10 @@ class DeviceError(NasError):
     """A device or runtime that cannot measure what it was asked to."""
 
 
+class ClusterError(NasError):
+    """A Ray cluster that is not there, or that this machine cannot join."""
+
+
 class InfeasibleBudgetError(NasError):
     """A budget that no architecture of the search space can meet."""
 

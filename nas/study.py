@@ -159,12 +159,17 @@ class Supernet(Settings):
 class Search(Settings):
     """The search over architectures."""
 
-    sampler: Literal["nsga2", "tpe", "random"] = "nsga2"
+    sampler: Literal["guided", "nsga2", "tpe", "random"] = "nsga2"
     evaluations: Positive = 200
     """Candidates whose accuracy is measured; what is predicted to miss every budget does not count."""
     population: Annotated[int, Field(ge=4, strict=True)] = 32
     executor: Literal["inline", "ray"] = "inline"
     workers: Positive = 1
+    """Actors that are asked for; those that a cluster has no room for yet are waited for."""
+    worker_cpus: PositiveReal = 1.0
+    """Processors of each, and its threads."""
+    worker_gpus: Real = 0.0
+    """GPUs of each, or the share of one."""
     examples: Positive | None = None
     """Use only that many examples of the search set; all where it is left out."""
     least_tokens: Whole = 0
@@ -188,6 +193,16 @@ class Search(Settings):
     def _workers_have_an_executor(self) -> Search:
         if self.executor == "inline" and self.workers != 1:
             raise ValueError(f"workers: the inline executor has one, but got {self.workers}; set executor = 'ray'")
+        if self.executor == "inline" and (self.worker_cpus, self.worker_gpus) != (1.0, 0.0):
+            key = "worker_cpus" if self.worker_cpus != 1.0 else "worker_gpus"
+            raise ValueError(
+                f"{key}: the inline executor has what this process has, but got {getattr(self, key):g}; "
+                "set executor = 'ray'"
+            )
+        for key in ("worker_cpus", "worker_gpus"):
+            value = getattr(self, key)
+            if value > 1.0 and value % 1.0:
+                raise ValueError(f"{key}: must be a share of one or a whole number, but got {value:g}; round it")
         return self
 
 
@@ -288,6 +303,10 @@ class Study(Settings):
         """The search space, without what the study excludes."""
         space = SearchSpace.load(self.search_space.name, base=self.path.parent)
         return space.excluding(self.search_space.exclude_compression)
+
+    def on_ray(self) -> Study:
+        """The same study with its candidates evaluated on Ray."""
+        return self.model_copy(update={"search": self.search.model_copy(update={"executor": "ray"})})
 
     def resolve(self, name: str) -> Path:
         """A path of the study file, relative to its folder."""

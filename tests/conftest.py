@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,6 +81,15 @@ def batch(config: CompactBertConfig) -> dict[str, torch.Tensor]:
 @pytest.fixture
 def tiny_study(tmp_path: Path) -> Path:
     return write_tiny_study(tmp_path / "tiny")
+
+
+@pytest.fixture(scope="session")
+def searched_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny study that is searched, with its results in `runs` beside it; not to be spoilt."""
+    study = write_tiny_study(tmp_path_factory.mktemp("searched") / "tiny")
+    command = [sys.executable, "-m", "nas.cli", "search", str(study), "--runs", str(study.parent / "runs")]
+    subprocess.run(command, check=True, capture_output=True)
+    return study
 
 
 @pytest.fixture

@@ -28,13 +28,6 @@ def test_a_wrong_call_is_one_line():
     assert len(found.stderr.strip().splitlines()) == 1
 
 
-@pytest.fixture
-def finished_study(tiny_study):
-    command = [sys.executable, "-m", "nas.cli", "search", str(tiny_study), "--runs", str(tiny_study.parent / "runs")]
-    subprocess.run(command, check=True, capture_output=True)
-    return tiny_study
-
-
 @pytest.mark.slow
 def test_supernet_step(tiny_study):
     found = _bench("supernet_step", tiny_study, "--steps", "4", "--rounds", "1")
@@ -51,10 +44,24 @@ def test_choices(tiny_study):
 
 
 @pytest.mark.slow
-def test_candidates_per_second(finished_study):
-    found = _bench("candidates_per_second", finished_study, "--candidates", "12")
+def test_candidates_per_second(searched_study):
+    found = _bench("candidates_per_second", searched_study, "--candidates", "12")
     assert found["ratio"] == pytest.approx(found["all"] / found["naive"], rel=1e-2)
     assert set(found["rates"]) == {"naive", "rounded once", "shared layers", "racing", "all"}
+
+
+@pytest.mark.slow
+def test_kills(searched_study):
+    """The driver of a search on a cluster is killed; the same command ends the search."""
+    found = _bench("kills", searched_study, "--kills", "1")
+    assert found["whole"] == found["kills"] == 1 and found["outcomes"][0]["kind"] == "driver"
+    assert found["outcomes"][0]["finished"] == found["evaluations"] == 16
+
+
+@pytest.mark.slow
+def test_ray_scaling(searched_study):
+    found = _bench("ray_scaling", searched_study, "--candidates", "12", "--rounds", "2")
+    assert found["workers"] == [1, 2] and all(rate > 0 for rate in found["candidates_per_second"])
 
 
 @pytest.mark.slow

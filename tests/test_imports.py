@@ -84,7 +84,9 @@ def test_import_is_quick_and_light():
     assert found["seconds"] < 1.0
 
 
-@pytest.mark.parametrize("first", ["import nas", "import transformers.models.auto.modeling_auto"])
+@pytest.mark.parametrize(
+    "first", ["import nas; from transformers import pipeline", "import transformers.models.auto.modeling_auto"]
+)
 def test_auto_model_loads_a_sub_network_after_import_nas(first, tmp_path, space, supernet_weights):
     BertSupernet(supernet_weights).extract(space.smallest()).save_pretrained(tmp_path)
     script = (

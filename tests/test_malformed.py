@@ -115,6 +115,13 @@ STUDIES = {
     "unknown exclusion": ('name = "tiny"', 'name = "tiny"\nexclude_compression = ["int3"]', ["'int3'"]),
     "unknown sampler": ("evaluations = 16", 'sampler = "luck"', ["search.sampler", "'luck'"]),
     "batch not shared": ("steps = 30", "steps = 30\nworkers = 3", ["supernet", "64 texts", "3", "change one"]),
+    "GPUs that are no share": (
+        "population = 8",
+        "executor = 'ray'\nworker_gpus = 1.5",
+        ["worker_gpus", "whole number", "1.5", "round it"],
+    ),
+    "no processor": ("population = 8", "executor = 'ray'\nworker_cpus = 0", ["search.worker_cpus", "0"]),
+    "inline processors": ("population = 8", "worker_cpus = 2", ["worker_cpus", "inline", "2", "'ray'"]),
     "inline workers": ("population = 8", "workers = 2", ["search", "inline", "'ray'"]),
     "population too small": ("population = 8", "population = 1", ["search.population", "4"]),
     "undeclared variable": ('"train.parquet"', '"${DATA}/train.parquet"', ["DATA", "[variables]"]),
@@ -196,3 +203,9 @@ def test_data_with_unknown_columns_is_refused_before_training(nas, tiny_study, t
     code, _, error = nas("train", str(tiny_study), "--runs", str(tmp_path / "runs"))
     assert code == 2 and error.splitlines()[-1].startswith("error: ") and "use one of body, label" in error
     assert not (tmp_path / "runs" / "tiny" / "teacher").exists()
+
+
+def test_an_address_where_no_cluster_is(nas, tiny_study, tmp_path):
+    code, _, errors = nas("search", str(tiny_study), "--address", "127.0.0.1:1", "--runs", str(tmp_path / "runs"))
+    assert code == 2 and errors.startswith("error: --address: needs a Ray cluster, but none is found at '127.0.0.1:1'")
+    assert len(errors.strip().splitlines()) == 1 and not (tmp_path / "runs").exists()

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from tiny import TEACHER_TABLE, TINY_STUDY, write_pair_study, write_tiny_study
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, RobertaForSequenceClassification
@@ -83,6 +84,8 @@ def test_exports_load_and_give_the_reported_accuracy(finished):
         assert model.num_parameters() == found["params"]
         architecture = Architecture.from_json(json.loads((folder / "architecture.json").read_text()))
         assert architecture == Architecture.from_json(found["architecture"])
+        (result,) = ModelCard.load(folder / "README.md").data.eval_results
+        assert result.metric_value == round(found["accuracy"], 4)
         logits = Artefact(folder, Device(name="cpu", sequence_length=32)).logits(data.test)
         assert (logits.argmax(1) == np.asarray(data.test["labels"])).mean() == pytest.approx(found["accuracy"])
 

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.scripts.scripts import cli
 from tiny import write_tiny_study
 
 from nas.study import Supernet
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+CLUSTER = (ROOT / "docs" / "cluster.md").read_text()
 # What makes the README's study small enough for a test.
 SMALL = """
 [supernet]
@@ -28,8 +37,8 @@ epochs = 0.2
 """
 
 
-def _blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def _blocks(language, text=README):
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def _commands(block):
@@ -63,6 +72,10 @@ def test_commands_and_code_of_the_readme(tmp_path):
     for code in _blocks("python"):
         result = subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True, text=True)
         assert re.search(r"-?\d\.\d", result.stdout)
+    (serve,) = _blocks("sh")
+    command = [sys.executable, *shlex.split(serve)[1:]]
+    result = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+    assert re.fullmatch(r"\w+\t\d\.\d+\n", result.stdout)
     shutil.rmtree(folder)
 
 
@@ -70,6 +83,48 @@ def test_settings_of_the_readme_are_the_defaults():
     _, block = _blocks("toml")
     shown, defaults = tomllib.loads(block)["supernet"], Supernet().model_dump()
     assert shown == {name: defaults[name] for name in shown}
+
+
+@pytest.mark.slow
+def test_commands_of_the_cluster_page(searched_study, tmp_path, monkeypatch):
+    """A head, another node, and a finished search that goes on there; of its four workers two have a place."""
+    # `auto` shall be this cluster, whatever else is running.
+    ray_folder = TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
+    monkeypatch.setenv("RAY_TMPDIR", ray_folder.name)
+    study = shutil.copytree(searched_study.parent, tmp_path / "tiny") / "study.toml"
+    (settings,) = _blocks("toml", CLUSTER)
+    study.write_text(study.read_text().replace("[search]\nevaluations = 16", f"{settings}evaluations = 20"))
+    by_hand, _ = _blocks("bash", CLUSTER)
+    head, node, search = _commands(by_hand.replace("HEAD", "127.0.0.1"))
+    with ray_folder, ExitStack() as stack:
+        for command in (head, node):
+            assert command[:2] == ["ray", "start"]
+            started = [Path(sys.executable).with_name("ray"), *command[1:], "--num-cpus=1", "--block"]
+            stack.enter_context(_stopped_at_the_end(started))
+            while not list(Path(ray_folder.name).rglob("ray_current_cluster")):  # the head is there
+                time.sleep(0.1)
+        assert search[0] == "nas"
+        call = [sys.executable, "-m", "nas.cli", *search[1:], "--json"]
+        done = subprocess.run(call, cwd=study.parent, check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout.splitlines()[-1])["evaluated"] == 20
+
+
+@contextmanager
+def _stopped_at_the_end(command):
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_the_launcher_takes_the_cluster_file():
+    _, launcher = _blocks("bash", CLUSTER)
+    assert all(command[0] == "ray" and command[1] in cli.commands for command in _commands(launcher))
+    assert all("scripts/cluster.yaml" in command for command in _commands(launcher))
+    config = yaml.safe_load((ROOT / "scripts" / "cluster.yaml").read_text())
+    validate_config(prepare_config(config))
 
 
 _TASK = 'metric = "accuracy"\nmax_length = 32\nholdout = { size = 200 }'

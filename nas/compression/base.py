@@ -3,6 +3,9 @@
 A choice is one file with one subclass and one line in the registry. It is written as `name`, `name(parameter)` or,
 where its matrices can be stored in a format that is a choice too, `name(parameter)+format`. Torch and ONNX are only
 touched inside the methods, so that a study can be read and checked without either.
+
+Its torch methods are differentiable and serve the supernet, the extracted model and the modelling file of an export
+alike; its ONNX methods write what a runtime executes. Both must compute the same function.
 """
 
 from __future__ import annotations
@@ -82,8 +85,7 @@ class MatrixCompression(Compression):
     """A choice for the matrices of a block that has weights of its own.
 
     A linear layer is `bias` of shape (rows,) and matrices in place of a weight of shape (rows, columns), as in torch;
-    so is an embedding table, without bias. The torch methods are differentiable and serve the supernet and the
-    extracted model alike; the ONNX methods write what a runtime executes. Both must compute the same function.
+    so is an embedding table, without bias.
 
     A row of what comes out depends on the same row of `writes` only, so that rows can be joined, split and scaled.
     """

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nas.compression.base import Arrays, Matrices, Store
     from nas.graph import GraphBuilder
 
-_LEVELS = 7
+_INT4_LEVELS = 7
 _ZERO = 8
 """What zero is stored as: the operators' own default."""
 _BLOCK = 32
@@ -35,7 +35,7 @@ def _rounded(weight: torch.Tensor) -> torch.Tensor:
 
     columns = weight.shape[-1]
     blocks = functional.pad(weight, (0, -columns % _BLOCK)).unflatten(-1, (-1, _BLOCK))
-    return symmetric(blocks, _LEVELS).flatten(-2)[..., :columns]
+    return symmetric(blocks, _INT4_LEVELS).flatten(-2)[..., :columns]
 
 
 class Int4(MatrixCompression):
@@ -117,6 +117,6 @@ def _packed(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     rows, columns = matrix.shape
     blocks = np.pad(matrix, ((0, 0), (0, -columns % _BLOCK))).reshape(rows, -1, _BLOCK)
-    scale = np.maximum(np.abs(blocks).max(axis=2, keepdims=True), SMALLEST_SCALE * _LEVELS) / _LEVELS
+    scale = np.maximum(np.abs(blocks).max(axis=2, keepdims=True), SMALLEST_SCALE * _INT4_LEVELS) / _INT4_LEVELS
     integers = (np.round(blocks / scale).astype(np.int8) + _ZERO).astype(np.uint8).reshape(rows, -1)
     return integers[:, 0::2] | (integers[:, 1::2] << 4), scale[:, :, 0].astype(np.float32)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nas.compression.base import Arrays, Matrices, Store
     from nas.graph import GraphBuilder
 
-_LEVELS = 127
+_INT8_LEVELS = 127
 
 
 def _quantise_activations(x: torch.Tensor) -> torch.Tensor:
@@ -51,7 +51,7 @@ class Int8(MatrixCompression):
     def settled(self, matrices: Matrices) -> Matrices:
         from nas.compression.rounding import symmetric
 
-        return {"weight": symmetric(matrices["weight"], _LEVELS)}
+        return {"weight": symmetric(matrices["weight"], _INT8_LEVELS)}
 
     def apply(self, x: torch.Tensor, settled: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
         from torch.nn import functional
@@ -63,7 +63,7 @@ class Int8(MatrixCompression):
 
         from nas.compression.rounding import symmetric
 
-        return symmetric(functional.embedding(ids, matrices["weight"]), _LEVELS)
+        return symmetric(functional.embedding(ids, matrices["weight"]), _INT8_LEVELS)
 
     def emit_linear(
         self, graph: GraphBuilder, x: str, matrices: Arrays, bias: np.ndarray | None, store: Store | None = None
@@ -93,5 +93,5 @@ def _integers(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     from nas.compression.rounding import SMALLEST_SCALE
 
-    scale = np.maximum(np.abs(matrix).max(axis=1, keepdims=True), SMALLEST_SCALE * _LEVELS) / _LEVELS
+    scale = np.maximum(np.abs(matrix).max(axis=1, keepdims=True), SMALLEST_SCALE * _INT8_LEVELS) / _INT8_LEVELS
     return np.round(matrix / scale).astype(np.int8), scale.astype(np.float32)

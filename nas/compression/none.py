@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class NoCompression(MatrixCompression):
-    """The identity among the choices."""
+    """All as it is, in 32-bit floating point."""
 
     name = "none"
     blocks = frozenset(BLOCKS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from nas.evaluate.accuracy import CandidateResult, EvaluationRecipe, Evaluator, predict
+from nas.evaluate.accuracy import CandidateResult, Evaluator, predict
+from nas.evaluate.recipe import EvaluationParts, EvaluationRecipe
 
-__all__ = ["CandidateResult", "EvaluationRecipe", "Evaluator", "predict"]
+__all__ = ["CandidateResult", "EvaluationParts", "EvaluationRecipe", "Evaluator", "predict"]

@@ -1,14 +1,10 @@
-"""Accuracy of candidates: logits over a split, and the record of one evaluation.
-
-An `EvaluationRecipe` is a plain value that travels to another process; `load` makes the evaluator there.
-"""
+"""Accuracy of candidates: logits over a split, and the record of one evaluation."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +12,7 @@ import torch
 from datasets import Dataset
 
 from nas.architecture import Architecture
-from nas.data import Batch, TaskData, batches_by_length, score
-from nas.errors import DataError
+from nas.data import Batch, batches_by_length, score
 from nas.evaluate.racing import Race
 from nas.evaluate.shared import SharedStates
 from nas.model import CompactBertForSequenceClassification
@@ -93,10 +88,12 @@ class Evaluator:
         shared: bool = True,
         raced: bool = True,
         bf16: bool = True,
+        processor: str = "cpu",
     ) -> None:
         self.supernet = supernet
         self.metric = metric
-        self.batches = list(batches_by_length(split))
+        self.processor = processor
+        self.batches = [batch.to(processor) for batch in batches_by_length(split)]
         self.labels = np.asarray(split["labels"])
         self.states = SharedStates() if shared else None
         # Batches hold texts of one length; whoever is stopped early shall have seen all kinds.
@@ -116,7 +113,7 @@ class Evaluator:
         for module in model.modules():
             if isinstance(module, BlockLinear):
                 module.settle(self._dtype)
-        with torch.autocast("cpu", self._dtype, enabled=self._dtype != torch.float32):
+        with torch.autocast(self.processor, self._dtype, enabled=self._dtype != torch.float32):
             if architecture.exit_threshold:
                 accuracy, exits, rows = *self.measure(model), self.labels
             else:
@@ -134,7 +131,7 @@ class Evaluator:
         found, rows, right = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
         for number in self._order:
             batch = self.batches[number]
-            found.append(model.classify(states.run(model, number, batch)).float().numpy())
+            found.append(model.classify(states.run(model, number, batch)).float().cpu().numpy())
             rows.append(batch.rows)
             if self._race:
                 right.append(self._right(found[-1], batch.rows))
@@ -159,7 +156,7 @@ class Evaluator:
     def measure(self, model: CompactBertForSequenceClassification) -> tuple[float, tuple[float, ...]]:
         """The metric of a model with weights of its own, and the shares of texts that leave after each layer."""
         left: list[int] = []
-        accuracy = score(self.metric, predict(forward_of(model, left), self.batches), self.labels)
+        accuracy = score(self.metric, predict(forward_of(model, left, self.processor), self.batches), self.labels)
         return accuracy, exit_shares(left, len(model.layers)) if left else ()
 
     def accuracy_of(self, model: CompactBertForSequenceClassification) -> float:
@@ -171,32 +168,3 @@ def exit_shares(left_after: Sequence[int], layers: int) -> tuple[float, ...]:
     """The shares of texts that leave after each of some layers."""
     counts = np.bincount(left_after, minlength=layers + 1)[1:]
     return tuple((counts / len(left_after)).round(6).tolist())
-
-
-@dataclass(frozen=True)
-class EvaluationRecipe:
-    """Where an evaluator's parts lie, so that any process can make it."""
-
-    supernet: Path
-    data: Path
-    metric: str
-    examples: int | None = None
-    least_tokens: int = 0
-    bf16: bool = True
-    threads: int | None = None
-
-    def load(self) -> Evaluator:
-        """Read weights and search set. With `threads`, also bounds this process's torch threads."""
-        if self.threads:
-            torch.set_num_threads(self.threads)
-        split = TaskData.load(self.data).search
-        long_enough = np.flatnonzero(np.asarray(split["length"]) >= self.least_tokens)
-        if not len(long_enough):
-            raise DataError(
-                f"search.least_tokens: no text of the search set has {self.least_tokens} tokens, the longest has "
-                f"{max(split['length'])}; lower it"
-            )
-        split = split.select(long_enough)
-        if self.examples and self.examples < len(split):
-            split = split.shuffle(seed=0, keep_in_memory=True).select(range(self.examples))
-        return Evaluator(BertSupernet.load(self.supernet), split, self.metric, bf16=self.bf16)

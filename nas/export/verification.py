@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +21,9 @@ from nas.device import Device
 from nas.errors import DeviceError
 from nas.evaluate import predict
 from nas.evaluate.accuracy import exit_shares, forward_of
-from nas.export.artefact import ONNX_FILE, SAMPLES_FILE, VERIFICATION_FILE, stored_file
-from nas.files import canonical_json, write_json, write_text
+from nas.export.artefact import SAMPLES_FILE, VERIFICATION_FILE, served_files
+from nas.export.standalone import MODELING_FILE
+from nas.files import canonical_json, file_digest, write_json, write_text
 from nas.latency import LatencyRecord
 from nas.latency.exits import measure_with_exits
 from nas.latency.measure import Network, Texts, measure_peak_memory
@@ -55,7 +58,7 @@ class Artefact:
         device = self.device.model_copy(update={"compiled": False, "processor": processor})
         if device.runtime == "torch":
             return forward_of(placed_in_torch(reload(self.folder), device), processor=processor)
-        session = runtime_of(device).session(self.folder / ONNX_FILE, device)
+        session = runtime_of(device).session(served_files(self.folder, device.runtime)[0], device)
 
         def forward(batch: Batch) -> np.ndarray:
             fed = {name: value.numpy() for name, value in batch.inputs.items()}
@@ -69,17 +72,29 @@ class Artefact:
     def network(self, early: bool = False) -> Network:
         """What is timed: the file itself; the reloaded model for torch, and where texts leave it `early`."""
         whole = self.device.runtime != "torch" and not early
-        return self.folder / ONNX_FILE if whole else as_compact(self.folder)
+        return served_files(self.folder, self.device.runtime)[0] if whole else as_compact(self.folder)
 
     @property
     def size_mb(self) -> float:
-        """The size of the file that is deployed, in 10^6 bytes."""
-        return stored_file(self.folder, self.device.runtime).stat().st_size / MB
+        """The size of what is deployed, in 10^6 bytes."""
+        return sum(path.stat().st_size for path in served_files(self.folder, self.device.runtime)) / MB
 
 
 def reload(folder: Path) -> Any:
     """The exported Hugging Face model, in evaluation mode."""
     return AutoModelForSequenceClassification.from_pretrained(folder).eval()
+
+
+def reload_alone(folder: Path) -> Any:
+    """The exported model as somebody without `nas` loads it: by the class that its folder brings, if it does."""
+    path = folder / MODELING_FILE
+    if not path.exists():
+        return reload(folder)
+    spec = importlib.util.spec_from_file_location(f"{path.stem}_{file_digest(path)}", path)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    return getattr(module, CompactBertForSequenceClassification.__name__).from_pretrained(folder).eval()
 
 
 def as_compact(folder: Path) -> CompactBertForSequenceClassification:
@@ -156,7 +171,7 @@ def _verify_on(
     labels = np.asarray(test["labels"])
     logits, left = artefact.answers(test)
     accuracy = score(metric, logits, labels)
-    model = reload(artefact.folder)
+    model = reload_alone(artefact.folder)
     simulated = predict(forward_of(model), batches_by_length(test))
     exits = exit_shares(left, len(model.layers)) if left else ()
     stored = stored_figures(artefact)

@@ -55,7 +55,10 @@ class _Keeper:
 
     def _placed(self, group: dict[str, Any]) -> dict[str, Any]:
         """The group with files as they lie here, by the places of their networks."""
-        items = [item | {"file": str(self._lane.folder / f"{at}")} for at, item in enumerate(group["networks"])]
+        items = [
+            item | {"file": str(self._lane.folder / f"{at}{Path(item['file']).suffix}")}
+            for at, item in enumerate(group["networks"])
+        ]
         return group | {"networks": items}
 
 
@@ -124,5 +127,7 @@ class RayLane:
 
 
 def _contents(items: Any) -> dict[str, bytes]:
-    """The files of networks, named by their places."""
-    return {f"{at}": Path(item["file"]).read_bytes() for at, item in enumerate(items)}
+    """The files of networks, and those of OpenVINO's weights beside them, named by their places."""
+    paths = [(at, Path(item["file"])) for at, item in enumerate(items)]
+    paths += [(at, path.with_suffix(".bin")) for at, path in paths if path.suffix == ".xml"]
+    return {f"{at}{path.suffix}": path.read_bytes() for at, path in paths}

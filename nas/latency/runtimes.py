@@ -151,7 +151,8 @@ class OpenVino(OnnxRuntime):
 
         def run(inputs: Inputs) -> dict[str, np.ndarray]:
             fed = {name: value for name, value in inputs.items() if name in known}
-            return {port.get_any_name(): np.array(value) for port, value in request.infer(fed).items()}
+            found = request.infer(fed).items()
+            return {name: np.array(value) for port, value in found for name in port.get_names()}
 
         return run
 

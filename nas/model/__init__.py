@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from nas.model.configuration import CompactBertConfig
-from nas.model.modeling import CompactBertForSequenceClassification
+
+if TYPE_CHECKING:
+    from nas.model.modeling import CompactBertForSequenceClassification
 
 __all__ = ["CompactBertConfig", "CompactBertForSequenceClassification"]
+
+
+def __getattr__(name: str) -> Any:
+    """The definition when it is first asked for: the configuration is registered while transformers still loads."""
+    if name != "CompactBertForSequenceClassification":
+        raise AttributeError(f"module 'nas.model' has no attribute {name!r}")
+    from nas.model.modeling import CompactBertForSequenceClassification
+
+    return CompactBertForSequenceClassification

@@ -57,12 +57,12 @@ def to_onnx(model: CompactBertForSequenceClassification) -> onnx.ModelProto:
 def _emit_from(
     graph: GraphBuilder, model: CompactBertForSequenceClassification, number: int, hidden: str, mask: str
 ) -> tuple[str, str]:
-    """Write all from layer `number` on: logits, and the number of layers that they took, (batch, 1)."""
+    """Write all from layer `number` on: logits, and the number of layers that they took, (batch, 1), if that varies."""
     config, layers = model.config, model.layers
     if number == len(layers):
         pooled = _emit_dense(graph, model.bert.pooler.dense, _emit_first_state(graph, hidden))
         logits = _emit_dense(graph, model.classifier, _emit_activation(graph, config.pooler_act, pooled))
-        return logits, graph.constant(np.array([[number]]))
+        return logits, graph.constant(np.array([[number]])) if config.exit_threshold else ""
     architecture = config.architecture
     alone = first_token_from(architecture.resolved)
     reader = emit_first(graph, hidden) if number == alone else hidden

@@ -30,6 +30,7 @@ from nas.pipeline.exports import baselines_of, export_inputs, forget_export
 from nas.pipeline.prepare import prepare_teacher
 from nas.pipeline.run import Run
 from nas.pipeline.searches import profile_inputs, recipes, texts
+from nas.report.card import write_card
 
 _MOST_ERROR = 0.5
 """Blocks and whole networks of one device agree better than this."""
@@ -96,6 +97,7 @@ def import_verification(run: Run, budget: str, device: str, result: Path) -> dic
     write_text(path, canonical_json(samples) + "\n")
     found |= on_all(each | {device: own | timed})
     write_json(run.export(budget) / VERIFICATION_FILE, found)
+    write_card(run.export(budget), run.study)
     if found["met"] is False:
         forget_export(run, asked, found["architecture"])
     return found

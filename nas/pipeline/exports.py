@@ -23,6 +23,7 @@ from nas.pipeline.run import Run
 from nas.pipeline.searches import devices, evaluation, fingerprint, front, search_candidates, texts
 from nas.pipeline.supernets import distillation, load_supernet, load_teacher, supernet_inputs
 from nas.progress import say
+from nas.report.card import write_card
 from nas.supernet.loops import Schedule
 
 
@@ -103,11 +104,11 @@ def baselines_of(run: Run, device: Device, data: TaskData) -> Reference:
     if not run.is_done(step, inputs):
         with run.step(step, inputs, folder.parent):
             teacher, tokenizer = load_teacher(run), load_tokenizer(run.teacher)
-            write_artefact(teacher, tokenizer, folder)
+            write_artefact(teacher, tokenizer, folder, [device.runtime])
             accuracy = verify(folder, None, {device: None}, data.test, metric, texts(run))["accuracy"]
             if device.runtime in compression("int8").runtimes and device.processor == "cpu":
                 quantised = _quantised(teacher)
-                write_artefact(quantised, tokenizer, folder.with_name("teacher-int8"))
+                write_artefact(quantised, tokenizer, folder.with_name("teacher-int8"), [device.runtime])
                 reference = Reference(folder, accuracy)
                 verify(folder.with_name("teacher-int8"), None, {device: reference}, data.test, metric, texts(run))
     return Reference(folder, read_json(folder / VERIFICATION_FILE, ExportError)["accuracy"])
@@ -133,7 +134,7 @@ def _export_best(
         inherited = evaluator.accuracy_of(model)
         if fine_tune:
             _fine_tune(run, model, data, budget)
-        write_artefact(model, load_tokenizer(run.teacher), folder)
+        write_artefact(model, load_tokenizer(run.teacher), folder, [device.runtime for device in references])
         about = {
             "search_accuracy_inherited": inherited,
             "search_accuracy": evaluator.accuracy_of(model),
@@ -143,6 +144,7 @@ def _export_best(
             "description": candidate["description"],
         }
         if verify(folder, budget, references, data.test, study.task.metric, texts(run), about)["met"] is not False:
+            write_card(folder, study)
             return
         say(f"{budget.name}: {candidate['description']} missed the budget when verified; taking the next best")
         shutil.rmtree(folder)

@@ -16,7 +16,8 @@
         baselines/<device>/   the teacher and the int8 teacher, written and verified like exports
         fine-tuning/<budget>/ checkpoints of the final training, one folder a candidate
         missed/<budget>.json  digests of what missed a budget on a device elsewhere
-        exports/<budget>/     Hugging Face folder, model.onnx, architecture.json, verification.json
+        exports/<budget>/     Hugging Face folder that loads anywhere, model.onnx, infer.py, README.md,
+                              architecture.json, verification.json
         report.html, front.svg
 
 A step leaves its mark when it starts and when it ends. A step that was started from the same inputs goes on

@@ -9,6 +9,7 @@ from nas.data import TaskData
 from nas.device import Device
 from nas.errors import DeviceError, SearchError
 from nas.evaluate import EvaluationRecipe
+from nas.evaluate.recipe import weights_digest
 from nas.files import digest, file_digest, read_json, write_json
 from nas.latency import Profile, Recipe, build_profile
 from nas.latency.measure import Texts, conditions
@@ -101,8 +102,20 @@ def profile(run: Run) -> dict[str, Profile]:
 def evaluation(run: Run) -> EvaluationRecipe:
     """How to evaluate candidates of this run."""
     settings = run.study.search
-    metric = run.study.task.metric
-    return EvaluationRecipe(run.supernet, run.data, metric, settings.examples, settings.least_tokens, settings.bf16)
+    return EvaluationRecipe(
+        run.supernet,
+        run.data,
+        run.study.task.metric,
+        settings.examples,
+        settings.least_tokens,
+        settings.bf16,
+        weights=weights_digest(run.supernet),
+    )
+
+
+def costs_of(run: Run) -> Costs:
+    """What candidates cost by the profiles."""
+    return Costs(teacher_config(run), profile(run), run.study.budgets)
 
 
 def check_storage(study: Study) -> None:
@@ -116,7 +129,9 @@ def trials(run: Run, inputs: str, costs: Costs) -> Trials:
     study, url = run.study, run.study.search.storage
     where = database(url.get_secret_value(), study.path.parent) if url else run.journal
     values = [study.task.metric, *(f"predicted p50_ms, {device.name}" for device in study.devices)]
-    return Trials(Storage(where, study.name, inputs, values), study.space, costs, study.search, study.seed)
+    opened = Trials(Storage(where, study.name, inputs, values), study.space, costs, study.search, study.seed)
+    opened.rest_on(weights_digest(run.supernet))
+    return opened
 
 
 def join_search(run: Run) -> SearchState:
@@ -130,31 +145,36 @@ def join_search(run: Run) -> SearchState:
             f"{run.folder}: no search of this study has begun that could be joined; start one with nas search"
         )
     profiles = {device.name: Profile.load(run.profile(device.name)) for device in study.devices}
-    costs = Costs(teacher_config(run), profiles, study.budgets)
+    costs, recipe = Costs(teacher_config(run), profiles, study.budgets), evaluation(run)
     joined = trials(run, search_inputs(run), costs)
-    return search(joined, study.search.evaluations, lambda: executor_for(study.search, evaluation(run)))
+    return search(joined, study.search.evaluations, lambda: executor_for(study.search, recipe))
 
 
-def search_candidates(run: Run) -> SearchState:
-    """Search the space, then measure the best of each budget whole. Goes on where a killed search stopped."""
+def evaluate_candidates(run: Run) -> SearchState:
+    """Search the space. Goes on where a killed search stopped."""
     study = run.study
     check_storage(study)
-    profiles = profile(run)
-    costs = Costs(teacher_config(run), profiles, study.budgets)
+    costs = costs_of(run)
     costs.check_feasible(study.space)
     train(run)
-    inputs = search_inputs(run)
+    inputs, recipe = search_inputs(run), evaluation(run)
     state = SearchState.of(trials(run, inputs, costs)) if run.is_done("search", inputs) else None
     if state is None or len(state.results) < study.search.evaluations:
         with run.step("search", inputs, run.journal.parent):
             opened = trials(run, inputs, costs)
-            state = search(opened, study.search.evaluations, lambda: executor_for(study.search, evaluation(run)))
+            state = search(opened, study.search.evaluations, lambda: executor_for(study.search, recipe))
+    return state
+
+
+def search_candidates(run: Run) -> SearchState:
+    """Search the space, then measure the best of each budget whole."""
+    study, state = run.study, evaluate_candidates(run)
     measured_on = [file_digest(run.profile(device.name)) for device in study.devices]
     front_inputs = digest([[result.to_json() for result in state.results], study.export.candidates, measured_on])
     if not run.is_done("front", front_inputs):
         with run.step("front", front_inputs, run.front):
             extract = load_supernet(run).extract
-            found = measure_front(extract, study.space.largest(), state, costs, study, texts(run))
+            found = measure_front(extract, study.space.largest(), state, costs_of(run), study, texts(run))
             teacher_accuracy = evaluation(run).load().accuracy_of(load_teacher(run))
             write_json(run.front, found | {"teacher_search_accuracy": teacher_accuracy})
     return state

@@ -31,7 +31,10 @@ class Executor(Protocol):
         """Hand over a candidate under a number of the caller's, with the accuracy that it has to beat."""
 
     def next_result(self) -> tuple[int, CandidateResult]:
-        """Wait for any submitted candidate: its ticket and its result."""
+        """Wait for any submitted candidate: its ticket and its result.
+
+        Raises `SearchError` if the supernet's weights are changed meanwhile.
+        """
 
     def __enter__(self) -> Self: ...
 
@@ -46,6 +49,7 @@ class InlineExecutor:
     capacity = AHEAD
 
     def __init__(self, recipe: EvaluationRecipe) -> None:
+        self._recipe = recipe
         self._evaluator = recipe.load()
         self._waiting: list[Waiting] = []
         self._last: list[Key] = []
@@ -56,7 +60,9 @@ class InlineExecutor:
     def next_result(self) -> tuple[int, CandidateResult]:
         ticket, architecture, rival = take_most_alike(self._waiting, self._last)
         self._last = prefix_keys(architecture)
-        return ticket, self._evaluator.evaluate(architecture, rival)
+        result = self._evaluator.evaluate(architecture, rival)
+        self._recipe.check()
+        return ticket, result
 
     def __enter__(self) -> Self:
         return self
@@ -73,4 +79,4 @@ def executor_for(settings: Search, recipe: EvaluationRecipe) -> Executor:
         return InlineExecutor(recipe)
     from nas.search.ray_executor import RayExecutor
 
-    return RayExecutor(recipe, settings.workers)
+    return RayExecutor(recipe, settings)

@@ -23,10 +23,13 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas.architecture import Architecture
+from nas.errors import SearchError
 from nas.evaluate import CandidateResult
 from nas.search.costs import Costs
 from nas.search.encoding import Encoding
 from nas.search.generations import Generations
+from nas.search.guided import GuidedSampler
+from nas.search.starts import designs
 from nas.search.storage import Storage
 from nas.space import SearchSpace
 from nas.study import Search
@@ -78,16 +81,29 @@ class Trials:
     @cached_property
     def _start(self) -> list[Architecture]:
         """What is evaluated first."""
-        if self._settings.sampler == "random":
+        rng, settings = random.Random(f"population/{self.seed}"), self._settings
+        if settings.sampler == "random":
             return []
-        rng = random.Random(f"population/{self.seed}")
-        return self.costs.initial_population(self.space, self._settings.population, rng)
+        if settings.sampler == "guided":
+            return designs(self.space, self.costs, settings.population, rng)
+        return self.costs.initial_population(self.space, settings.population, rng)
+
+    def rest_on(self, weights: str) -> None:
+        """Note the digest of the supernet's weights. Raises `SearchError` if results rest on other ones."""
+        known = self._storage.note("weights", weights)
+        if known != weights:
+            raise SearchError(
+                f"supernet: its weights changed since candidates were evaluated ({known}, now {weights}); put them "
+                "back, or remove the search's storage to search anew"
+            )
 
     def _sampler(self, settings: Search) -> BaseSampler:
         # Randomness depends on how many trials there are, so that a resumed search does not repeat itself.
         seed = random.Random(f"{self.seed}/{self._storage.count}").getrandbits(31)
         if settings.sampler == "random":
             return RandomSampler(seed=seed)
+        if settings.sampler == "guided":
+            return GuidedSampler(self._distributions, self.encoding, self.costs, self._known, self._running, seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             if settings.sampler == "tpe":
@@ -204,7 +220,8 @@ class Trials:
                 if self._settled(architecture) is None:
                     self._study.enqueue_trial(self.encoding.encode(architecture))
                     queued = self._study.ask(self._distributions)
-                    _ = queued.relative_params  # Optuna makes it part of a generation only when asked for these
+                    if self._settings.sampler == "nsga2":
+                        _ = queued.relative_params  # Optuna makes it part of a generation only when asked for these
                     return queued
         return self._study.ask(self._distributions)
 

@@ -21,7 +21,7 @@ def train_on_workers(train: Callable[[], None], workers: int, storage: Path) -> 
     `train` finds its files by absolute paths, on a file system that all workers share; Ray keeps notes in `storage`.
     Raises what a worker raised, or `TrainingError` if the cluster is too small or a worker was lost.
     """
-    started = join(workers)
+    started = join(workers, "supernet.workers")
     try:
         offered = ray.cluster_resources()
         kind = "GPU" if offered.get("GPU") else "CPU"

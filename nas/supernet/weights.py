@@ -74,6 +74,14 @@ class SupernetWeights(CompactBertForSequenceClassification):
         weights.load_state_dict(largest.state_dict(), strict=False)
         return weights.eval()
 
+    @classmethod
+    def with_state(cls, config: dict[str, Any], state: Mapping[str, torch.Tensor]) -> SupernetWeights:
+        """Weights that lie in the tensors of `state`, in evaluation mode."""
+        with torch.device("meta"):
+            weights = cls(SupernetConfig.from_dict(config))
+        weights.load_state_dict(state, assign=True)
+        return weights.eval()
+
     @torch.no_grad()
     def fit(self, batches: Iterable[dict[str, torch.Tensor]]) -> None:
         """Start what the largest sub-network does not use, from its states on `batches` (inputs of `forward`)."""

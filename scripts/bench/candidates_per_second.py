@@ -36,7 +36,7 @@ def measure(run: Run, count: int, seed: int) -> dict[str, Any]:
     """Measure and print; returns candidates a second of each way."""
     data, supernet = TaskData.load(run.data), load_supernet(run)
     costs = Costs(teacher_config(run), profile(run), run.study.budgets)
-    candidates = _candidates(run.study.space, costs, count, random.Random(seed))
+    candidates = proposals(run.study.space, costs, count, random.Random(seed))
     labels = data.search
 
     def evaluator(shared: bool = False, raced: bool = False, bf16: bool = False) -> Evaluator:
@@ -76,7 +76,7 @@ def measure(run: Run, count: int, seed: int) -> dict[str, Any]:
     }
 
 
-def _candidates(space: SearchSpace, costs: Costs, count: int, rng: random.Random) -> list[Architecture]:
+def proposals(space: SearchSpace, costs: Costs, count: int, rng: random.Random) -> list[Architecture]:
     """As a search proposes them: a first population, then children of those with most layers and widths."""
     population = costs.initial_population(space, max(4, count // 4), rng)
     found = list(population)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from onnx import TensorProto
 from tiny import make_tokenizer, mixed_space
 
@@ -18,8 +19,10 @@ from nas.compression.none import NoCompression
 from nas.device import Device
 from nas.errors import SearchSpaceError
 from nas.export.artefact import ONNX_FILE, write_artefact
+from nas.export.verification import reload_alone
 from nas.latency import Recipe, build_profile
 from nas.latency.runner import onnx_session
+from nas.model import CompactBertForSequenceClassification
 from nas.model.sizes import stored_mb
 from nas.search.encoding import Encoding
 from nas.space import SearchSpace
@@ -41,10 +44,10 @@ class Half(MatrixCompression):
         return {"weight": self._rounded(matrices["weight"])}
 
     def apply(self, x, settled, bias):
-        return torch.nn.functional.linear(x, settled["weight"], bias)
+        return F.linear(x, settled["weight"], bias)
 
     def embed(self, ids, matrices):
-        return self._rounded(torch.nn.functional.embedding(ids, matrices["weight"]))
+        return self._rounded(F.embedding(ids, matrices["weight"]))
 
     def emit_linear(self, graph, x, matrices, bias, store=None):
         stored = (store or graph.constant)(matrices["weight"].T.astype(np.float16))
@@ -80,6 +83,10 @@ def test_space_search_supernet_export_sizes_and_profile_take_it(space, supernet_
     with torch.no_grad():
         active = supernet.run(architecture, **batch).logits
     write_artefact(supernet.extract(architecture), make_tokenizer(), tmp_path / "export")
+    alone = reload_alone(tmp_path / "export")
+    assert not isinstance(alone, CompactBertForSequenceClassification)
+    with torch.no_grad():
+        torch.testing.assert_close(alone(**batch).logits, active, atol=1e-5, rtol=0)
     inputs = {name: value.numpy() for name, value in batch.items()}
     served = onnx_session(str(tmp_path / "export" / ONNX_FILE), 1).run(["logits"], inputs)[0]
     np.testing.assert_allclose(served, active.numpy(), atol=2e-3)  # scaled queries round otherwise

@@ -8,8 +8,11 @@ import signal
 from pathlib import Path
 
 import pytest
+import ray
+import torch
 from searching import write_search
 
+from nas.errors import SearchError
 from nas.evaluate import EvaluationRecipe
 from nas.search.executors import executor_for
 from nas.space import SearchSpace
@@ -58,6 +61,14 @@ def test_a_candidate_whose_ray_worker_is_killed_is_evaluated_again(recipe):
             os.kill(worker, signal.SIGKILL)
         ticket, result = executor.next_result()
         assert ticket == 8 and result.architecture == SPACE.smallest()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_gpus_that_this_machine_lacks_are_refused(recipe):
+    with pytest.raises(SearchError, match=r"search.worker_gpus: each worker asks for 0.5, but this machine has 0"):
+        executor_for(Search(executor="ray", worker_gpus=0.5), recipe)
+    assert not ray.is_initialized()
 
 
 def _ray_workers() -> list[int]:

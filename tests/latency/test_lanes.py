@@ -10,10 +10,10 @@ import ray
 from ray.cluster_utils import Cluster
 
 from nas.device import Device
-from nas.errors import DeviceError
+from nas.errors import ClusterError, DeviceError
 from nas.latency import measure
 from nas.latency.lanes import open_lane
-from nas.latency.measure import NO_TEXTS, Texts, conditions, measure_peak_memory
+from nas.latency.measure import NO_TEXTS, Texts, conditions, item_of, measure_peak_memory
 from nas.latency.runtimes import runtime_of
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet
@@ -61,20 +61,21 @@ def test_files_of_one_name_stay_apart(cluster, supernet_weights, tmp_path):
 
 @pytest.mark.slow
 def test_a_node_that_goes_away_is_waited_for(cluster, supernet_weights, monkeypatch, capsys):
-    """The lane says what it waits for; when the node is back the networks are measured again."""
+    """The lane says what it lost and what it waits for; when the node is back the networks are measured again."""
     monkeypatch.setattr("nas.latency.ray_lane._PATIENCE_S", 1.0)
     node = cluster.add_node(**NODE)
-    with open_lane(DEVICE):
-        pass
-    cluster.remove_node(node)
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(measure, DEVICE, {"model": supernet_weights}, rounds=2, title="Testing")
-        time.sleep(3.0)
-        assert not waiting.done()
+    with open_lane(DEVICE) as lane, ThreadPoolExecutor(1) as pool:
+        item = item_of(DEVICE, "model", supernet_weights, lane.folder / "model", NO_TEXTS, {})
+        cluster.remove_node(node, allow_graceful=False)
+        waiting = pool.submit(lane.measure, {"networks": [item], "rounds": 2}, lambda done: None)
+        said = ""
+        while "waiting for a Ray node" not in (said := said + capsys.readouterr().err):
+            assert not waiting.done()
+            time.sleep(0.2)
         cluster.add_node(**NODE)  # by the main thread: Ray sets signal handlers
-        records = waiting.result(timeout=120)
-    assert len(records["model"].samples_ms) >= 8
-    assert "waiting for a Ray node" in capsys.readouterr().err
+        found = waiting.result(timeout=120)
+    assert sum(map(len, found["samples_ms"]["model"])) >= 8
+    assert "its node or process was lost" in said
 
 
 def test_a_device_elsewhere_has_no_lane():
@@ -84,5 +85,5 @@ def test_a_device_elsewhere_has_no_lane():
 
 def test_a_node_of_no_cluster_is_one_clear_error(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    with pytest.raises(DeviceError, match="none is found"):
+    with pytest.raises(ClusterError, match="none is found"):
         open_lane(DEVICE)

@@ -16,11 +16,13 @@ from driver import BUDGETS, costs_of, run, trials_of
 
 from nas.budget import Budget
 from nas.errors import InfeasibleBudgetError, SearchError
-from nas.evaluate import CandidateResult
+from nas.evaluate import CandidateResult, EvaluationRecipe
+from nas.evaluate.recipe import weights_digest
 from nas.search.costs import Costs, cheapest
-from nas.search.executors import AHEAD
+from nas.search.executors import AHEAD, executor_for
 from nas.search.front import pareto_front, ranking
 from nas.space import SearchSpace
+from nas.study import Search
 
 SPACE = SearchSpace.load("tiny")
 
@@ -117,6 +119,24 @@ def test_storage_of_other_inputs_is_refused(search_folder):
     run(search_folder, 2)
     with pytest.raises(SearchError, match="belongs to other inputs"):
         trials_of(search_folder, inputs="changed")
+
+
+def test_weights_that_change_under_a_search_are_refused(search_folder):
+    weights = search_folder / "supernet" / "model.safetensors"
+    digest = weights_digest(search_folder / "supernet")
+    recipe = EvaluationRecipe(search_folder / "supernet", search_folder / "data", "accuracy", weights=digest)
+    with executor_for(Search(), recipe) as executor:
+        for ticket in range(2):
+            executor.submit(ticket, SPACE.smallest(), 0.0)
+        executor.next_result()
+        weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+        with pytest.raises(SearchError, match="changed while a search rests on it"):
+            executor.next_result()
+    trials = trials_of(search_folder)
+    trials.rest_on(digest)
+    trials.rest_on(digest)
+    with pytest.raises(SearchError, match="changed since candidates were evaluated"):
+        trials.rest_on(weights_digest(search_folder / "supernet"))
 
 
 def test_a_search_that_runs_dry_ends_with_what_there_is(search_folder, monkeypatch, capsys):

@@ -1,0 +1,103 @@
+"""How an evaluator is made: from files on this machine, or from arrays that processes of any machine share."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import torch
+from datasets import Dataset
+
+from nas.data import TaskData
+from nas.errors import DataError, SearchError
+from nas.evaluate.accuracy import Evaluator
+from nas.files import file_digest
+from nas.supernet import BertSupernet, SupernetWeights
+
+_WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class EvaluationParts:
+    """What an evaluator is made of, as arrays that it only reads: they travel, and processes can share them."""
+
+    config: dict[str, Any]
+    weights: dict[str, np.ndarray]
+    texts: pyarrow.Table
+    metric: str
+    bf16: bool
+
+    def evaluator(self, threads: int | None = None, processor: str = "cpu") -> Evaluator:
+        """The evaluator on a processor. With `threads`, also bounds this process's torch threads."""
+        if threads:
+            torch.set_num_threads(threads)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            state = {name: torch.from_numpy(value).to(processor) for name, value in self.weights.items()}
+        weights = SupernetWeights.with_state(self.config, state)
+        return Evaluator(BertSupernet(weights), Dataset(self.texts), self.metric, bf16=self.bf16, processor=processor)
+
+
+@dataclass(frozen=True)
+class EvaluationRecipe:
+    """Where an evaluator's parts lie."""
+
+    supernet: Path
+    data: Path
+    metric: str
+    examples: int | None = None
+    least_tokens: int = 0
+    bf16: bool = True
+    threads: int | None = None
+    weights: str | None = None
+    """The digest of the supernet's weights that all results shall rest on; whatever is there if left out."""
+
+    def load(self) -> Evaluator:
+        """The evaluator, in this process."""
+        return self.read().evaluator(self.threads)
+
+    def read(self) -> EvaluationParts:
+        """Read weights and search set. Raises `DataError` if no text is long enough; else see `check`."""
+        weights = SupernetWeights.from_pretrained(self.supernet)
+        state = {name: value.numpy() for name, value in weights.state_dict().items()}
+        self.check()
+        texts = self._texts().with_format("arrow")[:]
+        return EvaluationParts(weights.config.to_dict(), state, texts, self.metric, self.bf16)
+
+    def _texts(self) -> Dataset:
+        split = TaskData.load(self.data).search
+        long_enough = np.flatnonzero(np.asarray(split["length"]) >= self.least_tokens)
+        if not len(long_enough):
+            raise DataError(
+                f"search.least_tokens: no text of the search set has {self.least_tokens} tokens, the longest has "
+                f"{max(split['length'])}; lower it"
+            )
+        split = split.select(long_enough)
+        if self.examples and self.examples < len(split):
+            split = split.shuffle(seed=0, keep_in_memory=True).select(range(self.examples))
+        return split
+
+    def check(self) -> None:
+        """Raise `SearchError` if the supernet's weights are no longer those that results shall rest on."""
+        if self.weights and (found := weights_digest(self.supernet)) != self.weights:
+            raise SearchError(
+                f"{self.supernet / _WEIGHTS}: changed while a search rests on it ({self.weights}, now {found}); put "
+                "the weights back, or search anew"
+            )
+
+
+def weights_digest(supernet: Path) -> str:
+    """The digest of a supernet's weights; read again only where the file was written to."""
+    path = supernet / _WEIGHTS
+    found = path.stat()
+    return _digest(path, (found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+@lru_cache(maxsize=1)
+def _digest(path: Path, stamp: tuple[int, ...]) -> str:
+    return file_digest(path)

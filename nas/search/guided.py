@@ -1,0 +1,246 @@
+"""Guided sampling: a model of accuracy says which of many candidates are worth an evaluation.
+
+What a candidate costs is known from the profiles, so only its accuracy is in doubt. The front is seen as the best
+accuracy at several levels, the budgets and shares of them; a candidate is worth what it is expected to add to that
+(expected improvement: Jones, Schonlau and Welch, 1998).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from optuna import Study
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.trial import FrozenTrial
+from scipy.stats import norm
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+from nas.architecture import LAYER_BLOCKS, Architecture
+from nas.evaluate import CandidateResult
+from nas.search.costs import Costs
+from nas.search.encoding import Encoding
+from nas.space import SearchSpace
+
+BATCH = 4
+"""So many are chosen together; then the model learns what they came to."""
+_SHARES = (1.0, 0.5, 0.25, 0.125)
+"""Of each budget: levels that a front is looked at; its cheap end is looked after by one candidate of a batch."""
+_ROUNDS, _CHILDREN, _PARENTS = 3, 300, 8
+_BEST = 4
+"""So many evaluated candidates of each level have children."""
+_KNOWN, _FITTED = 500, 150
+"""So many evaluated candidates the model knows at most, and so many its own settings are fitted to."""
+
+
+class GuidedSampler(BaseSampler):
+    """Chooses all parameters of a trial at once, from the results that are known by then."""
+
+    def __init__(
+        self,
+        distributions: dict[str, BaseDistribution],
+        encoding: Encoding,
+        costs: Costs,
+        known: Mapping[Architecture, CandidateResult],
+        running: Mapping[int, Architecture],
+        seed: int,
+    ) -> None:
+        self._distributions, self._encoding, self._seed = distributions, encoding, seed
+        self._known, self._running = known, running
+        self._guide = Guide(encoding.space, costs)
+        self._chosen: list[Architecture] = []
+        self._learnt_from = 0
+        self._otherwise = RandomSampler(seed=seed)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._distributions if any(result.complete for result in self._known.values()) else {}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        if not search_space:
+            return {}
+        trials = study.get_trials(deepcopy=False)
+        taken = {*self._known, *self._running.values()}
+        self._chosen = [architecture for architecture in self._chosen if architecture not in taken]
+        if not self._chosen or len(self._known) >= self._learnt_from + BATCH:
+            self._learnt_from = len(self._known)
+            rng = random.Random(f"guided/{self._seed}/{len(trials)}")
+            self._chosen = self._guide.choose(list(self._known.values()), taken, rng)
+        return self._encoding.encode(self._chosen[0]) if self._chosen else {}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._otherwise.sample_independent(study, trial, param_name, param_distribution)
+
+
+class _About(NamedTuple):
+    """What is known of an architecture before it is evaluated: its features, and whether it keeps each level."""
+
+    features: np.ndarray
+    keeps: np.ndarray
+
+
+class Guide:
+    """Learns how accurate architectures are, and chooses the next among many by what they cost and promise."""
+
+    def __init__(self, space: SearchSpace, costs: Costs) -> None:
+        self._space, self._costs = space, costs
+        self._evaluated: dict[Architecture, _About] = {}
+
+    def choose(
+        self, results: Sequence[CandidateResult], taken: Collection[Architecture], rng: random.Random
+    ) -> list[Architecture]:
+        """The next `BATCH` candidates: within a budget, and none of those taken. Fewer if there are no more."""
+        for result in results:
+            if result.architecture not in self._evaluated:
+                self._evaluated[result.architecture] = self._about(result.architecture, result.exits)
+        model = self._learnt(results)
+        whole = [result for result in results if result.complete]
+        accuracy = _stretched([result.accuracy for result in whole])
+        keeps = np.stack([self._evaluated[result.architecture].keeps for result in whole])
+        found = np.where(keeps, accuracy[:, None], -np.inf)
+        best = np.maximum(found.max(axis=0), model.least)
+        pool = dict[Architecture, _About]()
+        parents = _first(_BEST, found, [result.architecture for result in whole])
+        for _ in range(_ROUNDS):
+            for child in self._children(parents, rng):
+                if child not in taken and child not in pool:
+                    about = self._about(child)
+                    if about.keeps.any():
+                        pool[child] = about
+            if not pool:
+                return []
+            x, keeps = (np.stack(part) for part in zip(*pool.values(), strict=True))
+            parents = _first(_PARENTS, _gain(*model.expected(x), best, keeps), list(pool))
+        chosen = dict[int, None]()
+        for turn in self._turns(len(results), rng):
+            mean, doubt = model.expected(x)
+            place = int(np.argmax(_gain(mean, doubt, best, keeps)[:, turn]))
+            chosen[place] = None
+            # It is taken to come out as expected, so that the next is another.
+            best = np.where(keeps[place], np.maximum(best, mean[place]), best)
+            model.suppose(x[[place]], mean[[place]])
+        return [list(pool)[place] for place in chosen]
+
+    def _turns(self, done: int, rng: random.Random) -> Iterator[int]:
+        """The levels that candidates of a batch are chosen for: one budget after the other, last a share of one."""
+        budgets = len(self._costs.budgets)
+        yield from ((done + number) % budgets for number in range(BATCH - 1))
+        yield rng.randrange(budgets, budgets * len(_SHARES))
+
+    def _learnt(self, results: Sequence[CandidateResult]) -> Belief:
+        """The model of the results; of very many the most accurate half, and some of the others."""
+        ordered = sorted(results, key=lambda result: -result.accuracy)
+        half = _KNOWN // 2
+        ordered = ordered[:half] + ordered[half :: max(1, len(ordered) // half)]
+        return Belief(
+            np.stack([self._evaluated[result.architecture].features for result in ordered]),
+            _stretched([result.accuracy for result in ordered]),
+            np.array([result.examples for result in ordered]),
+        )
+
+    def _children(self, parents: Sequence[Architecture], rng: random.Random) -> Iterator[Architecture]:
+        """Mutants of parents, of two of them crossed, and some at random."""
+        for number in range(_CHILDREN):
+            if number % 10 == 0:
+                yield self._space.sample(rng, rng.random())
+                continue
+            child = rng.choice(parents)
+            if number % 2:
+                child = self._space.crossover(child, rng.choice(parents), rng)
+            yield self._space.mutate(child, rng, rate=rng.choice((0.05, 0.1, 0.2)))
+
+    def _about(self, architecture: Architecture, exits: Sequence[float] = ()) -> _About:
+        costs = 1.0 + np.array(self._costs.cautious_excesses(architecture, exits))
+        return _About(features(self._space, architecture), np.concatenate([costs <= share for share in _SHARES]))
+
+
+class Belief:
+    """What is expected of architectures and how much that is in doubt: a Gaussian process over their features."""
+
+    def __init__(self, x: np.ndarray, y: np.ndarray, examples: np.ndarray) -> None:
+        """Learn values of feature rows; one that fewer examples were looked at for is less sure.
+
+        The lowest fifth counts as the best of it, `least`: how far that is from the front would only bend the process.
+        """
+        self.least = np.quantile(y, 0.2)
+        y = np.maximum(y, self.least)
+        spread = x.std(axis=0)
+        self._scale = np.where(spread > 0.0, spread, np.inf)
+        self._centre, self._spread = y.mean(), max(float(y.std()), 1e-6)
+        self._x, self._y = x / self._scale, (y - self._centre) / self._spread
+        self._noise = 1e-6 + examples.max() / examples - 1.0
+        some = slice(None, None, math.ceil(len(y) / _FITTED))
+        kernel = ConstantKernel(1.0) * Matern(10.0, (1.0, 1e3), nu=1.5) + WhiteKernel(0.1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            fitted = GaussianProcessRegressor(kernel, alpha=self._noise[some]).fit(self._x[some], self._y[some])
+        self._kernel = fitted.kernel_
+        self._learn()
+
+    def _learn(self) -> None:
+        self._process = GaussianProcessRegressor(self._kernel, alpha=self._noise, optimizer=None)
+        self._process.fit(self._x, self._y)
+
+    def expected(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each row."""
+        mean, doubt = self._process.predict(x / self._scale, return_std=True)
+        own = np.sqrt(np.maximum(doubt**2 - self._kernel.k2.noise_level, 0.0))  # without what only one network has
+        return mean * self._spread + self._centre, own * self._spread
+
+    def suppose(self, x: np.ndarray, y: np.ndarray) -> None:
+        """Take values as known."""
+        self._x = np.concatenate([self._x, x / self._scale])
+        self._y = np.concatenate([self._y, (y - self._centre) / self._spread])
+        self._noise = np.concatenate([self._noise, np.full(len(y), 1e-6)])
+        self._learn()
+
+
+def _stretched(accuracy: Sequence[float]) -> np.ndarray:
+    """Accuracies on a scale where a point counts more the fewer are missing."""
+    stretched: np.ndarray = -np.log(1.02 - np.asarray(accuracy))
+    return stretched
+
+
+def _gain(mean: np.ndarray, doubt: np.ndarray, best: np.ndarray, keeps: np.ndarray) -> np.ndarray:
+    """The improvement that is expected of each candidate at each level: (candidates, levels)."""
+    spread = np.maximum(doubt, 1e-9)[:, None]
+    above = (mean[:, None] - best) / spread
+    gain: np.ndarray = np.where(keeps, spread * (above * norm.cdf(above) + norm.pdf(above)), 0.0)
+    return gain
+
+
+def _first(count: int, values: np.ndarray, architectures: Sequence[Architecture]) -> list[Architecture]:
+    """Of architectures those that have one of the highest values (architectures, levels) at some level."""
+    places = np.argsort(-values, axis=0, kind="stable")[:count]
+    return [architectures[place] for place in dict.fromkeys(places.ravel().tolist())]
+
+
+def features(space: SearchSpace, architecture: Architecture) -> np.ndarray:
+    """An architecture as numbers: its ends, each of the teacher's layers, and sums over the layers."""
+    shape, choices = space.teacher, space.compression
+    names = [(block, name) for block in LAYER_BLOCKS for name in getattr(choices, block) if name != "none"]
+    rows = np.zeros((shape.num_hidden_layers, 6 + len(names)))
+    for layer, resolved in zip(architecture.layers, architecture.resolved, strict=True):
+        heads = _size(resolved.num_attention_heads / shape.num_attention_heads)
+        neurons = _size(resolved.intermediate_size / shape.intermediate_size)
+        dropped = 1.0 / layer.keep_tokens if layer.keep_tokens else 0.0
+        chosen = (layer.choice(block) == name for block, name in names)
+        rows[layer.source] = [1.0, heads, neurons, heads > 0.0, neurons > 0.0, dropped, *chosen]
+    ends = [architecture.hidden_size / shape.hidden_size, architecture.exit_threshold, architecture.layers[-1].source]
+    compressed = [architecture.embedding == name for name in choices.embedding]
+    return np.concatenate([ends, compressed, rows.ravel(), rows.sum(axis=0)])
+
+
+def _size(share: float) -> float:
+    """Of a share of the teacher's heads or neurons: each halving takes about as much away."""
+    return math.log2(1.0 + 15.0 * share)

@@ -1,0 +1,51 @@
+"""What a guided search starts from: designs that people would try first."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product, zip_longest
+
+from nas.architecture import LAYER_BLOCKS, Architecture, Layer
+from nas.search.costs import Costs, cheapest
+from nas.space import SearchSpace
+
+_SHARES = (1.0, 0.5, 0.25)
+"""Of each budget: a front has a cheap end, too."""
+
+
+def designs(space: SearchSpace, costs: Costs, count: int, rng: random.Random) -> list[Architecture]:
+    """The architecture that is farthest within a budget, then uniform ones for each budget and shares of it, in turns.
+
+    Which layers these keep is left to chance. Fewer where there are no more.
+    """
+    turns = [rng.sample(found, len(found)) for found in uniform(space, costs)]
+    mixed = (one for turn in zip_longest(*turns) for one in turn if one)
+    return list(dict.fromkeys([cheapest(space, costs.violation), *mixed]))[:count]
+
+
+def uniform(space: SearchSpace, costs: Costs) -> list[list[Architecture]]:
+    """The widest networks whose layers are alike: for each budget and share of it those of each set of layers."""
+    alike = [(one, costs.cautious_excesses(one)) for one in _alike(space)]
+    found = list[list[Architecture]]()
+    for place, share in product(range(len(costs.budgets)), _SHARES):
+        within = (one for one, excesses in alike if 1.0 + excesses[place] <= share)
+        widest = list({tuple(layer.source for layer in one.layers): one for one in within}.values())
+        if widest not in found:
+            found.append(widest)
+    return found
+
+
+def _alike(space: SearchSpace) -> Iterator[Architecture]:
+    """Networks of full hidden size whose layers are alike, with the same choice for both blocks; narrow ones first."""
+    shape, sizes, choices = space.teacher, space.dimensions, space.compression
+    for heads in sizes.num_attention_heads:
+        share = heads / shape.num_attention_heads
+        neurons = min(sizes.intermediate_size, key=lambda size: abs(size / shape.intermediate_size - share))
+        for choice in choices.attention:
+            alike = Layer(0, heads, neurons, choice, choice)
+            if all(alike.option(block) in space.options(block) for block in LAYER_BLOCKS):
+                for kept in space.layer_sets:
+                    layers = tuple(replace(alike, source=source) for source in kept)
+                    yield Architecture(sizes.hidden_size[-1], layers, choices.embedding[0])

@@ -1,0 +1,219 @@
+"""Kill -9 at random moments of a search on a Ray cluster: the driver, a worker, a node, in turn.
+
+Whatever is killed, the search must end with as many finished trials as it was asked for: none that was finished is
+lost, none is evaluated twice. A killed driver is followed by the same command, a killed node by another one. The
+nodes are Ray nodes of one processor each on this machine; the supernet and profiles of the run are made first where
+they are missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import common
+import psutil
+from ray.cluster_utils import Cluster
+from rich.console import Console
+from rich.table import Table
+
+from nas.cluster import connect
+from nas.errors import NasError
+from nas.evaluate import CandidateResult
+from nas.pipeline import Run
+from nas.pipeline.searches import costs_of, evaluate_candidates, profile, search_inputs
+from nas.pipeline.supernets import train
+from nas.search.sampler import Trials
+from nas.search.storage import Storage
+
+KINDS = ("driver", "worker", "node")
+_NODE = {"num_cpus": 1}
+_LIMIT_S = 600.0
+_FINISHED = b'"result"'
+"""What a journal has once for each finished trial."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one kill left."""
+
+    kind: str
+    seed: str
+    finished_before: int
+    """Trials that were finished at the kill."""
+    finished: int
+    lost: int
+    """Of those before, how many the storage no longer holds at the end."""
+    double: int
+
+
+def measure(run: Run, kills: int, seed: int, variables: list[str]) -> dict[str, Any]:
+    """Kill and print; the search shall end the same each time."""
+    train(run)
+    profile(run)
+    outcomes = list[Outcome]()
+    with TemporaryDirectory(prefix="nas-kills-") as folder, _cluster() as cluster:
+        for number in range(kills):
+            kind, tries = KINDS[number % len(KINDS)], 0
+            while (found := _one(run, Path(folder), cluster, kind, f"{seed}/{number}/{tries}", variables)) is None:
+                tries += 1  # the search had ended before
+            outcomes.append(found)
+            print(f"{number + 1}/{kills}: {found}", file=sys.stderr)
+    evaluations = run.study.search.evaluations
+    whole = [one for one in outcomes if (one.finished, one.lost, one.double) == (evaluations, 0, 0)]
+    table = Table(title=f"{kills} kills -9 of a search of {evaluations} evaluations; {len(whole)} ended as they should")
+    for column in ("killed", "seed", "finished at the kill", "finished at the end", "lost", "double"):
+        table.add_column(column, justify="left" if column in ("killed", "seed") else "right")
+    for one in outcomes:
+        table.add_row(*map(str, asdict(one).values()))
+    Console().print(table)
+    return {"kills": kills, "whole": len(whole), "evaluations": evaluations, "outcomes": list(map(asdict, outcomes))}
+
+
+def _one(run: Run, folder: Path, cluster: Cluster, kind: str, seed: str, variables: list[str]) -> Outcome | None:
+    """Search on a copy of the run, kill once; None if the search ended before."""
+    rng = random.Random(seed)
+    moment, delay = rng.randrange(run.study.search.evaluations), rng.uniform(0.0, 0.05)
+    root = folder / seed.replace("/", "-")
+    copied = Run(run.study, root / run.study.name)
+    shutil.copytree(run.folder, copied.folder, ignore=shutil.ignore_patterns("search", "exports", "baselines"))
+    command = [sys.executable, __file__, "--study", str(run.study.path), "--runs", str(root)]
+    command += ["--search", cluster.address, *(part for one in variables for part in ("--set", one))]
+    with _driver(command) as driver:
+        _wait(driver, lambda: _content(copied.journal).count(_FINISHED) >= moment)
+        time.sleep(delay)
+        if kind == "worker":
+            _wait(driver, lambda: bool(_workers(cluster)))
+        at_kill = _content(copied.journal)
+        if driver.poll() is not None:
+            return None
+        _kill(kind, driver, cluster, rng)
+        if kind == "driver":
+            at_kill = _content(copied.journal)
+        else:
+            _end(driver)
+    if kind == "driver":
+        with _driver(command) as again:
+            _end(again)
+    before, after = _results(run, at_kill), _results(run, _content(copied.journal))
+    shutil.rmtree(root)
+    distinct = {result.architecture for result in after}
+    return Outcome(
+        kind,
+        seed,
+        finished_before=len(before),
+        finished=len(after),
+        lost=sum(result not in after for result in before),
+        double=len(after) - len(distinct),
+    )
+
+
+def _kill(kind: str, driver: subprocess.Popen[bytes], cluster: Cluster, rng: random.Random) -> None:
+    if kind == "driver":
+        driver.kill()
+        driver.wait()
+    elif kind == "node":
+        cluster.remove_node(rng.choice(sorted(cluster.worker_nodes, key=lambda node: node.unique_id)), False)
+        cluster.add_node(**_NODE)
+    elif found := _workers(cluster):
+        os.kill(rng.choice(found), signal.SIGKILL)
+
+
+def _workers(cluster: Cluster) -> list[int]:
+    """The processes of search workers on the cluster's nodes, which name themselves after their actor."""
+    found = []
+    for node in cluster.worker_nodes:
+        (raylet,) = node.all_processes["raylet"]
+        for process in psutil.Process(raylet.process.pid).children(recursive=True):
+            with suppress(psutil.Error):
+                if "".join(process.cmdline()[:1]).startswith("ray::_Worker"):
+                    found.append(process.pid)
+    return sorted(found)
+
+
+def _content(journal: Path) -> bytes:
+    return journal.read_bytes() if journal.exists() else b""
+
+
+def _results(run: Run, journal: bytes) -> list[CandidateResult]:
+    """What a storage holds, read from a copy: opening it frees the trials of killed drivers."""
+    study = run.study
+    with TemporaryDirectory() as folder:
+        copy = Path(folder) / "journal.log"
+        copy.write_bytes(journal)
+        values = ["accuracy", *(device.name for device in study.devices)]
+        storage = Storage(copy, study.name, search_inputs(run), values)
+        return Trials(storage, study.space, costs_of(run), study.search, study.seed).results()
+
+
+@contextmanager
+def _cluster() -> Iterator[Cluster]:
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        for _ in range(2):
+            made.add_node(**_NODE)
+        yield made
+    finally:
+        made.shutdown()
+
+
+@contextmanager
+def _driver(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _wait(driver: subprocess.Popen[bytes], reached: Callable[[], bool]) -> None:
+    """Wait for a moment, or the driver's end."""
+    deadline = time.monotonic() + _LIMIT_S
+    while driver.poll() is None and not reached():
+        if time.monotonic() > deadline:
+            raise NasError(f"a search did not go on for {_LIMIT_S:.0f} s; see whether the cluster's nodes are alive")
+        time.sleep(0.01)
+
+
+def _end(driver: subprocess.Popen[bytes]) -> None:
+    try:
+        _, errors = driver.communicate(timeout=_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        raise NasError(f"a search did not end within {_LIMIT_S:.0f} s; see whether the cluster is alive") from None
+    if driver.returncode:
+        raise NasError(f"a search failed: {errors.decode().strip().splitlines()[-1]}; see the study alone")
+
+
+def _arguments() -> argparse.Namespace:
+    made = common.parser(__doc__)
+    made.set_defaults(study="quickstart")
+    made.add_argument("--kills", type=int, default=30)
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--search", metavar="ADDRESS", help="search on that cluster, nothing else: what is killed")
+    return made.parse_args()
+
+
+def _search(run: Run, address: str) -> dict[str, int]:
+    connect(address, "--search")
+    return evaluate_candidates(Run(run.study.on_ray(), run.folder)).outcomes
+
+
+if __name__ == "__main__":
+    arguments = _arguments()
+    if arguments.search:
+        common.main(arguments, lambda run: _search(run, arguments.search))
+    else:
+        common.main(arguments, lambda run: measure(run, arguments.kills, arguments.seed, arguments.variables))

@@ -1,0 +1,291 @@
+"""Samplers compared: dominated hypervolume against evaluations and time, over several seeds.
+
+The hypervolume is the mean, over all latencies from zero to the teacher's, of the best accuracy found at no more than
+that predicted latency; 0 where nothing is that fast. Also told: the mean over budgets of the best accuracy within each.
+
+By default evaluations are looked up in `samplers.json`, which was recorded from a real supernet. No table holds a whole
+space: what was not recorded is answered by a forest of random trees (the guided sampler's model is a Gaussian process),
+with noise as large as the forest's errors on recorded evaluations that it did not see. With `--live` evaluations are
+made, on a run whose supernet is trained and whose devices are profiled; with `--record` they are added to the table,
+each of them whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import fmean, median
+from types import TracebackType
+from typing import Any, Self
+
+import common
+import numpy as np
+from optuna.samplers import BaseSampler, NSGAIISampler
+from rich.console import Console
+from rich.table import Table
+from sklearn.ensemble import ExtraTreesRegressor
+from sklearn.model_selection import cross_val_predict
+
+from nas.architecture import Architecture
+from nas.budget import Budget
+from nas.device import Device
+from nas.errors import SearchError
+from nas.evaluate import CandidateResult
+from nas.files import read_json, write_text
+from nas.latency.profile import Fit, Profile
+from nas.pipeline import Run
+from nas.pipeline.searches import evaluation, profile
+from nas.pipeline.supernets import teacher_config
+from nas.search import search
+from nas.search.costs import Costs
+from nas.search.encoding import Encoding
+from nas.search.executors import AHEAD, InlineExecutor
+from nas.search.guided import features
+from nas.search.sampler import Trials
+from nas.search.storage import Storage
+from nas.space import SearchSpace
+from nas.study import Search
+
+TABLE = Path(__file__).with_suffix(".json")
+BASELINE = "nsga2, Optuna's"
+SAMPLERS = ("random", BASELINE, "nsga2", "tpe", "guided")
+
+
+class Defaults(Trials):
+    """NSGA-II as Optuna has it, with a first population and children of its own."""
+
+    def _sampler(self, settings: Search) -> BaseSampler:
+        return NSGAIISampler(seed=self.seed)
+
+
+class Recorded:
+    """Evaluations that were recorded, and a forest for all others."""
+
+    def __init__(self, path: Path) -> None:
+        values = read_json(path, SearchError)
+        self.space = SearchSpace.model_validate(values["space"])
+        about = values["profile"]
+        device = Device(**about["device"])
+        own = Profile(**about | {"device": device, "fit": Fit(**about["fit"]), "noise": tuple(about["noise"])})
+        budgets = tuple(Budget(**budget) for budget in values["budgets"])
+        self.costs = Costs(common.config_of(self.space), {device.name: own}, budgets)
+        encoding, examples = Encoding(self.space), values["examples"]
+        names = encoding.sizes().keys()
+        rows = [(dict(zip(names, row, strict=False)), *row[-2:]) for row in values["evaluations"]]
+        self.known = {encoding.decode(integers): right / examples for integers, right, _ in rows}
+        self.seconds = median(seconds for *_, seconds in rows)
+        x = np.stack([features(self.space, one) for one in self.known])
+        y = _stretched(np.array([*self.known.values()]))
+        self.model = ExtraTreesRegressor(100, random_state=0)
+        missed = (y - cross_val_predict(self.model, x, y, cv=10))[y > np.median(y)]
+        self.noise = float(missed.std())
+        self.model.fit(x, y)
+
+    def evaluate(self, architecture: Architecture, _: float) -> CandidateResult:
+        """What was recorded, or what the forest expects with the noise that is this architecture's own."""
+        if architecture not in self.known:
+            found = self.model.predict(features(self.space, architecture)[None])[0]
+            found += np.random.default_rng(int(architecture.digest, 16)).normal(0.0, self.noise)
+            self.known[architecture] = float(1.0 - np.exp(-found))
+        return CandidateResult(architecture, self.known[architecture], 1, self.seconds)
+
+
+def _stretched(accuracy: np.ndarray) -> np.ndarray:
+    stretched: np.ndarray = -np.log(1.0 - accuracy)
+    return stretched
+
+
+class Waiting:
+    """An executor that holds as many candidates as the inline one, and knows how long their evaluation took it."""
+
+    capacity = AHEAD
+
+    def __init__(self, evaluate: Callable[[Architecture, float], CandidateResult]) -> None:
+        self._evaluate, self._queue = evaluate, list[tuple[int, Architecture, float]]()
+        self.seconds = 0.0
+
+    def submit(self, ticket: int, architecture: Architecture, rival: float) -> None:
+        self._queue.append((ticket, architecture, rival))
+
+    def next_result(self) -> tuple[int, CandidateResult]:
+        started = time.monotonic()
+        ticket, *candidate = self._queue.pop(0)
+        found = self._evaluate(*candidate)
+        self.seconds += time.monotonic() - started
+        return ticket, found
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._queue.clear()
+
+
+def run_one(
+    name: str, seed: int, count: int, space: SearchSpace, costs: Costs, executor: Waiting | InlineExecutor
+) -> dict[str, Any]:
+    """One search with a sampler: its curves, by evaluations, and the seconds that it took."""
+    settings = Search(sampler="random" if name == BASELINE else name, evaluations=count)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        kind = Defaults if name == BASELINE else Trials
+        values = ["accuracy", *costs.profiles]
+        trials = kind(
+            Storage(Path(folder) / "journal.log", "samplers", "made up", values), space, costs, settings, seed
+        )
+        results = search(trials, count, lambda: executor).results
+    curves = {"hypervolume": hypervolumes(results, costs), "within_budgets": within_budgets(results, costs)}
+    return curves | {"seconds": time.monotonic() - started, "results": results}
+
+
+def hypervolumes(results: list[CandidateResult], costs: Costs) -> list[float]:
+    """The hypervolume after each evaluation."""
+    device = costs.budgets[0].device
+    limit, points, found = costs.profiles[device].teacher_p50_ms, list[tuple[float, float]](), list[float]()
+    for result in results:
+        if result.complete:
+            points.append((costs.predict_ms(result.architecture, result.exits)[device], result.accuracy))
+        total, best, since = 0.0, 0.0, 0.0
+        for cost, accuracy in sorted(points):
+            if cost < limit and accuracy > best:
+                total, best, since = total + best * (cost - since), accuracy, cost
+        found.append((total + best * (limit - since)) / limit)
+    return found
+
+
+def within_budgets(results: list[CandidateResult], costs: Costs) -> list[float]:
+    """The mean over budgets of the best accuracy within each, after each evaluation."""
+    rows = [
+        [
+            result.accuracy if result.complete and excess <= 0.0 else 0.0
+            for excess in costs.cautious_excesses(result.architecture, result.exits)
+        ]
+        for result in results
+    ]
+    means: list[float] = np.maximum.accumulate(rows).mean(axis=1).tolist()
+    return means
+
+
+def needed(curve: list[float], target: float) -> int | None:
+    """After how many evaluations a curve reaches a value."""
+    return next((number for number, value in enumerate(curve, 1) if value >= target), None)
+
+
+def compare(searches: dict[str, list[dict[str, Any]]], seconds: float | None) -> dict[str, Any]:
+    """Print, and return what is to be known of all searches of each sampler.
+
+    `seconds` are those of one evaluation where they were only looked up. What a search needs is the median of its
+    seeds to the median of what the baseline ends with; a seed that never gets there counts as all its evaluations.
+    """
+    console, result = Console(), dict[str, Any]()
+    for measure in ("hypervolume", "within_budgets"):
+        count = len(searches[BASELINE][0][measure])
+        target = median(one[measure][-1] for one in searches[BASELINE])
+        table = Table(title=f"{measure}, mean of {len(searches[BASELINE])} seeds")
+        marks = [mark for mark in (25, 50, 75, 100, 150, 200, 300, 400) if mark <= count]
+        for column in ("", *map(str, marks), "evaluations to the baseline's end", "seeds", "s"):
+            table.add_column(column, justify="right" if column else "left")
+        told: dict[str, Any] = {"target": target, "curves": {}}
+        for name, ones in searches.items():
+            curve = np.mean([one[measure] for one in ones], axis=0)
+            reached = [needed(one[measure], target) for one in ones]
+            evaluations = median(at or count for at in reached)
+            each = fmean(one["seconds"] / count for one in ones) + (seconds or 0.0)
+            arrived = sum(at is not None for at in reached)
+            told["curves"][name] = {
+                "mean": curve.round(5).tolist(),
+                "reached_after": reached,
+                "seconds_per_evaluation": round(each, 4),
+            }
+            told[f"{name}_ratio"] = round(evaluations / count, 4)
+            figures = (f"{curve[mark - 1]:.4f}" for mark in marks)
+            table.add_row(name, *figures, f"{evaluations:g}", f"{arrived}/{len(ones)}", f"{evaluations * each:.0f}")
+        console.print(table)
+        result[measure] = told
+    return {"evaluations_ratio": result["hypervolume"].get("guided_ratio")} | result
+
+
+def looked_up(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Compare on the table."""
+    table = Recorded(arguments.table)
+    print(
+        f"{len(table.known)} recorded evaluations, {table.seconds:.2f} s each; noise of others at an accuracy of 0.88: "
+        f"{table.noise * 0.12:.4f}"
+    )
+    searches = {
+        name: [
+            run_one(name, seed, arguments.evaluations, table.space, table.costs, Waiting(table.evaluate))
+            for seed in range(arguments.seeds)
+        ]
+        for name in (arguments.only or SAMPLERS)
+    }
+    return compare(searches, table.seconds)
+
+
+def live(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
+    """Compare on a run's own search set; with `--record` evaluations are whole, and are added to the table."""
+    costs, recipe = Costs(teacher_config(run), profile(run), run.study.budgets), evaluation(run)
+    evaluator = recipe.load()
+    whole = Waiting(lambda architecture, _: evaluator.evaluate(architecture))
+    searches = {
+        name: [
+            run_one(
+                name,
+                seed,
+                arguments.evaluations,
+                run.study.space,
+                costs,
+                whole if arguments.record else InlineExecutor(recipe),
+            )
+            for seed in range(arguments.seeds)
+        ]
+        for name in (arguments.only or SAMPLERS)
+    }
+    if arguments.record:
+        record(
+            arguments.table, run, [result for ones in searches.values() for one in ones for result in one["results"]]
+        )
+    return compare(searches, None) if BASELINE in searches else {}
+
+
+def record(path: Path, run: Run, results: list[CandidateResult]) -> None:
+    """Add results to the table of a run."""
+    space, own = run.study.space, read_json(run.profile(run.study.devices[0].name), SearchError)
+    rows = read_json(path, SearchError)["evaluations"] if path.exists() else []
+    for result in results:
+        integers = Encoding(space).encode(result.architecture)
+        rows.append([*integers.values(), round(result.accuracy * result.examples), round(result.seconds, 2)])
+    about = {
+        "space": space.definition | {"name": space.name},
+        "profile": own | {"held_out": []},
+        "budgets": [budget.model_dump(mode="json", exclude_none=True) for budget in run.study.budgets],
+        "examples": results[0].examples,
+    }
+    values = about | {"evaluations": [list(row) for row in dict.fromkeys(map(tuple, rows))]}
+    write_text(path, json.dumps(values) + "\n")
+
+
+def _arguments() -> argparse.Namespace:
+    made = common.parser(__doc__)
+    made.add_argument("--evaluations", type=int, default=300)
+    made.add_argument("--seeds", type=int, default=5)
+    made.add_argument("--only", nargs="+", choices=SAMPLERS)
+    made.add_argument("--table", type=Path, default=TABLE)
+    made.add_argument("--live", action="store_true", help="evaluate on the run of --study")
+    made.add_argument("--record", action="store_true", help="with --live: add the evaluations to the table")
+    return made.parse_args()
+
+
+if __name__ == "__main__":
+    given = _arguments()
+    if given.live:
+        common.main(given, partial(live, given))
+    else:
+        common.alone(given, looked_up)

@@ -1,0 +1,196 @@
+"""Exports are loaded, and served, by people who have no `nas`."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import TEACHERS, make_teacher, make_tokenizer, mixed_space, named_architectures, randomise
+from transformers import AutoModelForSequenceClassification
+
+from nas.compression import REGISTRY, compression
+from nas.compression.int8 import Int8
+from nas.errors import ExportError
+from nas.export.artefact import INFER_FILE, ONNX_FILE, write_artefact
+from nas.export.standalone import MODELING_FILE, modeling_source
+from nas.latency.runner import onnx_session
+from nas.model.stock import compact_config, fits_stock, from_stock
+from nas.supernet import BertSupernet, SupernetWeights
+
+TEXTS = ["w1 w2 w3", "", "unheard w5", "w9 " * 60, "w40 w41 w42 w43"]
+EVERY = ("none", "int8", "int4", "low_rank(4)+int8", "sparse(0.5)", "share", "skip")
+
+
+def _subnet(kind: str, outputs: int) -> BertSupernet:
+    space, teacher = mixed_space(), from_stock(randomise(make_teacher(kind, outputs)))
+    weights = SupernetWeights.of(teacher, space.dimensions.hidden_size, space.compression, outputs > 1)
+    randomise(weights.narrow, seed=1, scale=0.1)
+    return BertSupernet(weights)
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory):
+    """Folders of many architectures of all families, and the logits that `nas` computes for their inputs."""
+    root, space = tmp_path_factory.mktemp("exports"), mixed_space()
+    supernets = {(kind, 2): _subnet(kind, 2) for kind in TEACHERS} | {("bert", 1): _subnet("bert", 1)}
+    wanted = [((kind, 2), space.sample(random.Random(number))) for number, kind in enumerate([*TEACHERS] * 2)]
+    wanted += [(("bert", 2), architecture) for architecture in named_architectures().values()]
+    exiting = replace(space.largest(), exit_threshold=0.6)
+    wanted += [(("bert", 2), exiting), (("bert", 2), space.largest()), (("bert", 1), space.largest())]
+    wanted += [(("bert", 1), replace(space.sample(random.Random(7)), exit_threshold=0.0))]
+    expected, told = {}, set()
+    for number, (key, architecture) in enumerate(wanted):
+        model, folder = supernets[key].extract(architecture), root / f"{number}"
+        write_artefact(model, make_tokenizer(), folder)
+        ids = torch.randint(4, 60, (3, 9), generator=torch.Generator().manual_seed(number))
+        inputs = {name: ids if name == "input_ids" else torch.ones_like(ids) for name in model.config.input_names}
+        with torch.no_grad():
+            expected[folder.name] = model(**inputs).logits.numpy()
+        np.savez(folder / "inputs.npz", **{name: value.numpy() for name, value in inputs.items()})
+        drops = any(layer.keep_tokens for layer in architecture.layers)
+        if key not in told or architecture.exit_threshold or drops or key[1] == 1:
+            told.add(key)
+            (folder / "texts.json").write_text(json.dumps(TEXTS))
+    return root, expected
+
+
+@pytest.fixture(scope="module")
+def answers(exports, tmp_path_factory):
+    """What a Python without `nas` makes of them."""
+    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path_factory.mktemp("modules"))}
+    command = [sys.executable, "-I", str(Path(__file__).with_name("alone.py")), str(exports[0])]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_a_model_loaded_alone_computes_what_nas_computes(exports, answers):
+    folders, expected = exports
+    assert answers.keys() == expected.keys()
+    for name, logits in expected.items():
+        np.testing.assert_allclose(answers[name]["logits"], logits, atol=1e-5, rtol=0)
+        own = answers[name]["class"] == "CompactBertForSequenceClassification"
+        assert own == (folders / name / MODELING_FILE).exists()
+    assert {answer["class"] for answer in answers.values()} == {
+        "CompactBertForSequenceClassification",
+        "BertForSequenceClassification",
+    }
+
+
+@pytest.fixture(scope="module")
+def few_packages(tmp_path_factory):
+    """A folder with numpy, tokenizers and onnxruntime."""
+    folder = tmp_path_factory.mktemp("packages")
+    for name in ("numpy", "tokenizers", "onnxruntime"):
+        package = Path(importlib.util.find_spec(name).origin).parent
+        for part in (package, package.with_name(f"{name}.libs")):
+            if part.exists():
+                (folder / part.name).symlink_to(part)
+    return folder
+
+
+def _infer(packages, folder, *arguments, lines=None):
+    script = (
+        f"import sys, runpy; sys.path.append({str(packages)!r}); sys.argv[:1] = [{str(folder / INFER_FILE)!r}]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    command = [sys.executable, "-I", "-S", "-c", script, *arguments]
+    return subprocess.run(command, input=lines, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_infer_says_what_transformers_and_onnx_runtime_say(exports, answers, few_packages):
+    """With tokenizers, numpy and onnxruntime alone; of dropped tokens, exits, scores and texts that are too long."""
+    folders = exports[0]
+    for name in (name for name in answers if "said" in answers[name]):
+        done = _infer(few_packages, folders / name, lines="".join(f"{text}\n" for text in TEXTS))
+        assert done.returncode == 0 and not done.stderr, done.stderr
+        session = onnx_session(str(folders / name / ONNX_FILE), 1)
+        inputs = [value.name for value in session.get_inputs()]
+        tokens = make_tokenizer()
+        for line, said, text in zip(done.stdout.splitlines(), answers[name]["said"], TEXTS, strict=True):
+            label, value = line.split("\t")
+            fed = tokens(text, truncation=True, return_tensors="np", return_token_type_ids=True)
+            logits = session.run(["logits"], {key: fed[key] for key in inputs})[0][0]
+            served = logits[0] if len(logits) == 1 else (np.exp(logits) / np.exp(logits).sum()).max()
+            assert label == f"LABEL_{logits.argmax()}" and float(value) == pytest.approx(served, abs=1e-4)
+            # Simulated rounding may fall the other way now and then.
+            assert float(value) == pytest.approx(said["score"], abs=0.03)
+            assert label == said["label"] or said["score"] < 0.52
+
+
+def test_infer_takes_pairs_and_says_what_it_needs(exports, few_packages):
+    folder = exports[0] / "0"
+    done = _infer(few_packages, folder, "--pairs", "w1 w2\tw3", "w3\tw1 w2")
+    first, second = done.stdout.splitlines()
+    assert done.returncode == 0 and first != second
+    bad = _infer(few_packages, folder, "--pairs", "w1 w2")
+    assert bad.returncode == 2 and "--pairs: a line must be two texts with one tab between them" in bad.stderr
+    assert "Traceback" not in bad.stderr
+
+
+@pytest.mark.parametrize("choices", [EVERY, ("int8",), ("low_rank(8)", "sparse(2:4)+int8")])
+def test_the_modelling_file_is_as_tidy_as_the_sources(config, choices, tmp_path):
+    """No unused import, no unknown name, formatted; and no choice that the network does not use."""
+    layers = tuple(replace(config.architecture.layers[0], attention=choice) for choice in choices)
+    text = modeling_source(config.with_architecture(replace(config.architecture, layers=layers, embedding=choices[0])))
+    path = tmp_path / MODELING_FILE
+    path.write_text(text)
+    for check in (["check", "--select", "E,F,I"], ["format", "--check"]):
+        command = [sys.executable, "-m", "ruff", *check, "--isolated", "--line-length", "120", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+    used = {name for choice in choices for name in compression(choice).names}
+    classes = {name: choice.__name__ for name, choice in REGISTRY.items()}
+    assert all(f"class {classes[name]}(" in text for name in used)
+    assert all(f"class {classes[name]}(" not in text for name in REGISTRY.keys() - used - {"none"})
+    assert "import nas" not in text and "from nas" not in text and "emit_" not in text
+
+
+def test_what_fits_the_stock_class_brings_no_code(teacher, tmp_path):
+    assert fits_stock(compact_config(teacher.config))
+    write_artefact(from_stock(teacher), make_tokenizer(), tmp_path / "export")
+    assert not (tmp_path / "export" / MODELING_FILE).exists()
+    assert "auto_map" not in json.loads((tmp_path / "export" / "config.json").read_text())
+    assert type(AutoModelForSequenceClassification.from_pretrained(tmp_path / "export")) is type(teacher)
+
+
+_INT8_LEVELS = 3
+
+
+class Coarse(Int8):
+    """A choice whose file has a name that another one has too."""
+
+    name = "coarse"
+
+    def settled(self, matrices):
+        return {"weight": (matrices["weight"] * _INT8_LEVELS).round() / _INT8_LEVELS}
+
+
+def test_a_name_that_stands_for_two_things_is_refused(config, monkeypatch):
+    monkeypatch.setitem(REGISTRY, "coarse", Coarse)
+    compression.cache_clear()
+    with pytest.raises(ExportError, match="'_INT8_LEVELS': a name may stand for one thing in an export"):
+        modeling_source(config.with_architecture(replace(config.architecture, embedding="coarse")))
+    compression.cache_clear()
+
+
+def test_a_choice_without_a_file_is_refused(config, monkeypatch):
+    made: dict = {}
+    exec("from nas.compression.int8 import Int8\nclass Typed(Int8):\n    name = 'typed'", made)
+    made["Typed"].__module__ = "builtins"
+    monkeypatch.setitem(REGISTRY, "typed", made["Typed"])
+    compression.cache_clear()
+    with pytest.raises(ExportError, match="builtins: what an export needs must stand in a file"):
+        modeling_source(config.with_architecture(replace(config.architecture, embedding="typed")))
+    compression.cache_clear()

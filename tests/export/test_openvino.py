@@ -1,0 +1,46 @@
+"""Exports for OpenVINO hold its own format, which is what is verified."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from tiny import make_tokenizer
+
+from nas.device import Device
+from nas.export.artefact import OPENVINO_FILE, write_artefact
+from nas.export.verification import Artefact
+from nas.latency.runtimes import runtime_of
+from nas.supernet import BertSupernet
+
+pytest.importorskip("openvino")
+
+
+def test_its_own_format_gives_the_same_answers_and_is_what_is_counted_and_timed(space, supernet_weights, tmp_path):
+    model = BertSupernet(supernet_weights).extract(space.excluding(("int8",)).sample(random.Random(1)))
+    folder = tmp_path / "export"
+    write_artefact(model, make_tokenizer(), folder, ["openvino"])
+    rows = [[2, *range(5, 5 + length), 3] for length in (3, 3, 7)]
+    types = [[0] * len(row) for row in rows]
+    columns = {"input_ids": rows, "token_type_ids": types, "length": [len(row) for row in rows]}
+    artefact = Artefact(folder, Device(name="cpu", runtime="openvino", sequence_length=8))
+    for row, logits in zip(rows, artefact.logits(Dataset.from_dict(columns)), strict=True):
+        with torch.no_grad():
+            expected = model(torch.tensor([row]), torch.ones(1, len(row)), torch.zeros(1, len(row), dtype=torch.long))
+        np.testing.assert_allclose(logits, expected.logits[0], atol=1e-4)
+    numbers = sum(parameter.numel() for parameter in model.parameters())
+    assert artefact.size_mb > 4e-6 * numbers
+    assert artefact.network() == folder / OPENVINO_FILE
+    ids = np.array([rows[0]])
+    inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    (logits,) = runtime_of(artefact.device).load(artefact.network(), artefact.device, [inputs])[0]()
+    assert logits.shape == (1, 3)
+
+
+def test_other_runtimes_have_no_use_for_it(space, supernet_weights, tmp_path):
+    model = BertSupernet(supernet_weights).extract(space.smallest())
+    write_artefact(model, make_tokenizer(), tmp_path / "export", ["onnxruntime", "torch"])
+    assert not (tmp_path / "export" / OPENVINO_FILE).exists()

@@ -1,0 +1,113 @@
+"""The model card: what it says is what was measured, a hub can read it, and its commands work."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from huggingface_hub import ModelCard
+from tiny import make_teacher, make_tokenizer, mixed_space, randomise, write_pair_study
+
+from nas.device import Device
+from nas.export.artefact import write_artefact
+from nas.model.stock import from_stock
+from nas.report.card import write_card
+from nas.study import Study
+from nas.supernet import BertSupernet, SupernetWeights
+
+LATENCY = {"device": Device(name="cpu").model_dump(mode="json"), "p50_ms": 8.0, "p95_ms": 9.0, "expected_ms": 8.1}
+
+
+def _found(**changed):
+    return {
+        "budget": {"name": "fast", "limits": [{"device": "cpu", "p50_ms": "50%", "size_mb": 2.5}]},
+        "device": "cpu",
+        "metric": "accuracy",
+        "accuracy": 0.81254,
+        "accuracy_standard_error": 0.0117,
+        "teacher_accuracy": 0.8333,
+        "test_examples": 872,
+        "p50_ms": 4.123,
+        "p95_ms": 4.567,
+        "expected_ms": 4.2,
+        "teacher_p50_ms": 8.0,
+        "speed_up": 1.94,
+        "met": True,
+        "size_mb": 1.29,
+        "params": 123_456,
+        "latency": LATENCY,
+        "teacher_latency": LATENCY,
+        "environment": {"processor": "A processor", "runtime_version": "1.2.3"},
+    } | changed
+
+
+def _export(folder, outputs=2, **changed):
+    space, teacher = mixed_space(), from_stock(randomise(make_teacher("bert", outputs)))
+    weights = SupernetWeights.of(teacher, space.dimensions.hidden_size, space.compression, outputs > 1)
+    architecture = space.sample(random.Random(3)) if outputs > 1 else space.largest()
+    write_artefact(BertSupernet(weights).extract(architecture), make_tokenizer(), folder)
+    (folder / "verification.json").write_text(json.dumps(_found(**changed)))
+    return architecture
+
+
+@pytest.fixture
+def card(tiny_study, tmp_path):
+    """The card of a tiny study whose teacher has a licence, and the architecture that it is of."""
+    licence = "---\nlicense: other\nlicense_name: as-is\nlicense_link: LICENSE\n---\n# A teacher\n"
+    (tiny_study.parent / "teacher" / "README.md").write_text(licence)
+    architecture = _export(tmp_path / "fast")
+    write_card(tmp_path / "fast", Study.load(tiny_study))
+    return ModelCard.load(tmp_path / "fast" / "README.md"), architecture
+
+
+def test_a_hub_can_read_it(card):
+    data = card[0].data
+    assert (data.license, data.license_name, data.license_link) == ("other", "as-is", "LICENSE")
+    assert data.pipeline_tag == "text-classification" and data.library_name == "transformers"
+    (result,) = data.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_name) == ("accuracy", 0.8125, "tiny")
+    assert data.base_model is None and data.datasets is None  # neither is on a hub
+
+
+def test_it_says_what_was_measured_and_how(card):
+    text, architecture = card[0].text, card[1]
+    assert "| accuracy on the test set | 0.8125 ± 0.0117 | 0.8333 |" in text
+    assert "| latency on cpu, 95th percentile | 4.57 ms | 9.00 ms |" in text
+    assert "872 examples" in text and "texts were cut at 32 tokens" in text
+    assert "onnxruntime 1.2.3, 1 thread, batch 1, 128 tokens, A processor" in text
+    assert "p50 ≤ 4.00 ms = 50% of the teacher's, size ≤ 2.50 MB. Met: yes." in text
+    assert "Licence: other as-is LICENSE." in text and "fine-tuned on the data first" in text
+    rows = re.findall(r"^\| \d+ \| (\d+) \|(.*)\|$", text, re.MULTILINE)
+    assert [int(source) for source, _ in rows] == [layer.source for layer in architecture.layers]
+    for layer, (_, cells) in zip(architecture.layers, rows, strict=True):
+        assert f" {layer.attention} |" in cells and f" {layer.feed_forward} |" in cells
+
+
+def test_its_code_works(card, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for code in re.findall(r"```python\n(.*?)```", card[0].text, re.DOTALL):
+        exec(code, {})
+        assert re.search(r"-?\d\.\d", capsys.readouterr().out)
+    (command,) = re.findall(r"```bash\npython (.*?)\n```", card[0].text, re.DOTALL)
+    done = subprocess.run([sys.executable, *shlex.split(command)], capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"LABEL_\d\t\d\.\d+\n", done.stdout)
+
+
+def test_of_scores_of_pairs_and_a_device_that_was_not_measured_yet(tmp_path):
+    study, folder = write_pair_study(tmp_path / "pairs"), tmp_path / "only"
+    unknown = dict.fromkeys(("p50_ms", "p95_ms", "expected_ms", "teacher_p50_ms", "speed_up", "met"))
+    _export(folder, 1, metric="spearman", accuracy_standard_error=None, **unknown)
+    found = json.loads((folder / "verification.json").read_text())
+    (folder / "verification.json").write_text(
+        json.dumps({key: value for key, value in found.items() if "latency" not in key})
+    )
+    write_card(folder, Study.load(study))
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.license == "unknown" and card.data.metrics == ["spearmanr"]
+    assert "Scores pairs of texts." in card.text and "not measured yet" in card.text and "--pairs" in card.text
+    assert '"text_pair"' in card.text and "±" not in card.text

@@ -1,0 +1,165 @@
+"""The guided sampler against a best that is known, and the designs that a search starts from."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+from driver import BUDGETS, costs_of, run
+from tiny import mixed_space
+
+from nas.architecture import Architecture, Layer
+from nas.evaluate import CandidateResult
+from nas.search.costs import cheapest
+from nas.search.guided import BATCH, Belief, Guide, features
+from nas.search.sampler import Trials
+from nas.search.starts import designs, uniform
+from nas.search.storage import Storage
+from nas.space import SearchSpace
+from nas.study import Search
+
+SPACE = SearchSpace.load("tiny")
+
+
+def _accuracy(architecture):
+    """Every block adds its part, those of the first layers more; integers cost nothing."""
+    parts = (
+        (3 - layer.source) * (math.sqrt(layer.num_attention_heads / 4) + math.sqrt(layer.intermediate_size / 64))
+        for layer in architecture.layers
+    )
+    return 0.5 + architecture.hidden_size / 320 + sum(parts) / 40
+
+
+def _within(architectures, costs):
+    """The best accuracy within each budget."""
+    met = [(_accuracy(one), costs.cautious_excesses(one)) for one in architectures]
+    return [max(found for found, excess in met if excess[place] <= 0.0) for place in range(len(costs.budgets))]
+
+
+def _best(costs):
+    """The same of all architectures: one in integers is never dearer."""
+    options = list(product((1, 2, 4), (8, 24, 64)))
+    architectures = (
+        Architecture(hidden, tuple(Layer(at, *sizes, "int8", "int8") for at, sizes in zip(kept, chosen, strict=True)))
+        for hidden in SPACE.dimensions.hidden_size
+        for kept in SPACE.layer_sets
+        for chosen in product(options, repeat=len(kept))
+    )
+    return _within(list(architectures), costs)
+
+
+def _results(architectures):
+    return [CandidateResult(one, _accuracy(one), 10, 0.1) for one in architectures]
+
+
+def _search(folder, costs, sampler, seed, evaluations):
+    settings = Search(sampler=sampler, evaluations=evaluations, population=8)
+    storage = Storage(folder / f"{sampler}-{seed}.log", "tiny", "inputs", ["accuracy", "predicted p50_ms"])
+    trials = Trials(storage, SPACE, costs, settings, seed)
+    while len(trials.results()) < evaluations:
+        if proposal := trials.ask(evaluations):
+            trials.tell(proposal, *_results([proposal.architecture]))
+    return [result.architecture for result in trials.results()]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_guided_comes_near_the_known_best_where_random_does_not(search_folder, seed):
+    costs = costs_of(search_folder)
+    best = np.array(_best(costs))
+    guided = _within(_search(search_folder, costs, "guided", seed, 48), costs)
+    chance = _within(_search(search_folder, costs, "random", seed, 48), costs)
+    assert (best - guided).max() < 0.03 < (best - chance).min()
+
+
+def test_a_guided_search_repeats_itself_and_goes_on(search_folder):
+    straight, again = (run(search_folder, 14, sampler="guided", where=name) for name in ("a.log", "b.log"))
+    assert [one.architecture for one in again.results] == [one.architecture for one in straight.results]
+    longer = run(search_folder, 20, sampler="guided", where="a.log").results
+    costs = costs_of(search_folder)
+    assert longer[:14] == straight.results and len({one.architecture for one in longer}) == 20
+    assert all(costs.violation(one.architecture) <= 0.0 for one in longer)
+
+
+def test_no_choice_is_repeated_or_over_budget(search_folder):
+    costs = costs_of(search_folder)
+    rng = random.Random(0)
+    known = costs.initial_population(SPACE, 12, rng)
+    taken = set(known)
+    for _ in range(3):
+        chosen = Guide(SPACE, costs).choose(_results(known), taken, rng)
+        assert len(set(chosen)) == len(chosen) == BATCH and not taken & set(chosen)
+        assert all(costs.violation(one) <= 0.0 for one in chosen)
+        taken |= set(chosen)
+
+
+def test_the_same_results_and_seed_give_the_same_choice(search_folder):
+    costs = costs_of(search_folder)
+    results = _results(costs.initial_population(SPACE, 12, random.Random(0)))
+    first, second = (Guide(SPACE, costs).choose(results, (), random.Random(1)) for _ in range(2))
+    assert first == second
+
+
+def test_where_nothing_fits_nothing_is_chosen(search_folder):
+    costs = costs_of(search_folder)
+    results = _results(costs.initial_population(SPACE, 12, random.Random(0)))
+    everything = type("Everything", (), {"__contains__": lambda self, _: True})()
+    assert Guide(SPACE, costs).choose(results, everything, random.Random(0)) == []
+
+
+def test_belief_follows_a_value_less_that_few_examples_gave():
+    x, y = np.linspace(0.0, 9.0, 10)[:, None], np.linspace(0.0, 1.0, 10)
+    y[6] = 3.0
+    whole = Belief(x, y, np.full(10, 100)).expected(x)[0]
+    partly = Belief(x, y, np.where(np.arange(10) == 6, 10, 100)).expected(x)[0]
+    assert abs(partly[6] - 6 / 9) < 0.5 * abs(whole[6] - 6 / 9)
+
+
+def test_a_supposed_value_leaves_less_doubt():
+    x = np.linspace(0.0, 9.0, 10)[:, None]
+    belief = Belief(x, np.sin(x[:, 0]), np.full(10, 1))
+    new = np.array([[20.0]])
+    before = belief.expected(new)[1]
+    belief.suppose(new, np.array([0.5]))
+    after = belief.expected(new)
+    assert after[1] < before and abs(after[0] - 0.5) < 0.5
+
+
+@pytest.mark.parametrize("space", [SPACE, mixed_space()], ids=["tiny", "mixed"])
+def test_features_tell_architectures_apart(space):
+    rng = random.Random(0)
+    architectures = {space.sample(rng) for _ in range(300)}
+    assert len({features(space, one).tobytes() for one in architectures}) == len(architectures)
+
+
+def test_uniform_designs_are_alike_and_as_wide_as_budgets_allow(search_folder):
+    costs = costs_of(search_folder)
+    half, halved, _, fifth, *_ = found = uniform(SPACE, costs)
+    for share, widest in ((1.0, half), (0.5, halved)):
+        for one in widest:
+            assert SPACE.contains(one) and 1.0 + costs.cautious_excess(one, BUDGETS[0]) <= share
+            assert len({replace(layer, source=0) for layer in one.layers}) == 1
+            wider = [replace(layer, num_attention_heads=4, intermediate_size=64) for layer in one.layers]
+            assert (
+                list(one.layers) == wider
+                or 1.0 + costs.cautious_excess(replace(one, layers=tuple(wider)), BUDGETS[0]) > share
+            )
+    assert {len(one.layers) for one in half} == {1, 2, 3} and len(found) == 6 and fifth
+
+
+def test_a_guided_search_starts_from_the_smallest_and_uniform_designs(search_folder):
+    costs = costs_of(search_folder)
+    first = designs(SPACE, costs, 6, random.Random(0))
+    assert first[0] == cheapest(SPACE, costs.violation) and len(set(first)) == 6
+    assert set(first[1:]) <= {one for found in uniform(SPACE, costs) for one in found}
+
+
+def test_excesses_are_those_of_each_budget(search_folder):
+    costs = costs_of(search_folder)
+    for number in range(20):
+        one = SPACE.sample(random.Random(number))
+        assert costs.cautious_excesses(one) == pytest.approx([costs.cautious_excess(one, item) for item in BUDGETS])
+        assert costs.violation(one) == min(costs.cautious_excesses(one))
