@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from nas.budget import Budget
 from nas.compression import REGISTRY, compression
@@ -176,6 +176,18 @@ class Search(Settings):
     """Leave out shorter texts of the search set: many rows may be parts of texts, where whole ones will be served."""
     bf16: Flag = True
     """Evaluate candidates in bf16 where the processor multiplies it natively; exports are judged in full precision."""
+    storage: SecretStr | None = None
+    """The URL of a database that keeps the trials, in place of a journal in the run's folder. Never written down."""
+
+    @field_validator("storage")
+    @classmethod
+    def _names_a_database(cls, url: SecretStr | None) -> SecretStr | None:
+        if url and not _is_database(url.get_secret_value()):
+            raise ValueError(
+                "must be the URL of an SQLite, PostgreSQL or MySQL database, as postgresql+psycopg://user@host/name or "
+                "sqlite:///search.db; correct it"
+            )
+        return url
 
     @model_validator(mode="after")
     def _workers_have_an_executor(self) -> Search:
@@ -326,6 +338,18 @@ def _from_file(device: Any, study: Path) -> Any:
     values = read_toml(path, StudyError) | own
     validate(Device, values, path, StudyError)
     return values
+
+
+def _is_database(url: str) -> bool:
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parts = make_url(url)
+    except (ArgumentError, ValueError):
+        return False
+    known = parts.drivername.partition("+")[0] in {"sqlite", "postgresql", "mysql", "mariadb"}
+    return known and parts.database not in (None, "", ":memory:")
 
 
 def _sizes(shape: Shape) -> str:

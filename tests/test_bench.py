@@ -109,3 +109,12 @@ def test_what_rests_on_a_trained_supernet(tiny_study):
     written = [path.stat().st_mtime_ns for path in measured]
     assert _bench("rank_correlation", tiny_study, *options) == found
     assert [path.stat().st_mtime_ns for path in measured] == written
+
+
+def test_driver_overhead():
+    command = [sys.executable, str(BENCH / "driver_overhead.py"), "--space", "tiny", "--trials", "120", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert set(found["ms_per_trial"]) == {"100", "mean"} == set(found["cpu_ms_per_trial"])
+    assert found["outcomes"]["evaluated"] == 120

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,6 +62,9 @@ ExportOption = Annotated[
     str | None, typer.Option("--export", metavar="BUDGET", help="Of the export for that budget, not of the profile.")
 ]
 OutputOption = Annotated[Path | None, typer.Option("--output", help="The archive; by default named as the device.")]
+JoinOption = Annotated[
+    bool, typer.Option("--join", help="Only evaluate candidates, beside the command that searches this study.")
+]
 AddressOption = Annotated[
     str | None,
     typer.Option(
@@ -114,9 +118,17 @@ def load(study: str, assignments: list[str] | None) -> Study:
 
 
 def work_on(
-    study: str, runs: Path, assignments: list[str] | None, work: Callable[[Run], Any], address: str | None = None
+    study: str,
+    runs: Path,
+    assignments: list[str] | None,
+    work: Callable[[Run], Any],
+    address: str | None = None,
+    alone: bool = True,
 ) -> Any:
-    """Do some work on a run, alone and without other libraries' chatter; on a Ray cluster if there is an address."""
+    """Do some work on a run without other libraries' chatter; on a Ray cluster if there is an address.
+
+    `alone`: it writes to the run, so no other may.
+    """
     loaded = load(study, assignments)
     if address:
         from nas.cluster import connect
@@ -127,7 +139,7 @@ def work_on(
     from nas.pipeline import Run
 
     run = Run.of(loaded, runs)
-    with run.locked():
+    with run.locked() if alone else nullcontext():
         return work(run)
 
 

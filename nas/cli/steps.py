@@ -9,6 +9,7 @@ from nas.cli.app import (
     RUNS,
     AddressOption,
     FineTuneOption,
+    JoinOption,
     JsonOption,
     RunsOption,
     SetOption,
@@ -74,9 +75,12 @@ def profile(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = Non
     finish(json_, result)
 
 
-@app.command(epilog=examples("nas search study.toml", "nas search study.toml --address auto"))
+@app.command(
+    epilog=examples("nas search study.toml", "nas search study.toml --address auto", "nas search study.toml --join")
+)
 def search(
     study: StudyArgument,
+    join: JoinOption = False,
     address: AddressOption = None,
     runs: RunsOption = RUNS,
     set_: SetOption = None,
@@ -85,11 +89,11 @@ def search(
     """Search the space; goes on where an earlier search stopped."""
 
     def work(run: Run) -> dict[str, Any]:
-        from nas.pipeline import search_candidates
+        from nas.pipeline import join_search, search_candidates
 
-        return search_candidates(run).outcomes
+        return (join_search if join else search_candidates)(run).outcomes
 
-    result = work_on(study, runs, set_, work, address)
+    result = work_on(study, runs, set_, work, address, alone=not join)
     print(", ".join(f"{count} {outcome}" for outcome, count in result.items()))
     finish(json_, result)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nas.pipeline.exports import export
 from nas.pipeline.run import Run
-from nas.pipeline.searches import front, profile, search_candidates
+from nas.pipeline.searches import front, join_search, profile, search_candidates
 from nas.pipeline.supernets import train
 
-__all__ = ["Run", "export", "front", "profile", "search_candidates", "train"]
+__all__ = ["Run", "export", "front", "join_search", "profile", "search_candidates", "train"]

@@ -16,7 +16,7 @@ from nas.model.precision import native_bf16
 from nas.pipeline.exports import export_inputs
 from nas.pipeline.prepare import check_teacher, teacher_inputs, teacher_source
 from nas.pipeline.run import Run
-from nas.pipeline.searches import profile_inputs, recipes, search_inputs
+from nas.pipeline.searches import check_storage, profile_inputs, recipes, search_inputs
 from nas.pipeline.supernets import supernet_inputs
 from nas.study import Study
 
@@ -32,13 +32,14 @@ _SMALL = 0.25
 def plan(study: Study, runs: Path) -> dict[str, Any]:
     """Everything that can be checked before any work, and an estimate of the time.
 
-    Raises the error that the work would meet: a missing file, a teacher of another shape, a missing runtime.
+    Raises the error that the work would meet: a missing file, runtime or database, a teacher of another shape.
     """
     run = Run(study, runs / study.name)
     space = study.space
     for device in study.devices:
         check_runtime(device)
     check_sources(study)
+    check_storage(study)
     rate = _rate()
     seconds = _estimate(study, rate * _EFFICIENCY)
     steps = [

@@ -10,7 +10,8 @@
         supernet/             the trained weights: Hugging Face folder of the largest sub-network
         supernet/ordered/     the teacher with its units in order of importance
         profiles/<device>.json  and .samples.json, all that was measured for it
-        search/journal.log    Optuna's storage
+        search/journal.log    Optuna's storage, unless the study names a database
+        search/journal.log.drivers/  a locked file for each process that evaluates candidates
         search/front.json     the Pareto front, with measured latencies
         baselines/<device>/   the teacher and the int8 teacher, written and verified like exports
         fine-tuning/<export>/ log and, until it ends, checkpoints of the final training, one folder a candidate
@@ -107,6 +108,11 @@ class Run:
     def _mark(self, step: str) -> Path:
         return self.folder / "steps" / f"{step}.json"
 
+    def is_started(self, step: str, inputs: str | None = None) -> bool:
+        """Whether the step was started, on just these inputs if they are given."""
+        mark = self._mark(step)
+        return mark.exists() and inputs in (None, read_json(mark, StudyError)["inputs"])
+
     def is_done(self, step: str, inputs: str) -> bool:
         """Whether the step ended on just these inputs."""
         return self.is_finished(step) and bool(read_json(self._mark(step), StudyError)["inputs"] == inputs)
@@ -169,6 +175,7 @@ class Run:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise NasError(
-                    f"{self.folder}: another nas command is working on this run; wait for it, or use another --runs"
+                    f"{self.folder}: another nas command is working on this run; wait for it, help it with "
+                    "nas search --join, or use another --runs"
                 ) from None
             yield

@@ -23,7 +23,9 @@ from nas.search.costs import Costs
 from nas.search.executors import executor_for
 from nas.search.sampler import Trials
 from nas.search.selection import Measurement, measure_front
+from nas.search.storage import Storage, check_database, database
 from nas.search.uniform import best_uniform
+from nas.study import Study
 
 _TEXTS = 256
 """So many texts of the search set give the tokens that networks are fed when they are measured."""
@@ -117,26 +119,50 @@ def costs_of(run: Run) -> Costs:
     return Costs(teacher_config(run), profile(run), run.study.budgets)
 
 
+def check_storage(study: Study) -> None:
+    """Raise `SearchError` if the database that a study names cannot be used."""
+    if study.search.storage:
+        check_database(database(study.search.storage.get_secret_value(), study.path.parent))
+
+
 def trials_of(run: Run, costs: Costs) -> Trials:
-    """The trials of the run's search, those that were made before included."""
-    study = run.study
-    trials = Trials(run.journal, search_inputs(run), study.space, costs, study.search, study.seed)
+    """The trials of the run's search, in the journal of its folder or the database that the study names."""
+    study, url, inputs = run.study, run.study.search.storage, search_inputs(run)
+    where = database(url.get_secret_value(), study.path.parent) if url else run.journal
+    values = [study.task.metric, *(f"predicted p50_ms, {device.name}" for device in study.devices)]
+    trials = Trials(Storage(where, study.name, inputs, values), study.space, costs, study.search, study.seed)
     trials.rest_on(weights_digest(run.supernet))
     return trials
 
 
+def join_search(run: Run) -> SearchState:
+    """Evaluate candidates beside the command that searches this run, until there are enough.
+
+    Writes nothing but trials; what comes after is that command's.
+    """
+    study = run.study
+    if not run.is_started("search") or not run.is_started("search", search_inputs(run)):
+        raise SearchError(
+            f"{run.folder}: no search of this study has begun that could be joined; start one with nas search"
+        )
+    profiles = {device.name: Profile.load(run.profile(device.name)) for device in study.devices}
+    costs, recipe = Costs(teacher_config(run), profiles, study.budgets), evaluation(run)
+    return search(trials_of(run, costs), study.search.evaluations, lambda: executor_for(study.search, recipe))
+
+
 def evaluate_candidates(run: Run) -> SearchState:
     """Search the space. Goes on where a killed search stopped."""
-    study, costs = run.study, costs_of(run)
+    study = run.study
+    check_storage(study)
+    costs = costs_of(run)
     costs.check_feasible(study.space)
     train(run)
     inputs, recipe = search_inputs(run), evaluation(run)
     state = SearchState.of(trials_of(run, costs)) if run.is_done("search", inputs) else None
     if state is None or len(state.results) < study.search.evaluations:
         with run.step("search", inputs, run.journal.parent) as laps:
-            state = search(
-                trials_of(run, costs), study.search.evaluations, lambda: executor_for(study.search, recipe), laps
-            )
+            trials = trials_of(run, costs)
+            state = search(trials, study.search.evaluations, lambda: executor_for(study.search, recipe), laps)
     return state
 
 

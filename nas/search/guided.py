@@ -17,7 +17,7 @@ import numpy as np
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from scipy.stats import norm
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
@@ -49,9 +49,11 @@ class GuidedSampler(BaseSampler):
         encoding: Encoding,
         costs: Costs,
         known: Mapping[Architecture, CandidateResult],
+        running: Mapping[int, Architecture],
         seed: int,
     ) -> None:
-        self._distributions, self._encoding, self._known, self._seed = distributions, encoding, known, seed
+        self._distributions, self._encoding, self._seed = distributions, encoding, seed
+        self._known, self._running = known, running
         self._guide = Guide(encoding.space, costs)
         self._chosen: list[Architecture] = []
         self._learnt_from = 0
@@ -66,8 +68,7 @@ class GuidedSampler(BaseSampler):
         if not search_space:
             return {}
         trials = study.get_trials(deepcopy=False)
-        running = (other.params for other in trials if other.state == TrialState.RUNNING and other.params)
-        taken = {*self._known, *map(self._encoding.decode, running)}
+        taken = {*self._known, *self._running.values()}
         self._chosen = [architecture for architecture in self._chosen if architecture not in taken]
         if not self._chosen or len(self._known) >= self._learnt_from + BATCH:
             self._learnt_from = len(self._known)

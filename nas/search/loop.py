@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from nas.search.view import View
 
 _ASKS_PER_EVALUATION = 200
 """More proposals in a row without one to evaluate mean that the sampler has run dry."""
+_SECONDS_BETWEEN_LOOKS = 0.2
+"""How often is looked whether other drivers have finished what is left."""
 
 
 @dataclass(frozen=True)
@@ -33,38 +36,42 @@ class SearchState:
 def search(
     trials: Trials, evaluations: int, make_executor: Callable[[], Executor], laps: Laps | None = None
 ) -> SearchState:
-    """Evaluate until the trials hold `evaluations` results. Goes on from what they hold already.
+    """Evaluate until the trials hold `evaluations` results, together with other drivers of the same storage.
 
-    `laps` gets the seconds in which workers were started, the driver worked, and evaluations were waited for.
+    Goes on from what they hold already, and with what another driver left when it died. `laps` gets the seconds in
+    which workers were started, the driver worked, and evaluations were waited for.
     """
-    laps, before = Laps() if laps is None else laps, trials.results()
-    done, view = len(before), View(trials, before)
-    if done < evaluations:
-        with make_executor() as executor, track("Searching", evaluations, done, view) as progress:
+    laps, view = Laps() if laps is None else laps, View(trials, trials.results())
+    if trials.evaluated < evaluations:
+        with trials, make_executor() as executor, track("Searching", evaluations, trials.evaluated, view) as progress:
             laps.end("start")
             in_flight: dict[int, Proposal] = {}
-            while done < evaluations:
-                _fill(in_flight, trials, executor, evaluations - done)
-                if not in_flight:
+            while trials.evaluated < evaluations:
+                _fill(in_flight, trials, executor, evaluations)
+                laps.end("driver")
+                if in_flight:
+                    number, result = executor.next_result()
+                    laps.end("evaluation")
+                    trials.tell(in_flight.pop(number), result)
+                    view.add(result)
+                    log("evaluated", trial=number, done=trials.evaluated, **_about(result))
+                elif trials.in_flight:
+                    time.sleep(_SECONDS_BETWEEN_LOOKS)
+                    laps.end("evaluation")
+                    trials.catch_up()
+                else:
                     say(f"{_ASKS_PER_EVALUATION} proposals in a row were repeated or over every budget: ending early")
                     break
-                laps.end("driver")
-                number, result = executor.next_result()
-                laps.end("evaluation")
-                trials.tell(in_flight.pop(number), result)
-                done += 1
-                view.add(result)
-                log("evaluated", trial=number, done=done, **_about(result))
-                progress(done, view.note())
+                progress(trials.evaluated, view.note())
     state = SearchState.of(trials)
-    log("searched", evaluations=done, outcomes=state.outcomes)
+    log("searched", evaluations=trials.evaluated, outcomes=state.outcomes)
     return state
 
 
-def _fill(in_flight: dict[int, Proposal], trials: Trials, executor: Executor, wanted: int) -> None:
+def _fill(in_flight: dict[int, Proposal], trials: Trials, executor: Executor, evaluations: int) -> None:
     """Hand over as many candidates as the executor takes and are wanted; fewer if the sampler has run dry."""
-    while len(in_flight) < min(executor.capacity, wanted):
-        proposal = _next_proposal(trials)
+    while len(in_flight) < executor.capacity:
+        proposal = _next_proposal(trials, evaluations)
         if proposal is None:
             break
         in_flight[proposal.number] = proposal
@@ -81,10 +88,12 @@ def _about(result: CandidateResult) -> dict[str, object]:
     }
 
 
-def _next_proposal(trials: Trials) -> Proposal | None:
-    """The next one that is worth an evaluation, or None if the sampler has run dry."""
+def _next_proposal(trials: Trials, evaluations: int) -> Proposal | None:
+    """The next one that is worth an evaluation, or None if there are enough or the sampler has run dry."""
     for _ in range(_ASKS_PER_EVALUATION):
-        proposal = trials.ask()
+        if not trials.has_room(evaluations):
+            return None
+        proposal = trials.ask(evaluations)
         if proposal is not None:
             return proposal
     return None

@@ -1,4 +1,4 @@
-"""Optuna, behind four calls: open, ask, tell, results. Nothing else in the project knows it.
+"""Optuna, behind three calls: ask, tell, results. Beside its storage nothing else in the project knows it.
 
 A trial is stored as integers (see `Encoding`), with its result in one attribute. What Optuna sees as values are
 accuracy, to be raised, and the predicted latency on each device, to be lowered; its one constraint says how far the
@@ -8,35 +8,32 @@ told at once and costs no evaluation.
 
 from __future__ import annotations
 
-import fcntl
-import math
 import random
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any, Literal, cast
+from functools import cached_property, lru_cache
+from types import TracebackType
+from typing import Any, Literal, Self
 
 import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas.architecture import Architecture
 from nas.errors import SearchError
 from nas.evaluate import CandidateResult
 from nas.search.costs import Costs
 from nas.search.encoding import Encoding
+from nas.search.generations import Generations
 from nas.search.guided import GuidedSampler
 from nas.search.starts import designs
+from nas.search.storage import Storage
 from nas.space import SearchSpace
 from nas.study import Search
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 _RESULT, _OUTCOME = "result", "outcome"
 _CHILD_TRIES = 100
@@ -52,31 +49,40 @@ class Proposal:
 
 
 class Trials:
-    """A search's trials in one journal file, and the sampler that proposes further ones."""
+    """A search's trials, and the sampler that proposes further ones.
 
-    def __init__(
-        self, journal: Path, inputs: str, space: SearchSpace, costs: Costs, settings: Search, seed: int
-    ) -> None:
+    Samplers see a copy in memory of what the storage holds; a proposal reaches the storage whole, in one write, and
+    its result in two. Drivers that share a storage learn from each other and never evaluate the same candidate.
+    """
+
+    def __init__(self, storage: Storage, space: SearchSpace, costs: Costs, settings: Search, seed: int) -> None:
         self.space, self.costs, self.seed = space, costs, seed
         self.encoding = Encoding(space)
+        self._storage, self._settings = storage, settings
+        self._violation = lru_cache(maxsize=_CHILD_TRIES)(costs.violation)
         self._distributions: dict[str, BaseDistribution] = {
             name: IntDistribution(0, size - 1) for name, size in self.encoding.sizes().items()
         }
-        self._study = _open(journal, inputs, len(costs.profiles))
         self._known: dict[Architecture, CandidateResult] = {}
-        self._evaluated: list[tuple[CandidateResult, tuple[float, ...]]] = []
-        for result in self.results():
-            self._learn(result)
-        self._in_flight: dict[int, optuna.Trial] = {}
-        self._asked: set[Architecture] = set()
-        self._study.sampler = self._sampler(settings)
-        self._recover()
-        for architecture in self._start(settings):
-            self._study.enqueue_trial(self.encoding.encode(architecture), skip_if_exists=True)
+        self._results: dict[int, CandidateResult] = {}
+        self._front: list[tuple[float, tuple[float, ...]]] = []
+        self._running: dict[int, Architecture] = {}
+        self._outcomes = dict.fromkeys(("evaluated", "repeated", "over_budget", "lost"), 0)
+        self._lost: list[Architecture] = []
+        self._own: dict[int, optuna.Trial] = {}
+        self._unseen: list[FrozenTrial] = []
+        self.catch_up()
 
-    def _start(self, settings: Search) -> list[Architecture]:
+    @cached_property
+    def _study(self) -> optuna.Study:
+        """The copy in memory that samplers look at."""
+        directions = [StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * len(self.costs.profiles)]
+        return optuna.create_study(directions=directions, sampler=self._sampler(self._settings))
+
+    @cached_property
+    def _start(self) -> list[Architecture]:
         """What is evaluated first."""
-        rng = random.Random(f"population/{self.seed}")
+        rng, settings = random.Random(f"population/{self.seed}"), self._settings
         if settings.sampler == "random":
             return []
         if settings.sampler == "guided":
@@ -85,37 +91,34 @@ class Trials:
 
     def rest_on(self, weights: str) -> None:
         """Note the digest of the supernet's weights. Raises `SearchError` if results rest on other ones."""
-        known = self._study.user_attrs.get("weights")
-        if known not in (None, weights):
+        known = self._storage.note("weights", weights)
+        if known != weights:
             raise SearchError(
                 f"supernet: its weights changed since candidates were evaluated ({known}, now {weights}); put them "
                 "back, or remove the search's storage to search anew"
             )
-        if known is None:
-            self._study.set_user_attr("weights", weights)
 
     def _sampler(self, settings: Search) -> BaseSampler:
         # Randomness depends on how many trials there are, so that a resumed search does not repeat itself.
-        seed = random.Random(f"{self.seed}/{len(self._study.get_trials(deepcopy=False))}").getrandbits(31)
+        seed = random.Random(f"{self.seed}/{self._storage.count}").getrandbits(31)
         if settings.sampler == "random":
             return RandomSampler(seed=seed)
         if settings.sampler == "guided":
-            return GuidedSampler(self._distributions, self.encoding, self.costs, self._known, seed)
+            return GuidedSampler(self._distributions, self.encoding, self.costs, self._known, self._running, seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             if settings.sampler == "tpe":
                 return TPESampler(seed=seed, multivariate=True, n_startup_trials=settings.population)
-            return NSGAIISampler(seed=seed, population_size=settings.population, child_generation_strategy=self._child)
+            return Generations(self._distributions, settings.population, self._child, seed)
 
     def _child(
         self, study: optuna.Study, search_space: dict[str, BaseDistribution], parents: list[FrozenTrial]
     ) -> dict[str, Any]:
         """A child of two parents by whole layers, mutated, preferably one that is worth an evaluation."""
-        rng = random.Random(f"child/{self.seed}/{len(study.get_trials(deepcopy=False))}")
-        pool = [self.encoding.decode(trial.params) for trial in parents]
+        rng = random.Random(f"child/{self.seed}/{self._storage.count}")
         for _ in range(_CHILD_TRIES):
-            child = self.space.crossover(rng.choice(pool), rng.choice(pool), rng)
-            child = self.space.mutate(child, rng)
+            first, second = (self.encoding.decode(rng.choice(parents).params) for _ in range(2))
+            child = self.space.mutate(self.space.crossover(first, second, rng), rng)
             if self._settled(child) is None:
                 break
         encoded = self.encoding.encode(child)
@@ -123,160 +126,200 @@ class Trials:
 
     def _settled(self, architecture: Architecture) -> Outcome | None:
         """Why an architecture needs no evaluation; None if it does."""
-        if architecture in self._known:
+        if architecture in self._known or architecture in self._running.values():
             return "repeated"
-        return "over_budget" if self.costs.violation(architecture) > 0.0 else None
+        return "over_budget" if self._violation(architecture, ()) > 0.0 else None
 
-    def _recover(self) -> None:
-        """Finish the trials that a killed process left: told if evaluated, else given up and queued again."""
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if _RESULT in trial.user_attrs:
+    def catch_up(self) -> None:
+        """Take in what was begun and finished since; trials whose driver is no more are given up."""
+        self._take_in(self._storage.changes())
+        abandoned = self._storage.abandoned()
+        for trial in abandoned:
+            if _RESULT in trial.user_attrs:  # evaluated, but its driver could not say so any more
                 result = CandidateResult.from_json(trial.user_attrs[_RESULT])
-                if result.exits and not trial.constraints:
-                    live = optuna.Trial(self._study, trial._trial_id)
-                    self._constrain(live, result.architecture, result.exits)
-                self._study.tell(trial.number, self._values(result))
-                self._learn(result)
-                continue
-            self._study.tell(trial.number, state=TrialState.FAIL)
-            if trial.params.keys() == self._distributions.keys():
-                self._study.enqueue_trial(trial.params)
+                self._finish(trial.number, result, bool(result.exits) and not trial.constraints)
+            else:
+                self._storage.give_up(trial.number)
+        if abandoned:
+            self._take_in(self._storage.changes())
 
-    def ask(self) -> Proposal | None:
-        """The next trial: a proposal to evaluate, or None if this one was settled at once."""
-        trial = self._study.ask(self._distributions)
+    def _take_in(self, trials: Sequence[FrozenTrial]) -> None:
+        for trial in trials:
+            if trial.state == TrialState.RUNNING:
+                if trial.number not in self._running and trial.params.keys() == self._distributions.keys():
+                    self._running[trial.number] = self.encoding.decode(trial.params)
+            elif trial.state.is_finished():
+                self._take_in_finished(trial)
+
+    def _take_in_finished(self, trial: FrozenTrial) -> None:
+        self._running.pop(trial.number, None)
+        self._unseen.append(trial)
+        outcome = trial.user_attrs.get(_OUTCOME, "evaluated")
+        if trial.state == TrialState.FAIL and outcome == "evaluated":
+            outcome = "lost"
+            if trial.params.keys() == self._distributions.keys():
+                self._lost.append(self.encoding.decode(trial.params))
+        self._outcomes[outcome] += 1
+        if trial.state == TrialState.COMPLETE and _RESULT in trial.user_attrs:
+            result = CandidateResult.from_json(trial.user_attrs[_RESULT])
+            self._results[trial.number] = result
+            self._known[result.architecture] = result
+            if result.complete:
+                self._advance(result.accuracy, self.costs.limited(result.architecture, result.exits))
+
+    def _advance(self, accuracy: float, cost: tuple[float, ...]) -> None:
+        """Keep a result that no other beats, and drop those that it beats: rivals are found among few."""
+        if not any(best >= accuracy and _within(known, cost) for best, known in self._front):
+            kept = [(best, known) for best, known in self._front if best > accuracy or not _within(cost, known)]
+            self._front = [*kept, (accuracy, cost)]
+
+    def has_room(self, evaluations: int) -> bool:
+        """Whether all drivers together have fewer than that many candidates evaluated and in flight."""
+        return self.evaluated + len(self._running) < evaluations
+
+    @property
+    def evaluated(self) -> int:
+        """The number of finished evaluations."""
+        return len(self._results)
+
+    @property
+    def in_flight(self) -> int:
+        """The number of candidates that some driver evaluates."""
+        return len(self._running)
+
+    def ask(self, evaluations: int) -> Proposal | None:
+        """The next trial: a proposal to evaluate, or None if this one was settled at once.
+
+        That is also one which another driver was first with, or which would be more than `evaluations`.
+        """
+        trial = self._propose()
         architecture = self.encoding.decode(trial.params)
-        twin = architecture in self._asked
-        outcome = "repeated" if twin else self._settled(architecture) or "evaluated"
-        trial.set_user_attr(_OUTCOME, outcome)
-        if outcome == "over_budget" or not architecture.exit_threshold:
-            self._constrain(trial, architecture, ())
-        if twin:
-            self._study.tell(trial, state=TrialState.FAIL)  # its value is not known yet
+        outcome = self._settled(architecture)
+        number = self._storage.add(self._record(trial, architecture, outcome))
+        self._own[number] = trial
+        self.catch_up()
+        if outcome:
             return None
-        if outcome == "evaluated":
-            self._in_flight[trial.number] = trial
-            self._asked.add(architecture)
-            return Proposal(trial.number, architecture)
-        known = self._known.get(architecture)
-        if known and known.exits:
-            self._constrain(trial, architecture, known.exits)
-        self._study.tell(trial, self._values(known or CandidateResult(architecture, 0.0, 0, 0.0)))
+        earlier = [running for other, running in self._running.items() if other < number]
+        if architecture in earlier or architecture in self._known:
+            self._storage.give_up(number, **{_OUTCOME: "repeated"})
+        elif self.evaluated + len(earlier) >= evaluations:
+            self._storage.give_up(number)
+        else:
+            return Proposal(number, architecture)
+        self.catch_up()
         return None
+
+    def _propose(self) -> optuna.Trial:
+        """A trial of the copy in memory: what was lost, then what is evaluated first, then what the sampler says."""
+        for trial in self._unseen:
+            self._show(trial)
+        self._unseen.clear()
+        for queue in (self._lost, self._start):
+            while queue:
+                architecture = queue.pop(0)
+                if self._settled(architecture) is None:
+                    self._study.enqueue_trial(self.encoding.encode(architecture))
+                    queued = self._study.ask(self._distributions)
+                    if self._settings.sampler == "nsga2":
+                        _ = queued.relative_params  # Optuna makes it part of a generation only when asked for these
+                    return queued
+        return self._study.ask(self._distributions)
+
+    def _show(self, trial: FrozenTrial) -> None:
+        """Put a finished trial into the copy in memory."""
+        own = self._own.pop(trial.number, None)
+        if own:
+            for key, value in trial.constraints.items():
+                own.set_constraint(key, value)
+            self._study.tell(own, trial.values, trial.state)
+        elif trial.state == TrialState.COMPLETE:
+            seen = {"values": trial.values, "params": trial.params, "distributions": trial.distributions}
+            self._study.add_trial(create_trial(**seen, system_attrs=trial.system_attrs))
+
+    def _record(self, trial: optuna.Trial, architecture: Architecture, outcome: Outcome | None) -> FrozenTrial:
+        """A proposal as it is stored: running if it needs an evaluation, else finished."""
+        known = self._known.get(architecture)
+        exits = known.exits if known else ()
+        constraints = {}
+        if outcome == "over_budget" or exits or not architecture.exit_threshold:
+            constraints["budget"] = self._violation(architecture, exits)
+        about: dict[str, Any] = {"state": TrialState.RUNNING}
+        if outcome == "over_budget" or known:
+            about = {"values": self._values(known or CandidateResult(architecture, 0.0, 0, 0.0))}
+        elif outcome:  # in flight: its value is not known yet
+            about["state"] = TrialState.FAIL
+        return create_trial(
+            **about,
+            params=trial.params,
+            distributions=self._distributions,
+            user_attrs={
+                _OUTCOME: outcome or "evaluated",
+                "architecture": architecture.describe(),
+                "digest": architecture.digest,
+            },
+            system_attrs=dict(self._study.get_trials(deepcopy=False)[trial.number].system_attrs),
+            constraints=constraints,
+        )
 
     def tell(self, proposal: Proposal, result: CandidateResult) -> None:
         """Store the result of a proposal."""
-        trial = self._in_flight.pop(proposal.number)
-        self._asked.remove(proposal.architecture)
-        trial.set_user_attr(_RESULT, result.to_json())
-        if result.exits:
-            self._constrain(trial, result.architecture, result.exits)
-        self._study.tell(trial, self._values(result))
-        self._learn(result)
+        self._finish(proposal.number, result, bool(result.exits))
+        self.catch_up()
+
+    def _finish(self, number: int, result: CandidateResult, constrain: bool) -> None:
+        """Store a result. With early exits its constraint comes with it, when it is known who leaves."""
+        violation = {"budget": self._violation(result.architecture, result.exits)} if constrain else {}
+        about = create_trial(state=TrialState.RUNNING, user_attrs={_RESULT: result.to_json()}, constraints=violation)
+        self._storage.finish(number, self._values(result), about)
 
     def rival(self, architecture: Architecture) -> float:
         """The best accuracy so far of what costs no more in any respect; below it no budget is served better."""
         own = self.costs.limited(architecture)
-        able = (
-            result.accuracy
-            for result, cost in self._evaluated
-            if all(known <= limit for known, limit in zip(cost, own, strict=True))
-        )
-        return max(able, default=0.0)
-
-    def _learn(self, result: CandidateResult) -> None:
-        self._known[result.architecture] = result
-        if result.complete:
-            self._evaluated.append((result, self.costs.limited(result.architecture, result.exits)))
-
-    def _constrain(self, trial: optuna.Trial, architecture: Architecture, exits: Sequence[float]) -> None:
-        """Say by how much the nearest budget is missed, once a trial: for early exits when it is known who leaves."""
-        trial.set_constraint("budget", self.costs.violation(architecture, exits))
+        return max((accuracy for accuracy, cost in self._front if _within(cost, own)), default=0.0)
 
     def _values(self, result: CandidateResult) -> list[float]:
         return [result.accuracy, *self.costs.predict_ms(result.architecture, result.exits).values()]
 
     def results(self) -> list[CandidateResult]:
         """The results of all finished evaluations, in the order of their trials."""
-        return [CandidateResult.from_json(trial.user_attrs[_RESULT]) for trial in self._finished()]
+        return [result for _, result in sorted(self._results.items())]
 
     def numbers(self) -> list[int]:
         """The numbers of the trials that the results are of."""
-        return [trial.number for trial in self._finished()]
-
-    def _finished(self) -> list[FrozenTrial]:
-        trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return [trial for trial in trials if _RESULT in trial.user_attrs]
+        return sorted(self._results)
 
     def importance(self) -> dict[str, float]:
         """What share of the differences in accuracy each integer of the encoding accounts for alone, largest first.
 
         By functional ANOVA (Hutter et al., ICML 2014), over all evaluated candidates; nothing where all are alike.
         """
-        if len({result.accuracy for result in self.results()}) < 2:
+        results = self.results()
+        if len({result.accuracy for result in results}) < 2:
             return {}
-
-        def accuracy(trial: FrozenTrial) -> float:
-            return trial.user_attrs[_RESULT]["accuracy"] if _RESULT in trial.user_attrs else math.nan  # left out
-
+        study = optuna.create_study(direction=StudyDirection.MAXIMIZE)
+        for result in results:
+            values = self.encoding.encode(result.architecture)
+            study.add_trial(create_trial(value=result.accuracy, params=values, distributions=self._distributions))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             evaluator = FanovaImportanceEvaluator(seed=self.seed)
-            found = get_param_importances(self._study, evaluator=evaluator, target=accuracy, normalize=False)
+            found = get_param_importances(study, evaluator=evaluator, normalize=False)
         return {name: round(float(share), 4) for name, share in found.items()}
 
     def outcomes(self) -> dict[str, int]:
-        """How many trials had which outcome; `lost` ones were in flight when their process was killed."""
-        counts = {"evaluated": 0, "repeated": 0, "over_budget": 0, "lost": 0}
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)):
-            outcome = trial.user_attrs.get(_OUTCOME, "evaluated")
-            counts["lost" if trial.state == TrialState.FAIL and outcome == "evaluated" else outcome] += 1
-        return counts
+        """How many trials had which outcome; `lost` ones were given up, mostly since their process was killed."""
+        return dict(self._outcomes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._storage.leave()
 
 
-class _FlockLock:
-    """Guards the journal by a lock that the system takes back from a killed process at once."""
-
-    def __init__(self, journal: Path) -> None:
-        self._path = journal.with_name(f"{journal.name}.lock")
-        self._held: list[IO[str]] = []
-
-    def acquire(self) -> bool:
-        handle = self._path.open("w")
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        self._held.append(handle)
-        return True
-
-    def release(self) -> None:
-        self._held.pop().close()
-
-
-def _open(journal: Path, inputs: str, devices: int) -> optuna.Study:
-    """The journal's study; refused if it was made from other inputs."""
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    _drop_torn_line(journal)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        storage = JournalStorage(JournalFileBackend(str(journal), cast(Any, _FlockLock(journal))))
-    study = optuna.create_study(
-        storage=storage,
-        study_name="search",
-        directions=[StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * devices],
-        load_if_exists=True,
-    )
-    known = study.user_attrs.get("inputs")
-    if known not in (None, inputs):
-        raise SearchError(f"{journal}: belongs to other inputs ({known}, now {inputs}); remove it to search anew")
-    if known is None:
-        study.set_user_attr("inputs", inputs)
-    return study
-
-
-def _drop_torn_line(journal: Path) -> None:
-    """Remove the end of a line that a killed process did not finish writing; readers would stumble over it."""
-    if not journal.exists():
-        return
-    content = journal.read_bytes()
-    if content and not content.endswith(b"\n"):
-        with journal.open("r+b") as stream:
-            stream.truncate(content.rfind(b"\n") + 1)
+def _within(cost: Sequence[float], limit: Sequence[float]) -> bool:
+    """Whether it costs no more in any respect."""
+    return all(own <= other for own, other in zip(cost, limit, strict=True))

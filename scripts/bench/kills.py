@@ -36,6 +36,7 @@ from nas.pipeline import Run
 from nas.pipeline.searches import costs_of, evaluate_candidates, profile, search_inputs
 from nas.pipeline.supernets import train
 from nas.search.sampler import Trials
+from nas.search.storage import Storage
 
 KINDS = ("driver", "worker", "node")
 _NODE = {"num_cpus": 1}
@@ -152,7 +153,9 @@ def _results(run: Run, journal: bytes) -> list[CandidateResult]:
     with TemporaryDirectory() as folder:
         copy = Path(folder) / "journal.log"
         copy.write_bytes(journal)
-        return Trials(copy, search_inputs(run), study.space, costs_of(run), study.search, study.seed).results()
+        values = ["accuracy", *(device.name for device in study.devices)]
+        storage = Storage(copy, study.name, search_inputs(run), values)
+        return Trials(storage, study.space, costs_of(run), study.search, study.seed).results()
 
 
 @contextmanager

@@ -47,6 +47,7 @@ from nas.search.encoding import Encoding
 from nas.search.executors import AHEAD, InlineExecutor
 from nas.search.guided import features
 from nas.search.sampler import Trials
+from nas.search.storage import Storage
 from nas.space import SearchSpace
 from nas.study import Search
 
@@ -135,7 +136,10 @@ def run_one(
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         kind = Defaults if name == BASELINE else Trials
-        trials = kind(Path(folder) / "journal.log", "", space, costs, settings, seed)
+        values = ["accuracy", *costs.profiles]
+        trials = kind(
+            Storage(Path(folder) / "journal.log", "samplers", "made up", values), space, costs, settings, seed
+        )
         results = search(trials, count, lambda: executor).results
     curves = {"hypervolume": hypervolumes(results, costs), "within_budgets": within_budgets(results, costs)}
     return curves | {"seconds": time.monotonic() - started, "results": results}

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,3 +18,56 @@ from searching import write_search
 @pytest.fixture
 def search_folder(tmp_path: Path) -> Path:
     return write_search(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """The URL of a PostgreSQL server of the tests' own, with a password; skips where none is installed."""
+    folders = [Path(path) for path in os.environ["PATH"].split(os.pathsep)]
+    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    programs = next((folder for folder in folders if (folder / "initdb").exists()), None)
+    if programs is None:
+        pytest.skip("no PostgreSQL server is installed (apt-get install postgresql)")
+    pytest.importorskip("psycopg")
+    # The server refuses to run as root, and its user must be able to reach its folder.
+    owner = "nobody" if os.geteuid() == 0 else None
+    folder = Path(tempfile.mkdtemp(prefix="nas-postgresql-"))
+    (folder / "password").write_text("not/a secret")
+    if owner:
+        for path in (folder, folder / "password"):
+            shutil.chown(path, owner)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def control(program: str, *options: str) -> None:
+        command = [programs / program, "-D", folder / "data", *options]
+        subprocess.run(command, user=owner, cwd=folder, check=True, capture_output=True)
+
+    control("initdb", "-U", "nas", "-A", "scram-sha-256", "--pwfile", "password", "--locale=C", "-E", "UTF8", "-N")
+    control("pg_ctl", "-w", "-l", "log", "-o", f"-k {folder} -p {port} -F", "start")
+    try:
+        yield f"postgresql+psycopg://nas:not%2Fa secret@127.0.0.1:{port}/postgres"
+    finally:
+        control("pg_ctl", "-m", "immediate", "stop")
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A storage of the kind that the test is parametrised with."""
+    if request.param == "postgresql":
+        return _database(request.getfixturevalue("postgresql"))
+    return {"journal": "journal.log", "sqlite": f"sqlite:///{tmp_path}/search.db"}[request.param]
+
+
+def _database(server: str) -> str:
+    """A database of its own on a server."""
+    import sqlalchemy
+
+    name = f"test_{time.monotonic_ns()}"
+    engine = sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return server.rpartition("/")[0] + f"/{name}"

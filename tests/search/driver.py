@@ -1,18 +1,21 @@
-"""Runs (or goes on with) the search of a folder: driver.py FOLDER EVALUATIONS EXECUTOR SAMPLER."""
+"""Runs (or goes on with) the search of a folder: driver.py FOLDER EVALUATIONS EXECUTOR SAMPLER [WHERE [DRIVERS]]."""
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from pathlib import Path
 
 from nas.budget import Budget
 from nas.evaluate import EvaluationRecipe
 from nas.latency.profile import Profile
 from nas.model import CompactBertConfig
-from nas.search import SearchState, search
+from nas.search import SearchState, search, storage
 from nas.search.costs import Costs
-from nas.search.executors import executor_for
+from nas.search.executors import Executor, executor_for
 from nas.search.sampler import Trials
+from nas.search.storage import Storage
 from nas.space import SearchSpace
 from nas.study import Search
 
@@ -27,15 +30,40 @@ def costs_of(folder: Path) -> Costs:
     return Costs(config, {"cpu": Profile.load(folder / "profile.json")}, BUDGETS)
 
 
+def trials_of(
+    folder: Path, where: Path | str = "journal.log", sampler: str = "nsga2", inputs: str = "inputs"
+) -> Trials:
+    """The trials of a folder's search: in a file of it, or in a database."""
+    settings = Search(sampler=sampler, population=8)
+    storage = Storage(
+        where if "://" in str(where) else folder / where, "tiny", inputs, ["accuracy", "predicted p50_ms"]
+    )
+    return Trials(storage, SearchSpace.load("tiny"), costs_of(folder), settings, 0)
+
+
 def run(
-    folder: Path, evaluations: int, executor: str = "inline", sampler: str = "nsga2", journal: str = "journal.log"
+    folder: Path,
+    evaluations: int,
+    executor: str = "inline",
+    sampler: str = "nsga2",
+    where: Path | str = "journal.log",
+    drivers: int = 1,
 ) -> SearchState:
-    settings = Search(sampler=sampler, evaluations=evaluations, population=8, executor=executor)
+    """Search; with several drivers, wait for the others before the first evaluation."""
+    settings = Search(evaluations=evaluations, executor=executor)
     recipe = EvaluationRecipe(folder / "supernet", folder / "data", "accuracy", None, threads=1)
-    trials = Trials(folder / journal, "inputs", SearchSpace.load("tiny"), costs_of(folder), settings, 0)
-    return search(trials, evaluations, lambda: executor_for(settings, recipe))
+
+    def make_executor() -> Executor:
+        made = executor_for(settings, recipe)
+        (folder / f"ready-{os.getpid()}").touch()
+        while len(list(folder.glob("ready-*"))) < drivers:
+            time.sleep(0.01)
+        return made
+
+    return search(trials_of(folder, where, sampler), evaluations, make_executor)
 
 
 if __name__ == "__main__":
-    state = run(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])
+    storage._SECONDS_BETWEEN_BEATS, storage._SECONDS_OF_SILENCE = 0.2, 2.0
+    state = run(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:6], *map(int, sys.argv[6:]))
     print(len(state.results), state.outcomes)

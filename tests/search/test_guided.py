@@ -18,6 +18,7 @@ from nas.search.costs import cheapest
 from nas.search.guided import BATCH, Belief, Guide, features
 from nas.search.sampler import Trials
 from nas.search.starts import designs, uniform
+from nas.search.storage import Storage
 from nas.space import SearchSpace
 from nas.study import Search
 
@@ -57,9 +58,10 @@ def _results(architectures):
 
 def _search(folder, costs, sampler, seed, evaluations):
     settings = Search(sampler=sampler, evaluations=evaluations, population=8)
-    trials = Trials(folder / f"{sampler}-{seed}.log", "inputs", SPACE, costs, settings, seed)
+    storage = Storage(folder / f"{sampler}-{seed}.log", "tiny", "inputs", ["accuracy", "predicted p50_ms"])
+    trials = Trials(storage, SPACE, costs, settings, seed)
     while len(trials.results()) < evaluations:
-        if proposal := trials.ask():
+        if proposal := trials.ask(evaluations):
             trials.tell(proposal, *_results([proposal.architecture]))
     return [result.architecture for result in trials.results()]
 
@@ -74,9 +76,9 @@ def test_guided_comes_near_the_known_best_where_random_does_not(search_folder, s
 
 
 def test_a_guided_search_repeats_itself_and_goes_on(search_folder):
-    straight, again = (run(search_folder, 14, sampler="guided", journal=name) for name in ("a.log", "b.log"))
+    straight, again = (run(search_folder, 14, sampler="guided", where=name) for name in ("a.log", "b.log"))
     assert [one.architecture for one in again.results] == [one.architecture for one in straight.results]
-    longer = run(search_folder, 20, sampler="guided", journal="a.log").results
+    longer = run(search_folder, 20, sampler="guided", where="a.log").results
     costs = costs_of(search_folder)
     assert longer[:14] == straight.results and len({one.architecture for one in longer}) == 20
     assert all(costs.violation(one.architecture) <= 0.0 for one in longer)

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from driver import BUDGETS, costs_of, run
+from driver import BUDGETS, costs_of, run, trials_of
 
 from nas.budget import Budget
 from nas.errors import InfeasibleBudgetError, SearchError
@@ -21,7 +21,6 @@ from nas.evaluate.recipe import weights_digest
 from nas.search.costs import Costs, cheapest
 from nas.search.executors import AHEAD, executor_for
 from nas.search.front import pareto_front, ranking
-from nas.search.sampler import Trials
 from nas.space import SearchSpace
 from nas.study import Search
 
@@ -40,18 +39,32 @@ def test_search_evaluates_what_fits_and_nothing_twice(search_folder, sampler):
 
 
 def test_fixed_seed_gives_the_same_trials_and_another_run_goes_on(search_folder):
-    straight = run(search_folder, 20, journal="a.log")
-    assert [r.architecture for r in run(search_folder, 20, journal="b.log").results] == [
+    straight = run(search_folder, 20, where="a.log")
+    assert [r.architecture for r in run(search_folder, 20, where="b.log").results] == [
         r.architecture for r in straight.results
     ]
-    longer = run(search_folder, 26, journal="a.log")
+    longer = run(search_folder, 26, where="a.log")
     assert longer.results[:20] == straight.results and len(longer.results) == 26
+
+
+def test_the_start_is_the_first_generation_and_another_run_goes_on_with_the_last(search_folder):
+    def generations() -> list[int]:
+        stored = trials_of(search_folder)._storage._storage.get_all_trials(0, deepcopy=False)
+        return [trial.system_attrs["Generations:generation"] for trial in stored]
+
+    run(search_folder, 24)
+    first = generations()
+    assert first[:8] == [0] * 8 and first == sorted(first) and first[-1] == 1
+    run(search_folder, 40)
+    longer = generations()
+    assert longer == sorted(longer) and longer[: len(first)] == first and longer[-1] >= 2
+    assert all(8 <= longer.count(generation) <= 8 + AHEAD for generation in range(longer[-1]))
 
 
 @pytest.mark.slow
 def test_ray_gives_the_same_trials_as_inline(search_folder):
-    inline = run(search_folder, 12, journal="inline.log")
-    ray = run(search_folder, 12, executor="ray", journal="ray.log")
+    inline = run(search_folder, 12, where="inline.log")
+    ray = run(search_folder, 12, executor="ray", where="ray.log")
     assert [(r.architecture, r.accuracy) for r in ray.results] == [(r.architecture, r.accuracy) for r in inline.results]
     assert ray.outcomes == inline.outcomes
 
@@ -82,8 +95,7 @@ def _finished(journal: Path) -> int:
 
 
 def _results(folder: Path) -> list[CandidateResult]:
-    settings = Search(evaluations=1, population=8)
-    return Trials(folder / "journal.log", "inputs", SPACE, costs_of(folder), settings, 0).results()
+    return trials_of(folder).results()
 
 
 def test_a_torn_last_line_is_dropped(search_folder):
@@ -94,10 +106,19 @@ def test_a_torn_last_line_is_dropped(search_folder):
     assert again.results[:5] == first.results and len(again.results) == 8
 
 
+def test_a_damaged_journal_is_refused(search_folder):
+    run(search_folder, 2)
+    journal = search_folder / "journal.log"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join([*lines[:3], "damaged\n", *lines[3:]]))
+    with pytest.raises(SearchError, match="line 4 is none of Optuna's"):
+        trials_of(search_folder)
+
+
 def test_storage_of_other_inputs_is_refused(search_folder):
     run(search_folder, 2)
     with pytest.raises(SearchError, match="belongs to other inputs"):
-        Trials(search_folder / "journal.log", "changed", SPACE, costs_of(search_folder), Search(), 0)
+        trials_of(search_folder, inputs="changed")
 
 
 def test_weights_that_change_under_a_search_are_refused(search_folder):
@@ -111,7 +132,7 @@ def test_weights_that_change_under_a_search_are_refused(search_folder):
         weights.write_bytes(weights.read_bytes()[:-1] + b"x")
         with pytest.raises(SearchError, match="changed while a search rests on it"):
             executor.next_result()
-    trials = Trials(search_folder / "journal.log", "inputs", SPACE, costs_of(search_folder), Search(), 0)
+    trials = trials_of(search_folder)
     trials.rest_on(digest)
     trials.rest_on(digest)
     with pytest.raises(SearchError, match="changed since candidates were evaluated"):
@@ -130,12 +151,14 @@ def test_a_search_that_runs_dry_ends_with_what_there_is(search_folder, monkeypat
 
 
 def test_a_result_that_was_stored_but_not_told_is_kept(search_folder):
-    settings = Search(evaluations=9, population=8)
-    trials = Trials(search_folder / "journal.log", "inputs", SPACE, costs_of(search_folder), settings, 0)
-    proposal = trials.ask()
+    trials = trials_of(search_folder)
+    proposal = trials.ask(9)
     result = CandidateResult(proposal.architecture, 0.7, 10, 0.1)
-    trials._in_flight[proposal.number].set_user_attr("result", result.to_json())
-    again = Trials(search_folder / "journal.log", "inputs", SPACE, costs_of(search_folder), settings, 0)
+    storage = trials._storage._storage
+    storage.set_trial_user_attr(storage.get_all_trials(0)[proposal.number]._trial_id, "result", result.to_json())
+    assert trials_of(search_folder).results() == [], "its driver is alive"
+    trials._storage.leave()
+    again = trials_of(search_folder)
     assert again.results() == [result] and again.outcomes()["lost"] == 0
     state = run(search_folder, 9)
     assert state.results[0] == result and len({r.architecture for r in state.results}) == 9

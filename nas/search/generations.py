@@ -1,0 +1,59 @@
+"""NSGA-II as Optuna has it, without a look through all trials for every child."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from optuna import Study
+from optuna.distributions import BaseDistribution
+from optuna.samplers import NSGAIISampler
+from optuna.trial import FrozenTrial, TrialState
+
+Child = Callable[[Study, dict[str, BaseDistribution], list[FrozenTrial]], dict[str, Any]]
+
+
+class Generations(NSGAIISampler):
+    """Keeps who belongs to which generation, and each generation's parents; selection is Optuna's.
+
+    The space of `distributions` is the same for all trials, and `child` makes a child of parents.
+    """
+
+    def __init__(self, distributions: Mapping[str, BaseDistribution], population: int, child: Child, seed: int) -> None:
+        super().__init__(population_size=population, child_generation_strategy=child, seed=seed)
+        self._distributions = {name: found for name, found in distributions.items() if not found.single()}
+        self._population = population
+        self._members: defaultdict[int, list[FrozenTrial]] = defaultdict(list)
+        self._parents: list[list[FrozenTrial]] = [[]]
+        self._unfinished: list[int] = []
+        self._seen = 0
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._distributions
+
+    def get_trial_generation(self, study: Study, trial: FrozenTrial) -> int:
+        self._look(study)
+        latest = max(self._members, default=0)
+        generation = latest + (len(self._members[latest]) >= self._population)
+        study._storage.set_trial_system_attr(trial._trial_id, self._get_generation_key(), generation)
+        return generation
+
+    def _look(self, study: Study) -> None:
+        """Take in the trials that were finished since the last look."""
+        trials = study.get_trials(deepcopy=False)
+        found = [*(trials[number] for number in self._unfinished), *trials[self._seen :]]
+        self._unfinished = [trial.number for trial in found if not trial.state.is_finished()]
+        self._seen = len(trials)
+        for trial in found:
+            generation = trial.system_attrs.get(self._get_generation_key())
+            if trial.state == TrialState.COMPLETE and generation is not None:
+                self._members[generation].append(trial)
+
+    def get_population(self, study: Study, generation: int) -> list[FrozenTrial]:
+        return self._members[generation]
+
+    def get_parent_population(self, study: Study, generation: int) -> list[FrozenTrial]:
+        for earlier in range(len(self._parents), generation + 1):
+            self._parents.append(self.select_parent(study, earlier))
+        return self._parents[generation]

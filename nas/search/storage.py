@@ -1,0 +1,359 @@
+"""Where trials last, and who is at work on them: one journal file, or a database by its URL.
+
+All that must survive a killed driver is written here at once. Several drivers may share a storage: each sees what the
+others begin and finish, and gives up what a driver left running that is no more.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import threading
+import time
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import optuna
+import sqlalchemy
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
+from optuna.storages.journal import BaseJournalBackend
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from nas.errors import SearchError
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+_DRIVER = "driver"
+_SECONDS_UNSYNCED = 1.0
+_SECONDS_BETWEEN_BEATS = 5.0
+_SECONDS_OF_SILENCE = 30.0
+
+
+class Storage:
+    """The trials of one search, shared by all drivers that work on it. Raises `SearchError` if it cannot be reached."""
+
+    def __init__(self, where: Path | str, name: str, inputs: str, values: Sequence[str]) -> None:
+        """Open the journal file or the database at `where`, or make it.
+
+        `name` is the study's, `inputs` a digest of what results depend on: a database holds a search for each pair, a
+        file just one. `values` names what trials are told, first what is to be raised, then what is to be lowered.
+        """
+        self._where = where
+        with _explained(self._where), warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._storage = _connect(where)
+            held = [study.study_name for study in self._storage.get_all_studies()] if isinstance(where, Path) else []
+            study = optuna.create_study(
+                storage=self._storage,
+                study_name=held[0] if held else f"{name}-{inputs}",
+                directions=[StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * (len(values) - 1)],
+                load_if_exists=True,
+            )
+            self._study = self._storage.get_study_id_from_name(study.study_name)
+            known = self.note("inputs", inputs)
+            if known != inputs:
+                raise SearchError(
+                    f"{_shown(where)}: belongs to other inputs ({known}, now {inputs}); remove it to search anew"
+                )
+            if not study.metric_names:
+                study.set_metric_names(list(values))
+        file = _file(where)
+        self._drivers: _Drivers = (
+            _Marks(file.with_name(f"{file.name}.drivers")) if file else _Beats(self._storage, self._study)
+        )
+        self._driver = uuid.uuid4().hex[:12]
+        self._unfinished: dict[int, FrozenTrial] = {}
+        self.count = 0
+        """The number of trials that `changes` has shown."""
+
+    def note(self, key: str, value: str) -> str:
+        """Keep something about the search. Returns what was first kept under that name."""
+        with _explained(self._where):
+            known: str | None = self._storage.get_study_user_attrs(self._study).get(key)
+            if known is None:
+                self._storage.set_study_user_attr(self._study, key, value)
+            return known or value
+
+    def changes(self) -> list[FrozenTrial]:
+        """Trials that were begun or finished since the last call, by whichever driver, and those still running."""
+        with _explained(self._where):
+            trials = self._storage.get_all_trials(self._study, deepcopy=False)
+        found = [*(trials[number] for number in self._unfinished), *trials[self.count :]]
+        self._unfinished = {trial.number: trial for trial in found if not trial.state.is_finished()}
+        self.count = len(trials)
+        return found
+
+    def abandoned(self) -> list[FrozenTrial]:
+        """The running trials of drivers that are no more."""
+        running = [trial for trial in self._unfinished.values() if trial.state == TrialState.RUNNING]
+        drivers = {trial.user_attrs.get(_DRIVER, "") for trial in running} - {self._driver}
+        with _explained(self._where):
+            dead = {driver for driver in drivers if not self._drivers.is_alive(driver)}
+        return [trial for trial in running if trial.user_attrs.get(_DRIVER, "") in dead]
+
+    def add(self, trial: FrozenTrial) -> int:
+        """Store a trial, finished or of this driver, in one write. Returns its number."""
+        if not trial.state.is_finished():
+            trial.set_user_attr(_DRIVER, self._driver)
+        with _explained(self._where):
+            self._drivers.join(self._driver)
+            return self._storage.get_trial_number_from_id(self._storage.create_new_trial(self._study, trial))
+
+    def finish(self, number: int, values: Sequence[float], about: FrozenTrial) -> None:
+        """Store the values of a running trial, and first the attributes of `about`.
+
+        Nothing happens if another driver has given the trial up.
+        """
+        self._end(number, TrialState.COMPLETE, about.user_attrs, about.system_attrs, values)
+
+    def give_up(self, number: int, **attributes: str) -> None:
+        """End a running trial without values."""
+        self._end(number, TrialState.FAIL, attributes, {}, None)
+
+    def _end(
+        self,
+        number: int,
+        state: TrialState,
+        user_attrs: Mapping[str, Any],
+        system_attrs: Mapping[str, Any],
+        values: Sequence[float] | None,
+    ) -> None:
+        with _explained(self._where), suppress(UpdateFinishedTrialError):
+            trial = self._storage.get_trial_id_from_study_id_trial_number(self._study, number)
+            for key, value in user_attrs.items():
+                self._storage.set_trial_user_attr(trial, key, value)
+            for key, value in system_attrs.items():
+                self._storage.set_trial_system_attr(trial, key, value)
+            self._storage.set_trial_state_values(trial, state, values)
+
+    def leave(self) -> None:
+        """Say that this driver has ended: what it has running is free for others at once."""
+        self._drivers.leave()
+        if isinstance(self._where, Path):
+            with self._where.open() as journal:
+                os.fsync(journal)
+
+
+@contextmanager
+def _explained(where: Path | str) -> Iterator[None]:
+    """What a database refuses becomes one line, without any password."""
+    try:
+        yield
+    except ImportError as problem:
+        package = getattr(problem.__cause__, "name", None) or problem.name
+        remedy = "pip install 'compact-bert-nas[postgresql]'" if package == "psycopg" else "install it"
+        raise SearchError(
+            f"search.storage: {_shown(where)} needs the package {package}, which is not installed; {remedy}"
+        ) from None
+    except (SQLAlchemyError, StorageInternalError) as problem:
+        reason = problem if isinstance(problem, SQLAlchemyError) else problem.__cause__
+        said = str(getattr(reason, "orig", None) or reason).strip().partition("\n")[0]
+        raise SearchError(
+            f"search.storage: {_shown(where)} cannot be used: {_without_password(said, where)}; correct the URL, or "
+            "see to the server"
+        ) from None
+
+
+def check_database(url: str) -> None:
+    """Raise `SearchError` if a database's driver is missing or its server does not answer."""
+    with _explained(url):
+        engine = sqlalchemy.create_engine(url)
+        engine.connect().close()
+        engine.dispose()
+
+
+def database(url: str, folder: Path) -> str:
+    """A database's URL with the path of an SQLite file relative to a folder."""
+    parts = sqlalchemy.make_url(url)
+    if parts.get_backend_name() != "sqlite":
+        return url
+    return parts.set(database=str(folder / (parts.database or ""))).render_as_string(hide_password=False)
+
+
+def _connect(where: Path | str) -> BaseStorage:
+    if isinstance(where, Path):
+        return JournalStorage(Journal(where))
+    try:
+        return get_storage(RDBStorage(where))
+    except RuntimeError:
+        raise SearchError(
+            f"search.storage: {_shown(where)} was made by another version of Optuna; name another database, or bring "
+            "it up to date with optuna storage upgrade"
+        ) from None
+
+
+def _file(where: Path | str) -> Path | None:
+    """The file that holds the trials, if one does."""
+    if isinstance(where, Path):
+        return where
+    parts = sqlalchemy.make_url(where)
+    return Path(parts.database or "") if parts.get_backend_name() == "sqlite" else None
+
+
+def _shown(where: Path | str) -> str:
+    """A storage as it may be shown: of a URL neither user nor password nor options."""
+    if isinstance(where, Path):
+        return str(where)
+    parts = sqlalchemy.make_url(where)
+    return sqlalchemy.URL.create(
+        parts.drivername, host=parts.host, port=parts.port, database=parts.database
+    ).render_as_string()
+
+
+def _without_password(text: str, where: Path | str) -> str:
+    parts = None if isinstance(where, Path) else sqlalchemy.make_url(where)
+    secrets = [parts.password, *(value for key, value in parts.query.items() if "pass" in key)] if parts else []
+    for secret in filter(None, secrets):
+        text = text.replace(str(secret), "***")
+    return text
+
+
+class Journal(BaseJournalBackend):
+    """A file with a line for each operation, as `JournalFileBackend` reads it too.
+
+    Who writes holds a lock on the file, which the system takes back from a killed process; the end of a line that such
+    a process did not finish is removed by the next to write. What is written outlives its process at once. Once
+    a second at most is waited for the disk, which may take as long as all else that a driver does for a trial.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a+b", buffering=0)
+        self._read = 0, 0  # complete lines that were read, and the offset behind them
+        self._synced = time.monotonic()
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        number, offset = self._read if self._read[0] == log_number_from else (0, 0)
+        for line in self._rest(offset).splitlines(keepends=True):
+            if not line.endswith(b"\n"):
+                return
+            number, offset = number + 1, offset + len(line)
+            self._read = number, offset
+            if number > log_number_from:
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError:
+                    raise SearchError(
+                        f"{self._file.name}: line {number} is none of Optuna's; remove the file to search anew"
+                    ) from None
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        lines = b"".join(json.dumps(log, separators=(",", ":")).encode() + b"\n" for log in logs)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
+            tail = self._rest(self._read[1])
+            if tail and not tail.endswith(b"\n"):
+                self._file.truncate(self._read[1] + tail.rfind(b"\n") + 1)
+            while lines:
+                lines = lines[self._file.write(lines) :]
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+        if time.monotonic() - self._synced > _SECONDS_UNSYNCED:
+            os.fsync(self._file)
+            self._synced = time.monotonic()
+
+    def _rest(self, offset: int) -> bytes:
+        """The file from an offset on."""
+        size = os.fstat(self._file.fileno()).st_size
+        return os.pread(self._file.fileno(), size - offset, offset) if size > offset else b""
+
+
+class _Drivers(Protocol):
+    """Tells the drivers that are at work from those that are no more."""
+
+    def join(self, driver: str) -> None:
+        """Count as alive from now on; once."""
+
+    def is_alive(self, driver: str) -> bool: ...
+
+    def leave(self) -> None:
+        """Count as alive no longer."""
+
+
+class _Marks:
+    """Each driver holds a lock on a file of its own; the system releases it when the driver dies."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._held: IO[str] | None = None
+
+    def join(self, driver: str) -> None:
+        if self._held is None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._held = (self._folder / driver).open("w")
+            fcntl.flock(self._held, fcntl.LOCK_EX)
+
+    def is_alive(self, driver: str) -> bool:
+        mark = self._folder / (driver or "unmarked")
+        try:
+            with mark.open() as handle:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        mark.unlink(missing_ok=True)
+        return False
+
+    def leave(self) -> None:
+        if self._held is not None:
+            Path(self._held.name).unlink(missing_ok=True)
+            self._held.close()
+            self._held = None
+
+
+class _Beats:
+    """Each driver counts up in the database; one whose count stands still for long has died. No clocks are compared.
+
+    Optuna's heartbeat belongs to trials: one whose driver dies between its beginning and its first beat runs for ever.
+    """
+
+    def __init__(self, storage: BaseStorage, study: int) -> None:
+        self._storage, self._study = storage, study
+        self._seen: dict[str, tuple[int, float]] = {}
+        self._looked = 0.0
+        self._left = threading.Event()
+        self._beating: threading.Thread | None = None
+
+    def join(self, driver: str) -> None:
+        if self._beating is None:
+            self._beat(driver, 0)
+            self._beating = threading.Thread(target=self._keep_beating, args=(driver,), daemon=True)
+            self._beating.start()
+
+    def _keep_beating(self, driver: str) -> None:
+        count = 0
+        while not self._left.wait(_SECONDS_BETWEEN_BEATS):
+            count += 1
+            with suppress(SQLAlchemyError, StorageInternalError):  # the next one may get through
+                self._beat(driver, count)
+        with suppress(SQLAlchemyError, StorageInternalError):
+            self._beat(driver, -1)
+
+    def _beat(self, driver: str, count: int) -> None:
+        self._storage.set_study_user_attr(self._study, f"{_DRIVER} {driver}", count)
+
+    def is_alive(self, driver: str) -> bool:
+        now = time.monotonic()
+        if driver not in self._seen or now - self._looked > min(1.0, _SECONDS_BETWEEN_BEATS):
+            self._looked = now
+            for key, count in self._storage.get_study_user_attrs(self._study).items():
+                name = key.removeprefix(f"{_DRIVER} ")
+                if name != key and self._seen.get(name, (None,))[0] != count:
+                    self._seen[name] = count, now
+        count, since = self._seen.get(driver, (-1, now))
+        return count >= 0 and now - since < _SECONDS_OF_SILENCE
+
+    def leave(self) -> None:
+        if self._beating is not None:
+            self._left.set()
+            self._beating.join()
+            self._left, self._beating = threading.Event(), None
