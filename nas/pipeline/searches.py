@@ -116,7 +116,8 @@ def evaluation(run: Run) -> EvaluationRecipe:
 
 def costs_of(run: Run) -> Costs:
     """What candidates cost by the profiles."""
-    return Costs(teacher_config(run), profile(run), run.study.budgets)
+    profiles = profile(run)  # which makes the teacher, if it is not there
+    return Costs(teacher_config(run), profiles, run.study.budgets)
 
 
 def check_storage(study: Study) -> None:
