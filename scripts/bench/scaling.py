@@ -36,6 +36,7 @@ from nas.search import SearchState, search
 from nas.search.costs import Costs
 from nas.search.front import ranking
 from nas.search.sampler import Trials
+from nas.search.storage import Storage
 
 _RIDGE, _FOLDS = 1.0, 10
 _CEILING = 0.95
@@ -129,9 +130,14 @@ def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
 def _results(run: Run, costs: Costs) -> list[CandidateResult]:
     """Those of the run's search, read from a copy: opening a search writes to it."""
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(shutil.copy(run.journal, folder))
-        study = run.study
-        return Trials(copy, search_inputs(run), study.space, costs, study.search, study.seed).results()
+        copy, study = Path(shutil.copy(run.journal, folder)), run.study
+        storage = Storage(copy, study.name, search_inputs(run), _values(costs))
+        return Trials(storage, study.space, costs, study.search, study.seed).results()
+
+
+def _values(costs: Costs) -> list[str]:
+    """What trials are told."""
+    return ["accuracy", *costs.profiles]
 
 
 def _simulated(
@@ -140,7 +146,8 @@ def _simulated(
     """One search of the study by a pool: its figures, and what it found."""
     executor = SimulatedExecutor(recorded.evaluate, pool, seed)
     with tempfile.TemporaryDirectory() as folder:
-        trials = Trials(Path(folder) / "journal.log", "", run.study.space, costs, run.study.search, seed)
+        storage = Storage(Path(folder) / "journal.log", "simulated", "", _values(costs))
+        trials = Trials(storage, run.study.space, costs, run.study.search, seed)
         state = search(trials, evaluations, lambda: executor)
     count = len(state.results)
     return {

@@ -6,17 +6,15 @@ import copy
 from dataclasses import replace
 
 import pytest
-from driver import BUDGETS, costs_of, run
+from driver import BUDGETS, costs_of, run, trials_of
 
 from nas.budget import Budget
 from nas.evaluate import CandidateResult
 from nas.latency.measure import Texts
 from nas.model import CompactBertForSequenceClassification
-from nas.search.sampler import Trials
 from nas.search.selection import Measurement, measure_budget
 from nas.search.uniform import best_uniform, uniform_networks
 from nas.space import SearchSpace
-from nas.study import Search
 from nas.supernet import BertSupernet
 
 SPACE = SearchSpace.load("tiny")
@@ -66,9 +64,7 @@ def test_they_are_measured_beside_the_candidates_and_kept_apart(search_folder):
 
 def test_importance_finds_what_accuracy_depends_on(search_folder):
     state = run(search_folder, 30, sampler="random")
-    trials = Trials(
-        search_folder / "journal.log", "inputs", SPACE, costs_of(search_folder), Search(sampler="random"), 0
-    )
+    trials = trials_of(search_folder, sampler="random")
     found = trials.importance()
     assert found.keys() == trials.encoding.sizes().keys() and 0.0 < sum(found.values()) <= 1.001
     assert list(found.values()) == sorted(found.values(), reverse=True)

@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import random
 
-from driver import BUDGETS, costs_of, run
+from driver import BUDGETS, costs_of, run, trials_of
 from rich.console import Console
 
 from nas.evaluate import CandidateResult
 from nas.progress import logged
 from nas.search.front import pareto_front, ranking
-from nas.search.sampler import Trials
 from nas.search.view import View
 from nas.space import SearchSpace
-from nas.study import Search
 
 SPACE = SearchSpace.load("tiny")
 
@@ -33,7 +31,7 @@ def test_front_and_best_grow_to_those_of_all_results(search_folder):
         CandidateResult(SPACE.sample(rng), rng.randint(10, 20) / 20, 10, 0.1, complete=rng.random() < 0.7)
         for _ in range(60)
     ]
-    trials = Trials(search_folder / "journal.log", "inputs", SPACE, costs, Search(population=8), 0)
+    trials = trials_of(search_folder)
     view = View(trials, found[:20])
     view()
     for number, result in enumerate(found[20:]):
@@ -50,8 +48,7 @@ def test_front_and_best_grow_to_those_of_all_results(search_folder):
 
 
 def test_a_search_that_has_nothing_yet_can_be_shown(search_folder):
-    trials = Trials(search_folder / "journal.log", "inputs", SPACE, costs_of(search_folder), Search(population=8), 0)
-    assert "none yet" in _drawn(View(trials, []))
+    assert "none yet" in _drawn(View(trials_of(search_folder), []))
 
 
 def test_every_evaluation_is_in_the_log(search_folder):
