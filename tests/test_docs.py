@@ -139,6 +139,7 @@ def _check_toml(block):
         SearchSpace.model_validate(values | merged)
         return
     whole = tomllib.loads(_blocks(README, "toml")[0].text)
+    given.pop("variables", None)  # their values are filled in when a study is read
     whole["devices"].append({"name": "phone", "where": "elsewhere"})
     for key, value in given.items():
         if isinstance(value, list):  # devices and budgets go by their names

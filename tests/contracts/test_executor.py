@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-from pathlib import Path
+import time
+from contextlib import suppress
 
+import psutil
 import pytest
 import ray
 import torch
@@ -61,11 +61,11 @@ def test_a_candidate_whose_ray_worker_is_killed_is_evaluated_again(recipe):
     with executor_for(SETTINGS["ray"], recipe) as executor:
         executor.submit(7, SPACE.largest(), 0.0)
         executor.next_result()
-        workers = _ray_workers()
-        assert len(workers) == 2
+        while len(workers := _ray_workers()) < 2:  # one that is ready does not wait for the other
+            time.sleep(0.1)
         executor.submit(8, SPACE.smallest(), 0.0)
         for worker in workers:
-            os.kill(worker, signal.SIGKILL)
+            worker.kill()
         ticket, result = executor.next_result()
         assert ticket == 8 and result.architecture == SPACE.smallest()
 
@@ -78,14 +78,11 @@ def test_gpus_that_this_machine_lacks_are_refused(recipe):
     assert not ray.is_initialized()
 
 
-def _ray_workers() -> list[int]:
-    """Processes of this session's Ray workers, which name themselves after their actor."""
+def _ray_workers() -> list[psutil.Process]:
+    """The workers of this process's own cluster, which name themselves after their actor."""
     found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (folder / "cmdline").read_text()
-        except OSError:
-            continue
-        if command.startswith("ray::_Worker"):
-            found.append(int(folder.name))
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if "".join(process.cmdline()[:1]).startswith("ray::_Worker"):
+                found.append(process)
     return found
