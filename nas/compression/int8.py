@@ -32,8 +32,8 @@ def _quantise_activations(x: torch.Tensor) -> torch.Tensor:
     high = exact.amax(dim=(1, 2), keepdim=True).clamp(min=0.0)
     scale = ((high - low) / 255.0).clamp(min=SMALLEST_SCALE)
     zero_point = (-low / scale).round().clamp(0, 255)
-    quantised = ((exact / scale).round() + zero_point).clamp(0, 255)
-    return straight_through(x, ((quantised - zero_point) * scale).to(x.dtype))
+    quantised = (exact / scale).round_().add_(zero_point).clamp_(0, 255)
+    return straight_through(x, quantised.sub_(zero_point).mul_(scale).to(x.dtype))
 
 
 class Int8(MatrixCompression):

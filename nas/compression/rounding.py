@@ -10,6 +10,8 @@ SMALLEST_SCALE = 1e-12
 
 def straight_through(exact: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
     """The rounded value with the gradient of the exact one (Bengio et al., arXiv:1308.3432)."""
+    if not (torch.is_grad_enabled() and exact.requires_grad):
+        return rounded
     return exact + (rounded - exact).detach()
 
 
