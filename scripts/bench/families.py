@@ -31,6 +31,7 @@ from nas.search.costs import Costs
 from nas.space import SearchSpace
 from nas.study import Study
 
+_SHOWN = 0.1
 STUDY = Path(__file__).parents[2] / "studies" / "one-technique-or-many"
 
 
@@ -148,8 +149,10 @@ def _share(record: dict[str, Any]) -> float:
 
 
 def _picture(records: list[dict[str, Any]], by_size: bool) -> str:
-    """Accuracy on the search set over what the budgets limit, a colour for each space."""
+    """Accuracy on the search set over what the budgets limit, a colour for each space; what is far below is left out."""
     reached = [record for record in records if record["reached"]]
+    best = max(record["search_accuracy"] for record in reached)
+    reached = [record for record in reached if record["search_accuracy"] > best - _SHOWN]
     spaces = list(dict.fromkeys(record["space"] for record in reached))
 
     def cost(record: dict[str, Any]) -> float:
