@@ -149,7 +149,7 @@ def _share(record: dict[str, Any]) -> float:
 
 
 def _picture(records: list[dict[str, Any]], by_size: bool) -> str:
-    """Accuracy on the search set over what the budgets limit, a colour for each space; what is far below is left out."""
+    """Accuracy on the search set over what budgets limit, a colour for each space; what is far below is left out."""
     reached = [record for record in records if record["reached"]]
     best = max(record["search_accuracy"] for record in reached)
     reached = [record for record in reached if record["search_accuracy"] > best - _SHOWN]
