@@ -21,6 +21,9 @@ STORED = ("size_mb", "params")
 """What the files say, whatever the device."""
 FIGURES = (*LATENCIES, *RATES, "peak_memory_mb", *STORED)
 
+TRIAL = "trial-"
+"""How the names of single candidates' exports begin."""
+
 Figures = Mapping[str, float]
 """Values by those names."""
 Limit = str | float | None
@@ -104,6 +107,15 @@ class Budget(Settings):
             own = {key: value for key, value in values.items() if key != "name"}
             return {key: value for key, value in values.items() if key == "name"} | {"limits": [own]}
         return values
+
+    @field_validator("name")
+    @classmethod
+    def _no_candidate(cls, name: str) -> str:
+        if name.startswith(TRIAL):
+            raise ValueError(
+                f"must not begin with {TRIAL!r}, as exports of single candidates do, but got {name!r}; rename it"
+            )
+        return name
 
     @model_validator(mode="after")
     def _devices_once(self) -> Budget:

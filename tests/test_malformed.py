@@ -107,6 +107,7 @@ STUDIES = {
     "budget is a list": ('"80%"', "[1.0]", ["p50_ms", "a number or a share"]),
     "budget that never ends": ('"80%"', "inf", ["p50_ms", "finite"]),
     "two budgets alike": ('name = "small"', 'name = "large"', ["'large'", "twice"]),
+    "name of a candidate": ('name = "large"', 'name = "trial-7"', ["budgets.0.name", "'trial-7'", "rename it"]),
     "name is a path": ('name = "large"', 'name = "../large"', ["budgets.0.name", "'../large'"]),
     "unknown space": ('name = "tiny"', 'name = "huge"', ["'huge'", "tiny", "minilm-l6"]),
     "space file missing": ('name = "tiny"', 'name = "huge.toml"', ["huge.toml", "no such file"]),

@@ -26,7 +26,7 @@ from nas.latency.bundle import VERSION, Job
 from nas.latency.exits import at_each_depth, mixed
 from nas.latency.measure import Texts
 from nas.latency.profiling import BLOCK_ROUNDS, WHOLE_ROUNDS
-from nas.pipeline.exports import baselines_of, export_inputs, forget_export
+from nas.pipeline.exports import baselines_of, forget_export, is_exported
 from nas.pipeline.prepare import prepare_teacher
 from nas.pipeline.run import Run
 from nas.pipeline.searches import profile_inputs, recipes, texts
@@ -145,7 +145,7 @@ def _export_job(run: Run, budget: str, device: str) -> tuple[Job, Budget, dict[s
         )
     recipe, _ = _recipe(run, device)
     folder = run.export(budget)
-    if not any(run.is_done(f"export-{budget}", export_inputs(run, asked, tuned)) for tuned in (True, False)):
+    if not is_exported(run, asked):
         raise ExportError(f"{folder}: was not exported for this study as it is now; run nas export first")
     found = read_json(folder / VERIFICATION_FILE, ExportError)
     own = on_each(found)[device]

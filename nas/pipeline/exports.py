@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from nas.architecture import Architecture, compress_all
-from nas.budget import Budget
+from nas.budget import TRIAL, Budget
 from nas.compression import compression
 from nas.data import TaskData
 from nas.device import Device
@@ -33,6 +33,8 @@ from nas.report.card import write_card
 from nas.supernet.checkpoints import drop_checkpoints
 from nas.supernet.loops import Schedule
 
+_FORM = 2
+"""Raised when an export or a baseline holds other things than before, so that older ones are made anew."""
 _FLATTERED = 0.015
 """By so much the search set flatters what was chosen on it, before fine-tuning (studies/LOG.md, 2026-11-26)."""
 
@@ -48,7 +50,7 @@ def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
     data = TaskData.load(run.data)
     references = {device: baselines_of(run, device, data) for device in devices(run)}
     fine_tune = fine_tune and run.study.export.fine_tune
-    verified, problems = {}, []
+    verified, problems = {}, list[ExportError]()
     for budget in run.study.budgets:
         inputs, step = export_inputs(run, budget, fine_tune), f"export-{budget.name}"
         folder = run.export(budget.name)
@@ -62,7 +64,7 @@ def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
         except ExportError as problem:
             problems.append(problem)
     if problems:
-        raise problems[0]
+        raise ExportError("; ".join(map(str, problems)))
     return verified
 
 
@@ -75,7 +77,7 @@ def export_trial(run: Run, trial: str, fine_tune: bool = True) -> dict[str, dict
     candidate = _candidate(run, trial)
     name = trial_name(candidate)
     fine_tune = fine_tune and run.study.export.fine_tune
-    inputs = digest([candidate["architecture"], supernet_inputs(run), run.study.digest("export"), fine_tune])
+    inputs = _trial_inputs(run, candidate, fine_tune)
     if not run.is_done(f"export-{name}", inputs):
         data = TaskData.load(run.data)
         references = {device: baselines_of(run, device, data) for device in devices(run)}
@@ -85,9 +87,32 @@ def export_trial(run: Run, trial: str, fine_tune: bool = True) -> dict[str, dict
     return {name: read_json(run.export(name) / VERIFICATION_FILE, ExportError)}
 
 
+def exported(run: Run) -> list[str]:
+    """The names of the exports of this study as it is now: of budgets, then of single candidates."""
+    if not run.is_finished("front"):
+        return []
+    trials = [
+        name
+        for candidate in front(run)["candidates"]
+        if run.is_finished(f"export-{(name := trial_name(candidate))}")
+        and any(run.is_done(f"export-{name}", _trial_inputs(run, candidate, tuned)) for tuned in (True, False))
+    ]
+    return [budget.name for budget in run.study.budgets if is_exported(run, budget)] + trials
+
+
+def is_exported(run: Run, budget: Budget) -> bool:
+    """Whether a budget has an export of this study as it is now, fine-tuned or not."""
+    return any(run.is_done(f"export-{budget.name}", export_inputs(run, budget, tuned)) for tuned in (True, False))
+
+
+def _trial_inputs(run: Run, candidate: dict[str, Any], fine_tune: bool) -> str:
+    """What the export of a single candidate is made from."""
+    return digest([_FORM, candidate["architecture"], supernet_inputs(run), run.study.digest("export"), fine_tune])
+
+
 def trial_name(candidate: dict[str, Any]) -> str:
     """The name of a single candidate's export."""
-    return f"trial-{candidate.get('trial', candidate['digest'][:8])}"
+    return f"{TRIAL}{candidate.get('trial', candidate['digest'][:8])}"
 
 
 def _candidate(run: Run, trial: str) -> dict[str, Any]:
@@ -106,7 +131,7 @@ def _candidate(run: Run, trial: str) -> dict[str, Any]:
 def export_inputs(run: Run, budget: Budget, fine_tune: bool) -> str:
     """What an export is made from."""
     asked, settings = budget.model_dump(mode="json"), run.study.digest("export")
-    given = [file_digest(run.front), supernet_inputs(run), settings, asked, fine_tune]
+    given = [_FORM, file_digest(run.front), supernet_inputs(run), settings, asked, fine_tune]
     return digest([*given, missed] if (missed := _missed(run, budget)) else given)
 
 
@@ -148,7 +173,7 @@ def baselines_of(run: Run, device: Device, data: TaskData) -> Reference:
     """The teacher as it is and, where the runtime can run it, wholly in int8: verified like any export."""
     metric = run.study.task.metric
     folder, step = run.folder / "baselines" / device.name / "teacher", f"baselines-{device.name}"
-    inputs = digest([teacher_inputs(run), device.model_dump(mode="json"), fingerprint(device)])
+    inputs = digest([_FORM, teacher_inputs(run), device.model_dump(mode="json"), fingerprint(device)])
     if not run.is_done(step, inputs):
         with run.step(step, inputs, folder.parent):
             teacher, tokenizer = load_teacher(run), load_tokenizer(run.teacher)

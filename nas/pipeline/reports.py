@@ -9,8 +9,9 @@ from nas.architecture import Architecture
 from nas.errors import DeviceError, ExportError, SearchError, TeacherError
 from nas.export.artefact import ARCHITECTURE_FILE, VERIFICATION_FILE
 from nas.files import read_json, write_text
-from nas.pipeline.exports import baselines
+from nas.pipeline.exports import baselines, exported
 from nas.pipeline.run import Run
+from nas.pipeline.supernets import supernet_inputs
 from nas.report.architecture_drawing import architectures_of, architectures_picture
 from nas.report.contents import Contents
 from nas.report.front_chart import front_picture
@@ -41,9 +42,8 @@ def report(run: Run) -> Path:
 def _contents(run: Run) -> Contents:
     """What the run holds of this study; what an interrupted step has left is not shown."""
     study = run.study
-    exported = [name for name in _names(run) if run.is_finished(f"export-{name}")]
+    names = exported(run)
     profiled = [device.name for device in study.devices if run.is_finished(f"profile-{device.name}")]
-    ranking = run.folder / RANKING_FILE
     return Contents(
         study=study.name,
         metric=study.task.metric,
@@ -52,21 +52,22 @@ def _contents(run: Run) -> Contents:
         budgets=study.budgets,
         front=read_json(run.front, SearchError) if run.is_finished("front") else None,
         baselines=_baselines(run),
-        exports={name: read_json(run.export(name) / VERIFICATION_FILE, ExportError) for name in exported},
-        folders={name: run.export(name).as_posix() for name in exported},
+        exports={name: read_json(run.export(name) / VERIFICATION_FILE, ExportError) for name in names},
+        folders={name: run.export(name).as_posix() for name in names},
         profiles={name: read_json(run.profile(name), DeviceError) for name in profiled},
         supernet_log=_log(run.supernet, run.is_finished("supernet")),
         teacher_log=_log(run.teacher, run.is_finished("teacher")),
-        export_logs={name: _export_log(run, name) for name in exported},
-        rank_correlation=read_json(ranking, SearchError) if ranking.exists() else None,
+        export_logs={name: _export_log(run, name) for name in names},
+        rank_correlation=_ranking(run),
         seconds=run.seconds(),
     )
 
 
-def _names(run: Run) -> list[str]:
-    """The exports that there may be: of budgets, then of single candidates."""
-    trials = sorted(path.name for path in run.export("").glob("trial-*"))
-    return [budget.name for budget in run.study.budgets] + trials
+def _ranking(run: Run) -> dict[str, Any] | None:
+    """The rank correlation, if it was measured on this supernet."""
+    path = run.folder / RANKING_FILE
+    found: dict[str, Any] = read_json(path, SearchError) if path.exists() else {}
+    return found if found and found.get("supernet") == supernet_inputs(run) else None
 
 
 def _export_log(run: Run, name: str) -> list[dict[str, Any]]:

@@ -29,6 +29,8 @@ from nas.study import Study
 
 _TEXTS = 256
 """So many texts of the search set give the tokens that networks are fed when they are measured."""
+_FORM = 2
+"""Raised when the front holds other things than before, so that older ones are made anew."""
 
 
 def search_inputs(run: Run) -> str:
@@ -171,7 +173,8 @@ def search_candidates(run: Run) -> SearchState:
     """Search the space, then measure the best of each budget whole."""
     study, state, costs = run.study, evaluate_candidates(run), costs_of(run)
     measured_on = [file_digest(run.profile(device.name)) for device in study.devices]
-    front_inputs = digest([[result.to_json() for result in state.results], study.export.candidates, measured_on])
+    results = [result.to_json() for result in state.results]
+    front_inputs = digest([_FORM, results, study.export.candidates, measured_on])
     if not run.is_done("front", front_inputs):
         with run.step("front", front_inputs, run.front):
             evaluator, fed = evaluation(run).load(), texts(run)

@@ -15,9 +15,9 @@ Record = Mapping[str, Any]
 
 
 def on_device(found: Record, device: str) -> Record:
-    """What a measured candidate or a verification says of one of its devices."""
-    own: Record = found.get("devices", {}).get(device, found)
-    return own
+    """What a measured candidate or a verification says of one of its devices; nothing of another."""
+    known: Mapping[str, Record] = found.get("devices") or {found.get("device", device): found}
+    return known.get(device, {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +67,9 @@ class Contents:
         found = {
             name: {**export, **on_device(export, device)}
             for name, export in self.exports.items()
-            if name in asked or not export["budget"]
+            if (name in asked or not export["budget"]) and device in export["predicted_ms"]
         }
-        return {name: export for name, export in found.items() if export["p50_ms"] is not None}
+        return {name: export for name, export in found.items() if on_device(export, device).get("p50_ms") is not None}
 
     def uniform_on(self, device: str) -> dict[str, Record]:
         """The best uniform network of each budget that limits a device, with its figures there."""

@@ -41,9 +41,9 @@ def measured_networks(contents: Contents, device: str) -> Iterator[tuple[str, fl
         if not budget.on(device):
             continue
         for item in contents.front["budgets"].get(budget.name, ()) if contents.front else ():
-            words, measured = f"{item['description']}, candidate for {budget.name}", on_device(item, device)
-            if measured.get("measured", True):
-                yield words, item["predicted_ms"][device], measured["p50_ms"]
+            words, own = f"{item['description']}, candidate for {budget.name}", on_device(item, device)
+            if device in item["predicted_ms"] and "p50_ms" in own and own.get("measured", True):
+                yield words, item["predicted_ms"][device], own["p50_ms"]
     for name, found in contents.exports_on(device).items():
         yield f"{found['description']}, exported as {name}", found["predicted_ms"][device], found["p50_ms"]
 

@@ -124,7 +124,7 @@ def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
         values |= {"kendall_tau_halves": halves, "kendall_tau_params": params}
         result |= {f"{title}{key}": round(number, 4) for title, number in values.items()}
     shown = [{"description": row["description"], **{name: row[name]["whole"] for name in names}} for row in rows]
-    write_json(run.folder / RANKING_FILE, result | {"rows": shown})
+    write_json(run.folder / RANKING_FILE, result | {"supernet": supernet_inputs(run), "rows": shown})
     return result
 
 
