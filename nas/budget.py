@@ -112,9 +112,7 @@ class Budget(Settings):
     @classmethod
     def _no_candidate(cls, name: str) -> str:
         if name.startswith(TRIAL):
-            raise ValueError(
-                f"must not begin with {TRIAL!r}, as exports of single candidates do, but got {name!r}; rename it"
-            )
+            raise ValueError(f"must not begin with {TRIAL!r} as single candidates do, but got {name!r}; rename it")
         return name
 
     @model_validator(mode="after")

@@ -208,6 +208,9 @@ def test_one_candidate_alone_is_exported_by_its_number_or_digest(copied):
     assert exports.export_trial(copied, chosen["digest"][:10], fine_tune=False) == found
     assert (copied.folder / "steps" / f"export-{name}.json").read_bytes() == stamp
     assert f"exported as {name}" in report(copied).read_text()
+    assert exports.exported(copied) == ["large", "small", name]
+    other = copied.study.supernet.model_copy(update={"steps": 31})
+    assert exports.exported(Run(copied.study.model_copy(update={"supernet": other}), copied.folder)) == []
     with pytest.raises(ExportError, match="--trial zz: must be the number of one trial"):
         exports.export_trial(copied, "zz")
 

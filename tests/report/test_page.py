@@ -298,6 +298,26 @@ def test_each_device_has_its_own_chart():
     assert "teacher on laptop" in page
 
 
+def test_an_export_of_before_a_device_was_added_is_shown_where_it_was_measured_alone():
+    whole = _contents()
+    budget = Budget(name="half", limits=[{"device": name, "p50_ms": "50%"} for name in ("laptop", "phone")])
+    front = _front()
+    front["teacher_p50_ms"]["phone"] = 72.0
+    for item in front["candidates"]:
+        item["predicted_ms"]["phone"] = 8.0
+    profiles = dict.fromkeys(("laptop", "phone"), whole.profiles["laptop"])
+    page = render(
+        _contents(
+            front=front,
+            exports={name: found | {"device": "laptop"} for name, found in whole.exports.items()},
+            devices=(Device(name="laptop"), Device(name="phone")),
+            budgets=(budget,),
+            profiles=profiles,
+        )
+    )
+    assert len(re.findall(r'<path [^>]*class="export"[^>]*tabindex', page)) == 1
+
+
 @pytest.mark.parametrize(
     ("values", "ticks"),
     [((0.0, 1.0), [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]), ((1.0, 40.0), [1, 2, 5, 10, 20]), ((3.0,), None)],
