@@ -34,7 +34,7 @@ class Classifier:
         self.inputs = [value.name for value in self.session.get_inputs()]
 
     def logits(self, text: str, second: str | None = None) -> np.ndarray:
-        """The logits of a text or a pair, (labels,). Texts go one by one, as the model's accuracy was measured."""
+        """The logits of a text or a pair, (labels,). Texts go one by one, without padding."""
         tokens = self.tokenizer.encode(text, second)
         values = {
             "input_ids": tokens.ids,

@@ -15,6 +15,7 @@ from nas.pipeline.supernets import supernet_inputs
 from nas.report.architecture_drawing import architectures_of, architectures_picture
 from nas.report.contents import Contents
 from nas.report.front_chart import front_picture
+from nas.report.loading import Snippet, snippets
 from nas.report.page import render
 from nas.supernet.loops import LOG_FILE
 
@@ -53,7 +54,7 @@ def _contents(run: Run) -> Contents:
         front=read_json(run.front, SearchError) if run.is_finished("front") else None,
         baselines=_baselines(run),
         exports={name: read_json(run.export(name) / VERIFICATION_FILE, ExportError) for name in names},
-        folders={name: run.export(name).as_posix() for name in names},
+        snippets={name: _snippets(run, name) for name in names},
         profiles={name: read_json(run.profile(name), DeviceError) for name in profiled},
         supernet_log=_log(run.supernet, run.is_finished("supernet")),
         teacher_log=_log(run.teacher, run.is_finished("teacher")),
@@ -68,6 +69,11 @@ def _ranking(run: Run) -> dict[str, Any] | None:
     path = run.folder / RANKING_FILE
     found: dict[str, Any] = read_json(path, SearchError) if path.exists() else {}
     return found if found and found.get("supernet") == supernet_inputs(run) else None
+
+
+def _snippets(run: Run, name: str) -> list[Snippet]:
+    folder = run.export(name)
+    return snippets(folder.as_posix(), [path.name for path in folder.iterdir()], len(run.study.task.text) > 1)
 
 
 def _export_log(run: Run, name: str) -> list[dict[str, Any]]:

@@ -45,6 +45,7 @@ def _card(contents: Contents, name: str, found: Record) -> str:
         ("", f"{significant(found['size_mb'])} MB, {found['params']:,} parameters"),
         ("muted", _share_of_teacher(contents, found)),
         ("", _fine_tuning(found)),
+        ("muted", _agreement(found)),
     ]
     body = "".join(element("p", escape(line), class_=kind) for kind, line in lines if line)
     return element("div", head + big + body, class_="card")
@@ -65,14 +66,21 @@ def _fine_tuning(found: Record) -> str:
     )
 
 
+def _agreement(found: Record) -> str:
+    """How far the served file and the Hugging Face folder are the same network."""
+    same = found.get("agreement_with_hugging_face")
+    return "" if same is None else f"its Hugging Face folder gives the same answer to {percent(same)} of the texts"
+
+
 def against_uniform(contents: Contents) -> str:
-    """Each budget's best candidate beside the best network that is equally wide in every layer, as measured for it."""
+    """Each budget's best candidate beside the best network that is equally wide in every layer."""
     front = contents.front or {}
-    rows = ""
+    rows, shown = "", list[Record]()
     for name, other in front.get("uniform", {}).items():
         own = next((item for item in front["budgets"].get(name, ()) if item["met"]), None)
         if not own or not other:
             continue
+        shown += [own, other]
         gained = points(own["search_accuracy"] - other["search_accuracy"])
         cells = [("budget", escape(name)), ("found", _short(own)), ("uniform", _short(other)), ("difference", gained)]
         rows += element("tr", "".join(_cell(title, content) for title, content in cells), class_="export")
@@ -80,12 +88,14 @@ def against_uniform(contents: Contents) -> str:
         return ""
     titles = (("budget", "budget"), ("found", "best of the search"), ("uniform", "best uniform"), ("difference", ""))
     head = "".join(element("th", title or "difference", scope="col", class_=_words(name)) for name, title in titles)
+    all_measured = all(item.get("measured", True) for item in shown)
+    taken = "p50 measured in the same way" if all_measured else "p50 predicted where it says so, else measured"
     metric, examples = contents.metric, front.get("search_examples", 0)
     note = (
         f"Uniform networks have the same heads and intermediate size in every layer, of which they keep evenly spaced "
         f"ones, and are int8 throughout or not at all; for each number of layers and hidden size the widest that keeps "
         f"the budget was evaluated. Both columns: {metric} on the {examples:,} texts of the search set, with the same "
-        "supernet's weights before any fine-tuning, and p50 measured in the same way. What was found was chosen from "
+        f"supernet's weights before any fine-tuning, and {taken}. What was found was chosen from "
         "more networks by that very figure, which flatters it."
     )
     if metric == "accuracy" and examples:
@@ -97,7 +107,8 @@ def against_uniform(contents: Contents) -> str:
 
 
 def _short(item: Record) -> str:
-    figures = f"{score(item['search_accuracy'])} at {milliseconds(item['p50_ms'])}"
+    how = "" if item.get("measured", True) else " predicted"
+    figures = f"{score(item['search_accuracy'])} at {milliseconds(item['p50_ms'])}{how}"
     return escape(figures) + element("small", element("code", escape(item["description"])))
 
 

@@ -7,24 +7,28 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_from_cache
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, metadata_load, try_to_load_from_cache
+from yaml import YAMLError
 
 from nas import __version__
 from nas.architecture import Architecture
 from nas.budget import Budget
 from nas.compression import REGISTRY, compression
 from nas.errors import ExportError
-from nas.export.artefact import ARCHITECTURE_FILE, INFER_FILE, ONNX_FILE, VERIFICATION_FILE
+from nas.export.artefact import ARCHITECTURE_FILE, INFER_FILE, VERIFICATION_FILE
 from nas.export.standalone import MODELING_FILE
 from nas.export.verification import on_each
 from nas.files import read_json, write_text
-from nas.report.figures import conditions, limits, milliseconds, score, significant, times, verdict
+from nas.report.figures import conditions, limits, milliseconds, percent, score, significant, times, verdict
+from nas.report.loading import snippets
 from nas.study import Study
 
 CARD_FILE = "README.md"
 _LICENCE = ("license", "license_name", "license_link")
 _METRICS = {"spearman": "spearmanr", "pearson": "pearsonr"}
 """Where a hub has another name."""
+_MANY_LABELS = 8
+"""From so many on they are counted, not named."""
 _BODY = """
 # {title}
 
@@ -40,33 +44,7 @@ _BODY = """
 
 ## How to use it
 
-With torch and transformers{alone}:
-
-```python
-from transformers import pipeline
-
-classify = pipeline("text-classification", model="{folder}"{trust})
-print(classify({example}))
-```
-
-With ONNX Runtime:
-
-```python
-import onnxruntime
-from transformers import PreTrainedTokenizerFast
-
-tokens = PreTrainedTokenizerFast.from_pretrained("{folder}")({texts}, return_tensors="np")
-session = onnxruntime.InferenceSession("{folder}/{onnx}")
-print(session.run(["logits"], dict(tokens)))
-```
-
-With nothing but `pip install numpy tokenizers onnxruntime`:
-
-```bash
-python {folder}/{infer}{pairs} {shell}
-```
-
-Blocks in int8 round by the range of a whole batch: serve texts one by one to get the accuracy above.
+{loading}
 
 ## What it was made from
 
@@ -79,23 +57,14 @@ def write_card(folder: Path, study: Study) -> None:
     found = read_json(folder / VERIFICATION_FILE, ExportError)
     architecture = Architecture.from_json(read_json(folder / ARCHITECTURE_FILE, ExportError))
     labels = list(read_json(folder / "config.json", ExportError).get("id2label", {}).values())
-    own, pairs = (folder / MODELING_FILE).exists(), len(study.task.text) > 1
     body = _BODY.format(
         title=f"{study.name}: {folder.name}",
         summary=_summary(study, found, labels),
         figures=_table(["", "this model", "teacher"], _figures(found)),
         measured=_measured(study, found),
         architecture=_architecture(architecture),
-        alone=" (5 or later) alone" if own else "",
-        folder=folder.name,
-        trust=", trust_remote_code=True" if own else "",
-        example='{"text": "one text", "text_pair": "another"}' if pairs else '"a text"',
-        texts='"one text", "another"' if pairs else '"a text"',
-        onnx=ONNX_FILE,
-        infer=INFER_FILE,
-        pairs=" --pairs" if pairs else "",
-        shell="$'one text\\tanother'" if pairs else '"a text"',
-        origin="\n".join(f"- {line}" for line in _origin(study, own)),
+        loading="\n\n".join(_loading(study, folder, found["device"], architecture)),
+        origin="\n".join(f"- {line}" for line in _origin(study, (folder / MODELING_FILE).exists())),
     )
     data = _metadata(study, folder.name, found)
     write_text(folder / CARD_FILE, str(ModelCard(f"---\n{data.to_yaml()}\n---\n{body}")))
@@ -133,19 +102,24 @@ def _is_local(study: Study) -> bool:
 
 
 def _licence(study: Study) -> dict[str, Any]:
-    """What the teacher's own card says of its licence; nothing is downloaded for it."""
+    """What the teacher's own card, if it can be read, says of its licence; nothing is downloaded for it."""
     name = study.teacher.model
     path = study.resolve(name) / CARD_FILE if _is_local(study) else try_to_load_from_cache(name, CARD_FILE)
     if not isinstance(path, str | Path) or not Path(path).is_file():
         return {}
-    data = ModelCard(Path(path).read_text(encoding="utf-8"), ignore_metadata_errors=True).data.to_dict()
-    return {key: str(data[key]) for key in _LICENCE if data.get(key)}
+    try:
+        data = metadata_load(path) or {}
+    except (ValueError, YAMLError):
+        return {}
+    given = {key: data[key] for key in _LICENCE if data.get(key)}
+    return {key: ", ".join(map(str, said)) if isinstance(said, list) else str(said) for key, said in given.items()}
 
 
 def _summary(study: Study, found: Mapping[str, Any], labels: list[str]) -> str:
     kind = "pairs of texts" if len(study.task.text) > 1 else "texts"
     what = "Scores" if study.task.kind == "regression" else "Classifies"
     into = f" as {', '.join(labels[:-1])} or {labels[-1]}" if len(labels) > 1 else ""
+    into = f" by {len(labels)} labels" if len(labels) >= _MANY_LABELS else into
     faster = "" if found["speed_up"] is None else f", {times(found['speed_up'])} as fast as its teacher"
     return (
         f"{what} {kind}{into}{faster}. A compact BERT whose layers have sizes and compression choices of their own, "
@@ -164,6 +138,8 @@ def _figures(found: Mapping[str, Any]) -> Iterator[list[str]]:
         for key, word in (("p50_ms", "median"), ("p95_ms", "95th percentile"), ("expected_ms", "mean")):
             teacher = own.get("teacher_latency", {}).get(key)
             yield [f"latency on {name}, {word}", milliseconds(own[key]), milliseconds(teacher)]
+    if (same := found.get("agreement_with_hugging_face")) is not None:
+        yield ["answers that this folder gives alike in torch and as served", percent(same), ""]
     yield ["size of the file that is served", f"{significant(found['size_mb'])} MB", ""]
     yield ["parameters", f"{found['params']:,}", ""]
 
@@ -172,8 +148,8 @@ def _measured(study: Study, found: Mapping[str, Any]) -> str:
     """Protocol, conditions and budget."""
     error = " (± its standard error)" if found["accuracy_standard_error"] else ""
     lines = [
-        f"Accuracy: {found['test_examples']:,} examples that were read once, after all was decided{error}, none of "
-        f"whose texts were trained on; texts were cut at {study.task.max_length} tokens.",
+        f"Accuracy: {found['test_examples']:,} examples that were not used for any choice{error}, none of them "
+        f"among the training rows given here; texts were cut at {study.task.max_length} tokens.",
     ]
     for name, own in on_each(found).items():
         if "latency" in own:
@@ -212,12 +188,24 @@ def _architecture(architecture: Architecture) -> str:
     return "\n\n".join([first, _table(head, rows), "\n".join(meanings)])
 
 
+def _loading(study: Study, folder: Path, device: str, architecture: Architecture) -> Iterator[str]:
+    """Code, and what rounding asks of whoever serves the network on the device that it was made for."""
+    files = [path.name for path in folder.iterdir()]
+    for title, language, code in snippets(folder.name, files, len(study.task.text) > 1):
+        yield f"{title}\n\n```{language}\n{code}\n```"
+    choices = (choice for layer in architecture.layers for choice in (layer.attention, layer.feed_forward))
+    if any("int8" in compression(choice).names for choice in choices):
+        size = next(known.batch_size for known in study.devices if known.name == device)
+        served = "serve texts one by one" if size == 1 else f"serve {size} texts of equal length at a time"
+        yield f"Blocks in int8 round by the range of a whole batch: {served} to get the accuracy above."
+
+
 def _origin(study: Study, own: bool) -> Iterator[str]:
     """Teacher, data, code and versions."""
     task, teacher, shape = study.task, study.teacher, study.space.teacher
     name = "a BERT that nas made" if teacher.model == "embedded" else Path(teacher.model).name
     tuned = ", fine-tuned on the data first" if teacher.fine_tune else ""
-    licence = " ".join(_licence(study).values()) or "unknown, since no card of it says one"
+    licence = " ".join(_licence(study).values()) or "not known here"
     yield (
         f"Teacher: {name if _is_local(study) else teacher.model} ({shape.num_hidden_layers} layers, hidden size "
         f"{shape.hidden_size}, {shape.num_attention_heads} heads){tuned}. Licence: {licence}."

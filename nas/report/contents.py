@@ -8,6 +8,7 @@ from typing import Any
 
 from nas.budget import Budget
 from nas.device import Device
+from nas.report.loading import Snippet
 from nas.space import Shape
 
 Record = Mapping[str, Any]
@@ -35,8 +36,8 @@ class Contents:
     """Verifications of the teachers, by `<device>/<kind>`."""
     exports: Mapping[str, Record] = field(default_factory=dict)
     """Verifications of the exports, by the budget's name, or `trial-<number>` for single candidates."""
-    folders: Mapping[str, str] = field(default_factory=dict)
-    """Where each export lies, by its name."""
+    snippets: Mapping[str, Sequence[Snippet]] = field(default_factory=dict)
+    """How each export is loaded, by its name."""
     profiles: Mapping[str, Record] = field(default_factory=dict)
     """Latency profiles, by the device's name."""
     supernet_log: Sequence[Record] = ()

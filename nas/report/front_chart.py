@@ -29,7 +29,7 @@ _LEGEND = (
     ('<circle cx="8" cy="8" r="4.5" class="candidate best"/>', "on the Pareto front"),
     ('<circle cx="8" cy="8" r="6.5" class="ring"/>', "measured on the device"),
     ('<path d="M8,1.5 L14.5,8 L8,14.5 L1.5,8 Z" class="export"/>', "exported, at its measured latency"),
-    ('<rect x="3" y="3" width="10" height="10" class="uniform"/>', "best uniform network, measured"),
+    ('<rect x="3" y="3" width="10" height="10" class="uniform"/>', "best uniform network for a budget"),
     ('<path d="M8,1 V15" class="budget"/>', "budget"),
     ('<g><path d="M8,1 V15" class="teacher"/><circle cx="8" cy="8" r="4" class="teacher-dot"/></g>', "teacher"),
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Sequence
 from html import escape
 
@@ -213,17 +211,8 @@ def _times(contents: Contents) -> str:
 
 def _loading(contents: Contents) -> str:
     body = ""
-    for name, folder in contents.folders.items():
-        body += element("h3", escape(name)) + _code(
-            "from transformers import pipeline",
-            f'classify = pipeline("text-classification", model={json.dumps(folder)}, trust_remote_code=True)',
-            'print(classify("a text"))',
-        )
-        body += _code(
-            f'python {shlex.quote(folder + "/infer.py")} "a text"  # numpy, tokenizers and onnxruntime suffice'
-        )
+    for name, found in contents.snippets.items():
+        body += element("h3", escape(name))
+        for title, _, code in found:
+            body += element("p", escape(title.replace("`", ""))) + element("pre", element("code", escape(code)))
     return _section("How to load an export", body, "long") if body else ""
-
-
-def _code(*lines: str) -> str:
-    return element("pre", element("code", escape("\n".join(lines))))

@@ -15,8 +15,10 @@ from tiny import make_teacher, make_tokenizer, mixed_space, randomise, write_pai
 
 from nas.device import Device
 from nas.export.artefact import write_artefact
+from nas.export.standalone import MODELING_FILE
 from nas.model.stock import from_stock
 from nas.report.card import write_card
+from nas.report.loading import snippets
 from nas.study import Study
 from nas.supernet import BertSupernet, SupernetWeights
 
@@ -40,6 +42,7 @@ def _found(**changed):
         "met": True,
         "size_mb": 1.29,
         "params": 123_456,
+        "agreement_with_hugging_face": 0.995,
         "latency": LATENCY,
         "teacher_latency": LATENCY,
         "environment": {"processor": "A processor", "runtime_version": "1.2.3"},
@@ -76,6 +79,7 @@ def test_a_hub_can_read_it(card):
 
 def test_it_says_what_was_measured_and_how(card):
     text, architecture = card[0].text, card[1]
+    assert "serve texts one by one" in text and "served | 99.5 % |" in text
     assert "| accuracy on the test set | 0.8125 ± 0.0117 | 0.8333 |" in text
     assert "| latency on cpu, 95th percentile | 4.57 ms | 9.00 ms |" in text
     assert "872 examples" in text and "texts were cut at 32 tokens" in text
@@ -108,6 +112,31 @@ def test_of_scores_of_pairs_and_a_device_that_was_not_measured_yet(tmp_path):
     )
     write_card(folder, Study.load(study))
     card = ModelCard.load(folder / "README.md")
-    assert card.data.license == "unknown" and card.data.metrics == ["spearmanr"]
+    assert card.data.license == "unknown" and "Licence: not known here.\n- Data" in card.text
+    assert "one by one" not in card.text, "nothing in it is int8"
+    assert card.data.metrics == ["spearmanr"]
     assert "Scores pairs of texts." in card.text and "not measured yet" in card.text and "--pairs" in card.text
     assert '"text_pair"' in card.text and "±" not in card.text
+
+
+@pytest.mark.parametrize(
+    ("head", "licence"),
+    [
+        (b"license: [mit, apache-2.0]", "mit, apache-2.0"),
+        (b"license: [mit", "unknown"),
+        (b"- mit", "unknown"),
+        (b"license: \xff", "unknown"),
+    ],
+)
+def test_a_teacher_s_card_of_any_form_is_read_or_left(head, licence, tiny_study, tmp_path):
+    (tiny_study.parent / "teacher" / "README.md").write_bytes(b"---\n" + head + b"\n---\n")
+    _export(tmp_path / "fast")
+    write_card(tmp_path / "fast", Study.load(tiny_study))
+    assert ModelCard.load(tmp_path / "fast" / "README.md").data.license == licence
+
+
+def test_code_is_that_of_the_files_that_are_there():
+    own, stock = (snippets("a folder", files, True) for files in ([MODELING_FILE, "infer.py"], ["model.onnx"]))
+    assert [len(own), len(stock)] == [3, 2]
+    assert "trust_remote_code" in own[0].code and "trust_remote_code" not in stock[0].code
+    assert "'a folder/infer.py' --pairs" in own[2].code

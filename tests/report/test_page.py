@@ -15,6 +15,7 @@ from nas.report.architecture_drawing import architecture_drawing, architectures_
 from nas.report.contents import Contents
 from nas.report.figures import duration, limits, points, significant
 from nas.report.front_chart import front_picture
+from nas.report.loading import snippets
 from nas.report.page import render
 from nas.report.svg import Scale
 from nas.space import Shape
@@ -112,7 +113,7 @@ def _contents(**changed):
         "front": front,
         "baselines": {"laptop/teacher": _verification(p50_ms=9.0, speed_up=1.0, params=999_888)},
         "exports": {"half": _verification(front["candidates"][-2])},
-        "folders": {"half": "runs/a-study/exports/half"},
+        "snippets": {"half": snippets("runs/a-study/exports/half", ["modeling_compact_bert.py", "infer.py"], False)},
         "profiles": {
             "laptop": {
                 "teacher": {"p50_ms": 9.0},
@@ -195,6 +196,16 @@ def test_raced_out_and_uniform_ones_are_marked_apart():
     assert "layer 2: 4 heads, 64 int8" in page, "what one hovers over says its architecture in words"
 
 
+def test_what_is_predicted_is_not_called_measured():
+    page, front = render(_contents()), _front()
+    assert "p50 measured in the same way" in page and "predicted</small>" not in page
+    for item in (front["uniform"]["half"], front["budgets"]["half"][0]):
+        item["measured"] = False
+    page = render(_contents(front=front))
+    assert "p50 predicted where it says so, else measured" in page
+    assert page.count("4.10 ms predicted") == page.count("4.00 ms predicted") == 1
+
+
 def test_each_network_of_the_front_is_a_row_with_its_drawing():
     page = render(_contents())
     table = page[page.index('<table class="front">') : page.index("The exported architectures")]
@@ -212,7 +223,7 @@ def test_dimensions_are_named_in_words():
 
 def test_a_single_candidate_s_export_has_no_budget():
     found = _verification(_candidate(9), budget=None)
-    page = render(_contents(exports={"trial-7": found}, folders={"trial-7": "runs/a-study/exports/trial-7"}))
+    page = render(_contents(exports={"trial-7": found}, snippets={"trial-7": snippets("trial-7", [], False)}))
     assert "one candidate, for no budget" in page and "exported as trial-7" in page
     assert "✓ met" not in page
 
@@ -229,8 +240,14 @@ def test_names_are_escaped():
     front = _front()
     front["candidates"][3] = _candidate(3, HOSTILE)
     exports = {HOSTILE: _verification(_candidate(4, HOSTILE))}
+    loaded = {HOSTILE: snippets(HOSTILE, [], True)}
     logged = _contents(
-        study=HOSTILE, metric=HOSTILE, front=front, exports=exports, folders={HOSTILE: HOSTILE}, seconds={HOSTILE: 1.0}
+        study=HOSTILE,
+        metric=HOSTILE,
+        front=front,
+        exports=exports,
+        snippets=loaded,
+        seconds={HOSTILE: 1.0},
     )
     page = render(logged)
     assert "<script>alert" not in page
@@ -270,7 +287,7 @@ def test_drawings_and_picture_are_well_formed():
         ({"front": _front() | {"importance": {}}}, "What accuracy depends on"),
         ({"front": _front() | {"uniform": {"half": None}}}, "What the search brought"),
         ({"seconds": {}}, "Time each step took"),
-        ({"folders": {}}, "How to load an export"),
+        ({"snippets": {}}, "How to load an export"),
     ],
 )
 def test_missing_parts_are_left_out(missing, title):

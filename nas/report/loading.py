@@ -1,0 +1,50 @@
+"""The code that loads an export, as its card and the report show it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Collection
+from typing import NamedTuple
+
+from nas.export.artefact import INFER_FILE, ONNX_FILE
+from nas.export.standalone import MODELING_FILE
+
+
+class Snippet(NamedTuple):
+    """A few lines of code."""
+
+    title: str
+    language: str
+    code: str
+
+
+def snippets(folder: str, files: Collection[str], pairs: bool) -> list[Snippet]:
+    """How the export in `folder` is loaded, by the names of its files; for pairs of texts or single ones."""
+    own, quoted = MODELING_FILE in files, json.dumps(folder, ensure_ascii=False)
+    trust = ", trust_remote_code=True" if own else ""
+    example = '{"text": "one text", "text_pair": "another"}' if pairs else '"a text"'
+    texts = '"one text", "another"' if pairs else '"a text"'
+    found = [
+        Snippet(
+            f"With torch and transformers{' (5 or later) alone' if own else ''}:",
+            "python",
+            "from transformers import pipeline\n\n"
+            f'classify = pipeline("text-classification", model={quoted}{trust})\n'
+            f"print(classify({example}))",
+        ),
+        Snippet(
+            "With ONNX Runtime:",
+            "python",
+            "import onnxruntime\n"
+            "from transformers import PreTrainedTokenizerFast\n\n"
+            f'tokens = PreTrainedTokenizerFast.from_pretrained({quoted})({texts}, return_tensors="np")\n'
+            f"session = onnxruntime.InferenceSession({json.dumps(f'{folder}/{ONNX_FILE}', ensure_ascii=False)})\n"
+            'print(session.run(["logits"], dict(tokens)))',
+        ),
+    ]
+    if INFER_FILE in files:
+        asked = "--pairs $'one text\\tanother'" if pairs else '"a text"'
+        title = "With nothing but `pip install numpy tokenizers onnxruntime`:"
+        found.append(Snippet(title, "bash", f"python {shlex.quote(f'{folder}/{INFER_FILE}')} {asked}"))
+    return found
