@@ -18,6 +18,7 @@ from nas.pipeline.prepare import check_teacher, teacher_inputs, teacher_source
 from nas.pipeline.run import Run
 from nas.pipeline.searches import check_storage, profile_inputs, recipes, search_inputs
 from nas.pipeline.supernets import supernet_inputs
+from nas.search.uniform import most_uniform
 from nas.study import Study
 
 _PLACES = {"here": "", "ray": ", on a Ray node of that name", "elsewhere": ", measured by a bundle"}
@@ -138,12 +139,13 @@ def _estimate(study: Study, rate: float) -> dict[str, float]:
     settings, tuning = study.supernet, study.teacher.fine_tune
     # A step: the teacher forward; forward and backward (3 passes) of the largest and of random ones of half its size.
     passes = 1 + 3 * (1 + 0.5 * settings.random_subnets)
+    evaluated = study.search.evaluations + most_uniform(space, len(study.budgets))
     blocks = len(space.attention_options) + len(space.feed_forward_options)
     return {
         "teacher": 3 * per_pass * tuning.epochs if tuning else 5.0,
         "supernet": settings.steps * settings.batch_size * tokens * full * passes / rate,
         "profile": len(study.devices) * (20 + 0.4 * blocks * len(space.dimensions.hidden_size)),
-        "search": study.search.evaluations * study.task.holdout.size * tokens * full * _SMALL / rate,
+        "search": evaluated * study.task.holdout.size * tokens * full * _SMALL / rate,
         "export": len(study.budgets) * (15 + per_pass * (1 + 3 * _SMALL) * study.export.epochs),
     }
 

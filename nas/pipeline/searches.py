@@ -178,9 +178,7 @@ def search_candidates(run: Run) -> SearchState:
     if not run.is_done("front", front_inputs):
         with run.step("front", front_inputs, run.front):
             evaluator, fed = evaluation(run).load(), texts(run)
-            uniform = {
-                budget.name: best_uniform(evaluator.evaluate, study.space, costs, budget) for budget in study.budgets
-            }
+            uniform = best_uniform(evaluator.evaluate, study.space, costs)
             measurement = Measurement(evaluator.supernet.extract, study.space.largest(), costs, fed)
             found = measure_front(measurement, state, study, uniform)
             found["importance"] = trials_of(run, costs).importance()

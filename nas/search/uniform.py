@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import product
+from itertools import chain, product
 
 from nas.architecture import Architecture, Layer, compress_all
 from nas.budget import Budget
@@ -21,15 +21,24 @@ def uniform_networks(space: SearchSpace, costs: Costs, budget: Budget) -> Iterat
 
     Every layer has the same heads, about the same share of the teacher's intermediate size, and the format of all.
     """
+    for kept, hidden_size, name in _kinds(space):
+        for heads in reversed(space.dimensions.num_attention_heads):
+            found = compress_all(_cut(space, kept, hidden_size, heads), name)
+            if space.contains(found) and costs.cautious_excess(found, budget) <= 0.0:
+                yield found
+                break
+
+
+def most_uniform(space: SearchSpace, budgets: int) -> int:
+    """So many networks of that kind are evaluated at most."""
+    return budgets * len(list(_kinds(space)))
+
+
+def _kinds(space: SearchSpace) -> Iterator[tuple[tuple[int, ...], int, str]]:
     total = space.teacher.num_hidden_layers
+    layers = [kept for count in range(1, total + 1) if (kept := evenly_spaced(count, total)) in space.layer_sets]
     formats = [name for name in ("none", "int8") if all(name in getattr(space.compression, block) for block in BLOCKS)]
-    for kept in (evenly_spaced(count, total) for count in range(1, total + 1)):
-        for hidden_size, name in product(space.dimensions.hidden_size, formats):
-            for heads in reversed(space.dimensions.num_attention_heads):
-                found = compress_all(_cut(space, kept, hidden_size, heads), name)
-                if space.contains(found) and costs.cautious_excess(found, budget) <= 0.0:
-                    yield found
-                    break
+    return product(layers, space.dimensions.hidden_size, formats)
 
 
 def _cut(space: SearchSpace, kept: tuple[int, ...], hidden_size: int, heads: int) -> Architecture:
@@ -40,18 +49,22 @@ def _cut(space: SearchSpace, kept: tuple[int, ...], hidden_size: int, heads: int
 
 
 def best_uniform(
-    evaluate: Callable[[Architecture, float], CandidateResult], space: SearchSpace, costs: Costs, budget: Budget
-) -> list[CandidateResult]:
-    """The most accurate of them, best first: some, since prediction errs about whether they keep the budget.
+    evaluate: Callable[[Architecture, float], CandidateResult], space: SearchSpace, costs: Costs
+) -> dict[str, list[CandidateResult]]:
+    """For each budget the most accurate of them, best first: some, since prediction errs about who keeps the budget.
 
-    `evaluate` gets an architecture and the accuracy below which it is of no use.
+    What several budgets have in common is evaluated once. `evaluate` gets an architecture and the accuracy below which
+    it is of no use to any.
     """
-    networks = list(uniform_networks(space, costs, budget))
-    results: list[CandidateResult] = []
-    with track(f"Evaluating uniform networks for {budget.name}", len(networks)) as progress:
-        for number, architecture in enumerate(networks, 1):
-            rival = sorted((result.accuracy for result in results), reverse=True)[_KEPT - 1 : _KEPT]
-            result = evaluate(architecture, *rival or (0.0,))
-            results += [result] if result.complete else []
+    networks = {budget.name: list(uniform_networks(space, costs, budget)) for budget in costs.budgets}
+    every = dict.fromkeys(chain.from_iterable(networks.values()))
+    best = {name: list[CandidateResult]() for name in networks}
+    with track("Evaluating uniform networks", len(every)) as progress:
+        for number, architecture in enumerate(every, 1):
+            asking = [name for name, found in networks.items() if architecture in found]
+            rivals = [best[name][-1].accuracy if len(best[name]) == _KEPT else 0.0 for name in asking]
+            result = evaluate(architecture, min(rivals))
+            for name in asking if result.complete else ():
+                best[name] = sorted([*best[name], result], key=lambda result: -result.accuracy)[:_KEPT]
             progress(number)
-    return sorted(results, key=lambda result: -result.accuracy)[:_KEPT]
+    return best

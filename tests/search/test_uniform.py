@@ -13,7 +13,7 @@ from nas.evaluate import CandidateResult
 from nas.latency.measure import Texts
 from nas.model import CompactBertForSequenceClassification
 from nas.search.selection import Measurement, measure_budget
-from nas.search.uniform import best_uniform, uniform_networks
+from nas.search.uniform import best_uniform, most_uniform, uniform_networks
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet
 
@@ -37,16 +37,31 @@ def test_uniform_networks_are_the_widest_within_a_budget(search_folder, budget):
 
 
 def test_the_best_uniform_networks_race_for_three_places(search_folder):
-    costs, rivals = costs_of(search_folder), []
+    costs, rivals = replace(costs_of(search_folder), budgets=BUDGETS[:1]), []
 
     def evaluate(architecture, rival):
         rivals.append(rival)
         accuracy = 1.0 - 0.1 * len(architecture.layers) - 0.001 * len(rivals)
         return CandidateResult(architecture, accuracy, 120, 0.0, complete=accuracy >= rival)
 
-    found = best_uniform(evaluate, SPACE, costs, BUDGETS[0])
+    found = best_uniform(evaluate, SPACE, costs)[BUDGETS[0].name]
     assert [len(result.architecture.layers) for result in found] == [1, 1, 1]
     assert rivals[:3] == [0.0, 0.0, 0.0] and set(rivals[3:]) == {found[-1].accuracy}
+
+
+def test_what_budgets_have_in_common_is_evaluated_once_for_all(search_folder):
+    alike = (BUDGETS[0], BUDGETS[0].model_copy(update={"name": "again"}), *BUDGETS[1:])
+    costs, seen = replace(costs_of(search_folder), budgets=alike), []
+
+    def evaluate(architecture, rival):
+        seen.append(architecture)
+        return CandidateResult(architecture, 0.5 + len(architecture.layers) / 10, 120, 0.0)
+
+    found = best_uniform(evaluate, SPACE, costs)
+    assert found["again"] == found[BUDGETS[0].name] and len(found) == len(alike)
+    assert len(seen) == len(set(seen)) <= most_uniform(SPACE, len(alike))
+    for budget in alike:
+        assert {result.architecture for result in found[budget.name]} <= set(uniform_networks(SPACE, costs, budget))
 
 
 def test_they_are_measured_beside_the_candidates_and_kept_apart(search_folder):
