@@ -1,0 +1,28 @@
+"""What a report takes for results of the study as it is now."""
+
+from __future__ import annotations
+
+from nas.files import write_json
+from nas.pipeline import Run, exports, reports
+from nas.pipeline.supernets import supernet_inputs
+from nas.study import Study
+
+
+def test_what_came_of_an_older_supernet_is_not_shown(tiny_study, tmp_path):
+    run = Run.of(Study.load(tiny_study), tmp_path / "runs")
+    candidate, budget = {"trial": 7, "digest": "7", "architecture": {}}, run.study.budgets[1]
+    with run.step("front", "", run.front):
+        write_json(run.front, {"candidates": [candidate | {"trial": 5}, candidate]})
+    made_from = {
+        budget.name: exports.export_inputs(run, budget, fine_tune=False),
+        "trial-5": "of another candidate",
+        "trial-7": exports._trial_inputs(run, candidate, fine_tune=True),
+    }
+    for name, inputs in made_from.items():
+        with run.step(f"export-{name}", inputs, run.export(name)):
+            run.export(name).mkdir(parents=True)
+    write_json(run.folder / reports.RANKING_FILE, {"supernet": supernet_inputs(run)})
+    assert exports.exported(run) == [budget.name, "trial-7"] and reports._ranking(run)
+    other = run.study.supernet.model_copy(update={"steps": 31})
+    later = Run(run.study.model_copy(update={"supernet": other}), run.folder)
+    assert exports.exported(later) == [] and reports._ranking(later) is None
