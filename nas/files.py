@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from nas.errors import NasError
 
@@ -29,6 +29,7 @@ Real = Annotated[float, Field(ge=0.0, strict=True, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
 
 S = TypeVar("S", bound=Settings)
+C = TypeVar("C")
 
 
 def read_toml(path: Path, error: type[NasError]) -> dict[str, Any]:
@@ -55,8 +56,9 @@ def _one_line(problem: ValidationError, model: type[BaseModel]) -> str:
     first = problem.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"]) or "file"
     kind, value = first["type"], first["input"]
+    fields = _settings_at(model, first["loc"][:-1]).model_fields
     if kind == "extra_forbidden":
-        valid = _keys_at(model, first["loc"][:-1])
+        valid = sorted(field.alias or name for name, field in fields.items())
         return f"{key}: unknown key; remove it or use one of: {', '.join(valid)}"
     if kind == "missing":
         return f"{key}: required key is missing; add it"
@@ -64,26 +66,27 @@ def _one_line(problem: ValidationError, model: type[BaseModel]) -> str:
     message = message[:1].lower() + message[1:]
     if kind == "value_error":
         return f"{key}: {message}"
-    return f"{key}: {message}, but got {value!r}; correct the value"
+    field = fields.get(str(first["loc"][-1]))
+    # Whatever stands in place of a table, or of a secret, may hold a password.
+    shown = not isinstance(value, dict | list) and not (
+        field and (_within(field.annotation, SecretStr) or _within(field.annotation, BaseModel))
+    )
+    return f"{key}: {message}{f', but got {value!r}' if shown else ''}; correct the value"
 
 
-def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """The valid keys of the (possibly nested) settings at a location of a validation error."""
-    current: Any = model
+def _settings_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:
+    """The (possibly nested) settings at a location of a validation error."""
     for part in location:
-        if isinstance(part, str) and part in current.model_fields:
-            current = _settings_in(current.model_fields[part].annotation) or current
-    return sorted(field.alias or name for name, field in current.model_fields.items())
+        if isinstance(part, str) and part in model.model_fields:
+            model = _within(model.model_fields[part].annotation, BaseModel) or model
+    return model
 
 
-def _settings_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+def _within(annotation: Any, kind: type[C]) -> type[C] | None:
+    """The first class of a kind in an annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, kind):
         return annotation
-    for inner in getattr(annotation, "__args__", ()):
-        found = _settings_in(inner)
-        if found is not None:
-            return found
-    return None
+    return next(filter(None, (_within(inner, kind) for inner in getattr(annotation, "__args__", ()))), None)
 
 
 def canonical_json(value: Any) -> str:

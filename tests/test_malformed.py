@@ -124,6 +124,12 @@ STUDIES = {
     "no processor": ("population = 8", "executor = 'ray'\nworker_cpus = 0", ["search.worker_cpus", "0"]),
     "inline processors": ("population = 8", "worker_cpus = 2", ["worker_cpus", "inline", "2", "'ray'"]),
     "inline workers": ("population = 8", "workers = 2", ["search", "inline", "'ray'"]),
+    "password in a list": ("population = 8", 'storage = ["postgresql://u:s3cret@h/n"]', ["search.storage", "string"]),
+    "password in a wrong table": (
+        "[search]",
+        "[[search]]\nstorage = 'postgresql://u:s3cret@h/n'",
+        ["search: input should be a valid dictionary"],
+    ),
     "population too small": ("population = 8", "population = 1", ["search.population", "4"]),
     "undeclared variable": ('"train.parquet"', '"${DATA}/train.parquet"', ["DATA", "[variables]"]),
     "unset variable": ("[task]", '[variables]\nNOWHERE_SET = "a folder"\n[task]', ["NOWHERE_SET", "a folder", "--set"]),
@@ -163,6 +169,7 @@ def test_malformed_study(case, nas, tiny_study, tmp_path):
     code, output, error = nas("check", str(tiny_study), "--runs", str(tmp_path / "runs"))
     assert code == 2 and output == ""
     assert error.startswith("error: ") and error.count("\n") == 1 and "Traceback" not in error
+    assert "s3cret" not in error
     assert all(word in error for word in words), error
     assert not (tmp_path / "runs").exists()
 

@@ -105,6 +105,19 @@ def test_another_family_is_one_clear_line(nas, tiny_study, tmp_path):
     assert "'albert'" in error and not (tmp_path / "runs").exists()
 
 
+def test_code_of_a_teacher_is_never_run_nor_asked_for(nas, tiny_study, tmp_path, monkeypatch):
+    config = tiny_study.parent / "teacher" / "config.json"
+    own = '"auto_map": {"AutoConfig": "own.Config"}, "model_type": "own"'
+    config.write_text(config.read_text().replace('"model_type": "bert"', own))
+    (config.parent / "own.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')")
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or "y")
+    for verb in (["check", str(tiny_study)], ["init", str(tmp_path / "new"), "--teacher", str(config.parent)]):
+        code, _, error = nas(*verb)
+        assert code == 2 and not asked and not (tmp_path / "run").exists()
+        assert error.splitlines()[-1].startswith("error: teacher.model: ") and "contains custom code" in error
+
+
 @pytest.mark.parametrize("files", [("vocab.txt",), ("vocab.json", "merges.txt")])
 def test_a_tokenizer_needs_its_files(files, tmp_path):
     for name in files:

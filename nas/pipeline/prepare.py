@@ -74,7 +74,7 @@ def teacher_source(run: Run) -> str:
 def read_config(source: str) -> PreTrainedConfig:
     """The configuration of a folder or hub id. Raises `TeacherError` if it cannot be read."""
     try:
-        return AutoConfig.from_pretrained(source)
+        return AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as problem:
         reason = str(problem).splitlines()[0]
         raise TeacherError(
@@ -113,7 +113,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
         able = " or ".join(" and ".join(names) for names in _TOKENIZERS)
         raise TeacherError(f"teacher.model: {source}: has no tokenizer; add its {able}")
     try:
-        return AutoTokenizer.from_pretrained(str(source))
+        return AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
     except (OSError, ValueError) as problem:
         reason = str(problem).splitlines()[0]
         raise TeacherError(f"teacher.model: {source}: has no tokenizer: {reason}; add tokenizer.json") from None
@@ -199,7 +199,7 @@ def prepare_teacher(run: Run) -> TaskData:
 def _load_classifier(study: Study, source: str, data: TaskData) -> PreTrainedModel:
     if study.teacher.fine_tune is None:
         loaded: Any = AutoModelForSequenceClassification.from_pretrained(
-            source, output_loading_info=True, use_safetensors=True
+            source, output_loading_info=True, use_safetensors=True, trust_remote_code=False
         )
         classifier, about = loaded
         _check_fine_tuned(classifier, source, data, about["missing_keys"])
@@ -211,6 +211,7 @@ def _load_classifier(study: Study, source: str, data: TaskData) -> PreTrainedMod
         id2label=names,
         label2id={name: key for key, name in names.items()},
         use_safetensors=True,
+        trust_remote_code=False,
     )
 
 

@@ -63,6 +63,11 @@ class SafeTrainer(Trainer):
         self._lengths = list(train_dataset["length"])
         self.args.dataloader_drop_last = len(self._lengths) >= self.args.train_batch_size
 
+    def _init_training_state(self, *arguments: Any) -> tuple[int, int]:
+        begun: tuple[int, int] = super()._init_training_state(*arguments)
+        # What was stopped early stays so: transformers itself would forget it and train another epoch.
+        return (self.state.num_train_epochs, 0) if self.control.should_training_stop else begun
+
     def _get_train_sampler(self, train_dataset: Any = None) -> _ByLength:
         size = self.args.train_batch_size
         batches = max(1, len(self._lengths) // size)

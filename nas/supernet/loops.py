@@ -106,8 +106,9 @@ class _Watch(TrainerCallback):
             self.tracker = self.stack.enter_context(context)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        # Where the best epoch is kept, the Trainer by itself saves after epochs alone.
-        control.should_save |= state.global_step % args.save_steps == 0
+        # Where the best epoch is kept, the Trainer by itself saves after epochs alone, and then once they are judged.
+        ends_epoch = control.should_training_stop or float(state.epoch or 0.0).is_integer()
+        control.should_save |= state.global_step % args.save_steps == 0 and not ends_epoch
         if self.tracker:
             self.tracker(state.global_step, self.note)
 

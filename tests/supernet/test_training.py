@@ -13,6 +13,7 @@ from transformers.integrations.integration_utils import is_tensorboard_available
 from nas.architecture import compress_all
 from nas.data import prepare
 from nas.errors import TrainingError
+from nas.files import read_json
 from nas.model import CompactBertForSequenceClassification
 from nas.study import Task
 from nas.supernet import BertSupernet
@@ -26,7 +27,7 @@ from nas.supernet.distillation import (
     logits_loss,
     relation_loss,
 )
-from nas.supernet.loops import Schedule
+from nas.supernet.loops import LOG_FILE, Schedule
 from nas.supernet.sampling import sandwich
 from nas.supernet.training import Distillation, DistillationTrainer
 
@@ -287,28 +288,40 @@ def test_a_single_sub_network_is_trained_alone(space, config, data, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("killed", [False, True])
-def test_the_best_epoch_is_kept_and_training_ends_with_patience(space, config, data, tmp_path, killed):
-    """Of five epochs four run, and the second one's weights stay; a kill in the third changes nothing."""
+@pytest.mark.parametrize("killed", ["never", "in the third epoch", "after the end"])
+def test_the_best_epoch_is_kept_and_training_ends_with_patience(space, config, data, tmp_path, monkeypatch, killed):
+    """Of five epochs four run, and the second one's weights stay; a kill changes nothing, even where a save is due."""
     supernet, seen, kills = BertSupernet(randomise(CompactBertForSequenceClassification(config))), [], []
 
     class Killed(BaseException):
         """What a signal would do."""
 
-    def judge(network):
-        if killed and len(seen) == 2 and not kills:
+    def kill(when):
+        if killed == when and not kills:
             kills.append(True)
             raise Killed
+
+    def all_finite(model):
+        kill("after the end")
+        return True
+
+    def judge(network):
+        if len(seen) == 2:
+            kill("in the third epoch")
         seen.append(network.state_dict())
         return (0.6, 0.9, 0.8, 0.7, 0.95)[len(seen) - 1]
 
-    schedule = Schedule(1e-3, 64, epochs=5.0, patience=2)
+    monkeypatch.setattr("nas.supernet.loops.all_finite", all_finite)
+    steps = len(data.train) // 64  # of an epoch
+    schedule = Schedule(1e-3, 64, epochs=5.0, checkpoint_steps=steps, patience=2)
     training = replace(_distillation(supernet.weights, data, tmp_path / "run", -1), schedule=schedule)
-    if killed:
+    if killed != "never":
         with pytest.raises(Killed):
             training.train_subnetwork(supernet.extract(space.smallest()), "Fine-tuning", judge)
     model = supernet.extract(space.smallest())
     assert training.train_subnetwork(model, "Fine-tuning", judge) == [0.6, 0.9, 0.8, 0.7]
+    log = read_json(tmp_path / "run" / LOG_FILE, TrainingError)
+    assert [entry["epoch"] for entry in log if "eval_accuracy" in entry] == [1, 2, 3, 4]
     torch.testing.assert_close(dict(model.state_dict()), dict(seen[1]))
     assert any(not torch.equal(seen[0][name], value) for name, value in seen[1].items())
 
@@ -316,10 +329,8 @@ def test_the_best_epoch_is_kept_and_training_ends_with_patience(space, config, d
 @pytest.mark.slow
 def test_two_processes_train_as_one(tiny_study, tmp_path):
     """Ray Train with two gloo workers at the same global batch, beyond an epoch: one loss, nearly the same weights."""
-    from nas.files import read_json
     from nas.pipeline import Run, train
     from nas.study import Study
-    from nas.supernet.loops import LOG_FILE
 
     runs = []
     for workers in (1, 2):
