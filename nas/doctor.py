@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from nas.device import Device
 from nas.errors import DeviceError, NasError
-from nas.study import Study
+
+if TYPE_CHECKING:
+    from nas.device import Device
+    from nas.study import Study
 
 PACKAGE = "compact-bert-nas"
 _GB = 1e9
@@ -62,12 +64,13 @@ class Finding:
         return asdict(self)
 
 
-def examine(study: Study | None = None) -> list[Finding]:
+def examine(load: Callable[[], Study] | None = None) -> list[Finding]:
     """Look at packages, runtimes and machine, and at what a study needs; at packages alone where one is not there."""
     found = list(_packages())
     if any(finding.state == "missing" for finding in found):
         rest = "is looked at once the packages are there"
         return [*found, Finding("machine", "the rest", "note", rest)]
+    study = load() if load else None  # before what takes longer
     found += [*_runtimes(), *_machine(), *_ray()]
     return [*found, *_needs(study)] if study else found
 
@@ -99,6 +102,7 @@ def _version(name: str, found: str, able: SpecifierSet) -> Finding:
 
 def _runtimes() -> Iterator[Finding]:
     """Each runtime on the CPU and, where it can, on a GPU."""
+    from nas.device import Device
     from nas.latency.runtimes import RUNTIMES
 
     kinds: dict[str, dict[str, Any]] = {name: {"runtime": name} for name in RUNTIMES}
@@ -189,6 +193,7 @@ def _needs(study: Study) -> Iterator[Finding]:
         yield Finding("study", f"device {device.name}", state, problem or device.runtime_in_words)
         if device.where == "ray" and (problem := _not_joined(device.name)):
             yield Finding("study", f"cluster for {device.name}", "missing", problem)
+    yield from _searched(study)
     yield _teacher(study)
     if not study.task.hub and study.task.train != "embedded":
         for key in ("train", "test"):
@@ -197,6 +202,24 @@ def _needs(study: Study) -> Iterator[Finding]:
     elif study.task.hub:
         yield Finding("study", "data", "note", f"{study.task.hub} is read from the hub, or from what was downloaded")
     yield _memory(study)
+
+
+def _searched(study: Study) -> Iterator[Finding]:
+    """What keeps the trials, and what candidates are evaluated on, where that is not simply here."""
+    import torch
+
+    from nas.pipeline.searches import check_storage
+
+    if study.search.storage:
+        try:
+            check_storage(study)
+            yield Finding("study", "storage", "ok", "the database answers")
+        except NasError as problem:
+            yield Finding("study", "storage", "missing", str(problem).removeprefix("search.storage: "))
+    asked, here = study.search.worker_gpus, torch.cuda.device_count()
+    if asked > here and "RAY_ADDRESS" not in os.environ:
+        detail = f"each worker asks for {asked:g}, this machine has {here}; lower worker_gpus, or set RAY_ADDRESS"
+        yield Finding("study", "GPUs", "missing", detail)
 
 
 def _teacher(study: Study) -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ class Answers:
     label: str
     metric: str
     space: str | None
-    """A shipped space, or a file; None for one that fits the teacher."""
+    """A shipped space, or a file; None for one that fits the teacher, where it is a folder."""
     runtime: str
     threads: int
     batch_size: int
@@ -152,11 +153,7 @@ def _search_space(folder: Path, answers: Answers, teacher: Teacher | None) -> st
     """The name or path of the search space, as the study file has it."""
     if answers.space:
         return _seen_from(folder, answers.space) if answers.space.endswith(".toml") else answers.space
-    if teacher is None:
-        raise StudyError(
-            f"--space: the sizes of {answers.teacher} are not known before it is downloaded; give a search space: "
-            f"{', '.join(sorted(shipped_spaces()))}, or a TOML file"
-        )
+    assert teacher  # for a hub id a space is given
     fitting = (name for name in sorted(shipped_spaces()) if SearchSpace.load(name).teacher == teacher.shape)
     return next(fitting, SPACE_FILE)
 
@@ -201,7 +198,8 @@ def _study_text(folder: Path, answers: Answers, space: str, teacher: Teacher | N
     hub = [f"{key} = {_text(value)}\n" for key in ("hub", "config") if (value := getattr(answers, key))]
     searched = max(1, min(_SEARCHED, columns.rows // 5)) if columns else _SEARCHED
     tune = "" if answers.fine_tune else "# "
-    length = answers.sequence_length if answers.sequence_length.isdigit() else _text(answers.sequence_length)
+    tokens = int(answers.sequence_length) if answers.sequence_length.isdecimal() else None
+    longest = max(LENGTH, tokens or 0)
     return f"""\
 # Which sub-network of the teacher is the most accurate within each budget?
 # `nas check` validates this file and estimates the time, `nas run` does all of it. Paths are relative to it.
@@ -213,7 +211,7 @@ text = {json.dumps(list(answers.text), ensure_ascii=False)}  # two columns for p
 label = {_text(answers.label)}
 kind = {_text(kind)}  # or {", ".join(name for name in METRICS if name != kind)}
 metric = {_text(answers.metric)}  # or {", ".join(name for name in METRICS[kind] if name != answers.metric)}
-max_length = {min(LENGTH, teacher.positions if teacher else LENGTH)}  # tokens; what is longer is cut
+max_length = {min(longest, teacher.positions) if teacher else longest}  # tokens; what is longer is cut
 holdout = {{ size = {searched} }}  # training rows that judge candidates; by = "sentence" where rows are parts of others
 
 [teacher]
@@ -228,7 +226,7 @@ name = "here"
 runtime = {_text(answers.runtime)}  # onnxruntime, torch or openvino
 threads = {answers.threads}
 batch_size = {answers.batch_size}
-sequence_length = {length}  # or several, as [16, 64]; "task": as the task's own texts
+sequence_length = {tokens or _text(answers.sequence_length)}  # or several, as [16, 64]; "task": as the task's own texts
 {"".join(_budget_text(budget) for budget in answers.budgets)}
 [supernet]
 steps = 1500  # a larger space takes more
@@ -266,7 +264,9 @@ def _budget_text(budget: str) -> str:
     try:
         value: Any = limit if is_share else float(limit)
     except ValueError:
-        raise StudyError(f'--budget {budget}: must be a share such as "20%", or milliseconds; correct it') from None
+        value = math.nan
+    if not is_share and not math.isfinite(value):
+        raise StudyError(f'--budget {budget}: must be a share such as "20%", or milliseconds such as 4.0; correct it')
     return f"""
 [[budgets]]
 name = {_text(name or (f"{limit[:-1]}-percent" if is_share else f"{limit}-ms"))}

@@ -12,6 +12,8 @@ from nas import doctor
 from nas.errors import DeviceError
 from nas.study import Study
 
+PACKAGES = ["torch", "transformers", "ray", "optuna", "datasets", "pydantic", "sqlalchemy", "numpy"]
+
 
 def test_it_says_what_this_machine_can_do(nas):
     code, output, error = nas("doctor", "--json")
@@ -24,17 +26,21 @@ def test_it_says_what_this_machine_can_do(nas):
     assert all(item["name"] in output and item["detail"] for item in result["findings"])
 
 
+def _never_loaded():
+    raise AssertionError("a study is loaded with packages that may be missing")
+
+
 def test_a_version_out_of_range_and_a_missing_package_are_missing(monkeypatch):
     monkeypatch.setattr(doctor, "requires", lambda _: ["numpy<1", "no-such-package>=2", "openvino; extra == 'x'"])
-    found = {finding.name: finding for finding in doctor.examine(Study.load("quickstart"))}
+    found = {finding.name: finding for finding in doctor.examine(_never_loaded)}
     assert set(found) == {"python", "numpy", "no-such-package", "the rest"}
     assert found["numpy"].state == "missing" and "<1 is needed" in found["numpy"].detail
     assert found["no-such-package"].detail == "pip install 'no-such-package>=2'"
 
 
 def test_it_starts_where_heavy_packages_are_broken():
-    script = "import sys; sys.modules.update(dict.fromkeys(['torch', 'transformers', 'ray', 'optuna', 'datasets']))\n"
-    subprocess.run([sys.executable, "-c", script + "import nas.doctor, nas.cli, nas.report.tables"], check=True)
+    script = f"import sys; sys.modules.update(dict.fromkeys({PACKAGES}))\n"
+    subprocess.run([sys.executable, "-c", script + "import nas.doctor, nas.cli, nas.report.terminal"], check=True)
 
 
 @pytest.mark.parametrize(
@@ -72,15 +78,31 @@ def test_what_a_study_lacks_is_named_and_exits_with_2(nas, tiny_study, monkeypat
     assert "pip install onnxruntime" in output
 
 
+def test_a_database_and_GPUs_that_are_not_there(nas, tiny_study, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    asked = '[search]\nstorage = "postgresql+pg8000://u:s3cret@h/n"\nexecutor = "ray"\nworker_gpus = 1'
+    tiny_study.write_text(tiny_study.read_text().replace("[search]", asked))
+    code, output, _ = nas("doctor", str(tiny_study), "--json")
+    assert code == 2 and json.loads(output.splitlines()[-1])["missing"] == ["storage", "GPUs"]
+    assert "needs the package pg8000" in output and "s3cret" not in output
+
+
+def test_a_missing_package_is_an_error_without_a_study_too(nas, monkeypatch):
+    monkeypatch.setattr(doctor, "requires", lambda _: ["no-such-package>=2"])
+    code, output, _ = nas("doctor", "--json")
+    assert code == 2 and json.loads(output.splitlines()[-1])["missing"] == ["no-such-package"]
+
+
 def test_a_cluster_where_nobody_answers_is_missing(tiny_study, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     text = tiny_study.read_text().replace('name = "cpu"\n', 'name = "cpu"\nwhere = "ray"\n')
     tiny_study.write_text(text)
-    found = {(item.about, item.name): item for item in doctor.examine(Study.load(tiny_study))}
+    found = {(item.about, item.name): item for item in doctor.examine(lambda: Study.load(tiny_study))}
     assert found["machine", "ray"].state == found["study", "cluster for cpu"].state == "missing"
     assert "none is found at '127.0.0.1:1'" in found["machine", "ray"].detail
 
 
 def test_the_embedded_study_needs_no_files():
-    found = [item for item in doctor.examine(Study.load("quickstart")) if item.about == "study"]
+    found = [item for item in doctor.examine(lambda: Study.load("quickstart")) if item.about == "study"]
     assert [item.name for item in found] == ["device cpu-1-thread", "teacher", "memory"]

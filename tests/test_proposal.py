@@ -92,7 +92,7 @@ def test_a_hub_study_needs_columns_and_a_space(here, nas):
     arguments = ["--teacher", "someone/bert", "--hub", "nyu-mll/glue", "--config", "mrpc", "--train", "train"]
     arguments += ["--test", "validation", "--text", "sentence1", "--text", "sentence2"]
     code, _, error = nas("init", "hub", *arguments)
-    assert code == 2 and "--space" in error and "bert-base" in error
+    assert code == 2 and "--space" in error and "bert-base" in error and "Looking" not in error
     assert nas("init", "hub", *arguments, "--space", "bert-base")[0] == 0
     task = tomllib.loads((here / "hub" / "study.toml").read_text())["task"]
     assert task["hub"] == "nyu-mll/glue" and task["text"] == ["sentence1", "sentence2"] and task["train"] == "train"
@@ -111,6 +111,7 @@ def test_a_hub_study_needs_columns_and_a_space(here, nas):
         ([*GIVEN[:4], "--test", "no.csv"], ["no.csv", "no such data file"]),
         ([*GIVEN, "--label", "lable"], ["no column 'lable'", "text, label"]),
         ([*GIVEN, "--budget", "much"], ["--budget much", "share"]),
+        ([*GIVEN, "--budget", "inf"], ["--budget inf", "4.0"]),
         ([*GIVEN, "--metric", "bleu"], ["'bleu'", "accuracy"]),
         ([*GIVEN, "--sequence-length", "64"], ["devices.here.sequence_length", "40", "64"]),
         ([*GIVEN, "--space", "bert-base"], ["12 layers", "3 layers"]),
@@ -121,6 +122,24 @@ def test_wrong_answers_leave_nothing(here, nas, arguments, words):
     last = error.splitlines()[-1]
     assert code == 2 and output == "" and last.startswith("error: ") and all(word in last for word in words), error
     assert not (here / "mine" / "study.toml").exists()
+
+
+def test_columns_may_have_spaces_and_are_typed_with_commas(here, nas, monkeypatch):
+    texts, numbers = [f"x {number}" for number in range(9)], [0, 1, 0] * 3
+    for name in ("train.csv", "test.csv"):
+        Dataset.from_dict({"the text": texts, "the other": texts, "label": numbers}).to_csv(name)
+    assert nas("init", "found", *GIVEN)[0] == 0 and Study.load("found").task.text == ("the text", "the other")
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    said = {"Column of texts, or two for pairs with a comma between": "the other , the text"}
+    monkeypatch.setattr("typer.prompt", lambda question, default, err: said.get(question, default))
+    assert nas("init", "typed", *GIVEN)[0] == 0 and Study.load("typed").task.text == ("the other", "the text")
+
+
+def test_texts_are_cut_no_shorter_than_the_device_is_measured_with(here, nas):
+    arguments = ["--hub", "nyu-mll/glue", "--train", "train", "--test", "validation", "--text", "sentence"]
+    for length, cut in (("64", 128), ("256", 256), ("task", 128)):
+        given = ["--teacher", "someone/bert", "--space", "bert-base", "--sequence-length", length]
+        assert nas("init", length, *given, *arguments)[0] == 0 and Study.load(length).task.max_length == cut
 
 
 def test_unclear_columns_are_asked_for(here, nas):

@@ -56,11 +56,15 @@ def init(  # noqa: PLR0913 (an option for each answer)
     from nas.data import read_rows
     from nas.progress import busy
     from nas.proposal import LENGTH, STUDY_FILE, Answers, Columns, Teacher, write_study
+    from nas.space import shipped_spaces
 
     if (folder / STUDY_FILE).exists():
         raise StudyError(f"{folder / STUDY_FILE}: is there already; remove it, or give another folder")
     teacher = _ask("--teacher", "Teacher: a folder or hub id", teacher)
     known = Teacher.at(teacher)
+    if known is None:  # its sizes are not known before it is downloaded
+        shipped = ", ".join(sorted(shipped_spaces()))
+        space = _ask("--space", f"Search space for {teacher}: {shipped}, or a TOML file", space)
     train = _ask("--train", "Training data: Parquet, CSV or JSONL", train)
     test = _ask("--test", "Test data", test)
     columns = None
@@ -83,7 +87,8 @@ def init(  # noqa: PLR0913 (an option for each answer)
         threads=_ask("--threads", "Threads", threads, 1),
         batch_size=_ask("--batch-size", "Batch size", batch_size, 1),
         sequence_length=_ask("--sequence-length", "Tokens of a text", sequence_length, length),
-        budgets=budget or _ask("--budget", "Budgets, as 20% or 4.0 ms, with spaces between", None, "20%").split(),
+        budgets=budget
+        or _ask("--budget", "Budgets: 20%, or 4.0 for milliseconds, with spaces between", None, "20%").split(),
     )
     written = write_study(folder, answers, known, columns)
     for path in written:
@@ -100,16 +105,17 @@ def _ask(flag: str, question: str, given: T | None, proposed: T | None = None) -
         answer: T = typer.prompt(question, default=proposed, err=True)
         return answer
     if proposed is None:
-        raise StudyError(f"{flag}: is needed where nobody can be asked; give it")
+        raise StudyError(f"{flag}: is needed where nobody can be asked ({question}); give it")
     return proposed
 
 
 def _ask_text(columns: Any) -> list[str]:
-    found = columns.text if columns else ()
-    proposed = " ".join(found) if len(found) in (1, 2) else None
+    found = list(columns.text) if columns else []
+    proposed = ", ".join(found) if len(found) in (1, 2) else None
     if proposed is None and columns and not sys.stdin.isatty():
         raise StudyError(f"--text: which columns hold the texts? Give one or two of {', '.join(columns.names)}")
-    return _ask("--text", "Column of texts, or two for pairs", None, proposed).split()
+    said = _ask("--text", "Column of texts, or two for pairs with a comma between", None, proposed)
+    return found if said == proposed else [name.strip() for name in said.split(",")]
 
 
 @app.command(epilog=examples("nas doctor", "nas doctor study.toml --json"))
@@ -118,15 +124,14 @@ def doctor(
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Say what this machine can do, and what a study needs that is missing: then the exit code is 2."""
-    loaded = load(study, set_) if study else None
+    """Say what this machine can do, and what nas or a study needs that is missing: then the exit code is 2."""
     from nas.doctor import examine
-    from nas.report.tables import print_findings
+    from nas.report.terminal import print_findings
 
-    found = [finding.to_json() for finding in examine(loaded)]
+    found = [finding.to_json() for finding in examine((lambda: load(study, set_)) if study else None)]
     print_findings(found)
     needed = ("packages", "study")
     missing = [finding["name"] for finding in found if finding["about"] in needed and finding["state"] == "missing"]
     finish(json_, {"findings": found, "missing": missing})
-    if study and missing:
+    if missing:
         raise typer.Exit(2)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from nas.report.figures import duration, order_of_step, other_figures, verdict
-
-_console = Console()
-# A log has no width of its own; rich would take 80 columns and fold names.
-console = _console if _console.is_terminal else Console(width=120)
+from nas.report.terminal import console
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -37,20 +32,6 @@ def print_plan(plan: dict[str, Any]) -> None:
         table.add_row(step["step"], step["state"], duration(step["estimated_s"]))
     console.print(table)
     console.print(f"in all about {duration(plan['estimated_s'])} ({plan['assumption']})", soft_wrap=True)
-
-
-def print_findings(found: Sequence[Mapping[str, str]]) -> None:
-    """What `nas doctor` found."""
-    styles = {"ok": "green", "note": "yellow", "missing": "bold red"}
-    for about in dict.fromkeys(finding["about"] for finding in found):
-        table = Table(title=about, title_justify="left")
-        for column in ("", "state", "detail"):
-            table.add_column(column, overflow="fold")
-        for finding in found:
-            if finding["about"] == about:
-                state = Text(finding["state"], styles[finding["state"]])
-                table.add_row(Text(finding["name"]), state, Text(finding["detail"]))
-        console.print(table)
 
 
 def print_profiles(profiles: dict[str, dict[str, float]]) -> None:

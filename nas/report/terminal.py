@@ -1,0 +1,27 @@
+"""The terminal, and what `nas doctor` found there: without packages that it may find missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_console = Console()
+# A log has no width of its own; rich would take 80 columns and fold names.
+console = _console if _console.is_terminal else Console(width=120)
+
+
+def print_findings(found: Sequence[Mapping[str, str]]) -> None:
+    """What `nas doctor` found."""
+    styles = {"ok": "green", "note": "yellow", "missing": "bold red"}
+    for about in dict.fromkeys(finding["about"] for finding in found):
+        table = Table(title=about, title_justify="left")
+        for column in ("", "state", "detail"):
+            table.add_column(column, overflow="fold")
+        for finding in found:
+            if finding["about"] == about:
+                state = Text(finding["state"], styles[finding["state"]])
+                table.add_row(Text(finding["name"]), state, Text(finding["detail"]))
+        console.print(table)
