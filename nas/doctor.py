@@ -9,6 +9,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from importlib.util import find_spec
@@ -196,26 +197,35 @@ def _needs(study: Study) -> Iterator[Finding]:
     yield from _searched(study)
     yield _teacher(study)
     if not study.task.hub and study.task.train != "embedded":
+        from nas.pipeline.plan import check_data
+
         for key in ("train", "test"):
             path = study.resolve(getattr(study.task, key))
-            yield Finding("study", key, "ok" if path.is_file() else "missing", str(path))
+            yield _checked(key, str(path), partial(check_data, path))
     elif study.task.hub:
         yield Finding("study", "data", "note", f"{study.task.hub} is read from the hub, or from what was downloaded")
     yield _memory(study)
 
 
+def _checked(name: str, detail: str, check: Callable[[], None]) -> Finding:
+    """What a check says against something, or its details."""
+    try:
+        check()
+    except NasError as problem:
+        return Finding("study", name, "missing", str(problem))
+    return Finding("study", name, "ok", detail)
+
+
 def _searched(study: Study) -> Iterator[Finding]:
-    """What keeps the trials, and what candidates are evaluated on, where that is not simply here."""
+    """Choices whose code can go with an export, the database of trials, GPUs of the workers."""
     import torch
 
+    from nas.pipeline.plan import check_choices
     from nas.pipeline.searches import check_storage
 
+    yield _checked("choices", "all can be exported", partial(check_choices, study))
     if study.search.storage:
-        try:
-            check_storage(study)
-            yield Finding("study", "storage", "ok", "the database answers")
-        except NasError as problem:
-            yield Finding("study", "storage", "missing", str(problem).removeprefix("search.storage: "))
+        yield _checked("storage", "the database answers", partial(check_storage, study))
     asked, here = study.search.worker_gpus, torch.cuda.device_count()
     if asked > here and "RAY_ADDRESS" not in os.environ:
         detail = f"each worker asks for {asked:g}, this machine has {here}; lower worker_gpus, or set RAY_ADDRESS"

@@ -62,7 +62,7 @@ def test_a_study_that_has_all_it_needs(nas, tiny_study):
     code, output, _ = nas("doctor", str(tiny_study), "--json")
     result = json.loads(output.splitlines()[-1])
     needs = {item["name"]: item["state"] for item in result["findings"] if item["about"] == "study"}
-    assert code == 0 and needs == dict.fromkeys(("device cpu", "teacher", "train", "test", "memory"), "ok")
+    assert code == 0 and needs == dict.fromkeys(("device cpu", "choices", "teacher", "train", "test", "memory"), "ok")
 
 
 def test_what_a_study_lacks_is_named_and_exits_with_2(nas, tiny_study, monkeypatch):
@@ -105,4 +105,4 @@ def test_a_cluster_where_nobody_answers_is_missing(tiny_study, monkeypatch):
 
 def test_the_embedded_study_needs_no_files():
     found = [item for item in doctor.examine(lambda: Study.load("quickstart")) if item.about == "study"]
-    assert [item.name for item in found] == ["device cpu-1-thread", "teacher", "memory"]
+    assert [item.name for item in found] == ["device cpu-1-thread", "choices", "teacher", "memory"]

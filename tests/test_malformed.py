@@ -213,6 +213,13 @@ def test_data_with_unknown_columns_is_refused_before_training(nas, tiny_study, t
     assert not (tmp_path / "runs" / "tiny" / "teacher").exists()
 
 
+def test_a_spoilt_data_file_is_refused_by_check_and_doctor(nas, tiny_study, tmp_path):
+    (tiny_study.parent / "train.parquet").write_bytes(b"")
+    code, _, error = nas("check", str(tiny_study), "--runs", str(tmp_path / "runs"))
+    assert code == 2 and "train.parquet: cannot be read as Parquet" in error and error.count("\n") == 1
+    assert nas("doctor", str(tiny_study))[0] == 2
+
+
 def test_an_address_where_no_cluster_is(nas, tiny_study, tmp_path):
     code, _, errors = nas("search", str(tiny_study), "--address", "127.0.0.1:1", "--runs", str(tmp_path / "runs"))
     assert code == 2 and errors.startswith("error: --address: needs a Ray cluster, but none is found at '127.0.0.1:1'")

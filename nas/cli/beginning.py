@@ -128,7 +128,7 @@ def doctor(
     from nas.doctor import examine
     from nas.report.terminal import print_findings
 
-    found = [finding.to_json() for finding in examine((lambda: load(study, set_)) if study else None)]
+    found = [finding.to_json() for finding in examine((lambda: load(study, set_)) if study is not None else None)]
     print_findings(found)
     needed = ("packages", "study")
     missing = [finding["name"] for finding in found if finding["about"] in needed and finding["state"] == "missing"]

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from importlib.util import resolve_name
 
 from nas.errors import ExportError
 
@@ -55,8 +56,18 @@ class Source:
         self.lines = inspect.getsource(self.module).split("\n")
         tree = ast.parse("\n".join(self.lines))
         self.about = (ast.get_docstring(tree) or "").split("\n\n")[0]
-        self.imported = {bound: origin for node in ast.walk(tree) for bound, origin in _imports(node)}
+        self.imported = {bound: origin for node in ast.walk(tree) for bound, origin in self._imports(node)}
         self.defined = {name: part for part in self.parts(tree.body) for name in part.names}
+
+    def _imports(self, node: ast.AST) -> Iterator[tuple[str, Import]]:
+        """The names that an import binds, and what they stand for."""
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                package = alias.name.split(".", maxsplit=1)[0]
+                yield (alias.asname, (alias.name, "")) if alias.asname else (package, (package, ""))
+        elif isinstance(node, ast.ImportFrom):
+            module = resolve_name("." * node.level + (node.module or ""), self.module.__package__)
+            yield from ((alias.asname or alias.name, (module, alias.name)) for alias in node.names)
 
     def parts(self, body: Iterable[ast.stmt]) -> list[Part]:
         """The statements of a body, what is for type checkers alone among them."""
@@ -92,22 +103,12 @@ class Source:
         return textwrap.dedent("\n".join(kept)).rstrip()
 
 
-def _imports(node: ast.AST) -> Iterator[tuple[str, Import]]:
-    """The names that an import binds, and what they stand for."""
-    if isinstance(node, ast.Import):
-        for alias in node.names:
-            package = alias.name.split(".", maxsplit=1)[0]
-            yield (alias.asname, (alias.name, "")) if alias.asname else (package, (package, ""))
-    elif isinstance(node, ast.ImportFrom):
-        yield from ((alias.asname or alias.name, (node.module or "", alias.name)) for alias in node.names)
-
-
 @cache
 def source(module: str) -> Source:
     """A module that can be imported. Raises `ExportError` where it stands in no file."""
     try:
         return Source(module)
-    except (OSError, TypeError):
+    except (ImportError, OSError, TypeError):
         raise ExportError(
             f"{module}: what an export needs must stand in a file, but its source cannot be read; move it to one"
         ) from None

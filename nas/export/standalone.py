@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -48,9 +48,17 @@ from __future__ import annotations
 def modeling_source(config: CompactBertConfig) -> str:
     """The text of a Python file that defines a network's model and configuration, of torch and transformers alone.
 
-    Raises `ExportError` where the source of a compression choice cannot be read, or names collide.
+    Raises as `source_of` does.
     """
-    names = sorted({name for spec in config.architecture.choices for name in compression(spec).names})
+    return source_of(config.architecture.choices)
+
+
+def source_of(choices: Iterable[str]) -> str:
+    """The text of such a file for networks with some compression choices.
+
+    Raises `ExportError` where the source of a choice cannot be read, or names collide.
+    """
+    names = sorted({name for spec in choices for name in compression(spec).names})
     return _Copy({name: REGISTRY[name] for name in names}).text()
 
 

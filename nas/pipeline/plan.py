@@ -11,6 +11,7 @@ import torch
 from nas.architecture import Architecture
 from nas.budget import RATES
 from nas.errors import DataError
+from nas.export.standalone import source_of
 from nas.latency.runtimes import check_runtime
 from nas.model.precision import native_bf16
 from nas.pipeline.exports import export_inputs
@@ -33,7 +34,8 @@ _SMALL = 0.25
 def plan(study: Study, runs: Path) -> dict[str, Any]:
     """Everything that can be checked before any work, and an estimate of the time.
 
-    Raises the error that the work would meet: a missing file, runtime or database, a teacher of another shape.
+    Raises the error that the work would meet: a missing file, runtime or database, a teacher of another shape, a choice
+    that cannot be exported.
     """
     run = Run(study, runs / study.name)
     space = study.space
@@ -41,6 +43,7 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
         check_runtime(device)
     check_sources(study)
     check_storage(study)
+    check_choices(study)
     rate = _rate()
     seconds = _estimate(study, rate * _EFFICIENCY)
     steps = [
@@ -76,11 +79,23 @@ def check_sources(study: Study) -> None:
     if task.train == "embedded":
         return
     for name in (task.train, task.test):
-        if not task.hub and not study.resolve(name).is_file():
-            raise DataError(f"{study.resolve(name)}: no such data file; correct the path in the study's [task]")
+        if not task.hub:
+            check_data(study.resolve(name))
     source = teacher_source(Run(study, Path()))
     if Path(source).is_dir():  # a hub id would have to be downloaded to be looked at
         check_teacher(study, source)
+
+
+def check_choices(study: Study) -> None:
+    """Raise `ExportError` where the code of the space's compression choices could not go with an export."""
+    source_of(name for _, names in study.space.compression for name in names)
+
+
+def check_data(path: Path) -> None:
+    """Raise `DataError` if a data file is not there, or is a Parquet file that cannot be read."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such data file; correct the path in the study's [task]")
+    _rows(path)
 
 
 def _states(run: Run) -> dict[str, bool]:
@@ -153,8 +168,17 @@ def _estimate(study: Study, rate: float) -> dict[str, float]:
 def _examples(study: Study) -> int:
     """Training rows, where they can be counted without reading the data."""
     path = study.resolve(study.task.train)
-    if path.suffix == ".parquet" and path.is_file():
-        import pyarrow.parquet
+    return (_rows(path) if path.is_file() else None) or 20_000
 
+
+def _rows(path: Path) -> int | None:
+    """The rows of a Parquet file; None for another one, which would have to be read."""
+    if path.suffix != ".parquet":
+        return None
+    import pyarrow.parquet
+
+    try:
         return int(pyarrow.parquet.read_metadata(path).num_rows)
-    return 20_000
+    except pyarrow.ArrowInvalid as problem:
+        reason = str(problem).splitlines()[0]
+        raise DataError(f"{path}: cannot be read as Parquet: {reason}; convert it anew") from None

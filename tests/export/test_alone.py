@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -24,6 +25,9 @@ from nas.export.artefact import INFER_FILE, ONNX_FILE, write_artefact
 from nas.export.standalone import MODELING_FILE, modeling_source
 from nas.latency.runner import onnx_session
 from nas.model.stock import compact_config, fits_stock, from_stock
+from nas.pipeline.plan import plan
+from nas.space import shipped_spaces
+from nas.study import Study
 from nas.supernet import BertSupernet, SupernetWeights
 
 TEXTS = ["w1 w2 w3", "", "unheard w5", "w9 " * 60, "w40 w41 w42 w43"]
@@ -185,12 +189,36 @@ def test_a_name_that_stands_for_two_things_is_refused(config, monkeypatch):
     compression.cache_clear()
 
 
-def test_a_choice_without_a_file_is_refused(config, monkeypatch):
+def test_a_choice_may_import_what_stands_beside_it(config, monkeypatch, tmp_path):
+    package = tmp_path / "mychoices"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "levels.py").write_text('"""Levels."""\n\nFEW = 3\n')
+    (package / "few.py").write_text(
+        '"""Few."""\n\nfrom nas.compression.int8 import Int8\nfrom .levels import FEW\n\n\n'
+        'class Few(Int8):\n    name = "few"\n\n    def settled(self, matrices):\n        return {"weight": FEW}\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(REGISTRY, "few", importlib.import_module("mychoices.few").Few)
+    compression.cache_clear()
+    text = modeling_source(config.with_architecture(replace(config.architecture, embedding="few")))
+    compression.cache_clear()
+    assert "FEW = 3" in text and "mychoices" not in "".join(line for line in text.splitlines() if "import" in line)
+
+
+def test_a_choice_without_a_file_is_refused(config, monkeypatch, tiny_study, tmp_path):
     made: dict = {}
     exec("from nas.compression.int8 import Int8\nclass Typed(Int8):\n    name = 'typed'", made)
     made["Typed"].__module__ = "builtins"
     monkeypatch.setitem(REGISTRY, "typed", made["Typed"])
     compression.cache_clear()
-    with pytest.raises(ExportError, match="builtins: what an export needs must stand in a file"):
+    said = "builtins: what an export needs must stand in a file"
+    with pytest.raises(ExportError, match=said):
         modeling_source(config.with_architecture(replace(config.architecture, embedding="typed")))
+    (tiny_study.parent / "mine.toml").write_text(
+        shipped_spaces()["tiny"].read_text().replace("embedding = [", 'embedding = ["typed", ')
+    )
+    tiny_study.write_text(tiny_study.read_text().replace('name = "tiny"', 'name = "mine.toml"'))
+    with pytest.raises(ExportError, match=said):  # before any training
+        plan(Study.load(tiny_study), tmp_path)
     compression.cache_clear()
