@@ -68,9 +68,8 @@ def _one_line(problem: ValidationError, model: type[BaseModel]) -> str:
         return f"{key}: {message}"
     field = fields.get(str(first["loc"][-1]))
     # Whatever stands in place of a table, or of a secret, may hold a password.
-    shown = not isinstance(value, dict | list) and not (
-        field and (_within(field.annotation, SecretStr) or _within(field.annotation, BaseModel))
-    )
+    hidden = field and any(_within(field.annotation, kind) for kind in (SecretStr, BaseModel))
+    shown = not hidden and not isinstance(value, dict | list)
     return f"{key}: {message}{f', but got {value!r}' if shown else ''}; correct the value"
 
 

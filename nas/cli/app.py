@@ -154,6 +154,7 @@ def import_packages() -> None:
         import nas.pipeline  # noqa: F401
 
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it cannot read is said as an error of ours
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
 
