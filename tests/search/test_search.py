@@ -154,8 +154,9 @@ def test_a_search_that_runs_dry_ends_with_what_there_is(search_folder, monkeypat
 
 def test_a_dry_sampler_is_asked_again_only_when_something_changed(search_folder, monkeypatch):
     """Another driver evaluates all that there is."""
-    other, trials = trials_of(search_folder), trials_of(search_folder)
+    other = trials_of(search_folder)
     proposal, asks, looks = other.ask(9), [], []
+    trials = trials_of(search_folder)
     monkeypatch.setattr(trials, "ask", asks.append)
 
     def look(seconds):

@@ -237,7 +237,7 @@ def test_nothing_can_be_joined_before_it_has_begun(tiny_study, nas):
 
 @pytest.fixture
 def copied_study(searched_study, tmp_path):
-    return shutil.copytree(searched_study.parent, tmp_path / "copied") / searched_study.name
+    return shutil.copytree(searched_study.parent, tmp_path / "tiny") / searched_study.name
 
 
 def test_a_search_is_joined_with_its_own_profiles(copied_study, nas):
