@@ -21,7 +21,7 @@ def connect(address: str, wanted: str) -> None:
     """
     if ray.is_initialized():
         return
-    host, _, port = address.rpartition(":")
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         if host and port.isdigit():  # Ray itself would try for minutes
             socket.create_connection((host, int(port)), timeout=_PATIENCE_S).close()
@@ -32,7 +32,7 @@ def connect(address: str, wanted: str) -> None:
             "give its address by RAY_ADDRESS or --address"
         ) from None
     except (RuntimeError, ValueError) as problem:
-        reason = str(problem).strip().splitlines()[0]
+        reason = str(problem).strip().partition("\n")[0] or type(problem).__name__
         raise ClusterError(
             f"{wanted}: cannot join the Ray cluster at {address!r}: {reason}; this machine must be one of its nodes "
             "(`ray start --address=...`), with the same Python and Ray"

@@ -53,9 +53,14 @@ class Run:
         self.folder = folder
 
     @classmethod
+    def below(cls, study: Study, root: Path) -> Run:
+        """The run of a study below `root`, as it is."""
+        return cls(study, root.resolve() / study.name)
+
+    @classmethod
     def of(cls, study: Study, root: Path) -> Run:
         """The run of a study below `root`; creates the folder."""
-        run = cls(study, root.resolve() / study.name)
+        run = cls.below(study, root)
         write_json(run.folder / "study.json", study.model_dump(mode="json"))
         return run
 

@@ -17,7 +17,8 @@ from nas.latency.runner import environment
 from nas.latency.runtimes import check_runtime
 from nas.pipeline.prepare import prepare_teacher
 from nas.pipeline.run import Run
-from nas.pipeline.supernets import load_teacher, supernet_inputs, teacher_config, train
+from nas.pipeline.supernets import load_teacher, refuse_other_training, supernet_inputs, teacher_config, train
+from nas.progress import Laps
 from nas.search import SearchState, search
 from nas.search.costs import Costs
 from nas.search.executors import executor_for
@@ -37,7 +38,9 @@ def search_inputs(run: Run) -> str:
     """What the results of a search depend on; how many there are and who proposes them may change."""
     study = run.study
     profiles = [recipe.digest for recipe in recipes(run)]
-    measure = [study.search.examples] + ([study.search.least_tokens] if study.search.least_tokens else [])
+    measure: list[object] = [study.search.examples]
+    measure += [study.search.least_tokens] if study.search.least_tokens else []
+    measure += [] if study.search.bf16 else ["full precision"]
     return digest([supernet_inputs(run), profiles, study.digest("budgets"), *measure])
 
 
@@ -130,12 +133,26 @@ def check_storage(study: Study) -> None:
 
 def trials_of(run: Run, costs: Costs) -> Trials:
     """The trials of the run's search, in the journal of its folder or the database that the study names."""
-    study, url, inputs = run.study, run.study.search.storage, search_inputs(run)
+    study, url, inputs, weights = run.study, run.study.search.storage, search_inputs(run), weights_digest(run.supernet)
     where = database(url.get_secret_value(), study.path.parent) if url else run.journal
     values = [study.task.metric, *(f"predicted p50_ms, {device.name}" for device in study.devices)]
-    trials = Trials(Storage(where, study.name, inputs, values), study.space, costs, study.search, study.seed)
-    trials.rest_on(weights_digest(run.supernet))
+    # A database has room for the searches of several supernets that were trained alike.
+    storage = Storage(where, study.name, digest([inputs, weights]) if url else inputs, values)
+    trials = Trials(storage, study.space, costs, study.search, study.seed)
+    trials.rest_on("weights", weights)
     return trials
+
+
+def _go_on(run: Run, costs: Costs, laps: Laps | None = None) -> SearchState:
+    """Evaluate until there are enough. Raises `SearchError` if other profiles, or weights, were used before."""
+    trials, recipe, settings = trials_of(run, costs), evaluation(run), run.study.search
+    trials.rest_on("profiles", digest(_measured_on(run)))
+    return search(trials, settings.evaluations, lambda: executor_for(settings, recipe), laps)
+
+
+def _measured_on(run: Run) -> list[str]:
+    """The digests of the devices' profiles as they were measured."""
+    return [file_digest(run.profile(device.name)) for device in run.study.devices]
 
 
 def join_search(run: Run) -> SearchState:
@@ -146,35 +163,34 @@ def join_search(run: Run) -> SearchState:
     study = run.study
     if not run.is_started("search") or not run.is_started("search", search_inputs(run)):
         raise SearchError(
-            f"{run.folder}: no search of this study has begun that could be joined; start one with nas search"
+            f"{run.folder}: no search of this study with these settings has begun that could be joined; start one "
+            "with nas search"
         )
     profiles = {device.name: Profile.load(run.profile(device.name)) for device in study.devices}
-    costs, recipe = Costs(teacher_config(run), profiles, study.budgets), evaluation(run)
-    return search(trials_of(run, costs), study.search.evaluations, lambda: executor_for(study.search, recipe))
+    return _go_on(run, Costs(teacher_config(run), profiles, study.budgets))
 
 
 def evaluate_candidates(run: Run) -> SearchState:
     """Search the space. Goes on where a killed search stopped."""
     study = run.study
     check_storage(study)
+    refuse_other_training(run)
     costs = costs_of(run)
     costs.check_feasible(study.space)
     train(run)
-    inputs, recipe = search_inputs(run), evaluation(run)
+    inputs = search_inputs(run)
     state = SearchState.of(trials_of(run, costs)) if run.is_done("search", inputs) else None
     if state is None or len(state.results) < study.search.evaluations:
         with run.step("search", inputs, run.journal.parent) as laps:
-            trials = trials_of(run, costs)
-            state = search(trials, study.search.evaluations, lambda: executor_for(study.search, recipe), laps)
+            state = _go_on(run, costs, laps)
     return state
 
 
 def search_candidates(run: Run) -> SearchState:
     """Search the space, then measure the best of each budget whole."""
     study, state, costs = run.study, evaluate_candidates(run), costs_of(run)
-    measured_on = [file_digest(run.profile(device.name)) for device in study.devices]
     results = [result.to_json() for result in state.results]
-    front_inputs = digest([_FORM, results, study.export.candidates, measured_on])
+    front_inputs = digest([_FORM, results, study.export.candidates, _measured_on(run)])
     if not run.is_done("front", front_inputs):
         with run.step("front", front_inputs, run.front):
             evaluator, fed = evaluation(run).load(), texts(run)

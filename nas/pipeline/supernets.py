@@ -48,11 +48,16 @@ def _origin(run: Run) -> dict[str, Any]:
     }
 
 
-def train(run: Run) -> None:
-    """The supernet: data, teacher, ordering by importance, training."""
+def refuse_other_training(run: Run) -> None:
+    """Raise `TrainingError` if another training of the supernet was begun and not ended; before a teacher is made."""
     if run.is_finished("supernet"):
         drop_checkpoints(run.supernet)
-    refuse_others(run.supernet / "checkpoints", _origin(run))  # before the teacher is made anew
+    refuse_others(run.supernet / "checkpoints", _origin(run))
+
+
+def train(run: Run) -> None:
+    """The supernet: data, teacher, ordering by importance, training."""
+    refuse_other_training(run)
     data = prepare_teacher(run)
     origin = _origin(run)
     inputs = digest(origin)

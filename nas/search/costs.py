@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from itertools import combinations, product
 
 from nas.architecture import Architecture
-from nas.budget import FIGURES, LATENCIES, RATES, STORED, Budget, Limits
+from nas.budget import FIGURES, LATENCIES, RATES, STORED, Budget
 from nas.errors import InfeasibleBudgetError
 from nas.latency import Profile
 from nas.model import CompactBertConfig
@@ -79,17 +79,14 @@ class Costs:
 
     def excess(self, architecture: Architecture, budget: Budget, exits: Sequence[float] = ()) -> float:
         """By how much the worst figure misses its limit, relative to the limit; at most 0 if a budget is met."""
-        return max(self._excess(architecture, limits, exits, cautious=False) for limits in budget.limits)
+        return max(
+            limits.excess(self.figures(architecture, limits.device, exits, limits.given), self.teacher(limits.device))
+            for limits in budget.limits
+        )
 
     def cautious_excess(self, architecture: Architecture, budget: Budget, exits: Sequence[float] = ()) -> float:
-        """The same if predictions err by as much as the profile's do on average."""
-        return max(self._excess(architecture, limits, exits, cautious=True) for limits in budget.limits)
-
-    def _excess(self, architecture: Architecture, limits: Limits, exits: Sequence[float], cautious: bool) -> float:
-        figures = self.figures(architecture, limits.device, exits, limits.given)
-        profile = self.profiles[limits.device]
-        doubted = {name: value * (1.0 + cautious * self._doubt(name, profile)) for name, value in figures.items()}
-        return limits.excess(doubted, self.teacher(limits.device))
+        """Of one of the budgets; see `cautious_excesses`."""
+        return self.cautious_excesses(architecture, exits)[self.budgets.index(budget)]
 
     def _doubt(self, name: str, profile: Profile) -> float:
         """By what share a prediction may be too good: the profile's mean error where it is one of latency."""
@@ -130,7 +127,7 @@ class Costs:
         return {"size_mb": stored_mb(config), "params": count_parameters(config)}
 
     def cautious_excesses(self, architecture: Architecture, exits: Sequence[float] = ()) -> tuple[float, ...]:
-        """The cautious excess over each budget.
+        """The excess over each budget if predictions err by as much as the profile's do on average.
 
         Where texts leave a network early is known once it is evaluated; before, all are taken to leave after the first
         layer.
@@ -167,15 +164,12 @@ class Costs:
                             f"{'lower' if name in RATES else 'raise'} it, or use a smaller search space"
                         )
 
-            together = cheapest(space, partial(self._joint_excess, budget))
-            if self._joint_excess(budget, together) > 0.0:
+            joint = partial(self.cautious_excess, budget=budget)
+            if joint(cheapest(space, joint)) > 0.0:
                 raise InfeasibleBudgetError(
                     f"budgets.{budget.name}: each of its limits can be kept, but no sub-network was found that keeps "
                     "all; raise one of them, or use a smaller search space"
                 )
-
-    def _joint_excess(self, budget: Budget, architecture: Architecture) -> float:
-        return self.cautious_excess(architecture, budget, _earliest(architecture))
 
     def _at_best(self, name: str, device: str, architecture: Architecture) -> float:
         """A figure that budgets limit, less being better, where all texts leave as early as they may."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,12 +68,13 @@ class GuidedSampler(BaseSampler):
         if not search_space:
             return {}
         trials = study.get_trials(deepcopy=False)
-        taken = {*self._known, *self._running.values()}
+        running = dict.fromkeys(self._running.values())
+        taken = running.keys() | self._known.keys()
         self._chosen = [architecture for architecture in self._chosen if architecture not in taken]
         if not self._chosen or len(self._known) >= self._learnt_from + BATCH:
             self._learnt_from = len(self._known)
             rng = random.Random(f"guided/{self._seed}/{len(trials)}")
-            self._chosen = self._guide.choose(list(self._known.values()), taken, rng)
+            self._chosen = self._guide.choose(list(self._known.values()), running, rng)
         return self._encoding.encode(self._chosen[0]) if self._chosen else {}
 
     def sample_independent(
@@ -97,9 +98,9 @@ class Guide:
         self._evaluated: dict[Architecture, _About] = {}
 
     def choose(
-        self, results: Sequence[CandidateResult], taken: Collection[Architecture], rng: random.Random
+        self, results: Sequence[CandidateResult], running: Collection[Architecture], rng: random.Random
     ) -> list[Architecture]:
-        """The next `BATCH` candidates: within a budget, and none of those taken. Fewer if there are no more."""
+        """The next `BATCH` candidates: within a budget, not evaluated and not running. Fewer if there are no more."""
         for result in results:
             if result.architecture not in self._evaluated:
                 self._evaluated[result.architecture] = self._about(result.architecture, result.exits)
@@ -109,24 +110,28 @@ class Guide:
         keeps = np.stack([self._evaluated[result.architecture].keeps for result in whole])
         found = np.where(keeps, accuracy[:, None], -np.inf)
         best = np.maximum(found.max(axis=0), model.least)
+        if running:  # they are taken to come out as expected, so that the next are others
+            x, keeps = _stacked([self._about(architecture) for architecture in running])
+            mean, _ = model.expected(x)
+            best = np.maximum(best, np.where(keeps, mean[:, None], -np.inf).max(axis=0))
+            model.suppose(x, mean)
         pool = dict[Architecture, _About]()
         parents = _first(_BEST, found, [result.architecture for result in whole])
         for _ in range(_ROUNDS):
             for child in self._children(parents, rng):
-                if child not in taken and child not in pool:
+                if child not in self._evaluated and child not in running and child not in pool:
                     about = self._about(child)
                     if about.keeps.any():
                         pool[child] = about
             if not pool:
                 return []
-            x, keeps = (np.stack(part) for part in zip(*pool.values(), strict=True))
+            x, keeps = _stacked(pool.values())
             parents = _first(_PARENTS, _gain(*model.expected(x), best, keeps), list(pool))
         chosen = dict[int, None]()
         for turn in self._turns(len(results), rng):
             mean, doubt = model.expected(x)
             place = int(np.argmax(_gain(mean, doubt, best, keeps)[:, turn]))
             chosen[place] = None
-            # It is taken to come out as expected, so that the next is another.
             best = np.where(keeps[place], np.maximum(best, mean[place]), best)
             model.suppose(x[[place]], mean[[place]])
         return [list(pool)[place] for place in chosen]
@@ -162,6 +167,12 @@ class Guide:
     def _about(self, architecture: Architecture, exits: Sequence[float] = ()) -> _About:
         costs = 1.0 + np.array(self._costs.cautious_excesses(architecture, exits))
         return _About(features(self._space, architecture), np.concatenate([costs <= share for share in _SHARES]))
+
+
+def _stacked(known: Iterable[_About]) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of features, and of levels that are kept."""
+    x, keeps = (np.stack(part) for part in zip(*known, strict=True))
+    return x, keeps
 
 
 class Belief:

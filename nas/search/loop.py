@@ -41,20 +41,21 @@ def search(
     Goes on from what they hold already, and with what another driver left when it died. `laps` gets the seconds in
     which workers were started, the driver worked, and evaluations were waited for.
     """
-    laps, view = Laps() if laps is None else laps, View(trials, trials.results())
+    laps, view = Laps() if laps is None else laps, View(trials, [result for _, result in trials.news()])
     if trials.evaluated < evaluations:
         with trials, make_executor() as executor, track("Searching", evaluations, trials.evaluated, view) as progress:
             laps.end("start")
             in_flight: dict[int, Proposal] = {}
+            standing: tuple[int, ...] = ()
             while trials.evaluated < evaluations:
-                _fill(in_flight, trials, executor, evaluations)
+                if standing != _standing(in_flight, trials):  # else there is still nothing to ask for
+                    _fill(in_flight, trials, executor, evaluations)
+                    standing = _standing(in_flight, trials)
                 laps.end("driver")
                 if in_flight:
                     number, result = executor.next_result()
                     laps.end("evaluation")
                     trials.tell(in_flight.pop(number), result)
-                    view.add(result)
-                    log("evaluated", trial=number, done=trials.evaluated, **_about(result))
                 elif trials.in_flight:
                     time.sleep(_SECONDS_BETWEEN_LOOKS)
                     laps.end("evaluation")
@@ -62,6 +63,9 @@ def search(
                 else:
                     say(f"{_ASKS_PER_EVALUATION} proposals in a row were repeated or over every budget: ending early")
                     break
+                for number, result in trials.news():
+                    view.add(result)
+                    log("evaluated", trial=number, done=view.done, **_about(result))
                 progress(trials.evaluated, view.note())
     state = SearchState.of(trials)
     log("searched", evaluations=trials.evaluated, outcomes=state.outcomes)
@@ -76,6 +80,11 @@ def _fill(in_flight: dict[int, Proposal], trials: Trials, executor: Executor, ev
             break
         in_flight[proposal.number] = proposal
         executor.submit(proposal.number, proposal.architecture, trials.rival(proposal.architecture))
+
+
+def _standing(in_flight: dict[int, Proposal], trials: Trials) -> tuple[int, ...]:
+    """All that decides whether something can be proposed: where nothing was, it is asked again when this changes."""
+    return len(in_flight), trials.evaluated, trials.in_flight, trials.outcomes()["lost"]
 
 
 def _about(result: CandidateResult) -> dict[str, object]:

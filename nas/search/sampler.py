@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -24,7 +25,6 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas.architecture import Architecture
-from nas.errors import SearchError
 from nas.evaluate import CandidateResult
 from nas.search.costs import Costs
 from nas.search.encoding import Encoding
@@ -67,6 +67,9 @@ class Trials:
         self._results: dict[int, CandidateResult] = {}
         self._front: list[tuple[float, tuple[float, ...]]] = []
         self._running: dict[int, Architecture] = {}
+        self._begun = Counter[Architecture]()
+        """How often each architecture is running."""
+        self._news: list[tuple[int, CandidateResult]] = []
         self._outcomes = dict.fromkeys(("evaluated", "repeated", "over_budget", "lost"), 0)
         self._lost: list[Architecture] = []
         self._own: dict[int, optuna.Trial] = {}
@@ -89,14 +92,9 @@ class Trials:
             return designs(self.space, self.costs, settings.population, rng)
         return self.costs.initial_population(self.space, settings.population, rng)
 
-    def rest_on(self, weights: str) -> None:
-        """Note the digest of the supernet's weights. Raises `SearchError` if results rest on other ones."""
-        known = self._storage.note("weights", weights)
-        if known != weights:
-            raise SearchError(
-                f"supernet: its weights changed since candidates were evaluated ({known}, now {weights}); put them "
-                "back, or remove the search's storage to search anew"
-            )
+    def rest_on(self, what: str, found: str) -> None:
+        """Note the digest of what results rest on. Raises `SearchError` if they rest on another."""
+        self._storage.rest_on(what, found)
 
     def _sampler(self, settings: Search) -> BaseSampler:
         # Randomness depends on how many trials there are, so that a resumed search does not repeat itself.
@@ -126,7 +124,7 @@ class Trials:
 
     def _settled(self, architecture: Architecture) -> Outcome | None:
         """Why an architecture needs no evaluation; None if it does."""
-        if architecture in self._known or architecture in self._running.values():
+        if architecture in self._known or self._begun[architecture]:
             return "repeated"
         return "over_budget" if self._violation(architecture, ()) > 0.0 else None
 
@@ -148,11 +146,13 @@ class Trials:
             if trial.state == TrialState.RUNNING:
                 if trial.number not in self._running and trial.params.keys() == self._distributions.keys():
                     self._running[trial.number] = self.encoding.decode(trial.params)
+                    self._begun[self._running[trial.number]] += 1
             elif trial.state.is_finished():
                 self._take_in_finished(trial)
 
     def _take_in_finished(self, trial: FrozenTrial) -> None:
-        self._running.pop(trial.number, None)
+        if running := self._running.pop(trial.number, None):
+            self._begun[running] -= 1
         self._unseen.append(trial)
         outcome = trial.user_attrs.get(_OUTCOME, "evaluated")
         if trial.state == TrialState.FAIL and outcome == "evaluated":
@@ -163,6 +163,7 @@ class Trials:
         if trial.state == TrialState.COMPLETE and _RESULT in trial.user_attrs:
             result = CandidateResult.from_json(trial.user_attrs[_RESULT])
             self._results[trial.number] = result
+            self._news.append((trial.number, result))
             self._known[result.architecture] = result
             if result.complete:
                 self._advance(result.accuracy, self.costs.limited(result.architecture, result.exits))
@@ -200,8 +201,9 @@ class Trials:
         self.catch_up()
         if outcome:
             return None
-        earlier = [running for other, running in self._running.items() if other < number]
-        if architecture in earlier or architecture in self._known:
+        earlier = [other for other in self._running if other < number]
+        alike = self._begun[architecture] > 1 and any(self._running[other] == architecture for other in earlier)
+        if alike or architecture in self._known:
             self._storage.give_up(number, **{_OUTCOME: "repeated"})
         elif self.evaluated + len(earlier) >= evaluations:
             self._storage.give_up(number)
@@ -280,6 +282,11 @@ class Trials:
 
     def _values(self, result: CandidateResult) -> list[float]:
         return [result.accuracy, *self.costs.predict_ms(result.architecture, result.exits).values()]
+
+    def news(self) -> list[tuple[int, CandidateResult]]:
+        """Trials that were finished since the last call, by whichever driver: their numbers and results."""
+        found, self._news = self._news, []
+        return found
 
     def results(self) -> list[CandidateResult]:
         """The results of all finished evaluations, in the order of their trials."""

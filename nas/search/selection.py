@@ -108,7 +108,7 @@ def measure_budget(
     tolerance = min(costs.profiles[name].error["mape"] for name in budget.devices)
     waiting = ranking(results, costs, budget, tolerance)
     measured, others = list[dict[str, Any]](), list[dict[str, Any]]()
-    while waiting and sum(item["met"] for item in measured) < min(count, _ENOUGH):
+    while (waiting or beside) and sum(item["met"] for item in measured) < min(count, _ENOUGH):
         chosen, waiting = waiting[:count], waiting[count:]
         found = _measured(measurement, [*chosen, *beside], budget)
         measured += found[: len(chosen)]

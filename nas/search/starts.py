@@ -9,6 +9,7 @@ from itertools import product, zip_longest
 
 from nas.architecture import LAYER_BLOCKS, Architecture, Layer
 from nas.search.costs import Costs, cheapest
+from nas.search.uniform import widths
 from nas.space import SearchSpace
 
 _SHARES = (1.0, 0.5, 0.25)
@@ -18,11 +19,14 @@ _SHARES = (1.0, 0.5, 0.25)
 def designs(space: SearchSpace, costs: Costs, count: int, rng: random.Random) -> list[Architecture]:
     """The architecture that is farthest within a budget, then uniform ones for each budget and shares of it, in turns.
 
-    Which layers these keep is left to chance. Fewer where there are no more.
+    Which layers these keep is left to chance. Where they are too few, random ones that use the budgets well follow.
     """
     turns = [rng.sample(found, len(found)) for found in uniform(space, costs)]
     mixed = (one for turn in zip_longest(*turns) for one in turn if one)
-    return list(dict.fromkeys([cheapest(space, costs.violation), *mixed]))[:count]
+    found = dict.fromkeys([cheapest(space, costs.violation), *mixed])
+    if len(found) < count:
+        found |= dict.fromkeys(costs.initial_population(space, count, rng))
+    return list(found)[:count]
 
 
 def uniform(space: SearchSpace, costs: Costs) -> list[list[Architecture]]:
@@ -38,14 +42,15 @@ def uniform(space: SearchSpace, costs: Costs) -> list[list[Architecture]]:
 
 
 def _alike(space: SearchSpace) -> Iterator[Architecture]:
-    """Networks of full hidden size whose layers are alike, with the same choice for both blocks; narrow ones first."""
-    shape, sizes, choices = space.teacher, space.dimensions, space.compression
-    for heads in sizes.num_attention_heads:
-        share = heads / shape.num_attention_heads
-        neurons = min(sizes.intermediate_size, key=lambda size: abs(size / shape.intermediate_size - share))
+    """Networks of full hidden size whose layers are alike, with the same choice for both blocks; narrow ones first.
+
+    Of equal width those with compressed embeddings first.
+    """
+    choices = space.compression
+    for heads, neurons in widths(space):
         for choice in choices.attention:
             alike = Layer(0, heads, neurons, choice, choice)
             if all(alike.option(block) in space.options(block) for block in LAYER_BLOCKS):
-                for kept in space.layer_sets:
+                for kept, embedding in product(space.layer_sets, reversed(choices.embedding)):
                     layers = tuple(replace(alike, source=source) for source in kept)
-                    yield Architecture(sizes.hidden_size[-1], layers, choices.embedding[0])
+                    yield Architecture(space.dimensions.hidden_size[-1], layers, embedding)

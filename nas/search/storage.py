@@ -57,12 +57,9 @@ class Storage:
                 directions=[StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * (len(values) - 1)],
                 load_if_exists=True,
             )
-            self._study = self._storage.get_study_id_from_name(study.study_name)
-            known = self.note("inputs", inputs)
-            if known != inputs:
-                raise SearchError(
-                    f"{_shown(where)}: belongs to other inputs ({known}, now {inputs}); remove it to search anew"
-                )
+            self._name = study.study_name
+            self._study = self._storage.get_study_id_from_name(self._name)
+            self.rest_on("inputs", inputs)
             if not study.metric_names:
                 study.set_metric_names(list(values))
         file = _file(where)
@@ -74,13 +71,18 @@ class Storage:
         self.count = 0
         """The number of trials that `changes` has shown."""
 
-    def note(self, key: str, value: str) -> str:
-        """Keep something about the search. Returns what was first kept under that name."""
+    def rest_on(self, what: str, found: str) -> None:
+        """Note the digest of what trials depend on. Raises `SearchError` if it is not the one that was noted first."""
         with _explained(self._where):
-            known: str | None = self._storage.get_study_user_attrs(self._study).get(key)
-            if known is None:
-                self._storage.set_study_user_attr(self._study, key, value)
-            return known or value
+            if what not in self._storage.get_study_user_attrs(self._study):
+                self._storage.set_study_user_attr(self._study, what, found)
+            known = self._storage.get_study_user_attrs(self._study)[what]  # another may have noted its own meanwhile
+        if known != found:
+            drop = "remove it" if isinstance(self._where, Path) else f"`optuna delete-study --study-name {self._name}`"
+            raise SearchError(
+                f"{_shown(self._where)}: belongs to other {what} ({known}, now {found}); put those back, or {drop} "
+                "to search anew"
+            )
 
     def changes(self) -> list[FrozenTrial]:
         """Trials that were begun or finished since the last call, by whichever driver, and those still running."""
@@ -164,6 +166,9 @@ def _explained(where: Path | str) -> Iterator[None]:
 
 def check_database(url: str) -> None:
     """Raise `SearchError` if a database's driver is missing or its server does not answer."""
+    file = _file(url)
+    if file and not file.exists() and os.access(file.parent, os.W_OK):
+        return  # to connect would make it
     with _explained(url):
         engine = sqlalchemy.create_engine(url)
         engine.connect().close()

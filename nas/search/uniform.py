@@ -22,8 +22,9 @@ def uniform_networks(space: SearchSpace, costs: Costs, budget: Budget) -> Iterat
     Every layer has the same heads, about the same share of the teacher's intermediate size, and the format of all.
     """
     for kept, hidden_size, name in _kinds(space):
-        for heads in reversed(space.dimensions.num_attention_heads):
-            found = compress_all(_cut(space, kept, hidden_size, heads), name)
+        for heads, size in reversed(widths(space)):
+            cut = Architecture(hidden_size, tuple(Layer(source, heads, size) for source in kept))
+            found = compress_all(cut, name)
             if space.contains(found) and costs.cautious_excess(found, budget) <= 0.0:
                 yield found
                 break
@@ -41,11 +42,14 @@ def _kinds(space: SearchSpace) -> Iterator[tuple[tuple[int, ...], int, str]]:
     return product(layers, space.dimensions.hidden_size, formats)
 
 
-def _cut(space: SearchSpace, kept: tuple[int, ...], hidden_size: int, heads: int) -> Architecture:
-    """Some layers of the teacher, each with some heads and the intermediate size that is nearest to their share."""
-    wanted = space.teacher.intermediate_size * heads / space.teacher.num_attention_heads
-    size = min(space.dimensions.intermediate_size, key=lambda size: abs(size - wanted))
-    return Architecture(hidden_size, tuple(Layer(source, heads, size) for source in kept))
+def widths(space: SearchSpace) -> list[tuple[int, int]]:
+    """Each number of heads with the intermediate size that is nearest to their share of the teacher's, few first."""
+    unit, sizes = space.teacher.intermediate_size / space.teacher.num_attention_heads, space.dimensions
+
+    def nearest(wanted: float) -> int:
+        return min(sizes.intermediate_size, key=lambda size: abs(size - wanted))
+
+    return [(heads, nearest(unit * heads)) for heads in sizes.num_attention_heads]
 
 
 def best_uniform(

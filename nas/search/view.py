@@ -21,7 +21,7 @@ class View:
     def __init__(self, trials: Trials, results: list[CandidateResult]) -> None:
         self._trials = trials
         self._unseen = list(results)
-        self._before, self._done, self._started = len(results), len(results), time.monotonic()
+        self._before, self.done, self._started = len(results), len(results), time.monotonic()
         self._stopped = 0
         self._front: list[CandidateResult] = []
         self._best: dict[str, list[CandidateResult]] = {}
@@ -31,12 +31,12 @@ class View:
     def add(self, result: CandidateResult) -> None:
         """Take a result in."""
         self._unseen.append(result)
-        self._done += 1
+        self.done += 1
         self._most_accurate = max(self._most_accurate, result.accuracy)
 
     def note(self) -> str:
         """Best accuracy and candidates a second since the search was started."""
-        rate = (self._done - self._before) / (time.monotonic() - self._started)
+        rate = (self.done - self._before) / (time.monotonic() - self._started)
         return f"best {self._most_accurate:.4f}, {rate:.2g} candidates/s"
 
     def __call__(self) -> RenderableType:
@@ -77,7 +77,7 @@ class View:
         outcomes = self._trials.outcomes()
         proposals = sum(outcomes.values()) or 1
         shares = (f"{count / proposals:.0%} {name.replace('_', ' ')}" for name, count in outcomes.items())
-        stopped = f"{self._stopped / max(self._done, 1):.0%} of the evaluated raced out"
+        stopped = f"{self._stopped / max(self.done, 1):.0%} of the evaluated raced out"
         return f"{proposals} proposals: {', '.join(shares)}; {stopped}"
 
 

@@ -16,7 +16,7 @@ import datasets
 import torch
 import transformers
 
-from nas.errors import NasError
+from nas.errors import NasError, SearchError
 from nas.model import CompactBertConfig
 from nas.pipeline import Run
 from nas.space import SearchSpace
@@ -63,6 +63,13 @@ def alone(arguments: argparse.Namespace, measure: Callable[[argparse.Namespace],
         sys.exit(problem.exit_code)
     if arguments.json:
         print(json.dumps(result))
+
+
+def in_a_journal(run: Run) -> Path:
+    """The journal of a run's search. Raises `SearchError` if its trials are in a database."""
+    if run.study.search.storage:
+        raise SearchError("search.storage: this benchmark reads trials from a journal, not a database; remove the key")
+    return run.journal
 
 
 def config_of(space: SearchSpace) -> CompactBertConfig:

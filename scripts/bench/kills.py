@@ -61,6 +61,7 @@ class Outcome:
 
 def measure(run: Run, kills: int, seed: int, variables: list[str]) -> dict[str, Any]:
     """Kill and print; the search shall end the same each time."""
+    common.in_a_journal(run)
     train(run)
     profile(run)
     outcomes = list[Outcome]()

@@ -23,6 +23,7 @@ from rich.table import Table
 
 from nas.architecture import Architecture
 from nas.cluster import join
+from nas.errors import ClusterError
 from nas.pipeline import Run
 from nas.pipeline.searches import costs_of, evaluation
 from nas.search.ray_executor import RayExecutor
@@ -34,6 +35,11 @@ def measure(run: Run, workers: list[int], count: int, rounds: int, seed: int) ->
     candidates = proposals(run.study.space, costs_of(run), count, random.Random(seed))
     taken: dict[int, list[float]] = {number: [] for number in workers}
     join(sum(workers), "ray_scaling")
+    if (offered := ray.cluster_resources().get("CPU", 0.0)) < sum(workers):
+        raise ClusterError(
+            f"--workers: all of them need {sum(workers)} processors at once, but the cluster has "
+            f"{offered:g}; ask for fewer"
+        )
     with ExitStack() as stack:
         executors = {}
         for number in workers:

@@ -224,7 +224,8 @@ def looked_up(arguments: argparse.Namespace) -> dict[str, Any]:
             run_one(name, seed, arguments.evaluations, table.space, table.costs, Waiting(table.evaluate))
             for seed in range(arguments.seeds)
         ]
-        for name in (arguments.only or SAMPLERS)
+        for name in SAMPLERS
+        if name in (BASELINE, *(arguments.only or SAMPLERS))
     }
     return compare(searches, table.seconds)
 

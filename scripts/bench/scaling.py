@@ -130,7 +130,7 @@ def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
 def _results(run: Run, costs: Costs) -> list[CandidateResult]:
     """Those of the run's search, read from a copy: opening a search writes to it."""
     with tempfile.TemporaryDirectory() as folder:
-        copy, study = Path(shutil.copy(run.journal, folder)), run.study
+        copy, study = Path(shutil.copy(common.in_a_journal(run), folder)), run.study
         storage = Storage(copy, study.name, search_inputs(run), _values(costs))
         return Trials(storage, study.space, costs, study.search, study.seed).results()
 

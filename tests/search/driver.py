@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 
 from nas.budget import Budget
-from nas.evaluate import EvaluationRecipe
+from nas.evaluate import CandidateResult, EvaluationRecipe
 from nas.latency.profile import Profile
 from nas.model import CompactBertConfig
 from nas.search import SearchState, search, storage
 from nas.search.costs import Costs
-from nas.search.executors import Executor, executor_for
+from nas.search.executors import Executor, InlineExecutor, executor_for
 from nas.search.sampler import Trials
 from nas.search.storage import Storage
 from nas.space import SearchSpace
@@ -41,6 +41,20 @@ def trials_of(
     return Trials(storage, SearchSpace.load("tiny"), costs_of(folder), settings, 0)
 
 
+class _Held(InlineExecutor):
+    """Evaluates five candidates, and further ones when a file `go` is there."""
+
+    def __init__(self, recipe: EvaluationRecipe, go: Path) -> None:
+        super().__init__(recipe)
+        self._go, self._asked = go, 0
+
+    def next_result(self) -> tuple[int, CandidateResult]:
+        self._asked += 1
+        while self._asked > 5 and not self._go.exists():
+            time.sleep(0.01)
+        return super().next_result()
+
+
 def run(
     folder: Path,
     evaluations: int,
@@ -49,12 +63,12 @@ def run(
     where: Path | str = "journal.log",
     drivers: int = 1,
 ) -> SearchState:
-    """Search; with several drivers, wait for the others before the first evaluation."""
+    """Search; with several drivers, wait for the others before the first evaluation, and for `go` after five."""
     settings = Search(evaluations=evaluations, executor=executor)
     recipe = EvaluationRecipe(folder / "supernet", folder / "data", "accuracy", None, threads=1)
 
     def make_executor() -> Executor:
-        made = executor_for(settings, recipe)
+        made = _Held(recipe, folder / "go") if drivers > 1 else executor_for(settings, recipe)
         (folder / f"ready-{os.getpid()}").touch()
         while len(list(folder.glob("ready-*"))) < drivers:
             time.sleep(0.01)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
-from itertools import product
+from itertools import chain, product
 
 import numpy as np
 import pytest
@@ -13,11 +13,13 @@ from driver import BUDGETS, costs_of, run
 from tiny import mixed_space
 
 from nas.architecture import Architecture, Layer
+from nas.budget import Budget
 from nas.evaluate import CandidateResult
-from nas.search.costs import cheapest
+from nas.model.sizes import stored_mb
+from nas.search.costs import Costs, cheapest
 from nas.search.guided import BATCH, Belief, Guide, features
 from nas.search.sampler import Trials
-from nas.search.starts import designs, uniform
+from nas.search.starts import _alike, designs, uniform
 from nas.search.storage import Storage
 from nas.space import SearchSpace
 from nas.study import Search
@@ -88,12 +90,23 @@ def test_no_choice_is_repeated_or_over_budget(search_folder):
     costs = costs_of(search_folder)
     rng = random.Random(0)
     known = costs.initial_population(SPACE, 12, rng)
-    taken = set(known)
+    running = list[Architecture]()
     for _ in range(3):
-        chosen = Guide(SPACE, costs).choose(_results(known), taken, rng)
-        assert len(set(chosen)) == len(chosen) == BATCH and not taken & set(chosen)
+        chosen = Guide(SPACE, costs).choose(_results(known), running, rng)
+        assert len(set(chosen)) == len(chosen) == BATCH and not {*known, *running} & set(chosen)
         assert all(costs.violation(one) <= 0.0 for one in chosen)
-        taken |= set(chosen)
+        running += chosen
+
+
+def test_what_is_running_is_taken_to_come_out_as_expected(search_folder, monkeypatch):
+    costs, rng = costs_of(search_folder), random.Random(0)
+    known = costs.initial_population(SPACE, 12, rng)
+    running = Guide(SPACE, costs).choose(_results(known), [], rng)
+    supposed = []
+    monkeypatch.setattr(Belief, "suppose", lambda belief, x, y: supposed.append((x, y, belief.expected(x)[0])))
+    Guide(SPACE, costs).choose(_results(known), running, rng)
+    x, y, expected = supposed[0]
+    assert np.array_equal(x, [features(SPACE, one) for one in running]) and np.allclose(y, expected)
 
 
 def test_the_same_results_and_seed_give_the_same_choice(search_folder):
@@ -106,7 +119,7 @@ def test_the_same_results_and_seed_give_the_same_choice(search_folder):
 def test_where_nothing_fits_nothing_is_chosen(search_folder):
     costs = costs_of(search_folder)
     results = _results(costs.initial_population(SPACE, 12, random.Random(0)))
-    everything = type("Everything", (), {"__contains__": lambda self, _: True})()
+    everything = type("Everything", (set,), {"__contains__": lambda self, _: True})()
     assert Guide(SPACE, costs).choose(results, everything, random.Random(0)) == []
 
 
@@ -155,6 +168,22 @@ def test_a_guided_search_starts_from_the_smallest_and_uniform_designs(search_fol
     first = designs(SPACE, costs, 6, random.Random(0))
     assert first[0] == cheapest(SPACE, costs.violation) and len(set(first)) == 6
     assert set(first[1:]) <= {one for found in uniform(SPACE, costs) for one in found}
+
+
+def test_a_size_that_only_compressed_embeddings_keep_has_designs(search_folder):
+    costs = costs_of(search_folder)
+    whole = [one for one in _alike(SPACE) if one.embedding == "none"]
+    limit = 0.999 * min(stored_mb(costs.config.with_architecture(one)) for one in whole)
+    small = Costs(costs.config, costs.profiles, (Budget(name="small", device="cpu", size_mb=limit),))
+    assert {one.embedding for one in uniform(SPACE, small)[0]} == {"int8"}
+
+
+def test_a_few_designs_are_followed_by_others_within_a_budget(search_folder):
+    costs = costs_of(search_folder)
+    count = len(set(chain(*uniform(SPACE, costs)))) + 4
+    first = designs(SPACE, costs, count, random.Random(0))
+    assert len(set(first)) == len(first) == count
+    assert all(costs.violation(one) <= 0.0 for one in first)
 
 
 def test_excesses_are_those_of_each_budget(search_folder):

@@ -18,6 +18,8 @@ from nas.budget import Budget
 from nas.errors import InfeasibleBudgetError, SearchError
 from nas.evaluate import CandidateResult, EvaluationRecipe
 from nas.evaluate.recipe import weights_digest
+from nas.progress import logged
+from nas.search import loop, search
 from nas.search.costs import Costs, cheapest
 from nas.search.executors import AHEAD, executor_for
 from nas.search.front import pareto_front, ranking
@@ -133,10 +135,10 @@ def test_weights_that_change_under_a_search_are_refused(search_folder):
         with pytest.raises(SearchError, match="changed while a search rests on it"):
             executor.next_result()
     trials = trials_of(search_folder)
-    trials.rest_on(digest)
-    trials.rest_on(digest)
-    with pytest.raises(SearchError, match="changed since candidates were evaluated"):
-        trials.rest_on(weights_digest(search_folder / "supernet"))
+    trials.rest_on("weights", digest)
+    trials.rest_on("weights", digest)
+    with pytest.raises(SearchError, match=r"belongs to other weights .*; put those back, or remove it to search anew"):
+        trials.rest_on("weights", weights_digest(search_folder / "supernet"))
 
 
 def test_a_search_that_runs_dry_ends_with_what_there_is(search_folder, monkeypatch, capsys):
@@ -148,6 +150,27 @@ def test_a_search_that_runs_dry_ends_with_what_there_is(search_folder, monkeypat
     assert 1 <= len(state.results) < 50
     assert all(profile.predict_ms(r.architecture) <= least * 1.001 for r in state.results)
     assert "ending early" in capsys.readouterr().err
+
+
+def test_a_dry_sampler_is_asked_again_only_when_something_changed(search_folder, monkeypatch):
+    """Another driver evaluates all that there is."""
+    other = trials_of(search_folder)
+    proposal, asks, looks = other.ask(9), [], []
+    trials = trials_of(search_folder)
+    monkeypatch.setattr(trials, "ask", asks.append)
+
+    def look(seconds):
+        looks.append(len(asks))
+        if len(looks) == 4:
+            other.tell(proposal, CandidateResult(proposal.architecture, 0.7, 10, 0.1))
+
+    monkeypatch.setattr(loop.time, "sleep", look)
+    recipe = EvaluationRecipe(search_folder / "supernet", search_folder / "data", "accuracy")
+    with logged(search_folder / "log.jsonl"):
+        search(trials, 9, lambda: executor_for(Search(), recipe))
+    assert looks == [looks[0]] * 4 and len(asks) == 2 * looks[0]
+    log = (search_folder / "log.jsonl").read_text()
+    assert proposal.architecture.describe() in log, "what others evaluate is logged"
 
 
 def test_a_result_that_was_stored_but_not_told_is_kept(search_folder):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -16,6 +19,8 @@ from optuna.storages.journal import JournalFileBackend
 
 from nas.errors import SearchError, StudyError
 from nas.evaluate import CandidateResult
+from nas.pipeline import Run, searches
+from nas.pipeline.searches import check_storage
 from nas.search import storage
 from nas.search.executors import AHEAD
 from nas.search.sampler import Trials
@@ -83,27 +88,26 @@ def test_what_a_driver_leaves_is_taken_up_and_what_it_runs_is_not(search_folder,
 
 
 def test_a_driver_whose_count_stands_still_is_dead(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "_SECONDS_OF_SILENCE", 0.2)
-    monkeypatch.setattr(storage, "_SECONDS_BETWEEN_BEATS", 0.05)
+    now = 0.0
+    monkeypatch.setattr(storage, "time", SimpleNamespace(monotonic=lambda: now))
     opened = Storage(f"sqlite:///{tmp_path}/search.db", "tiny", "inputs", ["accuracy", "p50_ms"])
     beats, other = (storage._Beats(opened._storage, opened._study) for _ in range(2))
     beats._beat("silent", 7)
     other.join("loud")
     assert beats.is_alive("silent") and beats.is_alive("loud") and not beats.is_alive("unheard")
-    deadline = time.monotonic() + 10
-    while beats.is_alive("silent") and time.monotonic() < deadline:
-        assert beats.is_alive("loud")
-        time.sleep(0.05)
-    assert not beats.is_alive("silent")
+    for count in range(1, 4):
+        now += storage._SECONDS_OF_SILENCE / 2
+        other._beat("loud", count)
+        assert beats.is_alive("loud") and beats.is_alive("silent") == (count < 2)
     other.leave()
-    time.sleep(0.06)
+    now += storage._SECONDS_BETWEEN_BEATS
     assert not beats.is_alive("loud")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["journal", "postgresql"], indirect=True)
 def test_two_processes_share_a_search_and_one_outlives_the_other(search_folder, where):
-    """The first is killed when both have a share."""
+    """The first is killed when both have a share; the second goes on then."""
     target = 120
     command = [sys.executable, str(Path(__file__).parent / "driver.py"), str(search_folder), str(target)]
     command += ["inline", "nsga2", str(where), "2"]
@@ -115,7 +119,8 @@ def test_two_processes_share_a_search_and_one_outlives_the_other(search_folder, 
         shares = _shares(seen)
     drivers[0].kill()
     drivers[0].communicate()
-    assert shares.total() < target
+    assert shares.total() == 10
+    (search_folder / "go").touch()
     output, errors = drivers[1].communicate(timeout=120)
     assert drivers[1].returncode == 0, errors
     assert output.startswith(f"{target} ".encode())
@@ -227,4 +232,53 @@ def test_the_file_of_a_database_is_relative_to_the_study():
 
 def test_nothing_can_be_joined_before_it_has_begun(tiny_study, nas):
     code, _, err = nas("search", str(tiny_study), "--join", "--runs", str(tiny_study.parent / "runs"))
-    assert code == 2 and "no search of this study has begun that could be joined" in err
+    assert code == 2 and "no search of this study with these settings has begun that could be joined" in err
+    assert not (tiny_study.parent / "runs").exists()
+
+
+@pytest.fixture
+def copied_study(searched_study, tmp_path):
+    return shutil.copytree(searched_study.parent, tmp_path / "tiny") / searched_study.name
+
+
+def test_a_search_is_joined_with_its_own_profiles(copied_study, nas):
+    """Its sampler may be another by now; what is written is trials alone."""
+    runs = copied_study.parent / "runs"
+    join = ("search", str(copied_study), "--join", "--runs", str(runs), "--json")
+    files = {path: path.read_bytes() for path in runs.rglob("*.json*")}
+    more = copied_study.read_text().replace("evaluations = 16", 'sampler = "guided"\nevaluations = 20')
+    copied_study.write_text(more)
+    code, out, err = nas(*join)
+    assert code == 0, err
+    assert json.loads(out.splitlines()[-1])["evaluated"] == 20
+    assert files == {path: path.read_bytes() for path in runs.rglob("*.json*")}
+    profile = next((runs / "tiny" / "profiles").glob("cpu.json"))
+    profile.write_text(profile.read_text() + " ")
+    copied_study.write_text(more.replace("evaluations = 20", "evaluations = 24"))
+    code, _, err = nas(*join)
+    assert code == 2 and "belongs to other profiles" in err and len(err.splitlines()) == 1
+
+
+def test_a_database_has_a_search_for_each_supernet(copied_study, monkeypatch):
+    copied_study.write_text(copied_study.read_text().replace("[search]", '[search]\nstorage = "sqlite:///search.db"'))
+    check_storage(study := Study.load(copied_study))
+    assert not (copied_study.parent / "search.db").exists()
+    found = Run.below(study, copied_study.parent / "runs")
+    for weights in ("some", "others", "some"):
+        monkeypatch.setattr(searches, "weights_digest", lambda _, weights=weights: weights)
+        searches.trials_of(found, searches.costs_of(found))
+    assert len(optuna.get_all_study_names(f"sqlite:///{copied_study.parent}/search.db")) == 2
+
+
+def test_bf16_is_part_of_what_results_depend_on(copied_study):
+    study = Study.load(copied_study)
+    exact = study.model_copy(update={"search": study.search.model_copy(update={"bf16": False})})
+    one, other = (searches.search_inputs(Run.below(each, copied_study.parent / "runs")) for each in (study, exact))
+    assert one != other
+
+
+def test_other_values_in_a_database_name_the_search_to_delete(search_folder, tmp_path):
+    trials = trials_of(search_folder, f"sqlite:///{tmp_path}/search.db")
+    trials.rest_on("profiles", "some")
+    with pytest.raises(SearchError, match="delete-study --study-name tiny-inputs"):
+        trials.rest_on("profiles", "others")

@@ -12,6 +12,7 @@ from nas.budget import Budget
 from nas.evaluate import CandidateResult
 from nas.latency.measure import Texts
 from nas.model import CompactBertForSequenceClassification
+from nas.search import selection
 from nas.search.selection import Measurement, measure_budget
 from nas.search.uniform import best_uniform, most_uniform, uniform_networks
 from nas.space import SearchSpace
@@ -75,6 +76,14 @@ def test_they_are_measured_beside_the_candidates_and_kept_apart(search_folder):
     measured, beside = measure_budget(measurement, results[:1], budget, 4, results[1:])
     assert [item["digest"] for item in measured] == [small.digest] and measured[0]["met"]
     assert [item["digest"] for item in beside] == [other.digest] and beside[0]["p50_ms"] > 0.0
+
+
+def test_they_are_measured_also_where_there_is_no_candidate(search_folder, monkeypatch):
+    costs = costs_of(search_folder)
+    others = [CandidateResult(one, 0.9, 120, 0.0) for one in uniform_networks(SPACE, costs, BUDGETS[0])]
+    monkeypatch.setattr(selection, "_measured", lambda measurement, chosen, budget: list(chosen))
+    measurement = Measurement(lambda _: None, SPACE.largest(), costs, Texts())
+    assert measure_budget(measurement, [], BUDGETS[0], 4, others) == ([], others)
 
 
 def test_importance_finds_what_accuracy_depends_on(search_folder):
