@@ -66,7 +66,8 @@ def test_what_budgets_have_in_common_is_evaluated_once_for_all(search_folder):
 
 
 def test_they_are_measured_beside_the_candidates_and_kept_apart(search_folder):
-    costs, budget = costs_of(search_folder), Budget(name="most", device="cpu", p50_ms="95%")
+    budget = Budget(name="most", device="cpu", p50_ms="95%")
+    costs = replace(costs_of(search_folder), budgets=(budget,))
     config = copy.deepcopy(costs.config)
     config.max_position_embeddings = 128  # as many tokens as the device measures
     supernet = BertSupernet(CompactBertForSequenceClassification(config).eval())
