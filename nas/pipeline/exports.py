@@ -6,7 +6,6 @@ Single candidates can be written and verified in the same way.
 from __future__ import annotations
 
 import copy
-import math
 import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -229,18 +228,20 @@ class _Writer:
         run, folder = self.run, self.run.export(name)
         model = self.evaluator.supernet.extract(Architecture.from_json(candidate["architecture"]))
         accuracies = [self.evaluator.accuracy_of(model)]
+        gains = False
         if self.fine_tune:
             start = copy.deepcopy(model.state_dict())
             accuracies += self._fine_tune(model, name)
-            if not _gains(accuracies):
+            gains = _gains(accuracies)
+            if not gains:
                 say(f"{name}: fine-tuning went from {accuracies[0]:.4f} to {max(accuracies[1:]):.4f}: left out")
                 model.load_state_dict(start)
         write_artefact(model, load_tokenizer(run.teacher), folder, [device.runtime for device in references])
         about = {
             "search_accuracy_inherited": accuracies[0],
-            "search_accuracy": self.evaluator.accuracy_of(model),
+            "search_accuracy": self.evaluator.accuracy_of(model) if gains else accuracies[0],
             "search_accuracy_by_epoch": accuracies,
-            "fine_tuned": _gains(accuracies),
+            "fine_tuned": gains,
             "predicted_ms": candidate["predicted_ms"],
             "architecture": candidate["architecture"],
             "description": candidate["description"],
@@ -268,4 +269,4 @@ class _Writer:
 
 def _gains(accuracies: list[float]) -> bool:
     """Whether fine-tuning was worth it: accuracies are those before it and after each epoch."""
-    return max(accuracies[1:], default=-math.inf) >= accuracies[0] - _FLATTERED
+    return max(accuracies[1:]) >= accuracies[0] - _FLATTERED

@@ -37,7 +37,7 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
     Raises the error that the work would meet: a missing file, runtime or database, a teacher of another shape, a choice
     that cannot be exported.
     """
-    run = Run(study, runs / study.name)
+    run = Run.below(study, runs)
     space = study.space
     for device in study.devices:
         check_runtime(device)

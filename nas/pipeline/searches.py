@@ -188,12 +188,12 @@ def evaluate_candidates(run: Run) -> SearchState:
 
 def search_candidates(run: Run) -> SearchState:
     """Search the space, then measure the best of each budget whole."""
-    study, state, costs = run.study, evaluate_candidates(run), costs_of(run)
+    study, state = run.study, evaluate_candidates(run)
     results = [result.to_json() for result in state.results]
     front_inputs = digest([_FORM, results, study.export.candidates, _measured_on(run)])
     if not run.is_done("front", front_inputs):
         with run.step("front", front_inputs, run.front):
-            evaluator, fed = evaluation(run).load(), texts(run)
+            costs, evaluator, fed = costs_of(run), evaluation(run).load(), texts(run)
             uniform = best_uniform(evaluator.evaluate, study.space, costs)
             measurement = Measurement(evaluator.supernet.extract, study.space.largest(), costs, fed)
             found = measure_front(measurement, state, study, uniform)

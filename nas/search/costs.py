@@ -192,6 +192,11 @@ class Costs:
         return population
 
 
+def no_dearer(cost: Sequence[float], limit: Sequence[float]) -> bool:
+    """Whether one cost is at most another in every respect."""
+    return all(own <= other for own, other in zip(cost, limit, strict=True))
+
+
 def _bound(name: str, value: float) -> str:
     return f"at {'most' if name in RATES else 'least'} {value:.4g}"
 

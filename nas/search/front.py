@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from nas.budget import Budget
 from nas.evaluate import CandidateResult
-from nas.search.costs import Costs
+from nas.search.costs import Costs, no_dearer
 
 
 def pareto_front(
@@ -20,7 +20,7 @@ def pareto_front(
     front: list[CandidateResult] = []
     for result in ordered:
         own = cost(result)
-        if not any(all(a <= b for a, b in zip(cost(kept), own, strict=True)) for kept in front):
+        if not any(no_dearer(cost(kept), own) for kept in front):
             front.append(result)
     return front
 

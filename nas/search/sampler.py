@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas.architecture import Architecture
 from nas.evaluate import CandidateResult
-from nas.search.costs import Costs
+from nas.search.costs import Costs, no_dearer
 from nas.search.encoding import Encoding
 from nas.search.generations import Generations
 from nas.search.guided import GuidedSampler
@@ -170,8 +170,8 @@ class Trials:
 
     def _advance(self, accuracy: float, cost: tuple[float, ...]) -> None:
         """Keep a result that no other beats, and drop those that it beats: rivals are found among few."""
-        if not any(best >= accuracy and _within(known, cost) for best, known in self._front):
-            kept = [(best, known) for best, known in self._front if best > accuracy or not _within(cost, known)]
+        if not any(best >= accuracy and no_dearer(known, cost) for best, known in self._front):
+            kept = [(best, known) for best, known in self._front if best > accuracy or not no_dearer(cost, known)]
             self._front = [*kept, (accuracy, cost)]
 
     def has_room(self, evaluations: int) -> bool:
@@ -278,7 +278,7 @@ class Trials:
     def rival(self, architecture: Architecture) -> float:
         """The best accuracy so far of what costs no more in any respect; below it no budget is served better."""
         own = self.costs.limited(architecture)
-        return max((accuracy for accuracy, cost in self._front if _within(cost, own)), default=0.0)
+        return max((accuracy for accuracy, cost in self._front if no_dearer(cost, own)), default=0.0)
 
     def _values(self, result: CandidateResult) -> list[float]:
         return [result.accuracy, *self.costs.predict_ms(result.architecture, result.exits).values()]
@@ -325,8 +325,3 @@ class Trials:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._storage.leave()
-
-
-def _within(cost: Sequence[float], limit: Sequence[float]) -> bool:
-    """Whether it costs no more in any respect."""
-    return all(own <= other for own, other in zip(cost, limit, strict=True))

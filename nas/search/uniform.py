@@ -21,8 +21,9 @@ def uniform_networks(space: SearchSpace, costs: Costs, budget: Budget) -> Iterat
 
     Every layer has the same heads, about the same share of the teacher's intermediate size, and the format of all.
     """
+    widest_first = widths(space)[::-1]
     for kept, hidden_size, name in _kinds(space):
-        for heads, size in reversed(widths(space)):
+        for heads, size in widest_first:
             cut = Architecture(hidden_size, tuple(Layer(source, heads, size) for source in kept))
             found = compress_all(cut, name)
             if space.contains(found) and costs.cautious_excess(found, budget) <= 0.0:

@@ -23,9 +23,9 @@ from nas.evaluate import CandidateResult
 from nas.evaluate.accuracy import Evaluator
 from nas.evaluate.shared import most_alike, prefix_keys
 from nas.pipeline import Run
-from nas.pipeline.searches import profile
-from nas.pipeline.supernets import load_supernet, teacher_config
-from nas.search.costs import Costs
+from nas.pipeline.searches import costs_of
+from nas.pipeline.supernets import load_supernet
+from nas.search.costs import Costs, no_dearer
 from nas.search.executors import AHEAD
 from nas.search.front import pareto_front
 from nas.space import SearchSpace
@@ -35,7 +35,7 @@ from nas.supernet import BertSupernet
 def measure(run: Run, count: int, seed: int) -> dict[str, Any]:
     """Measure and print; returns candidates a second of each way."""
     data, supernet = TaskData.load(run.data), load_supernet(run)
-    costs = Costs(teacher_config(run), profile(run), run.study.budgets)
+    costs = costs_of(run)
     candidates = proposals(run.study.space, costs, count, random.Random(seed))
     labels = data.search
 
@@ -102,14 +102,10 @@ def _in_turn(evaluator: Evaluator, candidates: list[Architecture], costs: Costs,
         last, rival = prefix_keys(architecture), 0.0
         if raced:
             own = costs.limited(architecture)
-            able = (r for r in results if r.complete and _no_dearer(costs.limited(r.architecture), own))
+            able = (r for r in results if r.complete and no_dearer(costs.limited(r.architecture), own))
             rival = max((result.accuracy for result in able), default=0.0)
         results.append(evaluator.evaluate(architecture, rival))
     return results
-
-
-def _no_dearer(known: tuple[float, ...], own: tuple[float, ...]) -> bool:
-    return all(a <= b for a, b in zip(known, own, strict=True))
 
 
 def _arguments() -> argparse.Namespace:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import datasets
@@ -17,8 +18,13 @@ import torch
 import transformers
 
 from nas.errors import NasError, SearchError
+from nas.evaluate import CandidateResult
 from nas.model import CompactBertConfig
 from nas.pipeline import Run
+from nas.pipeline.searches import search_inputs
+from nas.search.costs import Costs
+from nas.search.sampler import Trials
+from nas.search.storage import Storage
 from nas.space import SearchSpace
 from nas.study import Study
 
@@ -70,6 +76,21 @@ def in_a_journal(run: Run) -> Path:
     if run.study.search.storage:
         raise SearchError("search.storage: this benchmark reads trials from a journal, not a database; remove the key")
     return run.journal
+
+
+def values_of(costs: Costs) -> list[str]:
+    """The names of what trials are told."""
+    return ["accuracy", *costs.profiles]
+
+
+def results_in(journal: bytes, run: Run, costs: Costs) -> list[CandidateResult]:
+    """The results in a journal of a run's search, read from a copy: opening one writes to it."""
+    study = run.study
+    with TemporaryDirectory() as folder:
+        copy = Path(folder) / "journal.log"
+        copy.write_bytes(journal)
+        storage = Storage(copy, study.name, search_inputs(run), values_of(costs))
+        return Trials(storage, study.space, costs, study.search, study.seed).results()
 
 
 def config_of(space: SearchSpace) -> CompactBertConfig:

@@ -31,12 +31,9 @@ from rich.table import Table
 
 from nas.cluster import connect
 from nas.errors import NasError
-from nas.evaluate import CandidateResult
 from nas.pipeline import Run
-from nas.pipeline.searches import costs_of, evaluate_candidates, profile, search_inputs
+from nas.pipeline.searches import costs_of, evaluate_candidates, profile
 from nas.pipeline.supernets import train
-from nas.search.sampler import Trials
-from nas.search.storage import Storage
 
 KINDS = ("driver", "worker", "node")
 _NODE = {"num_cpus": 1}
@@ -108,7 +105,8 @@ def _one(run: Run, folder: Path, cluster: Cluster, kind: str, seed: str, variabl
     if kind == "driver":
         with _driver(command) as again:
             _end(again)
-    before, after = _results(run, at_kill), _results(run, _content(copied.journal))
+    costs = costs_of(run)
+    before, after = (common.results_in(journal, run, costs) for journal in (at_kill, _content(copied.journal)))
     shutil.rmtree(root)
     distinct = {result.architecture for result in after}
     return Outcome(
@@ -146,17 +144,6 @@ def _workers(cluster: Cluster) -> list[int]:
 
 def _content(journal: Path) -> bytes:
     return journal.read_bytes() if journal.exists() else b""
-
-
-def _results(run: Run, journal: bytes) -> list[CandidateResult]:
-    """What a storage holds, read from a copy: opening it frees the trials of killed drivers."""
-    study = run.study
-    with TemporaryDirectory() as folder:
-        copy = Path(folder) / "journal.log"
-        copy.write_bytes(journal)
-        values = ["accuracy", *(device.name for device in study.devices)]
-        storage = Storage(copy, study.name, search_inputs(run), values)
-        return Trials(storage, study.space, costs_of(run), study.search, study.seed).results()
 
 
 @contextmanager

@@ -39,8 +39,7 @@ from nas.evaluate import CandidateResult
 from nas.files import read_json, write_text
 from nas.latency.profile import Fit, Profile
 from nas.pipeline import Run
-from nas.pipeline.searches import evaluation, profile
-from nas.pipeline.supernets import teacher_config
+from nas.pipeline.searches import costs_of, evaluation
 from nas.search import search
 from nas.search.costs import Costs
 from nas.search.encoding import Encoding
@@ -232,7 +231,7 @@ def looked_up(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def live(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
     """Compare on a run's own search set; with `--record` evaluations are whole, and are added to the table."""
-    costs, recipe = Costs(teacher_config(run), profile(run), run.study.budgets), evaluation(run)
+    costs, recipe = costs_of(run), evaluation(run)
     evaluator = recipe.load()
     whole = Waiting(lambda architecture, _: evaluator.evaluate(architecture))
     searches = {

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import math
 import random
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,8 +27,7 @@ from nas.architecture import LAYER_BLOCKS, Architecture
 from nas.evaluate import CandidateResult
 from nas.files import write_text
 from nas.pipeline import Run
-from nas.pipeline.searches import profile, search_inputs
-from nas.pipeline.supernets import teacher_config
+from nas.pipeline.searches import costs_of
 from nas.report.style import standalone_style
 from nas.report.svg import Scale, drawing, element, frame, path, text
 from nas.search import SearchState, search
@@ -100,8 +98,8 @@ def _fitted(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
     """Simulate and print; returns what came out for each number of workers, and the accuracy they end with."""
-    costs = Costs(teacher_config(run), profile(run), run.study.budgets)
-    recorded = Recorded(_results(run, costs))
+    costs = costs_of(run)
+    recorded = Recorded(common.results_in(common.in_a_journal(run).read_bytes(), run, costs))
 
     def simulated(pool: Pool, evaluations: int, seed: int) -> tuple[dict[str, float], SearchState]:
         return _simulated(run, costs, recorded, pool, evaluations, seed)
@@ -127,26 +125,13 @@ def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _results(run: Run, costs: Costs) -> list[CandidateResult]:
-    """Those of the run's search, read from a copy: opening a search writes to it."""
-    with tempfile.TemporaryDirectory() as folder:
-        copy, study = Path(shutil.copy(common.in_a_journal(run), folder)), run.study
-        storage = Storage(copy, study.name, search_inputs(run), _values(costs))
-        return Trials(storage, study.space, costs, study.search, study.seed).results()
-
-
-def _values(costs: Costs) -> list[str]:
-    """What trials are told."""
-    return ["accuracy", *costs.profiles]
-
-
 def _simulated(
     run: Run, costs: Costs, recorded: Recorded, pool: Pool, evaluations: int, seed: int
 ) -> tuple[dict[str, float], SearchState]:
     """One search of the study by a pool: its figures, and what it found."""
     executor = SimulatedExecutor(recorded.evaluate, pool, seed)
     with tempfile.TemporaryDirectory() as folder:
-        storage = Storage(Path(folder) / "journal.log", "simulated", "", _values(costs))
+        storage = Storage(Path(folder) / "journal.log", "simulated", "", common.values_of(costs))
         trials = Trials(storage, run.study.space, costs, run.study.search, seed)
         state = search(trials, evaluations, lambda: executor)
     count = len(state.results)

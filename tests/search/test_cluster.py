@@ -59,7 +59,8 @@ def test_nodes_that_join_are_used_and_those_that_go_are_made_up_for(cluster, rec
             _evaluate(executor, 2)
             time.sleep(0.2)
         cluster.remove_node(node, allow_graceful=False)
-        found = _evaluate(executor, 8)
+        while executor.placed == 2:  # a worker may go on for a moment after its node
+            found = _evaluate(executor, 8)
         assert executor.placed == 1
     assert [found[ticket].accuracy for ticket in range(8)] == pytest.approx(expected)
     said = capsys.readouterr().err
