@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -33,15 +33,30 @@ C = TypeVar("C")
 
 
 def read_toml(path: Path, error: type[NasError]) -> dict[str, Any]:
-    """Parse a TOML file. Raises `error` if it is missing or is not TOML."""
+    """Parse a TOML file. Raises `error` if it is missing, is not TOML, or holds a NUL, which no path may."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise error(f"{path}: no such file; give the path of an existing TOML file") from None
     except (IsADirectoryError, PermissionError, UnicodeDecodeError) as problem:
         raise error(f"{path}: cannot be read as a TOML text file ({type(problem).__name__})") from None
     except tomllib.TOMLDecodeError as problem:
         raise error(f"{path}: not valid TOML: {problem}; correct the file at that place") from None
+    if any("\0" in text for text in _texts(values)):
+        raise error(f"{path}: a text must not hold the character \\u0000; remove it")
+    return values
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All keys and texts of parsed TOML."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from (key, *_texts(item))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
 
 
 def validate(model: type[S], values: Mapping[str, Any], path: Path, error: type[NasError]) -> S:

@@ -109,6 +109,11 @@ STUDIES = {
     "two budgets alike": ('name = "small"', 'name = "large"', ["'large'", "twice"]),
     "name of a candidate": ('name = "large"', 'name = "trial-7"', ["budgets.0.name", "'trial-7'", "rename it"]),
     "name is a path": ('name = "large"', 'name = "../large"', ["budgets.0.name", "'../large'"]),
+    "no text of a path": (
+        'test = "test.parquet"',
+        'test = "test\\u0000.parquet"',
+        ["study.toml", "\\u0000", "remove it"],
+    ),
     "unknown space": ('name = "tiny"', 'name = "huge"', ["'huge'", "tiny", "minilm-l6"]),
     "space file missing": ('name = "tiny"', 'name = "huge.toml"', ["huge.toml", "no such file"]),
     "train is test": ('test = "test.parquet"', 'test = "train.parquet"', ["task", "another set"]),
