@@ -127,7 +127,12 @@ def _label_names(task: Task, training: Dataset, official: Dataset) -> tuple[str,
     feature = training.features[task.label]
     if isinstance(feature, ClassLabel):
         return tuple(feature.names)
-    values = set(training[task.label])
+    try:
+        values = set(training[task.label])
+    except TypeError:
+        raise DataError(
+            f"{task.train}: column {task.label!r} must hold one label a row, but holds lists or records; correct it"
+        ) from None
     unknown = sorted(set(official[task.label]) - values, key=str)
     if unknown:
         raise DataError(f"{task.test}: label {unknown[0]!r} does not occur in {task.train}; correct one of them")
@@ -165,8 +170,9 @@ def _labels(task: Task, rows: Dataset, label_names: tuple[str, ...]) -> list[Any
             raise DataError(f"{task.label}: regression needs a number in every row; correct the column")
         return numbers
     positions = {name: number for number, name in enumerate(label_names)}
-    if isinstance(rows.features[task.label], ClassLabel):
-        labels = list(values)
+    if isinstance(feature := rows.features[task.label], ClassLabel):  # each file has an order of its own
+        own = [positions.get(name, -1) for name in feature.names]
+        labels = [own[value] if value in range(len(own)) else -1 for value in values]
     else:
         labels = [positions.get(str(value), -1) for value in values]
     if min(labels) < 0 or max(labels) >= len(label_names):

@@ -235,11 +235,10 @@ def _searched(study: Study) -> Iterator[Finding]:
 def _teacher(study: Study) -> Finding:
     if study.teacher.model == "embedded":
         return Finding("study", "teacher", "ok", "made by nas")
-    from nas.pipeline.prepare import check_teacher, teacher_source
-    from nas.pipeline.run import Run
+    from nas.pipeline.prepare import check_teacher, given_teacher
 
     try:
-        source = teacher_source(Run(study, Path()))
+        source = given_teacher(study)
         if not Path(source).is_dir():
             return Finding("study", "teacher", "note", f"{source} is read from the hub, or from what was downloaded")
         check_teacher(study, source)

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -114,7 +115,13 @@ def digest(value: Any) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of a file's bytes."""
+    """The first 16 hexadecimal digits of the SHA-256 of a file's bytes; read again only where it was written to."""
+    found = path.stat()
+    return _file_digest(path, (found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+@lru_cache(maxsize=64)
+def _file_digest(path: Path, stamp: tuple[int, ...]) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
 

@@ -225,7 +225,7 @@ class Study(Settings):
 
     path: Path
     name: Name
-    seed: Whole = 0
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
     task: Task
     teacher: Teacher
     search_space: SpaceChoice

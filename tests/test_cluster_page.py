@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import yaml
+from ports import free_port
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import cli
 from test_docs import ROOT, _blocks, _commands
@@ -30,14 +31,16 @@ def test_commands_of_the_cluster_page(searched_study, tmp_path, monkeypatch):
     study = shutil.copytree(searched_study.parent, tmp_path / "tiny") / "study.toml"
     settings = _blocks(PAGE, "toml")[0].text
     study.write_text(study.read_text().replace("[search]\nevaluations = 16", f"{settings}evaluations = 20"))
-    by_hand = _blocks(PAGE, "bash")[0]
-    head, node, search = _commands(replace(by_hand, text=by_hand.text.replace("HEAD", "127.0.0.1")))
+    by_hand, port = _blocks(PAGE, "bash")[0], free_port()
+    text = by_hand.text.replace("HEAD:6379", f"127.0.0.1:{port}").replace("--head", f"--head --port={port}")
+    head, node, search = _commands(replace(by_hand, text=text))
     with ray_folder, ExitStack() as stack:
         for command in (head, node):
             assert command[:2] == ["ray", "start"]
             started = [Path(sys.executable).with_name("ray"), *command[1:], "--num-cpus=1", "--block"]
-            stack.enter_context(_stopped_at_the_end(started))
+            process = stack.enter_context(_stopped_at_the_end(started))
             while not list(Path(ray_folder.name).rglob("ray_current_cluster")):  # the head is there
+                assert process.poll() is None
                 time.sleep(0.1)
         assert search[0] == "nas"
         call = [sys.executable, "-m", "nas.cli", *search[1:], "--json"]
@@ -49,7 +52,7 @@ def test_commands_of_the_cluster_page(searched_study, tmp_path, monkeypatch):
 def _stopped_at_the_end(command):
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        yield
+        yield process
     finally:
         process.terminate()
         process.wait()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from tiny import make_rows, make_tokenizer
 
 from nas.data import TaskData, batches_by_length, held_out, prepare, score
@@ -70,6 +70,24 @@ def test_pairs_get_segments_and_csv_and_jsonl_are_read(tmp_path):
 def test_regression_has_numbers_as_labels(files):
     data = prepare(_task(kind="regression", metric="spearman", holdout={"size": 60}), *files, make_tokenizer(), 0)
     assert data.num_labels == 1 and isinstance(data.train["labels"][0], float)
+
+
+def test_labels_go_by_their_names_where_each_file_has_an_order_of_its_own(files, tmp_path):
+    named = {"train": ["bad", "good"], "test": ["good", "bad"]}
+    for (name, names), path in zip(named.items(), files, strict=True):
+        rows = Dataset.from_parquet(path, keep_in_memory=True)
+        rows.cast_column("label", ClassLabel(names=names)).to_parquet(tmp_path / f"{name}.parquet")
+    paths = [str(tmp_path / f"{name}.parquet") for name in named]
+    data = prepare(_task(holdout={"size": 60}), *paths, make_tokenizer(), 0)
+    given = Dataset.from_parquet(files[1], keep_in_memory=True)["label"]
+    assert data.label_names == ("bad", "good") and list(data.test["labels"]) == [1 - label for label in given]
+
+
+def test_labels_that_are_lists_are_refused(files, tmp_path):
+    path = str(tmp_path / "lists.parquet")
+    Dataset.from_dict({"text": ["w1", "w2"], "label": [[0], [1]]}).to_parquet(path)
+    with pytest.raises(DataError, match="must hold one label a row"):
+        prepare(_task(), path, files[1], make_tokenizer(), 0)
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,7 @@ STUDIES = {
     "two budgets alike": ('name = "small"', 'name = "large"', ["'large'", "twice"]),
     "name of a candidate": ('name = "large"', 'name = "trial-7"', ["budgets.0.name", "'trial-7'", "rename it"]),
     "name is a path": ('name = "large"', 'name = "../large"', ["budgets.0.name", "'../large'"]),
+    "seed too large": ("[task]", "seed = 4294967296\n[task]", ["seed", "4294967296"]),
     "no text of a path": (
         'test = "test.parquet"',
         'test = "test\\u0000.parquet"',

@@ -138,7 +138,7 @@ def work_on(
     import_packages()
     from nas.pipeline import Run
 
-    run = Run.of(loaded, runs) if alone else Run.below(loaded, runs)
+    run = Run.of(loaded, runs)
     with run.locked() if alone else nullcontext():
         return work(run)
 

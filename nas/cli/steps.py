@@ -109,7 +109,7 @@ def front(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None,
 
     from nas.report.tables import print_front
 
-    result = work_on(study, runs, set_, work)
+    result = work_on(study, runs, set_, work, alone=False)
     print_front(result)
     finish(json_, {key: result[key] for key in ("study", "metric", "outcomes", "front", "budgets")})
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +52,12 @@ class EvaluationRecipe:
     examples: int | None = None
     least_tokens: int = 0
     bf16: bool = True
-    threads: int | None = None
     weights: str | None = None
     """The digest of the supernet's weights that all results shall rest on; whatever is there if left out."""
 
     def load(self) -> Evaluator:
         """The evaluator, in this process."""
-        return self.read().evaluator(self.threads)
+        return self.read().evaluator()
 
     def read(self) -> EvaluationParts:
         """Read weights and search set. Raises `DataError` if no text is long enough; else see `check`."""
@@ -92,12 +90,5 @@ class EvaluationRecipe:
 
 
 def weights_digest(supernet: Path) -> str:
-    """The digest of a supernet's weights; read again only where the file was written to."""
-    path = supernet / _WEIGHTS
-    found = path.stat()
-    return _digest(path, (found.st_ino, found.st_size, found.st_mtime_ns))
-
-
-@lru_cache(maxsize=1)
-def _digest(path: Path, stamp: tuple[int, ...]) -> str:
-    return file_digest(path)
+    """The digest of a supernet's weights."""
+    return file_digest(supernet / _WEIGHTS)

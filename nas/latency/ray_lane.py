@@ -103,7 +103,8 @@ class RayLane:
             try:
                 return ray.get(waiting)
             except RayActorError as problem:
-                if isinstance(cause := getattr(problem, "cause", None), DeviceError):
+                origin = problem.args[0] if problem.args else None  # what its constructor raised, if that was it
+                if isinstance(cause := getattr(origin, "cause", None), DeviceError):
                     raise cause from problem
                 say(f"{self.device.name}: its node or process was lost; measuring again when it is back")
                 self._keeper = None

@@ -155,7 +155,8 @@ def peak_memory_apart(item: Mapping[str, Any], device: Mapping[str, Any]) -> flo
     job = json.dumps({"item": item, "device": device})
     done = subprocess.run(command, input=job, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise OSError(f"memory: the process that serves the network failed: {done.stderr.strip().splitlines()[-1]}")
+        why = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise OSError(f"memory: the process that serves the network failed: {why[-1]}")
     found: float | None = json.loads(done.stdout)
     return found
 
@@ -242,7 +243,8 @@ def environment(device: Mapping[str, Any]) -> dict[str, Any]:
     }
     if device["processor"] == "cuda":
         cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-        described["gpus"] = [line for card in cards for line in _read(str(card)).splitlines() if "Model" in line]
+        models = (line for card in cards for line in _read(str(card)).splitlines() if "Model" in line)
+        described["gpus"] = ", ".join(models)
     text = json.dumps(described, sort_keys=True)
     return {**described, "fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16]}
 

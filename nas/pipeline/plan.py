@@ -15,7 +15,7 @@ from nas.export.standalone import source_of
 from nas.latency.runtimes import check_runtime
 from nas.model.precision import native_bf16
 from nas.pipeline.exports import export_inputs
-from nas.pipeline.prepare import check_teacher, teacher_inputs, teacher_source
+from nas.pipeline.prepare import check_teacher, given_teacher, teacher_inputs
 from nas.pipeline.run import Run
 from nas.pipeline.searches import check_storage, profile_inputs, recipes, search_inputs
 from nas.pipeline.supernets import supernet_inputs
@@ -37,7 +37,7 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
     Raises the error that the work would meet: a missing file, runtime or database, a teacher of another shape, a choice
     that cannot be exported.
     """
-    run = Run.below(study, runs)
+    run = Run.of(study, runs)
     space = study.space
     for device in study.devices:
         check_runtime(device)
@@ -81,7 +81,7 @@ def check_sources(study: Study) -> None:
     for name in (task.train, task.test):
         if not task.hub:
             check_data(study.resolve(name))
-    source = teacher_source(Run(study, Path()))
+    source = given_teacher(study)
     if Path(source).is_dir():  # a hub id would have to be downloaded to be looked at
         check_teacher(study, source)
 

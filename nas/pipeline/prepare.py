@@ -60,10 +60,15 @@ def _files_of(source: str, *patterns: str) -> list[Path]:
 
 def teacher_source(run: Run) -> str:
     """The folder or hub id that the teacher is loaded from."""
-    name = run.study.teacher.model
-    if name == "embedded":
+    if run.study.teacher.model == "embedded":
         return str(run.folder / "embedded" / "teacher")
-    folder = run.study.resolve(name)
+    return given_teacher(run.study)
+
+
+def given_teacher(study: Study) -> str:
+    """The folder or hub id that a study gives. Raises `TeacherError` if a folder is not there."""
+    name = study.teacher.model
+    folder = study.resolve(name)
     if folder.is_dir():
         return str(folder)
     if name.startswith((".", "/", "~")):

@@ -1,7 +1,7 @@
 """The folder of a run: where each step's results lie, and whether they are up to date.
 
     runs/<study>/
-        study.json            the study as it was read
+        study.json            the study as the last command that wrote to the run read it
         steps/<step>.json     what a step was made from, when it finished, how long it took
         embedded/             data and teacher of the embedded task, if the study uses it
         data/                 train.parquet, search.parquet, test.parquet (tokenised), labels.json; if the vocabulary is
@@ -53,16 +53,9 @@ class Run:
         self.folder = folder
 
     @classmethod
-    def below(cls, study: Study, root: Path) -> Run:
-        """The run of a study below `root`, as it is."""
-        return cls(study, root.resolve() / study.name)
-
-    @classmethod
     def of(cls, study: Study, root: Path) -> Run:
-        """The run of a study below `root`; creates the folder."""
-        run = cls.below(study, root)
-        write_json(run.folder / "study.json", study.model_dump(mode="json"))
-        return run
+        """The run of a study below `root`, whether or not it is there yet."""
+        return cls(study, root.resolve() / study.name)
 
     @property
     def data(self) -> Path:
@@ -175,6 +168,7 @@ class Run:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run: two commands that write to one run would spoil each other's steps."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("w") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -183,4 +177,5 @@ class Run:
                     f"{self.folder}: another nas command is working on this run; wait for it, help it with "
                     "nas search --join, or use another --runs"
                 ) from None
+            write_json(self.folder / "study.json", self.study.model_dump(mode="json"))
             yield

@@ -26,7 +26,7 @@ SETTINGS = {"inline": Search(), "ray": Search(executor="ray", workers=2), "simul
 @pytest.fixture
 def recipe(tmp_path):
     folder = write_search(tmp_path)
-    return EvaluationRecipe(folder / "supernet", folder / "data", "accuracy", None, threads=1)
+    return EvaluationRecipe(folder / "supernet", folder / "data", "accuracy")
 
 
 def _executor(name, recipe):

@@ -12,6 +12,7 @@ from nas.architecture import Layer, compress_all
 from nas.device import Device
 from nas.errors import DeviceError
 from nas.latency import measure
+from nas.latency.measure import Texts, item_of
 from nas.latency.runtimes import RUNTIMES, BlockChain, check_runtime, runtime_of
 
 RUNTIME = pytest.mark.parametrize(
@@ -78,11 +79,14 @@ def test_is_measured_in_turns_with_its_conditions(name, supernet_weights, config
 
 
 @RUNTIME
-def test_longer_texts_take_longer(name, supernet_weights):
-    """Each network is fed the lengths that it is asked for: 4 tokens against 40, or both in turns."""
+def test_each_network_is_fed_the_lengths_that_it_is_asked_for(name, supernet_weights, tmp_path):
+    """4 tokens, or 40, or both in turns."""
     networks = {"short": supernet_weights, "long": supernet_weights, "both": supernet_weights}
-    device = Device(name="cpu", runtime=name, sequence_length=[4, 40])
-    records = measure(device, networks, rounds=2, title="Testing", tokens={"short": 4, "long": 40})
+    device, tokens = Device(name="cpu", runtime=name, sequence_length=[4, 40]), {"short": 4, "long": 40}
+    for network, lengths in {"short": {4}, "long": {40}, "both": {4, 40}}.items():
+        item = item_of(device, network, supernet_weights, tmp_path / network, Texts(vocab_size=90), tokens)
+        assert {len(text) for fed in item["inputs"] for text in fed["input_ids"]["values"]} == lengths
+    records = measure(device, networks, rounds=2, title="Testing", tokens=tokens)
     assert records["both"].device.lengths == (4, 40)
     assert len(records["both"].samples_ms) % 2 == 0 and all(record.samples_ms for record in records.values())
 

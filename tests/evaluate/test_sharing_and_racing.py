@@ -143,7 +143,7 @@ def test_estimates_of_those_that_were_stopped_are_near():
 
 def test_short_texts_may_be_left_out(tmp_path):
     folder = write_search(tmp_path)
-    recipe = EvaluationRecipe(folder / "supernet", folder / "data", "accuracy", threads=1)
+    recipe = EvaluationRecipe(folder / "supernet", folder / "data", "accuracy")
     lengths = np.asarray(TaskData.load(folder / "data").search["length"])
     least = int(np.median(lengths)) + 1
     found = replace(recipe, least_tokens=least).load()
@@ -154,7 +154,7 @@ def test_short_texts_may_be_left_out(tmp_path):
 
 def test_a_stopped_candidate_is_recorded_as_such(tmp_path):
     folder = write_search(tmp_path)
-    recipe = EvaluationRecipe(folder / "supernet", folder / "data", "accuracy", None, threads=1)
+    recipe = EvaluationRecipe(folder / "supernet", folder / "data", "accuracy")
     evaluator = recipe.load()
     whole = evaluator.evaluate(SPACE.largest())
     assert whole.complete and whole.examples == len(evaluator.labels)

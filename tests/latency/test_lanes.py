@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 import ray
 from ray.cluster_utils import Cluster
@@ -66,7 +67,10 @@ def test_a_node_that_goes_away_is_waited_for(cluster, supernet_weights, monkeypa
     node = cluster.add_node(**NODE)
     with open_lane(DEVICE) as lane, ThreadPoolExecutor(1) as pool:
         item = item_of(DEVICE, "model", supernet_weights, lane.folder / "model", NO_TEXTS, {})
+        (raylet,) = node.all_processes["raylet"]
+        keepers = psutil.Process(raylet.process.pid).children(recursive=True)
         cluster.remove_node(node, allow_graceful=False)
+        psutil.wait_procs(keepers)  # they may go on for a moment after their node
         waiting = pool.submit(lane.measure, {"networks": [item], "rounds": 2}, lambda done: None)
         said = ""
         while "waiting for a Ray node" not in (said := said + capsys.readouterr().err):
@@ -76,6 +80,14 @@ def test_a_node_that_goes_away_is_waited_for(cluster, supernet_weights, monkeypa
         found = waiting.result(timeout=120)
     assert sum(map(len, found["samples_ms"]["model"])) >= 8
     assert "its node or process was lost" in said
+
+
+@pytest.mark.slow
+def test_what_a_node_cannot_do_is_said(cluster, supernet_weights):
+    cluster.add_node(**NODE)
+    device = DEVICE.model_copy(update={"pin_to": (9999,)})
+    with pytest.raises(DeviceError, match="Invalid argument"):
+        measure(device, {"model": supernet_weights}, rounds=2, title="Testing")
 
 
 def test_a_device_elsewhere_has_no_lane():

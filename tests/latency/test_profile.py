@@ -61,6 +61,12 @@ def test_the_fit_is_found_again():
     assert fit.at(1.0) == pytest.approx(1.5)
 
 
+def test_sums_that_hardly_differ_give_a_factor():
+    """A curve through them would be one through their noise."""
+    fit = fitted([5.0, 5.1, 5.2], [6.6, 6.0, 6.24])
+    assert (fit.offset_ms, fit.bend) == (0.0, 0.0) and fit.slope == pytest.approx(1.2)
+
+
 def test_a_device_that_adds_up_is_predicted_exactly(space, config):
     """Whole sub-networks that cost 0.2 ms plus 1.1 times their blocks: the fit must find that, error zero."""
     rng = random.Random(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -121,6 +122,7 @@ def test_the_program_needs_numpy_alone_until_it_opens_a_network():
 
 
 def test_a_lane_keeps_to_the_cores_of_its_device():
-    with LocalLane(Device(name="cpu", pin_to=[0])) as lane:
+    core = min(os.sched_getaffinity(0))
+    with LocalLane(Device(name="cpu", pin_to=[core])) as lane:
         allowed = Path(f"/proc/{lane._process.pid}/status").read_text()
-    assert "Cpus_allowed_list:\t0\n" in allowed
+    assert f"Cpus_allowed_list:\t{core}\n" in allowed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ports import free_port
 from searching import write_search
 
 
@@ -36,15 +36,13 @@ def postgresql() -> Iterator[str]:
     if owner:
         for path in (folder, folder / "password"):
             shutil.chown(path, owner)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
 
     def control(program: str, *options: str) -> None:
         command = [programs / program, "-D", folder / "data", *options]
         subprocess.run(command, user=owner, cwd=folder, check=True, capture_output=True)
 
     control("initdb", "-U", "nas", "-A", "scram-sha-256", "--pwfile", "password", "--locale=C", "-E", "UTF8", "-N")
+    port = free_port()
     control("pg_ctl", "-w", "-l", "log", "-o", f"-k {folder} -p {port} -F", "start")
     try:
         yield f"postgresql+psycopg://nas:not%2Fa secret@127.0.0.1:{port}/postgres"

@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+
 from nas.budget import Budget
 from nas.evaluate import CandidateResult, EvaluationRecipe
 from nas.latency.profile import Profile
@@ -42,15 +44,15 @@ def trials_of(
 
 
 class _Held(InlineExecutor):
-    """Evaluates five candidates, and further ones when a file `go` is there."""
+    """Evaluates some candidates, and further ones when a file `go` is there."""
 
-    def __init__(self, recipe: EvaluationRecipe, go: Path) -> None:
+    def __init__(self, recipe: EvaluationRecipe, go: Path, free: int) -> None:
         super().__init__(recipe)
-        self._go, self._asked = go, 0
+        self._go, self._asked, self._free = go, 0, free
 
     def next_result(self) -> tuple[int, CandidateResult]:
         self._asked += 1
-        while self._asked > 5 and not self._go.exists():
+        while self._asked > self._free and not self._go.exists():
             time.sleep(0.01)
         return super().next_result()
 
@@ -63,12 +65,17 @@ def run(
     where: Path | str = "journal.log",
     drivers: int = 1,
 ) -> SearchState:
-    """Search; with several drivers, wait for the others before the first evaluation, and for `go` after five."""
-    settings = Search(evaluations=evaluations, executor=executor)
-    recipe = EvaluationRecipe(folder / "supernet", folder / "data", "accuracy", None, threads=1)
+    """Search; with several drivers, wait for the others before the first evaluation, and for `go` after five.
+
+    The executor `held` waits for `go` after a hundred.
+    """
+    recipe = EvaluationRecipe(folder / "supernet", folder / "data", "accuracy")
 
     def make_executor() -> Executor:
-        made = _Held(recipe, folder / "go") if drivers > 1 else executor_for(settings, recipe)
+        if executor == "held" or drivers > 1:
+            made: Executor = _Held(recipe, folder / "go", 100 if executor == "held" else 5)
+        else:
+            made = executor_for(Search(evaluations=evaluations, executor=executor), recipe)
         (folder / f"ready-{os.getpid()}").touch()
         while len(list(folder.glob("ready-*"))) < drivers:
             time.sleep(0.01)
@@ -78,6 +85,7 @@ def run(
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     storage._SECONDS_BETWEEN_BEATS, storage._SECONDS_OF_SILENCE = 0.2, 2.0
     state = run(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:6], *map(int, sys.argv[6:]))
     print(len(state.results), state.outcomes)

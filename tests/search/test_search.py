@@ -77,7 +77,7 @@ def test_kill_9_loses_only_what_was_in_flight(search_folder, seed):
     journal = search_folder / "journal.log"
     target = 200
     command = [sys.executable, str(Path(__file__).parent / "driver.py"), str(search_folder), str(target)]
-    process = subprocess.Popen([*command, "inline", "nsga2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen([*command, "held", "nsga2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wanted = random.Random(seed).randint(5, 60)
     deadline = time.monotonic() + 120
     while _finished(journal) < wanted and time.monotonic() < deadline:

@@ -263,7 +263,7 @@ def test_a_database_has_a_search_for_each_supernet(copied_study, monkeypatch):
     copied_study.write_text(copied_study.read_text().replace("[search]", '[search]\nstorage = "sqlite:///search.db"'))
     check_storage(study := Study.load(copied_study))
     assert not (copied_study.parent / "search.db").exists()
-    found = Run.below(study, copied_study.parent / "runs")
+    found = Run.of(study, copied_study.parent / "runs")
     for weights in ("some", "others", "some"):
         monkeypatch.setattr(searches, "weights_digest", lambda _, weights=weights: weights)
         searches.trials_of(found, searches.costs_of(found))
@@ -273,7 +273,7 @@ def test_a_database_has_a_search_for_each_supernet(copied_study, monkeypatch):
 def test_bf16_is_part_of_what_results_depend_on(copied_study):
     study = Study.load(copied_study)
     exact = study.model_copy(update={"search": study.search.model_copy(update={"bf16": False})})
-    one, other = (searches.search_inputs(Run.below(each, copied_study.parent / "runs")) for each in (study, exact))
+    one, other = (searches.search_inputs(Run.of(each, copied_study.parent / "runs")) for each in (study, exact))
     assert one != other
 
 
