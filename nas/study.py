@@ -130,6 +130,8 @@ class Supernet(Settings):
     """Random sub-networks a step, beside the largest and the smallest."""
     sampling: Literal["uniform", "spread"] = "spread"
     """`uniform`: every dimension by itself; `spread`: small and large sub-networks come as often as middle ones."""
+    progressive: Flag = False
+    """Whether a third of the steps varies depth alone, and the next one heads and neurons too, but no hidden size."""
     logits_weight: Real = 1.0
     """Weight of the loss on the logits."""
     hidden_weight: Real = 1.0

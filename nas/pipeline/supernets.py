@@ -37,13 +37,14 @@ def supernet_inputs(run: Run) -> str:
 
 def _origin(run: Run) -> dict[str, Any]:
     study = run.study
+    unused = {"workers"} if study.supernet.progressive else {"workers", "progressive"}  # older runs do not know it
     return {
         "form": _FORM,
         "task": study.task.model_dump(mode="json"),
         "teacher": study.teacher.model_dump(mode="json"),
         "files": teacher_inputs(run),
         "search_space": study.space.definition,
-        "supernet": study.supernet.model_dump(mode="json", exclude={"workers"}),
+        "supernet": study.supernet.model_dump(mode="json", exclude=unused),
         "seed": study.seed,
     }
 
@@ -87,7 +88,7 @@ def _train_ordered(run: Run, origin: dict[str, Any]) -> None:
     )
     weights = load_ordered(run)
     training = distillation(run, TaskData.load(run.data), schedule, run.supernet, origin)
-    training.train_supernet(weights, run.study.space, settings.random_subnets, settings.sampling)
+    training.train_supernet(weights, run.study.space, settings.random_subnets, settings.sampling, settings.progressive)
     if PartialState().is_main_process:
         weights.save_pretrained(run.supernet)
 

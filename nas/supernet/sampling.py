@@ -30,3 +30,24 @@ def sandwich(
         return [space.largest(), space.smallest(), *drawn]
 
     return at
+
+
+def in_stages(
+    space: SearchSpace, steps: int, draw: Callable[[SearchSpace], Callable[[int], list[Architecture]]]
+) -> Callable[[int], list[Architecture]]:
+    """Progressive shrinking (Cai et al., arXiv:1908.09791): a third of the steps each for spaces that widen.
+
+    Depth alone varies first, then heads and neurons too, then all. `draw` gives the draws of one space.
+    """
+    draws = [draw(stage) for stage in _stages(space)]
+    return lambda step: draws[min(len(draws) * step // steps, len(draws) - 1)](step)
+
+
+def _stages(space: SearchSpace) -> list[SearchSpace]:
+    sizes = space.dimensions.model_dump()
+    full = {name: sizes[name][-1:] for name in ("hidden_size", "num_attention_heads", "intermediate_size")}
+    blocks = {"hidden_size": full["hidden_size"]}
+    return [
+        *(space.model_validate(space.model_dump() | {"dimensions": sizes | kept}) for kept in (full, blocks)),
+        space,
+    ]

@@ -23,7 +23,7 @@ from nas.supernet.augmentation import TokenReplacement
 from nas.supernet.checkpoints import SafeTrainer
 from nas.supernet.distillation import Knowledge, LossWeights, distillation_loss, last_projections
 from nas.supernet.loops import LOG_FILE, Schedule, run_trainer, training_arguments
-from nas.supernet.sampling import Sampling, sandwich
+from nas.supernet.sampling import Sampling, in_stages, sandwich
 from nas.supernet.supernet import BertSupernet
 
 Judge = Callable[[CompactBertForSequenceClassification], float]
@@ -133,10 +133,20 @@ class Distillation:
     """Whether the word table learns too; it is half of the weights of a small BERT and starts as the teacher's."""
 
     def train_supernet(
-        self, weights: CompactBertForSequenceClassification, space: SearchSpace, random_subnets: int, sampling: Sampling
+        self,
+        weights: CompactBertForSequenceClassification,
+        space: SearchSpace,
+        random_subnets: int,
+        sampling: Sampling,
+        progressive: bool = False,
     ) -> None:
-        """Train all sub-networks of a space at once, in place."""
-        self._train(weights, sandwich(space, random_subnets, sampling, self.seed), "Training the supernet")
+        """Train all sub-networks of a space at once, in place; if `progressive` the large ones first."""
+
+        def draws(stage: SearchSpace) -> Callable[[int], list[Architecture]]:
+            return sandwich(stage, random_subnets, sampling, self.seed)
+
+        chosen = in_stages(space, self.schedule.steps, draws) if progressive else draws(space)
+        self._train(weights, chosen, "Training the supernet")
 
     def train_subnetwork(
         self, model: CompactBertForSequenceClassification, title: str, judge: Judge | None = None

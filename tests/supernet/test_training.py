@@ -28,7 +28,7 @@ from nas.supernet.distillation import (
     relation_loss,
 )
 from nas.supernet.loops import LOG_FILE, Schedule
-from nas.supernet.sampling import sandwich
+from nas.supernet.sampling import in_stages, sandwich
 from nas.supernet.training import Distillation, DistillationTrainer
 
 
@@ -80,6 +80,23 @@ def test_spread_draws_reach_both_ends_and_leave_every_dimension_uniform(space):
     for size in space.dimensions.hidden_size:
         share = sum(item.hidden_size == size for item in spread) / len(spread)
         assert share == pytest.approx(1 / len(space.dimensions.hidden_size), abs=0.03)  # 3 standard errors
+
+
+def test_stages_widen_what_varies(space):
+    drawn = in_stages(space, 300, lambda stage: sandwich(stage, 2, "uniform", 0))
+    found = [[item for step in range(start, start + 100) for item in drawn(step)] for start in (0, 100, 200)]
+    hidden, heads, depths = (
+        [set(map(size, stage)) for stage in found]
+        for size in (
+            lambda item: item.hidden_size,
+            lambda item: min(layer.num_attention_heads for layer in item.layers),
+            lambda item: len(item.layers),
+        )
+    )
+    assert hidden == [{32}, {32}, {16, 24, 32}]
+    assert heads == [{4}, {1, 2, 4}, {1, 2, 4}]
+    assert depths == [{1, 2, 3}] * 3
+    assert drawn(299)[1] == drawn(1000)[1] == space.smallest()
 
 
 def test_loss_is_zero_for_the_teacher_itself(space, supernet_weights, batch):
