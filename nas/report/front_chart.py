@@ -13,12 +13,12 @@ from nas.report.figures import milliseconds, score, times
 from nas.report.style import standalone_style
 from nas.report.svg import Scale, drawing, element, frame, path, text, tooltip
 
-WIDTH, HEIGHT = 720.0, 430.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 700.0, 72.0, 376.0
+WIDTH, HEIGHT = 720.0, 449.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 700.0, 91.0, 395.0
 _LEGEND_HEIGHT = 92.0
 _MARGIN = 14.0
 """Around a picture that stands for itself."""
-_ROWS = 2
+_ROWS = 3
 _REACH = 4.0
 """The vertical axis reaches down this many times the distance from the best candidate to the median."""
 _LABEL_WIDTH = 10.5
