@@ -205,5 +205,7 @@ def search_candidates(run: Run) -> SearchState:
 
 def front(run: Run) -> dict[str, Any]:
     """The measured Pareto front of a finished search."""
+    if not run.front.exists():
+        raise SearchError(f"{run.front}: is not there yet; run the step that writes it, nas search or nas run, first")
     found: dict[str, Any] = read_json(run.front, SearchError)
     return found

@@ -56,10 +56,11 @@ def print_profiles(profiles: dict[str, dict[str, float]]) -> None:
 def print_front(front: dict[str, Any]) -> None:
     """The Pareto front, and the measured candidates of each budget."""
     title = f"Pareto front ({front['metric']} on the search set)"
-    table = _table(title, "architecture", "digest", front["metric"], "predicted")
+    table = _table(title, "architecture", "trial", "digest", front["metric"], "predicted")
     for item in front["front"]:
         predicted = ", ".join(f"{value:.3f} ms" for value in item["predicted_ms"].values())
-        table.add_row(item["description"], item["digest"][:8], f"{item['search_accuracy']:.4f}", predicted)
+        trial = str(item.get("trial", ""))
+        table.add_row(item["description"], trial, item["digest"][:8], f"{item['search_accuracy']:.4f}", predicted)
     console.print(table)
     for budget, items in front["budgets"].items():
         columns = ("architecture", "digest", front["metric"], "p50 ms", "of teacher", "met")
