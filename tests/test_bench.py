@@ -47,7 +47,25 @@ def test_choices(tiny_study):
 def test_candidates_per_second(searched_study):
     found = _bench("candidates_per_second", searched_study, "--candidates", "12")
     assert found["ratio"] == pytest.approx(found["all"] / found["naive"], rel=1e-2)
-    assert set(found["rates"]) == {"naive", "rounded once", "shared layers", "racing", "bf16", "all"}
+    assert found["same_front"] == (found["front_loses"] <= found["standard_error"])
+    assert set(found["rates"]) == {
+        "naive",
+        "batches by length",
+        "and weights rounded once",
+        "and shared layers",
+        "and racing",
+        "and bf16",
+        "all",
+    }
+
+
+@pytest.mark.slow
+def test_equal_time(searched_study):
+    found = _bench("equal_time", searched_study, "--seconds", "3", "--seeds", "0")
+    for name in ("at first", "now"):
+        (one,) = found[name]
+        assert one["candidates"] >= one["whole"] > 0 and set(one["best"]) <= {"large", "small"}
+        assert all(0 < accuracy <= 1 for accuracy in one["best"].values())
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ GIVEN = ["--teacher", "my-bert", "--train", "train.csv", "--test", "test.csv"]
 def test_what_is_written_is_checked_and_proposed_from_teacher_and_data(here, nas):
     code, output, error = nas("init", "mine", *GIVEN, "--budget", "40%", "--budget", "fast=0.5", "--json")
     assert code == 0, error
-    assert json.loads(output.splitlines()[-1]) == {"written": ["mine/study.toml"]}
+    assert json.loads(output.splitlines()[-1]) == {"written": ["mine/study.toml"], "search_space": "tiny"}
     study = Study.load("mine")
     assert study.space.name == "tiny" and study.task.text == ("text",) and study.task.label == "label"
     assert study.task.max_length == study.devices[0].sequence_length == 40 and study.task.holdout.size == 60

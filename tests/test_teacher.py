@@ -87,6 +87,25 @@ def test_a_fine_tuned_teacher_is_taken_as_it_is(kind, tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+def test_a_teacher_with_one_answer_for_all_texts_is_warned_of(tiny_study, tmp_path, capsys):
+    tiny_study.write_text(FINE_TUNED)
+    model = BertForSequenceClassification.from_pretrained(tiny_study.parent / "teacher")
+    model.classifier.weight.data.zero_()
+    model.save_pretrained(tiny_study.parent / "teacher")
+    run = _prepare(tiny_study, tmp_path)
+    labels = TaskData.load(run.data).search["labels"]
+    share = max(labels.count(label) for label in set(labels)) / len(labels)
+    said = capsys.readouterr().err
+    assert f"Warning: one answer for all texts has {share:.3f}, so this teacher has nothing to teach" in said
+
+
+def test_a_teacher_that_has_learnt_is_told_of_without_a_warning(tiny_study, tmp_path, capsys):
+    tiny_study.write_text(TINY_STUDY.replace("epochs = 2.0", "epochs = 12.0"))
+    _prepare(tiny_study, tmp_path)
+    said = capsys.readouterr().err
+    assert "Teacher: accuracy" in said and "on 200 texts of the search set" in said and "Warning" not in said
+
+
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
 def test_lengths_are_bounded_by_the_positions_of_a_text(nas, kind, tmp_path):
     study = write_tiny_study(tmp_path / "tiny", kind)

@@ -57,6 +57,7 @@ def init(  # noqa: PLR0913 (an option for each answer)
     from nas.progress import busy
     from nas.proposal import LENGTH, STUDY_FILE, Answers, Columns, Teacher, write_study
     from nas.space import shipped_spaces
+    from nas.study import Study
 
     if (folder / STUDY_FILE).exists():
         raise StudyError(f"{folder / STUDY_FILE}: is there already; remove it, or give another folder")
@@ -93,8 +94,10 @@ def init(  # noqa: PLR0913 (an option for each answer)
     written = write_study(folder, answers, known, columns)
     for path in written:
         print(f"written: {path}")
+    found = Study.load(folder).space
+    print(f"search space: {found.name} ({found.description})")
     print(f"next: nas doctor {folder}, nas check {folder}, nas run {folder}")
-    finish(json_, {"written": [str(path) for path in written]})
+    finish(json_, {"written": [str(path) for path in written], "search_space": found.name})
 
 
 def _ask(flag: str, question: str, given: T | None, proposed: T | None = None) -> T:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import copy
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from nas.architecture import Architecture, compress_all
@@ -93,15 +94,20 @@ def exported(run: Run) -> list[str]:
     trials = [
         name
         for candidate in front(run)["candidates"]
-        if run.is_finished(f"export-{(name := trial_name(candidate))}")
-        and any(run.is_done(f"export-{name}", _trial_inputs(run, candidate, tuned)) for tuned in (True, False))
+        if _is_written(run, name := trial_name(candidate), partial(_trial_inputs, run, candidate))
     ]
     return [budget.name for budget in run.study.budgets if is_exported(run, budget)] + trials
 
 
 def is_exported(run: Run, budget: Budget) -> bool:
     """Whether a budget has an export of this study as it is now, fine-tuned or not."""
-    return any(run.is_done(f"export-{budget.name}", export_inputs(run, budget, tuned)) for tuned in (True, False))
+    return _is_written(run, budget.name, partial(export_inputs, run, budget))
+
+
+def _is_written(run: Run, name: str, inputs: Callable[[bool], str]) -> bool:
+    """Whether there is an export from such inputs, which are looked at only where there is one: fine-tuned or not."""
+    step = f"export-{name}"
+    return run.is_finished(step) and any(run.is_done(step, inputs(tuned)) for tuned in (True, False))
 
 
 def _trial_inputs(run: Run, candidate: dict[str, Any], fine_tune: bool) -> str:

@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from transformers import (
@@ -19,8 +20,9 @@ from transformers import (
 )
 
 from nas.compression import compression
-from nas.data import TaskData, prepare
+from nas.data import TaskData, batches_by_length, prepare, score
 from nas.errors import SearchSpaceError, TeacherError
+from nas.evaluate.accuracy import forward_of, predict
 from nas.files import digest, file_digest, read_json, write_json
 from nas.model import CompactBertConfig
 from nas.model.stock import compact_config, shape_of
@@ -34,6 +36,8 @@ from nas.vocabulary import prune_embeddings, prune_tokenizer
 _FAMILIES = "a BERT, RoBERTa, DistilBERT or ELECTRA"
 _TOKENIZER, _KEPT = "tokenizer", "vocabulary.json"
 """A pruned tokenizer, and the rows of the teacher's word table that it keeps."""
+_JUDGED_BY = 1000
+"""Texts."""
 _TOKENIZERS = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
 """Files that a tokenizer can be read from, each group enough."""
 
@@ -196,9 +200,31 @@ def prepare_teacher(run: Run) -> TaskData:
             fine_tune(model, data.train, tokenizer, schedule, run.teacher, study.seed, origin)
         model.save_pretrained(run.teacher)
         tokenizer.save_pretrained(run.teacher)
+        _judge(model, data, study)
         write_json(run.teacher / "source.json", {"model": study.teacher.model, "fine_tuned_here": bool(settings)})
     drop_checkpoints(run.teacher)
     return data
+
+
+def _judge(model: PreTrainedModel, data: TaskData, study: Study) -> None:
+    """Say how accurate the teacher is on some of the search set, and whether a constant answer is as good."""
+    metric, texts = study.task.metric, data.search.select(range(min(_JUDGED_BY, len(data.search))))
+    model.eval()
+    forward = forward_of(model, processor=str(model.device))
+    with busy("Looking at the teacher's answers"):
+        logits, labels = predict(forward, batches_by_length(texts)), np.asarray(texts["labels"])
+    found = score(metric, logits, labels)
+    least = 0.0  # a constant correlates with nothing
+    if data.label_names:
+        constant = np.zeros_like(logits)
+        constant[:, np.bincount(labels).argmax()] = 1.0
+        least = score(metric, constant, labels)
+    say(f"Teacher: {metric} {found:.3f} on {len(texts):,} texts of the search set")
+    if found <= least:
+        say(
+            f"Warning: one answer for all texts has {least:.3f}, so this teacher has nothing to teach; give another, "
+            "number the labels as it does, or set teacher.fine_tune"
+        )
 
 
 def _load_classifier(study: Study, source: str, data: TaskData) -> PreTrainedModel:

@@ -44,6 +44,8 @@ _BODY = """
 
 ## How to use it
 
+Paths are seen from the folder that holds this one.
+
 {loading}
 
 ## What it was made from
@@ -75,8 +77,8 @@ def _metadata(study: Study, name: str, found: Mapping[str, Any]) -> ModelCardDat
     task, teacher = study.task, study.teacher.model
     result = EvalResult(
         task_type="text-classification",
-        dataset_type=task.hub or study.name,
-        dataset_name=task.hub or study.name,
+        dataset_type=task.hub or Path(task.test).suffix.removeprefix(".") or task.test,
+        dataset_name=task.hub or Path(task.test).name,
         dataset_config=task.config,
         dataset_split=task.test if task.hub else "test",
         metric_type=_METRICS.get(task.metric, task.metric),
@@ -137,7 +139,7 @@ def _figures(found: Mapping[str, Any]) -> Iterator[list[str]]:
     for name, own in on_each(found).items():
         for key, word in (("p50_ms", "median"), ("p95_ms", "95th percentile"), ("expected_ms", "mean")):
             teacher = own.get("teacher_latency", {}).get(key)
-            yield [f"latency on {name}, {word}", milliseconds(own[key]), milliseconds(teacher)]
+            yield [f"latency, device {name}, {word}", milliseconds(own[key]), milliseconds(teacher)]
     if (same := found.get("agreement_with_hugging_face")) is not None:
         yield ["answers that this folder gives alike in torch and as served", percent(same), ""]
     yield ["size of the file that is served", f"{significant(found['size_mb'])} MB", ""]
@@ -154,7 +156,7 @@ def _measured(study: Study, found: Mapping[str, Any]) -> str:
     for name, own in on_each(found).items():
         if "latency" in own:
             how = conditions(own["latency"]["device"], own["environment"])
-            lines.append(f"Latency on {name}: {how}; a process that did nothing else, teacher and model in turns.")
+            lines.append(f"Latency, device {name}: {how}; a process that did nothing else, teacher and model in turns.")
     if found["budget"]:
         budget = Budget.model_validate(found["budget"])
         asked = ", ".join(limits(budget, {"p50_ms": found["teacher_p50_ms"]} if found["teacher_p50_ms"] else {}))

@@ -45,9 +45,9 @@ def in_stages(
 
 def _stages(space: SearchSpace) -> list[SearchSpace]:
     sizes = space.dimensions.model_dump()
-    full = {name: sizes[name][-1:] for name in ("hidden_size", "num_attention_heads", "intermediate_size")}
-    blocks = {"hidden_size": full["hidden_size"]}
-    return [
-        *(space.model_validate(space.model_dump() | {"dimensions": sizes | kept}) for kept in (full, blocks)),
-        space,
-    ]
+
+    def full(*names: str) -> SearchSpace:
+        largest = {name: sizes[name][-1:] for name in names}
+        return space.model_validate(space.model_dump() | {"dimensions": sizes | largest})
+
+    return [full("hidden_size", "num_attention_heads", "intermediate_size"), full("hidden_size"), space]

@@ -1,79 +1,182 @@
 """Candidates a second: naive evaluation against what makes it cheap, each alone and all together, on one list.
 
-Naive is: extract, all examples of the search set in full precision, one candidate after the other. The list comes from
-a search without evaluations: random candidates within the study's budgets, and generations of their children. Needs a
-run whose supernet is trained and whose devices are profiled.
+Naive is: extract, all texts that the study's search judges by, in the data set's order, in batches padded to their
+longest, in full precision, one candidate after the other. The list comes from a search without evaluations: random
+candidates within the study's budgets, and generations of their children. All ways take a candidate in turns, so that
+other work on the machine slows all of them alike. Sharing layers, racing and bf16 rest on batches by length.
+
+A way's front is as good as the naive one if, for each network there, it has one that costs no more and is worse by no
+more than the standard error of one accuracy, both as the naive way sees them. Needs a run whose supernet is trained and
+whose devices are profiled.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import common
+import numpy as np
+import torch
+from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
+from torch.nn.utils.rnn import pad_sequence
 
 from nas.architecture import Architecture
-from nas.data import TaskData
+from nas.data import Batch, batches_by_length, score
 from nas.evaluate import CandidateResult
-from nas.evaluate.accuracy import Evaluator
+from nas.evaluate.accuracy import Evaluator, exit_shares, forward_of, predict
 from nas.evaluate.shared import most_alike, prefix_keys
 from nas.pipeline import Run
-from nas.pipeline.searches import costs_of
-from nas.pipeline.supernets import load_supernet
+from nas.pipeline.searches import costs_of, evaluation
 from nas.search.costs import Costs, no_dearer
 from nas.search.executors import AHEAD
 from nas.search.front import pareto_front
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet
 
+_TEXTS = 32
+"""In a naive batch."""
+
+
+class Naive:
+    """Evaluates a network of its own for each candidate, always all texts."""
+
+    def __init__(self, supernet: BertSupernet, texts: Dataset, metric: str, by_length: bool = False) -> None:
+        self.supernet, self.metric, self.labels = supernet, metric, np.asarray(texts["labels"])
+        self._batches = list(batches_by_length(texts) if by_length else _padded(texts))
+
+    def evaluate(self, architecture: Architecture, _: float = 0.0) -> CandidateResult:
+        """The metric with inherited weights."""
+        started, left = time.monotonic(), list[int]()
+        model = self.supernet.extract(architecture)
+        accuracy = score(self.metric, predict(forward_of(model, left), self._batches), self.labels)
+        exits = exit_shares(left, len(model.layers)) if left else ()
+        return CandidateResult(architecture, accuracy, len(self.labels), time.monotonic() - started, exits)
+
+
+def _padded(texts: Dataset) -> Iterator[Batch]:
+    for start in range(0, len(texts), _TEXTS):
+        rows = texts[start : start + _TEXTS]
+        names = [name for name in ("input_ids", "token_type_ids") if name in rows]
+        columns = {name: [torch.tensor(row) for row in rows[name]] for name in names}
+        columns["attention_mask"] = [torch.ones_like(row) for row in columns["input_ids"]]
+        inputs = {name: pad_sequence(values, batch_first=True) for name, values in columns.items()}
+        yield Batch(np.arange(start, start + len(rows["input_ids"])), inputs)
+
+
+class Way:
+    """One way to evaluate the list: as the inline executor does it, of a few that wait the one most like the last."""
+
+    def __init__(self, name: str, evaluator: Naive | Evaluator, candidates: list[Architecture], costs: Costs) -> None:
+        self.name = name
+        self.results: list[CandidateResult] = []
+        self.seconds = 0.0
+        self._evaluator, self._costs, self._waiting = evaluator, costs, list(candidates)
+
+    def step(self) -> None:
+        """Evaluate one candidate more."""
+        started = time.monotonic()
+        last = prefix_keys(self.results[-1].architecture) if self.results else []
+        architecture = self._waiting.pop(most_alike(self._waiting[:AHEAD], last))
+        self.results.append(self._evaluator.evaluate(architecture, self._rival(architecture)))
+        self.seconds += time.monotonic() - started
+
+    def _rival(self, architecture: Architecture) -> float:
+        own = self._costs.limited(architecture)
+        whole = (result for result in self.results if result.complete)
+        able = (one.accuracy for one in whole if no_dearer(self._costs.limited(one.architecture), own))
+        return max(able, default=0.0)
+
+    @property
+    def rate(self) -> float:
+        """Candidates a second."""
+        return len(self.results) / self.seconds
+
+    @property
+    def looked_at(self) -> float:
+        """The share of the texts that a candidate was judged by, on average."""
+        return sum(result.examples for result in self.results) / len(self.results) / len(self._evaluator.labels)
+
+    def front(self) -> list[Architecture]:
+        """Of what was evaluated wholly."""
+        whole = [result for result in self.results if result.complete]
+        found = pareto_front(whole, lambda result: self._costs.limited(result.architecture, result.exits))
+        return [result.architecture for result in found]
+
 
 def measure(run: Run, count: int, seed: int) -> dict[str, Any]:
     """Measure and print; returns candidates a second of each way."""
-    data, supernet = TaskData.load(run.data), load_supernet(run)
-    costs = costs_of(run)
+    costs, metric, parts = costs_of(run), run.study.task.metric, evaluation(run).read()
+    supernet, texts = parts.evaluator().supernet, Dataset(parts.texts)
     candidates = proposals(run.study.space, costs, count, random.Random(seed))
-    labels = data.search
 
     def evaluator(shared: bool = False, raced: bool = False, bf16: bool = False) -> Evaluator:
-        return Evaluator(supernet, labels, run.study.task.metric, shared, raced, bf16)
+        return Evaluator(supernet, texts, metric, shared, raced, bf16)
 
-    ways: dict[str, Callable[[], list[CandidateResult]]] = {
-        "naive": lambda: [_naive(supernet, evaluator(), one) for one in candidates],
-        "rounded once": lambda: _in_turn(evaluator(), candidates, costs, False),
-        "shared layers": lambda: _in_turn(evaluator(shared=True), candidates, costs, False),
-        "racing": lambda: _in_turn(evaluator(raced=True), candidates, costs, True),
-        "bf16": lambda: _in_turn(evaluator(bf16=True), candidates, costs, False),
-        "all": lambda: _in_turn(evaluator(True, True, True), candidates, costs, True),
+    evaluators: dict[str, Naive | Evaluator] = {
+        "naive": Naive(supernet, texts, metric),
+        "batches by length": Naive(supernet, texts, metric, by_length=True),
+        "and weights rounded once": evaluator(),
+        "and shared layers": evaluator(shared=True),
+        "and racing": evaluator(raced=True),
+        "and bf16": evaluator(bf16=True),
+        "all": evaluator(True, True, True),
     }
-    rates, fronts, examples = dict[str, float](), dict[str, set[Architecture]](), dict[str, float]()
-    for name, way in ways.items():
-        started = time.monotonic()
-        results = way()
-        rates[name] = round(len(results) / (time.monotonic() - started), 3)
-        whole = [result for result in results if result.complete]
-        fronts[name] = {
-            result.architecture for result in pareto_front(whole, lambda item: costs.limited(item.architecture))
-        }
-        examples[name] = sum(result.examples for result in results) / len(results) / len(labels)
-    table = Table(title=f"{count} candidates, {len(labels):,} examples")
-    for column in ("", "candidates/s", "times naive", "examples looked at", "same front"):
-        table.add_column(column, justify="left" if not column else "right")
-    for name, rate in rates.items():
-        same = "yes" if fronts[name] == fronts["naive"] else "no"
-        table.add_row(name, f"{rate:.2f}", f"{rate / rates['naive']:.2f}", f"{examples[name]:.0%}", same)
+    ways = [Way(name, one, candidates, costs) for name, one in evaluators.items()]
+    for _ in candidates:
+        for way in ways:
+            way.step()
+    naive, together = ways[0], ways[-1]
+    known = {result.architecture: result for result in naive.results}
+    error = _standard_error(naive.results, len(texts))
+    lost = {way.name: _lost(naive.front(), way.front(), known, costs) for way in ways}
+    table = Table(title=f"{count} candidates, {len(texts):,} texts, standard error {100 * error:.2f} points")
+    for column in ("", "candidates/s", "times naive", "texts looked at", "front loses at most, points"):
+        table.add_column(column, justify="right" if column else "left")
+    for way in ways:
+        figures = (
+            f"{way.rate:.2f}",
+            f"{way.rate / naive.rate:.2f}",
+            f"{way.looked_at:.0%}",
+            f"{100 * lost[way.name]:.2f}",
+        )
+        table.add_row(way.name, *figures)
     Console().print(table)
     return {
-        "naive": rates["naive"],
-        "all": rates["all"],
-        "ratio": round(rates["all"] / rates["naive"], 3),
-        "same_front": fronts["all"] == fronts["naive"],
-        "rates": rates,
+        "naive": round(naive.rate, 3),
+        "all": round(together.rate, 3),
+        "ratio": round(together.rate / naive.rate, 3),
+        "same_front": lost["all"] <= error,
+        "front_loses": round(lost["all"], 5),
+        "standard_error": round(error, 5),
+        "rates": {way.name: round(way.rate, 3) for way in ways},
     }
+
+
+def _standard_error(results: Sequence[CandidateResult], examples: int) -> float:
+    best = max(result.accuracy for result in results)
+    return math.sqrt(best * (1.0 - best) / examples)
+
+
+def _lost(
+    naive: list[Architecture], other: list[Architecture], known: dict[Architecture, CandidateResult], costs: Costs
+) -> float:
+    """By how much the best network of another front that costs no more falls short of one on the naive front."""
+
+    def cost(architecture: Architecture) -> tuple[float, ...]:
+        return costs.limited(architecture, known[architecture].exits)
+
+    return max(
+        known[one].accuracy
+        - max((known[able].accuracy for able in other if no_dearer(cost(able), cost(one))), default=0.0)
+        for one in naive
+    )
 
 
 def proposals(space: SearchSpace, costs: Costs, count: int, rng: random.Random) -> list[Architecture]:
@@ -86,26 +189,6 @@ def proposals(space: SearchSpace, costs: Costs, count: int, rng: random.Random) 
             found.append(child)
             population = [*population[1:], child] if rng.random() < 0.5 else population
     return found[:count]
-
-
-def _naive(supernet: BertSupernet, evaluator: Evaluator, architecture: Architecture) -> CandidateResult:
-    accuracy, exits = evaluator.measure(supernet.extract(architecture))
-    return CandidateResult(architecture, accuracy, len(evaluator.labels), 0.0, exits)
-
-
-def _in_turn(evaluator: Evaluator, candidates: list[Architecture], costs: Costs, raced: bool) -> list[CandidateResult]:
-    """As the inline executor does it: a few wait, the one most like the last goes first."""
-    waiting, results = list(candidates), list[CandidateResult]()
-    last: list[Any] = []
-    while waiting:
-        architecture = waiting.pop(most_alike(waiting[:AHEAD], last))
-        last, rival = prefix_keys(architecture), 0.0
-        if raced:
-            own = costs.limited(architecture)
-            able = (r for r in results if r.complete and no_dearer(costs.limited(r.architecture), own))
-            rival = max((result.accuracy for result in able), default=0.0)
-        results.append(evaluator.evaluate(architecture, rival))
-    return results
 
 
 def _arguments() -> argparse.Namespace:

@@ -101,10 +101,12 @@ def config_of(space: SearchSpace) -> CompactBertConfig:
 
 @contextmanager
 def busy_core() -> Iterator[None]:
-    """Another process computes all the while."""
+    """Another process computes all the while, on the last processor where processes can be bound to one."""
     code = "import numpy; a = numpy.ones((512, 512), dtype='f')\nwhile True: a @ a"
     one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | one)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(process.pid, {max(os.sched_getaffinity(0))})
     try:
         yield
     finally:

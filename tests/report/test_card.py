@@ -73,7 +73,7 @@ def test_a_hub_can_read_it(card):
     assert (data.license, data.license_name, data.license_link) == ("other", "as-is", "LICENSE")
     assert data.pipeline_tag == "text-classification" and data.library_name == "transformers"
     (result,) = data.eval_results
-    assert (result.metric_type, result.metric_value, result.dataset_name) == ("accuracy", 0.8125, "tiny")
+    assert (result.metric_type, result.metric_value, result.dataset_name) == ("accuracy", 0.8125, "test.parquet")
     assert data.base_model is None and data.datasets is None  # neither is on a hub
 
 
@@ -81,7 +81,7 @@ def test_it_says_what_was_measured_and_how(card):
     text, architecture = card[0].text, card[1]
     assert "serve texts one by one" in text and "served | 99.5 % |" in text
     assert "| accuracy on the test set | 0.8125 ± 0.0117 | 0.8333 |" in text
-    assert "| latency on cpu, 95th percentile | 4.57 ms | 9.00 ms |" in text
+    assert "| latency, device cpu, 95th percentile | 4.57 ms | 9.00 ms |" in text
     assert "872 examples" in text and "texts were cut at 32 tokens" in text
     assert "onnxruntime 1.2.3, 1 thread, batch 1, 128 tokens, A processor" in text
     assert "p50 ≤ 4.00 ms = 50% of the teacher's, size ≤ 2.50 MB. Met: yes." in text

@@ -1,0 +1,117 @@
+"""What a better search brings in the same time: two searches of one supernet, as it was at first and as it is.
+
+At first: NSGA-II, each candidate extracted and evaluated by all texts in full precision. Now: as the study asks for.
+Both are stopped after `--seconds`. Told is, for each budget, the candidate that is the most accurate on the search set
+among those predicted to keep it; what evaluations in bf16 found is evaluated once more in full precision. Needs a run
+whose supernet is trained and whose devices are profiled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Any, Self
+
+import common
+from candidates_per_second import Naive
+from datasets import Dataset
+from rich.console import Console
+from rich.table import Table
+from samplers import Waiting
+
+from nas.architecture import Architecture
+from nas.evaluate import CandidateResult
+from nas.pipeline import Run
+from nas.pipeline.searches import costs_of, evaluation
+from nas.search import search
+from nas.search.costs import Costs
+from nas.search.executors import Executor, InlineExecutor
+from nas.search.front import ranking
+from nas.search.sampler import Trials
+from nas.search.storage import Storage
+from nas.space import SearchSpace
+from nas.study import Search
+
+_ENDLESS = 1_000_000
+
+
+class _TimeIsUp(Exception):
+    pass
+
+
+class _Until:
+    """An executor that gives no result after a moment."""
+
+    def __init__(self, executor: Executor, end: float) -> None:
+        self.capacity, self._executor, self._end = executor.capacity, executor, end
+
+    def submit(self, ticket: int, architecture: Architecture, rival: float) -> None:
+        self._executor.submit(ticket, architecture, rival)
+
+    def next_result(self) -> tuple[int, CandidateResult]:
+        if time.monotonic() >= self._end:
+            raise _TimeIsUp
+        return self._executor.next_result()
+
+    def __enter__(self) -> Self:
+        self._executor.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._executor.__exit__(kind, error, trace)
+
+
+def measure(run: Run, seconds: float, seeds: list[int]) -> dict[str, Any]:
+    """Search, print, and return what each way came to."""
+    study, costs, recipe = run.study, costs_of(run), evaluation(run)
+    parts = recipe.read()
+    naive = Naive(parts.evaluator().supernet, Dataset(parts.texts), study.task.metric, by_length=True)
+    first = study.search.model_copy(update={"sampler": "nsga2"})
+    told: dict[str, Any] = {"at first": [], "now": []}
+    for seed in seeds:
+        for name, settings in {"at first": first, "now": study.search}.items():
+            executor = Waiting(naive.evaluate) if name == "at first" else InlineExecutor(recipe)
+            results = _search(executor, seconds, study.space, costs, settings, seed)
+            best = {budget.name: ranking(results, costs, budget, 0.0)[:1] for budget in study.budgets}
+            again = {key: naive.evaluate(one.architecture).accuracy for key, found in best.items() for one in found}
+            whole = sum(result.complete for result in results)
+            told[name].append({"seed": seed, "candidates": len(results), "whole": whole, "best": again})
+    table = Table(title=f"{seconds:.0f} s each")
+    for column in ("", "seed", "candidates", "evaluated wholly", *(budget.name for budget in study.budgets)):
+        table.add_column(column, justify="right" if column else "left")
+    for name, rows in told.items():
+        for row in rows:
+            figures = (f"{row['best'][one.name]:.4f}" if one.name in row["best"] else "" for one in study.budgets)
+            table.add_row(name, str(row["seed"]), str(row["candidates"]), str(row["whole"]), *figures)
+    Console().print(table)
+    return {"seconds": seconds} | told
+
+
+def _search(
+    executor: Executor, seconds: float, space: SearchSpace, costs: Costs, settings: Search, seed: int
+) -> list[CandidateResult]:
+    with TemporaryDirectory() as folder:
+        storage = Storage(Path(folder) / "journal.log", "equal time", "made up", common.values_of(costs))
+        trials = Trials(storage, space, costs, settings, seed)
+        end = time.monotonic() + seconds
+        with suppress(_TimeIsUp):
+            search(trials, _ENDLESS, lambda: _Until(executor, end))
+        return trials.results()
+
+
+def _arguments() -> argparse.Namespace:
+    made = common.parser(__doc__)
+    made.add_argument("--seconds", type=float, default=180.0)
+    made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    return made.parse_args()
+
+
+if __name__ == "__main__":
+    arguments = _arguments()
+    common.main(arguments, lambda run: measure(run, arguments.seconds, arguments.seeds))
