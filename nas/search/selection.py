@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from nas.architecture import Architecture
@@ -100,17 +101,25 @@ def measure_budget(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The `count` most accurate candidates of a budget, measured; further ones are taken until enough meet it.
 
-    More than one is enough, so that one can give way should it miss the budget when it is verified. Others are measured
+    More than one is enough, so that one can give way should it miss the budget when it is verified. What was measured
+    corrects what is predicted of the rest: a machine may be slower by now than its profile says. Others are measured
     `beside` the first ones. On a device elsewhere nothing can be measured from here: predictions stand in, and the
     export will be verified there.
     """
     costs = measurement.costs
     tolerance = min(costs.profiles[name].error["mape"] for name in budget.devices)
+
+    def used(result: CandidateResult) -> float:
+        return 1.0 + costs.excess(result.architecture, budget, result.exits)
+
     waiting = ranking(results, costs, budget, tolerance)
     measured, others = list[dict[str, Any]](), list[dict[str, Any]]()
     while (waiting or beside) and sum(item["met"] for item in measured) < min(count, _ENOUGH):
         chosen, waiting = waiting[:count], waiting[count:]
-        found = _measured(measurement, [*chosen, *beside], budget)
+        together = [*chosen, *beside]
+        found = _measured(measurement, together, budget)
+        shift = median((1.0 + item["excess"]) / used(one) for item, one in zip(found, together, strict=True))
+        waiting = [result for result in waiting if used(result) * shift <= 1.0 + tolerance]
         measured += found[: len(chosen)]
         others += found[len(chosen) :]
         beside = ()
@@ -118,7 +127,7 @@ def measure_budget(
 
 
 def _measured(measurement: Measurement, chosen: Sequence[CandidateResult], budget: Budget) -> list[dict[str, Any]]:
-    """What was measured of some candidates for a budget."""
+    """What was measured of some candidates for a budget, and their `excess` over it if noise is against them."""
     costs = measurement.costs
     devices = [costs.profiles[name].device for name in budget.devices]
     models = {result.architecture.digest: measurement.extract(result.architecture) for result in chosen}
@@ -132,12 +141,11 @@ def _measured(measurement: Measurement, chosen: Sequence[CandidateResult], budge
         name = result.architecture.digest
         described = _describe(result, costs)
         stored = {key: described[key] for key in STORED}
-        met = all(
+        excess = max(
             limits.excess(
                 _cautious(found[limits.device][name]) | stored,
                 costs.teacher(limits.device) | found[limits.device][_TEACHER],
             )
-            <= 0.0
             for limits in budget.limits
         )
         own = {
@@ -147,7 +155,7 @@ def _measured(measurement: Measurement, chosen: Sequence[CandidateResult], budge
         for device in devices:
             own[device.name]["measured"] = device.where != "elsewhere"
         several = {"devices": own} if len(own) > 1 else {}
-        measured.append(described | own[budget.device] | {"met": met} | several)
+        measured.append(described | own[budget.device] | {"excess": excess, "met": excess <= 0.0} | several)
     return measured
 
 

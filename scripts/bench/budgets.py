@@ -35,7 +35,7 @@ DEVICES = (
     Device(name="2-threads-batch-8-32-tokens", threads=2, batch_size=8, sequence_length=32),
     Device(name="1-thread-16-or-40-tokens", sequence_length={16: 2, 40: 1}),
 )
-_SAMPLES, _ENOUGH = 4000, 24
+_SAMPLES = 4000
 _USED = 0.85
 
 
@@ -52,7 +52,7 @@ def measure_all(arguments: argparse.Namespace) -> dict[str, Any]:
         limit = _limit(profile, rng)
         budget = Budget(name=f"{number}", device=profile.device.name, p50_ms=limit)
         costs = Costs(config, profiles, (budget,))
-        results = _nearest(space, costs, budget, rng)
+        results = _within(space, costs, budget, rng)
         measurement = Measurement(supernet.extract, space.largest(), costs, NO_TEXTS)
         measured, _ = measure_budget(measurement, results, budget, 4)
         chosen = next((item for item in measured if item["met"]), None)
@@ -80,12 +80,11 @@ def _limit(profile: Profile, rng: random.Random) -> float:
     return math.exp(rng.uniform(low, high))
 
 
-def _nearest(space: SearchSpace, costs: Costs, budget: Budget, rng: random.Random) -> list[CandidateResult]:
-    """Architectures that use most of a budget without exceeding it; the more, the better they rank."""
+def _within(space: SearchSpace, costs: Costs, budget: Budget, rng: random.Random) -> list[CandidateResult]:
+    """Random architectures within a budget; the more of it they use, the better they rank."""
     drawn = {space.sample(rng, size=rng.random()) for _ in range(_SAMPLES)}
     used = {architecture: 1.0 + costs.cautious_excess(architecture, budget) for architecture in drawn}
-    best = sorted((item for item in used.items() if item[1] <= 1.0), key=lambda item: -item[1])[:_ENOUGH]
-    return [CandidateResult(architecture, share, 0, 0.0) for architecture, share in best]
+    return [CandidateResult(architecture, share, 0, 0.0) for architecture, share in used.items() if share <= 1.0]
 
 
 def _exported(supernet: BertSupernet, device: Device, architecture: Architecture) -> tuple[float, float]:

@@ -75,11 +75,9 @@ def _records(run: Run, path: Path) -> list[dict[str, Any]]:
         for name in (budget.name for budget in reached):
             file = own.export(name) / VERIFICATION_FILE
             found[name] = _record(read_json(file, ExportError)) if file.exists() else {"reached": False, "why": missed}
-    lengths = study.devices[0].sequence_length
-    return [
-        {"budget": budget.name, "space": path.stem, "sequence_length": lengths, **found[budget.name]}
-        for budget in study.budgets
-    ]
+    about = {"space": path.stem, "sequence_length": study.devices[0].sequence_length}
+    about |= {"supernet_steps": study.supernet.steps if reached else 0}
+    return [{"budget": budget.name, **about, **found[budget.name]} for budget in study.budgets]
 
 
 def _record(verified: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from dataclasses import replace
 
 import pytest
@@ -82,9 +83,30 @@ def test_they_are_measured_beside_the_candidates_and_kept_apart(search_folder):
 def test_they_are_measured_also_where_there_is_no_candidate(search_folder, monkeypatch):
     costs = costs_of(search_folder)
     others = [CandidateResult(one, 0.9, 120, 0.0) for one in uniform_networks(SPACE, costs, BUDGETS[0])]
-    monkeypatch.setattr(selection, "_measured", lambda measurement, chosen, budget: list(chosen))
+    found = [{"digest": one.architecture.digest, "excess": 0.0, "met": True} for one in others]
+    monkeypatch.setattr(selection, "_measured", lambda measurement, chosen, budget: found)
     measurement = Measurement(lambda _: None, SPACE.largest(), costs, Texts())
-    assert measure_budget(measurement, [], BUDGETS[0], 4, others) == ([], others)
+    assert measure_budget(measurement, [], BUDGETS[0], 4, others) == ([], found)
+
+
+@pytest.mark.parametrize("slower", [1.0, 1.3])
+def test_what_was_measured_corrects_what_is_predicted_of_the_rest(search_folder, monkeypatch, slower):
+    """On a machine that has become slower the next ones are those that keep the budget there."""
+    costs, budget, groups = costs_of(search_folder), BUDGETS[0], []
+    used = {one: 1.0 + costs.excess(one, budget) for one in {SPACE.sample(random.Random(n)) for n in range(300)}}
+    results = [CandidateResult(one, share, 120, 0.0) for one, share in used.items()]  # the dearer, the more accurate
+
+    def measured(measurement, chosen, budget):
+        groups.append([result.accuracy for result in chosen])
+        return [{"excess": share * slower - 1.0, "met": share * slower <= 1.0} for share in groups[-1]]
+
+    monkeypatch.setattr(selection, "_measured", measured)
+    found, _ = measure_budget(Measurement(lambda _: None, SPACE.largest(), costs, Texts()), results, budget, 4)
+    tolerance = costs.profiles[budget.device].error["mape"]
+    able = sorted((share for share in used.values() if share * slower <= 1.0 + tolerance), reverse=True)
+    assert len(groups) <= 4 and sum(item["met"] for item in found) >= 3
+    assert groups[0] == sorted((share for share in used.values() if share <= 1.0 + tolerance), reverse=True)[:4]
+    assert slower == 1.0 or groups[1] == able[:4]
 
 
 def test_importance_finds_what_accuracy_depends_on(search_folder):
