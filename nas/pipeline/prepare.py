@@ -37,7 +37,7 @@ _FAMILIES = "a BERT, RoBERTa, DistilBERT or ELECTRA"
 _TOKENIZER, _KEPT = "tokenizer", "vocabulary.json"
 """A pruned tokenizer, and the rows of the teacher's word table that it keeps."""
 _JUDGED_BY = 1000
-"""Texts."""
+"""So many texts of the search set say how accurate the teacher is."""
 _TOKENIZERS = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
 """Files that a tokenizer can be read from, each group enough."""
 

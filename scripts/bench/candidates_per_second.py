@@ -31,11 +31,11 @@ from nas.architecture import Architecture
 from nas.data import Batch, batches_by_length, score
 from nas.evaluate import CandidateResult
 from nas.evaluate.accuracy import Evaluator, exit_shares, forward_of, predict
-from nas.evaluate.shared import most_alike, prefix_keys
+from nas.evaluate.shared import prefix_keys
 from nas.pipeline import Run
 from nas.pipeline.searches import costs_of, evaluation
 from nas.search.costs import Costs, no_dearer
-from nas.search.executors import AHEAD
+from nas.search.executors import Waiting, take_most_alike
 from nas.search.front import pareto_front
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet
@@ -77,13 +77,14 @@ class Way:
         self.name = name
         self.results: list[CandidateResult] = []
         self.seconds = 0.0
-        self._evaluator, self._costs, self._waiting = evaluator, costs, list(candidates)
+        self._evaluator, self._costs = evaluator, costs
+        self._waiting: list[Waiting] = [(number, one, 0.0) for number, one in enumerate(candidates)]
 
     def step(self) -> None:
         """Evaluate one candidate more."""
         started = time.monotonic()
         last = prefix_keys(self.results[-1].architecture) if self.results else []
-        architecture = self._waiting.pop(most_alike(self._waiting[:AHEAD], last))
+        _, architecture, _ = take_most_alike(self._waiting, last)
         self.results.append(self._evaluator.evaluate(architecture, self._rival(architecture)))
         self.seconds += time.monotonic() - started
 

@@ -134,17 +134,21 @@ def run_one(
 ) -> dict[str, Any]:
     """One search with a sampler: its curves, by evaluations, and the seconds that it took."""
     settings = Search(sampler="random" if name == BASELINE else name, evaluations=count)
+    limit, teacher = _largest_limit(costs), costs.teacher(costs.budgets[0].device)["p50_ms"]
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         kind = Defaults if name == BASELINE else Trials
-        values = ["accuracy", *costs.profiles]
         trials = kind(
-            Storage(Path(folder) / "journal.log", "samplers", "made up", values), space, costs, settings, seed
+            Storage(Path(folder) / "journal.log", "samplers", "made up", common.values_of(costs)),
+            space,
+            costs,
+            settings,
+            seed,
         )
         results = search(trials, count, lambda: executor).results
-    taken, teacher = time.monotonic() - started, costs.teacher(costs.budgets[0].device)["p50_ms"]
+    taken = time.monotonic() - started
     curves = {
-        "hypervolume": hypervolumes(results, costs, _largest_limit(costs)),
+        "hypervolume": hypervolumes(results, costs, limit),
         "hypervolume_to_teacher": hypervolumes(results, costs, teacher),
         "within_budgets": within_budgets(results, costs),
     }
