@@ -122,13 +122,17 @@ class MatrixCompression(Compression):
         """The matrices as they are computed with: rounded, or with zeros set, as far as that depends on them alone."""
         return matrices
 
+    def rounded(self, x: torch.Tensor) -> torch.Tensor:
+        """The inputs as a linear layer multiplies them, of the shape of `x`, (batch, sequence, in)."""
+        return x
+
     @abstractmethod
-    def apply(self, x: torch.Tensor, settled: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
-        """Apply a linear layer to `x` of shape (batch, sequence, in); returns (batch, sequence, out)."""
+    def apply(self, rounded: torch.Tensor, settled: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
+        """Apply a linear layer to rounded inputs, (batch, sequence, in); returns (batch, sequence, out)."""
 
     def linear(self, x: torch.Tensor, matrices: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
-        """The same from matrices that are not settled."""
-        return self.apply(x, self.settled(matrices), bias)
+        """The same from inputs that are not rounded and matrices that are not settled."""
+        return self.apply(self.rounded(x), self.settled(matrices), bias)
 
     @abstractmethod
     def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:

@@ -53,10 +53,10 @@ class Int4(MatrixCompression):
     def settled(self, matrices: Matrices) -> Matrices:
         return {"weight": _rounded(matrices["weight"])}
 
-    def apply(self, x: torch.Tensor, settled: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
+    def apply(self, rounded: torch.Tensor, settled: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
         from torch.nn import functional
 
-        return functional.linear(x, settled["weight"], bias)
+        return functional.linear(rounded, settled["weight"], bias)
 
     def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:
         from torch.nn import functional

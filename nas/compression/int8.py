@@ -53,10 +53,13 @@ class Int8(MatrixCompression):
 
         return {"weight": symmetric(matrices["weight"], _INT8_LEVELS)}
 
-    def apply(self, x: torch.Tensor, settled: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
+    def rounded(self, x: torch.Tensor) -> torch.Tensor:
+        return _quantise_activations(x)
+
+    def apply(self, rounded: torch.Tensor, settled: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
         from torch.nn import functional
 
-        return functional.linear(_quantise_activations(x), settled["weight"], bias)
+        return functional.linear(rounded, settled["weight"], bias)
 
     def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:
         from torch.nn import functional

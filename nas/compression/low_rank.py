@@ -83,9 +83,12 @@ class LowRank(Stored):
     def settled(self, matrices: Matrices) -> Matrices:
         return {name: self.stored.settled({"weight": matrix})["weight"] for name, matrix in matrices.items()}
 
-    def apply(self, x: torch.Tensor, settled: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
-        inner = self.stored.apply(x, {"weight": settled["right"]}, None)
-        return self.stored.apply(inner, {"weight": settled["left"]}, bias)
+    def rounded(self, x: torch.Tensor) -> torch.Tensor:
+        return self.stored.rounded(x)
+
+    def apply(self, rounded: torch.Tensor, settled: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
+        inner = self.stored.apply(rounded, {"weight": settled["right"]}, None)
+        return self.stored.apply(self.stored.rounded(inner), {"weight": settled["left"]}, bias)
 
     def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:
         inner = self.stored.embed(ids, {"weight": matrices["left"]})

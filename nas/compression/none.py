@@ -22,10 +22,10 @@ class NoCompression(MatrixCompression):
     runtimes = frozenset({"torch", "onnxruntime", "openvino"})
     faster_on = frozenset()
 
-    def apply(self, x: torch.Tensor, settled: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
+    def apply(self, rounded: torch.Tensor, settled: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
         from torch.nn import functional
 
-        return functional.linear(x, settled["weight"], bias)
+        return functional.linear(rounded, settled["weight"], bias)
 
     def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:
         from torch.nn import functional

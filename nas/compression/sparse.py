@@ -87,8 +87,11 @@ class Sparse(Stored):
     def settled(self, matrices: Matrices) -> Matrices:
         return self.stored.settled({"weight": self._pruned(matrices["weight"])})
 
-    def apply(self, x: torch.Tensor, settled: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
-        return self.stored.apply(x, settled, bias)
+    def rounded(self, x: torch.Tensor) -> torch.Tensor:
+        return self.stored.rounded(x)
+
+    def apply(self, rounded: torch.Tensor, settled: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
+        return self.stored.apply(rounded, settled, bias)
 
     def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:
         raise NotImplementedError("embeddings are not among its blocks")

@@ -58,9 +58,11 @@ class BlockLinear(Compressed):
         super().__init__(out_features, in_features, choice)
         self.bias = nn.Parameter(torch.zeros(out_features))
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor, rounded: torch.Tensor | None = None) -> torch.Tensor:
+        """`rounded` is the input as the choice rounds it, where that is known: layers that read the same share it."""
         settled = self.compression.settled(self.matrices) if self._settled is None else self._settled
-        return self.compression.apply(input, settled, self.bias)
+        rounded = self.compression.rounded(input) if rounded is None else rounded
+        return self.compression.apply(rounded, settled, self.bias)
 
 
 class BlockEmbedding(Compressed):
@@ -124,9 +126,14 @@ class SelfAttention(nn.Module):
 
         With `weigh` also how much attention each token of `hidden` got, (batch, tokens).
         """
+        rounded = self.key.compression.rounded(hidden)
         query, key, value = (
-            projection(tokens).unflatten(-1, (-1, self.head_size)).transpose(1, 2)
-            for projection, tokens in ((self.query, reader), (self.key, hidden), (self.value, hidden))
+            projected.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+            for projected in (
+                self.query(reader, rounded if reader is hidden else None),
+                self.key(hidden, rounded),
+                self.value(hidden, rounded),
+            )
         )
         dropout = self.dropout_prob if self.training else 0.0
         if not weigh:

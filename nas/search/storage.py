@@ -151,7 +151,8 @@ def _explained(where: Path | str) -> Iterator[None]:
         yield
     except ImportError as problem:
         package = getattr(problem.__cause__, "name", None) or problem.name
-        remedy = "pip install 'compact-bert-nas[postgresql]'" if package == "psycopg" else "install it"
+        extra = {"psycopg": "postgresql", "pymysql": "mysql"}.get(package or "")
+        remedy = f"pip install 'compact-bert-nas[{extra}]'" if extra else "install it"
         raise SearchError(
             f"search.storage: {_shown(where)} needs the package {package}, which is not installed; {remedy}"
         ) from None

@@ -91,7 +91,7 @@ def test_what_is_settled_stays_so(choice):
     x, matrices = torch.randn(2, 3, 12), _random(choice.matrices(8, 12))
     settled = choice.settled(matrices)
     assert settled.keys() == matrices.keys()
-    assert torch.equal(choice.apply(x, settled, None), choice.linear(x, matrices, None))
+    assert torch.equal(choice.apply(choice.rounded(x), settled, None), choice.linear(x, matrices, None))
 
 
 @LINEAR

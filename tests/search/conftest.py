@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import subprocess
 import tempfile
@@ -51,11 +52,43 @@ def postgresql() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
+@pytest.fixture(scope="session")
+def mysql() -> Iterator[str]:
+    """The URL of a MariaDB server of the tests' own, which speaks MySQL's protocol; skips where none is installed."""
+    if not (shutil.which("mariadbd") and shutil.which("mariadb-install-db")):
+        pytest.skip("no MariaDB server is installed (apt-get install mariadb-server)")
+    pytest.importorskip("pymysql")
+    folder = Path(tempfile.mkdtemp(prefix="nas-mysql-"))
+    owner = pwd.getpwuid(os.geteuid()).pw_name if os.geteuid() else "nobody"  # root is refused, as by PostgreSQL
+    shutil.chown(folder, owner)
+    settings = ["--no-defaults", f"--user={owner}", f"--datadir={folder / 'data'}"]
+    made = ["mariadb-install-db", *settings, "--auth-root-authentication-method=normal", "--skip-test-db"]
+    subprocess.run(made, cwd=folder, check=True, capture_output=True)
+    account = "CREATE USER nas@127.0.0.1 IDENTIFIED BY 'not/a secret';\nGRANT ALL ON *.* TO nas@127.0.0.1;"
+    (folder / "account.sql").write_text(account)
+    port = free_port()
+    own = [f"--init-file={folder / 'account.sql'}", f"--socket={folder / 'socket'}", f"--port={port}"]
+    server = subprocess.Popen(
+        ["mariadbd", *settings, *own, "--bind-address=127.0.0.1", "--skip-name-resolve"],
+        stderr=(folder / "log").open("wb"),
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while b"ready for connections" not in (folder / "log").read_bytes():
+            assert server.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.1)
+        yield f"mysql+pymysql://nas:not%2Fa secret@127.0.0.1:{port}/mysql"
+    finally:
+        server.kill()
+        server.wait()
+        shutil.rmtree(folder)
+
+
 @pytest.fixture
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A storage of the kind that the test is parametrised with."""
-    if request.param == "postgresql":
-        return _database(request.getfixturevalue("postgresql"))
+    if request.param in ("postgresql", "mysql"):
+        return _database(request.getfixturevalue(request.param))
     return {"journal": "journal.log", "sqlite": f"sqlite:///{tmp_path}/search.db"}[request.param]
 
 

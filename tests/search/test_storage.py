@@ -27,7 +27,7 @@ from nas.search.sampler import Trials
 from nas.search.storage import Storage, database
 from nas.study import Study
 
-KINDS = ("journal", "sqlite", "postgresql")
+KINDS = ("journal", "sqlite", "postgresql", "mysql")
 on_every_storage = pytest.mark.parametrize("where", KINDS, indirect=True)
 
 
@@ -187,9 +187,10 @@ def test_what_is_wrong_with_a_database_is_one_line_without_its_password(search_f
     assert "127.0.0.1:9/none cannot be used" in silent and "s3cret" not in silent
     assert "cannot be used" in refusal("postgresql+nonsense://nas:s3cret@127.0.0.1/none")
     assert "cannot be used: unable to open" in refusal("sqlite:////no/such/folder/search.db")
-    monkeypatch.setitem(sys.modules, "psycopg", None)
-    missing = refusal("postgresql+psycopg://nas:s3cret@127.0.0.1:9/none")
-    assert "pip install 'compact-bert-nas[postgresql]'" in missing and "s3cret" not in missing
+    for driver, extra in (("postgresql+psycopg", "postgresql"), ("mysql+pymysql", "mysql")):
+        monkeypatch.setitem(sys.modules, driver.partition("+")[2], None)
+        missing = refusal(f"{driver}://nas:s3cret@127.0.0.1:9/none")
+        assert f"pip install 'compact-bert-nas[{extra}]'" in missing and "s3cret" not in missing
 
 
 def test_a_wrong_password_is_not_repeated(search_folder, postgresql):
