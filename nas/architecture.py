@@ -122,7 +122,7 @@ class Architecture:
             found.append(self.layers[number])
             for block in LAYER_BLOCKS:
                 owner = self.owner(number, block)
-                if owner is not None:
+                if owner not in (None, number):
                     found[-1] = found[-1].having(block, self.layers[owner].option(block))
         return tuple(found)
 

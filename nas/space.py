@@ -291,8 +291,18 @@ class SearchSpace(Settings):
         own = [(size, choice) for size in sizes for choice in self._choices_at(block, size)]
         return (*own, *((0, choice) for choice in choices if compression(choice).weights != "own"))
 
+    @cached_property
+    def _known_choices(self) -> dict[tuple[Block, int], tuple[str, ...]]:
+        return {}
+
     def _choices_at(self, block: Block, size: int) -> tuple[str, ...]:
         """The choices that leave a block of that size weights of its own and make sense for it."""
+        known = self._known_choices
+        if (block, size) not in known:
+            known[block, size] = tuple(self._suitable(block, size))
+        return known[block, size]
+
+    def _suitable(self, block: Block, size: int) -> Iterator[str]:
         width = size * self.teacher.head_size if block == "attention" else size
         found = ((name, compression(name)) for name in getattr(self.compression, block))
         hidden = self.dimensions.hidden_size
@@ -300,7 +310,7 @@ class SearchSpace(Settings):
         def suits(choice: Compression) -> bool:
             return choice.weights == "own" and all(choice.suits(width, columns) for columns in hidden)
 
-        return tuple(name for name, choice in found if suits(choice))
+        return (name for name, choice in found if suits(choice))
 
     @property
     def exit_options(self) -> tuple[float, ...]:
@@ -328,14 +338,16 @@ class SearchSpace(Settings):
             if all(weights(layer, block) == "none" for block in LAYER_BLOCKS):
                 layers[number] = layer.having("feed_forward", self.feed_forward_options[0])
             for block in LAYER_BLOCKS:
-                below = [weights(other, block) for other in layers[:number]]
-                if weights(layer, block) == "below" and "own" not in below:
+                if weights(layer, block) != "below":
+                    continue
+                if not any(weights(other, block) == "own" for other in layers[:number]):
                     layers[number] = layers[number].having(block, self.options(block)[0])
-        found = replace(architecture, layers=tuple(layers))
-        kept = zip(found.layers, kept_tokens(found.resolved), strict=True)
         threshold = architecture.exit_threshold if len(layers) > 1 else 0.0
-        kept_layers = tuple(replace(layer, keep_tokens=tokens) for layer, tokens in kept)
-        return replace(found, layers=kept_layers, exit_threshold=threshold)
+        found = replace(architecture, layers=tuple(layers), exit_threshold=threshold)
+        if not any(layer.keep_tokens for layer in layers):
+            return found
+        kept = zip(layers, kept_tokens(found.resolved), strict=True)
+        return replace(found, layers=tuple(replace(layer, keep_tokens=tokens) for layer, tokens in kept))
 
     def sample(self, rng: random.Random, size: float | None = None) -> Architecture:
         """A random architecture, every dimension drawn uniformly and independently.

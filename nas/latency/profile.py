@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -80,16 +81,24 @@ class Profile:
         shares = exits or (1.0,)  # of the layers from the first on, or of the last alone
         depths = range(1, len(shares) + 1) if exits else (-1,)
         costs = [self.fit.at(own[depth]) for depth in depths for own in sums]
-        weights = [share / (len(sums) * len(self.noise)) for share in shares for _ in sums]
-        every, often = np.outer(costs, self.noise).ravel(), np.repeat(weights, len(self.noise))
-        expected = float(every @ often)
+        if len(costs) == 1:
+            median, high, expected = (costs[0] * share for share in self._spread)
+        else:
+            weights = [share / (len(sums) * len(self.noise)) for share in shares for _ in sums]
+            every, often = np.outer(costs, self.noise).ravel(), np.repeat(weights, len(self.noise))
+            median, high, expected = _summary(every, often)
         return {
-            "p50_ms": weighted_quantile(every, often, 0.5),
-            "p95_ms": weighted_quantile(every, often, 0.95),
+            "p50_ms": median,
+            "p95_ms": high,
             "expected_ms": expected,
             "worst_ms": self.fit.at(max(own[-1] for own in sums)),
             "throughput_per_s": throughput_per_s(self.device, expected),
         }
+
+    @cached_property
+    def _spread(self) -> tuple[float, float, float]:
+        """Median, 95th percentile and mean of the noise: those of any network that has one latency."""
+        return _summary(np.array(self.noise), np.full(len(self.noise), 1.0 / len(self.noise)))
 
     def predict_memory_mb(self, stored_mb: float) -> float:
         """The predicted peak memory of a process that serves a network of that size."""
@@ -114,6 +123,11 @@ class Profile:
             return cls(**values | read)
         except (KeyError, TypeError, ValueError):
             raise DeviceError(f"{path}: not a profile of this version; remove it and run nas profile") from None
+
+
+def _summary(every: np.ndarray, often: np.ndarray) -> tuple[float, float, float]:
+    """Median, 95th percentile and mean of values that come as often as their weights say."""
+    return weighted_quantile(every, often, 0.5), weighted_quantile(every, often, 0.95), float(every @ often)
 
 
 def weighted_quantile(values: np.ndarray, weights: np.ndarray, share: float) -> float:

@@ -42,6 +42,15 @@ from nas.supernet import BertSupernet
 
 _TEXTS = 32
 """In a naive batch."""
+NAIVE, ALL = "naive", "all"
+WAYS = {
+    "and weights rounded once": (False, False, False),
+    "and shared layers": (True, False, False),
+    "and racing": (False, True, False),
+    "and bf16": (False, False, True),
+    ALL: (True, True, True),
+}
+"""Whether an evaluator shares layers, races and computes in bf16."""
 
 
 class Naive:
@@ -111,24 +120,18 @@ class Way:
         return [result.architecture for result in found]
 
 
-def measure(run: Run, count: int, seed: int) -> dict[str, Any]:
-    """Measure and print; returns candidates a second of each way."""
+def measure(run: Run, count: int, seed: int, fast: bool) -> dict[str, Any]:
+    """Measure and print; returns candidates a second of each way, or if `fast` of the naive one and all together."""
     costs, metric, parts = costs_of(run), run.study.task.metric, evaluation(run).read()
     supernet, texts = parts.evaluator().supernet, Dataset(parts.texts)
     candidates = proposals(run.study.space, costs, count, random.Random(seed))
 
-    def evaluator(shared: bool = False, raced: bool = False, bf16: bool = False) -> Evaluator:
-        return Evaluator(supernet, texts, metric, shared, raced, bf16)
-
-    evaluators: dict[str, Naive | Evaluator] = {
-        "naive": Naive(supernet, texts, metric),
-        "batches by length": Naive(supernet, texts, metric, by_length=True),
-        "and weights rounded once": evaluator(),
-        "and shared layers": evaluator(shared=True),
-        "and racing": evaluator(raced=True),
-        "and bf16": evaluator(bf16=True),
-        "all": evaluator(True, True, True),
-    }
+    evaluators: dict[str, Naive | Evaluator] = {NAIVE: Naive(supernet, texts, metric)}
+    if not fast:
+        evaluators["batches by length"] = Naive(supernet, texts, metric, by_length=True)
+    for name, measures in WAYS.items():
+        if name == ALL or not fast:
+            evaluators[name] = Evaluator(supernet, texts, metric, *measures)
     ways = [Way(name, one, candidates, costs) for name, one in evaluators.items()]
     for _ in candidates:
         for way in ways:
@@ -153,8 +156,8 @@ def measure(run: Run, count: int, seed: int) -> dict[str, Any]:
         "naive": round(naive.rate, 3),
         "all": round(together.rate, 3),
         "ratio": round(together.rate / naive.rate, 3),
-        "same_front": lost["all"] <= error,
-        "front_loses": round(lost["all"], 5),
+        "same_front": lost[ALL] <= error,
+        "front_loses": round(lost[ALL], 5),
         "standard_error": round(error, 5),
         "rates": {way.name: round(way.rate, 3) for way in ways},
     }
@@ -196,9 +199,10 @@ def _arguments() -> argparse.Namespace:
     made = common.parser(__doc__)
     made.add_argument("--candidates", type=int, default=60)
     made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--fast", action="store_true", help="the naive way and all together alone")
     return made.parse_args()
 
 
 if __name__ == "__main__":
     arguments = _arguments()
-    common.main(arguments, lambda run: measure(run, arguments.candidates, arguments.seed))
+    common.main(arguments, lambda run: measure(run, arguments.candidates, arguments.seed, arguments.fast))

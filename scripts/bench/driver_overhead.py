@@ -148,7 +148,7 @@ def _arguments() -> argparse.Namespace:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--space", default="minilm-l6", help="a shipped search space, or the path of one")
     made.add_argument("--trials", type=int, default=10_000, help="evaluations of the search")
-    made.add_argument("--sampler", default="nsga2", choices=["nsga2", "tpe", "random"])
+    made.add_argument("--sampler", default="nsga2", choices=["nsga2", "tpe", "random", "guided"])
     made.add_argument("--storage", help="URL of an empty database; a journal where it is left out")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--json", action="store_true", help="print one JSON object as the last line")
