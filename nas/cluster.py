@@ -39,6 +39,11 @@ def connect(address: str, wanted: str) -> None:
         ) from None
 
 
+def processors() -> int:
+    """How many processors the cluster has that this process is connected to."""
+    return int(ray.cluster_resources().get("CPU", 0.0))
+
+
 def attach(device: str) -> None:
     """Connect this process to the cluster that a device belongs to. Raises `ClusterError` if there is none."""
     connect(os.environ.get("RAY_ADDRESS", "auto"), f"devices.{device}")

@@ -308,9 +308,16 @@ class Study(Settings):
         space = SearchSpace.load(self.search_space.name, base=self.path.parent)
         return space.excluding(self.search_space.exclude_compression)
 
-    def on_ray(self) -> Study:
-        """The same study with its candidates evaluated on Ray."""
-        return self.model_copy(update={"search": self.search.model_copy(update={"executor": "ray"})})
+    def on_ray(self, processors: int) -> Study:
+        """The same study with its candidates evaluated on a Ray cluster of so many processors.
+
+        A study that says nothing of Ray gets a worker for each of them, but no more than a generation has candidates.
+        """
+        if self.search.executor == "ray":
+            return self
+        workers = max(1, min(processors, self.search.population))
+        found = self.search.model_copy(update={"executor": "ray", "workers": workers})
+        return self.model_copy(update={"search": found})
 
     def resolve(self, name: str) -> Path:
         """A path of the study file, relative to its folder."""

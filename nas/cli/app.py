@@ -131,10 +131,10 @@ def work_on(
     """
     loaded = load(study, assignments)
     if address:
-        from nas.cluster import connect
+        from nas.cluster import connect, processors
 
         connect(address, "--address")
-        loaded = loaded.on_ray()
+        loaded = loaded.on_ray(processors())
     import_packages()
     from nas.pipeline import Run
 

@@ -102,7 +102,7 @@ class Evaluator:
         self.states = SharedStates() if shared else None
         # Batches hold texts of one length; whoever is stopped early shall have seen all kinds.
         self._order = np.random.default_rng(0).permutation(len(self.batches)).tolist()
-        fast = bf16 and uses_bf16(supernet.weights.config.hidden_size)
+        fast = bf16 and uses_bf16(supernet.weights.config.hidden_size, processor)
         self._dtype = torch.bfloat16 if fast else torch.float32
         self._race = Race(len(self.labels)) if raced and metric == "accuracy" else None
 

@@ -65,7 +65,8 @@ class _Keeper:
 class RayLane:
     """Measures on the node that offers a resource of the device's name, and waits where there is none at the time.
 
-    A node that goes away loses the group in flight, which is measured again when one is back.
+    A node that goes away loses the group in flight, which is measured again when one is back. Raises `DeviceError` if
+    that is another machine: what two measured cannot be compared.
     """
 
     def __init__(self, device: Device) -> None:
@@ -74,8 +75,9 @@ class RayLane:
         self._files = TemporaryDirectory(prefix="nas-latency-")
         self.folder = Path(self._files.name)
         self._keeper: Any = None
+        self.environment: dict[str, Any] = {}
         try:
-            self.environment: dict[str, Any] = self._ask("environment")
+            self.environment = self._ask("environment")
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -96,6 +98,8 @@ class RayLane:
             if self._keeper is None:
                 actor = ray.remote(num_cpus=0, resources={self.device.name: 1})(_Keeper)
                 self._keeper = actor.remote(self.device)
+                if self.environment:
+                    self._check_machine()
             waiting = getattr(self._keeper, method).remote(*arguments)
             while not ray.wait([waiting], timeout=_PATIENCE_S)[0]:
                 if not ray.cluster_resources().get(self.device.name):
@@ -113,6 +117,14 @@ class RayLane:
         raise DeviceError(
             f"devices.{self.device.name}: its Ray node was lost {_MOST_LOSSES} times while measuring; see its log"
         )
+
+    def _check_machine(self) -> None:
+        before, now = self.environment["fingerprint"], self._ask("environment")["fingerprint"]
+        if now != before:
+            raise DeviceError(
+                f"devices.{self.device.name}: the node that is back is another machine or has another runtime ({now}, "
+                f"before {before}), and what two measured cannot be compared; bring the first one back, or profile anew"
+            )
 
     def __enter__(self) -> Self:
         return self

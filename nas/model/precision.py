@@ -8,14 +8,19 @@ _LEAST_WIDTH = 256
 """The casts of narrower layers cost more than their products gain."""
 
 
-def native_bf16() -> bool:
-    """Whether this processor (or GPU) multiplies bf16 matrices in hardware."""
-    if torch.cuda.is_available():
+def native_bf16(processor: str) -> bool:
+    """Whether `cpu` or `cuda` of this machine multiplies bf16 matrices in hardware."""
+    if processor == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     supported = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, lambda: False)() for name in supported)
 
 
-def uses_bf16(hidden_size: int) -> bool:
-    """Whether networks of a hidden size are to be computed in bf16 here."""
-    return native_bf16() and hidden_size >= _LEAST_WIDTH
+def uses_bf16(hidden_size: int, processor: str) -> bool:
+    """Whether networks of a hidden size are to be computed in bf16 on a processor of this machine."""
+    return native_bf16(processor) and hidden_size >= _LEAST_WIDTH
+
+
+def training_processor() -> str:
+    """Where trainings run on this machine."""
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -126,7 +126,7 @@ def _states(run: Run) -> dict[str, bool]:
 
 def _rate() -> float:
     """Operations a second of a matrix product, as training uses it."""
-    kind = torch.bfloat16 if native_bf16() else torch.float32
+    kind = torch.bfloat16 if native_bf16("cpu") else torch.float32
     matrix = torch.ones(768, 768, dtype=kind)
     matrix @ matrix
     started = time.perf_counter()

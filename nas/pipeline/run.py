@@ -13,6 +13,7 @@
         search/journal.log    Optuna's storage, unless the study names a database
         search/journal.log.drivers/  a locked file for each process that evaluates candidates
         search/front.json     the Pareto front, with measured latencies
+        evaluations/          accuracies that the next search of the same supernet need not find anew
         baselines/<device>/   the teacher and the int8 teacher, written and verified like exports
         fine-tuning/<export>/ log and, until it ends, checkpoints of the final training, one folder a candidate
         missed/<budget>.json  digests of what missed a budget on a device elsewhere
@@ -81,6 +82,10 @@ class Run:
     def journal(self) -> Path:
         """Optuna's storage."""
         return self.folder / "search" / "journal.log"
+
+    def evaluations(self, of: str) -> Path:
+        """The accuracies that are known of a supernet, named by a digest of it and of what it is judged by."""
+        return self.folder / "evaluations" / f"{of}.jsonl"
 
     @property
     def front(self) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 from nas.data import TaskData
 from nas.device import Device
 from nas.errors import DeviceError, SearchError
-from nas.evaluate import EvaluationRecipe
+from nas.evaluate import EvaluationRecipe, Memory
 from nas.evaluate.recipe import weights_digest
 from nas.files import digest, file_digest, read_json, write_json
 from nas.latency import Profile, Recipe, build_profile
@@ -21,7 +21,7 @@ from nas.pipeline.supernets import load_teacher, refuse_other_training, supernet
 from nas.progress import Laps
 from nas.search import SearchState, search
 from nas.search.costs import Costs
-from nas.search.executors import executor_for
+from nas.search.executors import Executor, Remembering, executor_for
 from nas.search.sampler import Trials
 from nas.search.selection import Measurement, measure_front
 from nas.search.storage import Storage, check_database, database
@@ -35,13 +35,17 @@ _FORM = 2
 
 
 def search_inputs(run: Run) -> str:
-    """What the results of a search depend on; how many there are and who proposes them may change."""
-    study = run.study
+    """What a search depends on; how many results there are and who proposes candidates may change."""
     profiles = [recipe.digest for recipe in recipes(run)]
-    measure: list[object] = [study.search.examples]
-    measure += [study.search.least_tokens] if study.search.least_tokens else []
-    measure += [] if study.search.bf16 else ["full precision"]
-    return digest([supernet_inputs(run), profiles, study.digest("budgets"), *measure])
+    return digest([supernet_inputs(run), profiles, run.study.digest("budgets"), *_judged_by(run)])
+
+
+def _judged_by(run: Run) -> list[object]:
+    """What accuracies depend on besides the supernet's inputs."""
+    settings = run.study.search
+    texts: list[object] = [settings.examples]
+    texts += [settings.least_tokens] if settings.least_tokens else []
+    return texts + ([] if settings.bf16 else ["full precision"])
 
 
 def devices(run: Run) -> tuple[Device, ...]:
@@ -147,7 +151,12 @@ def _go_on(run: Run, costs: Costs, laps: Laps | None = None) -> SearchState:
     """Evaluate until there are enough. Raises `SearchError` if other profiles, or weights, were used before."""
     trials, recipe, settings = trials_of(run, costs), evaluation(run), run.study.search
     trials.rest_on("profiles", digest(_measured_on(run)))
-    return search(trials, settings.evaluations, lambda: executor_for(settings, recipe), laps)
+    memory = Memory(run.evaluations(digest([supernet_inputs(run), recipe.weights, *_judged_by(run)])))
+
+    def executor() -> Executor:
+        return Remembering(executor_for(settings, recipe), memory)
+
+    return search(trials, settings.evaluations, executor, laps)
 
 
 def _measured_on(run: Run) -> list[str]:
@@ -158,7 +167,7 @@ def _measured_on(run: Run) -> list[str]:
 def join_search(run: Run) -> SearchState:
     """Evaluate candidates beside the command that searches this run, until there are enough.
 
-    Writes nothing but trials; what comes after is that command's.
+    Writes nothing but trials and accuracies; what comes after is that command's.
     """
     study = run.study
     if not run.is_started("search") or not run.is_started("search", search_inputs(run)):

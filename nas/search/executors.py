@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from nas.architecture import Architecture
-from nas.evaluate import CandidateResult, EvaluationRecipe
+from nas.evaluate import CandidateResult, EvaluationRecipe, Memory
 from nas.evaluate.shared import Key, most_alike, prefix_keys
 from nas.study import Search
 
@@ -71,6 +71,39 @@ class InlineExecutor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._waiting.clear()
+
+
+class Remembering:
+    """Answers at once what a memory holds, has another executor evaluate the rest, and remembers that."""
+
+    def __init__(self, executor: Executor, memory: Memory) -> None:
+        self.capacity = executor.capacity
+        self._executor, self._memory = executor, memory
+        self._answered: list[tuple[int, CandidateResult]] = []
+
+    def submit(self, ticket: int, architecture: Architecture, rival: float) -> None:
+        known = self._memory.get(architecture)
+        if known:
+            self._answered.append((ticket, known))
+        else:
+            self._executor.submit(ticket, architecture, rival)
+
+    def next_result(self) -> tuple[int, CandidateResult]:
+        if self._answered:
+            return self._answered.pop(0)
+        ticket, result = self._executor.next_result()
+        self._memory.add(result)
+        return ticket, result
+
+    def __enter__(self) -> Self:
+        self._executor.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._answered.clear()
+        self._executor.__exit__(kind, error, trace)
 
 
 def executor_for(settings: Search, recipe: EvaluationRecipe) -> Executor:

@@ -29,7 +29,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from nas.errors import TrainingError
 from nas.files import write_json
-from nas.model.precision import uses_bf16
+from nas.model.precision import training_processor, uses_bf16
 from nas.progress import Tracker, track
 from nas.supernet.checkpoints import SafeTrainer, all_finite, claim, last_complete, mark_complete
 
@@ -65,6 +65,7 @@ class Schedule:
 
 def training_arguments(model: PreTrainedModel, folder: Path, schedule: Schedule, seed: int) -> TrainingArguments:
     """The Trainer's settings for a model, with checkpoints below `folder`."""
+    processor = training_processor()
     return TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         max_steps=schedule.steps,
@@ -75,8 +76,8 @@ def training_arguments(model: PreTrainedModel, folder: Path, schedule: Schedule,
         warmup_steps=0.06,
         weight_decay=0.01,
         optim="adamw_torch_fused",
-        bf16=uses_bf16(model.config.hidden_size),
-        use_cpu=not torch.cuda.is_available(),
+        bf16=uses_bf16(model.config.hidden_size, processor),
+        use_cpu=processor == "cpu",
         save_steps=schedule.checkpoint_steps,
         save_total_limit=2,
         **(_JUDGED if schedule.patience else {}),
@@ -84,7 +85,7 @@ def training_arguments(model: PreTrainedModel, folder: Path, schedule: Schedule,
         logging_nan_inf_filter=False,
         report_to="none",
         seed=seed,
-        dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_pin_memory=processor == "cuda",
         # The batch size is that of all processes together, however many there are.
         accelerator_config={"split_batches": True},
         disable_tqdm=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from contextlib import suppress
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -14,8 +15,8 @@ from searching import write_search
 from simulation import Pool, SimulatedExecutor
 
 from nas.errors import SearchError
-from nas.evaluate import EvaluationRecipe
-from nas.search.executors import executor_for
+from nas.evaluate import EvaluationRecipe, Memory
+from nas.search.executors import Remembering, executor_for
 from nas.space import SearchSpace
 from nas.study import Search
 
@@ -54,6 +55,25 @@ def test_results_are_those_of_an_evaluator(recipe, name):
         assert found[ticket].architecture == result.architecture
         assert found[ticket].accuracy == pytest.approx(result.accuracy)
         assert found[ticket].examples == result.examples
+
+
+def test_what_was_evaluated_whole_is_remembered(recipe, tmp_path):
+    path, asked = tmp_path / "evaluations" / "known.jsonl", SPACE.largest()
+    with Remembering(executor_for(Search(), recipe), Memory(path)) as executor:
+        executor.submit(4, asked, 0.0)
+        executor.submit(3, SPACE.smallest(), 1.5)
+        found = dict(executor.next_result() for _ in range(2))
+    assert not found[3].complete and found[4].complete
+    path.write_bytes(path.read_bytes()[:-1] + b'\n{"architecture": {"hidd')
+    Memory(path).add(replace(found[4], architecture=SPACE.sample(random.Random(0))))
+    memory = Memory(path)
+    assert memory.get(asked) == found[4] and memory.get(SPACE.smallest()) is None
+    assert len(memory._known) == 2
+    with Remembering(executor_for(Search(), recipe), memory) as executor:
+        for ticket, architecture in ((5, SPACE.smallest()), (6, asked)):
+            executor.submit(ticket, architecture, 0.0)
+        assert executor.next_result() == (6, found[4]), "what is known comes first"
+        assert executor.next_result()[1].complete
 
 
 @pytest.mark.slow

@@ -168,7 +168,7 @@ def test_a_stopped_candidate_is_recorded_as_such(tmp_path):
 def test_bf16_changes_states_by_its_rounding_alone(parts, monkeypatch, choice):
     supernet, split = parts
     exact = Evaluator(supernet, split, "accuracy", bf16=False)
-    monkeypatch.setattr("nas.evaluate.accuracy.uses_bf16", lambda hidden_size: True)
+    monkeypatch.setattr("nas.evaluate.accuracy.uses_bf16", lambda hidden_size, processor: True)
     rounded = Evaluator(supernet, split, "accuracy")
     architecture = compress_all(SPACE.largest(), choice)
     for evaluator in (exact, rounded):

@@ -83,6 +83,17 @@ def test_a_node_that_goes_away_is_waited_for(cluster, supernet_weights, monkeypa
 
 
 @pytest.mark.slow
+def test_another_machine_under_the_same_name_is_refused(cluster, supernet_weights):
+    cluster.add_node(**NODE)
+    with open_lane(DEVICE) as lane:
+        item = item_of(DEVICE, "model", supernet_weights, lane.folder / "model", NO_TEXTS, {})
+        ray.kill(lane._keeper)
+        lane.environment = lane.environment | {"fingerprint": "another"}
+        with pytest.raises(DeviceError, match=r"another machine .* before another"):
+            lane.measure({"networks": [item], "rounds": 2}, lambda done: None)
+
+
+@pytest.mark.slow
 def test_what_a_node_cannot_do_is_said(cluster, supernet_weights):
     cluster.add_node(**NODE)
     device = DEVICE.model_copy(update={"pin_to": (9999,)})

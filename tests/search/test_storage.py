@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -243,21 +245,43 @@ def copied_study(searched_study, tmp_path):
 
 
 def test_a_search_is_joined_with_its_own_profiles(copied_study, nas):
-    """Its sampler may be another by now; what is written is trials alone."""
+    """Its sampler may be another by now; what is written is trials and accuracies alone."""
     runs = copied_study.parent / "runs"
     join = ("search", str(copied_study), "--join", "--runs", str(runs), "--json")
-    files = {path: path.read_bytes() for path in runs.rglob("*.json*")}
+    files = {path: path.read_bytes() for path in runs.rglob("*.json")}
     more = copied_study.read_text().replace("evaluations = 16", 'sampler = "guided"\nevaluations = 20')
     copied_study.write_text(more)
     code, out, err = nas(*join)
     assert code == 0, err
     assert json.loads(out.splitlines()[-1])["evaluated"] == 20
-    assert files == {path: path.read_bytes() for path in runs.rglob("*.json*")}
+    assert files == {path: path.read_bytes() for path in runs.rglob("*.json")}
     profile = next((runs / "tiny" / "profiles").glob("cpu.json"))
     profile.write_text(profile.read_text() + " ")
     copied_study.write_text(more.replace("evaluations = 20", "evaluations = 24"))
     code, _, err = nas(*join)
     assert code == 2 and "belongs to other profiles" in err and len(err.splitlines()) == 1
+
+
+def test_other_budgets_ask_for_no_accuracy_twice(copied_study, nas):
+    """A search of other budgets begins anew, with what is known of the same supernet."""
+    runs = copied_study.parent / "runs"
+    search = ("search", str(copied_study), "--runs", str(runs))
+    (known,) = (runs / "tiny" / "evaluations").glob("*.jsonl")
+    before = _seconds(line for line in known.read_text().splitlines() if line)
+    copied_study.write_text(re.sub(r'p50_ms = "\d+%"', 'p50_ms = "85%"', copied_study.read_text()))
+    code, _, err = nas(*search)
+    assert code == 0, err
+    results = [json.loads(line) for line in (runs / "tiny" / "log.jsonl").read_text().splitlines()]
+    results = [line for line in results if line["event"] == "evaluated"][-16:]
+    again = {line["architecture"]: line["seconds"] for line in results}
+    assert before.keys() & again.keys()
+    assert all(before[name] == again[name] for name in before.keys() & again.keys())
+
+
+def _seconds(lines: Iterable[str]) -> dict[str, float]:
+    """How long each evaluation took, by the architecture: a measurement, so equal where it is the same one."""
+    found = [CandidateResult.from_json(json.loads(line)) for line in lines]
+    return {result.architecture.describe(): result.seconds for result in found}
 
 
 def test_a_database_has_a_search_for_each_supernet(copied_study, monkeypatch):
