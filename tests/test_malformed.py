@@ -58,7 +58,11 @@ SPACES = {
         'embedding = ["none", "skip"]',
         ["embedding", "'skip'"],
     ),
-    "rank above every size": ('["none", "int8"]', '["none", "low_rank(99)"]', ["'low_rank(99)'", "suits none"]),
+    "rank above every size": (
+        '["none", "int8"]',
+        '["none", "low_rank(99)"]',
+        ["'low_rank(99)'", "must make sense at every hidden_size"],
+    ),
     "no token kept": ("layers = [1, 3]", "layers = [1, 3]\nkeep_tokens = [0]", ["dimensions.keep_tokens", "0"]),
     "threshold of one": ("layers = [1, 3]", "layers = [1, 3]\nexit_threshold = [1.0]", ["exit_threshold", "1.0"]),
     "choice of no block": ('attention = ["none"', 'pooler = ["none"', ["compression.pooler", "unknown key"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import runpy
 from collections import Counter
 from dataclasses import replace
@@ -155,8 +156,35 @@ def test_a_choice_for_another_block_is_refused(space, monkeypatch):
 def test_a_choice_that_suits_no_size_is_refused():
     values = mixed_space().model_dump()
     values["compression"] |= {"attention": ["none", "low_rank(500)"]}
-    with pytest.raises(ValueError, match=r"compression.attention: 'low_rank\(500\)' suits none"):
+    with pytest.raises(
+        ValueError, match=r"compression.attention: 'low_rank\(500\)' must make sense at every hidden_size"
+    ):
         SearchSpace.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("block", "choice", "sizes"),
+    [
+        ("attention", "low_rank(12)", "16 even with num_attention_heads 4; change"),  # 24 and 32 would do
+        ("feed_forward", "low_rank(14)", "16 even with intermediate_size 64; change"),
+        ("embedding", "low_rank(20)", "16; change"),
+        ("embedding", "low_rank(25)", "16 or 24; change"),
+        ("attention", "sparse(0.1)+int8", "16 or 24 or 32 even with"),  # its bits take more than its zeros save
+    ],
+)
+def test_the_hidden_sizes_that_a_choice_does_not_suit_are_named(block, choice, sizes):
+    values = SearchSpace.load("tiny").model_dump()
+    values["compression"] |= {block: ["none", choice]}
+    with pytest.raises(ValueError, match=f"compression.{block}: {re.escape(repr(choice))} must .* does not at {sizes}"):
+        SearchSpace.model_validate(values)
+
+
+def test_what_is_larger_than_its_format_alone_does_not_suit():
+    assert compression("sparse(0.1)+int8").linear_bytes(384, 384, False) == 154_368 - 1536
+    for spec in ("sparse(0.1)+int8", "low_rank(192)", "low_rank(192)+int8"):
+        assert not compression(spec).suits(384, 384), spec
+    for spec in ("sparse(0.1)", "sparse(0.2)+int8", "low_rank(191)", "low_rank(190)+int8", "low_rank(64)+int4"):
+        assert compression(spec).suits(384, 384), spec
 
 
 def test_a_block_that_shall_borrow_weights_needs_some_below():
