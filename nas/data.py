@@ -7,7 +7,7 @@ is the official validation set and is read once, for the final figure.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SPLITS = ("train", "search", "test")
+_CORRELATIONS = ("spearman", "pearson")
 _FORMATS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "json"}
 
 
@@ -78,6 +79,8 @@ def prepare(
         )
     kept = sorted(set(range(len(training))) - set(searched))
     parts = {"train": training.select(kept), "search": training.select(searched), "test": official}
+    for name, source in (("search", train), ("test", test)):
+        _check_size(task.metric, len(parts[name]), f"{source}: the {name} set")
     encoded = {name: _encode(task, part, label_names, tokenizer, token_types) for name, part in parts.items()}
     return TaskData(**encoded, label_names=label_names)
 
@@ -127,13 +130,8 @@ def _label_names(task: Task, training: Dataset, official: Dataset) -> tuple[str,
     feature = training.features[task.label]
     if isinstance(feature, ClassLabel):
         return tuple(feature.names)
-    try:
-        values = set(training[task.label])
-    except TypeError:
-        raise DataError(
-            f"{task.train}: column {task.label!r} must hold one label a row, but holds lists or records; correct it"
-        ) from None
-    unknown = sorted(set(official[task.label]) - values, key=str)
+    values = _distinct(task.train, task.label, training)
+    unknown = sorted(_distinct(task.test, task.label, official) - values, key=str)
     if unknown:
         raise DataError(f"{task.test}: label {unknown[0]!r} does not occur in {task.train}; correct one of them")
     if not 2 <= len(values) <= 1000 or any(isinstance(value, float) or value is None for value in values):
@@ -142,6 +140,16 @@ def _label_names(task: Task, training: Dataset, official: Dataset) -> tuple[str,
             f"but it holds {len(values)} distinct values; correct the column, or set kind = 'regression'"
         )
     return tuple(str(value) for value in sorted(values))
+
+
+def _distinct(source: str, column: str, rows: Dataset) -> set[Any]:
+    """The labels that occur."""
+    try:
+        return set(rows[column])
+    except TypeError:
+        raise DataError(
+            f"{source}: column {column!r} must hold one label a row, but holds lists or records; correct it"
+        ) from None
 
 
 def _encode(
@@ -169,15 +177,18 @@ def _labels(task: Task, rows: Dataset, label_names: tuple[str, ...]) -> list[Any
         if not np.isfinite(numbers).all():
             raise DataError(f"{task.label}: regression needs a number in every row; correct the column")
         return numbers
-    positions = {name: number for number, name in enumerate(label_names)}
     if isinstance(feature := rows.features[task.label], ClassLabel):  # each file has an order of its own
-        own = [positions.get(name, -1) for name in feature.names]
-        labels = [own[value] if value in range(len(own)) else -1 for value in values]
-    else:
-        labels = [positions.get(str(value), -1) for value in values]
-    if min(labels) < 0:
+        values = [feature.names[value] if value in range(len(feature.names)) else None for value in values]
+    if None in values:
         raise DataError(f"{task.label}: some rows have no label; use a split whose labels are public")
-    return labels
+    positions = {name: number for number, name in enumerate(label_names)}
+    unknown = next((value for value in values if str(value) not in positions), None)
+    if unknown is not None:
+        raise DataError(
+            f"{task.label}: label {unknown!r} is no class of {task.train}, which has {len(label_names)} such as "
+            f"{label_names[0]!r}; use the same labels in {task.train} and {task.test}"
+        )
+    return [positions[str(value)] for value in values]
 
 
 def _normal(row: Sequence[str]) -> str:
@@ -205,7 +216,10 @@ def held_out(columns: Sequence[Sequence[str]], by: str, size: int, seed: int) ->
     rows: dict[str, list[int]] = {}
     for number, text in enumerate(texts):
         rows.setdefault(text, []).append(number)
-    contained = {text: _spans(text, rows) if by == "sentence" else [] for text in rows}
+    sizes: dict[str, set[int]] = {}
+    for text in rows:
+        sizes.setdefault(text.split(" ")[0], set()).add(len(text.split(" ")))
+    contained = {text: _spans(text, rows, sizes) if by == "sentence" else [] for text in rows}
     inner = {span for spans in contained.values() for span in spans}
     whole = [text for text in rows if text not in inner]
     random.Random(seed).shuffle(whole)
@@ -218,16 +232,16 @@ def held_out(columns: Sequence[Sequence[str]], by: str, size: int, seed: int) ->
     return sorted(chosen)
 
 
-def _spans(text: str, rows: dict[str, list[int]]) -> list[str]:
-    """The other rows that are a run of this text's words."""
+def _spans(text: str, rows: Container[str], sizes: Mapping[str, Iterable[int]]) -> list[str]:
+    """The other rows that are a run of this text's words. `sizes` are those of the rows by their first word."""
     words = text.split(" ")
     found = {
-        " ".join(words[start:end])
-        for start in range(len(words))
-        for end in range(start + 1, len(words) + 1)
-        if end - start < len(words)
+        span
+        for start, first in enumerate(words)
+        for size in sizes.get(first, ())
+        if size < len(words) and start + size <= len(words) and (span := " ".join(words[start : start + size])) in rows
     }
-    return sorted(span for span in found if span in rows)
+    return sorted(found)
 
 
 @dataclass(frozen=True)
@@ -259,12 +273,21 @@ def batches_by_length(split: Dataset, max_tokens: int = 4096) -> Iterator[Batch]
             yield Batch(part, inputs)
 
 
+def _check_size(metric: str, texts: int, what: str) -> None:
+    if metric in _CORRELATIONS and texts < 2:
+        raise DataError(f"{what} needs at least 2 texts for {metric}, but has {texts}; give more")
+
+
 def score(metric: str, logits: np.ndarray, labels: np.ndarray) -> float:
-    """A task's metric from logits (examples, num_labels) and labels (examples,); higher is better."""
+    """A task's metric from logits (examples, num_labels) and labels (examples,); higher is better.
+
+    Raises `DataError` for a correlation of less than two examples.
+    """
     from scipy.stats import pearsonr, spearmanr
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-    if metric in ("spearman", "pearson"):
+    if metric in _CORRELATIONS:
+        _check_size(metric, len(labels), "What is judged (search.examples, search.least_tokens)")
         both = (logits[:, 0], labels)
         value = float(spearmanr(*both).statistic if metric == "spearman" else pearsonr(*both).statistic)
         return value if np.isfinite(value) else 0.0  # a constant prediction correlates with nothing

@@ -15,6 +15,7 @@ from datasets import ClassLabel, Dataset
 from nas.compression import BLOCKS, compression
 from nas.errors import NasError, StudyError, TeacherError
 from nas.files import write_text
+from nas.latency.runtimes import RUNTIMES
 from nas.model.stock import compact_config, shape_of
 from nas.pipeline.plan import check_sources
 from nas.pipeline.prepare import read_config
@@ -126,6 +127,8 @@ def write_study(folder: Path, answers: Answers, teacher: Teacher | None, columns
     Nothing is left if the study is not valid. Raises `StudyError` for a folder that has one, or the error that
     loading it would meet.
     """
+    if answers.runtime not in RUNTIMES:
+        raise StudyError(f"--runtime {answers.runtime}: is none of {', '.join(RUNTIMES)}; use one of them")
     space, written = _search_space(folder, answers, teacher), [folder / STUDY_FILE]
     if space == SPACE_FILE:
         written.append(folder / SPACE_FILE)
@@ -137,6 +140,7 @@ def write_study(folder: Path, answers: Answers, teacher: Teacher | None, columns
         raise StudyError(
             f"{answers.train}, {answers.test}: no column {unknown[0]!r} in both; use some of {', '.join(columns.names)}"
         )
+    absent = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         if teacher and space == SPACE_FILE:
             write_text(folder / SPACE_FILE, _space_text(teacher.shape))
@@ -145,6 +149,9 @@ def write_study(folder: Path, answers: Answers, teacher: Teacher | None, columns
     except NasError:
         for path in written:
             path.unlink(missing_ok=True)
+        for path in absent:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
         raise
     return written
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from nas.architecture import LAYER_BLOCKS, Architecture, Layer, kept_tokens
-from nas.compression import BLOCKS, Block, Compression, compression
+from nas.compression import BLOCKS, Block, compression
 from nas.errors import SearchSpaceError
 from nas.files import Positive, Settings, Whole, digest, read_toml, validate
 
@@ -151,12 +151,15 @@ class SearchSpace(Settings):
             used = {choice for _, choice in self.options(block)}
             for name in getattr(self.compression, block):
                 if name not in used:
-                    raise ValueError(
-                        f"compression.{block}: {name!r} suits none of this space's sizes; change or drop it"
-                    )
+                    key = "num_attention_heads" if block == "attention" else "intermediate_size"
+                    largest = getattr(self.dimensions, key)[-1]
+                    raise _unsuitable(block, name, self._unsuited(block, largest, name), f" even with {key} {largest}")
         for name in self.compression.embedding:
-            if not all(compression(name).suits(_MANY_ROWS, hidden) for hidden in self.dimensions.hidden_size):
-                raise ValueError(f"compression.embedding: {name!r} does not suit this space's sizes; change or drop it")
+            unsuited = [
+                hidden for hidden in self.dimensions.hidden_size if not compression(name).suits(_MANY_ROWS, hidden)
+            ]
+            if unsuited:
+                raise _unsuitable("embedding", name, unsuited)
         if self.layer_sets[-1] != tuple(range(total)):
             raise ValueError(
                 f"dimensions.layers: the teacher's {total} layers must be among them, "
@@ -299,18 +302,14 @@ class SearchSpace(Settings):
         """The choices that leave a block of that size weights of its own and make sense for it."""
         known = self._known_choices
         if (block, size) not in known:
-            known[block, size] = tuple(self._suitable(block, size))
+            own = (name for name in getattr(self.compression, block) if compression(name).weights == "own")
+            known[block, size] = tuple(name for name in own if not self._unsuited(block, size, name))
         return known[block, size]
 
-    def _suitable(self, block: Block, size: int) -> Iterator[str]:
+    def _unsuited(self, block: Block, size: int, name: str) -> list[int]:
+        """The hidden sizes at which a choice makes no sense for a block of that size."""
         width = size * self.teacher.head_size if block == "attention" else size
-        found = ((name, compression(name)) for name in getattr(self.compression, block))
-        hidden = self.dimensions.hidden_size
-
-        def suits(choice: Compression) -> bool:
-            return choice.weights == "own" and all(choice.suits(width, columns) for columns in hidden)
-
-        return (name for name, choice in found if suits(choice))
+        return [hidden for hidden in self.dimensions.hidden_size if not compression(name).suits(width, hidden)]
 
     @property
     def exit_options(self) -> tuple[float, ...]:
@@ -435,6 +434,14 @@ class SearchSpace(Settings):
         layer = Layer(0, sizes.num_attention_heads[-1], sizes.intermediate_size[-1])
         layers = tuple(replace(layer, source=source) for source in self.layer_sets[-1])
         return Architecture(hidden_size=sizes.hidden_size[-1], layers=layers)
+
+
+def _unsuitable(block: Block, name: str, hidden: Sequence[int], where: str = "") -> ValueError:
+    sizes = " or ".join(map(str, hidden))
+    return ValueError(
+        f"compression.{block}: {name!r} must make sense at every hidden_size, but does not at {sizes}{where}; "
+        "change or drop it, or the size"
+    )
 
 
 def shipped_spaces() -> dict[str, Path]:

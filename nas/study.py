@@ -279,28 +279,41 @@ class Study(Settings):
                 f"{self.path}: search_space: {self.space.name!r} leaves networks early when a class is sure "
                 "(exit_threshold), but the task is a regression; use another space"
             )
-        used = {name for block in self.space.compression for name in block[1]}
         for device in self.devices:
-            if self.space.dimensions.exit_threshold and device.runtime != "onnxruntime":
-                raise StudyError(
-                    f"{self.path}: devices.{device.name}: networks that are left early (exit_threshold) run on "
-                    f"onnxruntime alone, but got {device.runtime!r}; change the runtime or the space"
-                )
-            for name in sorted(used):
-                runtimes = compression(name).runtimes
-                if device.runtime not in runtimes:
-                    raise StudyError(
-                        f"{self.path}: devices.{device.name}: the runtime {device.runtime!r} cannot run the "
-                        f"compression choice {name!r}, only {', '.join(sorted(runtimes)) or 'none'} can; "
-                        f"change the runtime or set search_space.exclude_compression = [{name!r}]"
-                    )
+            try:
+                self._check_dimensions(device)
+                self._check_choices(device)
+            except ValueError as problem:
+                raise StudyError(f"{self.path}: devices.{device.name}: {problem}") from None
 
-            if self.space.dimensions.keep_tokens and device.sequence_length != "task":
-                raise StudyError(
-                    f"{self.path}: devices.{device.name}: sequence_length must be 'task' where the space drops tokens "
-                    f"(keep_tokens), but got {device.sequence_length!r}: accuracy is that of the task's own texts, "
-                    "and dropping what only longer ones have would look like a gain; change one of them"
-                )
+    def _check_dimensions(self, device: Device) -> None:
+        exits, tokens = self.space.dimensions.exit_threshold, self.space.dimensions.keep_tokens
+        if exits and device.runtime != "onnxruntime":
+            raise ValueError(
+                "networks that are left early (exit_threshold) run on onnxruntime alone, "
+                f"but got {device.runtime!r}; change the runtime or the space"
+            )
+        if exits and device.batch_size != 1:
+            raise ValueError(
+                "batch_size must be 1 where networks are left early (exit_threshold), "
+                f"but got {device.batch_size}: a batch takes as long as its slowest text; change it or the space"
+            )
+        if (exits or tokens) and device.sequence_length != "task":
+            raise ValueError(
+                f"sequence_length must be 'task' where the space has {'keep_tokens' if tokens else 'exit_threshold'}, "
+                f"but got {device.sequence_length!r}: accuracy is that of the task's own texts, and what only longer "
+                "ones have would look like a gain; change one of them"
+            )
+
+    def _check_choices(self, device: Device) -> None:
+        for name in sorted({name for _, names in self.space.compression for name in names}):
+            for key, able in (("runtime", compression(name).runtimes), ("processor", compression(name).processors)):
+                if getattr(device, key) not in able:
+                    raise ValueError(
+                        f"the {key} {getattr(device, key)!r} cannot run the compression choice {name!r}, "
+                        f"only {', '.join(sorted(able)) or 'none'} can; change the {key} or set "
+                        f"search_space.exclude_compression = [{name!r}]"
+                    )
 
     @cached_property
     def space(self) -> SearchSpace:

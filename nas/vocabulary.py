@@ -25,7 +25,8 @@ def prune_tokenizer(
 ) -> tuple[PreTrainedTokenizerFast, list[int]]:
     """The tokenizer with the pieces `used` (ids), special tokens and single characters; and the ids that it keeps.
 
-    The place of an id in the list is its new number. Raises `TeacherError` for another kind than WordPiece.
+    The place of an id in the list is its new number. Raises `TeacherError` for another kind than WordPiece, or one that
+    puts special tokens around texts in a way that is not known here.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     parts: dict[str, Any] = json.loads(backend.to_str()) if backend else {"model": {"type": type(tokenizer).__name__}}
@@ -49,7 +50,8 @@ def prune_tokenizer(
     numbers = {piece: number for number, piece in enumerate((*kept, *outside))}
     for token in parts["added_tokens"]:
         token["id"] = numbers[token["content"]]
-    _renumber(parts.get("post_processor") or {}, numbers)
+    if parts.get("post_processor"):
+        _renumber(parts["post_processor"], numbers)
     names = {name: getattr(tokenizer, name) for name in _SPECIAL if getattr(tokenizer, name, None) is not None}
     pruned = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(parts)),
@@ -63,11 +65,20 @@ def prune_tokenizer(
 
 def _renumber(processor: dict[str, Any], numbers: dict[str, int]) -> None:
     """Give the special tokens around a text their new numbers, in place."""
-    for name, token in processor.get("special_tokens", {}).items():
-        token["ids"] = [numbers[name]]
-    for end in ("sep", "cls"):
-        if end in processor:
+    kind = processor["type"]
+    if kind == "Sequence":
+        for part in processor["processors"]:
+            _renumber(part, numbers)
+    elif kind == "TemplateProcessing":
+        for token in processor["special_tokens"].values():
+            token["ids"] = [numbers[name] for name in token["tokens"]]
+    elif kind in ("BertProcessing", "RobertaProcessing"):
+        for end in ("sep", "cls"):
             processor[end] = [processor[end][0], numbers[processor[end][0]]]
+    elif kind != "ByteLevel":  # which knows no numbers
+        raise TeacherError(
+            f"teacher.prune_vocabulary: needs a tokenizer whose post_processor is known, but got {kind}; leave it out"
+        )
 
 
 def prune_embeddings(model: PreTrainedModel, kept: list[int], pad_token_id: int | None) -> None:

@@ -11,6 +11,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from nas.cli import app
+from nas.space import shipped_spaces
 
 COMMAND = typer.main.get_command(app)
 VERBS = {
@@ -42,6 +43,15 @@ def test_help_is_shown_without_heavy_packages():
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "For example:" in result.stdout and "nas init my-study" in result.stdout
+
+
+def test_brackets_in_a_space_s_name_are_shown_as_they_are(nas, tiny_study, tmp_path):
+    space = shipped_spaces()["tiny"].read_text().replace('name = "tiny"', 'name = "a [/b] [v2]"')
+    (tiny_study.parent / "mine.toml").write_text(space)
+    tiny_study.write_text(tiny_study.read_text().replace('name = "tiny"', 'name = "mine.toml"'))
+    code, output, error = nas("check", str(tiny_study), "--runs", str(tmp_path / "runs"))
+    assert code == 0, error
+    assert "search space: a [/b] [v2], 295,704 architectures" in output
 
 
 def _completed(line):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import tracemalloc
+
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset
@@ -23,6 +26,24 @@ def test_no_held_out_row_is_part_of_a_training_sentence_alone():
     searched = set(held_out([SENTENCES], "sentence", 5, 1))
     training = [text for number, text in enumerate(SENTENCES) if number not in searched]
     assert not {SENTENCES[number].lower() for number in searched} & {text.lower() for text in training}
+
+
+def test_contained_rows_are_all_runs_of_words_found_without_holding_every_run():
+    rng = random.Random(0)
+    texts = [" ".join(rng.choices("abc", k=rng.randint(1, 9))) for _ in range(60)]
+    long = " ".join(f"w{number}" for number in range(400))
+    texts += [long, "w7 w8", "w399", "w398 w399 w400"]
+    rows = {text: [number] for number, text in enumerate(texts)}
+    for size in (1, 20):
+        chosen = {texts[number] for number in held_out([texts], "sentence", size, 3)}
+        for text in chosen:  # each row inside a chosen one is there as well
+            inside = {other for other in rows if f" {other} " in f" {text} "}
+            assert inside <= chosen
+    tracemalloc.start()
+    held_out([[long, "w7 w8"]], "sentence", 1, 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2e6  # all runs of the text are 80 thousand, 70 MB
 
 
 def test_rows_with_equal_texts_go_together():
@@ -86,8 +107,37 @@ def test_labels_go_by_their_names_where_each_file_has_an_order_of_its_own(files,
 def test_labels_that_are_lists_are_refused(files, tmp_path):
     path = str(tmp_path / "lists.parquet")
     Dataset.from_dict({"text": ["w1", "w2"], "label": [[0], [1]]}).to_parquet(path)
-    with pytest.raises(DataError, match="must hold one label a row"):
-        prepare(_task(), path, files[1], make_tokenizer(), 0)
+    for train, test, name in ((path, files[1], "train"), (files[0], path, "test")):
+        with pytest.raises(DataError, match=f"^{name}.parquet: column 'label' must hold one label a row"):
+            prepare(_task(), train, test, make_tokenizer(), 0)
+
+
+def test_a_label_that_is_no_class_is_named_and_one_that_is_missing_called_so(files, tmp_path):
+    named = {}
+    for name, path in zip(("train", "test"), files, strict=True):
+        rows = Dataset.from_parquet(path, keep_in_memory=True).cast_column("label", ClassLabel(names=["bad", "good"]))
+        rows.to_parquet(named.setdefault(name, str(tmp_path / f"{name}-named.parquet")))
+    with pytest.raises(
+        DataError, match=r"label: label [01] is no class of .*, which has 2 such as 'bad'; use the same"
+    ):
+        prepare(_task(holdout={"size": 60}), named["train"], files[1], make_tokenizer(), 0)
+    hidden = Dataset.from_parquet(named["test"], keep_in_memory=True)
+    hidden = Dataset.from_dict({"text": hidden["text"], "label": [-1] * len(hidden)}, features=hidden.features)
+    hidden.to_parquet(tmp_path / "hidden.parquet")
+    with pytest.raises(DataError, match="label: some rows have no label; use a split whose labels are public"):
+        prepare(_task(holdout={"size": 60}), named["train"], str(tmp_path / "hidden.parquet"), make_tokenizer(), 0)
+
+
+@pytest.mark.parametrize("metric", ["pearson", "spearman"])
+def test_a_correlation_needs_two_texts(files, tmp_path, metric):
+    Dataset.from_dict({"text": ["w1 w2"], "label": [0.5]}).to_parquet(tmp_path / "one.parquet")
+    task = _task(kind="regression", metric=metric, holdout={"size": 60})
+    with pytest.raises(DataError, match=f"one.parquet: the test set needs at least 2 texts for {metric}, but has 1"):
+        prepare(task, files[0], str(tmp_path / "one.parquet"), make_tokenizer(), 0)
+    with pytest.raises(
+        DataError, match=f"search.least_tokens.* needs at least 2 texts for {metric}, but has 1; give more"
+    ):
+        score(metric, np.array([[0.5]]), np.array([0.5]))
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,8 @@ def test_all_texts_leave_a_forced_network_where_they_shall(space, supernet_weigh
 def test_a_threshold_that_is_always_reached_is_refused(nas, tiny_study, tmp_path):
     text = shipped_spaces()["tiny"].read_text()
     (tiny_study.parent / "early.toml").write_text(text.replace("[0, 1]]", "[0, 1]]\nexit_threshold = [0.5, 0.9]"))
-    tiny_study.write_text(tiny_study.read_text().replace('name = "tiny"', 'name = "early.toml"'))
+    study = tiny_study.read_text().replace("sequence_length = 32", 'sequence_length = "task"')
+    tiny_study.write_text(study.replace('name = "tiny"', 'name = "early.toml"'))
     code, _, error = nas("train", str(tiny_study), "--runs", str(tmp_path / "runs"))
     assert code == 2 and "exit_threshold must be above 1/2" in error and "0.5; raise it" in error
 

@@ -58,7 +58,11 @@ SPACES = {
         'embedding = ["none", "skip"]',
         ["embedding", "'skip'"],
     ),
-    "rank above every size": ('["none", "int8"]', '["none", "low_rank(99)"]', ["'low_rank(99)'", "suits none"]),
+    "rank above every size": (
+        '["none", "int8"]',
+        '["none", "low_rank(99)"]',
+        ["'low_rank(99)'", "must make sense at every hidden_size"],
+    ),
     "no token kept": ("layers = [1, 3]", "layers = [1, 3]\nkeep_tokens = [0]", ["dimensions.keep_tokens", "0"]),
     "threshold of one": ("layers = [1, 3]", "layers = [1, 3]\nexit_threshold = [1.0]", ["exit_threshold", "1.0"]),
     "choice of no block": ('attention = ["none"', 'pooler = ["none"', ["compression.pooler", "unknown key"]),
@@ -120,6 +124,16 @@ STUDIES = {
     "train is test": ('test = "test.parquet"', 'test = "train.parquet"', ["task", "another set"]),
     "none excluded": ('name = "tiny"', 'name = "tiny"\nexclude_compression = ["none"]', ["'none'", "int8"]),
     "unknown exclusion": ('name = "tiny"', 'name = "tiny"\nexclude_compression = ["int3"]', ["'int3'"]),
+    "int8 on torch": (
+        'name = "cpu"',
+        'name = "cpu"\nruntime = "torch"',
+        ["devices.cpu: the runtime 'torch' cannot run", "'int8', only onnxruntime", "exclude_compression = ['int8']"],
+    ),
+    "int8 on a GPU": (
+        'name = "cpu"',
+        'name = "cpu"\nprocessor = "cuda"',
+        ["devices.cpu: the processor 'cuda' cannot run", "'int8', only cpu", "exclude_compression = ['int8']"],
+    ),
     "unknown sampler": ("evaluations = 16", 'sampler = "luck"', ["search.sampler", "'luck'"]),
     "batch not shared": ("steps = 30", "steps = 30\nworkers = 3", ["supernet", "64 texts", "3", "change one"]),
     "GPUs that are no share": (
@@ -183,6 +197,8 @@ def test_malformed_study(case, nas, tiny_study, tmp_path):
 DIMENSIONS = {
     "tokens at a fixed length": ("keep_tokens = [4]", "", ["devices.cpu", "'task'", "keep_tokens", "32"]),
     "exits on torch": ("exit_threshold = [0.9]", 'runtime = "torch"', ["devices.cpu", "exit_threshold", "'torch'"]),
+    "exits in batches": ("exit_threshold = [0.9]", "batch_size = 4", ["devices.cpu", "batch_size must be 1", "got 4"]),
+    "exits at a fixed length": ("exit_threshold = [0.9]", "", ["devices.cpu", "'task'", "exit_threshold", "32"]),
 }
 
 

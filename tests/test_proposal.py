@@ -115,13 +115,16 @@ def test_a_hub_study_needs_columns_and_a_space(here, nas):
         ([*GIVEN, "--metric", "bleu"], ["'bleu'", "accuracy"]),
         ([*GIVEN, "--sequence-length", "64"], ["devices.here.sequence_length", "40", "64"]),
         ([*GIVEN, "--space", "bert-base"], ["12 layers", "3 layers"]),
+        ([*GIVEN, "--runtime", "tflite"], ["--runtime tflite", "onnxruntime, torch, openvino", "use one"]),
     ],
 )
 def test_wrong_answers_leave_nothing(here, nas, arguments, words):
-    code, output, error = nas("init", "mine", *arguments)
+    code, output, error = nas("init", "deep/mine", *arguments)
     last = error.splitlines()[-1]
     assert code == 2 and output == "" and last.startswith("error: ") and all(word in last for word in words), error
-    assert not (here / "mine" / "study.toml").exists()
+    assert not (here / "deep").exists()
+    (here / "own").mkdir()
+    assert nas("init", "own", *arguments)[0] == 2 and not list((here / "own").iterdir())
 
 
 def test_columns_may_have_spaces_and_are_typed_with_commas(here, nas, monkeypatch):

@@ -14,7 +14,7 @@ from nas.pipeline import Run
 from nas.pipeline.prepare import prepare_teacher
 from nas.pipeline.supernets import load_teacher
 from nas.study import Study
-from nas.vocabulary import prune_embeddings, prune_tokenizer
+from nas.vocabulary import _renumber, prune_embeddings, prune_tokenizer
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "##s", "f", "##i", "##l", "##m", "g",
           "##o", "##d", "b", "##a", "goods", "w", "##ood"]  # fmt: skip
@@ -71,6 +71,31 @@ def test_a_model_keeps_its_function_on_known_texts(tokenizer, kind):
         found = model(**pruned("good film", return_tensors="pt", return_token_type_ids=False)).logits
     torch.testing.assert_close(found, expected)
     assert model.config.vocab_size == len(kept) == len(pruned) < len(PIECES)
+
+
+@pytest.mark.parametrize("inside", [None, "BertProcessing", "RobertaProcessing", "TemplateProcessing"])
+def test_special_tokens_have_their_new_numbers_whatever_puts_them_there(tokenizer, inside):
+    """Unused ids before those of the special tokens, so that a number left as it was is another piece."""
+    ends = [(name, len(PIECES) - 2 + at) for at, name in enumerate(("[SEP]", "[CLS]"))]
+    pieces = [piece for piece in PIECES if piece not in dict(ends)] + [name for name, _ in ends]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    if inside == "TemplateProcessing":
+        own = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    else:
+        own = getattr(processors, inside or "BertProcessing")(*ends)
+    backend.post_processor = own if inside is None else processors.Sequence([processors.ByteLevel(), own])
+    names = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    whole = PreTrainedTokenizerFast(tokenizer_object=backend, mask_token="[MASK]", **names)
+    pruned, kept = prune_tokenizer(whole, set(whole("good film")["input_ids"]))
+    assert len(kept) < len(pieces)
+    assert _pieces(pruned, "good film") == _pieces(whole, "good film") == ["[CLS]", "good", "film", "[SEP]"]
+
+
+def test_a_post_processor_that_is_not_known_is_refused():
+    with pytest.raises(TeacherError, match="whose post_processor is known, but got Odd; leave it out"):
+        _renumber({"type": "Sequence", "processors": [{"type": "ByteLevel"}, {"type": "Odd"}]}, {})
 
 
 def test_another_kind_of_tokenizer_is_refused():

@@ -1,8 +1,8 @@
 """The contract of a compression choice: what is done to one block of a network.
 
 A choice is one file with one subclass and one line in the registry. It is written as `name`, `name(parameter)` or,
-where its matrices can be stored in a format that is a choice too, `name(parameter)+format`. Torch and ONNX are only
-touched inside the methods, so that a study can be read and checked without either.
+where its matrices can be stored in a `Format`, `name(parameter)+format`. Torch and ONNX are only touched inside the
+methods, so that a study can be read and checked without either.
 
 Its torch methods are differentiable and serve the supernet, the extracted model and the modelling file of an export
 alike; its ONNX methods write what a runtime executes. Both must compute the same function.
@@ -34,6 +34,9 @@ class Compression(ABC):
     name: ClassVar[str]
     """The word that stands for it in search spaces and architectures."""
 
+    examples: ClassVar[tuple[str, ...]]
+    """How it is written, with parameters where it has some: what its contract suite is run with, in each format."""
+
     blocks: ClassVar[frozenset[Block]]
     """The blocks that it applies to."""
 
@@ -42,12 +45,18 @@ class Compression(ABC):
     without weights of its own has no size either."""
 
     @classmethod
-    def read(cls, parameter: str | None, stored: MatrixCompression | None) -> Self:
-        """The choice with a parameter, stored in a format. Raises `ValueError` with rule, value and remedy."""
+    def takes(cls, stored: type[Format]) -> bool:
+        """Whether its matrices can be stored in that format."""
+        return False
+
+    @classmethod
+    def read(cls, parameter: str | None, stored: Format | None) -> Self:
+        """The choice with a parameter, stored in a format that it takes.
+
+        Raises `ValueError` with rule, value and remedy for a parameter that it cannot have.
+        """
         if parameter is not None:
             raise ValueError(f"{cls.name} takes no parameter, but got {parameter!r}; write {cls.name}")
-        if stored is not None:
-            raise ValueError(f"{cls.name} cannot be combined with a format, but got {stored.spec!r}; drop one")
         return cls()
 
     @property
@@ -72,9 +81,13 @@ class Compression(ABC):
         """The runtimes that can execute it in its compressed form."""
 
     @property
-    @abstractmethod
-    def faster_on(self) -> frozenset[str]:
-        """The runtimes that were measured to be faster with it than without; on others it saves size alone."""
+    def processors(self) -> frozenset[str]:
+        """The processors that those runtimes can execute it on."""
+        return frozenset({"cpu", "cuda"})
+
+    def rounds_by_batch(self, block: Block) -> bool:
+        """Whether it rounds what such a block computes by the range of a whole batch, when it is served."""
+        return False
 
     def suits(self, rows: int, columns: int) -> bool:
         """Whether it makes sense for matrices of this size, or of the transposed one."""
@@ -85,7 +98,7 @@ class MatrixCompression(Compression):
     """A choice for the matrices of a block that has weights of its own.
 
     A linear layer is `bias` of shape (rows,) and matrices in place of a weight of shape (rows, columns), as in torch;
-    so is an embedding table, without bias.
+    so is an embedding table, without bias. The methods for tables are for those with embeddings among their blocks.
 
     A row of what comes out depends on the same row of `writes` only, so that rows can be joined, split and scaled.
     """
@@ -134,18 +147,13 @@ class MatrixCompression(Compression):
         """The same from inputs that are not rounded and matrices that are not settled."""
         return self.apply(self.rounded(x), self.settled(matrices), bias)
 
-    @abstractmethod
     def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:
         """Look up `ids` of shape (batch, sequence) in a table; returns (batch, sequence, columns)."""
+        raise NotImplementedError(f"{self.name} has no tables")
 
     @abstractmethod
-    def emit_linear(
-        self, graph: GraphBuilder, x: str, matrices: Arrays, bias: np.ndarray | None, store: Store | None = None
-    ) -> str:
-        """Write a linear layer to ONNX; takes and returns the name of a value.
-
-        `store` writes a stored matrix into the graph and gives the name of its value; `graph.constant` by default.
-        """
+    def emit_linear(self, graph: GraphBuilder, x: str, matrices: Arrays, bias: np.ndarray | None) -> str:
+        """Write a linear layer to ONNX; takes and returns the name of a value."""
 
     def emit_linears(
         self, graph: GraphBuilder, x: str, layers: Sequence[tuple[Arrays, np.ndarray | None]]
@@ -158,32 +166,44 @@ class MatrixCompression(Compression):
         product = self.emit_linear(graph, x, joint, np.concatenate(biases) if biases else None)
         return graph.add_many("Split", len(layers), product, axis=-1, num_outputs=len(layers))
 
-    @abstractmethod
-    def emit_embed(self, graph: GraphBuilder, ids: str, matrices: Arrays, store: Store | None = None) -> str:
+    def emit_embed(self, graph: GraphBuilder, ids: str, matrices: Arrays) -> str:
         """Write a table look-up to ONNX; takes and returns the name of a value."""
+        raise NotImplementedError(f"{self.name} has no tables")
 
     @abstractmethod
     def linear_bytes(self, rows: int, columns: int, bias: bool = True) -> int:
         """Stored bytes of a linear layer."""
 
-    @abstractmethod
     def table_bytes(self, rows: int, columns: int) -> int:
         """Stored bytes of an embedding table."""
+        raise NotImplementedError(f"{self.name} has no tables")
+
+
+class Format(MatrixCompression):
+    """A choice for the numbers of one matrix, `weight`: those of a `Stored` can be in it too. It takes no parameter."""
+
+    stores_zeros: ClassVar[bool] = True
+    """Whether each number of a matrix is stored by itself, zero as zero, so that zeros can be left out."""
+
+    @abstractmethod
+    def emit_linear(
+        self, graph: GraphBuilder, x: str, matrices: Arrays, bias: np.ndarray | None, store: Store | None = None
+    ) -> str:
+        """Write a linear layer to ONNX; takes and returns the name of a value.
+
+        `store` writes the stored matrix into the graph and gives the name of its value; `graph.constant` by default.
+        """
 
 
 class Stored(MatrixCompression):
     """A choice of form: what its matrices are, while `stored` is the format of their numbers."""
 
-    formats: ClassVar[frozenset[str]] = frozenset({"none", "int8"})
-    """The choices that its matrices can be stored in."""
-
-    def __init__(self, stored: MatrixCompression) -> None:
-        if stored.name not in self.formats:
-            raise ValueError(
-                f"{self.name} can be stored as {' or '.join(sorted(self.formats))}, but got {stored.spec!r}; "
-                "take one of them"
-            )
+    def __init__(self, stored: Format) -> None:
         self.stored = stored
+
+    @classmethod
+    def takes(cls, stored: type[Format]) -> bool:
+        return True
 
     @property
     @abstractmethod
@@ -193,6 +213,22 @@ class Stored(MatrixCompression):
     @property
     def spec(self) -> str:
         return self.form if self.stored.name == "none" else f"{self.form}+{self.stored.spec}"
+
+    @property
+    def runtimes(self) -> frozenset[str]:
+        return self.stored.runtimes
+
+    @property
+    def processors(self) -> frozenset[str]:
+        return self.stored.processors
+
+    def rounds_by_batch(self, block: Block) -> bool:
+        return self.stored.rounds_by_batch(block)
+
+    def suits(self, rows: int, columns: int) -> bool:
+        """It must be smaller than its format alone."""
+        own, alone = (choice.linear_bytes(rows, columns, bias=False) for choice in (self, self.stored))
+        return own < alone
 
     @property
     def names(self) -> frozenset[str]:

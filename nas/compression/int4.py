@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nas.compression.base import BLOCKS, MatrixCompression
+from nas.compression.base import BLOCKS, Format, MatrixCompression
 from nas.compression.none import NoCompression
 
 if TYPE_CHECKING:
@@ -38,13 +38,14 @@ def _rounded(weight: torch.Tensor) -> torch.Tensor:
     return symmetric(blocks, _INT4_LEVELS).flatten(-2)[..., :columns]
 
 
-class Int4(MatrixCompression):
+class Int4(Format):
     """4-bit weights."""
 
     name = "int4"
+    examples = ("int4",)
     blocks = frozenset(BLOCKS)
     runtimes = frozenset({"onnxruntime"})
-    faster_on = frozenset()
+    stores_zeros = False  # two numbers lie in a byte
 
     @property
     def plain(self) -> MatrixCompression:
@@ -82,10 +83,10 @@ class Int4(MatrixCompression):
         )
         return product if bias is None else graph.add("Add", product, graph.constant(bias))
 
-    def emit_embed(self, graph: GraphBuilder, ids: str, matrices: Arrays, store: Store | None = None) -> str:
+    def emit_embed(self, graph: GraphBuilder, ids: str, matrices: Arrays) -> str:
         columns = matrices["weight"].shape[1]
         packed, scales = _packed(matrices["weight"])
-        stored = (store or graph.constant)(packed[:, : -(-columns // 2)])
+        stored = graph.constant(packed[:, : -(-columns // 2)])
         return graph.add(
             "GatherBlockQuantized",
             stored,

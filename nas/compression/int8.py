@@ -3,14 +3,15 @@
 Weights: symmetric, one scale for each output row, 127 steps to either side. Activations: asymmetric 8-bit with
 one scale for each sentence, by the definition of ONNX's `DynamicQuantizeLinear`, so that the simulation computes
 what a runtime computes when it serves sentences one by one. Rounding passes gradients straight through, as in Q8BERT
-(Zafrir et al., arXiv:1910.06188).
+(Zafrir et al., arXiv:1910.06188). ONNX Runtime has no kernels for it on a GPU, and would run them on the CPU
+without a word.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nas.compression.base import BLOCKS, MatrixCompression
+from nas.compression.base import BLOCKS, Block, Format, MatrixCompression
 from nas.compression.none import NoCompression
 
 if TYPE_CHECKING:
@@ -36,13 +37,17 @@ def _quantise_activations(x: torch.Tensor) -> torch.Tensor:
     return straight_through(x, quantised.sub_(zero_point).mul_(scale).to(x.dtype))
 
 
-class Int8(MatrixCompression):
+class Int8(Format):
     """Dynamic 8-bit quantisation."""
 
     name = "int8"
+    examples = ("int8",)
     blocks = frozenset(BLOCKS)
     runtimes = frozenset({"onnxruntime"})
-    faster_on = frozenset({"onnxruntime"})
+    processors = frozenset({"cpu"})
+
+    def rounds_by_batch(self, block: Block) -> bool:
+        return block != "embedding"  # a table is looked up, not multiplied
 
     @property
     def plain(self) -> MatrixCompression:
@@ -78,9 +83,9 @@ class Int8(MatrixCompression):
         real = graph.add("Mul", graph.cast_to_float(product), scales)
         return real if bias is None else graph.add("Add", real, graph.constant(bias))
 
-    def emit_embed(self, graph: GraphBuilder, ids: str, matrices: Arrays, store: Store | None = None) -> str:
+    def emit_embed(self, graph: GraphBuilder, ids: str, matrices: Arrays) -> str:
         integers, scale = _integers(matrices["weight"])
-        rows = graph.cast_to_float(graph.add("Gather", (store or graph.constant)(integers), ids, axis=0))
+        rows = graph.cast_to_float(graph.add("Gather", graph.constant(integers), ids, axis=0))
         return graph.add("Mul", rows, graph.add("Gather", graph.constant(scale), ids, axis=0))
 
     def linear_bytes(self, rows: int, columns: int, bias: bool = True) -> int:

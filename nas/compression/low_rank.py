@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from nas.compression.base import BLOCKS, MatrixCompression, Stored
+from nas.compression.base import BLOCKS, Block, Format, MatrixCompression, Stored
 from nas.compression.none import NoCompression
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from nas.compression.base import Arrays, Matrices, Store
+    from nas.compression.base import Arrays, Matrices
     from nas.graph import GraphBuilder
 
 
@@ -26,16 +26,16 @@ class LowRank(Stored):
     """Two thin matrices in place of one."""
 
     name = "low_rank"
+    examples = ("low_rank(4)", "low_rank(6)")
     blocks = frozenset(BLOCKS)
     reads, writes = "right", "left"
-    formats = frozenset({"none", "int8", "int4"})
 
-    def __init__(self, rank: int, stored: MatrixCompression) -> None:
+    def __init__(self, rank: int, stored: Format) -> None:
         super().__init__(stored)
         self.rank = rank
 
     @classmethod
-    def read(cls, parameter: str | None, stored: MatrixCompression | None) -> Self:
+    def read(cls, parameter: str | None, stored: Format | None) -> Self:
         if parameter is None or not parameter.isdecimal() or int(parameter) < 1:
             raise ValueError(
                 f"low_rank needs a rank of at least 1, as low_rank(64), but got {parameter or ''!r}; add one"
@@ -46,21 +46,19 @@ class LowRank(Stored):
     def form(self) -> str:
         return f"low_rank({self.rank})"
 
-    @property
-    def runtimes(self) -> frozenset[str]:
-        return self.stored.runtimes
-
-    @property
-    def faster_on(self) -> frozenset[str]:
-        return self.stored.runtimes if self.stored.name == "none" else self.stored.faster_on
+    def rounds_by_batch(self, block: Block) -> bool:
+        return self.stored.rounds_by_batch("feed_forward")  # what is looked up in a table is multiplied too
 
     @property
     def plain(self) -> MatrixCompression:
-        return LowRank(self.rank, self.stored.plain)
+        return LowRank(self.rank, NoCompression())
 
     def suits(self, rows: int, columns: int) -> bool:
-        smaller = self.rank * (rows + columns) < rows * columns
-        return smaller and self.stored.suits(rows, self.rank) and self.stored.suits(self.rank, columns)
+        return (
+            super().suits(rows, columns)
+            and self.stored.suits(rows, self.rank)
+            and self.stored.suits(self.rank, columns)
+        )
 
     def matrices(self, rows: int, columns: int) -> dict[str, tuple[int, int]]:
         return {"left": (rows, self.rank), "right": (self.rank, columns)}
@@ -94,9 +92,7 @@ class LowRank(Stored):
         inner = self.stored.embed(ids, {"weight": matrices["left"]})
         return self.stored.linear(inner, {"weight": matrices["right"].T}, None)
 
-    def emit_linear(
-        self, graph: GraphBuilder, x: str, matrices: Arrays, bias: np.ndarray | None, store: Store | None = None
-    ) -> str:
+    def emit_linear(self, graph: GraphBuilder, x: str, matrices: Arrays, bias: np.ndarray | None) -> str:
         return self.emit_linears(graph, x, [(matrices, bias)])[0]
 
     def emit_linears(
@@ -108,7 +104,7 @@ class LowRank(Stored):
             for value, (matrices, bias) in zip(inner, layers, strict=True)
         ]
 
-    def emit_embed(self, graph: GraphBuilder, ids: str, matrices: Arrays, store: Store | None = None) -> str:
+    def emit_embed(self, graph: GraphBuilder, ids: str, matrices: Arrays) -> str:
         inner = self.stored.emit_embed(graph, ids, {"weight": matrices["left"]})
         return self.stored.emit_linear(graph, inner, {"weight": matrices["right"].T}, None)
 

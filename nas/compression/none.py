@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nas.compression.base import BLOCKS, MatrixCompression
+from nas.compression.base import BLOCKS, Format
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from nas.graph import GraphBuilder
 
 
-class NoCompression(MatrixCompression):
+class NoCompression(Format):
     """All as it is, in 32-bit floating point."""
 
     name = "none"
+    examples = ("none",)
     blocks = frozenset(BLOCKS)
     runtimes = frozenset({"torch", "onnxruntime", "openvino"})
-    faster_on = frozenset()
 
     def apply(self, rounded: torch.Tensor, settled: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
         from torch.nn import functional
@@ -38,8 +38,8 @@ class NoCompression(MatrixCompression):
         product = graph.add("MatMul", x, (store or graph.constant)(matrices["weight"].T))
         return product if bias is None else graph.add("Add", product, graph.constant(bias))
 
-    def emit_embed(self, graph: GraphBuilder, ids: str, matrices: Arrays, store: Store | None = None) -> str:
-        return graph.add("Gather", (store or graph.constant)(matrices["weight"]), ids, axis=0)
+    def emit_embed(self, graph: GraphBuilder, ids: str, matrices: Arrays) -> str:
+        return graph.add("Gather", graph.constant(matrices["weight"]), ids, axis=0)
 
     def linear_bytes(self, rows: int, columns: int, bias: bool = True) -> int:
         return 4 * (rows * columns + rows * bias)

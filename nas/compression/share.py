@@ -13,7 +13,7 @@ class Share(Compression):
     """Weights of a layer below (Lan et al., arXiv:1909.11942)."""
 
     name = "share"
+    examples = ("share",)
     blocks = frozenset({"attention", "feed_forward"})
     weights = "below"
     runtimes = frozenset({"torch", "onnxruntime", "openvino"})
-    faster_on = frozenset()

@@ -9,7 +9,7 @@ class Skip(Compression):
     """No block at all."""
 
     name = "skip"
+    examples = ("skip",)
     blocks = frozenset({"attention", "feed_forward"})
     weights = "none"
     runtimes = frozenset({"torch", "onnxruntime", "openvino"})
-    faster_on = frozenset({"torch", "onnxruntime"})

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from nas.compression.base import MatrixCompression, Stored
+from nas.compression.base import Format, MatrixCompression, Stored
 from nas.compression.none import NoCompression
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from nas.compression.base import Arrays, Matrices, Store
+    from nas.compression.base import Arrays, Matrices
     from nas.graph import GraphBuilder
 
 _GROUP, _KEPT = 4, 2
@@ -27,15 +27,20 @@ class Sparse(Stored):
     """Zeros that are not stored."""
 
     name = "sparse"
+    examples = ("sparse(0.5)", "sparse(0.75)", "sparse(2:4)")
     blocks = frozenset({"attention", "feed_forward"})
 
-    def __init__(self, share: float | None, stored: MatrixCompression) -> None:
+    def __init__(self, share: float | None, stored: Format) -> None:
         super().__init__(stored)
         self.share = share
         """The share of a row that is zero; None for 2:4."""
 
     @classmethod
-    def read(cls, parameter: str | None, stored: MatrixCompression | None) -> Self:
+    def takes(cls, stored: type[Format]) -> bool:
+        return stored.stores_zeros
+
+    @classmethod
+    def read(cls, parameter: str | None, stored: Format | None) -> Self:
         stored = stored or NoCompression()
         if parameter == f"{_KEPT}:{_GROUP}":
             return cls(None, stored)
@@ -59,15 +64,11 @@ class Sparse(Stored):
         return frozenset({"onnxruntime"})
 
     @property
-    def faster_on(self) -> frozenset[str]:
-        return self.stored.faster_on
-
-    @property
     def plain(self) -> MatrixCompression:
         return NoCompression()
 
     def suits(self, rows: int, columns: int) -> bool:
-        return self.share is not None or rows % _GROUP == columns % _GROUP == 0
+        return super().suits(rows, columns) and (self.share is not None or rows % _GROUP == columns % _GROUP == 0)
 
     def _kept(self, columns: int) -> int:
         """Weights of a row that are not zero."""
@@ -93,24 +94,13 @@ class Sparse(Stored):
     def apply(self, rounded: torch.Tensor, settled: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
         return self.stored.apply(rounded, settled, bias)
 
-    def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:
-        raise NotImplementedError("embeddings are not among its blocks")
-
-    def emit_linear(
-        self, graph: GraphBuilder, x: str, matrices: Arrays, bias: np.ndarray | None, store: Store | None = None
-    ) -> str:
+    def emit_linear(self, graph: GraphBuilder, x: str, matrices: Arrays, bias: np.ndarray | None) -> str:
         import torch
 
         pruned = self._pruned(torch.from_numpy(matrices["weight"])).numpy()
         return self.stored.emit_linear(graph, x, {"weight": pruned}, bias, graph.sparse_constant)
 
-    def emit_embed(self, graph: GraphBuilder, ids: str, matrices: Arrays, store: Store | None = None) -> str:
-        raise NotImplementedError("embeddings are not among its blocks")
-
     def linear_bytes(self, rows: int, columns: int, bias: bool = True) -> int:
         dense, kept = self.stored.linear_bytes(rows, columns, bias), rows * self._kept(columns)
         number = self.stored.linear_bytes(1, 2, bias) - self.stored.linear_bytes(1, 1, bias)
         return dense - number * (rows * columns - kept) + -(-rows * columns // 8)
-
-    def table_bytes(self, rows: int, columns: int) -> int:
-        raise NotImplementedError("embeddings are not among its blocks")

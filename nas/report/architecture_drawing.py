@@ -177,8 +177,11 @@ def _gone(x: float, y: float, width: float, word: str) -> str:
 
 
 def choice_class(choice: str, choices: Sequence[str]) -> str:
-    """The style class that a choice is coloured by."""
-    return f"choice-{choices.index(choice) % CHOICES}"
+    """The style class that a choice is coloured by: `none` is the first one's alone."""
+    if choice == "none":
+        return "choice-0"
+    compressed = [name for name in choices if name != "none"]
+    return f"choice-{1 + compressed.index(choice) % (CHOICES - 1)}"
 
 
 def _choice_in_words(choice: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, metadata_load,
 from yaml import YAMLError
 
 from nas import __version__
-from nas.architecture import Architecture
+from nas.architecture import LAYER_BLOCKS, Architecture
 from nas.budget import Budget
-from nas.compression import REGISTRY, compression
+from nas.compression import REGISTRY, Block, compression
 from nas.errors import ExportError
 from nas.export.artefact import ARCHITECTURE_FILE, INFER_FILE, VERIFICATION_FILE
 from nas.export.standalone import MODELING_FILE
@@ -161,6 +161,13 @@ def _measured(study: Study, found: Mapping[str, Any]) -> str:
         budget = Budget.model_validate(found["budget"])
         asked = ", ".join(limits(budget, {"p50_ms": found["teacher_p50_ms"]} if found["teacher_p50_ms"] else {}))
         lines.append(f"Budget: {asked}. Met: {verdict(found['met'])}.")
+    for name, own in on_each(found).items():
+        if own.get("agrees") is False:
+            lines.append(
+                f"Device {name}: the file that is served and this folder's model in torch give only "
+                f"{percent(own['agreement_with_hugging_face'])} of the texts the same answer. The figures are those of "
+                "the file: serve that."
+            )
     if found.get("exits"):
         shares = ", ".join(f"{share:.0%}" for share in found["exits"])
         lines.append(f"Texts leave after each layer in these shares: {shares}.")
@@ -186,8 +193,12 @@ def _architecture(architecture: Architecture) -> str:
     if architecture.exit_threshold:
         first += f" A text leaves after the first layer whose classifier is {architecture.exit_threshold:g} sure."
     names = sorted({name for choice in architecture.choices for name in compression(choice).names})
-    meanings = (f"- {name}: {(REGISTRY[name].__doc__ or '').splitlines()[0]}" for name in names)
-    return "\n\n".join([first, _table(head, rows), "\n".join(meanings)])
+    return "\n\n".join([first, _table(head, rows), "\n".join(map(_meaning, names))])
+
+
+def _meaning(name: str) -> str:
+    about = (REGISTRY[name].__doc__ or "").strip()
+    return f"- {name}: {about.splitlines()[0]}" if about else f"- {name}"
 
 
 def _loading(study: Study, folder: Path, device: str, architecture: Architecture) -> Iterator[str]:
@@ -195,11 +206,14 @@ def _loading(study: Study, folder: Path, device: str, architecture: Architecture
     files = [path.name for path in folder.iterdir()]
     for title, language, code in snippets(folder.name, files, len(study.task.text) > 1):
         yield f"{title}\n\n```{language}\n{code}\n```"
-    choices = (choice for layer in architecture.layers for choice in (layer.attention, layer.feed_forward))
-    if any("int8" in compression(choice).names for choice in choices):
+    blocks: list[tuple[Block, str]] = [("embedding", architecture.embedding)]
+    blocks += [(block, layer.choice(block)) for layer in architecture.layers for block in LAYER_BLOCKS]
+    rounding = sorted({choice for block, choice in blocks if compression(choice).rounds_by_batch(block)})
+    if rounding:
         size = next(known.batch_size for known in study.devices if known.name == device)
         served = "serve texts one by one" if size == 1 else f"serve {size} texts of equal length at a time"
-        yield f"Blocks in int8 round by the range of a whole batch: {served} to get the accuracy above."
+        kinds = " or ".join(rounding)
+        yield f"Blocks in {kinds} round by the range of a whole batch: {served} to get the accuracy above."
 
 
 def _origin(study: Study, own: bool) -> Iterator[str]:
@@ -219,7 +233,7 @@ def _origin(study: Study, own: bool) -> Iterator[str]:
     )
     yield f"Code: {f'{MODELING_FILE} and {INFER_FILE} are' if own else f'{INFER_FILE} is'} of nas, Apache-2.0."
     packages = ("torch", "transformers", "onnx", "onnxruntime")
-    yield f"Versions: nas {__version__}, {', '.join(f'{name} {version(name)}' for name in packages)}."
+    yield f"Versions: nas {__version__}, {', '.join(f'{name} {import_module(name).__version__}' for name in packages)}."
 
 
 def _table(head: list[str], rows: Iterable[list[str]]) -> str:

@@ -52,7 +52,7 @@ DARK = {
     "choice-8": "#b8977a",
 }
 CHOICES = sum(name.startswith("choice-") for name in LIGHT)
-"""Colours for compression choices; `none` has the first."""
+"""Colours for compression choices; the first is for `none` alone."""
 
 
 def _read(name: str) -> str:

@@ -22,16 +22,18 @@ def print_plan(plan: dict[str, Any]) -> None:
     """What `nas check` found."""
     console.print(f"{plan['study']}: {plan['task']}", soft_wrap=True, markup=False)
     console.print(f"teacher: {plan['teacher']}", soft_wrap=True, markup=False)
-    console.print(f"search space: {plan['space']}, {plan['architectures']:,} architectures", soft_wrap=True)
+    console.print(
+        f"search space: {plan['space']}, {plan['architectures']:,} architectures", soft_wrap=True, markup=False
+    )
     for device in plan["devices"]:
-        console.print(f"device: {device}", soft_wrap=True)
+        console.print(f"device: {device}", soft_wrap=True, markup=False)
     for budget in plan["budgets"]:
-        console.print(f"budget: {budget}", soft_wrap=True)
+        console.print(f"budget: {budget}", soft_wrap=True, markup=False)
     table = _table("", "step", "state", "estimated")
     for step in plan["steps"]:
         table.add_row(step["step"], step["state"], duration(step["estimated_s"]))
     console.print(table)
-    console.print(f"in all about {duration(plan['estimated_s'])} ({plan['assumption']})", soft_wrap=True)
+    console.print(f"in all about {duration(plan['estimated_s'])} ({plan['assumption']})", soft_wrap=True, markup=False)
 
 
 def print_profiles(profiles: dict[str, dict[str, float]]) -> None:
@@ -105,7 +107,7 @@ def print_results(result: dict[str, Any]) -> None:
             met,
         )
     console.print(table)
-    console.print(f"files: {result['folder']}/exports", soft_wrap=True)
+    console.print(f"files: {result['folder']}/exports", soft_wrap=True, markup=False)
 
 
 def print_times(seconds: Mapping[str, float], parts: Mapping[str, Mapping[str, float]]) -> None:

@@ -1,9 +1,13 @@
-"""A new choice is one class and one line in the registry: everything else takes it as it is."""
+"""A choice more is one class and one line in the registry: everything else takes it as it is."""
 
 from __future__ import annotations
 
 import random
+import re
+import runpy
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +16,9 @@ import torch.nn.functional as F
 from onnx import TensorProto
 from tiny import make_tokenizer, mixed_space
 
-from nas.architecture import compress_all
+from nas.architecture import LAYER_BLOCKS, compress_all
 from nas.compression import BLOCKS, REGISTRY, compression
-from nas.compression.base import MatrixCompression
+from nas.compression.base import Format
 from nas.compression.none import NoCompression
 from nas.device import Device
 from nas.errors import SearchSpaceError
@@ -29,13 +33,17 @@ from nas.space import SearchSpace
 from nas.supernet import BertSupernet
 
 
-class Half(MatrixCompression):
+class Half(Format):
     """Weights stored in 16-bit floating point, computed with in 32."""
 
     name = "half"
+    examples = ("half",)
     blocks = frozenset(BLOCKS)
     runtimes = frozenset({"onnxruntime"})
-    faster_on = frozenset()
+
+    @property
+    def plain(self):
+        return NoCompression()
 
     def _rounded(self, weight):
         return weight + (weight.half().float() - weight).detach()
@@ -54,8 +62,8 @@ class Half(MatrixCompression):
         product = graph.add("MatMul", x, graph.cast_to_float(stored))
         return product if bias is None else graph.add("Add", product, graph.constant(bias))
 
-    def emit_embed(self, graph, ids, matrices, store=None):
-        stored = (store or graph.constant)(matrices["weight"].astype(np.float16))
+    def emit_embed(self, graph, ids, matrices):
+        stored = graph.constant(matrices["weight"].astype(np.float16))
         return graph.add("Cast", graph.add("Gather", stored, ids, axis=0), to=TensorProto.FLOAT)
 
     def linear_bytes(self, rows, columns, bias=True):
@@ -70,14 +78,21 @@ def space(monkeypatch):
     monkeypatch.setitem(REGISTRY, "half", Half)
     compression.cache_clear()
     values = SearchSpace.load("tiny").model_dump()
-    choices = {block: ["none", "half", *(["share"] if block != "embedding" else [])] for block in BLOCKS}
+    choices = {block: ["none", "half", "low_rank(4)+half"] for block in BLOCKS}
+    choices |= {block: [*choices[block], "sparse(0.5)+half", "share"] for block in BLOCKS if block != "embedding"}
     yield SearchSpace.model_validate(values | {"compression": choices})
     compression.cache_clear()
 
 
-def test_space_search_supernet_export_sizes_and_profile_take_it(space, supernet_weights, config, batch, tmp_path):
+@pytest.mark.parametrize("is_format", [False, True])
+def test_space_search_supernet_export_and_sizes_take_it(is_format, space, supernet_weights, config, batch, tmp_path):
     architecture = compress_all(space.sample(random.Random(3)), "half")
-    assert "half" in architecture.choices and space.contains(architecture)
+    if is_format:
+        stored = {"attention": "sparse(0.5)+half", "feed_forward": "low_rank(4)+half"}
+        layers = tuple(replace(layer, **stored) for layer in space.largest().layers)
+        architecture = replace(space.largest(), layers=layers, embedding="low_rank(4)+half")
+    assert all("half" in choice or choice == "share" for choice in architecture.choices)
+    assert space.contains(architecture)
     assert Encoding(space).decode(Encoding(space).encode(architecture)) == architecture
     supernet = BertSupernet(supernet_weights)
     with torch.no_grad():
@@ -95,11 +110,30 @@ def test_space_search_supernet_export_sizes_and_profile_take_it(space, supernet_
     assert supernet.run(architecture, **batch).logits.requires_grad
 
 
+def test_the_contract_suite_takes_it_and_what_is_stored_in_it(space):
+    suite = runpy.run_path(str(Path(__file__).parents[1] / "contracts" / "test_compression.py"))
+    stored = {"half", *(f"low_rank({rank})+half" for rank in (4, 6)), "sparse(0.5)+half", "sparse(2:4)+half"}
+    assert stored < set(suite["SPECS"])
+    passed = Counter()
+    for test in (found for name, found in suite.items() if name.startswith("test_")):
+        for mark in (mark for mark in getattr(test, "pytestmark", ()) if mark.args[0] == "choice"):
+            for choice in (choice for choice in mark.args[1] if "half" in choice.names):
+                test(choice)
+                passed[choice.spec] += 1
+    assert stored < passed.keys() and min(passed.values()) >= 9
+
+
 @pytest.mark.slow
 def test_a_profile_measures_its_blocks(space, config):
     small = SearchSpace.model_validate(
         space.model_dump()
         | {"dimensions": {"layers": [3], "hidden_size": [32], "num_attention_heads": [4], "intermediate_size": [64]}}
+        | {
+            "compression": {
+                "embedding": ["none", "half"],
+                **{block: ["none", "half", "share"] for block in LAYER_BLOCKS},
+            }
+        }
     )
     profile = build_profile(Recipe(Device(name="cpu", sequence_length=8), small, config, 0), "")
     assert {"attention/32/4/half", "feed_forward/32/64/half", "ends/32/half"} <= profile.blocks_ms.keys()
@@ -122,8 +156,35 @@ def test_a_choice_for_another_block_is_refused(space, monkeypatch):
 def test_a_choice_that_suits_no_size_is_refused():
     values = mixed_space().model_dump()
     values["compression"] |= {"attention": ["none", "low_rank(500)"]}
-    with pytest.raises(ValueError, match=r"compression.attention: 'low_rank\(500\)' suits none"):
+    with pytest.raises(
+        ValueError, match=r"compression.attention: 'low_rank\(500\)' must make sense at every hidden_size"
+    ):
         SearchSpace.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("block", "choice", "sizes"),
+    [
+        ("attention", "low_rank(12)", "16 even with num_attention_heads 4; change"),  # 24 and 32 would do
+        ("feed_forward", "low_rank(14)", "16 even with intermediate_size 64; change"),
+        ("embedding", "low_rank(20)", "16; change"),
+        ("embedding", "low_rank(25)", "16 or 24; change"),
+        ("attention", "sparse(0.1)+int8", "16 or 24 or 32 even with"),  # its bits take more than its zeros save
+    ],
+)
+def test_the_hidden_sizes_that_a_choice_does_not_suit_are_named(block, choice, sizes):
+    values = SearchSpace.load("tiny").model_dump()
+    values["compression"] |= {block: ["none", choice]}
+    with pytest.raises(ValueError, match=f"compression.{block}: {re.escape(repr(choice))} must .* does not at {sizes}"):
+        SearchSpace.model_validate(values)
+
+
+def test_what_is_larger_than_its_format_alone_does_not_suit():
+    assert compression("sparse(0.1)+int8").linear_bytes(384, 384, False) == 154_368 - 1536
+    for spec in ("sparse(0.1)+int8", "low_rank(192)", "low_rank(192)+int8"):
+        assert not compression(spec).suits(384, 384), spec
+    for spec in ("sparse(0.1)", "sparse(0.2)+int8", "low_rank(191)", "low_rank(190)+int8", "low_rank(64)+int4"):
+        assert compression(spec).suits(384, 384), spec
 
 
 def test_a_block_that_shall_borrow_weights_needs_some_below():

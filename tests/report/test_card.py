@@ -8,11 +8,14 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 
+import onnxruntime
 import pytest
 from huggingface_hub import ModelCard
 from tiny import make_teacher, make_tokenizer, mixed_space, randomise, write_pair_study
 
+from nas.compression import REGISTRY
 from nas.device import Device
 from nas.export.artefact import write_artefact
 from nas.export.standalone import MODELING_FILE
@@ -79,7 +82,10 @@ def test_a_hub_can_read_it(card):
 
 def test_it_says_what_was_measured_and_how(card):
     text, architecture = card[0].text, card[1]
-    assert "serve texts one by one" in text and "served | 99.5 % |" in text
+    assert (
+        re.search(r"^Blocks in .*int8.* round by .* serve texts one by one", text, re.MULTILINE)
+        and "served | 99.5 % |" in text
+    )
     assert "| accuracy on the test set | 0.8125 ± 0.0117 | 0.8333 |" in text
     assert "| latency, device cpu, 95th percentile | 4.57 ms | 9.00 ms |" in text
     assert "872 examples" in text and "texts were cut at 32 tokens" in text
@@ -90,6 +96,31 @@ def test_it_says_what_was_measured_and_how(card):
     assert [int(source) for source, _ in rows] == [layer.source for layer in architecture.layers]
     for layer, (_, cells) in zip(architecture.layers, rows, strict=True):
         assert f" {layer.attention} |" in cells and f" {layer.feed_forward} |" in cells
+
+
+@pytest.mark.parametrize(("embedding", "rounds"), [("int8", False), ("low_rank(8)", False), ("low_rank(8)+int8", True)])
+def test_it_says_what_rounds_by_the_batch_embeddings_too(embedding, rounds, tiny_study, tmp_path):
+    write_artefact(_with_embedding(embedding), make_tokenizer(), tmp_path / "fast")
+    (tmp_path / "fast" / "verification.json").write_text(json.dumps(_found()))
+    write_card(tmp_path / "fast", Study.load(tiny_study))
+    text = ModelCard.load(tmp_path / "fast" / "README.md").text
+    assert ("Blocks in low_rank(8)+int8 round by the range of a whole batch" in text) == rounds
+    assert rounds or "round by" not in text
+
+
+def _with_embedding(embedding):
+    space, teacher = mixed_space(), from_stock(randomise(make_teacher("bert", 2)))
+    weights = SupernetWeights.of(teacher, space.dimensions.hidden_size, space.compression, True)
+    return BertSupernet(weights).extract(replace(space.largest(), embedding=embedding))
+
+
+def test_it_tells_of_a_file_that_answers_otherwise_and_of_a_choice_without_docstring(tiny_study, tmp_path, monkeypatch):
+    monkeypatch.setattr(REGISTRY["int8"], "__doc__", None)
+    _export(tmp_path / "fast", agreement_with_hugging_face=0.9312, agrees=False)
+    write_card(tmp_path / "fast", Study.load(tiny_study))
+    text = ModelCard.load(tmp_path / "fast" / "README.md").text
+    assert "Device cpu: the file that is served and this folder's model in torch give only 93.1 % of the texts" in text
+    assert "\n- int8\n" in text and f"onnxruntime {onnxruntime.__version__}" in text
 
 
 def test_its_code_works(card, tmp_path, monkeypatch, capsys):

@@ -11,7 +11,13 @@ from nas.architecture import Architecture, Layer
 from nas.budget import Budget
 from nas.device import Device
 from nas.errors import NasError
-from nas.report.architecture_drawing import architecture_drawing, architectures_picture, choices_legend, choices_of
+from nas.report.architecture_drawing import (
+    architecture_drawing,
+    architectures_picture,
+    choice_class,
+    choices_legend,
+    choices_of,
+)
 from nas.report.contents import Contents
 from nas.report.figures import duration, limits, points, significant
 from nas.report.front_chart import front_picture
@@ -151,6 +157,14 @@ def test_exits_and_every_choice_are_told_apart_in_a_drawing():
     assert len(set(re.findall(r"choice-\d", choices_legend(choices)))) == len(choices) == 7
     shape = Shape(num_hidden_layers=1, hidden_size=32, num_attention_heads=4, intermediate_size=64)
     assert "exit at 0.9" in architecture_drawing(drawn[0], shape, choices, "label")
+
+
+def test_what_is_compressed_has_never_the_colour_of_what_is_not():
+    specs = ("int8", "int4", *(f"low_rank({rank})" for rank in range(1, 9)))
+    assert choice_class("none", ("none", *specs)) == "choice-0"
+    for choices in (("int8",), specs, ("none", *specs)):
+        found = [choice_class(choice, choices) for choice in choices if choice != "none"]
+        assert "choice-0" not in found and found[0] == "choice-1" and len(set(found)) == min(len(found), 8)
 
 
 def test_figures_of_the_run_are_on_the_page():

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import make_rows, make_tokenizer, randomise
+from tiny import make_rows, make_tokenizer, mixed_space, randomise
 from transformers.integrations.integration_utils import is_tensorboard_available
 
 from nas.architecture import compress_all
@@ -15,8 +15,9 @@ from nas.data import prepare
 from nas.errors import TrainingError
 from nas.files import read_json
 from nas.model import CompactBertForSequenceClassification
+from nas.model.stock import from_stock
 from nas.study import Task
-from nas.supernet import BertSupernet
+from nas.supernet import BertSupernet, SupernetWeights
 from nas.supernet.checkpoints import last_complete
 from nas.supernet.distillation import (
     Knowledge,
@@ -157,6 +158,35 @@ def test_relations_of_a_last_layer_that_borrows_its_attention(space, supernet_we
         teacher = _knowledge(supernet_weights, batch)
         loss = distillation_loss(found, teacher, architecture, batch["attention_mask"], LossWeights(0.0, 0.0, 1.0))
     assert loss.isfinite() and loss > 0
+
+
+@pytest.mark.parametrize("every_token", [True, False])
+@pytest.mark.parametrize("choice", ["int8", "low_rank(4)", "low_rank(4)+int8"])
+def test_compressed_projections_of_the_last_attention_are_seen_in_training(choice, every_token, teacher, batch):
+    """Rounding inputs once for all three must not go past the modules that the hooks are on."""
+    space = mixed_space()
+    weights = SupernetWeights.of(from_stock(teacher), space.dimensions.hidden_size, space.compression)
+    weights.fit([batch])
+    supernet = BertSupernet(weights)
+    layers = tuple(replace(layer, attention=choice) for layer in space.largest().layers)
+    architecture = replace(space.largest(), layers=layers)
+    with last_projections(supernet.skeleton(architecture)) as projections:
+        output = supernet.run(architecture, **batch, output_hidden_states=True, every_token=every_token)
+        found = Knowledge.of(output, projections)
+    tokens = batch["input_ids"].shape[1]
+    assert [tuple(part.shape) for part in projections[-3:]] == [
+        (5, tokens if every_token else 1, 32),
+        (5, tokens, 32),
+        (5, tokens, 32),
+    ]
+    assert len(found.projections) == 3
+    if every_token:
+        with torch.no_grad():
+            known = _knowledge(weights, batch)
+        distillation_loss(found, known, architecture, batch["attention_mask"], LossWeights(0.0, 0.0, 1.0)).backward()
+        attention = supernet.weights.layers[-1].attention.self
+        for part in (attention.query, attention.key, attention.value):
+            assert any(value.grad is not None and value.grad.abs().sum() > 0 for value in part.parameters())
 
 
 def test_padding_does_not_count(space, supernet_weights, batch):

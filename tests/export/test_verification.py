@@ -1,0 +1,59 @@
+"""What a verification says of files that are not the same network."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+
+import pytest
+from datasets import Dataset
+from tiny import make_tokenizer
+
+from nas.device import Device
+from nas.export.artefact import ONNX_FILE, VERIFICATION_FILE, write_artefact
+from nas.export.verification import _agrees, verify
+from nas.latency.measure import NO_TEXTS
+from nas.supernet import BertSupernet
+
+
+@pytest.fixture
+def test_set():
+    rng = random.Random(0)
+    rows = [[2, *(rng.randint(5, 60) for _ in range(6)), 3] for _ in range(60)]
+    columns = {"input_ids": rows, "token_type_ids": [[0] * 8] * 60, "length": [8] * 60, "labels": [0, 1, 2] * 20}
+    return Dataset.from_dict(columns)
+
+
+def test_a_file_that_answers_otherwise_than_its_folder_is_told(space, supernet_weights, test_set, tmp_path, capsys):
+    supernet = BertSupernet(supernet_weights)
+    for name, architecture in (("export", space.largest()), ("other", space.smallest())):
+        write_artefact(supernet.extract(architecture), make_tokenizer(), tmp_path / name)
+    device = Device(name="phone", where="elsewhere", sequence_length=8)  # nothing is timed
+    found = verify(tmp_path / "export", None, {device: None}, test_set, "accuracy", NO_TEXTS)
+    assert found["agrees"] is True and "same answer" not in capsys.readouterr().err
+    shutil.copy(tmp_path / "other" / ONNX_FILE, tmp_path / "export" / ONNX_FILE)
+    found = verify(tmp_path / "export", None, {device: None}, test_set, "accuracy", NO_TEXTS)
+    assert found["agrees"] is False and found["agreement_with_hugging_face"] < 0.9
+    assert json.loads((tmp_path / "export" / VERIFICATION_FILE).read_text())["agrees"] is False
+    said = f"export: on device phone .* only {found['agreement_with_hugging_face']:.1%} of the texts the same answer"
+    assert re.search(said, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("differ", "texts", "batch", "agrees"),
+    [
+        (2, 50, 1, True),
+        (3, 50, 1, False),
+        (8, 872, 1, True),
+        (9, 872, 1, False),
+        (100, 10_000, 1, True),
+        (101, 10_000, 1, False),
+        (9, 50, 4, None),
+        (None, 50, 1, None),
+    ],
+)
+def test_one_in_a_hundred_may_differ_and_two_of_any(differ, texts, batch, agrees):
+    agreement = None if differ is None else 1.0 - differ / texts
+    assert _agrees(agreement, texts, Device(name="cpu", batch_size=batch)) is agrees
