@@ -1,7 +1,8 @@
-"""Is one technique enough? A study run once for each of several search spaces, with equal training and search.
+"""Is one technique enough? A study run once for each of several search spaces, with the same training and search.
 
-The spaces lie in `spaces/` beside the study: each allows one family of techniques, or all together. A space that drops
-tokens is measured at the task's own lengths; where texts leave early, budgets limit the mean latency. For each budget
+The spaces lie in `spaces/` beside the study: each allows one family of techniques, or several together. A space that
+drops tokens, or that texts leave early, is measured at the task's own lengths; in the latter budgets limit the mean
+latency. For each budget
 that a space can reach its best network is exported and verified; the records go to `results.json` beside the study,
 after each space. What is there already is kept.
 """
@@ -74,10 +75,19 @@ def _records(run: Run, path: Path) -> list[dict[str, Any]]:
             missed = str(problem)
         for name in (budget.name for budget in reached):
             file = own.export(name) / VERIFICATION_FILE
-            found[name] = _record(read_json(file, ExportError)) if file.exists() else {"reached": False, "why": missed}
+            known = file.exists()
+            found[name] = (
+                _record(read_json(file, ExportError)) if known else {"reached": False, "why": _of(name, missed)}
+            )
     about = {"space": path.stem, "sequence_length": study.devices[0].sequence_length}
     about |= {"supernet_steps": study.supernet.steps if reached else 0}
     return [{"budget": budget.name, **about, **found[budget.name]} for budget in study.budgets]
+
+
+def _of(name: str, missed: str) -> str:
+    """What an error that tells of several budgets says of one."""
+    _, start, rest = missed.partition(f"budgets.{name}:")
+    return (start + rest).partition("; budgets.")[0]
 
 
 def _record(verified: dict[str, Any]) -> dict[str, Any]:
@@ -89,7 +99,7 @@ def _with_space(study: Study, path: Path) -> Study:
     values = study.model_dump()
     values |= {"name": f"{study.name}-{path.stem}", "search_space": {"name": str(path)}}
     dimensions = SearchSpace.load(path).dimensions
-    if dimensions.keep_tokens:
+    if dimensions.keep_tokens or dimensions.exit_threshold:
         values["devices"] = [device | {"sequence_length": "task"} for device in values["devices"]]
     if dimensions.exit_threshold:  # half of the texts leaving after one layer shall not pass for all of them
         values["budgets"] = [
