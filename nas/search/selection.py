@@ -110,15 +110,15 @@ def measure_budget(
     costs = measurement.costs
     tolerance = min(costs.profiles[name].error["mape"] for name in budget.devices)
 
-    def used(result: CandidateResult) -> float:
-        return 1.0 + costs.excess(result.architecture, budget, result.exits)
+    def used(result: CandidateResult, slower: float = 1.0) -> float:
+        return 1.0 + costs.excess(result.architecture, budget, result.exits, slower)
 
     waiting, shift, most = ranking(results, costs, budget, float("inf")), 1.0, min(count, _ENOUGH)
     measured, others = list[tuple[CandidateResult, dict[str, Any]]](), list[dict[str, Any]]()
     while True:
         met = sorted((one.accuracy for one, item in measured if item["met"]), reverse=True)
         enough = met[most - 1] if len(met) >= most else -float("inf")
-        able = (one for one in waiting if one.accuracy > enough and used(one) * shift <= 1.0 + tolerance)
+        able = (one for one in waiting if one.accuracy > enough and used(one, shift) <= 1.0 + tolerance)
         chosen = list(islice(able, count))
         together = [*chosen, *beside]
         if not together:

@@ -111,6 +111,26 @@ def test_what_was_measured_corrects_what_is_predicted_of_the_rest(search_folder,
     assert [1.0 + item["excess"] for item in found if item["met"]][:3] == pytest.approx([b * slower for b in best])
 
 
+def test_a_faster_machine_makes_no_network_smaller(search_folder, monkeypatch):
+    costs, seen = costs_of(search_folder), []
+    sample = {SPACE.sample(random.Random(number)) for number in range(200)}
+    params = {one: costs.figures(one, "cpu", (), ["params"])["params"] for one in sample}
+    limit = sorted(params.values())[100]
+    budget = Budget(name="both", device="cpu", p50_ms="20%", params=limit)
+    dear = {one: costs.predict_ms(one)["cpu"] for one in sample}
+    results = [CandidateResult(one, share / 10, 120, 0.0) for one, share in dear.items()]
+
+    def measured(measurement, chosen, budget):
+        seen.extend(one.architecture for one in chosen)
+        excess = [costs.excess(one.architecture, budget, (), 0.5) for one in chosen]
+        return [{"excess": value, "met": value <= 0.0} for value in excess]
+
+    monkeypatch.setattr(selection, "_measured", measured)
+    measure_budget(Measurement(lambda _: None, SPACE.largest(), costs, Texts()), results, budget, 4)
+    assert any(costs.excess(one, budget) > 0.1 for one in seen), "some that were predicted to be too slow"
+    assert all(params[one] <= limit * 1.02 for one in seen)
+
+
 def test_of_a_device_elsewhere_memory_is_said_where_it_is_known(search_folder):
     costs, budget = costs_of(search_folder), BUDGETS[0]
     profile = costs.profiles["cpu"]
