@@ -138,4 +138,7 @@ class Budget(Settings):
 
 
 def _number(value: str | float) -> float:
-    return float(value.rstrip("% ")) if isinstance(value, str) else float(value)
+    try:
+        return float(value.rstrip("% ")) if isinstance(value, str) else float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return float("inf")

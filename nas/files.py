@@ -41,7 +41,7 @@ def read_toml(path: Path, error: type[NasError]) -> dict[str, Any]:
         raise error(f"{path}: no such file; give the path of an existing TOML file") from None
     except (IsADirectoryError, PermissionError, UnicodeDecodeError) as problem:
         raise error(f"{path}: cannot be read as a TOML text file ({type(problem).__name__})") from None
-    except tomllib.TOMLDecodeError as problem:
+    except ValueError as problem:  # TOMLDecodeError, and a whole number of thousands of digits
         raise error(f"{path}: not valid TOML: {problem}; correct the file at that place") from None
     if any("\0" in text for text in _texts(values)):
         raise error(f"{path}: a text must not hold the character \\u0000; remove it")

@@ -74,3 +74,20 @@ def test_completion_is_installed(tmp_path):
     assert "installed" in result.stdout
     (script,) = (tmp_path / ".bash_completions").iterdir()
     assert "complete_bash" in script.read_text() and str(script) in (tmp_path / ".bashrc").read_text()
+
+
+def test_what_the_system_refuses_is_one_line_with_or_without_a_file(nas, monkeypatch):
+    for problem, line in (
+        (ConnectionResetError(104, "reset by peer"), "error: reset by peer; correct it\n"),
+        (PermissionError(13, "not allowed", "a.toml"), "error: a.toml: not allowed; correct it\n"),
+    ):
+        monkeypatch.setattr("nas.study.Study.load", lambda *given, problem=problem: (_ for _ in ()).throw(problem))
+        assert nas("check", "quickstart") == (2, "", line)
+
+
+def test_a_closed_pipe_ends_quietly(searched_study):
+    command = [sys.executable, "-m", "nas.cli", "front", str(searched_study), "--json"]
+    command += ["--runs", str(searched_study.parent / "runs")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 1

@@ -102,6 +102,16 @@ STUDIES = {
         'name = "cpu"\ncompiled = true',
         ["devices.0", "torch alone compiles", "remove"],
     ),
+    "core that is not there": (
+        'name = "cpu"',
+        'name = "cpu"\npin_to = [9999]',
+        ["devices.cpu", "pin_to", "9999", "correct it"],
+    ),
+    "threads without cores": (
+        'name = "cpu"',
+        'name = "cpu"\nthreads = 5000',
+        ["devices.cpu", "threads", "5000", "lower it"],
+    ),
     "device file missing": ('name = "cpu"', 'name = "cpu"\nfile = "pi.toml"', ["pi.toml", "no such file"]),
     "budget twice on a device": (
         'device = "cpu"\np50_ms = "80%"',
@@ -110,6 +120,8 @@ STUDIES = {
     ),
     "budget is a list": ('"80%"', "[1.0]", ["p50_ms", "a number or a share"]),
     "budget that never ends": ('"80%"', "inf", ["p50_ms", "finite"]),
+    "budget beyond all numbers": ('"80%"', "9" * 400, ["p50_ms", "finite"]),
+    "number that no one reads": ('"80%"', "9" * 5000, ["study.toml", "not valid TOML", "digits"]),
     "two budgets alike": ('name = "small"', 'name = "large"', ["'large'", "twice"]),
     "name of a candidate": ('name = "large"', 'name = "trial-7"', ["budgets.0.name", "'trial-7'", "rename it"]),
     "name is a path": ('name = "large"', 'name = "../large"', ["budgets.0.name", "'../large'"]),

@@ -194,6 +194,7 @@ def test_one_that_misses_its_budget_gives_way_to_the_next_best(copied, monkeypat
         return found
 
     monkeypatch.setattr(exports, "verify", misses_once)
+    shutil.rmtree(copied.folder / "exports")
     found = exports.export(copied, fine_tune=False)
     assert len(seen) == 2 and seen[0] != seen[1] == found["large"]["description"]
 
@@ -236,6 +237,7 @@ def test_a_budget_that_all_miss_is_not_exported_and_the_others_are(copied, monke
         return found | {"met": found["met"] and not (budget and budget.name == "small")}
 
     monkeypatch.setattr(exports, "verify", misses)
+    shutil.rmtree(copied.folder / "exports")
     with pytest.raises(ExportError, match=r"budgets\.small: none of the"):
         exports.export(copied, fine_tune=False)
     assert not copied.export("small").exists() and (copied.export("large") / "verification.json").exists()

@@ -85,7 +85,8 @@ def main() -> None:
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(problem.exit_code)
     except OSError as problem:
-        print(f"error: {problem.filename or ''}: {problem.strerror or problem}; correct it", file=sys.stderr)
+        where = f"{problem.filename}: " if problem.filename else ""
+        print(f"error: {where}{problem.strerror or problem}; correct it", file=sys.stderr)
         sys.exit(2)
 
 

@@ -49,7 +49,10 @@ def bundle(
 
         name = f"{device}-{export_}.zip" if export_ else f"{device}.zip"
         path = (output or Path(name)).resolve()
-        written = bundle_export(run, export_, device, path) if export_ else bundle_profile(run, device, path)
+        given = set_ or []
+        written = (
+            bundle_export(run, export_, device, path, given) if export_ else bundle_profile(run, device, path, given)
+        )
         return {"bundle": str(written), "size_mb": written.stat().st_size / 1e6}
 
     result = work_on(study, runs, set_, work)

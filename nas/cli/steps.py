@@ -104,8 +104,13 @@ def front(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None,
 
     def work(run: Run) -> dict[str, Any]:
         from nas.pipeline import front
+        from nas.pipeline.older import older
+        from nas.progress import say
 
-        return front(run)
+        found = front(run)
+        if line := older(run):
+            say(line)
+        return found
 
     from nas.report.tables import print_front
 

@@ -56,7 +56,7 @@ class Profile:
     smallest_p50_ms: float
     """The smallest sub-network of the space, measured whole."""
     error: dict[str, float]
-    """On whole sub-networks that the line was not fitted to: mape, worst, kendall_tau, networks."""
+    """On whole sub-networks that the curve was not fitted to: mape, worst, kendall_tau, networks."""
     held_out: list[dict[str, float]] = field(default_factory=list)
     """`predicted_ms` and `measured_ms` of these sub-networks."""
     noisy: bool = False

@@ -1,6 +1,6 @@
-"""Making the profile of a device: what is measured, and the line through it.
+"""Making the profile of a device: what is measured, and the curve through it.
 
-A block's latency is taken from a chain of several of them. The error is measured on whole sub-networks that the line
+A block's latency is taken from a chain of several of them. The error is measured on whole sub-networks that the curve
 was not fitted to, and written into the profile.
 """
 
@@ -69,7 +69,9 @@ class Recipe:
         measured = (_METHOD, _COPIES, BLOCK_ROUNDS, WHOLE_ROUNDS, _FITTED, _HELD_OUT, _WEIGHED, self.memory, self.seed)
         config = self.config
         kind = (config.hidden_act, config.pooler_act, config.embedding_size, config.input_names, config.num_labels)
-        return digest([self.device.model_dump(mode="json"), self.space.digest, kind, measured])
+        # Latency does not depend on how many words the table holds, but the teacher's memory does.
+        words = [config.vocab_size] if self.memory else []
+        return digest([self.device.model_dump(mode="json"), self.space.digest, kind, measured, *words])
 
     @cached_property
     def base(self) -> CompactBertConfig:
@@ -196,9 +198,10 @@ def build_profile(recipe: Recipe, inputs: str, parts: Path | None = None) -> Pro
         title = f"Measuring blocks on {device.name}"
         blocks |= measure(device, networks, BLOCK_ROUNDS, title, recipe.texts, at, known.keeping("blocks"))
     whole = known.measured("whole")
-    if not whole:
+    left = {name: network for name, network in recipe.whole().items() if name not in whole}
+    if left:
         title = f"Measuring whole sub-networks on {device.name}"
-        whole = measure(device, recipe.whole(), WHOLE_ROUNDS, title, recipe.texts, keep=known.keeping("whole"))
+        whole |= measure(device, left, WHOLE_ROUNDS, title, recipe.texts, keep=known.keeping("whole"))
     networks = {name: _network(recipe.base, recipe.chosen[name]) for name in recipe.weighed()}
     peaks = measure_peak_memory(device, networks, recipe.texts) if networks else {}
     return recipe.profile(blocks, whole, peaks)

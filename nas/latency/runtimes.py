@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -311,4 +312,24 @@ def check_runtime(device: Device) -> None:
     if importlib.util.find_spec(name) is None:
         raise DeviceError(f"devices.{device.name}: the runtime {name!r} is not installed; pip install {name}")
     if device.where == "here":
+        _check_cores(device)
         RUNTIMES[name].check(device)
+
+
+def _check_cores(device: Device) -> None:
+    """Raise `DeviceError` where this process may not use the cores that a device asks for; systems tell or do not."""
+    if not hasattr(os, "sched_getaffinity"):
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    known = ", ".join(map(str, cores))
+    missing = [core for core in device.pin_to if core not in cores]
+    if missing:
+        raise DeviceError(
+            f"devices.{device.name}: pin_to: must be among the cores that may be used here ({known}), but got "
+            f"{missing[0]}; correct it"
+        )
+    if device.threads > len(cores):
+        raise DeviceError(
+            f"devices.{device.name}: threads: must be at most the cores that may be used here ({len(cores)}), but got "
+            f"{device.threads}; lower it, or measure on another machine"
+        )

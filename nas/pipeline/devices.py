@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,14 @@ _MOST_ERROR = 0.5
 """Blocks and whole networks of one device agree better than this."""
 
 
-def bundle_profile(run: Run, device: str, output: Path) -> Path:
-    """Write the archive that makes the profile of a device elsewhere."""
+def bundle_profile(run: Run, device: str, output: Path, variables: Sequence[str] = ()) -> Path:
+    """Write the archive that makes the profile of a device elsewhere.
+
+    `variables` are the study's as they were given, `NAME=VALUE`: the archive says how its result is imported.
+    """
     prepare_teacher(run)
     recipe, _ = _recipe(run, device)
-    _profile_job(recipe).write(output, _command(run, device))
+    _profile_job(recipe).write(output, _command(run, device, variables))
     return output
 
 
@@ -65,10 +69,10 @@ def import_profile(run: Run, device: str, result: Path) -> Profile:
     return profile
 
 
-def bundle_export(run: Run, budget: str, device: str, output: Path) -> Path:
-    """Write the archive that verifies the latency of an export on a device elsewhere."""
+def bundle_export(run: Run, budget: str, device: str, output: Path, variables: Sequence[str] = ()) -> Path:
+    """Write the archive that verifies the latency of an export on a device elsewhere; see `bundle_profile`."""
     job, _, _ = _export_job(run, budget, device)
-    job.write(output, f"{_command(run, device)} --export {shlex.quote(budget)}")
+    job.write(output, f"{_command(run, device, variables)} --export {shlex.quote(budget)}")
     return output
 
 
@@ -166,6 +170,7 @@ def _plain(name: str) -> str:
     return name.removeprefix("memory/")
 
 
-def _command(run: Run, device: str) -> str:
+def _command(run: Run, device: str, variables: Sequence[str]) -> str:
     study, runs = (shlex.quote(str(path)) for path in (run.study.path, run.folder.parent))
-    return f"nas device import {study} {device} result.json --runs {runs}"
+    given = "".join(f" --set {shlex.quote(variable)}" for variable in variables)
+    return f"nas device import {study} {device} result.json --runs {runs}{given}"

@@ -26,7 +26,7 @@ from nas.files import digest, file_digest, read_json, write_json
 from nas.model import CompactBertForSequenceClassification
 from nas.pipeline.prepare import load_tokenizer, teacher_inputs
 from nas.pipeline.run import Run
-from nas.pipeline.searches import devices, evaluation, fingerprint, front, search_candidates, texts
+from nas.pipeline.searches import devices, evaluation, fingerprint, front, measured_on, search_candidates, texts
 from nas.pipeline.supernets import distillation, load_teacher, supernet_inputs
 from nas.progress import say
 from nas.report.card import write_card
@@ -55,7 +55,7 @@ def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
         inputs, step = export_inputs(run, budget, fine_tune), f"export-{budget.name}"
         folder = run.export(budget.name)
         try:
-            if not run.is_done(step, inputs):
+            if not _is_current(run, budget.name, partial(export_inputs, run, budget), fine_tune):
                 with run.step(step, inputs, folder, run.trainings(budget.name)):
                     own = {device: found for device, found in references.items() if device.name in budget.devices}
                     _export_best(run, budget, _in_order(budget, own), data, fine_tune)
@@ -78,13 +78,24 @@ def export_trial(run: Run, trial: str, fine_tune: bool = True) -> dict[str, dict
     name = trial_name(candidate)
     fine_tune = fine_tune and run.study.export.fine_tune
     inputs = _trial_inputs(run, candidate, fine_tune)
-    if not run.is_done(f"export-{name}", inputs):
+    if not _is_current(run, name, partial(_trial_inputs, run, candidate), fine_tune):
         data = TaskData.load(run.data)
         references = {device: baselines_of(run, device, data) for device in devices(run)}
         with run.step(f"export-{name}", inputs, run.export(name), run.trainings(name)):
             _Writer(run, data, fine_tune).write(name, candidate, None, references)
     _drop_checkpoints(run, name)
     return {name: read_json(run.export(name) / VERIFICATION_FILE, ExportError)}
+
+
+def _is_current(run: Run, name: str, inputs: Callable[[bool], str], fine_tune: bool) -> bool:
+    """Whether an export is up to date. A fine-tuned one also serves who wants none trained: it is not thrown away."""
+    step = f"export-{name}"
+    if run.is_done(step, inputs(fine_tune)):
+        return True
+    tuned = not fine_tune and run.is_done(step, inputs(True))
+    if tuned:
+        say(f"{name}: was exported with fine-tuning and is up to date; it stays")
+    return tuned
 
 
 def exported(run: Run) -> list[str]:
@@ -111,8 +122,9 @@ def _is_written(run: Run, name: str, inputs: Callable[[bool], str]) -> bool:
 
 
 def _trial_inputs(run: Run, candidate: dict[str, Any], fine_tune: bool) -> str:
-    """What the export of a single candidate is made from."""
-    return digest([_FORM, candidate["architecture"], supernet_inputs(run), run.study.digest("export"), fine_tune])
+    """What the export of a single candidate is made from, the devices that it is measured on included."""
+    given = [_FORM, candidate["architecture"], supernet_inputs(run), run.study.digest("export"), fine_tune]
+    return digest([*given, measured_on(run)])
 
 
 def trial_name(candidate: dict[str, Any]) -> str:
@@ -154,7 +166,8 @@ def _missed(run: Run, budget: Budget) -> list[str]:
 
 
 def _missed_of(run: Run, budget: Budget) -> str:
-    return digest([budget.model_dump(mode="json"), supernet_inputs(run)])
+    """What a miss is one of: on a device that was measured anew, or is set otherwise, it says nothing."""
+    return digest([budget.model_dump(mode="json"), supernet_inputs(run), measured_on(run, *budget.devices)])
 
 
 def baselines(run: Run) -> dict[str, dict[str, Any]]:

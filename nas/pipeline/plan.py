@@ -17,7 +17,7 @@ from nas.model.precision import native_bf16
 from nas.pipeline.exports import export_inputs
 from nas.pipeline.prepare import check_teacher, given_teacher, teacher_inputs
 from nas.pipeline.run import Run
-from nas.pipeline.searches import check_storage, profile_inputs, recipes, search_inputs
+from nas.pipeline.searches import check_storage, is_searched, profile_inputs, recipes
 from nas.pipeline.supernets import supernet_inputs
 from nas.search.uniform import most_uniform
 from nas.study import Study
@@ -111,12 +111,7 @@ def _states(run: Run) -> dict[str, bool]:
         and (recipe.device.where == "ray" or run.is_done(step, profile_inputs(recipe)))
         for recipe in recipes(run)
     )
-    states["search"] = (
-        states["supernet"]
-        and states["profile"]
-        and run.is_done("search", search_inputs(run))
-        and run.is_finished("front")
-    )
+    states["search"] = states["supernet"] and states["profile"] and is_searched(run)
     states["export"] = states["search"] and all(
         run.is_done(f"export-{budget.name}", export_inputs(run, budget, run.study.export.fine_tune))
         for budget in run.study.budgets

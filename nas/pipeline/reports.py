@@ -10,8 +10,10 @@ from nas.errors import DeviceError, ExportError, SearchError, TeacherError
 from nas.export.artefact import ARCHITECTURE_FILE, VERIFICATION_FILE
 from nas.files import read_json, write_text
 from nas.pipeline.exports import baselines, exported
+from nas.pipeline.older import older
 from nas.pipeline.run import Run
 from nas.pipeline.supernets import supernet_inputs
+from nas.progress import say
 from nas.report.architecture_drawing import architectures_of, architectures_picture
 from nas.report.contents import Contents
 from nas.report.front_chart import front_picture
@@ -29,6 +31,8 @@ def report(run: Run) -> Path:
     Raises `NasError` where the run holds nothing to report yet.
     """
     contents = _contents(run)
+    if contents.older:
+        say(contents.older)
     path = run.folder / "report.html"
     write_text(path, render(contents))
     if contents.searched_devices:
@@ -41,7 +45,10 @@ def report(run: Run) -> Path:
 
 
 def _contents(run: Run) -> Contents:
-    """What the run holds of this study; what an interrupted step has left is not shown."""
+    """What the run holds: exports of the study as it is now, the rest also of an older form of it, which is said.
+
+    What an interrupted step has left is not shown.
+    """
     study = run.study
     names = exported(run)
     profiled = [device.name for device in study.devices if run.is_finished(f"profile-{device.name}")]
@@ -61,6 +68,7 @@ def _contents(run: Run) -> Contents:
         export_logs={name: _export_log(run, name) for name in names},
         rank_correlation=_ranking(run),
         seconds=run.seconds(),
+        older=older(run),
     )
 
 

@@ -146,6 +146,9 @@ class Run:
             name = result.relative_to(self.folder).as_posix()
             known = {"inputs": inputs, "result": name, "finished": None, "seconds": 0.0}
             write_json(mark, known)
+        elif not result.exists():  # somebody took it away: half of the next one must not count as finished
+            known["finished"] = None
+            write_json(mark, known)
         started, laps, finished = time.monotonic(), Laps(known.get("parts", {})), known["finished"]
         with logged(self.folder / LOG_FILE):
             log("started", step=step)
@@ -160,6 +163,14 @@ class Run:
                 parts = {part: round(taken, 1) for part, taken in laps.items()}
                 write_json(mark, known | {"finished": finished, "seconds": seconds, "parts": parts})
             log("finished", step=step, seconds=seconds, parts=parts)
+
+    def note(self, step: str, **facts: Any) -> None:
+        """Add to the mark of a step that was started."""
+        write_json(self._mark(step), read_json(self._mark(step), StudyError) | facts)
+
+    def noted(self, step: str, fact: str) -> Any:
+        """What was added to the mark of a step that was started; None where nothing was."""
+        return read_json(self._mark(step), StudyError).get(fact)
 
     def seconds(self) -> dict[str, float]:
         """How long each finished step took."""

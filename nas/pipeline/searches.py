@@ -89,24 +89,34 @@ def profile_inputs(recipe: Recipe) -> str:
 
 
 def profile(run: Run) -> dict[str, Profile]:
-    """The profiles of the study's devices, measured where they are missing or from another machine."""
+    """The profiles of the study's devices, measured where they are missing or from another machine.
+
+    Raises `DeviceError` if a device elsewhere has none, after all others have theirs.
+    """
     prepare_teacher(run)
-    profiles = {}
+    lacking = []
     for recipe in recipes(run):
         device, inputs = recipe.device, profile_inputs(recipe)
         path, step = run.profile(device.name), f"profile-{device.name}"
-        if not run.is_done(step, inputs):
-            if device.where == "elsewhere":
-                raise DeviceError(
-                    f"devices.{device.name}: is off the cluster and has no profile of this space yet; run "
-                    f"`nas device bundle {run.study.path} {device.name}`, measure there, and `nas device import` the "
-                    "result"
-                )
-            parts = path.with_suffix(".samples.json")
-            with run.step(step, inputs, path, parts):
-                build_profile(recipe, inputs, parts).save(path)
-        profiles[device.name] = Profile.load(path)
-    return profiles
+        if run.is_done(step, inputs):
+            continue
+        if device.where == "elsewhere":
+            lacking.append(device.name)
+            continue
+        parts = path.with_suffix(".samples.json")
+        with run.step(step, inputs, path, parts):
+            build_profile(recipe, inputs, parts).save(path)
+    if lacking:
+        raise DeviceError(
+            f"devices.{lacking[0]}: is off the cluster and has no profile of this space yet; run "
+            f"`nas device bundle {run.study.path} {lacking[0]}`, measure there, and `nas device import` the result"
+            + (f"; likewise {', '.join(lacking[1:])}" if lacking[1:] else "")
+        )
+    return _profiles(run)
+
+
+def _profiles(run: Run) -> dict[str, Profile]:
+    return {device.name: Profile.load(run.profile(device.name)) for device in run.study.devices}
 
 
 def evaluation(run: Run) -> EvaluationRecipe:
@@ -150,7 +160,7 @@ def trials_of(run: Run, costs: Costs) -> Trials:
 def _go_on(run: Run, costs: Costs, laps: Laps | None = None) -> SearchState:
     """Evaluate until there are enough. Raises `SearchError` if other profiles, or weights, were used before."""
     trials, recipe, settings = trials_of(run, costs), evaluation(run), run.study.search
-    trials.rest_on("profiles", digest(_measured_on(run)))
+    trials.rest_on("profiles", digest(measured_on(run)))
     memory = Memory(run.evaluations(digest([supernet_inputs(run), recipe.weights, *_judged_by(run)])))
 
     def executor() -> Executor:
@@ -159,9 +169,10 @@ def _go_on(run: Run, costs: Costs, laps: Laps | None = None) -> SearchState:
     return search(trials, settings.evaluations, executor, laps)
 
 
-def _measured_on(run: Run) -> list[str]:
-    """The digests of the devices' profiles as they were measured."""
-    return [file_digest(run.profile(device.name)) for device in run.study.devices]
+def measured_on(run: Run, *names: str) -> list[str]:
+    """The digests of the profiles of all devices, or of those named, as they were measured; "" where none is there."""
+    paths = [run.profile(name) for name in names or [device.name for device in run.study.devices]]
+    return [file_digest(path) if path.exists() else "" for path in paths]
 
 
 def join_search(run: Run) -> SearchState:
@@ -175,8 +186,7 @@ def join_search(run: Run) -> SearchState:
             f"{run.folder}: no search of this study with these settings has begun that could be joined; start one "
             "with nas search"
         )
-    profiles = {device.name: Profile.load(run.profile(device.name)) for device in study.devices}
-    return _go_on(run, Costs(teacher_config(run), profiles, study.budgets))
+    return _go_on(run, Costs(teacher_config(run), _profiles(run), study.budgets))
 
 
 def evaluate_candidates(run: Run) -> SearchState:
@@ -189,17 +199,41 @@ def evaluate_candidates(run: Run) -> SearchState:
     train(run)
     inputs = search_inputs(run)
     state = SearchState.of(trials_of(run, costs)) if run.is_done("search", inputs) else None
-    if state is None or len(state.results) < study.search.evaluations:
+    if state is None or not has_ended(run, len(state.results)):
         with run.step("search", inputs, run.journal.parent) as laps:
             state = _go_on(run, costs, laps)
+        run.note("search", ended=_end(run, len(state.results)))
     return state
+
+
+def has_ended(run: Run, count: int) -> bool:
+    """Whether a search that has begun and has so many results is at its end: those asked for, or it had run dry."""
+    return count >= run.study.search.evaluations or run.noted("search", "ended") == _end(run, count)
+
+
+def _end(run: Run, count: int) -> list[object]:
+    """What a search ended with: another sampler, asked for as many, may find what this one did not."""
+    return [run.study.search.evaluations, run.study.search.sampler, count]
+
+
+def is_searched(run: Run) -> bool:
+    """Whether search and front are up to date, judged as the steps do. Supernet and profiles must be there."""
+    if not run.is_done("search", search_inputs(run)):
+        return False
+    costs = Costs(teacher_config(run), _profiles(run), run.study.budgets)
+    state = SearchState.of(trials_of(run, costs))
+    return has_ended(run, len(state.results)) and run.is_done("front", _front_inputs(run, state))
+
+
+def _front_inputs(run: Run, state: SearchState) -> str:
+    results = [result.to_json() for result in state.results]
+    return digest([_FORM, results, run.study.export.candidates, measured_on(run)])
 
 
 def search_candidates(run: Run) -> SearchState:
     """Search the space, then measure the best of each budget whole."""
     study, state = run.study, evaluate_candidates(run)
-    results = [result.to_json() for result in state.results]
-    front_inputs = digest([_FORM, results, study.export.candidates, _measured_on(run)])
+    front_inputs = _front_inputs(run, state)
     if not run.is_done("front", front_inputs):
         with run.step("front", front_inputs, run.front):
             costs, evaluator, fed = costs_of(run), evaluation(run).load(), texts(run)

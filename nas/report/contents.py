@@ -50,6 +50,8 @@ class Contents:
     """How well inherited weights rank sub-networks, where `scripts/bench/rank_correlation` asked."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """How long each finished step took."""
+    older: str = ""
+    """What was made for an older form of the study, in one line."""
 
     @property
     def is_empty(self) -> bool:

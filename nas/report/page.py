@@ -56,7 +56,8 @@ def _heading(contents: Contents) -> str:
     several = len(contents.devices) > 1
     asked = [f"{budget.name} ({', '.join(limits(budget, {}, several))})" for budget in contents.budgets]
     budgets = f" Budgets: {'; '.join(asked)}." if asked else ""
-    return element("h1", escape(contents.study)) + element("p", escape(shape + budgets), class_="muted")
+    heading = element("h1", escape(contents.study)) + element("p", escape(shape + budgets), class_="muted")
+    return heading + (_note(f"{contents.older}.") if contents.older else "")
 
 
 def _answer(contents: Contents) -> str:

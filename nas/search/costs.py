@@ -77,12 +77,20 @@ class Costs:
         stored = self._stored(self.config)
         return {name: profile.teacher | stored for name, profile in self.profiles.items()}
 
-    def excess(self, architecture: Architecture, budget: Budget, exits: Sequence[float] = ()) -> float:
-        """By how much the worst figure misses its limit, relative to the limit; at most 0 if a budget is met."""
-        return max(
-            limits.excess(self.figures(architecture, limits.device, exits, limits.given), self.teacher(limits.device))
-            for limits in budget.limits
-        )
+    def excess(
+        self, architecture: Architecture, budget: Budget, exits: Sequence[float] = (), slower: float = 1.0
+    ) -> float:
+        """By how much the worst figure misses its limit, relative to the limit; at most 0 if a budget is met.
+
+        `slower`: by what factor devices are slower than their profiles say.
+        """
+        found = {
+            limits.device: self.figures(architecture, limits.device, exits, limits.given) for limits in budget.limits
+        }
+        for figures in found.values():
+            for name in figures:
+                figures[name] *= slower if name in LATENCIES else 1.0 / slower if name in RATES else 1.0
+        return max(limits.excess(found[limits.device], self.teacher(limits.device)) for limits in budget.limits)
 
     def cautious_excess(self, architecture: Architecture, budget: Budget, exits: Sequence[float] = ()) -> float:
         """Of one of the budgets; see `cautious_excesses`."""

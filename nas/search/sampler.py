@@ -1,4 +1,4 @@
-"""Optuna, behind three calls: ask, tell, results. Beside its storage nothing else in the project knows it.
+"""A search's trials behind three calls: ask, tell, results. Nothing outside this folder knows Optuna.
 
 A trial is stored as integers (see `Encoding`), with its result in one attribute. What Optuna sees as values are
 accuracy, to be raised, and the predicted latency on each device, to be lowered; its one constraint says how far the

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from statistics import median
 from typing import Any
 
 from nas.architecture import Architecture
-from nas.budget import LATENCIES, RATES, STORED, Budget
+from nas.budget import FIGURES, LATENCIES, RATES, STORED, Budget
 from nas.evaluate import CandidateResult
 from nas.latency import Profile
 from nas.latency.exits import measure_with_exits
@@ -102,28 +103,33 @@ def measure_budget(
     """The `count` most accurate candidates of a budget, measured; further ones are taken until enough meet it.
 
     More than one is enough, so that one can give way should it miss the budget when it is verified. What was measured
-    corrects what is predicted of the rest: a machine may be slower by now than its profile says. Others are measured
-    `beside` the first ones. On a device elsewhere nothing can be measured from here: predictions stand in, and the
-    export will be verified there.
+    corrects what is predicted of the rest: a machine may be slower by now than its profile says, and then fewer may
+    serve, or faster, and then more accurate ones may. Others are measured `beside` the first ones. On a device
+    elsewhere nothing can be measured from here: predictions stand in, and the export will be verified there.
     """
     costs = measurement.costs
     tolerance = min(costs.profiles[name].error["mape"] for name in budget.devices)
 
-    def used(result: CandidateResult) -> float:
-        return 1.0 + costs.excess(result.architecture, budget, result.exits)
+    def used(result: CandidateResult, slower: float = 1.0) -> float:
+        return 1.0 + costs.excess(result.architecture, budget, result.exits, slower)
 
-    waiting = ranking(results, costs, budget, tolerance)
-    measured, others = list[dict[str, Any]](), list[dict[str, Any]]()
-    while (waiting or beside) and sum(item["met"] for item in measured) < min(count, _ENOUGH):
-        chosen, waiting = waiting[:count], waiting[count:]
+    waiting, shift, most = ranking(results, costs, budget, float("inf")), 1.0, min(count, _ENOUGH)
+    measured, others = list[tuple[CandidateResult, dict[str, Any]]](), list[dict[str, Any]]()
+    while True:
+        met = sorted((one.accuracy for one, item in measured if item["met"]), reverse=True)
+        enough = met[most - 1] if len(met) >= most else -float("inf")
+        able = (one for one in waiting if one.accuracy > enough and used(one, shift) <= 1.0 + tolerance)
+        chosen = list(islice(able, count))
         together = [*chosen, *beside]
+        if not together:
+            break
         found = _measured(measurement, together, budget)
         shift = median((1.0 + item["excess"]) / used(one) for item, one in zip(found, together, strict=True))
-        waiting = [result for result in waiting if used(result) * shift <= 1.0 + tolerance]
-        measured += found[: len(chosen)]
+        waiting = [one for one in waiting if one not in chosen]
+        measured += zip(chosen, found[: len(chosen)], strict=True)
         others += found[len(chosen) :]
         beside = ()
-    return measured, others
+    return [item for _, item in sorted(measured, key=lambda pair: -pair[0].accuracy)], others
 
 
 def _measured(measurement: Measurement, chosen: Sequence[CandidateResult], budget: Budget) -> list[dict[str, Any]]:
@@ -177,7 +183,11 @@ def _figures_on(
     device = profile.device
     limits = budget.on(device.name)
     if device.where == "elsewhere":
-        found = {item.architecture.digest: costs.figures(item.architecture, device.name, item.exits) for item in chosen}
+        names = [name for name in FIGURES if name != "peak_memory_mb" or profile.memory]
+        found = {
+            item.architecture.digest: costs.figures(item.architecture, device.name, item.exits, names)
+            for item in chosen
+        }
         return found | {_TEACHER: profile.teacher}
     exits = {result.architecture.digest: result.exits for result in chosen if result.exits}
     title = f"Measuring the best for {budget.name} on {device.name}"

@@ -245,11 +245,14 @@ class Journal(BaseJournalBackend):
             self._read = number, offset
             if number > log_number_from:
                 try:
-                    yield json.loads(line)
-                except json.JSONDecodeError:
+                    log = json.loads(line)
+                except ValueError:  # also bytes that are no text, which a crash of the machine may leave
+                    log = None
+                if not (isinstance(log, dict) and {"op_code", "worker_id"} <= log.keys()):
                     raise SearchError(
                         f"{self._file.name}: line {number} is none of Optuna's; remove the file to search anew"
-                    ) from None
+                    )
+                yield log
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         lines = b"".join(json.dumps(log, separators=(",", ":")).encode() + b"\n" for log in logs)

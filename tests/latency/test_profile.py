@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from nas.errors import DeviceError
 from nas.latency.profile import Fit, Profile, stages, sums_ms, weighted_quantile
 from nas.latency.profiling import Recipe, build_profile, fitted
 from nas.latency.record import LatencyRecord, error_of
+from nas.model import CompactBertConfig
 from nas.model.sizes import stored_mb
 from nas.space import SearchSpace
 
@@ -113,6 +115,14 @@ def test_a_profile_of_another_seed_is_another_one(space, config):
     """Its sub-networks are others."""
     one, other = (Recipe(DEVICE, space, config, seed) for seed in (0, 1))
     assert one.digest != other.digest and one.chosen != other.chosen
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_a_profile_of_memory_is_of_one_size_of_the_vocabulary(space, config, memory):
+    """Its teacher's memory is; latencies are not."""
+    pruned = CompactBertConfig(**config.to_dict() | {"vocab_size": config.vocab_size // 2})
+    one, other = (Recipe(DEVICE, space, each, 0, memory).digest for each in (config, pruned))
+    assert (one != other) is memory
 
 
 def test_a_network_that_is_left_early_is_predicted_by_where_texts_leave(space):
@@ -254,6 +264,11 @@ def test_an_interrupted_profile_goes_on_and_keeps_its_samples(space, config, tmp
     assert parts.exists()
     build_profile(recipe, "inputs", parts)
     assert len(asked) == 3
+    found = json.loads(parts.read_text())
+    del found["whole"]["held_out_5"]
+    parts.write_text(json.dumps(found))
+    build_profile(recipe, "inputs", parts)
+    assert asked.pop() == 1 and len(asked) == 3
     environment = {"fingerprint": "another"}
     build_profile(recipe, "inputs", parts)
     assert asked[3:] == [blocks, len(recipe.chosen)]

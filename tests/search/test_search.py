@@ -108,11 +108,12 @@ def test_a_torn_last_line_is_dropped(search_folder):
     assert again.results[:5] == first.results and len(again.results) == 8
 
 
-def test_a_damaged_journal_is_refused(search_folder):
+@pytest.mark.parametrize("line", [b"damaged", b"\xff\xfe{", b"\0" * 20, b"{}", b"[]"])
+def test_a_damaged_journal_is_refused(search_folder, line):
     run(search_folder, 2)
     journal = search_folder / "journal.log"
-    lines = journal.read_text().splitlines(keepends=True)
-    journal.write_text("".join([*lines[:3], "damaged\n", *lines[3:]]))
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:3], line + b"\n", *lines[3:]]))
     with pytest.raises(SearchError, match="line 4 is none of Optuna's"):
         trials_of(search_folder)
 

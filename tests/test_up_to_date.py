@@ -1,0 +1,154 @@
+"""What of a searched run is up to date: what is done again, what is kept, and what is said of the rest."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from nas.errors import DeviceError
+from nas.pipeline import Run, exports, searches
+from nas.pipeline.devices import _command
+from nas.pipeline.older import older
+from nas.study import Study
+
+
+@pytest.fixture
+def study(searched_study, tmp_path):
+    return shutil.copytree(searched_study.parent, tmp_path / "tiny") / searched_study.name
+
+
+@pytest.fixture
+def run(study):
+    return Run.of(Study.load(study), study.parent / "runs")
+
+
+def _changed(run, part, **values):
+    """The same run of a study with other values in one of its tables."""
+    table = getattr(run.study, part).model_copy(update=values)
+    return Run(run.study.model_copy(update={part: table}), run.folder)
+
+
+def _states(nas, study, runs):
+    code, output, error = nas("check", str(study), "--runs", str(runs), "--json")
+    assert code == 0, error
+    return {step["step"]: step["state"] for step in json.loads(output.splitlines()[-1])["steps"]}
+
+
+def _measured_again(run):
+    """What a profile that was made anew is: another file."""
+    path = run.profile("cpu")
+    found = json.loads(path.read_text())
+    found["teacher"]["p50_ms"] *= 2.0
+    path.write_text(json.dumps(found))
+
+
+def test_what_is_of_an_older_form_of_the_study_is_said(run):
+    assert older(run) == ""
+    assert older(_changed(run, "supernet", steps=31)).startswith(
+        "Made for an older form of this study: supernet, front; "
+    )
+    few = Run(run.study.model_copy(update={"budgets": run.study.budgets[:1]}), run.folder)
+    assert "study: front; nas run" in older(few)
+    assert "study: front; nas run" in older(_changed(run, "search", evaluations=17))
+    slower = run.study.devices[0].model_copy(update={"batch_size": 2})
+    other = Run(run.study.model_copy(update={"devices": (slower,)}), run.folder)
+    assert "study: profile of cpu, front; nas run" in older(other)
+    _measured_again(run)
+    assert "study: front; nas run" in older(run)
+
+
+def test_front_and_report_say_so(nas, study):
+    runs, words = str(study.parent / "runs"), "Made for an older form of this study: supernet, front"
+    code, _, error = nas("front", str(study), "--runs", runs)
+    assert code == 0 and words not in error
+    study.write_text(study.read_text().replace("steps = 30", "steps = 31"))
+    for verb in ("front", "report"):
+        code, _, error = nas(verb, str(study), "--runs", runs)
+        assert code == 0 and error.count(words) == 1
+    assert words in (study.parent / "runs" / "tiny" / "report.html").read_text()
+
+
+def test_check_judges_search_and_front_as_they_do(nas, study, run):
+    runs = study.parent / "runs"
+    done = {"teacher": "done", "supernet": "done", "profile": "done", "search": "done", "export": "to do"}
+    assert _states(nas, study, runs) == done
+    text = study.read_text()
+    for old, new in (("evaluations = 16", "evaluations = 17"), ("candidates = 2", "candidates = 3")):
+        study.write_text(text.replace(old, new))
+        assert _states(nas, study, runs) == done | {"search": "to do"}
+    study.write_text(text)
+    _measured_again(run)
+    assert _states(nas, study, runs) == done | {"search": "to do"}
+
+
+def test_a_search_that_ran_dry_is_not_begun_again_for_as_many(run, monkeypatch):
+    asked = []
+
+    def dry(trials, evaluations, *rest):
+        asked.append(evaluations)
+        return searches.SearchState.of(trials)
+
+    monkeypatch.setattr(searches, "search", dry)
+    more = _changed(run, "search", evaluations=50)
+    for _ in range(2):
+        assert len(searches.evaluate_candidates(more).results) == 16
+    assert asked == [50]
+    assert len(json.loads(run.front.read_text())["candidates"]) == 16 and older(more) == ""
+    searches.evaluate_candidates(_changed(run, "search", evaluations=60))
+    searches.evaluate_candidates(_changed(run, "search", evaluations=60, sampler="random"))
+    assert asked == [50, 60, 60]
+
+
+def _made(run, name, inputs):
+    """An export from such inputs, as far as the run's marks are concerned."""
+    with run.step(f"export-{name}", inputs, run.export(name)):
+        run.export(name).mkdir(parents=True)
+
+
+def test_an_export_that_was_fine_tuned_serves_who_wants_none_trained(run, monkeypatch, capsys):
+    monkeypatch.setattr(exports, "baselines_of", lambda *given: None)
+    monkeypatch.setattr(exports, "read_json", lambda path, error: path.parent.name)
+    monkeypatch.setattr(exports, "front", lambda run: (_ for _ in ()).throw(AssertionError("one is made anew")))
+    for budget in run.study.budgets:
+        _made(run, budget.name, exports.export_inputs(run, budget, fine_tune=True))
+    assert exports.export(run, fine_tune=False) == {"large": "large", "small": "small"}
+    assert capsys.readouterr().err.count("was exported with fine-tuning and is up to date; it stays") == 2
+    with pytest.raises(AssertionError, match="made anew"):
+        exports.export(_changed(run, "export", epochs=0.25), fine_tune=False)
+
+
+def test_the_export_of_a_candidate_is_of_the_devices_as_they_were_measured(run):
+    candidate = searches.front(run)["candidates"][0]
+    name = exports.trial_name(candidate)
+    _made(run, name, exports._trial_inputs(run, candidate, fine_tune=False))
+    assert exports.exported(run) == [name]
+    _measured_again(run)
+    assert exports.exported(run) == []
+
+
+def test_a_miss_counts_while_the_device_is_as_it_was_measured(run):
+    budget, architecture = run.study.budgets[0], searches.front(run)["candidates"][0]["architecture"]
+    before = exports.export_inputs(run, budget, fine_tune=True)
+    exports.forget_export(run, budget, architecture)
+    assert exports.export_inputs(run, budget, fine_tune=True) != before
+    _measured_again(run)
+    assert exports.export_inputs(run, budget, fine_tune=True) == before
+
+
+def test_a_device_without_a_profile_does_not_keep_others_from_theirs(run, monkeypatch):
+    (cpu,) = run.study.devices
+    away = [cpu.model_copy(update={"name": name, "where": "elsewhere"}) for name in ("phone", "pi")]
+    other = cpu.model_copy(update={"name": "other"})
+    several = Run(run.study.model_copy(update={"devices": (*away, cpu, other)}), run.folder)
+    known = searches.Profile.load(run.profile("cpu"))
+    monkeypatch.setattr(searches, "build_profile", lambda recipe, inputs, parts: known)
+    with pytest.raises(DeviceError, match=r"devices\.phone: .*nas device bundle .*; likewise pi"):
+        searches.profile(several)
+    assert searches.Profile.load(run.profile("other")) == known
+
+
+def test_a_bundle_says_how_to_import_it_with_the_studys_variables(run):
+    command = _command(run, "pi", ["DATA=/my data", "TEACHER=t"])
+    assert command.endswith(" --set 'DATA=/my data' --set TEACHER=t") and " pi result.json --runs " in command
