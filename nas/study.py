@@ -161,7 +161,7 @@ class Supernet(Settings):
 class Search(Settings):
     """The search over architectures."""
 
-    sampler: Literal["guided", "nsga2", "tpe", "random"] = "nsga2"
+    sampler: Literal["guided", "nsga2", "tpe", "random"] = "guided"
     evaluations: Positive = 200
     """Candidates whose accuracy is measured; what is predicted to miss every budget does not count."""
     population: Annotated[int, Field(ge=4, strict=True)] = 32
