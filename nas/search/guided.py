@@ -30,7 +30,8 @@ from nas.search.encoding import Encoding
 from nas.space import SearchSpace
 
 BATCH = 4
-"""So many are chosen together; then the model learns what they came to."""
+"""So many are chosen together; then the model learns what they came to. Where many are in flight, so many come to be
+known at a time that a quarter of them are chosen together: what is chosen by takes longer than what is chosen."""
 _SHARES = (1.0, 0.5, 0.25, 0.125)
 """Of each budget: levels that a front is looked at; its cheap end is looked after by one candidate of a batch."""
 _ROUNDS, _CHILDREN, _PARENTS = 3, 300, 8
@@ -71,7 +72,7 @@ class GuidedSampler(BaseSampler):
         running = dict.fromkeys(self._running.values())
         taken = running.keys() | self._known.keys()
         self._chosen = [architecture for architecture in self._chosen if architecture not in taken]
-        if not self._chosen or len(self._known) >= self._learnt_from + BATCH:
+        if not self._chosen or len(self._known) >= self._learnt_from + _batch(running):
             self._learnt_from = len(self._known)
             rng = random.Random(f"guided/{self._seed}/{len(trials)}")
             self._chosen = self._guide.choose(list(self._known.values()), running, rng)
@@ -100,7 +101,7 @@ class Guide:
     def choose(
         self, results: Sequence[CandidateResult], running: Collection[Architecture], rng: random.Random
     ) -> list[Architecture]:
-        """The next `BATCH` candidates: within a budget, not evaluated and not running. Fewer if there are no more."""
+        """The next candidates: within a budget, not evaluated and not running. Fewer if there are no more."""
         for result in results:
             if result.architecture not in self._evaluated:
                 self._evaluated[result.architecture] = self._about(result.architecture, result.exits)
@@ -128,7 +129,7 @@ class Guide:
             x, keeps = _stacked(pool.values())
             parents = _first(_PARENTS, _gain(*model.expected(x), best, keeps), list(pool))
         chosen = dict[int, None]()
-        for turn in self._turns(len(results), rng):
+        for turn in self._turns(len(results), _batch(running), rng):
             mean, doubt = model.expected(x)
             place = int(np.argmax(_gain(mean, doubt, best, keeps)[:, turn]))
             chosen[place] = None
@@ -136,11 +137,12 @@ class Guide:
             model.suppose(x[[place]], mean[[place]])
         return [list(pool)[place] for place in chosen]
 
-    def _turns(self, done: int, rng: random.Random) -> Iterator[int]:
-        """The levels that candidates of a batch are chosen for: one budget after the other, last a share of one."""
+    def _turns(self, done: int, count: int, rng: random.Random) -> Iterator[int]:
+        """The levels that candidates of a batch are chosen for: budgets in turns, each fourth time a share of one."""
         budgets = len(self._costs.budgets)
-        yield from ((done + number) % budgets for number in range(BATCH - 1))
-        yield rng.randrange(budgets, budgets * len(_SHARES))
+        for number in range(count):
+            by_share = number % BATCH == BATCH - 1
+            yield rng.randrange(budgets, budgets * len(_SHARES)) if by_share else (done + number) % budgets
 
     def _learnt(self, results: Sequence[CandidateResult]) -> Belief:
         """The model of the results; of very many the most accurate half, and some of the others."""
@@ -167,6 +169,10 @@ class Guide:
     def _about(self, architecture: Architecture, exits: Sequence[float] = ()) -> _About:
         costs = 1.0 + np.array(self._costs.cautious_excesses(architecture, exits))
         return _About(features(self._space, architecture), np.concatenate([costs <= share for share in _SHARES]))
+
+
+def _batch(running: Collection[Architecture]) -> int:
+    return max(BATCH, len(running) // BATCH)
 
 
 def _stacked(known: Iterable[_About]) -> tuple[np.ndarray, np.ndarray]:
