@@ -58,6 +58,7 @@ def config(teacher: PreTrainedModel) -> CompactBertConfig:
 def supernet_weights(teacher: PreTrainedModel, space: SearchSpace) -> SupernetWeights:
     """The teacher with random parts for narrow sub-networks."""
     exits = bool(space.dimensions.exit_threshold)
+    torch.manual_seed(1)  # exits are drawn by torch
     weights = SupernetWeights.of(from_stock(teacher), space.dimensions.hidden_size, space.compression, exits)
     randomise(weights.narrow, seed=1, scale=0.1)
     return weights

@@ -70,8 +70,9 @@ class Recipe:
         config = self.config
         kind = (config.hidden_act, config.pooler_act, config.embedding_size, config.input_names, config.num_labels)
         # Latency does not depend on how many words the table holds, but the teacher's memory does.
-        words = [config.vocab_size] if self.memory else []
-        return digest([self.device.model_dump(mode="json"), self.space.digest, kind, measured, *words])
+        more = [config.vocab_size] if self.memory else []
+        more += ["first layers"] if self.space.dimensions.exit_threshold else []
+        return digest([self.device.model_dump(mode="json"), self.space.digest, kind, measured, *more])
 
     @cached_property
     def base(self) -> CompactBertConfig:
@@ -85,10 +86,21 @@ class Recipe:
         rng = random.Random(f"profile/{self.seed}")
         chosen = {_TEACHER: self.space.largest(), "smallest": self.space.smallest()}
         for number in range(_FITTED - len(chosen)):
-            chosen[f"fitted_{number}"] = _to_the_end(self.space.sample(rng))
+            chosen[f"fitted_{number}"] = self._drawn(rng)
         for number in range(_HELD_OUT):
-            chosen[f"held_out_{number}"] = _to_the_end(self.space.sample(rng))
+            chosen[f"held_out_{number}"] = self._drawn(rng)
         return chosen
+
+    def _drawn(self, rng: random.Random) -> Architecture:
+        """A random sub-network; of one with early exits its first layers, as if all texts left after one of them.
+
+        Where random weights would leave says nothing, and the fit must know networks as short as those.
+        """
+        drawn = self.space.sample(rng)
+        if not drawn.exit_threshold:
+            return drawn
+        left = drawn.layers[: rng.randint(1, len(drawn.layers))]
+        return self.space.repaired(replace(drawn, layers=left, exit_threshold=0.0))
 
     @cached_property
     def tokens(self) -> list[int]:
@@ -244,11 +256,6 @@ def fitted(sums: list[float], measured: list[float]) -> Fit:
     design = np.stack([np.ones_like(x), x, x * np.log(x)], axis=1) / y[:, None]
     offset, slope, bend = np.linalg.lstsq(design, np.ones_like(y), rcond=None)[0]
     return Fit(float(offset), float(slope), float(bend))
-
-
-def _to_the_end(architecture: Architecture) -> Architecture:
-    """The same network without early exits: where random weights would leave says nothing."""
-    return replace(architecture, exit_threshold=0.0)
 
 
 def _block_networks(space: SearchSpace, base: CompactBertConfig) -> Iterator[tuple[str, Network]]:

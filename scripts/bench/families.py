@@ -81,6 +81,7 @@ def _records(run: Run, path: Path) -> list[dict[str, Any]]:
             )
     about = {"space": path.stem, "sequence_length": study.devices[0].sequence_length}
     about |= {"supernet_steps": study.supernet.steps if reached else 0}
+    about |= {"epochs": study.export.epochs if reached else 0.0}
     return [{"budget": budget.name, **about, **found[budget.name]} for budget in study.budgets]
 
 

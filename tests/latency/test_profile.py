@@ -111,6 +111,17 @@ def test_between_measured_lengths_lies_a_line(space, config):
         assert sums_ms(table, space.largest(), length)[-1] == pytest.approx(7.0 * length)
 
 
+def test_networks_that_are_left_early_are_part_of_the_fit(config):
+    """Else all of a space that varies nothing but its threshold would cost alike, and the fit know no short ones."""
+    given = SearchSpace.load("tiny").model_dump()
+    full = {name: values[-1:] for name, values in given["dimensions"].items() if values and name != "layers"}
+    full |= {"layers": [3], "exit_threshold": [0.7, 0.9]}
+    space = SearchSpace.model_validate(given | {"dimensions": given["dimensions"] | full})
+    depths = {len(architecture.layers) for architecture in Recipe(DEVICE, space, config, 0).chosen.values()}
+    assert depths == {1, 2, 3}
+    assert not any(architecture.exit_threshold for architecture in Recipe(DEVICE, space, config, 0).chosen.values())
+
+
 def test_a_profile_of_another_seed_is_another_one(space, config):
     """Its sub-networks are others."""
     one, other = (Recipe(DEVICE, space, config, seed) for seed in (0, 1))
