@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from nas.architecture import Architecture
 from nas.data import Batch, batches_by_length, score
 from nas.evaluate.racing import Race
 from nas.evaluate.shared import SharedStates
+from nas.evaluate.threads import side_by_side
 from nas.model import CompactBertForSequenceClassification
 from nas.model.modeling import BlockLinear
 from nas.model.precision import uses_bf16
@@ -106,7 +108,6 @@ class Evaluator:
         self._dtype = torch.bfloat16 if fast else torch.float32
         self._race = Race(len(self.labels)) if raced and metric == "accuracy" else None
 
-    @torch.inference_mode()
     def evaluate(self, architecture: Architecture, rival: float = 0.0) -> CandidateResult:
         """The architecture's metric with the weights that it inherits.
 
@@ -114,15 +115,16 @@ class Evaluator:
         """
         started = time.monotonic()
         model = self.supernet.extract(architecture, copied=False)
-        for module in model.modules():
-            if isinstance(module, BlockLinear):
-                module.settle(self._dtype)
-        with torch.autocast(self.processor, self._dtype, enabled=self._dtype != torch.float32):
-            if architecture.exit_threshold:
+        with self._computing():
+            for module in model.modules():
+                if isinstance(module, BlockLinear):
+                    module.settle(self._dtype)
+        if architecture.exit_threshold:
+            with self._computing():
                 accuracy, exits, rows = *self.measure(model), self.labels
-            else:
-                logits, rows = self._logits(model, architecture, rival)
-                accuracy, exits = self._score(logits, rows), ()
+        else:
+            logits, rows = self._logits(model, architecture, rival)
+            accuracy, exits = self._score(logits, rows), ()
         seconds = round(time.monotonic() - started, 4)
         return CandidateResult(architecture, accuracy, len(rows), seconds, exits, len(rows) == len(self.labels))
 
@@ -133,18 +135,35 @@ class Evaluator:
         states = self.states or SharedStates(limit_bytes=0)
         states.begin(architecture)
         found, rows, right = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
-        for number in self._order:
-            batch = self.batches[number]
-            found.append(model.classify(states.run(model, number, batch)).float().cpu().numpy())
-            rows.append(batch.rows)
-            if self._race:
-                right.append(self._right(found[-1], batch.rows))
-                if rival and self._race.is_lost(np.concatenate(rows), np.concatenate(right), rival):
-                    break
+
+        def classified(number: int) -> np.ndarray:
+            with self._computing():
+                logits: np.ndarray = (
+                    model.classify(states.run(model, number, self.batches[number])).float().cpu().numpy()
+                )
+            return logits
+
+        with side_by_side(classified, self._order, 1 if self.processor != "cpu" else None) as results:
+            for number, logits in zip(self._order, results, strict=True):
+                found.append(logits)
+                rows.append(self.batches[number].rows)
+                if self._race:
+                    right.append(self._right(logits, rows[-1]))
+                    if rival and self._race.is_lost(np.concatenate(rows), np.concatenate(right), rival):
+                        break
         seen = np.concatenate(rows)
         if self._race and len(seen) == len(self.labels):
             self._race.add(np.concatenate(right)[np.argsort(seen)])
         return np.concatenate(found), seen
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Without gradients and in the evaluator's precision; both belong to a thread."""
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.processor, self._dtype, enabled=self._dtype != torch.float32),
+        ):
+            yield
 
     def _right(self, logits: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """For each of some rows whether the likeliest class is the right one."""

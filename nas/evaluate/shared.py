@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import Lock
 from typing import Any
 
 import torch
@@ -32,13 +33,14 @@ class SharedStates:
     """The states of the network that was run last, for each batch; another one starts where the two part ways.
 
     Candidates that share much shall therefore follow each other. States are kept from the embeddings on as long as
-    there is memory.
+    there is memory. Batches may be run by several threads.
     """
 
     def __init__(self, limit_bytes: int = _BYTES) -> None:
         self.keys: list[Key] = []
         self._states: list[dict[int, torch.Tensor]] = []
         self._free = limit_bytes
+        self._keeping = Lock()
 
     def begin(self, architecture: Architecture) -> None:
         """Keep what the next network shares, forget the rest."""
@@ -64,9 +66,10 @@ class SharedStates:
         return hidden
 
     def _keep(self, depth: int, number: int, hidden: torch.Tensor) -> None:
-        if hidden.nbytes <= self._free:
-            self._free -= hidden.nbytes
-            self._states[depth][number] = hidden
+        with self._keeping:
+            if hidden.nbytes <= self._free:
+                self._free -= hidden.nbytes
+                self._states[depth][number] = hidden
 
 
 def most_alike(architectures: Sequence[Architecture], last: Sequence[Key]) -> int:

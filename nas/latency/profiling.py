@@ -70,7 +70,7 @@ class Recipe:
         config = self.config
         kind = (config.hidden_act, config.pooler_act, config.embedding_size, config.input_names, config.num_labels)
         # Latency does not depend on how many words the table holds, but the teacher's memory does.
-        more = [config.vocab_size] if self.memory else []
+        more: list[object] = [config.vocab_size] if self.memory else []
         more += ["first layers"] if self.space.dimensions.exit_threshold else []
         return digest([self.device.model_dump(mode="json"), self.space.digest, kind, measured, *more])
 

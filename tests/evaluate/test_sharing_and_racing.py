@@ -14,10 +14,11 @@ from tiny import mixed_space
 from nas.architecture import Architecture, Layer, compress_all
 from nas.data import TaskData
 from nas.errors import DataError
-from nas.evaluate import EvaluationRecipe
+from nas.evaluate import CandidateResult, EvaluationRecipe
 from nas.evaluate.accuracy import Evaluator
 from nas.evaluate.racing import Race
 from nas.evaluate.shared import SharedStates, most_alike, prefix_keys, shared_depth
+from nas.evaluate.threads import side_by_side
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet
 
@@ -161,6 +162,34 @@ def test_a_stopped_candidate_is_recorded_as_such(tmp_path):
     stopped = evaluator.evaluate(SPACE.smallest(), rival=1.5)
     assert not stopped.complete and 0 < stopped.examples < whole.examples
     assert evaluator.evaluate(SPACE.smallest()).complete
+
+
+def test_threads_compute_batches_of_their_own_and_change_nothing(parts):
+    """Also where a race is lost: what was computed in vain does not count."""
+
+    def results(threads: int) -> list[CandidateResult]:
+        torch.set_num_threads(threads)
+        evaluator = Evaluator(*parts, "accuracy")
+        found = [evaluator.evaluate(SPACE.largest()), evaluator.evaluate(SPACE.smallest(), rival=1.5)]
+        assert torch.get_num_threads() == threads
+        return [replace(result, seconds=0.0) for result in found]
+
+    before = torch.get_num_threads()
+    try:
+        alone, together = results(1), results(3)
+    finally:
+        torch.set_num_threads(before)
+    assert alone == together and not alone[1].complete
+
+
+def test_threads_are_told_what_failed():
+    def compute(item: int) -> int:
+        return 10 // item
+
+    with side_by_side(compute, [5, 2, 1], threads=2) as results:
+        assert list(results) == [2, 5, 10]
+    with pytest.raises(ZeroDivisionError), side_by_side(compute, [5, 0, 1], threads=2) as results:
+        list(results)
 
 
 @pytest.mark.parametrize("choice", ["none", "int8"])
