@@ -86,7 +86,9 @@ def _one(run: Run, folder: Path, cluster: Cluster, kind: str, seed: str, variabl
     moment, delay = rng.randrange(run.study.search.evaluations), rng.uniform(0.0, 0.05)
     root = folder / seed.replace("/", "-")
     copied = Run(run.study, root / run.study.name)
-    shutil.copytree(run.folder, copied.folder, ignore=shutil.ignore_patterns("search", "exports", "baselines"))
+    # Nothing is remembered of the first search, else this one would have nothing to evaluate.
+    left = shutil.ignore_patterns("search", "evaluations", "exports", "baselines")
+    shutil.copytree(run.folder, copied.folder, ignore=left)
     command = [sys.executable, __file__, "--study", str(run.study.path), "--runs", str(root)]
     command += ["--search", cluster.address, *(part for one in variables for part in ("--set", one))]
     with _driver(command) as driver:
