@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,4 +38,4 @@ class Memory:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         line = b"\n" + json.dumps(result.to_json(), separators=(",", ":")).encode() + b"\n"  # behind a torn one, too
         with self._path.open("ab", buffering=0) as file:
-            os.write(file.fileno(), line)
+            file.write(line)

@@ -89,17 +89,12 @@ class Costs:
         }
         for figures in found.values():
             for name in figures:
-                figures[name] *= slower if name in LATENCIES else 1.0 / slower if name in RATES else 1.0
+                figures[name] *= _when_slower(name, slower)
         return max(limits.excess(found[limits.device], self.teacher(limits.device)) for limits in budget.limits)
 
     def cautious_excess(self, architecture: Architecture, budget: Budget, exits: Sequence[float] = ()) -> float:
         """Of one of the budgets; see `cautious_excesses`."""
         return self.cautious_excesses(architecture, exits)[self.budgets.index(budget)]
-
-    def _doubt(self, name: str, profile: Profile) -> float:
-        """By what share a prediction may be too good: the profile's mean error where it is one of latency."""
-        error = profile.error["mape"]
-        return error if name in LATENCIES else -error / (1.0 + error) if name in RATES else 0.0
 
     def figures(
         self, architecture: Architecture, device: str, exits: Sequence[float] = (), names: Collection[str] = FIGURES
@@ -143,7 +138,7 @@ class Costs:
         found = self._found(architecture, exits or _earliest(architecture))
         for device, figures in found.items():
             for name in figures:
-                figures[name] *= 1.0 + self._doubt(name, self.profiles[device])
+                figures[name] *= _when_slower(name, _caution(self.profiles[device]))
         return tuple(
             max(limits.excess(found[limits.device], self.teacher(limits.device)) for limits in budget.limits)
             for budget in self.budgets
@@ -163,7 +158,7 @@ class Costs:
                 for name, limit in limits.values(self.teacher(limits.device)).items():
                     figure = partial(self._at_best, name, limits.device)
                     found = figure(cheapest(space, figure))
-                    found *= 1.0 + self._doubt(name, profile)
+                    found *= _when_slower(name, _caution(profile))
                     if -found < limit if name in RATES else found > limit:
                         raise InfeasibleBudgetError(
                             f"budgets.{budget.name}: {name} on {limits.device} must be {_bound(name, abs(found))}, "
@@ -198,6 +193,16 @@ class Costs:
                 population.append(candidate)
             tries += 1
         return population
+
+
+def _when_slower(name: str, slower: float) -> float:
+    """What a figure is to be multiplied with where a device is slower by a factor than its profile says."""
+    return slower if name in LATENCIES else 1.0 / slower if name in RATES else 1.0
+
+
+def _caution(profile: Profile) -> float:
+    """By what factor a device is taken to be slower, since predictions err: by as much as they do on average."""
+    return 1.0 + profile.error["mape"]
 
 
 def no_dearer(cost: Sequence[float], limit: Sequence[float]) -> bool:

@@ -73,27 +73,17 @@ class InlineExecutor:
         self._waiting.clear()
 
 
-class Remembering:
-    """Answers at once what a memory holds, has another executor evaluate the rest, and remembers that."""
+class Forwarding:
+    """Another executor, as it is: for those that change one thing about it."""
 
-    def __init__(self, executor: Executor, memory: Memory) -> None:
-        self.capacity = executor.capacity
-        self._executor, self._memory = executor, memory
-        self._answered: list[tuple[int, CandidateResult]] = []
+    def __init__(self, executor: Executor) -> None:
+        self.capacity, self._executor = executor.capacity, executor
 
     def submit(self, ticket: int, architecture: Architecture, rival: float) -> None:
-        known = self._memory.get(architecture)
-        if known:
-            self._answered.append((ticket, known))
-        else:
-            self._executor.submit(ticket, architecture, rival)
+        self._executor.submit(ticket, architecture, rival)
 
     def next_result(self) -> tuple[int, CandidateResult]:
-        if self._answered:
-            return self._answered.pop(0)
-        ticket, result = self._executor.next_result()
-        self._memory.add(result)
-        return ticket, result
+        return self._executor.next_result()
 
     def __enter__(self) -> Self:
         self._executor.__enter__()
@@ -102,8 +92,30 @@ class Remembering:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._answered.clear()
         self._executor.__exit__(kind, error, trace)
+
+
+class Remembering(Forwarding):
+    """Answers at once what a memory holds, has another executor evaluate the rest, and remembers that."""
+
+    def __init__(self, executor: Executor, memory: Memory) -> None:
+        super().__init__(executor)
+        self._memory = memory
+        self._answered: list[tuple[int, CandidateResult]] = []
+
+    def submit(self, ticket: int, architecture: Architecture, rival: float) -> None:
+        known = self._memory.get(architecture)
+        if known:
+            self._answered.append((ticket, known))
+        else:
+            super().submit(ticket, architecture, rival)
+
+    def next_result(self) -> tuple[int, CandidateResult]:
+        if self._answered:
+            return self._answered.pop(0)
+        ticket, result = super().next_result()
+        self._memory.add(result)
+        return ticket, result
 
 
 def executor_for(settings: Search, recipe: EvaluationRecipe) -> Executor:

@@ -13,8 +13,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import common
 from candidates_per_second import Naive
@@ -23,13 +22,12 @@ from rich.console import Console
 from rich.table import Table
 from samplers import Waiting
 
-from nas.architecture import Architecture
 from nas.evaluate import CandidateResult
 from nas.pipeline import Run
 from nas.pipeline.searches import costs_of, evaluation
 from nas.search import search
 from nas.search.costs import Costs
-from nas.search.executors import Executor, InlineExecutor
+from nas.search.executors import Executor, Forwarding, InlineExecutor
 from nas.search.front import ranking
 from nas.search.sampler import Trials
 from nas.search.storage import Storage
@@ -43,28 +41,17 @@ class _TimeIsUp(Exception):
     pass
 
 
-class _Until:
+class _Until(Forwarding):
     """An executor that gives no result after a moment."""
 
     def __init__(self, executor: Executor, end: float) -> None:
-        self.capacity, self._executor, self._end = executor.capacity, executor, end
-
-    def submit(self, ticket: int, architecture: Architecture, rival: float) -> None:
-        self._executor.submit(ticket, architecture, rival)
+        super().__init__(executor)
+        self._end = end
 
     def next_result(self) -> tuple[int, CandidateResult]:
         if time.monotonic() >= self._end:
             raise _TimeIsUp
-        return self._executor.next_result()
-
-    def __enter__(self) -> Self:
-        self._executor.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._executor.__exit__(kind, error, trace)
+        return super().next_result()
 
 
 def measure(run: Run, seconds: float, seeds: list[int]) -> dict[str, Any]:

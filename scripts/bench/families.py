@@ -2,9 +2,8 @@
 
 The spaces lie in `spaces/` beside the study: each allows one family of techniques, or several together. A space that
 drops tokens, or that texts leave early, is measured at the task's own lengths; in the latter budgets limit the mean
-latency. For each budget
-that a space can reach its best network is exported and verified; the records go to `results.json` beside the study,
-after each space. What is there already is kept.
+latency. For each budget that a space can reach its best network is exported and verified; the records go to
+`results.json` beside the study, after each space. What is there already is kept.
 """
 
 from __future__ import annotations
@@ -80,8 +79,10 @@ def _records(run: Run, path: Path) -> list[dict[str, Any]]:
                 _record(read_json(file, ExportError)) if known else {"reached": False, "why": _of(name, missed)}
             )
     about = {"space": path.stem, "sequence_length": study.devices[0].sequence_length}
-    about |= {"supernet_steps": study.supernet.steps if reached else 0}
-    about |= {"epochs": study.export.epochs if reached else 0.0}
+    about |= {
+        "supernet_steps": study.supernet.steps if reached else 0,
+        "epochs": study.export.epochs if reached else 0.0,
+    }
     return [{"budget": budget.name, **about, **found[budget.name]} for budget in study.budgets]
 
 

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nas.architecture import Architecture
-from nas.cluster import join
+from nas.cluster import join, processors
 from nas.errors import ClusterError
 from nas.pipeline import Run
 from nas.pipeline.searches import costs_of, evaluation
@@ -35,7 +35,7 @@ def measure(run: Run, workers: list[int], count: int, rounds: int, seed: int) ->
     candidates = proposals(run.study.space, costs_of(run), count, random.Random(seed))
     taken: dict[int, list[float]] = {number: [] for number in workers}
     join(sum(workers), "ray_scaling")
-    if (offered := ray.cluster_resources().get("CPU", 0.0)) < sum(workers):
+    if (offered := processors()) < sum(workers):
         raise ClusterError(
             f"--workers: all of them need {sum(workers)} processors at once, but the cluster has "
             f"{offered:g}; ask for fewer"
