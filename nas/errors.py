@@ -47,3 +47,11 @@ class SearchError(NasError):
 
 class ExportError(NasError):
     """A sub-network that cannot be exported, or an export that failed its verification."""
+
+
+class MissedBudgetsError(ExportError):
+    """Budgets that have no export. `reasons` says why, by the budget's name."""
+
+    def __init__(self, reasons: dict[str, str]) -> None:
+        super().__init__("; ".join(reasons.values()))
+        self.reasons = reasons

@@ -85,6 +85,10 @@ class Compression(ABC):
         """The processors that those runtimes can execute it on."""
         return frozenset({"cpu", "cuda"})
 
+    def runs_on(self, runtime: str, processor: str) -> bool:
+        """Whether that runtime can execute it on that processor."""
+        return runtime in self.runtimes and processor in self.processors
+
     def rounds_by_batch(self, block: Block) -> bool:
         """Whether it rounds what such a block computes by the range of a whole batch, when it is served."""
         return False

@@ -185,6 +185,7 @@ def _verify_on(
     accuracy = score(metric, logits, labels)
     model = reload_alone(artefact.folder)
     simulated = predict(forward_of(model), batches_by_length(test), "The same by its Hugging Face folder")
+    agreement = _agreement(logits, simulated)
     exits = exit_shares(left, len(model.layers)) if left else ()
     stored = stored_figures(artefact)
     limits = budget.on(artefact.device.name) if budget else None
@@ -202,7 +203,7 @@ def _verify_on(
         **timed,
         **stored,
         **({"exits": list(exits)} if exits else {}),
-        "agreement_with_hugging_face": (agreement := _agreement(logits, simulated)),
+        "agreement_with_hugging_face": agreement,
         "agrees": _agrees(agreement, len(labels), artefact.device),
     }
 

@@ -17,7 +17,7 @@ from nas.budget import TRIAL, Budget
 from nas.compression import compression
 from nas.data import TaskData
 from nas.device import Device
-from nas.errors import ExportError
+from nas.errors import ExportError, MissedBudgetsError
 from nas.evaluate import Evaluator
 from nas.export import verify, write_artefact
 from nas.export.artefact import VERIFICATION_FILE
@@ -44,13 +44,13 @@ def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
 
     Returns the verifications by the budget's name.
 
-    Raises `ExportError` when no measured candidate of a budget meets it, after the other budgets are served.
+    Raises `MissedBudgetsError` when no measured candidate of a budget meets it, after the other budgets are served.
     """
     search_candidates(run)
     data = TaskData.load(run.data)
     references = {device: baselines_of(run, device, data) for device in devices(run)}
     fine_tune = fine_tune and run.study.export.fine_tune
-    verified, problems = {}, list[ExportError]()
+    verified, missed = {}, dict[str, str]()
     for budget in run.study.budgets:
         inputs, step = export_inputs(run, budget, fine_tune), f"export-{budget.name}"
         folder = run.export(budget.name)
@@ -62,9 +62,9 @@ def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
             _drop_checkpoints(run, budget.name)
             verified[budget.name] = read_json(folder / VERIFICATION_FILE, ExportError)
         except ExportError as problem:
-            problems.append(problem)
-    if problems:
-        raise ExportError("; ".join(map(str, problems)))
+            missed[budget.name] = str(problem)
+    if missed:
+        raise MissedBudgetsError(missed)
     return verified
 
 
@@ -197,7 +197,7 @@ def baselines_of(run: Run, device: Device, data: TaskData) -> Reference:
             teacher, tokenizer = load_teacher(run), load_tokenizer(run.teacher)
             write_artefact(teacher, tokenizer, folder, [device.runtime])
             accuracy = verify(folder, None, {device: None}, data.test, metric, texts(run))["accuracy"]
-            if device.runtime in compression("int8").runtimes and device.processor == "cpu":
+            if compression("int8").runs_on(device.runtime, device.processor):
                 quantised = _quantised(teacher)
                 write_artefact(quantised, tokenizer, folder.with_name("teacher-int8"), [device.runtime])
                 reference = Reference(folder, accuracy)

@@ -99,7 +99,7 @@ def _block_ms(run: Run, space: SearchSpace) -> dict[tuple[str, str], float]:
         (block, choice): f"{part_name(block, shape.hidden_size, sizes[block], choice, first_only=False)}@{tokens}"
         for block in LAYER_BLOCKS
         for choice in getattr(space.compression, block)
-        if recipe.device.runtime in compression(choice).runtimes
+        if compression(choice).runs_on(recipe.device.runtime, recipe.device.processor)
     }
     blocks = recipe.blocks()
     chosen = {name: blocks[name][0] for name in names.values()}

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nas.budget import Budget
-from nas.errors import ExportError, InfeasibleBudgetError, StudyError
+from nas.errors import ExportError, InfeasibleBudgetError, MissedBudgetsError, StudyError
 from nas.export.artefact import VERIFICATION_FILE
 from nas.files import read_json, write_json, write_text
 from nas.pipeline import Run, export, profile
@@ -67,29 +67,21 @@ def _records(run: Run, path: Path) -> list[dict[str, Any]]:
             found[budget.name] = {"reached": False, "why": str(problem)}
     if reached:
         own.study = Study.model_validate(study.model_dump() | {"budgets": [item.model_dump() for item in reached]})
-        missed = ""
+        missed = dict[str, str]()
         try:
             export(own)
-        except ExportError as problem:  # of one budget; the others are served
-            missed = str(problem)
+        except MissedBudgetsError as problem:  # the others are served
+            missed = problem.reasons
         for name in (budget.name for budget in reached):
             file = own.export(name) / VERIFICATION_FILE
-            known = file.exists()
-            found[name] = (
-                _record(read_json(file, ExportError)) if known else {"reached": False, "why": _of(name, missed)}
-            )
+            known = name not in missed
+            found[name] = _record(read_json(file, ExportError)) if known else {"reached": False, "why": missed[name]}
     about = {"space": path.stem, "sequence_length": study.devices[0].sequence_length}
     about |= {
         "supernet_steps": study.supernet.steps if reached else 0,
         "epochs": study.export.epochs if reached else 0.0,
     }
     return [{"budget": budget.name, **about, **found[budget.name]} for budget in study.budgets]
-
-
-def _of(name: str, missed: str) -> str:
-    """What an error that tells of several budgets says of one."""
-    _, start, rest = missed.partition(f"budgets.{name}:")
-    return (start + rest).partition("; budgets.")[0]
 
 
 def _record(verified: dict[str, Any]) -> dict[str, Any]:
