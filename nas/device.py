@@ -57,7 +57,7 @@ class Device(Settings):
     lengths of the search set's texts."""
     warm_up: Positive = 3
     """Runs of a network before any counts; more until its time is stable."""
-    repeats: Positive = 15
+    repeats: Positive = 40
     """Rounds in which whole networks are measured, in turns."""
 
     @model_validator(mode="before")

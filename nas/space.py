@@ -385,23 +385,25 @@ class SearchSpace(Settings):
 
     def mutate(self, architecture: Architecture, rng: random.Random, rate: float = 0.15) -> Architecture:
         """Draw each dimension anew with probability `rate`; layers that stay keep their settings."""
-        fresh = self.sample(rng)
-        settings = {layer.source: layer for layer in (*fresh.layers, *architecture.layers)}
-        kept = tuple(layer.source for layer in (fresh if rng.random() < rate else architecture).layers)
+        kept = architecture.layers
+        if rng.random() < rate:
+            own = {layer.source: layer for layer in kept}
+            kept = tuple(own.get(layer.source, layer) for layer in self.sample(rng).layers)
 
-        def mutated(source: int) -> Layer:
-            layer = settings.get(source) or rng.choice(architecture.layers)
-            layer = replace(layer, source=source)
+        def mutated(layer: Layer) -> Layer:
             for block in LAYER_BLOCKS:
                 if rng.random() < rate:
                     layer = layer.having(block, rng.choice(self.options(block)))
             return replace(layer, keep_tokens=rng.choice(self.keep_options)) if rng.random() < rate else layer
 
+        def drawn(values: Sequence[T], own: T) -> T:
+            return rng.choice(values) if rng.random() < rate else own
+
         mutant = Architecture(
-            hidden_size=fresh.hidden_size if rng.random() < rate else architecture.hidden_size,
-            embedding=fresh.embedding if rng.random() < rate else architecture.embedding,
-            layers=tuple(mutated(source) for source in kept),
-            exit_threshold=fresh.exit_threshold if rng.random() < rate else architecture.exit_threshold,
+            hidden_size=drawn(self.dimensions.hidden_size, architecture.hidden_size),
+            embedding=drawn(self.compression.embedding, architecture.embedding),
+            layers=tuple(mutated(layer) for layer in kept),
+            exit_threshold=drawn(self.exit_options, architecture.exit_threshold),
         )
         return self.repaired(mutant)
 

@@ -1,19 +1,17 @@
 """The profile of a device: what each block costs there, and what a whole sub-network will cost.
 
-A sub-network is predicted by the sum of its blocks, corrected by a curve that was fitted to a few whole sub-networks:
-for what happens once, what happens between blocks, and that the caches serve large networks of unlike layers worse than
-the chain of equal blocks that each was timed in. `profiling.py` says how all that is measured.
+A sub-network is predicted by the sum of its blocks, corrected by what was fitted to a few whole sub-networks: for what
+happens once, what happens between blocks, and that a processor does unlike blocks in turns less well than the chain of
+equal ones that each was timed in. `profiling.py` says how all that is measured.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,17 +23,26 @@ from nas.files import read_json, write_json
 from nas.latency.record import throughput_per_s
 
 
+class Sum(NamedTuple):
+    """What the parts of a network come to, each by itself."""
+
+    ms: float
+    unlike: float
+    """How likely two moments of that time lie in parts of different kinds: 0 where all are of one, near 1 for many."""
+
+
 @dataclass(frozen=True)
 class Fit:
     """From what blocks take by themselves to what a network takes."""
 
     offset_ms: float
     slope: float
-    bend: float
+    unlike: float
+    """How much steeper it gets where parts are unlike."""
 
-    def at(self, sum_ms: float) -> float:
-        """The latency of a network whose blocks sum up to that."""
-        return self.offset_ms + sum_ms * (self.slope + self.bend * math.log(sum_ms))
+    def at(self, parts: Sum) -> float:
+        """The latency of a network whose parts sum up to that."""
+        return self.offset_ms + parts.ms * (self.slope + self.unlike * parts.unlike)
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ class Profile:
     smallest_p50_ms: float
     """The smallest sub-network of the space, measured whole."""
     error: dict[str, float]
-    """On whole sub-networks that the curve was not fitted to: mape, worst, kendall_tau, networks."""
+    """On whole sub-networks that nothing was fitted to: mape, worst, kendall_tau, networks."""
     held_out: list[dict[str, float]] = field(default_factory=list)
     """`predicted_ms` and `measured_ms` of these sub-networks."""
     noisy: bool = False
@@ -77,21 +84,21 @@ class Profile:
         `exits` are the shares of texts that leave after the first layer, the second and so on; all after the last where
         nothing is given.
         """
-        sums = [sums_ms(self.blocks_ms, architecture, length) for length in self.device.lengths]
+        parts = [sums(self.blocks_ms, architecture, length) for length in self.device.lengths]
         shares = exits or (1.0,)  # of the layers from the first on, or of the last alone
         depths = range(1, len(shares) + 1) if exits else (-1,)
-        costs = [self.fit.at(own[depth]) for depth in depths for own in sums]
+        costs = [self.fit.at(own[depth]) for depth in depths for own in parts]
         if len(costs) == 1:
             median, high, expected = (costs[0] * share for share in self._spread)
         else:
-            weights = [share / (len(sums) * len(self.noise)) for share in shares for _ in sums]
+            weights = [share / (len(parts) * len(self.noise)) for share in shares for _ in parts]
             every, often = np.outer(costs, self.noise).ravel(), np.repeat(weights, len(self.noise))
             median, high, expected = _summary(every, often)
         return {
             "p50_ms": median,
             "p95_ms": high,
             "expected_ms": expected,
-            "worst_ms": self.fit.at(max(own[-1] for own in sums)),
+            "worst_ms": max(self.fit.at(own[-1]) for own in parts),
             "throughput_per_s": throughput_per_s(self.device, expected),
         }
 
@@ -141,8 +148,8 @@ def weighted_quantile(values: np.ndarray, weights: np.ndarray, share: float) -> 
     return float(sorted_values[place])
 
 
-def sums_ms(table: dict[str, dict[str, float]], architecture: Architecture, length: int) -> list[float]:
-    """What the parts of a network sum up to for a text of some length: up to its ends, its first layer and so on."""
+def sums(table: dict[str, dict[str, float]], architecture: Architecture, length: int) -> list[Sum]:
+    """What the parts of a network come to for a text of some length: up to its ends, its first layer and so on."""
 
     def cost(part: str, tokens: int) -> float:
         known = table[part]
@@ -150,7 +157,14 @@ def sums_ms(table: dict[str, dict[str, float]], architecture: Architecture, leng
             return known[str(tokens)]
         return float(np.interp(tokens, [int(at) for at in known], list(known.values())))
 
-    return list(accumulate(sum(cost(*part) for part in stage) for stage in stages(architecture, length)))
+    found, whole, squares, kinds = list[Sum](), 0.0, 0.0, dict[tuple[str, int], float]()
+    for stage in stages(architecture, length):
+        for part in stage:
+            own, before = cost(*part), kinds.get(part, 0.0)
+            whole, kinds[part] = whole + own, before + own
+            squares += own * (own + 2.0 * before)
+        found.append(Sum(whole, 1.0 - squares / whole**2 if whole else 0.0))
+    return found
 
 
 def stages(architecture: Architecture, length: int) -> Iterator[list[tuple[str, int]]]:

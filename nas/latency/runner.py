@@ -33,7 +33,9 @@ Clock = Callable[[Run], float]
 Load = Callable[[Mapping[str, Any], Mapping[str, Any], Sequence[Mapping[str, np.ndarray]]], "list[Run]"]
 """From an item of a group, a device and inputs to one function for each input."""
 
-_ROUND_SECONDS = 0.08
+_SETTLING_SECONDS, _SETTLING_RUNS, _TURN_SECONDS = 0.01, 10, 0.03
+"""A network's turn: first it runs untimed, for it is slow as long as the caches hold what the one before it left there.
+Turns are short and many, for what disturbs a machine lasts longer than a run."""
 _MOST_SAMPLES, _FEWEST_SAMPLES = 12, 2
 _WARM_UP_SECONDS, _WARM_UP_WINDOW, _STABLE = 1.0, 3, 0.05
 _REFERENCE_SAMPLES = 12
@@ -103,15 +105,24 @@ def _measure_once(
     for done in range(rounds):
         rng.shuffle(names)
         for name in names:
-            count = int(min(max(_ROUND_SECONDS * 1e3 / pace[name], _FEWEST_SAMPLES), _MOST_SAMPLES))
+            count = int(min(max(_TURN_SECONDS * 1e3 / pace[name], _FEWEST_SAMPLES), _MOST_SAMPLES))
             for taken, run in zip(samples[name], networks[name]):  # noqa: B905 (older Pythons on targets)
-                run()
+                _settle(run)
                 taken += [clock(run) for _ in range(count)]
         say(f"round {done + 1}")
     drift = abs(reference_ms() / before - 1.0)
     spread = {name: float(np.median([_spread(taken) for taken in samples[name]])) for name in names}
     noisy = drift > _MOST_DRIFT or float(np.median(list(spread.values()))) > _MOST_SPREAD
     return {"samples_ms": samples, "spread": spread, "drift": drift, "noisy": noisy}
+
+
+def _settle(run: Run) -> None:
+    """Run for a while, at least once and at most some times."""
+    ends = time.perf_counter() + _SETTLING_SECONDS
+    for _ in range(_SETTLING_RUNS):
+        run()
+        if time.perf_counter() > ends:
+            break
 
 
 def _spread(samples: list[float]) -> float:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import random
-import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,26 +18,30 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
 from scipy.stats import norm
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+from sklearn.gaussian_process.kernels import Kernel
 
 from nas.architecture import LAYER_BLOCKS, Architecture
 from nas.evaluate import CandidateResult
+from nas.search.belief import Belief, Outlook
 from nas.search.costs import Costs
 from nas.search.encoding import Encoding
 from nas.space import SearchSpace
 
-BATCH = 4
-"""So many are chosen together; then the model learns what they came to. Where many are in flight, so many come to be
-known at a time that a quarter of them are chosen together: what is chosen by takes longer than what is chosen."""
+BATCH, _MOST = 4, 64
+"""At least so many are chosen together; then the model learns what they came to. Learning takes longer than choosing:
+where much is known, little is to be learnt from four more, and where many are in flight, many come to be known at a
+time."""
+_LEARNT = 16
+"""What is chosen together is this part of what is known, at most `_MOST`."""
 _SHARES = (1.0, 0.5, 0.25, 0.125)
 """Of each budget: levels that a front is looked at; its cheap end is looked after by one candidate of a batch."""
 _ROUNDS, _CHILDREN, _PARENTS = 3, 300, 8
 _BEST = 4
 """So many evaluated candidates of each level have children."""
-_KNOWN, _FITTED = 500, 150
-"""So many evaluated candidates the model knows at most, and so many its own settings are fitted to."""
+_KNOWN = 500
+"""So many evaluated candidates the model knows at most."""
+_GROWTH = 1.25
+"""The settings are fitted anew when so many times as many candidates are known."""
 
 
 class GuidedSampler(BaseSampler):
@@ -69,11 +72,11 @@ class GuidedSampler(BaseSampler):
         if not search_space:
             return {}
         trials = study.get_trials(deepcopy=False)
-        running = dict.fromkeys(self._running.values())
-        taken = running.keys() | self._known.keys()
-        self._chosen = [architecture for architecture in self._chosen if architecture not in taken]
-        if not self._chosen or len(self._known) >= self._learnt_from + _batch(running):
-            self._learnt_from = len(self._known)
+        running, done = dict.fromkeys(self._running.values()), len(self._known)
+        while self._chosen and (self._chosen[0] in running or self._chosen[0] in self._known):
+            del self._chosen[0]
+        if not self._chosen or done >= self._learnt_from + _batch(self._learnt_from, running):
+            self._learnt_from = done
             rng = random.Random(f"guided/{self._seed}/{len(trials)}")
             self._chosen = self._guide.choose(list(self._known.values()), running, rng)
         return self._encoding.encode(self._chosen[0]) if self._chosen else {}
@@ -97,6 +100,7 @@ class Guide:
     def __init__(self, space: SearchSpace, costs: Costs) -> None:
         self._space, self._costs = space, costs
         self._evaluated: dict[Architecture, _About] = {}
+        self._fitted: tuple[int, Kernel] | None = None
 
     def choose(
         self, results: Sequence[CandidateResult], running: Collection[Architecture], rng: random.Random
@@ -113,28 +117,31 @@ class Guide:
         best = np.maximum(found.max(axis=0), model.least)
         if running:  # they are taken to come out as expected, so that the next are others
             x, keeps = _stacked([self._about(architecture) for architecture in running])
-            mean, _ = model.expected(x)
+            mean = model.posterior(x).mean
             best = np.maximum(best, np.where(keeps, mean[:, None], -np.inf).max(axis=0))
             model.suppose(x, mean)
-        pool = dict[Architecture, _About]()
+        pool, outlook = dict[Architecture, _About](), Outlook(model)
         parents = _first(_BEST, found, [result.architecture for result in whole])
         for _ in range(_ROUNDS):
+            fresh = dict[Architecture, _About]()
             for child in self._children(parents, rng):
-                if child not in self._evaluated and child not in running and child not in pool:
+                if not any(child in known for known in (self._evaluated, running, pool, fresh)):
                     about = self._about(child)
                     if about.keeps.any():
-                        pool[child] = about
+                        fresh[child] = about
+            if fresh:
+                outlook.extend(_stacked(fresh.values())[0])
+                pool |= fresh
             if not pool:
                 return []
-            x, keeps = _stacked(pool.values())
-            parents = _first(_PARENTS, _gain(*model.expected(x), best, keeps), list(pool))
+            _, keeps = _stacked(pool.values())
+            parents = _first(_PARENTS, _gain(outlook.mean, outlook.doubt, best, keeps), list(pool))
         chosen = dict[int, None]()
-        for turn in self._turns(len(results), _batch(running), rng):
-            mean, doubt = model.expected(x)
-            place = int(np.argmax(_gain(mean, doubt, best, keeps)[:, turn]))
+        for turn in self._turns(len(results), _batch(len(results), running), rng):
+            place = int(np.argmax(_gain(outlook.mean, outlook.doubt, best, keeps)[:, turn]))
             chosen[place] = None
-            best = np.where(keeps[place], np.maximum(best, mean[place]), best)
-            model.suppose(x[[place]], mean[[place]])
+            best = np.where(keeps[place], np.maximum(best, outlook.mean[place]), best)
+            outlook.suppose(place)
         return [list(pool)[place] for place in chosen]
 
     def _turns(self, done: int, count: int, rng: random.Random) -> Iterator[int]:
@@ -145,11 +152,21 @@ class Guide:
             yield rng.randrange(budgets, budgets * len(_SHARES)) if by_share else (done + number) % budgets
 
     def _learnt(self, results: Sequence[CandidateResult]) -> Belief:
-        """The model of the results; of very many the most accurate half, and some of the others."""
+        """The model of the results, its own settings fitted to as many of the first as there were at the last step."""
+        steps = math.floor(math.log(len(results), _GROWTH))
+        count = math.ceil(_GROWTH**steps)
+        if self._fitted is None or self._fitted[0] != count:
+            self._fitted = count, Belief(*self._examples(results[:count])).kernel
+        return Belief(*self._examples(results), self._fitted[1])
+
+    def _examples(self, results: Sequence[CandidateResult]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What a model learns from, feature rows, values and numbers of texts; of very many results the most accurate
+        half, and some of the others.
+        """
         ordered = sorted(results, key=lambda result: -result.accuracy)
         half = _KNOWN // 2
         ordered = ordered[:half] + ordered[half :: max(1, len(ordered) // half)]
-        return Belief(
+        return (
             np.stack([self._evaluated[result.architecture].features for result in ordered]),
             _stretched([result.accuracy for result in ordered]),
             np.array([result.examples for result in ordered]),
@@ -171,55 +188,14 @@ class Guide:
         return _About(features(self._space, architecture), np.concatenate([costs <= share for share in _SHARES]))
 
 
-def _batch(running: Collection[Architecture]) -> int:
-    return max(BATCH, len(running) // BATCH)
+def _batch(known: int, running: Collection[Architecture]) -> int:
+    return max(BATCH, min(known // _LEARNT, _MOST), len(running) // BATCH)
 
 
 def _stacked(known: Iterable[_About]) -> tuple[np.ndarray, np.ndarray]:
     """The rows of features, and of levels that are kept."""
     x, keeps = (np.stack(part) for part in zip(*known, strict=True))
     return x, keeps
-
-
-class Belief:
-    """What is expected of architectures and how much that is in doubt: a Gaussian process over their features."""
-
-    def __init__(self, x: np.ndarray, y: np.ndarray, examples: np.ndarray) -> None:
-        """Learn values of feature rows; one that fewer examples were looked at for is less sure.
-
-        The lowest fifth counts as the best of it, `least`: how far that is from the front would only bend the process.
-        """
-        self.least = np.quantile(y, 0.2)
-        y = np.maximum(y, self.least)
-        spread = x.std(axis=0)
-        self._scale = np.where(spread > 0.0, spread, np.inf)
-        self._centre, self._spread = y.mean(), max(float(y.std()), 1e-6)
-        self._x, self._y = x / self._scale, (y - self._centre) / self._spread
-        self._noise = 1e-6 + examples.max() / examples - 1.0
-        some = slice(None, None, math.ceil(len(y) / _FITTED))
-        kernel = ConstantKernel(1.0) * Matern(10.0, (1.0, 1e3), nu=1.5) + WhiteKernel(0.1)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            fitted = GaussianProcessRegressor(kernel, alpha=self._noise[some]).fit(self._x[some], self._y[some])
-        self._kernel = fitted.kernel_
-        self._learn()
-
-    def _learn(self) -> None:
-        self._process = GaussianProcessRegressor(self._kernel, alpha=self._noise, optimizer=None)
-        self._process.fit(self._x, self._y)
-
-    def expected(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of each row."""
-        mean, doubt = self._process.predict(x / self._scale, return_std=True)
-        own = np.sqrt(np.maximum(doubt**2 - self._kernel.k2.noise_level, 0.0))  # without what only one network has
-        return mean * self._spread + self._centre, own * self._spread
-
-    def suppose(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Take values as known."""
-        self._x = np.concatenate([self._x, x / self._scale])
-        self._y = np.concatenate([self._y, (y - self._centre) / self._spread])
-        self._noise = np.concatenate([self._noise, np.full(len(y), 1e-6)])
-        self._learn()
 
 
 def _stretched(accuracy: Sequence[float]) -> np.ndarray:

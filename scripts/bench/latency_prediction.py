@@ -39,11 +39,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         device = Device(name=case.split(",")[0], sequence_length=arguments.tokens, **settings)
         check_runtime(device)
         started = time.monotonic()
+        name = case.replace(", ", "-").replace(" ", "-")
+        samples = arguments.keep / f"{name}.samples.json" if arguments.keep else None
         with common.busy_core() if arguments.busy else nullcontext():
-            profile = build_profile(Recipe(device, space, common.config_of(space), arguments.seed), "")
+            profile = build_profile(Recipe(device, space, common.config_of(space), arguments.seed), case, samples)
         found[case] = profile.error | {"seconds": round(time.monotonic() - started), "noisy": profile.noisy}
         if arguments.keep:
-            profile.save(arguments.keep / f"{case.replace(', ', '-').replace(' ', '-')}.json")
+            profile.save(arguments.keep / f"{name}.json")
     table = Table(
         title="predicted against measured, held-out sub-networks" + (", a core busy" if arguments.busy else "")
     )
@@ -63,7 +65,7 @@ def _arguments() -> argparse.Namespace:
     made.add_argument("--tokens", type=int, default=128)
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--busy", action="store_true", help="load one more core meanwhile")
-    made.add_argument("--keep", type=Path, help="a folder for the profiles")
+    made.add_argument("--keep", type=Path, help="a folder for the profiles and their samples")
     made.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     return made.parse_args()
 

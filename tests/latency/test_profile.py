@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from tiny import mixed_space
 
+from nas.architecture import Architecture, Layer
 from nas.device import Device
 from nas.errors import DeviceError
-from nas.latency.profile import Fit, Profile, stages, sums_ms, weighted_quantile
+from nas.latency.profile import Fit, Profile, Sum, stages, sums, weighted_quantile
 from nas.latency.profiling import Recipe, build_profile, fitted
 from nas.latency.record import LatencyRecord, error_of
 from nas.model import CompactBertConfig
@@ -57,16 +58,34 @@ def test_error_of_predictions():
 
 
 def test_the_fit_is_found_again():
-    sums = np.array([0.5, 1.0, 2.0, 5.0, 7.0])
-    fit = fitted(list(sums), list(0.3 + sums * (1.2 + 0.05 * np.log(sums))))
-    assert (fit.offset_ms, fit.slope, fit.bend) == pytest.approx((0.3, 1.2, 0.05))
-    assert fit.at(1.0) == pytest.approx(1.5)
+    parts = [Sum(ms, unlike) for ms in (0.5, 1.0, 2.0, 5.0, 7.0) for unlike in (0.2, 0.8)]
+    fit = fitted(parts, [0.3 + part.ms * (1.2 + 0.05 * part.unlike) for part in parts])
+    assert (fit.offset_ms, fit.slope, fit.unlike) == pytest.approx((0.3, 1.2, 0.05), rel=0.05)
+    assert fit.at(Sum(1.0, 0.8)) == pytest.approx(1.54, rel=1e-3)
+
+
+def test_unlike_parts_are_not_blamed_for_noise():
+    """All but equally unlike: without doubt, thousandths of noise would become a steep rise."""
+    rng = np.random.default_rng(0)
+    parts = [Sum(ms, 0.5 + 0.001 * rng.random()) for ms in (0.5, 1.0, 2.0, 5.0, 7.0)]
+    fit = fitted(parts, [part.ms * rng.normal(1.2, 0.005) for part in parts])
+    assert abs(fit.unlike) < 0.5 and fit.at(Sum(3.0, 0.0)) == pytest.approx(3.6, rel=0.2)
 
 
 def test_sums_that_hardly_differ_give_a_factor():
-    """A curve through them would be one through their noise."""
-    fit = fitted([5.0, 5.1, 5.2], [6.6, 6.0, 6.24])
-    assert (fit.offset_ms, fit.bend) == (0.0, 0.0) and fit.slope == pytest.approx(1.2)
+    """A line through them would be one through their noise."""
+    fit = fitted([Sum(5.0, 0.1), Sum(5.1, 0.5), Sum(5.2, 0.9)], [6.6, 6.0, 6.24])
+    assert (fit.offset_ms, fit.unlike) == (0.0, 0.0) and fit.slope == pytest.approx(1.2)
+
+
+def test_how_unlike_the_parts_of_a_network_are():
+    table = {part: {"8": ms} for part, ms in (("ends/16/none", 1.0), ("attention/16/2/none", 2.0))}
+    table |= {"feed_forward/16/8/none": {"8": 1.0}, "first_attention/16/2/none": {"8": 1.0}}
+    table |= {"first_feed_forward/16/8/none": {"8": 1.0}}
+    found = sums(table, Architecture(16, tuple(Layer(number, 2, 8) for number in range(3))), 8)
+    assert [part.ms for part in found] == [1.0, 4.0, 7.0, 9.0]
+    shares = [(1.0,), (0.25, 0.5, 0.25), (1 / 7, 4 / 7, 2 / 7), (1 / 9, 4 / 9, 2 / 9, 1 / 9, 1 / 9)]
+    assert [part.unlike for part in found] == pytest.approx([1.0 - sum(x * x for x in own) for own in shares])
 
 
 def test_a_device_that_adds_up_is_predicted_exactly(space, config):
@@ -93,7 +112,7 @@ def test_a_network_that_drops_tokens_is_the_sum_of_its_parts_at_their_numbers_of
     assert [tokens for _, tokens in _parts(dropping, 8)] == [8, 8, 8, 8, 6, 6, 6, 6]
     table = {part: {"4": 4.0, "20": 20.0} for part in parts}
     device = Device(name="cpu", sequence_length=[4, 8, 20])
-    medians = [sums_ms(table, dropping, length)[-1] for length in device.lengths]
+    medians = [sums(table, dropping, length)[-1].ms for length in device.lengths]
     assert np.median(medians) == pytest.approx(4 * 8 + 4 * 6)
 
 
@@ -108,7 +127,7 @@ def test_between_measured_lengths_lies_a_line(space, config):
     table = recipe._table(dict(sorted(blocks.items())))
     assert all([int(at) for at in own] == recipe.tokens for own in table.values())
     for length in (5, 7, 14, 33, 45):
-        assert sums_ms(table, space.largest(), length)[-1] == pytest.approx(7.0 * length)
+        assert sums(table, space.largest(), length)[-1].ms == pytest.approx(7.0 * length)
 
 
 def test_networks_that_are_left_early_are_part_of_the_fit(config):
