@@ -17,10 +17,9 @@ from typing import Any, Protocol, Self
 
 from nas.device import Device
 from nas.errors import DeviceError
-from nas.latency.runner import peak_memory_apart
+from nas.latency import runner
+from nas.latency.runner import ANSWER, ROUND, peak_memory_apart
 
-ANSWER, ROUND = "answer ", "round "
-"""How lines of the measuring process begin that are no chatter of a library."""
 Rounds = Callable[[int], None]
 """Told how many rounds of a group are done."""
 
@@ -58,7 +57,9 @@ class LocalLane:
             raise
 
     def _start(self) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "nas.latency.worker"]
+        alone = self.device.runtime != "torch" and self.device.processor == "cpu"
+        program = ["-P", runner.__file__, "--lines"] if alone else ["-m", "nas.latency.worker"]
+        command = [sys.executable, *program]
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -1,7 +1,8 @@
 """The program that measures networks and does nothing else. It needs Python, numpy and, for ONNX files, onnxruntime.
 
-`nas.latency.worker` runs it for this machine. In an archive of `nas device bundle` this very file is `run.py`: there
-it measures what `job.json` beside it lists and leaves `result.json`. Stopped and started again, it goes on.
+On this machine `lanes.py` starts it and talks with it, line by line. In an archive of `nas device bundle` this very
+file is `run.py`: there it measures what `job.json` beside it lists and leaves `result.json`. Stopped and started again,
+it goes on.
 
 The networks of a group are measured in turns, in an order drawn anew for every round, so that a disturbance of the
 machine meets all alike. One of them is timed before and after the rest as a reference; a group that drifted or spread
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ Clock = Callable[[Run], float]
 Load = Callable[[Mapping[str, Any], Mapping[str, Any], Sequence[Mapping[str, np.ndarray]]], "list[Run]"]
 """From an item of a group, a device and inputs to one function for each input."""
 
+ANSWER, ROUND = "answer ", "round "
+"""How lines of the measuring process begin that are no chatter of a library."""
 _SETTLING_SECONDS, _SETTLING_RUNS, _TURN_SECONDS = 0.01, 10, 0.03
 """A network's turn: first it runs untimed, for it is slow as long as the caches hold what the one before it left there.
 Turns are short and many, for what disturbs a machine lasts longer than a run."""
@@ -106,10 +109,11 @@ def _measure_once(
         rng.shuffle(names)
         for name in names:
             count = int(min(max(_TURN_SECONDS * 1e3 / pace[name], _FEWEST_SAMPLES), _MOST_SAMPLES))
+            _settle(networks[name][0])
             for taken, run in zip(samples[name], networks[name]):  # noqa: B905 (older Pythons on targets)
-                _settle(run)
+                run()
                 taken += [clock(run) for _ in range(count)]
-        say(f"round {done + 1}")
+        say(f"{ROUND}{done + 1}")
     drift = abs(reference_ms() / before - 1.0)
     spread = {name: float(np.median([_spread(taken) for taken in samples[name]])) for name in names}
     noisy = drift > _MOST_DRIFT or float(np.median(list(spread.values()))) > _MOST_SPREAD
@@ -143,6 +147,23 @@ def _warm_up(run: Run, fewest: int, clock: Clock) -> float:
         stable = len(earlier) == _WARM_UP_WINDOW and min(last) >= (1.0 - _STABLE) * min(earlier)
         if len(took) >= fewest and (stable or sum(took) > _WARM_UP_SECONDS * 1e3):
             return min(took)
+
+
+def answer(
+    device: Mapping[str, Any], asked: Iterable[Mapping[str, Any]], load: Load, clock: Clock = wall_clock
+) -> None:
+    """Print the environment, then what each group that is asked for comes to, a line of JSON each."""
+
+    def reply(value: Any) -> None:
+        print(f"{ANSWER}{json.dumps(value)}", flush=True)
+
+    prepare_process(device)
+    reply(environment(device))
+    for group in asked:
+        if "memory" in group:
+            reply(peak_memory_mb(group["memory"], device, load))
+        else:
+            reply(measure_group(group, device, load, clock, lambda line: print(line, flush=True)))
 
 
 def peak_memory_mb(item: Mapping[str, Any], device: Mapping[str, Any], load: Load) -> float | None:
@@ -321,7 +342,16 @@ def _load_file(item: Mapping[str, Any], device: Mapping[str, Any], inputs: Seque
 
 
 def main() -> None:
-    """Measure the job beside this file, or with `--memory` what standard input holds."""
+    """Measure the job beside this file; with `--lines` what lines of standard input ask for, a device first; with
+    `--memory` what standard input holds.
+    """
+    if sys.argv[1:] == ["--lines"]:
+        lines = map(json.loads, sys.stdin)
+        try:
+            answer(next(lines), lines, _load_file)
+        except OSError as problem:
+            sys.exit(str(problem))
+        return
     if sys.argv[1:] == ["--memory"]:
         job = json.load(sys.stdin)
         print(json.dumps(peak_memory_mb(job["item"], job["device"], _load_file)))

@@ -31,7 +31,7 @@ BATCH, _MOST = 4, 64
 """At least so many are chosen together; then the model learns what they came to. Learning takes longer than choosing:
 where much is known, little is to be learnt from four more, and where many are in flight, many come to be known at a
 time."""
-_LEARNT = 16
+_LEARNT = 32
 """What is chosen together is this part of what is known, at most `_MOST`."""
 _SHARES = (1.0, 0.5, 0.25, 0.125)
 """Of each budget: levels that a front is looked at; its cheap end is looked after by one candidate of a batch."""
