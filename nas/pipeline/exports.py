@@ -222,10 +222,8 @@ def _export_best(
             return
         say(f"{budget.name}: {candidate['description']} missed the budget when verified; taking the next best")
         shutil.rmtree(run.export(budget.name))
-    raise ExportError(
-        f"budgets.{budget.name}: none of the {len(measured)} measured candidates meets it; "
-        "raise export.candidates, search.evaluations or the budget"
-    )
+    found = f"none of the {len(measured)} measured candidates meets it" if measured else "no candidate may meet it"
+    raise ExportError(f"budgets.{budget.name}: {found}; raise export.candidates, search.evaluations or the budget")
 
 
 @dataclass(frozen=True)
