@@ -57,8 +57,7 @@ class LocalLane:
             raise
 
     def _start(self) -> subprocess.Popen[str]:
-        alone = self.device.runtime != "torch" and self.device.processor == "cpu"
-        program = ["-P", runner.__file__, "--lines"] if alone else ["-m", "nas.latency.worker"]
+        program = ["-P", runner.__file__, "--lines"] if self._by_itself else ["-m", "nas.latency.worker"]
         command = [sys.executable, *program]
         process = subprocess.Popen(
             command,
@@ -71,6 +70,11 @@ class LocalLane:
         self._send(self.device.model_dump(mode="json"), process)
         return process
 
+    @property
+    def _by_itself(self) -> bool:
+        """Whether `runner.py` measures the device without `nas`; CUDA's libraries come with PyTorch."""
+        return self.device.runtime != "torch" and self.device.processor == "cpu"
+
     def _send(self, value: Any, process: subprocess.Popen[str]) -> None:
         with suppress(BrokenPipeError):  # the answer that does not come says why
             process.stdin.write(json.dumps(value) + "\n")  # type: ignore[union-attr]
@@ -82,7 +86,7 @@ class LocalLane:
         return found
 
     def peak_memory_mb(self, item: Mapping[str, Any]) -> float | None:
-        if self.device.runtime != "torch":
+        if self._by_itself:
             try:
                 return peak_memory_apart(item, self.device.model_dump(mode="json"))
             except OSError as problem:

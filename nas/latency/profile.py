@@ -37,12 +37,12 @@ class Fit:
 
     offset_ms: float
     slope: float
-    unlike: float
-    """How much steeper it gets where parts are unlike."""
+    steeper: float
+    """How much the slope grows with how unlike parts are."""
 
     def at(self, parts: Sum) -> float:
         """The latency of a network whose parts sum up to that."""
-        return self.offset_ms + parts.ms * (self.slope + self.unlike * parts.unlike)
+        return self.offset_ms + parts.ms * (self.slope + self.steeper * parts.unlike)
 
 
 @dataclass(frozen=True)

@@ -109,9 +109,8 @@ def _measure_once(
         rng.shuffle(names)
         for name in names:
             count = int(min(max(_TURN_SECONDS * 1e3 / pace[name], _FEWEST_SAMPLES), _MOST_SAMPLES))
-            _settle(networks[name][0])
             for taken, run in zip(samples[name], networks[name]):  # noqa: B905 (older Pythons on targets)
-                run()
+                _settle(run, clock, _SETTLING_SECONDS / len(networks[name]))
                 taken += [clock(run) for _ in range(count)]
         say(f"{ROUND}{done + 1}")
     drift = abs(reference_ms() / before - 1.0)
@@ -120,11 +119,11 @@ def _measure_once(
     return {"samples_ms": samples, "spread": spread, "drift": drift, "noisy": noisy}
 
 
-def _settle(run: Run) -> None:
-    """Run for a while, at least once and at most some times."""
-    ends = time.perf_counter() + _SETTLING_SECONDS
+def _settle(run: Run, clock: Clock, seconds: float) -> None:
+    """Run for a while, at least once and at most some times; by the clock, which waits for a GPU."""
+    ends = time.perf_counter() + seconds
     for _ in range(_SETTLING_RUNS):
-        run()
+        clock(run)
         if time.perf_counter() > ends:
             break
 
@@ -183,7 +182,8 @@ def peak_memory_mb(item: Mapping[str, Any], device: Mapping[str, Any], load: Loa
 
 def peak_memory_apart(item: Mapping[str, Any], device: Mapping[str, Any]) -> float | None:
     """The same of a process that is started for it and imports the runtime alone. The item names a file by its path."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--memory"]
+    apart = ["-P"] if sys.version_info >= (3, 11) else []  # the files beside this one are no modules of its own
+    command = [sys.executable, *apart, str(Path(__file__).resolve()), "--memory"]
     job = json.dumps({"item": item, "device": device})
     done = subprocess.run(command, input=job, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -336,7 +336,8 @@ def _write(path: Path, value: Any) -> None:
     os.replace(draft, path)  # noqa: PTH105
 
 
-def _load_file(item: Mapping[str, Any], device: Mapping[str, Any], inputs: Sequence[Any]) -> list[Run]:
+def load_file(item: Mapping[str, Any], device: Mapping[str, Any], inputs: Sequence[Any]) -> list[Run]:
+    """What runs an ONNX file on each of several inputs, by the device's runtime."""
     runs = openvino_runs if device["runtime"] == "openvino" else onnx_runs
     return runs(item["file"], device, inputs)
 
@@ -348,13 +349,13 @@ def main() -> None:
     if sys.argv[1:] == ["--lines"]:
         lines = map(json.loads, sys.stdin)
         try:
-            answer(next(lines), lines, _load_file)
+            answer(next(lines), lines, load_file)
         except OSError as problem:
             sys.exit(str(problem))
         return
     if sys.argv[1:] == ["--memory"]:
         job = json.load(sys.stdin)
-        print(json.dumps(peak_memory_mb(job["item"], job["device"], _load_file)))
+        print(json.dumps(peak_memory_mb(job["item"], job["device"], load_file)))
         return
     archive = _Archive(Path(__file__).resolve().parent)
     archive.measure()

@@ -22,7 +22,7 @@ from nas.architecture import Layer
 from nas.compression import Block
 from nas.device import Device
 from nas.errors import DeviceError
-from nas.latency.runner import Clock, Run, onnx_runs, onnx_session, openvino_request, openvino_runs, wall_clock
+from nas.latency.runner import Clock, Run, load_file, onnx_session, openvino_request, wall_clock
 
 if TYPE_CHECKING:
     import torch
@@ -116,7 +116,7 @@ class OnnxRuntime(Runtime):
         save(graph.model(chain.kind), path)
 
     def load(self, path: Path, device: Device, inputs: Sequence[Inputs]) -> list[Run]:
-        return onnx_runs(str(path), device.model_dump(mode="json"), inputs)
+        return load_file({"file": str(path)}, device.model_dump(mode="json"), inputs)
 
     def session(self, path: Path, device: Device) -> Callable[[Inputs], dict[str, np.ndarray]]:
         session = onnx_session(str(path), device.threads, device.processor)
@@ -142,9 +142,6 @@ class OpenVino(OnnxRuntime):
     """OpenVINO on the CPU; it reads the same files."""
 
     name = "openvino"
-
-    def load(self, path: Path, device: Device, inputs: Sequence[Inputs]) -> list[Run]:
-        return openvino_runs(str(path), device.model_dump(mode="json"), inputs)
 
     def session(self, path: Path, device: Device) -> Callable[[Inputs], dict[str, np.ndarray]]:
         request = openvino_request(str(path), device.threads, device.number_format)

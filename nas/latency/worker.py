@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from nas.device import Device
-from nas.errors import DeviceError
 from nas.latency.runner import Run, answer
 from nas.latency.runtimes import runtime_of
 
@@ -29,7 +28,7 @@ def main() -> None:
 
     try:
         answer(settings, lines, load, runtime.clock(device))
-    except (DeviceError, OSError) as problem:
+    except OSError as problem:
         sys.exit(str(problem))
 
 

@@ -222,8 +222,10 @@ def _export_best(
             return
         say(f"{budget.name}: {candidate['description']} missed the budget when verified; taking the next best")
         shutil.rmtree(run.export(budget.name))
-    found = f"none of the {len(measured)} measured candidates meets it" if measured else "no candidate may meet it"
-    raise ExportError(f"budgets.{budget.name}: {found}; raise export.candidates, search.evaluations or the budget")
+    found = "no candidate is predicted to meet it; raise "
+    if measured:
+        found = f"none of the {len(measured)} measured candidates meets it; raise export.candidates, "
+    raise ExportError(f"budgets.{budget.name}: {found}search.evaluations or the budget")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nas.errors import NasError
+from nas.device import Device
+from nas.errors import DeviceError, NasError
 from nas.latency import Profile
 from nas.pipeline.prepare import teacher_inputs
 from nas.pipeline.run import Run
@@ -30,12 +31,24 @@ def _older_steps(run: Run) -> list[str]:
     found = [step for step, inputs in made_from.items() if run.is_finished(step) and not run.is_done(step, inputs(run))]
     if run.is_finished("data") and run.is_finished("teacher"):
         known = [device for device in devices(run) if run.is_finished(f"profile-{device.name}")]
-        profiles = {device: Profile.load(run.profile(device.name)) for device in known}
-        found += [f"profile of {device.name}" for device, profile in profiles.items() if profile.device != device]
-        teachers_ms = {device.name: profile.teacher_p50_ms for device, profile in profiles.items()}
+        profiles = {device: _profile(run, device) for device in known}
+        found += [
+            f"profile of {device.name}"
+            for device, profile in profiles.items()
+            if profile is None or profile.device != device
+        ]
+        teachers_ms = {device.name: profile.teacher_p50_ms for device, profile in profiles.items() if profile}
         if run.is_finished("front") and not _is_front_current(run, teachers_ms):
             found.append("front")
     return found
+
+
+def _profile(run: Run, device: Device) -> Profile | None:
+    """A device's profile, or nothing where it is one of an older version."""
+    try:
+        return Profile.load(run.profile(device.name))
+    except DeviceError:
+        return None
 
 
 def _is_front_current(run: Run, teachers_ms: dict[str, float]) -> bool:

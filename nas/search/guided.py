@@ -32,9 +32,9 @@ BATCH, _MOST = 4, 64
 where much is known, little is to be learnt from four more, and where many are in flight, many come to be known at a
 time."""
 _LEARNT = 32
-"""What is chosen together is this part of what is known, at most `_MOST`."""
+"""One is chosen for so many that are known, at most `_MOST` together."""
 _SHARES = (1.0, 0.5, 0.25, 0.125)
-"""Of each budget: levels that a front is looked at; its cheap end is looked after by one candidate of a batch."""
+"""Of each budget: levels that a front is looked at; its cheap end is looked after by each fourth candidate."""
 _ROUNDS, _CHILDREN, _PARENTS = 3, 300, 8
 _BEST = 4
 """So many evaluated candidates of each level have children."""
@@ -138,7 +138,9 @@ class Guide:
             parents = _first(_PARENTS, _gain(outlook.mean, outlook.doubt, best, keeps), list(pool))
         chosen = dict[int, None]()
         for turn in self._turns(len(results), _batch(len(results), running), rng):
-            place = int(np.argmax(_gain(outlook.mean, outlook.doubt, best, keeps)[:, turn]))
+            gain = _gain(outlook.mean, outlook.doubt, best, keeps)
+            own = gain[:, turn]
+            place = int(np.argmax(own if own.any() else gain.sum(axis=1)))  # a level may be out of reach
             chosen[place] = None
             best = np.where(keeps[place], np.maximum(best, outlook.mean[place]), best)
             outlook.suppose(place)

@@ -41,8 +41,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         started = time.monotonic()
         name = case.replace(", ", "-").replace(" ", "-")
         samples = arguments.keep / f"{name}.samples.json" if arguments.keep else None
+        recipe = Recipe(device, space, common.config_of(space), arguments.seed)
         with common.busy_core() if arguments.busy else nullcontext():
-            profile = build_profile(Recipe(device, space, common.config_of(space), arguments.seed), case, samples)
+            profile = build_profile(recipe, f"{recipe.digest}, busy: {arguments.busy}", samples)
         found[case] = profile.error | {"seconds": round(time.monotonic() - started), "noisy": profile.noisy}
         if arguments.keep:
             profile.save(arguments.keep / f"{name}.json")

@@ -60,7 +60,7 @@ def test_error_of_predictions():
 def test_the_fit_is_found_again():
     parts = [Sum(ms, unlike) for ms in (0.5, 1.0, 2.0, 5.0, 7.0) for unlike in (0.2, 0.8)]
     fit = fitted(parts, [0.3 + part.ms * (1.2 + 0.05 * part.unlike) for part in parts])
-    assert (fit.offset_ms, fit.slope, fit.unlike) == pytest.approx((0.3, 1.2, 0.05), rel=0.05)
+    assert (fit.offset_ms, fit.slope, fit.steeper) == pytest.approx((0.3, 1.2, 0.05), rel=0.05)
     assert fit.at(Sum(1.0, 0.8)) == pytest.approx(1.54, rel=1e-3)
 
 
@@ -69,13 +69,13 @@ def test_unlike_parts_are_not_blamed_for_noise():
     rng = np.random.default_rng(0)
     parts = [Sum(ms, 0.5 + 0.001 * rng.random()) for ms in (0.5, 1.0, 2.0, 5.0, 7.0)]
     fit = fitted(parts, [part.ms * rng.normal(1.2, 0.005) for part in parts])
-    assert abs(fit.unlike) < 0.5 and fit.at(Sum(3.0, 0.0)) == pytest.approx(3.6, rel=0.2)
+    assert abs(fit.steeper) < 0.5 and fit.at(Sum(3.0, 0.0)) == pytest.approx(3.6, rel=0.2)
 
 
 def test_sums_that_hardly_differ_give_a_factor():
     """A line through them would be one through their noise."""
     fit = fitted([Sum(5.0, 0.1), Sum(5.1, 0.5), Sum(5.2, 0.9)], [6.6, 6.0, 6.24])
-    assert (fit.offset_ms, fit.unlike) == (0.0, 0.0) and fit.slope == pytest.approx(1.2)
+    assert (fit.offset_ms, fit.steeper) == (0.0, 0.0) and fit.slope == pytest.approx(1.2)
 
 
 def test_how_unlike_the_parts_of_a_network_are():

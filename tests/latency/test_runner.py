@@ -46,6 +46,41 @@ def test_a_quiet_machine_is_measured_once():
     assert set(found["samples_ms"]["other"][0]) == {5.0} and set(found["samples_ms"]["reference"][0]) == {2.0}
 
 
+def test_the_first_runs_of_a_turn_do_not_count(monkeypatch):
+    """As many as fit into a while, at least one and at most ten, in each turn of each network."""
+    monkeypatch.setattr(runner, "_settle", settled := Settled())
+    clock = FakeClock(lambda run: 1.0)
+    runner.measure_group(_group("reference", "other"), SETTINGS, _load, clock)
+    assert settled.turns == 2 * _group("reference", "other")["rounds"]
+
+
+class Settled:
+    """Counts the turns that a network is run untimed in."""
+
+    def __init__(self):
+        self.turns = 0
+
+    def __call__(self, run, clock, seconds):
+        self.turns += 1
+        assert 0.0 < seconds <= 0.01
+
+
+@pytest.mark.parametrize(("seconds", "runs"), [(0.0, 1), (60.0, 10)])
+def test_settling_ends(seconds, runs):
+    clock = FakeClock(lambda run: 1.0)
+    runner._settle(lambda: "other", clock, seconds)
+    assert clock.runs == runs
+
+
+@pytest.mark.parametrize(("runtime", "program"), [("onnxruntime", runner.__file__), ("torch", "nas.latency.worker")])
+def test_who_measures(runtime, program):
+    """ONNX files are measured by a process that holds neither nas nor torch."""
+    with LocalLane(Device(name="cpu", runtime=runtime)) as lane:
+        assert program in lane._process.args
+        loaded = Path(f"/proc/{lane._process.pid}/maps").read_text()
+        assert ("libtorch" in loaded) == (runtime == "torch")
+
+
 def test_a_drifting_machine_is_measured_again_and_marked():
     clock = FakeClock(lambda run: 1.0 + run / 100)
     found = runner.measure_group(_group("reference", "other"), SETTINGS, _load, clock)

@@ -117,7 +117,7 @@ def test_the_same_results_and_seed_give_the_same_choice(search_folder):
     assert first == second
 
 
-def test_the_model_is_fitted_to_the_same_results_whether_or_not_a_search_was_interrupted(search_folder):
+def test_a_guide_that_begins_anew_chooses_like_one_that_went_on(search_folder):
     costs = costs_of(search_folder)
     results = _results(costs.initial_population(SPACE, 40, random.Random(0)))
     straight = Guide(SPACE, costs)
