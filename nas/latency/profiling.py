@@ -32,7 +32,7 @@ from nas.space import SearchSpace
 _METHOD = 10
 """Raised when blocks are measured in another way, so that older profiles are made anew."""
 _COPIES = 4
-BLOCK_ROUNDS, WHOLE_ROUNDS = 10, 24
+BLOCK_ROUNDS, WHOLE_ROUNDS = 6, 16
 _FITTED, _HELD_OUT, _WEIGHED = 16, 24, 6
 _TEACHER = "teacher"
 _MOST_LENGTHS = 4
