@@ -18,7 +18,6 @@ from typing import Any, Protocol, Self
 from nas.device import Device
 from nas.errors import DeviceError
 from nas.latency import runner
-from nas.latency.runner import ANSWER, ROUND, peak_memory_apart
 
 Rounds = Callable[[int], None]
 """Told how many rounds of a group are done."""
@@ -88,7 +87,7 @@ class LocalLane:
     def peak_memory_mb(self, item: Mapping[str, Any]) -> float | None:
         if self._by_itself:
             try:
-                return peak_memory_apart(item, self.device.model_dump(mode="json"))
+                return runner.peak_memory_apart(item, self.device.model_dump(mode="json"))
             except OSError as problem:
                 raise DeviceError(f"devices.{self.device.name}: {problem}; see that the runtime works") from None
         with LocalLane(self.device) as alone:
@@ -100,10 +99,10 @@ class LocalLane:
         """The next answer; the last other line says what went wrong where none comes."""
         last = ""
         for line in self._process.stdout or ():
-            if line.startswith(ROUND):
-                progress(int(line.removeprefix(ROUND)))
-            elif line.startswith(ANSWER):
-                return json.loads(line.removeprefix(ANSWER))
+            if line.startswith(runner.ROUND):
+                progress(int(line.removeprefix(runner.ROUND)))
+            elif line.startswith(runner.ANSWER):
+                return json.loads(line.removeprefix(runner.ANSWER))
             else:
                 last = line.strip() or last
         raise DeviceError(

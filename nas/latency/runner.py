@@ -151,18 +151,24 @@ def _warm_up(run: Run, fewest: int, clock: Clock) -> float:
 def answer(
     device: Mapping[str, Any], asked: Iterable[Mapping[str, Any]], load: Load, clock: Clock = wall_clock
 ) -> None:
-    """Print the environment, then what each group that is asked for comes to, a line of JSON each."""
+    """Print the environment, then what each group that is asked for comes to, a line of JSON each.
+
+    Ends the process with one line where the system or the runtime fails.
+    """
 
     def reply(value: Any) -> None:
         print(f"{ANSWER}{json.dumps(value)}", flush=True)
 
-    prepare_process(device)
-    reply(environment(device))
-    for group in asked:
-        if "memory" in group:
-            reply(peak_memory_mb(group["memory"], device, load))
-        else:
-            reply(measure_group(group, device, load, clock, lambda line: print(line, flush=True)))
+    try:
+        prepare_process(device)
+        reply(environment(device))
+        for group in asked:
+            if "memory" in group:
+                reply(peak_memory_mb(group["memory"], device, load))
+            else:
+                reply(measure_group(group, device, load, clock, lambda line: print(line, flush=True)))
+    except OSError as problem:
+        sys.exit(str(problem))
 
 
 def peak_memory_mb(item: Mapping[str, Any], device: Mapping[str, Any], load: Load) -> float | None:
@@ -348,10 +354,7 @@ def main() -> None:
     """
     if sys.argv[1:] == ["--lines"]:
         lines = map(json.loads, sys.stdin)
-        try:
-            answer(next(lines), lines, load_file)
-        except OSError as problem:
-            sys.exit(str(problem))
+        answer(next(lines), lines, load_file)
         return
     if sys.argv[1:] == ["--memory"]:
         job = json.load(sys.stdin)

@@ -26,10 +26,7 @@ def main() -> None:
     def load(item: Mapping[str, Any], _: Mapping[str, Any], inputs: Sequence[Any]) -> list[Run]:
         return runtime.load(Path(item["file"]), device, inputs)
 
-    try:
-        answer(settings, lines, load, runtime.clock(device))
-    except OSError as problem:
-        sys.exit(str(problem))
+    answer(settings, lines, load, runtime.clock(device))
 
 
 if __name__ == "__main__":

@@ -222,10 +222,10 @@ def _export_best(
             return
         say(f"{budget.name}: {candidate['description']} missed the budget when verified; taking the next best")
         shutil.rmtree(run.export(budget.name))
-    found = "no candidate is predicted to meet it; raise "
+    found, remedy = "no candidate is predicted to meet it", "search.evaluations or the budget"
     if measured:
-        found = f"none of the {len(measured)} measured candidates meets it; raise export.candidates, "
-    raise ExportError(f"budgets.{budget.name}: {found}search.evaluations or the budget")
+        found, remedy = f"none of the {len(measured)} measured candidates meets it", f"export.candidates, {remedy}"
+    raise ExportError(f"budgets.{budget.name}: {found}; raise {remedy}")
 
 
 @dataclass(frozen=True)

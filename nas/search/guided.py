@@ -116,7 +116,8 @@ class Guide:
         found = np.where(keeps, accuracy[:, None], -np.inf)
         best = np.maximum(found.max(axis=0), model.least)
         if running:  # they are taken to come out as expected, so that the next are others
-            x, keeps = _stacked([self._about(architecture) for architecture in running])
+            abouts = [self._about(architecture) for architecture in running]
+            x, keeps = _features(abouts), _keeps(abouts)
             mean = model.posterior(x).mean
             best = np.maximum(best, np.where(keeps, mean[:, None], -np.inf).max(axis=0))
             model.suppose(x, mean)
@@ -130,17 +131,18 @@ class Guide:
                     if about.keeps.any():
                         fresh[child] = about
             if fresh:
-                outlook.extend(_stacked(fresh.values())[0])
+                outlook.extend(_features(fresh.values()))
                 pool |= fresh
             if not pool:
                 return []
-            _, keeps = _stacked(pool.values())
+            keeps = _keeps(pool.values())
             parents = _first(_PARENTS, _gain(outlook.mean, outlook.doubt, best, keeps), list(pool))
         chosen = dict[int, None]()
         for turn in self._turns(len(results), _batch(len(results), running), rng):
-            gain = _gain(outlook.mean, outlook.doubt, best, keeps)
-            own = gain[:, turn]
-            place = int(np.argmax(own if own.any() else gain.sum(axis=1)))  # a level may be out of reach
+            gain = _gain(outlook.mean, outlook.doubt, best[[turn]], keeps[:, [turn]])
+            if not gain.any():  # a level may be out of reach
+                gain = _gain(outlook.mean, outlook.doubt, best, keeps)
+            place = int(np.argmax(gain.sum(axis=1)))
             chosen[place] = None
             best = np.where(keeps[place], np.maximum(best, outlook.mean[place]), best)
             outlook.suppose(place)
@@ -194,10 +196,13 @@ def _batch(known: int, running: Collection[Architecture]) -> int:
     return max(BATCH, min(known // _LEARNT, _MOST), len(running) // BATCH)
 
 
-def _stacked(known: Iterable[_About]) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of features, and of levels that are kept."""
-    x, keeps = (np.stack(part) for part in zip(*known, strict=True))
-    return x, keeps
+def _features(known: Iterable[_About]) -> np.ndarray:
+    return np.stack([about.features for about in known])
+
+
+def _keeps(known: Iterable[_About]) -> np.ndarray:
+    """Whether each keeps each level: (candidates, levels)."""
+    return np.stack([about.keeps for about in known])
 
 
 def _stretched(accuracy: Sequence[float]) -> np.ndarray:
