@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
@@ -68,7 +69,7 @@ class Limits(Settings):
             raise ValueError(f"a budget needs at least one of {', '.join(FIGURES)}; add a limit")
         return self
 
-    @property
+    @cached_property
     def given(self) -> dict[str, str | float]:
         """The limits that there are, as they were written."""
         return {name: limit for name in FIGURES if (limit := getattr(self, name)) is not None}

@@ -44,7 +44,7 @@ def profile(space):
             keys += [f"{form}attention/{hidden}/{heads}/{choice}" for heads, choice in space.attention_options]
             keys += [f"{form}feed_forward/{hidden}/{size}/{choice}" for size, choice in space.feed_forward_options]
     table = {key: {"128": 0.1 + 0.001 * number} for number, key in enumerate(keys)}
-    return Profile(Device(name="cpu"), {}, table, Fit(0.05, 1.1, 0.0), (1.0,), None, {"p50_ms": 1.0}, 0.1, {})
+    return Profile(Device(name="cpu"), {}, table, Fit(0.05, 1.1, 1.1), (1.0,), None, {"p50_ms": 1.0}, 0.1, {})
 
 
 @pytest.mark.parametrize("teacher_kind", TEACHERS)

@@ -21,7 +21,7 @@ from nas.device import Device
 from nas.errors import DeviceError
 from nas.files import Flag, Positive, Real, Settings, write_atomically
 from nas.latency import runner
-from nas.latency.measure import Network, Texts, grouped, item_of, records_of
+from nas.latency.measure import REFERENCE, Network, Texts, grouped, item_of, records_of
 from nas.latency.record import LatencyRecord
 from nas.progress import track
 
@@ -108,6 +108,8 @@ class Job:
             )
         records: dict[str, LatencyRecord] = {}
         for group in result.groups:
+            if REFERENCE in expected - group.samples_ms.keys():
+                raise DeviceError(f"{path}: each group must have its reference, but one has none; measure again")
             for name, every in group.samples_ms.items():
                 lengths = 1 if name in self.tokens else len(self.device.lengths)
                 alike = len({len(taken) for taken in every}) == 1

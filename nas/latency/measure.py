@@ -6,7 +6,7 @@ Networks are handed over in groups, each measured in turns, so that neither disk
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,9 @@ Network = CompactBertForSequenceClassification | tuple[BlockChain, CompactBertCo
 """A model, a chain of blocks, or a file that a runtime can load (the exported artefact itself)."""
 GROUP = 40
 """So many networks are measured in turns."""
+REFERENCE = "reference"
+"""The name of the network that all groups have in them, where there is one: by it they are told apart from how fast the
+machine was at the time."""
 Keep = Callable[[dict[str, LatencyRecord]], None]
 
 
@@ -79,8 +82,8 @@ def measure(
             own = records_of(device, found, lane.environment)
             keep(own)
             records |= own
-            for name, item in zip(group, items, strict=True):
-                if not isinstance(networks[name], Path):
+            for network, item in zip(group.values(), items, strict=True):
+                if not isinstance(network, Path):
                     Path(item["file"]).unlink(missing_ok=True)
     return records
 
@@ -91,9 +94,10 @@ def _advance(progress: Tracker, group: int, rounds: int, done: int) -> None:
 
 
 def grouped(networks: Mapping[str, Network]) -> list[dict[str, Network]]:
-    """The networks in groups of at most `GROUP`."""
-    names = list(networks)
-    return [{name: networks[name] for name in names[at : at + GROUP]} for at in range(0, len(names), GROUP)]
+    """The networks in groups of at most `GROUP`, the reference, if there is one, in front of each."""
+    front = {REFERENCE: networks[REFERENCE]} if REFERENCE in networks else {}
+    names = [name for name in networks if name not in front]
+    return [front | {name: networks[name] for name in names[at : at + GROUP]} for at in range(0, len(names), GROUP)]
 
 
 def measure_peak_memory(device: Device, networks: Mapping[str, Network], texts: Texts) -> dict[str, float]:
@@ -136,9 +140,9 @@ def item_of(
 def records_of(
     device: Device, found: Mapping[str, Any], environment: dict[str, Any], when: str | None = None
 ) -> dict[str, LatencyRecord]:
-    """The records of a measured group."""
+    """The records of a measured group, without that of the reference, which they know of."""
     now = when or datetime.now(UTC).isoformat(timespec="seconds")
-    return {
+    records = {
         name: LatencyRecord(
             samples_ms=tuple(sample for taken in every for sample in taken),
             device=device,
@@ -150,6 +154,9 @@ def records_of(
         )
         for name, every in found["samples_ms"].items()
     }
+    if reference := records.pop(REFERENCE, None):
+        return {name: replace(record, reference_ms=reference.best_ms) for name, record in records.items()}
+    return records
 
 
 def _file(lane: Lane, number: int, network: Network) -> Path:

@@ -1,8 +1,9 @@
 """The profile of a device: what each block costs there, and what a whole sub-network will cost.
 
 A sub-network is predicted by the sum of its blocks, corrected by what was fitted to a few whole sub-networks: for what
-happens once, what happens between blocks, and that a processor does unlike blocks in turns less well than the chain of
-equal ones that each was timed in. `profiling.py` says how all that is measured.
+happens once, and that a processor does unlike blocks in turns less well than the chain of equal ones that each was
+timed in; where the first token alone is computed it finds the inputs at hand, which it does not in such a chain.
+`profiling.py` says how all that is measured.
 """
 
 from __future__ import annotations
@@ -22,13 +23,23 @@ from nas.errors import DeviceError
 from nas.files import read_json, write_json
 from nas.latency.record import throughput_per_s
 
+ENDS, _FIRST = "ends/", "first_"
+_OUTER = (ENDS, _FIRST)
+"""How the names of parts begin that are no blocks of all tokens."""
+
 
 class Sum(NamedTuple):
     """What the parts of a network come to, each by itself."""
 
-    ms: float
-    unlike: float
-    """How likely two moments of that time lie in parts of different kinds: 0 where all are of one, near 1 for many."""
+    inner_ms: float
+    """Blocks that compute all tokens."""
+    outer_ms: float
+    """Embeddings and classifier, and blocks that compute the first token alone."""
+
+    @property
+    def ms(self) -> float:
+        """All of them."""
+        return self.inner_ms + self.outer_ms
 
 
 @dataclass(frozen=True)
@@ -36,13 +47,14 @@ class Fit:
     """From what blocks take by themselves to what a network takes."""
 
     offset_ms: float
-    slope: float
-    steeper: float
-    """How much the slope grows with how unlike parts are."""
+    inner: float
+    """How many times as long blocks that compute all tokens take there."""
+    outer: float
+    """The same of all else."""
 
     def at(self, parts: Sum) -> float:
         """The latency of a network whose parts sum up to that."""
-        return self.offset_ms + parts.ms * (self.slope + self.steeper * parts.unlike)
+        return self.offset_ms + self.inner * parts.inner_ms + self.outer * parts.outer_ms
 
 
 @dataclass(frozen=True)
@@ -157,13 +169,14 @@ def sums(table: dict[str, dict[str, float]], architecture: Architecture, length:
             return known[str(tokens)]
         return float(np.interp(tokens, [int(at) for at in known], list(known.values())))
 
-    found, whole, squares, kinds = list[Sum](), 0.0, 0.0, dict[tuple[str, int], float]()
+    found, inner, outer = list[Sum](), 0.0, 0.0
     for stage in stages(architecture, length):
-        for part in stage:
-            own, before = cost(*part), kinds.get(part, 0.0)
-            whole, kinds[part] = whole + own, before + own
-            squares += own * (own + 2.0 * before)
-        found.append(Sum(whole, 1.0 - squares / whole**2 if whole else 0.0))
+        for part, tokens in stage:
+            if part.startswith(_OUTER):
+                outer += cost(part, tokens)
+            else:
+                inner += cost(part, tokens)
+        found.append(Sum(inner, outer))
     return found
 
 
@@ -173,7 +186,7 @@ def stages(architecture: Architecture, length: int) -> Iterator[list[tuple[str, 
     First those of its two ends, then those of each layer.
     """
     hidden, tokens = architecture.hidden_size, length
-    yield [(f"ends/{hidden}/{architecture.embedding}", tokens)]
+    yield [(f"{ENDS}{hidden}/{architecture.embedding}", tokens)]
     layers = architecture.resolved
     alone = first_token_from(layers)
     for number, layer in enumerate(layers):
@@ -190,4 +203,4 @@ def stages(architecture: Architecture, length: int) -> Iterator[list[tuple[str, 
 
 def part_name(block: Block, hidden: int, size: int, choice: str, first_only: bool) -> str:
     """The entry of the table for a block, for all tokens or for the first token alone."""
-    return f"{'first_' if first_only else ''}{block}/{hidden}/{size}/{choice}"
+    return f"{_FIRST if first_only else ''}{block}/{hidden}/{size}/{choice}"

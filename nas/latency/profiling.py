@@ -1,6 +1,8 @@
 """Making the profile of a device: what is measured, and what is fitted to it.
 
-A block's latency is taken from a chain of several of them. The error is measured on whole sub-networks that nothing
+A block's latency is taken from a chain of several of them. A machine may be faster at one time than at another, for
+longer than a group of networks is measured: one network is measured with all groups, and sets them on one scale. The
+error is measured on whole sub-networks that nothing
 was fitted to, and written into the profile.
 """
 
@@ -21,33 +23,34 @@ from nas.architecture import LAYER_BLOCKS, Architecture, Layer
 from nas.device import Device
 from nas.errors import DeviceError
 from nas.files import digest, read_json, write_json
-from nas.latency.measure import NO_TEXTS, Network, Texts, conditions, measure, measure_peak_memory
-from nas.latency.profile import Fit, Profile, Sum, part_name, sums
+from nas.latency.measure import NO_TEXTS, REFERENCE, Network, Texts, conditions, measure, measure_peak_memory
+from nas.latency.profile import ENDS, Fit, Profile, Sum, part_name, sums
 from nas.latency.record import LatencyRecord, error_of, latency_figures
 from nas.latency.runtimes import BlockChain, with_repeating_weights
 from nas.model import CompactBertConfig, CompactBertForSequenceClassification
 from nas.model.sizes import stored_mb
 from nas.space import SearchSpace
 
-_METHOD = 10
+_METHOD = 11
 """Raised when blocks are measured in another way, so that older profiles are made anew."""
 _COPIES = 4
 BLOCK_ROUNDS, WHOLE_ROUNDS = 6, 16
 _FITTED, _HELD_OUT, _WEIGHED = 16, 24, 6
+_SHALLOW = 3
+"""Each third of those that are fitted to has as few layers as any: they are few among random ones, and unlike others.
+"""
 _TEACHER = "teacher"
 _MOST_LENGTHS = 4
 """So many numbers of tokens are measured; between them lies a line."""
 _ALIKE = 1.5
 """A fit needs sums of which the largest is at least so many times the smallest."""
 _DOUBT = 0.1
-"""The usual relative error of a measurement over what unlike parts may be expected to add."""
+"""The usual relative error of a measurement over the difference that may be expected between the two slopes."""
 _ALL = 10**6
 _MOST_ROWS = 4096
 """Rows of the word table in measured networks: a look-up costs the same in a larger one, writing it does not."""
 _NOISE = (np.arange(20) + 0.5) / 20
 """Quantiles that stand for the noise of one length."""
-_UNDISTURBED = 5
-"""The percentile taken of a block's samples: disturbances only ever add time."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,11 @@ class Recipe:
         """The whole sub-networks that are measured, by name."""
         rng = random.Random(f"profile/{self.seed}")
         chosen = {_TEACHER: self.space.largest(), "smallest": self.space.smallest()}
+        fewest = len(self.space.layer_sets[0])
         for number in range(_FITTED - len(chosen)):
-            chosen[f"fitted_{number}"] = self._drawn(rng)
+            drawn = self._drawn(rng)
+            shallow = self.space.repaired(replace(drawn, layers=drawn.layers[:fewest], exit_threshold=0.0))
+            chosen[f"fitted_{number}"] = drawn if number % _SHALLOW else shallow
         for number in range(_HELD_OUT):
             chosen[f"held_out_{number}"] = self._drawn(rng)
         return chosen
@@ -116,6 +122,22 @@ class Recipe:
         places = np.linspace(0, len(needed) - 1, _MOST_LENGTHS).round().astype(int)
         return [needed[place] for place in places]
 
+    @cached_property
+    def reference(self) -> Network:
+        """What is measured with every group: a block of the kind that takes most of the time."""
+        sizes = self.space.dimensions
+        layer = Layer(0, sizes.num_attention_heads[-1], sizes.intermediate_size[-1])
+        ends = Architecture(hidden_size=sizes.hidden_size[-1], layers=())
+        return BlockChain("feed_forward", layer, 1), self.base.with_architecture(ends)
+
+    def with_reference(self, networks: Mapping[str, Network]) -> dict[str, Network]:
+        """The networks, and the one that is measured with every group."""
+        return {REFERENCE: self.reference, **networks}
+
+    def tokens_of(self, blocks: Mapping[str, tuple[Network, int]]) -> dict[str, int]:
+        """How many tokens the reference and some of the blocks are fed."""
+        return {REFERENCE: max(self.device.lengths)} | {name: count for name, (_, count) in blocks.items()}
+
     def blocks(self) -> dict[str, tuple[Network, int]]:
         """The networks that blocks are timed in and their numbers of tokens, by `part@tokens`."""
         parts = dict(_block_networks(self.space, self.base))
@@ -136,7 +158,7 @@ class Recipe:
         peaks: Mapping[str, float],
     ) -> Profile:
         """The profile, from what was measured."""
-        table = self._table(blocks)
+        table = self._table(blocks, whole[_TEACHER].reference_ms)
         # The teacher, whose layers are all alike, is no example of the others.
         used = [name for name in self.chosen if name != _TEACHER and not name.startswith("held_out")]
         held_out = [name for name in self.chosen if name.startswith("held_out")]
@@ -168,12 +190,13 @@ class Recipe:
         ]
         return replace(profile, error=error_of(predicted, measured), held_out=pairs)
 
-    def _table(self, records: Mapping[str, LatencyRecord]) -> dict[str, dict[str, float]]:
+    def _table(self, records: Mapping[str, LatencyRecord], reference_ms: float) -> dict[str, dict[str, float]]:
+        """What blocks take where the reference takes that long."""
         table: dict[str, dict[str, float]] = {}
         for name, record in records.items():
             part, _, count = name.rpartition("@")
-            copies = 1 if part.startswith("ends") else _COPIES
-            table.setdefault(part, {})[count] = record.percentile_ms(_UNDISTURBED) / copies
+            copies = 1 if part.startswith(ENDS) else _COPIES
+            table.setdefault(part, {})[count] = record.best_ms / copies * reference_ms / record.reference_ms
         table = {part: dict(sorted(own.items(), key=lambda item: int(item[0]))) for part, own in table.items()}
         dimensions = self.space.dimensions
         for hidden in dimensions.hidden_size if dimensions.keep_tokens else ():
@@ -208,15 +231,16 @@ def build_profile(recipe: Recipe, inputs: str, parts: Path | None = None) -> Pro
     blocks = known.measured("blocks")
     missing = {name: found for name, found in recipe.blocks().items() if name not in blocks}
     if missing:
-        networks = {name: network for name, (network, _) in missing.items()}
-        at = {name: count for name, (_, count) in missing.items()}
-        title = f"Measuring blocks on {device.name}"
-        blocks |= measure(device, networks, BLOCK_ROUNDS, title, recipe.texts, at, known.keeping("blocks"))
+        networks = recipe.with_reference({name: network for name, (network, _) in missing.items()})
+        title, at, keep = f"Measuring blocks on {device.name}", recipe.tokens_of(missing), known.keeping("blocks")
+        blocks |= measure(device, networks, BLOCK_ROUNDS, title, recipe.texts, at, keep)
     whole = known.measured("whole")
     left = {name: network for name, network in recipe.whole().items() if name not in whole}
     if left:
-        title = f"Measuring whole sub-networks on {device.name}"
-        whole |= measure(device, left, WHOLE_ROUNDS, title, recipe.texts, keep=known.keeping("whole"))
+        networks, at, keep = recipe.with_reference(left), recipe.tokens_of({}), known.keeping("whole")
+        whole |= measure(
+            device, networks, WHOLE_ROUNDS, f"Measuring whole sub-networks on {device.name}", recipe.texts, at, keep
+        )
     networks = {name: _network(recipe.base, recipe.chosen[name]) for name in recipe.weighed()}
     peaks = measure_peak_memory(device, networks, recipe.texts) if networks else {}
     return recipe.profile(blocks, whole, peaks)
@@ -236,15 +260,15 @@ class _Parts:
     def measured(self, kind: str) -> dict[str, LatencyRecord]:
         environment = self._found.get("environment", {})
         return {
-            name: LatencyRecord(tuple(samples), self.device, environment, when, noisy=noisy)
-            for name, (samples, when, noisy) in self._found[kind].items()
+            name: LatencyRecord(tuple(samples), self.device, environment, when, noisy=noisy, reference_ms=reference)
+            for name, (samples, when, noisy, reference) in self._found[kind].items()
         }
 
     def keeping(self, kind: str) -> Any:
         def keep(records: Mapping[str, LatencyRecord]) -> None:
             for name, record in records.items():
                 self._found["environment"] = record.environment
-                self._found[kind][name] = (record.samples_ms, record.measured_at, record.noisy)
+                self._found[kind][name] = (record.samples_ms, record.measured_at, record.noisy, record.reference_ms)
             if self.path:
                 write_json(self.path, self._found)
 
@@ -255,15 +279,16 @@ def fitted(parts: Sequence[Sum], measured: Sequence[float]) -> Fit:
     """What gives the least relative errors for parts that were measured together; a factor where their sums hardly
     differ.
 
-    That unlike parts cost more, never less, is believed as far as it is seen: without a reason in the figures it is 0.
+    That the slopes differ is believed as far as it is seen: without a reason in the figures there is one.
     """
-    (x, unlike), y = np.transpose(parts), np.asarray(measured)
-    if x.max() < _ALIKE * x.min():
-        return Fit(0.0, float(np.median(y / x)), 0.0)
-    design = np.stack([np.ones_like(x), x, x * unlike], axis=1) / y[:, None]
-    design, target = np.vstack([design, [0.0, 0.0, _DOUBT]]), np.append(np.ones_like(y), 0.0)
-    offset, slope, steeper = lsq_linear(design, target, ([-np.inf, 0.0, 0.0], np.inf)).x
-    return Fit(float(offset), float(slope), float(steeper))
+    (inner, outer), y = np.transpose(parts), np.asarray(measured)
+    whole = inner + outer
+    if whole.max() < _ALIKE * whole.min():
+        factor = float(np.median(y / whole))
+        return Fit(0.0, factor, factor)
+    design = np.stack([np.ones_like(y), inner, outer], axis=1) / y[:, None]
+    design, target = np.vstack([design, [0.0, _DOUBT, -_DOUBT]]), np.append(np.ones_like(y), 0.0)
+    return Fit(*lsq_linear(design, target, ([-np.inf, 0.0, 0.0], np.inf)).x.tolist())
 
 
 def _block_networks(space: SearchSpace, base: CompactBertConfig) -> Iterator[tuple[str, Network]]:
@@ -271,7 +296,7 @@ def _block_networks(space: SearchSpace, base: CompactBertConfig) -> Iterator[tup
         config = base.with_architecture(Architecture(hidden_size=hidden, layers=()))
         for choice in space.compression.embedding:
             ends = Architecture(hidden_size=hidden, layers=(), embedding=choice)
-            yield f"ends/{hidden}/{choice}", _network(base, ends)
+            yield f"{ENDS}{hidden}/{choice}", _network(base, ends)
         for block in LAYER_BLOCKS:
             for size, choice in space.options(block):
                 for first_only in (False, True) if size else ():

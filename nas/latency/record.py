@@ -10,6 +10,8 @@ import numpy as np
 
 from nas.device import Device
 
+_UNDISTURBED = 5
+"""The percentile of samples that counts as undisturbed."""
 _MIXED = 1000
 """Samples of a mixture."""
 
@@ -29,10 +31,17 @@ class LatencyRecord:
     """By how much a reference network was slower or faster after the measurement than before."""
     noisy: bool = False
     """Whether the machine was disturbed, also when it was measured again."""
+    reference_ms: float = 1.0
+    """What that network took at best which is measured in turns with each of several groups; 1 where there is none."""
 
     def percentile_ms(self, percent: float) -> float:
         """A percentile of the samples, in milliseconds."""
         return float(np.percentile(self.samples_ms, percent))
+
+    @property
+    def best_ms(self) -> float:
+        """What it takes undisturbed: disturbances only ever add time."""
+        return self.percentile_ms(_UNDISTURBED)
 
     def by_length(self) -> np.ndarray:
         """The samples of a network that was fed all of the device's lengths, (lengths, samples of each)."""

@@ -5,8 +5,8 @@ file is `run.py`: there it measures what `job.json` beside it lists and leaves `
 it goes on.
 
 The networks of a group are measured in turns, in an order drawn anew for every round, so that a disturbance of the
-machine meets all alike. One of them is timed before and after the rest as a reference; a group that drifted or spread
-is measured again, and marked if it stays so.
+machine meets all alike. The first of them is their reference: it comes in turns more often, and is timed before and
+after the rest; a group that drifted or spread is measured again, and marked if it stays so.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ _SETTLING_SECONDS, _SETTLING_RUNS, _TURN_SECONDS = 0.01, 10, 0.03
 Turns are short and many, for what disturbs a machine lasts longer than a run."""
 _MOST_SAMPLES, _FEWEST_SAMPLES = 12, 2
 _WARM_UP_SECONDS, _WARM_UP_WINDOW, _STABLE = 1.0, 3, 0.05
-_REFERENCE_SAMPLES = 12
+_REFERENCE_SAMPLES, _BETWEEN = 12, 10
+"""The reference has a turn of its own after so many others."""
 _ATTEMPTS = 3
 _MOST_DRIFT, _MOST_SPREAD = 0.1, 0.15
 _MB = 1e6
@@ -97,9 +98,9 @@ def _measure_once(
     clock: Clock,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    rng, names = random.Random(0), sorted(networks)
+    rng, names, first = random.Random(0), sorted(networks), next(iter(networks))
     samples: dict[str, list[list[float]]] = {name: [[] for _ in networks[name]] for name in names}
-    reference = next(iter(networks.values()))[0]
+    reference = networks[first][0]
 
     def reference_ms() -> float:
         return float(np.median([clock(reference) for _ in range(_REFERENCE_SAMPLES)]))
@@ -107,7 +108,7 @@ def _measure_once(
     before = reference_ms()
     for done in range(rounds):
         rng.shuffle(names)
-        for name in names:
+        for name in _with_turns_of(first, names):
             count = int(min(max(_TURN_SECONDS * 1e3 / pace[name], _FEWEST_SAMPLES), _MOST_SAMPLES))
             for taken, run in zip(samples[name], networks[name]):  # noqa: B905 (older Pythons on targets)
                 _settle(run, clock, _SETTLING_SECONDS / len(networks[name]))
@@ -117,6 +118,13 @@ def _measure_once(
     spread = {name: float(np.median([_spread(taken) for taken in samples[name]])) for name in names}
     noisy = drift > _MOST_DRIFT or float(np.median(list(spread.values()))) > _MOST_SPREAD
     return {"samples_ms": samples, "spread": spread, "drift": drift, "noisy": noisy}
+
+
+def _with_turns_of(reference: str, names: Sequence[str]) -> Iterator[str]:
+    for place, name in enumerate(names):
+        if place and place % _BETWEEN == 0:
+            yield reference
+        yield name
 
 
 def _settle(run: Run, clock: Clock, seconds: float) -> None:

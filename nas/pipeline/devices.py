@@ -124,12 +124,13 @@ def _elsewhere(run: Run, name: str) -> Device:
 
 def _profile_job(recipe: Recipe) -> Job:
     blocks, whole = recipe.blocks(), recipe.whole()
+    parts = {name: network for name, (network, _) in blocks.items()}
     return Job(
         recipe.device,
         digest([VERSION, "profile", recipe.digest]),
-        [({name: network for name, (network, _) in blocks.items()}, BLOCK_ROUNDS), (whole, WHOLE_ROUNDS)],
+        [(recipe.with_reference(parts), BLOCK_ROUNDS), (recipe.with_reference(whole), WHOLE_ROUNDS)],
         recipe.texts,
-        {name: tokens for name, (_, tokens) in blocks.items()},
+        recipe.tokens_of(blocks),
         {f"memory/{name}": whole[name] for name in recipe.weighed()},
     )
 

@@ -17,7 +17,7 @@ from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
-from scipy.stats import norm
+from scipy.special import ndtr
 from sklearn.gaussian_process.kernels import Kernel
 
 from nas.architecture import LAYER_BLOCKS, Architecture
@@ -27,14 +27,14 @@ from nas.search.costs import Costs
 from nas.search.encoding import Encoding
 from nas.space import SearchSpace
 
-BATCH, _MOST = 4, 64
+BATCH, _MOST = 8, 128
 """At least so many are chosen together; then the model learns what they came to. Learning takes longer than choosing:
-where much is known, little is to be learnt from four more, and where many are in flight, many come to be known at a
+where much is known, little is to be learnt from a few more, and where many are in flight, many come to be known at a
 time."""
-_LEARNT = 32
-"""One is chosen for so many that are known, at most `_MOST` together."""
+_KNOWN_PER_CHOICE, _RUNNING_PER_CHOICE = 16, 4
+"""One is chosen for so many that are known, at most `_MOST` together, or for so many that are in flight."""
 _SHARES = (1.0, 0.5, 0.25, 0.125)
-"""Of each budget: levels that a front is looked at; its cheap end is looked after by each fourth candidate."""
+"""Of each budget: levels that a front is looked at; its cheap end is looked after by each second candidate."""
 _ROUNDS, _CHILDREN, _PARENTS = 3, 300, 8
 _BEST = 4
 """So many evaluated candidates of each level have children."""
@@ -105,14 +105,18 @@ class Guide:
     def choose(
         self, results: Sequence[CandidateResult], running: Collection[Architecture], rng: random.Random
     ) -> list[Architecture]:
-        """The next candidates: within a budget, not evaluated and not running. Fewer if there are no more."""
-        for result in results:
-            if result.architecture not in self._evaluated:
-                self._evaluated[result.architecture] = self._about(result.architecture, result.exits)
-        model = self._learnt(results)
-        whole = [result for result in results if result.complete]
+        """The next candidates: within a budget, not evaluated and not running. Fewer if there are no more.
+
+        The results are those of the last call, and after them new ones, each of another architecture.
+        """
+        for result in results[len(self._evaluated) :]:
+            self._evaluated[result.architecture] = self._about(result.architecture, result.exits)
+        known = list(self._evaluated.values())
+        model = self._learnt(results, known)
+        places = [place for place, result in enumerate(results) if result.complete]
+        whole = [results[place] for place in places]
         accuracy = _stretched([result.accuracy for result in whole])
-        keeps = np.stack([self._evaluated[result.architecture].keeps for result in whole])
+        keeps = _keeps(known[place] for place in places)
         found = np.where(keeps, accuracy[:, None], -np.inf)
         best = np.maximum(found.max(axis=0), model.least)
         if running:  # they are taken to come out as expected, so that the next are others
@@ -126,7 +130,7 @@ class Guide:
         for _ in range(_ROUNDS):
             fresh = dict[Architecture, _About]()
             for child in self._children(parents, rng):
-                if not any(child in known for known in (self._evaluated, running, pool, fresh)):
+                if not any(child in others for others in (self._evaluated, running, pool, fresh)):
                     about = self._about(child)
                     if about.keeps.any():
                         fresh[child] = about
@@ -137,44 +141,35 @@ class Guide:
                 return []
             keeps = _keeps(pool.values())
             parents = _first(_PARENTS, _gain(outlook.mean, outlook.doubt, best, keeps), list(pool))
-        chosen = dict[int, None]()
+        chosen = list[int]()
         for turn in self._turns(len(results), _batch(len(results), running), rng):
             gain = _gain(outlook.mean, outlook.doubt, best[[turn]], keeps[:, [turn]])
             if not gain.any():  # a level may be out of reach
                 gain = _gain(outlook.mean, outlook.doubt, best, keeps)
             place = int(np.argmax(gain.sum(axis=1)))
-            chosen[place] = None
+            if not keeps[place].any():  # all are chosen
+                break
+            chosen.append(place)
             best = np.where(keeps[place], np.maximum(best, outlook.mean[place]), best)
             outlook.suppose(place)
-        return [list(pool)[place] for place in chosen]
+            keeps[place] = False
+        proposed = list(pool)
+        return [proposed[place] for place in chosen]
 
     def _turns(self, done: int, count: int, rng: random.Random) -> Iterator[int]:
-        """The levels that candidates of a batch are chosen for: budgets in turns, each fourth time a share of one."""
+        """The levels that candidates of a batch are chosen for: budgets in turns, each second time a share of one."""
         budgets = len(self._costs.budgets)
         for number in range(count):
-            by_share = number % BATCH == BATCH - 1
-            yield rng.randrange(budgets, budgets * len(_SHARES)) if by_share else (done + number) % budgets
+            by_share = number % 2
+            yield rng.randrange(budgets, budgets * len(_SHARES)) if by_share else (done + number // 2) % budgets
 
-    def _learnt(self, results: Sequence[CandidateResult]) -> Belief:
+    def _learnt(self, results: Sequence[CandidateResult], known: Sequence[_About]) -> Belief:
         """The model of the results, its own settings fitted to as many of the first as there were at the last step."""
         steps = math.floor(math.log(len(results), _GROWTH))
         count = math.ceil(_GROWTH**steps)
         if self._fitted is None or self._fitted[0] != count:
-            self._fitted = count, Belief(*self._examples(results[:count])).kernel
-        return Belief(*self._examples(results), self._fitted[1])
-
-    def _examples(self, results: Sequence[CandidateResult]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What a model learns from, feature rows, values and numbers of texts; of very many results the most accurate
-        half, and some of the others.
-        """
-        ordered = sorted(results, key=lambda result: -result.accuracy)
-        half = _KNOWN // 2
-        ordered = ordered[:half] + ordered[half :: max(1, len(ordered) // half)]
-        return (
-            np.stack([self._evaluated[result.architecture].features for result in ordered]),
-            _stretched([result.accuracy for result in ordered]),
-            np.array([result.examples for result in ordered]),
-        )
+            self._fitted = count, Belief(*_examples(results[:count], known)).kernel
+        return Belief(*_examples(results, known), self._fitted[1])
 
     def _children(self, parents: Sequence[Architecture], rng: random.Random) -> Iterator[Architecture]:
         """Mutants of parents, of two of them crossed, and some at random."""
@@ -192,8 +187,23 @@ class Guide:
         return _About(features(self._space, architecture), np.concatenate([costs <= share for share in _SHARES]))
 
 
+def _examples(results: Sequence[CandidateResult], known: Sequence[_About]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a model learns from, feature rows, values and numbers of texts; of very many results the most accurate
+    half, and some of the others.
+    """
+    ordered = sorted(range(len(results)), key=lambda place: -results[place].accuracy)
+    half = _KNOWN // 2
+    ordered = ordered[:half] + ordered[half :: max(1, len(ordered) // half)]
+    chosen = [results[place] for place in ordered]
+    return (
+        _features(known[place] for place in ordered),
+        _stretched([result.accuracy for result in chosen]),
+        np.array([result.examples for result in chosen]),
+    )
+
+
 def _batch(known: int, running: Collection[Architecture]) -> int:
-    return max(BATCH, min(known // _LEARNT, _MOST), len(running) // BATCH)
+    return max(BATCH, min(known // _KNOWN_PER_CHOICE, _MOST), len(running) // _RUNNING_PER_CHOICE)
 
 
 def _features(known: Iterable[_About]) -> np.ndarray:
@@ -215,7 +225,8 @@ def _gain(mean: np.ndarray, doubt: np.ndarray, best: np.ndarray, keeps: np.ndarr
     """The improvement that is expected of each candidate at each level: (candidates, levels)."""
     spread = np.maximum(doubt, 1e-9)[:, None]
     above = (mean[:, None] - best) / spread
-    gain: np.ndarray = np.where(keeps, spread * (above * norm.cdf(above) + norm.pdf(above)), 0.0)
+    density = np.exp(-np.square(above) / 2.0) / math.sqrt(2.0 * math.pi)
+    gain: np.ndarray = np.where(keeps, spread * (above * ndtr(above) + density), 0.0)
     return gain
 
 

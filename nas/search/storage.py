@@ -49,7 +49,8 @@ class Storage:
         self._where = where
         with _explained(self._where), warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self._storage = _connect(where)
+            self._journal = Journal(where) if isinstance(where, Path) else None
+            self._storage = JournalStorage(self._journal) if self._journal else _connect(str(where))
             held = [study.study_name for study in self._storage.get_all_studies()] if isinstance(where, Path) else []
             study = optuna.create_study(
                 storage=self._storage,
@@ -85,13 +86,31 @@ class Storage:
             )
 
     def changes(self) -> list[FrozenTrial]:
-        """Trials that were begun or finished since the last call, by whichever driver, and those still running."""
+        """Trials that were begun or finished since the last call, by whichever driver; maybe others still running."""
         with _explained(self._where):
-            trials = self._storage.get_all_trials(self._study, deepcopy=False)
-        found = [*(trials[number] for number in self._unfinished), *trials[self.count :]]
-        self._unfinished = {trial.number: trial for trial in found if not trial.state.is_finished()}
-        self.count = len(trials)
+            found = self._written(self._journal) if self._journal else self._read()
+        for trial in found:
+            if trial.state.is_finished():
+                self._unfinished.pop(trial.number, None)
+            else:
+                self._unfinished[trial.number] = trial
         return found
+
+    def _read(self) -> list[FrozenTrial]:
+        trials = self._storage.get_all_trials(self._study, deepcopy=False)
+        begun, self.count = self.count, len(trials)
+        return [*(trials[number] for number in self._unfinished), *trials[begun:]]
+
+    def _written(self, journal: Journal) -> list[FrozenTrial]:
+        """Those that lines of the journal are about: to list all takes the longer the more there are."""
+        news = list[int]()
+        with suppress(KeyError):  # there are no more
+            while True:
+                news.append(self._storage.get_trial_id_from_study_id_trial_number(self._study, self.count))
+                self.count += 1
+        written, journal.written = journal.written, set()
+        older = [trial._trial_id for trial in self._unfinished.values() if trial._trial_id in written]
+        return [self._storage.get_trial(trial) for trial in (*older, *news)]
 
     def abandoned(self) -> list[FrozenTrial]:
         """The running trials of drivers that are no more."""
@@ -184,14 +203,12 @@ def database(url: str, folder: Path) -> str:
     return parts.set(database=str(folder / (parts.database or ""))).render_as_string(hide_password=False)
 
 
-def _connect(where: Path | str) -> BaseStorage:
-    if isinstance(where, Path):
-        return JournalStorage(Journal(where))
+def _connect(url: str) -> BaseStorage:
     try:
-        return get_storage(RDBStorage(where))
+        return get_storage(RDBStorage(url))
     except RuntimeError:
         raise SearchError(
-            f"search.storage: {_shown(where)} was made by another version of Optuna; name another database, or bring "
+            f"search.storage: {_shown(url)} was made by another version of Optuna; name another database, or bring "
             "it up to date with optuna storage upgrade"
         ) from None
 
@@ -235,6 +252,8 @@ class Journal(BaseJournalBackend):
         self._file = path.open("a+b", buffering=0)
         self._read = 0, 0  # complete lines that were read, and the offset behind them
         self._synced = time.monotonic()
+        self.written = set[int]()
+        """The trials that lines were about which were read, until somebody takes them away."""
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         number, offset = self._read if self._read[0] == log_number_from else (0, 0)
@@ -252,6 +271,8 @@ class Journal(BaseJournalBackend):
                     raise SearchError(
                         f"{self._file.name}: line {number} is none of Optuna's; remove the file to search anew"
                     )
+                if "trial_id" in log:
+                    self.written.add(log["trial_id"])
                 yield log
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:

@@ -92,7 +92,7 @@ def made_up(space: SearchSpace) -> Profile:
 
     table = {part: {"128": cost} for part, cost in entries()}
     error = {"mape": 0.02, "worst": 0.05, "kendall_tau": 0.98, "networks": 24}
-    return Profile(Device(name="cpu"), {}, table, Fit(0.0, 1.0, 0.0), (1.0,), None, {"p50_ms": 13.6}, 0.1, error)
+    return Profile(Device(name="cpu"), {}, table, Fit(0.0, 1.0, 1.0), (1.0,), None, {"p50_ms": 13.6}, 0.1, error)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from nas.device import Device
 from nas.errors import DeviceError
 from nas.latency import Recipe
 from nas.latency.bundle import Job
-from nas.latency.measure import Texts
+from nas.latency.measure import REFERENCE, Texts
 from nas.latency.profiling import _network
 from nas.model import CompactBertConfig
 from nas.pipeline.devices import _profile_job
@@ -64,7 +64,8 @@ def test_a_bundle_is_measured_in_a_bare_python_and_makes_a_profile(supernet_weig
     job = _job(supernet_weights, config, memory=True)
     result = _measure(job, tmp_path, bare_python)
     records, peaks = job.read(result)
-    assert set(records) == {name for networks, _ in job.groups for name in networks}
+    assert {REFERENCE, *records} == {name for networks, _ in job.groups for name in networks}
+    assert all(0.0 < record.reference_ms < 100.0 for record in records.values())
     assert len(peaks) == 6 and all(5 < peak < 2000 for peak in peaks.values())
     assert all(min(record.samples_ms) > 0 for record in records.values())
     assert records["teacher"].environment["runtime"] == "onnxruntime"
@@ -140,6 +141,21 @@ def test_a_good_result_is_read(small, tmp_path):
     records, peaks = small.read(tmp_path / "result.json")
     assert records["export"].samples_ms == (1.0, 1.1, 2.0, 2.1) and not peaks
     assert records["teacher"].spread == 0.1 and records["teacher"].device == DEVICE
+
+
+def _group(*names):
+    samples = {name: [[1.0], [2.0]] for name in names}
+    return {"samples_ms": samples, "spread": dict.fromkeys(names, 0.0), "drift": 0.0, "noisy": False, "attempts": 1}
+
+
+def test_each_group_must_have_its_reference(supernet_weights, tmp_path):
+    networks = {REFERENCE: supernet_weights, "export": supernet_weights, "teacher": supernet_weights}
+    job, result = Job(DEVICE, "digest", [(networks, 2)], Texts((5, 6, 7))), tmp_path / "result.json"
+    result.write_text(json.dumps(GOOD | {"groups": [_group(REFERENCE, "export"), _group(REFERENCE, "teacher")]}))
+    assert job.read(result)[0].keys() == {"export", "teacher"}
+    result.write_text(json.dumps(GOOD | {"groups": [_group(REFERENCE, "export"), _group("teacher")]}))
+    with pytest.raises(DeviceError, match="its reference"):
+        job.read(result)
 
 
 @pytest.mark.parametrize("case", BAD)

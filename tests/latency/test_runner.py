@@ -54,6 +54,16 @@ def test_the_first_runs_of_a_turn_do_not_count(monkeypatch):
     assert settled.turns == 2 * _group("reference", "other")["rounds"]
 
 
+def test_the_first_network_comes_in_turns_more_often():
+    others = [f"other {number}" for number in range(24)]
+    group = _group("reference", *others, rounds=3)
+    found = runner.measure_group(group, SETTINGS, _load, lambda run: 1.0 + (run() != "reference"))
+    assert {name: len(taken) for name, (taken,) in found["samples_ms"].items()} == {
+        "reference": 3 * 3 * 12,
+        **dict.fromkeys(others, 3 * 12),
+    }
+
+
 class Settled:
     """Counts the turns that a network is run untimed in."""
 
