@@ -178,6 +178,9 @@ class Search(Settings):
     """Leave out shorter texts of the search set: many rows may be parts of texts, where whole ones will be served."""
     bf16: Flag = True
     """Evaluate candidates in bf16 where the processor multiplies it natively; exports are judged in full precision."""
+    knapsack: Flag = False
+    """Begin with the networks that all single changes of the largest one, each evaluated alone, let expect to be best;
+    these are evaluations besides, some two hundred of six layers."""
     storage: SecretStr | None = None
     """The URL of a database that keeps the trials, in place of a journal in the run's folder. Never written down."""
 

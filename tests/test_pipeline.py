@@ -243,6 +243,13 @@ def test_a_budget_that_all_miss_is_not_exported_and_the_others_are(copied, monke
     assert not copied.export("small").exists() and (copied.export("large") / "verification.json").exists()
 
 
+def test_a_budget_that_nothing_is_predicted_to_meet_says_so(copied, monkeypatch):
+    monkeypatch.setattr(exports, "front", lambda run: {"budgets": {"small": []}})
+    budget = next(one for one in copied.study.budgets if one.name == "small")
+    with pytest.raises(ExportError, match=r"budgets\.small: no candidate is predicted .* raise search\.evaluations or"):
+        exports._export_best(copied, budget, {}, None, fine_tune=False)
+
+
 def test_another_machine_measures_anew(copied, monkeypatch):
     before = {path.stem: path.read_text() for path in (copied.folder / "steps").glob("*.json")}
     monkeypatch.setattr(searches, "fingerprint", lambda device: "another")

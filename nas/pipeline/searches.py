@@ -22,6 +22,7 @@ from nas.progress import Laps
 from nas.search import SearchState, search
 from nas.search.costs import Costs
 from nas.search.executors import Executor, Remembering, executor_for
+from nas.search.knapsack import best_sums, score, single_changes
 from nas.search.sampler import Trials
 from nas.search.selection import Measurement, measure_front
 from nas.search.storage import Storage, check_database, database
@@ -166,6 +167,11 @@ def _go_on(run: Run, costs: Costs, laps: Laps | None = None) -> SearchState:
     def executor() -> Executor:
         return Remembering(executor_for(settings, recipe), memory)
 
+    if settings.knapsack and not trials.evaluated:
+        accuracies = score(executor(), single_changes(run.study.space))
+        trials.begin_with(best_sums(run.study.space, costs, accuracies))
+        if laps is not None:
+            laps.end("knapsack")
     return search(trials, settings.evaluations, executor, laps)
 
 

@@ -141,20 +141,8 @@ class Guide:
                 return []
             keeps = _keeps(pool.values())
             parents = _first(_PARENTS, _gain(outlook.mean, outlook.doubt, best, keeps), list(pool))
-        chosen = list[int]()
-        for turn in self._turns(len(results), _batch(len(results), running), rng):
-            gain = _gain(outlook.mean, outlook.doubt, best[[turn]], keeps[:, [turn]])
-            if not gain.any():  # a level may be out of reach
-                gain = _gain(outlook.mean, outlook.doubt, best, keeps)
-            place = int(np.argmax(gain.sum(axis=1)))
-            if not keeps[place].any():  # all are chosen
-                break
-            chosen.append(place)
-            best = np.where(keeps[place], np.maximum(best, outlook.mean[place]), best)
-            outlook.suppose(place)
-            keeps[place] = False
-        proposed = list(pool)
-        return [proposed[place] for place in chosen]
+        proposed, turns = list(pool), self._turns(len(results), _batch(len(results), running), rng)
+        return [proposed[place] for place in _picked(outlook, best, keeps, turns)]
 
     def _turns(self, done: int, count: int, rng: random.Random) -> Iterator[int]:
         """The levels that candidates of a batch are chosen for: budgets in turns, each second time a share of one."""
@@ -228,6 +216,24 @@ def _gain(mean: np.ndarray, doubt: np.ndarray, best: np.ndarray, keeps: np.ndarr
     density = np.exp(-np.square(above) / 2.0) / math.sqrt(2.0 * math.pi)
     gain: np.ndarray = np.where(keeps, spread * (above * ndtr(above) + density), 0.0)
     return gain
+
+
+def _picked(outlook: Outlook, best: np.ndarray, keeps: np.ndarray, levels: Iterable[int]) -> Iterator[int]:
+    """For one level after the other the place of what is expected to add most to the best there; fewer if there are
+    no more. What is picked is taken to come out as expected.
+    """
+    left = keeps.copy()
+    for level in levels:
+        gain = _gain(outlook.mean, outlook.doubt, best[[level]], left[:, [level]])
+        if not gain.any():  # a level may be out of reach
+            gain = _gain(outlook.mean, outlook.doubt, best, left)
+        place = int(np.argmax(gain.sum(axis=1)))
+        if not left[place].any():
+            return
+        yield place
+        best = np.where(keeps[place], np.maximum(best, outlook.mean[place]), best)
+        outlook.suppose(place)
+        left[place] = False
 
 
 def _first(count: int, values: np.ndarray, architectures: Sequence[Architecture]) -> list[Architecture]:

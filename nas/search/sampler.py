@@ -92,6 +92,10 @@ class Trials:
             return designs(self.space, self.costs, settings.population, rng)
         return self.costs.initial_population(self.space, settings.population, rng)
 
+    def begin_with(self, architectures: Sequence[Architecture]) -> None:
+        """Propose these before all others."""
+        self._start[:0] = architectures
+
     def rest_on(self, what: str, found: str) -> None:
         """Note the digest of what results rest on. Raises `SearchError` if they rest on another."""
         self._storage.rest_on(what, found)

@@ -21,6 +21,12 @@ def search_folder(tmp_path: Path) -> Path:
     return write_search(tmp_path)
 
 
+@pytest.fixture
+def copied_study(searched_study: Path, tmp_path: Path) -> Path:
+    """A tiny study that is searched, to be spoilt."""
+    return shutil.copytree(searched_study.parent, tmp_path / "tiny") / searched_study.name
+
+
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
     """The URL of a PostgreSQL server of the tests' own, with a password; skips where none is installed."""

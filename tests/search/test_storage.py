@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -237,11 +236,6 @@ def test_nothing_can_be_joined_before_it_has_begun(tiny_study, nas):
     code, _, err = nas("search", str(tiny_study), "--join", "--runs", str(tiny_study.parent / "runs"))
     assert code == 2 and "no search of this study with these settings has begun that could be joined" in err
     assert not (tiny_study.parent / "runs").exists()
-
-
-@pytest.fixture
-def copied_study(searched_study, tmp_path):
-    return shutil.copytree(searched_study.parent, tmp_path / "tiny") / searched_study.name
 
 
 def test_a_search_is_joined_with_its_own_profiles(copied_study, nas):
