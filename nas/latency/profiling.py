@@ -36,6 +36,7 @@ _METHOD = 11
 _COPIES = 4
 BLOCK_ROUNDS, WHOLE_ROUNDS = 6, 16
 _FITTED, _HELD_OUT, _WEIGHED = 16, 24, 6
+"""Whole networks; all of them are one group, so they need no scale."""
 _SHALLOW = 3
 """Each third of those that are fitted to has as few layers as any: they are few among random ones, and unlike others.
 """

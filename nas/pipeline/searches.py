@@ -159,7 +159,10 @@ def trials_of(run: Run, costs: Costs) -> Trials:
 
 
 def _go_on(run: Run, costs: Costs, laps: Laps | None = None) -> SearchState:
-    """Evaluate until there are enough. Raises `SearchError` if other profiles, or weights, were used before."""
+    """Evaluate until there are enough. Raises `SearchError` if other profiles, or weights, were used before.
+
+    Who joins a search (and has no `laps`) leaves the knapsack to who began it.
+    """
     trials, recipe, settings = trials_of(run, costs), evaluation(run), run.study.search
     trials.rest_on("profiles", digest(measured_on(run)))
     memory = Memory(run.evaluations(digest([supernet_inputs(run), recipe.weights, *_judged_by(run)])))
@@ -167,11 +170,10 @@ def _go_on(run: Run, costs: Costs, laps: Laps | None = None) -> SearchState:
     def executor() -> Executor:
         return Remembering(executor_for(settings, recipe), memory)
 
-    if settings.knapsack and not trials.evaluated:
-        accuracies = score(executor(), single_changes(run.study.space))
-        trials.begin_with(best_sums(run.study.space, costs, accuracies))
-        if laps is not None:
-            laps.end("knapsack")
+    if settings.knapsack and laps is not None and trials.evaluated < settings.evaluations:
+        changes = single_changes(run.study.space)
+        trials.begin_with(best_sums(run.study.space, costs, score(executor(), changes)))
+        laps.end("knapsack")
     return search(trials, settings.evaluations, executor, laps)
 
 

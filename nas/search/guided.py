@@ -149,7 +149,7 @@ class Guide:
         budgets = len(self._costs.budgets)
         for number in range(count):
             by_share = number % 2
-            yield rng.randrange(budgets, budgets * len(_SHARES)) if by_share else (done + number // 2) % budgets
+            yield rng.randrange(budgets, budgets * len(_SHARES)) if by_share else (done + number) // 2 % budgets
 
     def _learnt(self, results: Sequence[CandidateResult], known: Sequence[_About]) -> Belief:
         """The model of the results, its own settings fitted to as many of the first as there were at the last step."""

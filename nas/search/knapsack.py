@@ -7,7 +7,7 @@ badly far from the largest network; the best sums are good networks all the same
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import NamedTuple
@@ -15,12 +15,15 @@ from typing import NamedTuple
 import numpy as np
 
 from nas.architecture import LAYER_BLOCKS, Architecture
-from nas.budget import Budget
+from nas.budget import Budget, Limits
 from nas.compression import Block, compression
-from nas.progress import track
+from nas.progress import say, track
 from nas.search.costs import Costs
 from nas.search.executors import Executor
 from nas.space import SearchSpace
+
+_TIGHTENED, _STEP = 50, 0.001
+"""So often a limit is tightened, by that share of it at least, until what is found keeps its budget."""
 
 
 def single_changes(space: SearchSpace) -> list[Architecture]:
@@ -51,20 +54,36 @@ def score(executor: Executor, architectures: Sequence[Architecture]) -> dict[Arc
 def best_sums(space: SearchSpace, costs: Costs, accuracies: Mapping[Architecture, float]) -> list[Architecture]:
     """For each budget the network of the least sum of losses, from the accuracies of all single changes.
 
-    Costs are taken to add up too, as one latency at one length does; a layer that is left without any block keeps its
-    smallest one. What misses all budgets by the prediction for the whole network is left out.
+    Costs are taken to add up too, as a latency at one length does; where they do not, the limit is tightened until the
+    whole network is predicted to keep the budget. Of several limits one after the other is solved for. Exits, dropped
+    tokens and borrowed weights are left out.
     """
-    found = (_best_sum(space, costs, budget, accuracies) for budget in costs.budgets)
-    return [one for one in dict.fromkeys(found) if one and costs.violation(one) <= 0.0]
+    found = dict[Architecture, None]()
+    for budget in costs.budgets:
+        sums = [_best_sum(space, costs, budget, limit, accuracies) for limit in _single_limits(budget)]
+        kept = [one for one in sums if one is not None]
+        if kept:
+            found[min(kept, key=lambda one: one[0])[1]] = None
+        else:
+            say(f"{budget.name}: no sum of single changes was found that keeps it")
+    return list(found)
+
+
+def _single_limits(budget: Budget) -> list[Budget]:
+    return [
+        Budget(name=budget.name, limits=(Limits.model_validate({"device": limits.device, name: limit}),))
+        for limits in budget.limits
+        for name, limit in limits.given.items()
+    ]
 
 
 class _Sums(NamedTuple):
-    """Choices for some blocks: none is both cheaper and better than another. The cheapest is first, the best last."""
+    """Choices for some layers: none is both cheaper and better than another. The cheapest is first, the best last."""
 
     costs: np.ndarray
     losses: np.ndarray
     chosen: np.ndarray
-    """The place of each block's option: (sums, blocks)."""
+    """The place of each layer's options: (sums, layers)."""
 
     def best(self) -> _Sums:
         """Without those that another beats."""
@@ -73,49 +92,80 @@ class _Sums(NamedTuple):
         kept = order[np.append(True, self.losses[order][1:] < least[:-1])]
         return _Sums(*(values[kept] for values in self))
 
-    def with_choice(self, costs: np.ndarray, losses: np.ndarray) -> _Sums:
-        """All of these with each option of a further block."""
+    def at_most(self, cost: float) -> _Sums:
+        """Those that cost no more."""
+        return _Sums(*(values[self.costs <= cost] for values in self))
+
+    def with_layer(self, costs: np.ndarray, losses: np.ndarray) -> _Sums:
+        """All of these with each choice for a further layer."""
         before, own = (places.ravel() for places in np.indices((len(self.costs), len(costs))))
         chosen = np.concatenate([self.chosen[before], own[:, None]], axis=1)
         return _Sums(self.costs[before] + costs[own], self.losses[before] + losses[own], chosen).best()
 
 
 def _best_sum(
-    space: SearchSpace, costs: Costs, budget: Budget, accuracies: Mapping[Architecture, float]
-) -> Architecture | None:
-    """The network of the least sum of losses among those whose sum of costs keeps a budget."""
-    largest, best, least = space.largest(), None, np.inf
+    space: SearchSpace, costs: Costs, budget: Budget, limit: Budget, accuracies: Mapping[Architecture, float]
+) -> tuple[float, Architecture] | None:
+    """The least sum of losses whose costs keep a limit, and its network, which keeps the budget."""
+    fronts, target = list(_fronts(space, replace(costs, budgets=(limit,)), limit, accuracies)), 0.0
+    for _ in range(_TIGHTENED):
+        within = [(sums.at_most(target), ends) for ends, sums in fronts]
+        able = [(sums.losses[-1], sums.chosen[-1], ends) for sums, ends in within if len(sums.losses)]
+        if not able:
+            return None
+        loss, chosen, (hidden, embedding, kept) = min(able, key=lambda one: one[0])
+        pairs = _pairs(space)
+        layers = tuple(space.layer(source, *pairs[place]) for source, place in zip(kept, chosen, strict=True))
+        network = space.repaired(Architecture(hidden, layers, embedding))
+        excess = costs.cautious_excess(network, budget)
+        if excess <= 0.0:
+            return float(loss), network
+        target -= max(excess, _STEP)
+    return None
+
+
+Ends = tuple[int, str, tuple[int, ...]]
+"""Hidden size, embedding and the layers that stay."""
+
+
+def _fronts(
+    space: SearchSpace, costs: Costs, limit: Budget, accuracies: Mapping[Architecture, float]
+) -> Iterator[tuple[Ends, _Sums]]:
+    """For all ends the sums of costs and losses, the cost being the excess over a limit."""
+    largest, pairs = space.largest(), _pairs(space)
     sources = [layer.source for layer in largest.layers]
 
     def loss(*changed: Architecture) -> float:
         return sum(accuracies[largest] - accuracies[one] for one in changed)
 
-    def excesses(changed: Sequence[Architecture]) -> np.ndarray:
-        return np.array([costs.cautious_excess(one, budget) for one in changed])
+    def excess(changed: Architecture) -> float:
+        return costs.cautious_excess(changed, limit)
 
     for hidden, embedding, kept in product(space.dimensions.hidden_size, space.compression.embedding, space.layer_sets):
-        attention, feed_forward = (_options(space, block)[0] for block in LAYER_BLOCKS)
-        smallest = tuple(space.layer(source, attention, feed_forward) for source in kept)
-        base = Architecture(hidden, smallest, embedding)
+        base = Architecture(hidden, tuple(space.layer(source, *pairs[0]) for source in kept), embedding)
         ends = (
             replace(largest, hidden_size=hidden),
             replace(largest, embedding=embedding),
             _with_layers(largest, kept),
         )
-        sums = _Sums(excesses([base]), np.array([loss(*ends)]), np.zeros((1, 0), int))
-        for number, block in product(range(len(kept)), LAYER_BLOCKS):
-            options = _options(space, block)
-            added = excesses([_having(base, number, block, option) for option in options]) - excesses([base])
-            place = sources.index(kept[number])
-            lost = [loss(_having(largest, place, block, option)) for option in options]
-            sums = sums.with_choice(added, np.array(lost))
-        within = np.flatnonzero(sums.costs <= 0.0)
-        if len(within) and sums.losses[within[-1]] < least:  # the dearest is the best
-            least, chosen = sums.losses[within[-1]], iter(sums.chosen[within[-1]])
-            for number, block in product(range(len(kept)), LAYER_BLOCKS):
-                base = _having(base, number, block, _options(space, block)[next(chosen)])
-            best = space.repaired(base)
-    return best
+        least = excess(base)
+        sums = _Sums(np.array([least]), np.array([loss(*ends)]), np.zeros((1, 0), int))
+        for number, source in enumerate(kept):
+            added, lost = np.zeros(len(pairs)), np.zeros(len(pairs))
+            for place, block in enumerate(LAYER_BLOCKS):
+                options = _options(space, block)
+                more = {option: excess(_having(base, number, block, option)) - least for option in options}
+                worse = {option: loss(_having(largest, sources.index(source), block, option)) for option in options}
+                added += [more[pair[place]] for pair in pairs]
+                lost += [worse[pair[place]] for pair in pairs]
+            sums = sums.with_layer(added, lost)
+        yield (hidden, embedding, kept), sums
+
+
+def _pairs(space: SearchSpace) -> list[tuple[tuple[int, str], tuple[int, str]]]:
+    """An option for each block of a layer, of which one at least is there."""
+    pairs = product(_options(space, "attention"), _options(space, "feed_forward"))
+    return [pair for pair in pairs if any(size for size, _ in pair)]
 
 
 def _options(space: SearchSpace, block: Block) -> list[tuple[int, str]]:

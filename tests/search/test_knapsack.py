@@ -12,10 +12,15 @@ import pytest
 from driver import costs_of
 
 from nas.architecture import LAYER_BLOCKS, Architecture
+from nas.budget import Budget
 from nas.evaluate import CandidateResult
+from nas.pipeline import Run
+from nas.pipeline.searches import costs_of as costs_of_run
+from nas.pipeline.searches import evaluate_candidates
 from nas.search.executors import AHEAD
 from nas.search.knapsack import best_sums, score, single_changes
 from nas.space import SearchSpace
+from nas.study import Study
 
 SPACE = SearchSpace.load("tiny")
 
@@ -107,23 +112,61 @@ def test_the_best_sum_is_that_of_trying_all(search_folder, seed):
     assert sorted(map(loss, found)) == pytest.approx(sorted(set(expected)))
 
 
-def test_blocks_may_be_left_out_but_never_all_of_a_layer(search_folder):
-    space = _small(attention=["none", "skip"], feed_forward=["none", "skip"])
-    accuracies = {changed: 0.9 - 0.1 * (len(changed.layers) < 3) for changed in single_changes(space)}
-    found = best_sums(space, costs_of(search_folder), accuracies)
-    assert found and all(space.contains(one) for one in found)
-    assert any(layer.option("attention") == (0, "skip") for one in found for layer in one.layers)
+def test_several_limits_are_all_kept(search_folder):
+    """Each leads for other networks: what keeps the one alone misses the other."""
+    costs, rng = costs_of(search_folder), random.Random(0)
+    accuracies = {changed: rng.random() for changed in single_changes(SPACE)}
+    (alone,) = best_sums(SPACE, replace(costs, budgets=costs.budgets[:1]), accuracies)
+    size = costs.figures(alone, "cpu")["size_mb"]
+    both = Budget(name="both", device="cpu", p50_ms="50%", size_mb=0.9 * size)
+    (found,) = best_sums(SPACE, replace(costs, budgets=(both,)), accuracies)
+    assert costs.cautious_excess(alone, costs.budgets[0]) <= 0.0 < replace(costs, budgets=(both,)).violation(alone)
+    assert replace(costs, budgets=(both,)).violation(found) <= 0.0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_where_blocks_are_left_out_the_sums_keep_their_budgets(search_folder, seed):
+    """Costs do not add up there: without the last attention other blocks compute the first token alone."""
+    space, costs = _small(attention=["none", "skip"], feed_forward=["none", "skip"]), costs_of(search_folder)
+    rng = random.Random(seed)
+    accuracies = {
+        changed: 0.9 - 0.1 * (len(changed.layers) < 3) - 0.02 * rng.random() for changed in single_changes(space)
+    }
+    skipped = 0
+    for budget in costs.budgets:
+        (found,) = best_sums(space, replace(costs, budgets=(budget,)), accuracies)
+        assert space.contains(found) and costs.cautious_excess(found, budget) <= 0.0
+        skipped += any((0, "skip") in map(layer.option, LAYER_BLOCKS) for layer in found.layers)
+    assert skipped
+
+
+def test_a_budget_without_a_sum_is_named(search_folder, capsys):
+    costs = replace(costs_of(search_folder), budgets=(Budget(name="none", device="cpu", p50_ms="0.1%"),))
+    assert best_sums(SPACE, costs, dict.fromkeys(single_changes(SPACE), 0.5)) == []
+    assert "none: no sum of single changes" in capsys.readouterr().err
 
 
 def test_a_study_may_begin_with_them(copied_study, nas):
-    """Scored once: what is known of the supernet stays when the search begins anew."""
-    runs = copied_study.parent / "runs"
-    text = re.sub(r'p50_ms = "\d+%"', 'p50_ms = "85%"', copied_study.read_text())
-    copied_study.write_text(text.replace("[search]", "[search]\nknapsack = true"))
-    code, _, err = nas("search", str(copied_study), "--runs", str(runs))
-    assert code == 0, err
+    """Before all others; what is known of the supernet stays when another search begins, and is not scored again."""
+    runs, text = copied_study.parent / "runs", copied_study.read_text()
     (known,) = (runs / "tiny" / "evaluations").glob("*.jsonl")
-    evaluated = [CandidateResult.from_json(json.loads(line)) for line in known.read_text().splitlines() if line]
-    space = SearchSpace.load("tiny")
-    accuracies = {result.architecture: result.accuracy for result in evaluated if result.complete}
-    assert set(single_changes(space)) <= accuracies.keys()
+
+    def evaluated():
+        lines = (json.loads(line) for line in known.read_text().splitlines() if line)
+        return [CandidateResult.from_json(line) for line in lines]
+
+    sums, counts = [], []
+    for share in (85, 80):
+        asked = re.sub(r'p50_ms = "\d+%"', f'p50_ms = "{share}%"', text).replace(
+            "[search]", "[search]\nknapsack = true"
+        )
+        copied_study.write_text(asked)
+        code, _, err = nas("search", str(copied_study), "--runs", str(runs))
+        assert code == 0, err
+        accuracies = {result.architecture: result.accuracy for result in evaluated() if result.complete}
+        assert set(single_changes(SPACE)) <= accuracies.keys()
+        run = Run.of(Study.load(copied_study), runs)
+        sums = best_sums(SPACE, costs_of_run(run), accuracies)
+        assert sums and [one.architecture for one in evaluate_candidates(run).results][: len(sums)] == sums
+        counts.append(sum(result.architecture in set(single_changes(SPACE)) for result in evaluated()))
+    assert counts[0] == counts[1]
