@@ -34,7 +34,7 @@ time."""
 _KNOWN_PER_CHOICE, _RUNNING_PER_CHOICE = 16, 4
 """One is chosen for so many that are known, at most `_MOST` together, or for so many that are in flight."""
 _SHARES = (1.0, 0.5, 0.25, 0.125)
-"""Of each budget: levels that a front is looked at; its cheap end is looked after by each second candidate."""
+"""Of each budget: levels that a front is looked at; its cheap end is looked after by each third candidate."""
 _ROUNDS, _CHILDREN, _PARENTS = 3, 300, 8
 _BEST = 4
 """So many evaluated candidates of each level have children."""
@@ -145,11 +145,11 @@ class Guide:
         return [proposed[place] for place in _picked(outlook, best, keeps, turns)]
 
     def _turns(self, done: int, count: int, rng: random.Random) -> Iterator[int]:
-        """The levels that candidates of a batch are chosen for: budgets in turns, each second time a share of one."""
+        """The levels that candidates of a batch are chosen for: budgets in turns, each third time a share of one."""
         budgets = len(self._costs.budgets)
-        for number in range(count):
-            by_share = number % 2
-            yield rng.randrange(budgets, budgets * len(_SHARES)) if by_share else (done + number) // 2 % budgets
+        for turn in range(done, done + count):
+            by_share = turn % 3 == 2
+            yield rng.randrange(budgets, budgets * len(_SHARES)) if by_share else (turn - turn // 3) % budgets
 
     def _learnt(self, results: Sequence[CandidateResult], known: Sequence[_About]) -> Belief:
         """The model of the results, its own settings fitted to as many of the first as there were at the last step."""
