@@ -28,8 +28,7 @@ Network = CompactBertForSequenceClassification | tuple[BlockChain, CompactBertCo
 GROUP = 40
 """So many networks are measured in turns."""
 REFERENCE = "reference"
-"""The name of the network that all groups have in them, where there is one: by it they are told apart from how fast the
-machine was at the time."""
+"""The name of the network that all groups have in them, where there is one: it tells how fast the machine was then."""
 Keep = Callable[[dict[str, LatencyRecord]], None]
 
 

@@ -2,8 +2,7 @@
 
 A block's latency is taken from a chain of several of them. A machine may be faster at one time than at another, for
 longer than a group of networks is measured: one network is measured with all groups, and sets them on one scale. The
-error is measured on whole sub-networks that nothing
-was fitted to, and written into the profile.
+error is measured on whole sub-networks that nothing was fitted to, and written into the profile.
 """
 
 from __future__ import annotations
@@ -95,8 +94,7 @@ class Recipe:
         fewest = len(self.space.layer_sets[0])
         for number in range(_FITTED - len(chosen)):
             drawn = self._drawn(rng)
-            shallow = self.space.repaired(replace(drawn, layers=drawn.layers[:fewest], exit_threshold=0.0))
-            chosen[f"fitted_{number}"] = drawn if number % _SHALLOW else shallow
+            chosen[f"fitted_{number}"] = drawn if number % _SHALLOW else self._first_layers(drawn, fewest)
         for number in range(_HELD_OUT):
             chosen[f"held_out_{number}"] = self._drawn(rng)
         return chosen
@@ -109,8 +107,11 @@ class Recipe:
         drawn = self.space.sample(rng)
         if not drawn.exit_threshold:
             return drawn
-        left = drawn.layers[: rng.randint(1, len(drawn.layers))]
-        return self.space.repaired(replace(drawn, layers=left, exit_threshold=0.0))
+        return self._first_layers(drawn, rng.randint(1, len(drawn.layers)))
+
+    def _first_layers(self, architecture: Architecture, count: int) -> Architecture:
+        """So many layers of an architecture, all texts going through all of them."""
+        return self.space.repaired(replace(architecture, layers=architecture.layers[:count], exit_threshold=0.0))
 
     @cached_property
     def tokens(self) -> list[int]:
@@ -238,10 +239,9 @@ def build_profile(recipe: Recipe, inputs: str, parts: Path | None = None) -> Pro
     whole = known.measured("whole")
     left = {name: network for name, network in recipe.whole().items() if name not in whole}
     if left:
-        networks, at, keep = recipe.with_reference(left), recipe.tokens_of({}), known.keeping("whole")
-        whole |= measure(
-            device, networks, WHOLE_ROUNDS, f"Measuring whole sub-networks on {device.name}", recipe.texts, at, keep
-        )
+        networks = recipe.with_reference(left)
+        title, at, keep = f"Measuring whole sub-networks on {device.name}", recipe.tokens_of({}), known.keeping("whole")
+        whole |= measure(device, networks, WHOLE_ROUNDS, title, recipe.texts, at, keep)
     networks = {name: _network(recipe.base, recipe.chosen[name]) for name in recipe.weighed()}
     peaks = measure_peak_memory(device, networks, recipe.texts) if networks else {}
     return recipe.profile(blocks, whole, peaks)
@@ -280,7 +280,7 @@ def fitted(parts: Sequence[Sum], measured: Sequence[float]) -> Fit:
     """What gives the least relative errors for parts that were measured together; a factor where their sums hardly
     differ.
 
-    That the slopes differ is believed as far as it is seen: without a reason in the figures there is one.
+    That the slopes differ is believed as far as it is seen: without a reason in the figures they are equal.
     """
     (inner, outer), y = np.transpose(parts), np.asarray(measured)
     whole = inner + outer

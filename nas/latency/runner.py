@@ -42,7 +42,7 @@ Turns are short and many, for what disturbs a machine lasts longer than a run.""
 _MOST_SAMPLES, _FEWEST_SAMPLES = 12, 2
 _WARM_UP_SECONDS, _WARM_UP_WINDOW, _STABLE = 1.0, 3, 0.05
 _REFERENCE_SAMPLES, _BETWEEN = 12, 10
-"""The reference has a turn of its own after so many others."""
+"""Samples of the reference before and after the rest; it also has a turn after so many others."""
 _ATTEMPTS = 3
 _MOST_DRIFT, _MOST_SPREAD = 0.1, 0.15
 _MB = 1e6

@@ -158,10 +158,9 @@ def trials_of(run: Run, costs: Costs) -> Trials:
     return trials
 
 
-def _go_on(run: Run, costs: Costs, laps: Laps | None = None) -> SearchState:
-    """Evaluate until there are enough. Raises `SearchError` if other profiles, or weights, were used before.
-
-    Who joins a search (and has no `laps`) leaves the knapsack to who began it.
+def _go_on(run: Run, costs: Costs, laps: Laps, knapsack: bool = False) -> SearchState:
+    """Evaluate until there are enough, beginning with a knapsack if there shall be one. Raises `SearchError` if other
+    profiles, or weights, were used before.
     """
     trials, recipe, settings = trials_of(run, costs), evaluation(run), run.study.search
     trials.rest_on("profiles", digest(measured_on(run)))
@@ -170,7 +169,7 @@ def _go_on(run: Run, costs: Costs, laps: Laps | None = None) -> SearchState:
     def executor() -> Executor:
         return Remembering(executor_for(settings, recipe), memory)
 
-    if settings.knapsack and laps is not None and trials.evaluated < settings.evaluations:
+    if knapsack and trials.evaluated < settings.evaluations:
         changes = single_changes(run.study.space)
         trials.begin_with(best_sums(run.study.space, costs, score(executor(), changes)))
         laps.end("knapsack")
@@ -186,7 +185,7 @@ def measured_on(run: Run, *names: str) -> list[str]:
 def join_search(run: Run) -> SearchState:
     """Evaluate candidates beside the command that searches this run, until there are enough.
 
-    Writes nothing but trials and accuracies; what comes after is that command's.
+    Writes nothing but trials and accuracies; what comes before and after is that command's.
     """
     study = run.study
     if not run.is_started("search") or not run.is_started("search", search_inputs(run)):
@@ -194,7 +193,7 @@ def join_search(run: Run) -> SearchState:
             f"{run.folder}: no search of this study with these settings has begun that could be joined; start one "
             "with nas search"
         )
-    return _go_on(run, Costs(teacher_config(run), _profiles(run), study.budgets))
+    return _go_on(run, Costs(teacher_config(run), _profiles(run), study.budgets), Laps())
 
 
 def evaluate_candidates(run: Run) -> SearchState:
@@ -209,7 +208,7 @@ def evaluate_candidates(run: Run) -> SearchState:
     state = SearchState.of(trials_of(run, costs)) if run.is_done("search", inputs) else None
     if state is None or not has_ended(run, len(state.results)):
         with run.step("search", inputs, run.journal.parent) as laps:
-            state = _go_on(run, costs, laps)
+            state = _go_on(run, costs, laps, study.search.knapsack)
         run.note("search", ended=_end(run, len(state.results)))
     return state
 

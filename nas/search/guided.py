@@ -71,13 +71,12 @@ class GuidedSampler(BaseSampler):
     ) -> dict[str, Any]:
         if not search_space:
             return {}
-        trials = study.get_trials(deepcopy=False)
         running, done = dict.fromkeys(self._running.values()), len(self._known)
         while self._chosen and (self._chosen[0] in running or self._chosen[0] in self._known):
             del self._chosen[0]
         if not self._chosen or done >= self._learnt_from + _batch(self._learnt_from, running):
             self._learnt_from = done
-            rng = random.Random(f"guided/{self._seed}/{len(trials)}")
+            rng = random.Random(f"guided/{self._seed}/{trial.number + 1}")
             self._chosen = self._guide.choose(list(self._known.values()), running, rng)
         return self._encoding.encode(self._chosen[0]) if self._chosen else {}
 

@@ -7,7 +7,7 @@ badly far from the largest network; the best sums are good networks all the same
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import NamedTuple
@@ -107,14 +107,14 @@ def _best_sum(
     space: SearchSpace, costs: Costs, budget: Budget, limit: Budget, accuracies: Mapping[Architecture, float]
 ) -> tuple[float, Architecture] | None:
     """The least sum of losses whose costs keep a limit, and its network, which keeps the budget."""
-    fronts, target = list(_fronts(space, replace(costs, budgets=(limit,)), limit, accuracies)), 0.0
+    fronts, pairs = list(_fronts(space, replace(costs, budgets=(limit,)).violation, accuracies)), _pairs(space)
+    target = 0.0
     for _ in range(_TIGHTENED):
         within = [(sums.at_most(target), ends) for ends, sums in fronts]
         able = [(sums.losses[-1], sums.chosen[-1], ends) for sums, ends in within if len(sums.losses)]
         if not able:
             return None
         loss, chosen, (hidden, embedding, kept) = min(able, key=lambda one: one[0])
-        pairs = _pairs(space)
         layers = tuple(space.layer(source, *pairs[place]) for source, place in zip(kept, chosen, strict=True))
         network = space.repaired(Architecture(hidden, layers, embedding))
         excess = costs.cautious_excess(network, budget)
@@ -126,40 +126,43 @@ def _best_sum(
 
 Ends = tuple[int, str, tuple[int, ...]]
 """Hidden size, embedding and the layers that stay."""
+Value = Callable[[Architecture], float]
 
 
 def _fronts(
-    space: SearchSpace, costs: Costs, limit: Budget, accuracies: Mapping[Architecture, float]
+    space: SearchSpace, excess: Value, accuracies: Mapping[Architecture, float]
 ) -> Iterator[tuple[Ends, _Sums]]:
     """For all ends the sums of costs and losses, the cost being the excess over a limit."""
-    largest, pairs = space.largest(), _pairs(space)
-    sources = [layer.source for layer in largest.layers]
+    largest = space.largest()
 
-    def loss(*changed: Architecture) -> float:
-        return sum(accuracies[largest] - accuracies[one] for one in changed)
+    def loss(changed: Architecture) -> float:
+        return accuracies[largest] - accuracies[changed]
 
-    def excess(changed: Architecture) -> float:
-        return costs.cautious_excess(changed, limit)
-
+    lost = {layer.source: _of_pairs(space, largest, number, loss) for number, layer in enumerate(largest.layers)}
     for hidden, embedding, kept in product(space.dimensions.hidden_size, space.compression.embedding, space.layer_sets):
-        base = Architecture(hidden, tuple(space.layer(source, *pairs[0]) for source in kept), embedding)
+        smallest = tuple(space.layer(source, *_pairs(space)[0]) for source in kept)
+        base = Architecture(hidden, smallest, embedding)
+        least = excess(base)
         ends = (
             replace(largest, hidden_size=hidden),
             replace(largest, embedding=embedding),
             _with_layers(largest, kept),
         )
-        least = excess(base)
-        sums = _Sums(np.array([least]), np.array([loss(*ends)]), np.zeros((1, 0), int))
+        sums = _Sums(np.array([least]), np.array([sum(map(loss, ends))]), np.zeros((1, 0), int))
         for number, source in enumerate(kept):
-            added, lost = np.zeros(len(pairs)), np.zeros(len(pairs))
-            for place, block in enumerate(LAYER_BLOCKS):
-                options = _options(space, block)
-                more = {option: excess(_having(base, number, block, option)) - least for option in options}
-                worse = {option: loss(_having(largest, sources.index(source), block, option)) for option in options}
-                added += [more[pair[place]] for pair in pairs]
-                lost += [worse[pair[place]] for pair in pairs]
-            sums = sums.with_layer(added, lost)
+            added = _of_pairs(space, base, number, excess) - len(LAYER_BLOCKS) * least
+            sums = sums.with_layer(added, lost[source])
         yield (hidden, embedding, kept), sums
+
+
+def _of_pairs(space: SearchSpace, network: Architecture, number: int, value: Value) -> np.ndarray:
+    """For each pair of options of a layer the sum of the network's value with the one and with the other."""
+    single = {
+        (block, option): value(_having(network, number, block, option))
+        for block in LAYER_BLOCKS
+        for option in _options(space, block)
+    }
+    return np.array([sum(single[own] for own in zip(LAYER_BLOCKS, pair, strict=True)) for pair in _pairs(space)])
 
 
 def _pairs(space: SearchSpace) -> list[tuple[tuple[int, str], tuple[int, str]]]:

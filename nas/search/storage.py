@@ -103,9 +103,7 @@ class Storage:
 
     def _written(self, journal: Journal) -> list[FrozenTrial]:
         """Those that lines of the journal are about: to list all takes the longer the more there are."""
-        self._storage.get_study_id_from_name(
-            self._name
-        )  # reads new lines: what is wrong with them is no KeyError below
+        self._storage.get_study_id_from_name(self._name)  # reads the lines; what is wrong with them is raised here
         news = list[int]()
         with suppress(KeyError):  # there are no more
             while True:

@@ -155,7 +155,7 @@ def test_a_study_may_begin_with_them(copied_study, nas):
         lines = (json.loads(line) for line in known.read_text().splitlines() if line)
         return [CandidateResult.from_json(line) for line in lines]
 
-    sums, counts = [], []
+    counts = []
     for share in (85, 80):
         asked = re.sub(r'p50_ms = "\d+%"', f'p50_ms = "{share}%"', text).replace(
             "[search]", "[search]\nknapsack = true"
