@@ -69,6 +69,17 @@ def test_equal_time(searched_study):
 
 
 @pytest.mark.slow
+def test_knapsack(searched_study):
+    found = _bench("knapsack", searched_study, "--evaluations", "12", "--seeds", "0")
+    assert found["changes"] == 1 + 2 + 1 + 3 + 3 * (5 + 5)
+    sums, without, begun = found["searches"]
+    assert sums["best"].keys() == {"large", "small"} and sums["end"] is None
+    for search in (without, begun):
+        assert 0 < search["early"] <= search["end"] <= 1
+    assert all(begun["best"][name] >= accuracy for name, accuracy in sums["best"].items())
+
+
+@pytest.mark.slow
 def test_kills(searched_study):
     """The driver of a search on a cluster is killed; the same command ends the search."""
     found = _bench("kills", searched_study, "--kills", "1")

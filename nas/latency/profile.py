@@ -2,7 +2,8 @@
 
 A sub-network is predicted by the sum of its blocks, corrected by what was fitted to a few whole sub-networks: for what
 happens once, and that a processor does unlike blocks in turns less well than the chain of equal ones that each was
-timed in; where the first token alone is computed it finds the inputs at hand, which it does not in such a chain.
+timed in; where the first token alone is computed it finds the inputs at hand, which it does not in such a chain; and
+small networks lose what they have in caches the more the longer they run, larger ones have lost it all.
 `profiling.py` says how all that is measured.
 """
 
@@ -51,10 +52,15 @@ class Fit:
     """How many times as long blocks that compute all tokens take there."""
     outer: float
     """The same of all else."""
+    below: float = 0.0
+    """How much more either takes up to the knee."""
+    knee_ms: float = 0.0
+    """A sum of parts."""
 
     def at(self, parts: Sum) -> float:
         """The latency of a network whose parts sum up to that."""
-        return self.offset_ms + self.inner * parts.inner_ms + self.outer * parts.outer_ms
+        small = self.below * min(parts.ms, self.knee_ms)
+        return self.offset_ms + self.inner * parts.inner_ms + self.outer * parts.outer_ms + small
 
 
 @dataclass(frozen=True)

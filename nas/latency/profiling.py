@@ -30,7 +30,7 @@ from nas.model import CompactBertConfig, CompactBertForSequenceClassification
 from nas.model.sizes import stored_mb
 from nas.space import SearchSpace
 
-_METHOD = 11
+_METHOD = 12
 """Raised when blocks are measured in another way, so that older profiles are made anew."""
 _COPIES = 4
 BLOCK_ROUNDS, WHOLE_ROUNDS = 6, 16
@@ -45,7 +45,7 @@ _MOST_LENGTHS = 4
 _ALIKE = 1.5
 """A fit needs sums of which the largest is at least so many times the smallest."""
 _DOUBT = 0.1
-"""The usual relative error of a measurement over the difference that may be expected between the two slopes."""
+"""The usual relative error of a measurement over the difference that may be expected between slopes."""
 _ALL = 10**6
 _MOST_ROWS = 4096
 """Rows of the word table in measured networks: a look-up costs the same in a larger one, writing it does not."""
@@ -280,16 +280,20 @@ def fitted(parts: Sequence[Sum], measured: Sequence[float]) -> Fit:
     """What gives the least relative errors for parts that were measured together; a factor where their sums hardly
     differ.
 
-    That the slopes differ is believed as far as it is seen: without a reason in the figures they are equal.
+    That slopes differ is believed as far as it is seen: without a reason in the figures they are equal, above and below
+    the knee, which lies at the mean of the sums.
     """
     (inner, outer), y = np.transpose(parts), np.asarray(measured)
     whole = inner + outer
     if whole.max() < _ALIKE * whole.min():
         factor = float(np.median(y / whole))
         return Fit(0.0, factor, factor)
-    design = np.stack([np.ones_like(y), inner, outer], axis=1) / y[:, None]
-    design, target = np.vstack([design, [0.0, _DOUBT, -_DOUBT]]), np.append(np.ones_like(y), 0.0)
-    return Fit(*lsq_linear(design, target, ([-np.inf, 0.0, 0.0], np.inf)).x.tolist())
+    knee = float(whole.mean())
+    design = np.stack([np.ones_like(y), inner, outer, np.minimum(whole, knee)], axis=1) / y[:, None]
+    doubts = [[0.0, _DOUBT, -_DOUBT, 0.0], [0.0, 0.0, 0.0, _DOUBT]]
+    design, target = np.vstack([design, doubts]), np.append(np.ones_like(y), np.zeros(len(doubts)))
+    offset, own_inner, own_outer, below = lsq_linear(design, target, ([-np.inf, 0.0, 0.0, 0.0], np.inf)).x.tolist()
+    return Fit(offset, own_inner, own_outer, below, knee)
 
 
 def _block_networks(space: SearchSpace, base: CompactBertConfig) -> Iterator[tuple[str, Network]]:

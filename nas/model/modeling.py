@@ -340,7 +340,8 @@ class CompactBertModel(nn.Module):
         if attention_mask is not None:
             blocked = torch.finfo(hidden.dtype).min
             mask = (1.0 - attention_mask[:, None, None, :].to(hidden.dtype)) * blocked
-        states, places = [hidden], list[torch.Tensor | None]([None])
+        states = [hidden]
+        places: list[torch.Tensor | None] = [None]
         for number, layer in enumerate(self.encoder.layer):
             first_only = number >= self.first_token_from and not every_token
             hidden, chosen = layer(hidden, mask, first_only)

@@ -25,6 +25,7 @@ CASES: dict[str, dict[str, Any]] = {
     "onnxruntime": {"runtime": "onnxruntime"},
     "onnxruntime, int8 mixtures": {"runtime": "onnxruntime"},
     "torch": {"runtime": "torch"},
+    "torch, compiled": {"runtime": "torch", "compiled": True},
     "openvino": {"runtime": "openvino"},
 }
 

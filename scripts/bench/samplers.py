@@ -18,7 +18,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean, median
@@ -45,7 +45,7 @@ from nas.pipeline.searches import costs_of, evaluation
 from nas.search import search
 from nas.search.costs import Costs
 from nas.search.encoding import Encoding
-from nas.search.executors import AHEAD, InlineExecutor
+from nas.search.executors import AHEAD, Executor, InlineExecutor
 from nas.search.guided import features
 from nas.search.sampler import Trials
 from nas.search.storage import Storage
@@ -130,9 +130,15 @@ class Waiting:
 
 
 def run_one(
-    name: str, seed: int, count: int, space: SearchSpace, costs: Costs, executor: Waiting | InlineExecutor
+    name: str,
+    seed: int,
+    count: int,
+    space: SearchSpace,
+    costs: Costs,
+    executor: Executor,
+    begin: Sequence[Architecture] = (),
 ) -> dict[str, Any]:
-    """One search with a sampler: its curves, by evaluations, and the seconds that it took."""
+    """One search with a sampler, which may `begin` with some: its curves, by evaluations, and the seconds it took."""
     settings = Search(sampler="random" if name == BASELINE else name, evaluations=count)
     limit, teacher = _largest_limit(costs), costs.teacher(costs.budgets[0].device)["p50_ms"]
     started = time.monotonic()
@@ -145,6 +151,7 @@ def run_one(
             settings,
             seed,
         )
+        trials.begin_with(begin)
         results = search(trials, count, lambda: executor).results
     taken = time.monotonic() - started
     curves = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from shutil import which
 
 import numpy as np
 import pytest
@@ -76,6 +77,16 @@ def test_is_measured_in_turns_with_its_conditions(name, supernet_weights, config
         assert record.p50_ms <= record.p95_ms and record.device == device
         assert record.environment["runtime"] == name and record.environment["runtime_version"]
         assert record.to_json()["p50_ms"] == pytest.approx(record.p50_ms, abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(which("g++") is None, reason="PyTorch compiles for the CPU with g++")
+def test_compiled_networks_are_measured(supernet_weights, config):
+    """One is compiled for each length that it is fed, none falls back to the plain form."""
+    device = Device(name="cpu", runtime="torch", compiled=True, sequence_length=[4, 8])
+    chain = (BlockChain("feed_forward", Layer(0, 2, 8), 2), config)
+    records = measure(device, {"model": supernet_weights, "chain": chain}, rounds=2, title="Testing")
+    assert all(len(record.by_length()) == 2 and min(record.samples_ms) > 0 for record in records.values())
 
 
 @RUNTIME

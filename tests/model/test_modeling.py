@@ -30,6 +30,20 @@ def test_counted_parameters_and_bytes_are_the_real_ones(config, seed):
     _counts_are_real(config.with_architecture(mixed_space().sample(random.Random(seed))))
 
 
+@pytest.mark.parametrize(
+    ("teacher_kind", "name"),
+    [*((kind, "random") for kind in TEACHERS), *(("bert", name) for name in named_architectures())],
+)
+def test_a_network_is_one_graph_to_a_compiler(config, name, batch):
+    """Each break would cost time where it is served, and a compilation more."""
+    own = named_architectures().get(name) or replace(mixed_space().sample(random.Random(1)), exit_threshold=0.9)
+    model = randomise(CompactBertForSequenceClassification(config.with_architecture(own)))
+    torch.compiler.reset()  # compilations of one class are counted together
+    compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)
+    with torch.inference_mode():
+        torch.testing.assert_close(compiled(**batch).logits, model(**batch).logits)
+
+
 @pytest.mark.parametrize("name", named_architectures())
 def test_counts_of_rare_architectures_are_real(config, name):
     _counts_are_real(config.with_architecture(named_architectures()[name]))

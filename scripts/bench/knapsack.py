@@ -1,0 +1,87 @@
+"""What a search gains by a knapsack: the best sums of single changes, and searches that begin with and without them.
+
+For each budget the best accuracy on the search set, among those predicted to keep it. Needs a run whose supernet is
+trained and whose devices are profiled; nothing is added to that run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import common
+from rich.console import Console
+from rich.table import Table
+from samplers import run_one
+
+from nas.architecture import Architecture
+from nas.evaluate import Memory
+from nas.pipeline import Run
+from nas.pipeline.searches import costs_of, evaluation
+from nas.search.costs import Costs
+from nas.search.executors import Executor, InlineExecutor, Remembering
+from nas.search.knapsack import best_sums, score, single_changes
+
+_EARLY = 10
+"""After so many evaluations the mean within budgets is told, too."""
+
+
+def measure(run: Run, evaluations: int, seeds: list[int]) -> dict[str, Any]:
+    """Score, solve, search, print; returns what all that came to."""
+    space, costs, recipe = run.study.space, costs_of(run), evaluation(run)
+    with TemporaryDirectory() as folder:
+        memory = Memory(Path(folder) / "evaluations.jsonl")
+
+        def executor() -> Executor:
+            return Remembering(InlineExecutor(recipe), memory)
+
+        changes, started = single_changes(space), time.monotonic()
+        accuracies = score(executor(), changes)
+        scored = time.monotonic()
+        sums = best_sums(space, costs, accuracies)
+        solved = time.monotonic()
+        rows = [("the sums themselves", _best(costs, score(executor(), sums)), None, None)]
+        for seed in seeds:
+            for title, begin in (("without", []), ("with", sums)):
+                found = run_one(run.study.search.sampler, seed, evaluations, space, costs, executor(), begin)
+                accuracy = {one.architecture: one.accuracy for one in found["results"] if one.complete}
+                means = found["within_budgets"]
+                rows.append((f"{title}, seed {seed}", _best(costs, accuracy), means[:_EARLY][-1], means[-1]))
+    print(
+        f"{len(changes)} single changes in {scored - started:.0f} s, {len(costs.budgets)} budgets solved in "
+        f"{solved - scored:.1f} s"
+    )
+    table = Table(title=f"{evaluations} evaluations each")
+    for column in ("", *(budget.name for budget in costs.budgets), f"mean after {_EARLY}", "mean at the end"):
+        table.add_column(column, justify="right" if column else "left")
+    for title, best, *means in rows:
+        figures = [best.get(budget.name) for budget in costs.budgets] + means
+        table.add_row(title, *("" if figure is None else f"{figure:.4f}" for figure in figures))
+    Console().print(table)
+    told = [{"search": title, "best": best, "early": early, "end": end} for title, best, early, end in rows]
+    return {"changes": len(changes), "seconds": scored - started, "solved_s": solved - scored, "searches": told}
+
+
+def _best(costs: Costs, accuracies: Mapping[Architecture, float]) -> dict[str, float]:
+    """The best accuracy within each budget, cautiously as a search sees it."""
+    return {
+        budget.name: max(able)
+        for budget in costs.budgets
+        if (able := [own for one, own in accuracies.items() if costs.cautious_excess(one, budget) <= 0.0])
+    }
+
+
+def _arguments() -> argparse.Namespace:
+    made = common.parser(__doc__)
+    made.add_argument("--evaluations", type=int, default=60)
+    made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    return made.parse_args()
+
+
+if __name__ == "__main__":
+    arguments = _arguments()
+    common.main(arguments, lambda run: measure(run, arguments.evaluations, arguments.seeds))
