@@ -229,6 +229,8 @@ def onnx_session(source: str | bytes, threads: int, processor: str = "cpu") -> A
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
+    # Else the threads of the session that ran last look for work for a while, on the cores of the one that runs now.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     provider = f"{'CUDA' if processor == 'cuda' else 'CPU'}ExecutionProvider"
     able = provider in onnxruntime.get_available_providers()
     session = onnxruntime.InferenceSession(source, options, providers=[provider]) if able else None

@@ -44,19 +44,19 @@ def measure(run: Run, evaluations: int, seeds: list[int]) -> dict[str, Any]:
         scored = time.monotonic()
         sums = best_sums(space, costs, accuracies)
         solved = time.monotonic()
-        rows = [("the sums themselves", _best(costs, score(executor(), sums)), None, None)]
+        rows = [("the sums", _best(costs, score(executor(), sums)), None, None)]
         for seed in seeds:
             for title, begin in (("without", []), ("with", sums)):
                 found = run_one(run.study.search.sampler, seed, evaluations, space, costs, executor(), begin)
                 accuracy = {one.architecture: one.accuracy for one in found["results"] if one.complete}
                 means = found["within_budgets"]
-                rows.append((f"{title}, seed {seed}", _best(costs, accuracy), means[:_EARLY][-1], means[-1]))
+                rows.append((f"seed {seed} {title}", _best(costs, accuracy), means[:_EARLY][-1], means[-1]))
     print(
         f"{len(changes)} single changes in {scored - started:.0f} s, {len(costs.budgets)} budgets solved in "
         f"{solved - scored:.1f} s"
     )
-    table = Table(title=f"{evaluations} evaluations each")
-    for column in ("", *(budget.name for budget in costs.budgets), f"mean after {_EARLY}", "mean at the end"):
+    table = Table(title="best within each budget, their mean after some evaluations")
+    for column in ("", *(budget.name for budget in costs.budgets), f"after {_EARLY}", f"after {evaluations}"):
         table.add_column(column, justify="right" if column else "left")
     for title, best, *means in rows:
         figures = [best.get(budget.name) for budget in costs.budgets] + means

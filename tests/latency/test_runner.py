@@ -13,6 +13,7 @@ import pytest
 from nas.device import Device
 from nas.latency import runner
 from nas.latency.lanes import LocalLane
+from nas.latency.runtimes import RUNTIMES
 
 SETTINGS = Device(name="cpu").model_dump(mode="json")
 
@@ -131,6 +132,13 @@ def test_a_processor_that_is_not_there_is_said_so(supernet_weights, tmp_path):
     item_of(Device(name="cpu"), "model", supernet_weights, tmp_path / "network", NO_TEXTS, {"model": 8})
     with pytest.raises(OSError, match="CUDAExecutionProvider"):
         runner.onnx_session(str(tmp_path / "network"), 1, "cuda")
+
+
+def test_the_threads_of_a_session_stop_with_its_run(supernet_weights, tmp_path):
+    """They would look for work on the cores of the next network."""
+    RUNTIMES["onnxruntime"].write_model(supernet_weights, tmp_path / "network")
+    settings = runner.onnx_session(str(tmp_path / "network"), 2).get_session_options()
+    assert settings.get_session_config_entry("session.force_spinning_stop") == "1"
 
 
 def test_samples_that_spread_are_noise_too():
