@@ -25,7 +25,7 @@ from nas.latency.measure import REFERENCE, Network, Texts, grouped, item_of, rec
 from nas.latency.record import LatencyRecord
 from nas.progress import track
 
-VERSION = 1
+VERSION = 2
 _LARGEST_RESULT = 2**28
 _README = """Measure {count} networks for `nas` on this device.
 

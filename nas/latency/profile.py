@@ -52,14 +52,13 @@ class Fit:
     """How many times as long blocks that compute all tokens take there."""
     outer: float
     """The same of all else."""
-    below: float = 0.0
-    """How much more either takes up to the knee."""
+    bend: float = 0.0
+    """Added to both factors for what a sum of parts has up to `knee_ms`. Older profiles have none."""
     knee_ms: float = 0.0
-    """A sum of parts."""
 
     def at(self, parts: Sum) -> float:
         """The latency of a network whose parts sum up to that."""
-        small = self.below * min(parts.ms, self.knee_ms)
+        small = self.bend * min(parts.ms, self.knee_ms)
         return self.offset_ms + self.inner * parts.inner_ms + self.outer * parts.outer_ms + small
 
 

@@ -31,7 +31,7 @@ from nas.model.sizes import stored_mb
 from nas.space import SearchSpace
 
 _METHOD = 13
-"""Raised when blocks are measured in another way, so that older profiles are made anew."""
+"""Raised when blocks are measured, or the fit is made, in another way, so that older profiles are made anew."""
 _COPIES = 4
 BLOCK_ROUNDS, WHOLE_ROUNDS = 6, 16
 _FITTED, _HELD_OUT, _WEIGHED = 16, 24, 6
@@ -292,8 +292,8 @@ def fitted(parts: Sequence[Sum], measured: Sequence[float]) -> Fit:
     design = np.stack([np.ones_like(y), inner, outer, np.minimum(whole, knee)], axis=1) / y[:, None]
     doubts = [[0.0, _DOUBT, -_DOUBT, 0.0], [0.0, 0.0, 0.0, _DOUBT]]
     design, target = np.vstack([design, doubts]), np.append(np.ones_like(y), np.zeros(len(doubts)))
-    offset, own_inner, own_outer, below = lsq_linear(design, target, ([-np.inf, 0.0, 0.0, 0.0], np.inf)).x.tolist()
-    return Fit(offset, own_inner, own_outer, below, knee)
+    offset, own_inner, own_outer, bend = lsq_linear(design, target, ([-np.inf, 0.0, 0.0, 0.0], np.inf)).x.tolist()
+    return Fit(offset, own_inner, own_outer, bend, knee)
 
 
 def _block_networks(space: SearchSpace, base: CompactBertConfig) -> Iterator[tuple[str, Network]]:

@@ -223,7 +223,7 @@ def _value(spec: Mapping[str, Any], rng: np.random.Generator) -> np.ndarray:
 
 
 def onnx_session(source: str | bytes, threads: int, processor: str = "cpu") -> Any:
-    """An ONNX Runtime session as sub-networks are served, of a file or of its bytes: all graph optimisations."""
+    """An ONNX Runtime session for measuring, of a file or of its bytes: all graph optimisations, as it is served."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

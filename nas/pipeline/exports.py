@@ -33,7 +33,7 @@ from nas.report.card import write_card
 from nas.supernet.checkpoints import drop_checkpoints
 from nas.supernet.loops import Schedule
 
-_FORM = 2
+_FORM = 3
 """Raised when an export or a baseline holds other things than before, so that older ones are made anew."""
 _FLATTERED = 0.015
 """By so much the search set flatters what was chosen on it, before fine-tuning (studies/LOG.md, 2026-11-26)."""

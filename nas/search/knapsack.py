@@ -22,8 +22,8 @@ from nas.search.costs import Costs
 from nas.search.executors import Executor
 from nas.space import SearchSpace
 
-_TIGHTENED, _STEP = 50, 0.001
-"""So often a limit is tightened, by that share of it at least, until what is found keeps its budget."""
+_TRIED, _STEP = 50, 0.001
+"""So many targets are tried for a limit at most, which differ by that share of it at least."""
 
 
 def single_changes(space: SearchSpace) -> list[Architecture]:
@@ -54,9 +54,9 @@ def score(executor: Executor, architectures: Sequence[Architecture]) -> dict[Arc
 def best_sums(space: SearchSpace, costs: Costs, accuracies: Mapping[Architecture, float]) -> list[Architecture]:
     """For each budget the network of the least sum of losses, from the accuracies of all single changes.
 
-    Costs are taken to add up too, as a latency at one length does; where they do not, the limit is tightened until the
-    whole network is predicted to keep the budget. Of several limits one after the other is solved for. Exits, dropped
-    tokens and borrowed weights are left out.
+    Costs are taken to add up too, as they nearly do; what is found by that is predicted as a whole, and the limit is
+    tightened or loosened until little of the budget is left. Of several limits one after the other is solved for.
+    Exits, dropped tokens and borrowed weights are left out.
     """
     found = dict[Architecture, None]()
     for budget in costs.budgets:
@@ -108,20 +108,28 @@ def _best_sum(
 ) -> tuple[float, Architecture] | None:
     """The least sum of losses whose costs keep a limit, and its network, which keeps the budget."""
     fronts, pairs = list(_fronts(space, replace(costs, budgets=(limit,)).violation, accuracies)), _pairs(space)
-    target = 0.0
-    for _ in range(_TIGHTENED):
+    best: tuple[float, Architecture] | None = None
+    target, low, high = 0.0, -np.inf, np.inf
+    for _ in range(_TRIED):
         within = [(sums.at_most(target), ends) for ends, sums in fronts]
         able = [(sums.losses[-1], sums.chosen[-1], ends) for sums, ends in within if len(sums.losses)]
         if not able:
-            return None
+            break
         loss, chosen, (hidden, embedding, kept) = min(able, key=lambda one: one[0])
         layers = tuple(space.layer(source, *pairs[place]) for source, place in zip(kept, chosen, strict=True))
         network = space.repaired(Architecture(hidden, layers, embedding))
         excess = costs.cautious_excess(network, budget)
-        if excess <= 0.0:
-            return float(loss), network
-        target -= max(excess, _STEP)
-    return None
+        if excess > 0.0:
+            high = target
+        elif best and network == best[1] and high == np.inf:
+            break
+        else:
+            best, low = (float(loss), network), target
+        if high - low < _STEP:
+            break
+        known = np.isfinite(high - low)
+        target = (low + high) / 2.0 if known else target - np.copysign(max(abs(excess), _STEP), excess)
+    return best
 
 
 Ends = tuple[int, str, tuple[int, ...]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,10 +16,9 @@ from typing import Any
 import common
 from rich.console import Console
 from rich.table import Table
-from samplers import run_one
+from samplers import largest_limit, run_one
 
-from nas.architecture import Architecture
-from nas.evaluate import Memory
+from nas.evaluate import CandidateResult, Memory
 from nas.pipeline import Run
 from nas.pipeline.searches import costs_of, evaluation
 from nas.search.costs import Costs
@@ -33,6 +32,7 @@ _EARLY = 10
 def measure(run: Run, evaluations: int, seeds: list[int]) -> dict[str, Any]:
     """Score, solve, search, print; returns what all that came to."""
     space, costs, recipe = run.study.space, costs_of(run), evaluation(run)
+    largest_limit(costs)  # refuses a study that searches could not be compared on, before hours of scoring
     with TemporaryDirectory() as folder:
         memory = Memory(Path(folder) / "evaluations.jsonl")
 
@@ -44,13 +44,13 @@ def measure(run: Run, evaluations: int, seeds: list[int]) -> dict[str, Any]:
         scored = time.monotonic()
         sums = best_sums(space, costs, accuracies)
         solved = time.monotonic()
-        rows = [("the sums", _best(costs, score(executor(), sums)), None, None)]
+        scores = score(executor(), sums)
+        rows = [("the sums", _best(costs, (CandidateResult(*one, 0, 0.0) for one in scores.items())), None, None)]
         for seed in seeds:
             for title, begin in (("without", []), ("with", sums)):
                 found = run_one(run.study.search.sampler, seed, evaluations, space, costs, executor(), begin)
-                accuracy = {one.architecture: one.accuracy for one in found["results"] if one.complete}
                 means = found["within_budgets"]
-                rows.append((f"seed {seed} {title}", _best(costs, accuracy), means[:_EARLY][-1], means[-1]))
+                rows.append((f"seed {seed} {title}", _best(costs, found["results"]), means[:_EARLY][-1], means[-1]))
     print(
         f"{len(changes)} single changes in {scored - started:.0f} s, {len(costs.budgets)} budgets solved in "
         f"{solved - scored:.1f} s"
@@ -66,12 +66,15 @@ def measure(run: Run, evaluations: int, seeds: list[int]) -> dict[str, Any]:
     return {"changes": len(changes), "seconds": scored - started, "solved_s": solved - scored, "searches": told}
 
 
-def _best(costs: Costs, accuracies: Mapping[Architecture, float]) -> dict[str, float]:
+def _best(costs: Costs, results: Iterable[CandidateResult]) -> dict[str, float]:
     """The best accuracy within each budget, cautiously as a search sees it."""
+    known = [result for result in results if result.complete]
     return {
         budget.name: max(able)
         for budget in costs.budgets
-        if (able := [own for one, own in accuracies.items() if costs.cautious_excess(one, budget) <= 0.0])
+        if (
+            able := [one.accuracy for one in known if costs.cautious_excess(one.architecture, budget, one.exits) <= 0.0]
+        )
     }
 
 

@@ -140,7 +140,7 @@ def run_one(
 ) -> dict[str, Any]:
     """One search with a sampler, which may `begin` with some: its curves, by evaluations, and the seconds it took."""
     settings = Search(sampler="random" if name == BASELINE else name, evaluations=count)
-    limit, teacher = _largest_limit(costs), costs.teacher(costs.budgets[0].device)["p50_ms"]
+    limit, teacher = largest_limit(costs), costs.teacher(costs.budgets[0].device)["p50_ms"]
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         kind = Defaults if name == BASELINE else Trials
@@ -162,7 +162,7 @@ def run_one(
     return curves | {"seconds": taken, "results": results}
 
 
-def _largest_limit(costs: Costs) -> float:
+def largest_limit(costs: Costs) -> float:
     """The largest median latency, on the first budget's device, that a budget allows."""
     device = costs.budgets[0].device
     limits = [limits for budget in costs.budgets if (limits := budget.on(device)) and limits.p50_ms is not None]

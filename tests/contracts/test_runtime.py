@@ -7,7 +7,9 @@ from shutil import which
 
 import numpy as np
 import pytest
+import torch
 from tiny import TEACHERS
+from torch._dynamo.utils import counters
 
 from nas.architecture import Layer, compress_all
 from nas.device import Device
@@ -81,12 +83,19 @@ def test_is_measured_in_turns_with_its_conditions(name, supernet_weights, config
 
 @pytest.mark.slow
 @pytest.mark.skipif(which("g++") is None, reason="PyTorch compiles for the CPU with g++")
-def test_compiled_networks_are_measured(supernet_weights, config):
-    """One is compiled for each length that it is fed, none falls back to the plain form."""
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_networks_are_compiled_once_for_each_length(supernet_weights, tmp_path):
+    """By PyTorch, where the device says so; then they are measured as any."""
     device = Device(name="cpu", runtime="torch", compiled=True, sequence_length=[4, 8])
-    chain = (BlockChain("feed_forward", Layer(0, 2, 8), 2), config)
-    records = measure(device, {"model": supernet_weights, "chain": chain}, rounds=2, title="Testing")
-    assert all(len(record.by_length()) == 2 and min(record.samples_ms) > 0 for record in records.values())
+    item = item_of(device, "network", supernet_weights, tmp_path / "network", Texts(vocab_size=90), {})
+    fed = [{"input_ids": np.asarray(every["input_ids"]["values"])} for every in item["inputs"]]
+    torch.compiler.reset()
+    counters.clear()
+    for run in 2 * runtime_of(device).load(tmp_path / "network", device, fed):
+        assert run().logits.shape == (1, 3)
+    assert counters["stats"]["unique_graphs"] == 2 and not counters["graph_break"]
+    record = measure(device, {"model": supernet_weights}, rounds=2, title="Testing")["model"]
+    assert len(record.by_length()) == 2 and min(record.samples_ms) > 0
 
 
 @RUNTIME

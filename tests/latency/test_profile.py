@@ -69,7 +69,7 @@ def test_what_is_lost_once_is_found_again():
     """Up to the mean of the sums (3.6 ms) each millisecond costs 0.2 more; a line would be 6 % off at ten."""
     parts = [Sum(inner, outer) for inner in (0.0, 1.0, 2.0, 5.0, 7.0) for outer in (0.2, 1.0)]
     fit = fitted(parts, [0.1 + 1.1 * part.ms + 0.2 * min(part.ms, 3.6) for part in parts])
-    assert fit.knee_ms == pytest.approx(3.6) and fit.below == pytest.approx(0.2, abs=0.02)
+    assert fit.knee_ms == pytest.approx(3.6) and fit.bend == pytest.approx(0.2, abs=0.02)
     for part in (Sum(0.0, 0.5), Sum(3.0, 0.6), Sum(9.0, 1.0)):
         assert fit.at(part) == pytest.approx(0.1 + 1.1 * part.ms + 0.2 * min(part.ms, 3.6), rel=0.01)
 

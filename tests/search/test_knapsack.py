@@ -14,6 +14,7 @@ from driver import costs_of
 from nas.architecture import LAYER_BLOCKS, Architecture
 from nas.budget import Budget
 from nas.evaluate import CandidateResult
+from nas.latency.profile import Fit
 from nas.pipeline import Run
 from nas.pipeline.searches import costs_of as costs_of_run
 from nas.pipeline.searches import evaluate_candidates
@@ -77,10 +78,14 @@ def test_all_are_scored_as_many_at_a_time_as_the_executor_takes():
     assert found == {changed: changed.hidden_size / 100 for changed in changes} and executor.most == AHEAD
 
 
+@pytest.mark.parametrize("bend", [0.0, 1.0])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_best_sum_is_that_of_trying_all(search_folder, seed):
+def test_the_best_sum_is_that_of_trying_all(search_folder, seed, bend):
+    """Also where a further millisecond of blocks costs a large network less than a small one."""
     space, rng = _small(), random.Random(seed)
     largest, costs = space.largest(), costs_of(search_folder)
+    bent = {name: replace(profile, fit=Fit(0.0, 1.0, 1.0, bend, 0.5)) for name, profile in costs.profiles.items()}
+    costs = replace(costs, profiles=bent)
     accuracies = {changed: rng.random() for changed in single_changes(space)}
 
     def loss(one):
