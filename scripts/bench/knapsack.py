@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import common
 from rich.console import Console
 from rich.table import Table
-from samplers import largest_limit, run_one
+from samplers import best_within, largest_limit, run_one
 
 from nas.evaluate import CandidateResult, Memory
 from nas.pipeline import Run
@@ -32,7 +31,7 @@ _EARLY = 10
 def measure(run: Run, evaluations: int, seeds: list[int]) -> dict[str, Any]:
     """Score, solve, search, print; returns what all that came to."""
     space, costs, recipe = run.study.space, costs_of(run), evaluation(run)
-    largest_limit(costs)  # refuses a study that searches could not be compared on, before hours of scoring
+    largest_limit(costs)  # refuses a study that searches could not be compared on, before minutes of scoring
     with TemporaryDirectory() as folder:
         memory = Memory(Path(folder) / "evaluations.jsonl")
 
@@ -44,8 +43,8 @@ def measure(run: Run, evaluations: int, seeds: list[int]) -> dict[str, Any]:
         scored = time.monotonic()
         sums = best_sums(space, costs, accuracies)
         solved = time.monotonic()
-        scores = score(executor(), sums)
-        rows = [("the sums", _best(costs, (CandidateResult(*one, 0, 0.0) for one in scores.items())), None, None)]
+        solutions = [CandidateResult(*one, 0, 0.0) for one in score(executor(), sums).items()]
+        rows = [("the sums", _best(costs, solutions), None, None)]
         for seed in seeds:
             for title, begin in (("without", []), ("with", sums)):
                 found = run_one(run.study.search.sampler, seed, evaluations, space, costs, executor(), begin)
@@ -66,16 +65,9 @@ def measure(run: Run, evaluations: int, seeds: list[int]) -> dict[str, Any]:
     return {"changes": len(changes), "seconds": scored - started, "solved_s": solved - scored, "searches": told}
 
 
-def _best(costs: Costs, results: Iterable[CandidateResult]) -> dict[str, float]:
-    """The best accuracy within each budget, cautiously as a search sees it."""
-    known = [result for result in results if result.complete]
-    return {
-        budget.name: max(able)
-        for budget in costs.budgets
-        if (
-            able := [one.accuracy for one in known if costs.cautious_excess(one.architecture, budget, one.exits) <= 0.0]
-        )
-    }
+def _best(costs: Costs, results: list[CandidateResult]) -> dict[str, float]:
+    best = best_within(results, costs)[-1].tolist() if results else [0.0] * len(costs.budgets)
+    return {budget.name: accuracy for budget, accuracy in zip(costs.budgets, best, strict=True) if accuracy}
 
 
 def _arguments() -> argparse.Namespace:

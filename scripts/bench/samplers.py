@@ -187,6 +187,12 @@ def hypervolumes(results: list[CandidateResult], costs: Costs, limit: float) -> 
 
 def within_budgets(results: list[CandidateResult], costs: Costs) -> list[float]:
     """The mean over budgets of the best accuracy within each, after each evaluation."""
+    means: list[float] = best_within(results, costs).mean(axis=1).tolist()
+    return means
+
+
+def best_within(results: list[CandidateResult], costs: Costs) -> np.ndarray:
+    """The best accuracy within each budget, 0 where there is none, after each evaluation: (results, budgets)."""
     rows = [
         [
             result.accuracy if result.complete and excess <= 0.0 else 0.0
@@ -194,8 +200,8 @@ def within_budgets(results: list[CandidateResult], costs: Costs) -> list[float]:
         ]
         for result in results
     ]
-    means: list[float] = np.maximum.accumulate(rows).mean(axis=1).tolist()
-    return means
+    found: np.ndarray = np.maximum.accumulate(rows)
+    return found
 
 
 def needed(curve: list[float], target: float) -> int | None:
