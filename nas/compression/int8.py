@@ -1,10 +1,14 @@
 """`int8`: weights in 8-bit integers, activations quantised on the fly (dynamic quantisation).
 
-Weights: symmetric, one scale for each output row, 127 steps to either side. Activations: asymmetric 8-bit with
-one scale for each sentence, by the definition of ONNX's `DynamicQuantizeLinear`, so that the simulation computes
-what a runtime computes when it serves sentences one by one. Rounding passes gradients straight through, as in Q8BERT
-(Zafrir et al., arXiv:1910.06188). ONNX Runtime has no kernels for it on a GPU, and would run them on the CPU
-without a word.
+Weights: symmetric, one scale per output row. A matrix that is multiplied has 64 steps to either side, a table that
+is only looked up 127. Activations: asymmetric 8-bit with one scale per sentence, by the definition of ONNX's
+`DynamicQuantizeLinear`, so that the simulation computes what a runtime computes when it serves sentences one by one.
+Rounding passes gradients straight through, as in Q8BERT (Zafrir et al., arXiv:1910.06188). ONNX Runtime has no
+kernels for it on a GPU, and would run them on the CPU without a word.
+
+Why 64 steps: x86 processors without VNNI or AMX add two products of activation and weight in 16 bits, and a larger
+sum saturates silently. With weights from -64 to 64 it is at most 255 * 64 * 2 = 32,640, which fits; from -127 to 127
+it would not, and the same file would give other answers on those processors.
 """
 
 from __future__ import annotations
@@ -21,7 +25,9 @@ if TYPE_CHECKING:
     from nas.compression.base import Arrays, Matrices, Store
     from nas.graph import GraphBuilder
 
-_INT8_LEVELS = 127
+_TABLE_LEVELS = 127
+_PRODUCT_LEVELS = 64
+"""The most for which the sum of two products, 255 * levels * 2, fits in 16 bits."""
 
 
 def _quantise_activations(x: torch.Tensor) -> torch.Tensor:
@@ -56,7 +62,7 @@ class Int8(Format):
     def settled(self, matrices: Matrices) -> Matrices:
         from nas.compression.rounding import symmetric
 
-        return {"weight": symmetric(matrices["weight"], _INT8_LEVELS)}
+        return {"weight": symmetric(matrices["weight"], _PRODUCT_LEVELS)}
 
     def rounded(self, x: torch.Tensor) -> torch.Tensor:
         return _quantise_activations(x)
@@ -71,12 +77,12 @@ class Int8(Format):
 
         from nas.compression.rounding import symmetric
 
-        return symmetric(functional.embedding(ids, matrices["weight"]), _INT8_LEVELS)
+        return symmetric(functional.embedding(ids, matrices["weight"]), _TABLE_LEVELS)
 
     def emit_linear(
         self, graph: GraphBuilder, x: str, matrices: Arrays, bias: np.ndarray | None, store: Store | None = None
     ) -> str:
-        integers, scale = _integers(matrices["weight"])
+        integers, scale = _integers(matrices["weight"], _PRODUCT_LEVELS)
         quantised, x_scale, x_zero_point = graph.quantise_dynamically(x)
         product = graph.add("MatMulInteger", quantised, (store or graph.constant)(integers.T), x_zero_point)
         scales = graph.add("Mul", x_scale, graph.constant(scale[:, 0]))
@@ -84,7 +90,7 @@ class Int8(Format):
         return real if bias is None else graph.add("Add", real, graph.constant(bias))
 
     def emit_embed(self, graph: GraphBuilder, ids: str, matrices: Arrays) -> str:
-        integers, scale = _integers(matrices["weight"])
+        integers, scale = _integers(matrices["weight"], _TABLE_LEVELS)
         rows = graph.cast_to_float(graph.add("Gather", graph.constant(integers), ids, axis=0))
         return graph.add("Mul", rows, graph.add("Gather", graph.constant(scale), ids, axis=0))
 
@@ -95,11 +101,11 @@ class Int8(Format):
         return rows * columns + 4 * rows
 
 
-def _integers(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Symmetric 8-bit integers (rows, columns) and their scales (rows, 1)."""
+def _integers(matrix: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Symmetric 8-bit integers (rows, columns), `levels` to either side, and their scales (rows, 1)."""
     import numpy as np
 
     from nas.compression.rounding import SMALLEST_SCALE
 
-    scale = np.maximum(np.abs(matrix).max(axis=1, keepdims=True), SMALLEST_SCALE * _INT8_LEVELS) / _INT8_LEVELS
+    scale = np.maximum(np.abs(matrix).max(axis=1, keepdims=True), SMALLEST_SCALE * levels) / levels
     return np.round(matrix / scale).astype(np.int8), scale.astype(np.float32)
