@@ -74,7 +74,7 @@ class Costs:
 
     @cached_property
     def _teachers(self) -> dict[str, dict[str, float]]:
-        stored = self._stored(self.config)
+        stored = self.stored(self.config.architecture)
         return {name: profile.teacher | stored for name, profile in self.profiles.items()}
 
     def excess(
@@ -102,7 +102,7 @@ class Costs:
         """The predicted figures of an architecture on a device, all or those named."""
         profile, found = self.profiles[device], dict[str, float]()
         if {*STORED, "peak_memory_mb"} & set(names):
-            found |= self._stored(self.config.with_architecture(architecture))
+            found |= self.stored(architecture)
             found["peak_memory_mb"] = profile.predict_memory_mb(found["size_mb"])
         if set(names) - found.keys():
             found |= profile.predict(architecture, exits)
@@ -126,8 +126,12 @@ class Costs:
         asked = {(limits.device, name) for budget in self.budgets for limits in budget.limits for name in limits.given}
         return sorted(asked | {(device, "p50_ms") for device in self.profiles})
 
-    def _stored(self, config: CompactBertConfig) -> dict[str, float]:
-        return {"size_mb": stored_mb(config), "params": count_parameters(config)}
+    def stored(self, architecture: Architecture) -> dict[str, float]:
+        """The figures of an architecture that do not depend on a device."""
+        return {
+            "size_mb": stored_mb(self.config, architecture),
+            "params": count_parameters(self.config, architecture),
+        }
 
     def cautious_excesses(self, architecture: Architecture, exits: Sequence[float] = ()) -> tuple[float, ...]:
         """The excess over each budget if predictions err by as much as the profile's do on average.

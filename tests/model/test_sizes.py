@@ -1,0 +1,50 @@
+"""Sizes by an architecture alone are those of the network that a supernet gives, for every family and choice."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+from tiny import TEACHERS, mixed_space, named_architectures
+from transformers import PreTrainedConfig
+
+from nas.model.sizes import count_parameters, stored_mb
+from nas.space import SearchSpace
+from nas.supernet import BertSupernet
+
+
+@pytest.fixture
+def space() -> SearchSpace:
+    return mixed_space()
+
+
+def _architectures():
+    space, rng = mixed_space(), random.Random(0)
+    drawn = [space.sample(rng) for _ in range(25)]
+    early = [replace(one, exit_threshold=0.9) for one in drawn[:5] if len(one.layers) > 1]
+    # Each choice of each block once, whatever is drawn.
+    largest = space.largest()
+    changed = [replace(largest, embedding=choice) for choice in space.compression.embedding]
+    for block in ("attention", "feed_forward"):
+        for option in space.options(block):
+            first, last, *rest = largest.layers[::-1]
+            changed.append(replace(largest, layers=(*rest[::-1], last, first.having(block, option))))
+    return [*drawn, *early, *changed, *named_architectures().values()]
+
+
+@pytest.mark.parametrize("teacher_kind", TEACHERS)
+def test_they_are_those_of_the_extracted_model(supernet_weights, config):
+    supernet = BertSupernet(supernet_weights)
+    for architecture in _architectures():
+        model = supernet.skeleton(architecture)
+        assert count_parameters(config, architecture) == sum(parameter.numel() for parameter in model.parameters())
+        assert count_parameters(config, architecture) == count_parameters(model.config)
+        assert stored_mb(config, architecture) == stored_mb(model.config)
+
+
+def test_no_configuration_is_built_for_them(config, monkeypatch):
+    """It takes ten times as long as all the rest of a prediction."""
+    monkeypatch.setattr(PreTrainedConfig, "__post_init__", lambda self, **given: pytest.fail("a configuration"))
+    for architecture in _architectures()[:5]:
+        assert stored_mb(config, architecture) > 0.0 and count_parameters(config, architecture) > 0
