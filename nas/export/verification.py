@@ -227,11 +227,9 @@ def timing(
 
 
 def served_networks(artefact: Artefact, reference: Reference | None, exits: Sequence[float]) -> dict[str, Network]:
-    """What is measured of an export: itself and the teacher."""
-    networks = {_EXPORT: artefact.network(early=bool(exits))}
-    if reference:
-        networks[_TEACHER] = Artefact(reference.folder, artefact.device).network()
-    return networks
+    """What is measured of an export: the teacher, which is the reference of the measurement, and itself."""
+    teacher = {_TEACHER: Artefact(reference.folder, artefact.device).network()} if reference else {}
+    return {**teacher, _EXPORT: artefact.network(early=bool(exits))}
 
 
 def exits_of(exits: Sequence[float]) -> dict[str, Sequence[float]]:

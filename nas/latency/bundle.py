@@ -21,7 +21,7 @@ from nas.device import Device
 from nas.errors import DeviceError
 from nas.files import Flag, Positive, Real, Settings, write_atomically
 from nas.latency import runner
-from nas.latency.measure import REFERENCE, Network, Texts, grouped, item_of, records_of
+from nas.latency.measure import Network, Texts, grouped, item_of, on_one_scale, records_of
 from nas.latency.record import LatencyRecord
 from nas.progress import track
 
@@ -47,7 +47,10 @@ class Job:
     device: Device
     digest: str
     groups: list[tuple[dict[str, Network], int]]
-    """Networks that are measured in turns, and in how many rounds; by their names, each unique in the job."""
+    """Networks that are measured in turns, the reference first, and in how many rounds.
+
+    By their names, each unique in the job but for `REFERENCE`.
+    """
     texts: Texts
     tokens: Mapping[str, int] = field(default_factory=dict)
     """Networks that are fed texts of one length alone."""
@@ -106,20 +109,28 @@ class Job:
                 f"{path}: must hold each network of the bundle once, but {odd[0]!r} is missing or one too many; "
                 "measure again"
             )
+        when = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
         records: dict[str, LatencyRecord] = {}
-        for group in result.groups:
-            if REFERENCE in expected - group.samples_ms.keys():
-                raise DeviceError(f"{path}: each group must have its reference, but one has none; measure again")
-            for name, every in group.samples_ms.items():
-                lengths = 1 if name in self.tokens else len(self.device.lengths)
-                alike = len({len(taken) for taken in every}) == 1
-                if len(every) != lengths or not all(every) or not alike or name not in group.spread:
-                    raise DeviceError(
-                        f"{path}: {name!r} must have as many samples of each of {lengths} lengths; measure again"
-                    )
-            when = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
-            records |= records_of(self.device, group.model_dump(), result.environment, when)
+        for networks, _ in self.groups:
+            reference, *others = networks
+            own = [group for group in result.groups if group.samples_ms.keys() & set(others or networks)]
+            for group in own:
+                self._check(path, group, reference)
+            parts = [records_of(self.device, group.model_dump(), result.environment, when) for group in own]
+            records |= on_one_scale(parts, reference)
         return records, {name: peak for name, peak in result.peak_memory_mb.items() if peak is not None}
+
+    def _check(self, path: Path, group: _Group, reference: str) -> None:
+        """Raise `DeviceError` where a group has no reference, or not as many samples of each length."""
+        if reference not in group.samples_ms:
+            raise DeviceError(f"{path}: each group must have its reference, but one has none; measure again")
+        for name, every in group.samples_ms.items():
+            lengths = 1 if name in self.tokens else len(self.device.lengths)
+            alike = len({len(taken) for taken in every}) == 1
+            if len(every) != lengths or not all(every) or not alike or name not in group.spread:
+                raise DeviceError(
+                    f"{path}: {name!r} must have as many samples of each of {lengths} lengths; measure again"
+                )
 
 
 class _Group(Settings):

@@ -5,11 +5,12 @@ Networks are handed over in groups, each measured in turns, so that neither disk
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from statistics import median
 from types import MappingProxyType
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from nas.device import Device
 from nas.latency.lanes import Lane, open_lane
-from nas.latency.record import LatencyRecord
+from nas.latency.record import LatencyRecord, pooled
 from nas.latency.runtimes import BlockChain, runtime_of
 from nas.model import CompactBertConfig, CompactBertForSequenceClassification
 from nas.model.configuration import INPUTS
@@ -26,9 +27,9 @@ from nas.progress import Tracker, say, track
 Network = CompactBertForSequenceClassification | tuple[BlockChain, CompactBertConfig] | Path
 """A model, a chain of blocks, or a file that a runtime can load (the exported artefact itself)."""
 GROUP = 40
-"""So many networks are measured in turns."""
+"""How many networks are measured in turns, besides their reference."""
 REFERENCE = "reference"
-"""The name of the network that all groups have in them, where there is one: it tells how fast the machine was then."""
+"""The name of a reference that is no result by itself."""
 Keep = Callable[[dict[str, LatencyRecord]], None]
 
 
@@ -62,12 +63,16 @@ def measure(
 ) -> dict[str, LatencyRecord]:
     """Time networks on a device, in one fresh process, those of a group in turns.
 
+    The first network is the reference: it is measured with every group, and tells how fast the machine was then. The
+    records of several groups are put on one scale by it; where its name is `REFERENCE` that is left to the caller,
+    who finds it as `reference_ms` in each record.
+
     Each is fed texts of all the device's lengths, as often, and the samples are put together; those named in `tokens`
     are fed that length alone. `keep` is given the records of each group as soon as they are there. Raises
     `DeviceError` if the measuring process fails.
     """
     groups = grouped(networks)
-    records: dict[str, LatencyRecord] = {}
+    parts: list[dict[str, LatencyRecord]] = []
     with open_lane(device) as lane, track(title, rounds * len(groups)) as progress:
         for number, group in enumerate(groups):
             items = [
@@ -80,11 +85,11 @@ def measure(
                 say(f"{device.name}: other work disturbs it; what was measured just now is marked as noisy")
             own = records_of(device, found, lane.environment)
             keep(own)
-            records |= own
+            parts.append(own)
             for network, item in zip(group.values(), items, strict=True):
                 if not isinstance(network, Path):
                     Path(item["file"]).unlink(missing_ok=True)
-    return records
+    return on_one_scale(parts, next(iter(networks), REFERENCE))
 
 
 def _advance(progress: Tracker, group: int, rounds: int, done: int) -> None:
@@ -93,10 +98,28 @@ def _advance(progress: Tracker, group: int, rounds: int, done: int) -> None:
 
 
 def grouped(networks: Mapping[str, Network]) -> list[dict[str, Network]]:
-    """The networks in groups of at most `GROUP`, the reference, if there is one, in front of each."""
-    front = {REFERENCE: networks[REFERENCE]} if REFERENCE in networks else {}
-    names = [name for name in networks if name not in front]
-    return [front | {name: networks[name] for name in names[at : at + GROUP]} for at in range(0, len(names), GROUP)]
+    """The networks in groups: the first network, which is the reference, in front of at most `GROUP` others in each."""
+    if not networks:
+        return []
+    reference, *names = networks
+    starts = range(0, max(len(names), 1), GROUP)
+    return [{name: networks[name] for name in (reference, *names[at : at + GROUP])} for at in starts]
+
+
+def on_one_scale(groups: Sequence[Mapping[str, LatencyRecord]], reference: str) -> dict[str, LatencyRecord]:
+    """The records of several groups as if the machine had been as fast during each: then the reference's medians agree.
+
+    Shares of the reference are those within each group. Records of one group, or of groups whose reference is no
+    result, are returned as they are.
+    """
+    if len(groups) < 2 or reference == REFERENCE:
+        return {name: record for group in groups for name, record in group.items()}
+    level = median(group[reference].p50_ms for group in groups)
+    scaled = [
+        {name: record.scaled(level / group[reference].p50_ms) for name, record in group.items()} for group in groups
+    ]
+    records = {name: record for group in scaled for name, record in group.items()}
+    return records | {reference: pooled([group[reference] for group in scaled])}
 
 
 def measure_peak_memory(device: Device, networks: Mapping[str, Network], texts: Texts) -> dict[str, float]:
@@ -139,7 +162,7 @@ def item_of(
 def records_of(
     device: Device, found: Mapping[str, Any], environment: dict[str, Any], when: str | None = None
 ) -> dict[str, LatencyRecord]:
-    """The records of a measured group, without that of the reference, which they know of."""
+    """The records of a measured group; one named `REFERENCE` is no result, but the others get its `reference_ms`."""
     now = when or datetime.now(UTC).isoformat(timespec="seconds")
     records = {
         name: LatencyRecord(

@@ -35,7 +35,7 @@ _METHOD = 13
 _COPIES = 4
 BLOCK_ROUNDS, WHOLE_ROUNDS = 6, 16
 _FITTED, _HELD_OUT, _WEIGHED = 16, 24, 6
-"""Whole networks; all of them are one group, so they need no scale."""
+"""How many whole networks are fitted to, held out and weighed."""
 _SHALLOW = 3
 """Each third of those that are fitted to has as few layers as any: they are few among random ones, and unlike others.
 """
@@ -160,7 +160,9 @@ class Recipe:
         peaks: Mapping[str, float],
     ) -> Profile:
         """The profile, from what was measured."""
-        table = self._table(blocks, whole[_TEACHER].reference_ms)
+        level = whole[_TEACHER].reference_ms
+        whole = {name: record.scaled(level / record.reference_ms) for name, record in whole.items()}
+        table = self._table(blocks, level)
         # The teacher, whose layers are all alike, is no example of the others.
         used = [name for name in self.chosen if name != _TEACHER and not name.startswith("held_out")]
         held_out = [name for name in self.chosen if name.startswith("held_out")]
@@ -216,7 +218,7 @@ class Recipe:
                 f"devices.{self.device.name}: its system does not say how much memory a process holds; "
                 "drop peak_memory_mb from its budgets"
             )
-        sizes = [stored_mb(self.base.with_architecture(self.chosen[name])) for name in peaks]
+        sizes = [stored_mb(self.base, self.chosen[name]) for name in peaks]
         slope, offset = (
             np.polyfit(sizes, list(peaks.values()), 1) if len(set(sizes)) > 1 else (1.0, max(peaks.values()))
         )

@@ -43,6 +43,11 @@ class LatencyRecord:
         """What it takes undisturbed: disturbances only ever add time."""
         return self.percentile_ms(_UNDISTURBED)
 
+    def scaled(self, factor: float) -> LatencyRecord:
+        """The record as it would be on a machine that takes `factor` times as long."""
+        samples = tuple(sample * factor for sample in self.samples_ms)
+        return replace(self, samples_ms=samples, reference_ms=self.reference_ms * factor)
+
     def by_length(self) -> np.ndarray:
         """The samples of a network that was fed all of the device's lengths, (lengths, samples of each)."""
         return np.reshape(self.samples_ms, (len(self.device.lengths), -1))
@@ -106,6 +111,18 @@ def latency_figures(record: LatencyRecord, worst: LatencyRecord | None = None) -
 def throughput_per_s(device: Device, expected_ms: float) -> float:
     """Texts a second where one batch follows the other."""
     return 1e3 * device.batch_size / expected_ms
+
+
+def pooled(records: Sequence[LatencyRecord]) -> LatencyRecord:
+    """One record of all samples of one network that was measured several times, those of each length together."""
+    samples = np.concatenate([record.by_length() for record in records], axis=1)
+    return replace(
+        records[0],
+        samples_ms=tuple(samples.ravel().tolist()),
+        spread=max(record.spread for record in records),
+        drift=max(record.drift for record in records),
+        noisy=any(record.noisy for record in records),
+    )
 
 
 def mixture(records: Sequence[LatencyRecord], shares: Sequence[float]) -> LatencyRecord:

@@ -16,7 +16,6 @@ from nas.latency.exits import measure_with_exits
 from nas.latency.measure import Texts, measure_peak_memory
 from nas.latency.record import latency_figures
 from nas.model import CompactBertForSequenceClassification
-from nas.model.sizes import count_parameters, stored_mb
 from nas.search.costs import Costs
 from nas.search.front import pareto_front, ranking
 from nas.search.loop import SearchState
@@ -77,7 +76,7 @@ def measure_front(
 
 
 def _describe(result: CandidateResult, costs: Costs) -> dict[str, Any]:
-    config = costs.config.with_architecture(result.architecture)
+    stored = costs.stored(result.architecture)
     return {
         "digest": result.architecture.digest,
         "description": result.architecture.describe(),
@@ -88,8 +87,8 @@ def _describe(result: CandidateResult, costs: Costs) -> dict[str, Any]:
         },
         **({"exits": list(result.exits)} if result.exits else {}),
         **({} if result.complete else {"stopped_after": result.examples}),
-        "size_mb": round(stored_mb(config), 3),
-        "params": count_parameters(config),
+        "size_mb": round(stored["size_mb"], 3),
+        "params": stored["params"],
     }
 
 
@@ -136,8 +135,9 @@ def _measured(measurement: Measurement, chosen: Sequence[CandidateResult], budge
     """What was measured of some candidates for a budget, and their `excess` over it if noise is against them."""
     costs = measurement.costs
     devices = [costs.profiles[name].device for name in budget.devices]
-    models = {result.architecture.digest: measurement.extract(result.architecture) for result in chosen}
-    models[_TEACHER] = measurement.extract(measurement.teacher)
+    # The teacher comes first, as the reference of the measurement.
+    models = {_TEACHER: measurement.extract(measurement.teacher)}
+    models |= {result.architecture.digest: measurement.extract(result.architecture) for result in chosen}
     found = {
         device.name: _figures_on(costs, costs.profiles[device.name], chosen, models, budget, measurement.texts)
         for device in devices

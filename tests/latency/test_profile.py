@@ -135,7 +135,10 @@ def test_the_reference_is_measured_with_each_group_and_is_no_result():
     groups = grouped({REFERENCE: "chain", **{f"{number}": "network" for number in range(90)}})
     assert [len(group) for group in groups] == [41, 41, 11]
     assert all(next(iter(group)) == REFERENCE for group in groups)
-    assert [len(group) for group in grouped({f"{number}": "network" for number in range(90)})] == [40, 40, 10]
+    others = grouped({"teacher": "network", **{f"{number}": "network" for number in range(90)}})
+    assert [len(group) for group in others] == [41, 41, 11]
+    assert all(next(iter(group)) == "teacher" for group in others)
+    assert grouped({"alone": "network"}) == [{"alone": "network"}] and grouped({}) == []
     found = {"samples_ms": {REFERENCE: [[2.0, 2.0]], "a": [[5.0, 5.0]]}, "spread": {REFERENCE: 0.0, "a": 0.0}}
     records = records_of(DEVICE, found | {"drift": 0.0, "noisy": False}, {})
     assert records.keys() == {"a"} and records["a"].reference_ms == 2.0

@@ -10,16 +10,40 @@ import pytest
 from driver import BUDGETS, costs_of, run, trials_of
 
 from nas.budget import Budget
-from nas.evaluate import CandidateResult
+from nas.evaluate import CandidateResult, EvaluationRecipe, Memory
 from nas.latency.measure import Texts
+from nas.latency.record import LatencyRecord
 from nas.model import CompactBertForSequenceClassification
 from nas.search import selection
+from nas.search.executors import InlineExecutor, Remembering
 from nas.search.selection import Measurement, measure_budget
 from nas.search.uniform import best_uniform, most_uniform, uniform_networks
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet
 
 SPACE = SearchSpace.load("tiny")
+
+
+class _OneByOne:
+    """An executor that asks a function, for one network at a time."""
+
+    capacity = 1
+
+    def __init__(self, evaluate):
+        self._evaluate, self._waiting = evaluate, []
+
+    def submit(self, ticket, architecture, rival):
+        self._waiting.append((ticket, architecture, rival))
+
+    def next_result(self):
+        ticket, architecture, rival = self._waiting.pop()
+        return ticket, self._evaluate(architecture, rival)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        assert not self._waiting
 
 
 @pytest.mark.parametrize("budget", BUDGETS, ids=lambda budget: budget.name)
@@ -46,7 +70,7 @@ def test_the_best_uniform_networks_race_for_three_places(search_folder):
         accuracy = 1.0 - 0.1 * len(architecture.layers) - 0.001 * len(rivals)
         return CandidateResult(architecture, accuracy, 120, 0.0, complete=accuracy >= rival)
 
-    found = best_uniform(evaluate, SPACE, costs)[BUDGETS[0].name]
+    found = best_uniform(_OneByOne(evaluate), SPACE, costs)[BUDGETS[0].name]
     assert [len(result.architecture.layers) for result in found] == [1, 1, 1]
     assert rivals[:3] == [0.0, 0.0, 0.0] and set(rivals[3:]) == {found[-1].accuracy}
 
@@ -59,11 +83,36 @@ def test_what_budgets_have_in_common_is_evaluated_once_for_all(search_folder):
         seen.append(architecture)
         return CandidateResult(architecture, 0.5 + len(architecture.layers) / 10, 120, 0.0)
 
-    found = best_uniform(evaluate, SPACE, costs)
+    found = best_uniform(_OneByOne(evaluate), SPACE, costs)
     assert found["again"] == found[BUDGETS[0].name] and len(found) == len(alike)
     assert len(seen) == len(set(seen)) <= most_uniform(SPACE, len(alike))
     for budget in alike:
         assert {result.architecture for result in found[budget.name]} <= set(uniform_networks(SPACE, costs, budget))
+
+
+def test_uniform_networks_are_remembered_as_candidates_are(search_folder, tmp_path):
+    """What a search evaluated is not evaluated for them, and a second time nothing is."""
+    costs = costs_of(search_folder)
+    # Only accuracies are raced: here each is evaluated wholly, so all of them are remembered.
+    recipe = EvaluationRecipe(search_folder / "supernet", search_folder / "data", "matthews_correlation")
+    networks = {one for budget in BUDGETS for one in uniform_networks(SPACE, costs, budget)}
+    known, memory = next(uniform_networks(SPACE, costs, BUDGETS[0])), Memory(tmp_path / "known.jsonl")
+    memory.add(recipe.load().evaluate(known))
+    first, second = _Counting(recipe), _Counting(recipe)
+    found = best_uniform(Remembering(first, memory), SPACE, costs)
+    assert set(first.asked) == networks - {known} and len(first.asked) == len(networks) - 1
+    assert best_uniform(Remembering(second, Memory(tmp_path / "known.jsonl")), SPACE, costs) == found
+    assert second.asked == []
+
+
+class _Counting(InlineExecutor):
+    def __init__(self, recipe):
+        super().__init__(recipe)
+        self.asked = []
+
+    def submit(self, ticket, architecture, rival):
+        self.asked.append(architecture)
+        super().submit(ticket, architecture, rival)
 
 
 def test_they_are_measured_beside_the_candidates_and_kept_apart(search_folder):
@@ -78,6 +127,22 @@ def test_they_are_measured_beside_the_candidates_and_kept_apart(search_folder):
     measured, beside = measure_budget(measurement, results[:1], budget, 4, results[1:])
     assert [item["digest"] for item in measured] == [small.digest] and measured[0]["met"]
     assert [item["digest"] for item in beside] == [other.digest] and beside[0]["p50_ms"] > 0.0
+
+
+def test_the_teacher_is_the_reference_of_all_that_is_measured_for_a_budget(search_folder, monkeypatch):
+    """More candidates than one group holds are compared with the teacher as it was in their own group."""
+    budget, rng, seen = Budget(name="most", device="cpu", p50_ms="300%"), random.Random(0), []
+
+    def measured(device, models, *given):
+        seen.append(list(models))
+        return {name: LatencyRecord((1.0,) * 4, device, {}, "now") for name in models}
+
+    monkeypatch.setattr(selection, "measure_with_exits", measured)
+    costs = replace(costs_of(search_folder), budgets=(budget,))
+    results = [CandidateResult(SPACE.sample(rng), 0.9, 120, 0.0) for _ in range(45)]
+    measurement = Measurement(lambda architecture: architecture, SPACE.largest(), costs, Texts())
+    measure_budget(measurement, results, budget, 45)
+    assert len(seen[0]) > 41 and seen[0][0] == "teacher"
 
 
 def test_they_are_measured_also_where_there_is_no_candidate(search_folder, monkeypatch):

@@ -1,0 +1,103 @@
+"""Measuring more networks than one group holds: shares of the teacher are right however the machine's speed changes."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from nas.device import Device
+from nas.export.verification import Artefact, Reference, served_networks
+from nas.latency import measure
+from nas.latency.bundle import Job
+from nas.latency.measure import GROUP, Texts, on_one_scale
+from nas.latency.record import LatencyRecord, pooled
+
+DEVICE = Device(name="pi", where="elsewhere", sequence_length=[4, 8])
+TEACHER_MS = 10.0
+
+
+class _SlowingLane:
+    """A machine that takes twice as long during each further group; networks take what their names say."""
+
+    environment = {"fingerprint": "0123"}
+
+    def __init__(self, folder):
+        self.folder, self.groups = folder, []
+
+    def measure(self, group, progress):
+        names = [item["name"] for item in group["networks"]]
+        slower = 2.0 ** len(self.groups)
+        self.groups.append(names)
+        samples = {name: [[slower * _takes(name) * noise for noise in (1.0, 1.1)]] * 2 for name in names}
+        return {"samples_ms": samples, "spread": dict.fromkeys(names, 0.1), "drift": 0.0, "noisy": len(names) < 5}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+
+def _takes(name):
+    return TEACHER_MS if name == "teacher" else 1.0 + int(name) / 10
+
+
+@pytest.fixture
+def lane(monkeypatch, tmp_path):
+    found = _SlowingLane(tmp_path)
+    monkeypatch.setattr(sys.modules[measure.__module__], "open_lane", lambda device: found)
+    return found
+
+
+def _networks(count, folder):
+    names = ["teacher", *map(str, range(count))]
+    return {name: folder / f"{name}.onnx" for name in names}
+
+
+@pytest.mark.parametrize(("count", "groups"), [(3, 1), (GROUP, 1), (GROUP + 1, 2), (2 * GROUP + 3, 3)])
+def test_each_group_has_the_teacher_and_shares_of_it_are_right(lane, tmp_path, count, groups):
+    records = measure(DEVICE, _networks(count, tmp_path), 2, "Testing", Texts(vocab_size=9))
+    assert len(lane.groups) == groups and all(names[0] == "teacher" for names in lane.groups)
+    assert list(records) == ["teacher", *map(str, range(count))]
+    for name, record in records.items():
+        assert record.p50_ms / records["teacher"].p50_ms == pytest.approx(_takes(name) / TEACHER_MS)
+    assert len(records["teacher"].samples_ms) == 4 * groups
+
+
+def test_records_of_one_group_are_as_they_were_measured(lane, tmp_path):
+    records = measure(DEVICE, _networks(2, tmp_path), 2, "Testing", Texts(vocab_size=9))
+    assert records["1"].samples_ms == (1.1, 1.1 * 1.1, 1.1, 1.1 * 1.1)
+
+
+def test_a_result_from_elsewhere_is_put_on_one_scale_too(tmp_path):
+    networks = _networks(GROUP + 2, tmp_path)
+    lane, groups = _SlowingLane(tmp_path), []
+    for start in (0, GROUP):
+        names = ["teacher", *map(str, range(start, min(start + GROUP, GROUP + 2)))]
+        groups.append(lane.measure({"networks": [{"name": name} for name in names]}, None) | {"attempts": 1})
+    values = {"job": "digest", "environment": lane.environment, "groups": groups, "peak_memory_mb": {}}
+    (tmp_path / "result.json").write_text(json.dumps(values))
+    records, _ = Job(DEVICE, "digest", [(networks, 2)], Texts(vocab_size=9)).read(tmp_path / "result.json")
+    assert records.keys() == networks.keys()
+    for name, record in records.items():
+        assert record.p50_ms / records["teacher"].p50_ms == pytest.approx(_takes(name) / TEACHER_MS)
+
+
+def test_samples_of_one_length_stay_together():
+    first, second = (
+        LatencyRecord(samples, DEVICE, {}, "now", spread=spread, noisy=spread > 0.1)
+        for samples, spread in (((1.0, 2.0, 10.0, 20.0), 0.1), ((3.0, 4.0, 30.0, 40.0), 0.2))
+    )
+    found = pooled([first, second])
+    assert found.by_length().tolist() == [[1.0, 2.0, 3.0, 4.0], [10.0, 20.0, 30.0, 40.0]]
+    assert found.spread == 0.2 and found.noisy
+    assert on_one_scale([{"a": first}], "a") == {"a": first}
+
+
+def test_what_is_exported_is_measured_against_the_teacher_as_reference(tmp_path):
+    for name in ("export", "teacher"):
+        (tmp_path / name).mkdir()
+    artefact = Artefact(tmp_path / "export", Device(name="cpu"))
+    assert list(served_networks(artefact, Reference(tmp_path / "teacher", 0.9), ())) == ["teacher", "export"]
