@@ -120,7 +120,7 @@ def file_digest(path: Path) -> str:
     return _file_digest(path, (found.st_ino, found.st_size, found.st_mtime_ns))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=4096)
 def _file_digest(path: Path, stamp: tuple[int, ...]) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:16]

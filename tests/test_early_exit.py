@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -84,16 +85,73 @@ def test_exits_learn_from_the_teacher(space, teacher, batch):
     assert not hasattr(weights.layers[-1], "exit")
 
 
-def test_an_evaluation_says_where_texts_leave(space, supernet_weights, tmp_path):
+@pytest.fixture
+def searched(tmp_path):
+    """A search set of 120 texts."""
     make_rows(160, 0).to_parquet(tmp_path / "train.parquet")
     make_rows(20, 1).to_parquet(tmp_path / "test.parquet")
     task = Task(train="train.parquet", test="test.parquet", text=("text",), max_length=16, holdout={"size": 120})
     data = prepare(task, str(tmp_path / "train.parquet"), str(tmp_path / "test.parquet"), make_tokenizer(), 0)
-    evaluator = Evaluator(BertSupernet(supernet_weights), data.search, "accuracy")
+    return data.search
+
+
+def test_an_evaluation_says_where_texts_leave(space, supernet_weights, searched):
+    evaluator = Evaluator(BertSupernet(supernet_weights), searched, "accuracy")
     found = evaluator.evaluate(_early(space, 0.6))
     assert len(found.exits) == 3 and sum(found.exits) == pytest.approx(1.0, abs=1e-5)
     assert evaluator.evaluate(space.largest()).exits == ()
     assert type(found).from_json(found.to_json()) == found
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_networks_with_exits_share_layers_and_threads_and_lose_nothing(space, supernet_weights, searched, threads):
+    """Each finds what the model by itself does, whatever others computed before."""
+    rng, before = random.Random(0), torch.get_num_threads()
+    supernet = BertSupernet(supernet_weights)
+    evaluator, candidates = Evaluator(supernet, searched, "accuracy", raced=False), [_early(space, 0.6)]
+    while len(candidates) < 12:
+        drawn = space.mutate(rng.choice(candidates), rng, rate=0.15)
+        candidates.append(replace(drawn, exit_threshold=rng.choice([0.6, 0.9])) if len(drawn.layers) > 1 else drawn)
+    torch.set_num_threads(threads)
+    try:
+        for candidate in candidates:
+            found = evaluator.evaluate(candidate)
+            assert (found.accuracy, found.exits) == evaluator.measure(supernet.extract(candidate))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_networks_with_exits_race(space, supernet_weights, searched):
+    evaluator = Evaluator(BertSupernet(supernet_weights), searched, "accuracy")
+    whole = evaluator.evaluate(_early(space, 0.6))
+    lost = evaluator.evaluate(_early(space, 0.9), rival=1.5)
+    assert whole.complete and not lost.complete and lost.examples < whole.examples
+    assert sum(lost.exits) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_layers_that_another_network_with_exits_computed_are_not_computed_again(
+    space, supernet_weights, searched, monkeypatch
+):
+    evaluator = Evaluator(BertSupernet(supernet_weights), searched, "accuracy", raced=False)
+    evaluator.evaluate(_early(space, 0.999999))
+    computed = []
+    after = type(supernet_weights.bert).after
+    monkeypatch.setattr(
+        type(supernet_weights.bert),
+        "after",
+        lambda self, number, hidden: computed.append(number) or after(self, number, hidden),
+    )
+    evaluator.evaluate(_early(space, 0.9))
+    assert computed == []
+
+
+def test_layers_that_no_text_needs_are_not_computed(space, supernet_weights, searched):
+    with torch.no_grad():
+        for layer in supernet_weights.layers[:-1]:
+            layer.exit.bias[0] = 100.0
+    evaluator = Evaluator(BertSupernet(supernet_weights), searched, "accuracy")
+    assert evaluator.evaluate(_early(space, 0.9)).exits == (1.0, 0.0, 0.0)
+    assert [len(states) for states in evaluator.states._states] == [len(evaluator.batches)] * 2 + [0, 0]
 
 
 def test_all_texts_leave_a_forced_network_where_they_shall(space, supernet_weights, batch):

@@ -11,17 +11,23 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from torch import nn
 
 from nas.architecture import Architecture
 from nas.data import Batch, batches_by_length, score
 from nas.evaluate.racing import Race
 from nas.evaluate.shared import SharedStates
+from nas.evaluate.spread import standard_error
 from nas.evaluate.threads import side_by_side
 from nas.model import CompactBertForSequenceClassification
-from nas.model.modeling import BlockLinear
-from nas.model.precision import uses_bf16
+from nas.model.modeling import BlockLinear, first_sure
+from nas.model.precision import precision_name, uses_bf16
 from nas.progress import tracked
 from nas.supernet import BertSupernet
+
+_TITLE = "Accuracy on the search set"
+FORM = 1
+"""To be raised when an evaluation finds other accuracies than before, so that older ones are not used again."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,8 @@ class CandidateResult:
     """The shares of texts that leave after the first layer, the second and so on; none for a network without exits."""
     complete: bool = True
     """Whether all examples were evaluated; otherwise it had lost its race, and the accuracy is an estimate."""
+    precision: str = "float32"
+    """The number format that it was computed in, `float32` or `bf16`."""
 
     def to_json(self) -> dict[str, Any]:
         """The JSON form."""
@@ -119,33 +127,41 @@ class Evaluator:
             for module in model.modules():
                 if isinstance(module, BlockLinear):
                     module.settle(self._dtype)
-        if architecture.exit_threshold:
-            with self._computing():
-                accuracy, exits, rows = *self.measure(model), self.labels
-        else:
-            logits, rows = self._logits(model, architecture, rival)
-            accuracy, exits = self._score(logits, rows), ()
+        answers = self._answers(model, architecture, rival)
+        accuracy, seen = self._score(answers.logits, answers.rows), len(answers.rows)
+        exits = exit_shares(answers.left_after, len(model.layers)) if architecture.exit_threshold else ()
         seconds = round(time.monotonic() - started, 4)
-        return CandidateResult(architecture, accuracy, len(rows), seconds, exits, len(rows) == len(self.labels))
+        complete = seen == len(self.labels)
+        return CandidateResult(architecture, accuracy, seen, seconds, exits, complete, self.precision)
 
-    def _logits(
-        self, model: CompactBertForSequenceClassification, architecture: Architecture, rival: float
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Logits (examples, num_labels) and the rows that they are of: all, or those until the race was lost."""
+    @property
+    def precision(self) -> str:
+        """The number format that candidates are computed in, as results have it."""
+        return precision_name(self._dtype == torch.bfloat16)
+
+    def network(self, architecture: Architecture) -> CompactBertForSequenceClassification:
+        """A sub-network with weights of its own, on the CPU."""
+        model = self.supernet.extract(architecture)
+        nn.Module.to(model, "cpu")
+        return model
+
+    def _answers(
+        self, model: CompactBertForSequenceClassification, architecture: Architecture, rival: float = 0.0
+    ) -> _Answers:
+        """What a model on shared weights answers to all texts, or to those until its race was lost."""
         states = self.states or SharedStates(limit_bytes=0)
         states.begin(architecture)
-        found, rows, right = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
+        found, left, rows, right = list[np.ndarray](), list[int](), list[np.ndarray](), list[np.ndarray]()
 
-        def classified(number: int) -> np.ndarray:
+        def answered(number: int) -> tuple[np.ndarray, list[int]]:
             with self._computing():
-                logits: np.ndarray = (
-                    model.classify(states.run(model, number, self.batches[number])).float().cpu().numpy()
-                )
-            return logits
+                logits, layers = _classified(model, states, number, self.batches[number])
+                return logits.float().cpu().numpy(), layers
 
-        with side_by_side(classified, self._order, 1 if self.processor != "cpu" else None) as results:
-            for number, logits in zip(self._order, results, strict=True):
+        with side_by_side(answered, self._order, 1 if self.processor != "cpu" else None) as results:
+            for number, (logits, layers) in zip(self._order, results, strict=True):
                 found.append(logits)
+                left += layers
                 rows.append(self.batches[number].rows)
                 if self._race:
                     right.append(self._right(logits, rows[-1]))
@@ -154,7 +170,7 @@ class Evaluator:
         seen = np.concatenate(rows)
         if self._race and len(seen) == len(self.labels):
             self._race.add(np.concatenate(right)[np.argsort(seen)])
-        return np.concatenate(found), seen
+        return _Answers(np.concatenate(found), seen, left)
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -179,15 +195,67 @@ class Evaluator:
     def measure(
         self, model: CompactBertForSequenceClassification, title: str | None = None
     ) -> tuple[float, tuple[float, ...]]:
-        """The metric of a model with weights of its own, and the shares of texts that leave after each layer."""
+        """The metric of a model with weights of its own, and the shares of texts that leave after each layer.
+
+        The model is computed on the evaluator's processor, in full precision, and then put back where it was.
+        """
         left: list[int] = []
-        logits = predict(forward_of(model, left, self.processor), self.batches, title)
+        logits = self._logits_of(model, left, title)
         accuracy = score(self.metric, logits, self.labels)
         return accuracy, exit_shares(left, len(model.layers)) if left else ()
 
     def accuracy_of(self, model: CompactBertForSequenceClassification) -> float:
         """The metric of a model with weights of its own, with progress shown."""
-        return self.measure(model, "Accuracy on the search set")[0]
+        return self.measure(model, _TITLE)[0]
+
+    def judged(self, model: CompactBertForSequenceClassification) -> tuple[float, float]:
+        """The same, and its standard error by resampling the texts."""
+        logits = self._logits_of(model, [], _TITLE)
+        return score(self.metric, logits, self.labels), standard_error(self.metric, logits, self.labels)
+
+    def _logits_of(self, model: CompactBertForSequenceClassification, left: list[int], title: str | None) -> np.ndarray:
+        before = model.device
+        nn.Module.to(model, self.processor)
+        try:
+            return predict(forward_of(model, left, self.processor), self.batches, title)
+        finally:
+            nn.Module.to(model, before)
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What a network said of some texts."""
+
+    logits: np.ndarray
+    """(examples, num_labels)"""
+    rows: np.ndarray
+    """The numbers of the texts, in the order of the logits."""
+    left_after: list[int]
+    """The number of layers that each text took; empty for a network without exits."""
+
+
+def _classified(
+    model: CompactBertForSequenceClassification, states: SharedStates, number: int, batch: Batch
+) -> tuple[torch.Tensor, list[int]]:
+    """Logits of a batch, and how many layers each text took if the network has exits.
+
+    Layers behind the one that the last text leaves after are not computed.
+    """
+    threshold = model.config.exit_threshold
+    if not threshold:
+        return model.classify(states.run(model, number, batch)), []
+    every: list[torch.Tensor] = []
+    waiting = torch.ones(len(batch.rows), dtype=torch.bool, device=batch.inputs["input_ids"].device)
+    for depth, state in enumerate(states.after_each_layer(model, number, batch), start=1):
+        if depth == len(model.layers):
+            every.append(model.classify(state))
+            break
+        every.append(model.layers[depth - 1].exit(state[:, 0]))
+        waiting &= every[-1].float().softmax(dim=-1).amax(dim=-1) < threshold
+        if not waiting.any():
+            break
+    logits, left_after = first_sure(tuple(every), threshold)
+    return logits, left_after.tolist()
 
 
 def exit_shares(left_after: Sequence[int], layers: int) -> tuple[float, ...]:

@@ -15,7 +15,8 @@ from datasets import Dataset
 from nas.data import TaskData
 from nas.errors import DataError, SearchError
 from nas.evaluate.accuracy import Evaluator
-from nas.files import file_digest
+from nas.files import file_digest, read_json
+from nas.model.precision import precision_name, uses_bf16
 from nas.supernet import BertSupernet, SupernetWeights
 
 _WEIGHTS = "model.safetensors"
@@ -54,10 +55,17 @@ class EvaluationRecipe:
     bf16: bool = True
     weights: str | None = None
     """The digest of the supernet's weights that all results shall rest on; whatever is there if left out."""
+    processor: str = "cpu"
+    """Where the evaluator computes if it is made by `load`: `cpu` or `cuda`."""
 
     def load(self) -> Evaluator:
         """The evaluator, in this process."""
-        return self.read().evaluator()
+        return self.read().evaluator(processor=self.processor)
+
+    def precision(self, processor: str) -> str:
+        """The number format that candidates are computed in on a processor of this machine."""
+        hidden_size = read_json(self.supernet / "config.json", SearchError)["hidden_size"]
+        return precision_name(self.bf16 and uses_bf16(hidden_size, processor))
 
     def read(self) -> EvaluationParts:
         """Read weights and search set. Raises `DataError` if no text is long enough; else see `check`."""

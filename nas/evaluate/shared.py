@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from threading import Lock
 from typing import Any
 
@@ -64,6 +64,23 @@ class SharedStates:
             hidden = model.bert.after(layer, hidden)
             self._keep(layer + 1, number, hidden)
         return hidden
+
+    def after_each_layer(
+        self, model: CompactBertForSequenceClassification, number: int, batch: Batch
+    ) -> Iterator[torch.Tensor]:
+        """The hidden state of a batch after the first layer, the second and so on, computed when it is asked for."""
+        hidden: torch.Tensor | None = None
+        for depth, known in enumerate(self._states):
+            if number in known:
+                hidden = known[number]
+            elif hidden is None:
+                hidden = model.bert.embedded(batch.inputs["input_ids"], batch.inputs.get("token_type_ids"))
+                self._keep(depth, number, hidden)
+            else:
+                hidden = model.bert.after(depth - 1, hidden)
+                self._keep(depth, number, hidden)
+            if depth:
+                yield hidden
 
     def _keep(self, depth: int, number: int, hidden: torch.Tensor) -> None:
         with self._keeping:

@@ -21,6 +21,11 @@ def uses_bf16(hidden_size: int, processor: str) -> bool:
     return native_bf16(processor) and hidden_size >= _LEAST_WIDTH
 
 
+def precision_name(bf16: bool) -> str:
+    """How the number format of a computation is called."""
+    return "bf16" if bf16 else "float32"
+
+
 def training_processor() -> str:
-    """Where trainings run on this machine."""
+    """The processor of this machine that trains, evaluates candidates in this process, and judges exports."""
     return "cuda" if torch.cuda.is_available() else "cpu"

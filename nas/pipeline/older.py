@@ -1,4 +1,4 @@
-"""What a run holds of an older form of its study. It is shown all the same, and said to be so."""
+"""Which results of a run were made from other settings or files, or by an older `nas`: they are shown, and marked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def older(run: Run) -> str:
         return ""
     if not found:
         return ""
-    return f"Made for an older form of this study: {', '.join(found)}; nas run makes it anew"
+    return f"Made for an older form of this study or by an older nas: {', '.join(found)}; nas run rebuilds it"
 
 
 def _older_steps(run: Run) -> list[str]:

@@ -33,6 +33,10 @@ from nas.supernet.checkpoints import drop_checkpoints
 from nas.supernet.loops import Schedule, fine_tune
 from nas.vocabulary import prune_embeddings, prune_tokenizer
 
+_DATA_FORM = 1
+"""To be raised when the same files give other tokenised data than before, so that older data is rebuilt."""
+_TEACHER_FORM = 1
+"""To be raised when the same files give another teacher than before, so that older teachers are rebuilt."""
 _FAMILIES = "a BERT, RoBERTa, DistilBERT or ELECTRA"
 _TOKENIZER, _KEPT = "tokenizer", "vocabulary.json"
 """A pruned tokenizer, and the rows of the teacher's word table that it keeps."""
@@ -42,24 +46,45 @@ _TOKENIZERS = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt")
 """Files that a tokenizer can be read from, each group enough."""
 
 
+def data_files(run: Run) -> dict[str, Path]:
+    """The files that the training and the test set are read from; none for a hub data set."""
+    task = run.study.task
+    if task.train == "embedded":
+        return {name: run.folder / "embedded" / f"{name}.parquet" for name in ("train", "test")}
+    return {} if task.hub else {name: run.study.resolve(getattr(task, name)) for name in ("train", "test")}
+
+
+def task_made_of(run: Run) -> dict[str, Any]:
+    """The task's settings as JSON values, with the content of its data files in place of their paths."""
+    files = data_files(run)
+    # The suffix says how the bytes are read.
+    known = {name: [path.suffix, file_digest(path) if path.is_file() else None] for name, path in files.items()}
+    return run.study.task.model_dump(mode="json") | known
+
+
+def teacher_made_of(run: Run) -> dict[str, Any]:
+    """The teacher's settings as JSON values, without the path if the teacher is a folder."""
+    is_folder = Path(teacher_source(run)).is_dir()
+    return run.study.teacher.model_dump(mode="json", exclude={"model"} if is_folder else set())
+
+
 def data_inputs(run: Run) -> str:
-    """What the tokenised data is made from."""
-    study = run.study
-    files = [study.resolve(name) for name in (study.task.train, study.task.test)] if not study.task.hub else []
-    tokenizer = _files_of(teacher_source(run), "*.json", "*.txt")
-    known = [file_digest(path) for path in (*files, *tokenizer) if path.is_file()]
-    return digest([study.digest("task"), study.teacher.model, study.teacher.prune_vocabulary, known])
+    """The digest of everything that the tokenised data is made from."""
+    teacher = teacher_made_of(run)
+    given = {key: teacher.get(key) for key in ("model", "prune_vocabulary")}
+    tokenizer = _contents(teacher_source(run), "*.json", "*.txt", "*.model")
+    return digest([_DATA_FORM, task_made_of(run), run.study.seed, given, tokenizer])
 
 
 def teacher_inputs(run: Run) -> str:
-    """What the teacher is made from."""
-    weights = [file_digest(path) for path in _files_of(teacher_source(run), "*.safetensors")]
-    return digest([data_inputs(run), run.study.digest("teacher"), weights])
+    """The digest of everything that the teacher is made from."""
+    weights = _contents(teacher_source(run), "*.safetensors")
+    return digest([_TEACHER_FORM, data_inputs(run), teacher_made_of(run), run.study.seed, weights])
 
 
-def _files_of(source: str, *patterns: str) -> list[Path]:
-    """The files of a teacher's folder; none for a hub id."""
-    return sorted(path for pattern in patterns for path in Path(source).glob(pattern))
+def _contents(source: str, *patterns: str) -> dict[str, str]:
+    """The digests of the files of a teacher's folder by their names; nothing for a hub id."""
+    return {path.name: file_digest(path) for pattern in patterns for path in Path(source).glob(pattern)}
 
 
 def teacher_source(run: Run) -> str:
@@ -133,11 +158,8 @@ def prepare_data(run: Run) -> TaskData:
     study = run.study
     if study.task.train == "embedded":
         _make_embedded(run)
-        train, test = (str(run.folder / "embedded" / f"{name}.parquet") for name in ("train", "test"))
-    elif study.task.hub:
-        train, test = study.task.train, study.task.test
-    else:
-        train, test = str(study.resolve(study.task.train)), str(study.resolve(study.task.test))
+    files = data_files(run)
+    train, test = (str(files.get(name, getattr(study.task, name))) for name in ("train", "test"))
     source = teacher_source(run)
     token_types = "token_type_ids" in check_teacher(study, source).input_names
     inputs = data_inputs(run)
@@ -196,7 +218,7 @@ def prepare_teacher(run: Run) -> TaskData:
         settings = study.teacher.fine_tune
         if settings:
             schedule = Schedule(settings.learning_rate, settings.batch_size, epochs=settings.epochs)
-            origin = {"teacher": inputs}
+            origin = {"form": _TEACHER_FORM, "teacher": inputs}
             fine_tune(model, data.train, tokenizer, schedule, run.teacher, study.seed, origin)
         model.save_pretrained(run.teacher)
         tokenizer.save_pretrained(run.teacher)

@@ -40,7 +40,7 @@ from typing import Any
 
 from nas.errors import NasError, StudyError
 from nas.files import read_json, write_json
-from nas.progress import Laps, log, logged
+from nas.progress import Laps, log, logged, say
 from nas.study import Study
 
 LOG_FILE = "log.jsonl"
@@ -136,6 +136,7 @@ class Run:
         """
         mark = self._mark(step)
         known: dict[str, Any] = read_json(mark, StudyError) if mark.exists() else {}
+        replaces = bool(known) and known["inputs"] != inputs
         if known.get("inputs") != inputs:
             mark.unlink(missing_ok=True)
             for output in (result, *aside):
@@ -152,6 +153,8 @@ class Run:
         started, laps, finished = time.monotonic(), Laps(known.get("parts", {})), known["finished"]
         with logged(self.folder / LOG_FILE):
             log("started", step=step)
+            if replaces:
+                say(f"{step}: its settings, its files or nas itself changed since it was made; rebuilding it")
             try:
                 yield laps
                 finished = datetime.now(UTC).isoformat()

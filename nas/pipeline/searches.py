@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -9,19 +10,21 @@ from nas.data import TaskData
 from nas.device import Device
 from nas.errors import DeviceError, SearchError
 from nas.evaluate import EvaluationRecipe, Memory
+from nas.evaluate.accuracy import FORM as EVALUATION
 from nas.evaluate.recipe import weights_digest
 from nas.files import digest, file_digest, read_json, write_json
 from nas.latency import Profile, Recipe, build_profile
 from nas.latency.measure import Texts, conditions
 from nas.latency.runner import environment
 from nas.latency.runtimes import check_runtime
+from nas.model.precision import training_processor
 from nas.pipeline.prepare import prepare_teacher
 from nas.pipeline.run import Run
 from nas.pipeline.supernets import load_teacher, refuse_other_training, supernet_inputs, teacher_config, train
-from nas.progress import Laps
+from nas.progress import Laps, say
 from nas.search import SearchState, search
 from nas.search.costs import Costs
-from nas.search.executors import Executor, Remembering, executor_for
+from nas.search.executors import Executor, Remembering, evaluating_processor, executor_for
 from nas.search.knapsack import best_sums, score, single_changes
 from nas.search.sampler import Trials
 from nas.search.selection import Measurement, measure_front
@@ -44,9 +47,7 @@ def search_inputs(run: Run) -> str:
 def _judged_by(run: Run) -> list[object]:
     """What accuracies depend on besides the supernet's inputs."""
     settings = run.study.search
-    texts: list[object] = [settings.examples]
-    texts += [settings.least_tokens] if settings.least_tokens else []
-    return texts + ([] if settings.bf16 else ["full precision"])
+    return [EVALUATION, settings.examples, settings.least_tokens, settings.bf16]
 
 
 def devices(run: Run) -> tuple[Device, ...]:
@@ -131,7 +132,16 @@ def evaluation(run: Run) -> EvaluationRecipe:
         settings.least_tokens,
         settings.bf16,
         weights=weights_digest(run.supernet),
+        processor=training_processor(),
     )
+
+
+def executor_of(run: Run, recipe: EvaluationRecipe) -> Executor:
+    """What evaluates candidates of this run, and remembers what it evaluated."""
+    settings = run.study.search
+    precision = recipe.precision(evaluating_processor(settings))
+    of = digest([supernet_inputs(run), recipe.weights, *_judged_by(run)])
+    return Remembering(executor_for(settings, recipe), Memory(run.evaluations(of), precision))
 
 
 def costs_of(run: Run) -> Costs:
@@ -164,11 +174,10 @@ def _go_on(run: Run, costs: Costs, laps: Laps, knapsack: bool = False) -> Search
     """
     trials, recipe, settings = trials_of(run, costs), evaluation(run), run.study.search
     trials.rest_on("profiles", digest(measured_on(run)))
-    memory = Memory(run.evaluations(digest([supernet_inputs(run), recipe.weights, *_judged_by(run)])))
-
-    def executor() -> Executor:
-        return Remembering(executor_for(settings, recipe), memory)
-
+    executor = partial(executor_of, run, recipe)
+    if trials.evaluated < settings.evaluations:
+        processor = evaluating_processor(settings)
+        say(f"search: candidates are evaluated on {processor} in {recipe.precision(processor)}")
     if knapsack and trials.evaluated < settings.evaluations:
         changes = single_changes(run.study.space)
         trials.begin_with(best_sums(run.study.space, costs, score(executor(), changes)))
@@ -243,9 +252,10 @@ def search_candidates(run: Run) -> SearchState:
     front_inputs = _front_inputs(run, state)
     if not run.is_done("front", front_inputs):
         with run.step("front", front_inputs, run.front):
-            costs, evaluator, fed = costs_of(run), evaluation(run).load(), texts(run)
-            uniform = best_uniform(evaluator.evaluate, study.space, costs)
-            measurement = Measurement(evaluator.supernet.extract, study.space.largest(), costs, fed)
+            costs, recipe, fed = costs_of(run), evaluation(run), texts(run)
+            uniform = best_uniform(executor_of(run, recipe), study.space, costs)
+            evaluator = recipe.load()
+            measurement = Measurement(evaluator.network, study.space.largest(), costs, fed)
             found = measure_front(measurement, state, study, uniform)
             found["importance"] = trials_of(run, costs).importance()
             found["teacher_search_accuracy"] = evaluator.accuracy_of(load_teacher(run))

@@ -16,7 +16,7 @@ from nas.data import TaskData
 from nas.files import digest, write_folder
 from nas.model import CompactBertConfig, CompactBertForSequenceClassification
 from nas.model.stock import compact_config, from_stock
-from nas.pipeline.prepare import load_tokenizer, prepare_teacher, teacher_inputs
+from nas.pipeline.prepare import load_tokenizer, prepare_teacher, task_made_of, teacher_inputs, teacher_made_of
 from nas.pipeline.run import Run
 from nas.progress import tracked
 from nas.supernet import BertSupernet, SupernetWeights
@@ -26,8 +26,8 @@ from nas.supernet.importance import measure_importance, reorder
 from nas.supernet.loops import Schedule, labelled_batches
 from nas.supernet.training import Distillation
 
-_FORM = 3
-"""Raised when a supernet holds other weights than before, so that older ones are made anew."""
+_FORM = 4
+"""To be raised when a supernet holds other weights than before, or is identified otherwise: older ones are rebuilt."""
 
 
 def supernet_inputs(run: Run) -> str:
@@ -40,8 +40,8 @@ def _origin(run: Run) -> dict[str, Any]:
     unused = {"workers"} if study.supernet.progressive else {"workers", "progressive"}  # older runs do not know it
     return {
         "form": _FORM,
-        "task": study.task.model_dump(mode="json"),
-        "teacher": study.teacher.model_dump(mode="json"),
+        "task": task_made_of(run),
+        "teacher": teacher_made_of(run),
         "files": teacher_inputs(run),
         "search_space": study.space.definition,
         "supernet": study.supernet.model_dump(mode="json", exclude=unused),

@@ -8,6 +8,7 @@ from typing import Protocol, Self
 from nas.architecture import Architecture
 from nas.evaluate import CandidateResult, EvaluationRecipe, Memory
 from nas.evaluate.shared import Key, most_alike, prefix_keys
+from nas.model.precision import training_processor
 from nas.study import Search
 
 Waiting = tuple[int, Architecture, float]
@@ -116,6 +117,13 @@ class Remembering(Forwarding):
         ticket, result = super().next_result()
         self._memory.add(result)
         return ticket, result
+
+
+def evaluating_processor(settings: Search) -> str:
+    """Where a study's candidates are evaluated: the workers' processor, or this process's."""
+    if settings.executor == "inline":
+        return training_processor()
+    return "cuda" if settings.worker_gpus else "cpu"
 
 
 def executor_for(settings: Search, recipe: EvaluationRecipe) -> Executor:

@@ -15,7 +15,7 @@ from nas.errors import NasError, SearchError
 from nas.evaluate import CandidateResult, EvaluationParts, EvaluationRecipe
 from nas.evaluate.shared import Key, prefix_keys
 from nas.progress import say
-from nas.search.executors import AHEAD, Waiting, take_most_alike
+from nas.search.executors import AHEAD, Waiting, evaluating_processor, take_most_alike
 from nas.study import Search
 
 _MOST_LOSSES = 5
@@ -85,7 +85,7 @@ class RayExecutor:
     def _start_lane(self) -> None:
         cpus, gpus = self._settings.worker_cpus, self._settings.worker_gpus
         lane = _Lane(ray.remote(num_cpus=cpus, num_gpus=gpus)(_Worker).remote())
-        loading = lane.actor.load.remote(self._parts, max(1, int(cpus)), "cuda" if gpus else "cpu")
+        loading = lane.actor.load.remote(self._parts, max(1, int(cpus)), evaluating_processor(self._settings))
         self._busy[loading] = lane
 
     def submit(self, ticket: int, architecture: Architecture, rival: float) -> None:

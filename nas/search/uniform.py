@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, product
 
 from nas.architecture import Architecture, Layer, compress_all
@@ -11,6 +11,7 @@ from nas.compression import BLOCKS
 from nas.evaluate import CandidateResult
 from nas.progress import track
 from nas.search.costs import Costs
+from nas.search.executors import Executor
 from nas.space import SearchSpace, evenly_spaced
 
 _KEPT = 3
@@ -53,23 +54,37 @@ def widths(space: SearchSpace) -> list[tuple[int, int]]:
     return [(heads, nearest(unit * heads)) for heads in sizes.num_attention_heads]
 
 
-def best_uniform(
-    evaluate: Callable[[Architecture, float], CandidateResult], space: SearchSpace, costs: Costs
-) -> dict[str, list[CandidateResult]]:
+def best_uniform(executor: Executor, space: SearchSpace, costs: Costs) -> dict[str, list[CandidateResult]]:
     """For each budget the most accurate of them, best first: some, since prediction errs about who keeps the budget.
 
-    What several budgets have in common is evaluated once. `evaluate` gets an architecture and the accuracy below which
-    it is of no use to any.
+    They are evaluated as candidates are, by the same executor; what several budgets have in common is evaluated once.
     """
     networks = {budget.name: list(uniform_networks(space, costs, budget)) for budget in costs.budgets}
-    every = dict.fromkeys(chain.from_iterable(networks.values()))
+    every = list(dict.fromkeys(chain.from_iterable(networks.values())))
     best = {name: list[CandidateResult]() for name in networks}
-    with track("Evaluating uniform networks", len(every)) as progress:
-        for number, architecture in enumerate(every, 1):
-            asking = [name for name, found in networks.items() if architecture in found]
-            rivals = [best[name][-1].accuracy if len(best[name]) == _KEPT else 0.0 for name in asking]
-            result = evaluate(architecture, min(rivals))
-            for name in asking if result.complete else ():
+    handed = 0
+    with executor, track("Evaluating uniform networks", len(every)) as progress:
+        for done in range(1, len(every) + 1):
+            while handed < len(every) and handed - done < executor.capacity - 1:
+                executor.submit(handed, every[handed], _rival(every[handed], networks, best))
+                handed += 1
+            number, result = executor.next_result()
+            for name in _asking(every[number], networks) if result.complete else ():
                 best[name] = sorted([*best[name], result], key=lambda result: -result.accuracy)[:_KEPT]
-            progress(number)
+            progress(done)
     return best
+
+
+def _asking(architecture: Architecture, networks: Mapping[str, Sequence[Architecture]]) -> list[str]:
+    """The budgets that a network is tried for."""
+    return [name for name, found in networks.items() if architecture in found]
+
+
+def _rival(
+    architecture: Architecture,
+    networks: Mapping[str, Sequence[Architecture]],
+    best: Mapping[str, Sequence[CandidateResult]],
+) -> float:
+    """The accuracy below which a network is of no use to any of its budgets, by what is known so far."""
+    asking = _asking(architecture, networks)
+    return min(best[name][-1].accuracy if len(best[name]) == _KEPT else 0.0 for name in asking)

@@ -188,6 +188,11 @@ def refuse_others(checkpoints: Path, origin: dict[str, Any]) -> None:
         raise TrainingError(
             f"{checkpoints}: holds an unfinished training of unknown origin; remove the folder to begin anew"
         ) from None
+    if known.get("form") != origin.get("form"):
+        raise TrainingError(
+            f"{checkpoints}: holds an unfinished training that another version of nas began; finish it with that "
+            "version, or remove the folder to begin anew"
+        )
     difference = next(_differences(known, json.loads(json.dumps(origin))), None)
     if difference:
         raise TrainingError(

@@ -33,7 +33,7 @@ def measure(run: Run, evaluations: int, seeds: list[int]) -> dict[str, Any]:
     space, costs, recipe = run.study.space, costs_of(run), evaluation(run)
     largest_limit(costs)  # refuses a study that searches could not be compared on, before minutes of scoring
     with TemporaryDirectory() as folder:
-        memory = Memory(Path(folder) / "evaluations.jsonl")
+        memory = Memory(Path(folder) / "evaluations.jsonl", recipe.precision(recipe.processor))
 
         def executor() -> Executor:
             return Remembering(InlineExecutor(recipe), memory)

@@ -76,6 +76,23 @@ def test_what_was_evaluated_whole_is_remembered(recipe, tmp_path):
         assert executor.next_result()[1].complete
 
 
+def test_what_was_computed_in_another_precision_is_not_known(recipe, tmp_path):
+    result = replace(recipe.load().evaluate(SPACE.largest()), precision="bf16")
+    path = tmp_path / "known.jsonl"
+    Memory(path, "float32").add(result)
+    assert Memory(path, "float32").get(SPACE.largest()) is None
+    assert Memory(path, "bf16").get(SPACE.largest()) == result
+
+
+def test_results_say_in_which_precision_they_were_computed(recipe, monkeypatch):
+    assert recipe.load().evaluate(SPACE.smallest()).precision == recipe.precision("cpu") == "float32"
+    for module in ("accuracy", "recipe"):
+        monkeypatch.setattr(f"nas.evaluate.{module}.uses_bf16", lambda hidden_size, processor: True)
+    assert recipe.load().evaluate(SPACE.smallest()).precision == recipe.precision("cpu") == "bf16"
+    exact = replace(recipe, bf16=False)
+    assert exact.load().evaluate(SPACE.smallest()).precision == exact.precision("cpu") == "float32"
+
+
 @pytest.mark.slow
 def test_a_candidate_whose_ray_worker_is_killed_is_evaluated_again(recipe):
     with executor_for(SETTINGS["ray"], recipe) as executor:

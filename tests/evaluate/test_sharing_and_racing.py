@@ -18,6 +18,7 @@ from nas.evaluate import CandidateResult, EvaluationRecipe
 from nas.evaluate.accuracy import Evaluator
 from nas.evaluate.racing import Race
 from nas.evaluate.shared import SharedStates, most_alike, prefix_keys, shared_depth
+from nas.evaluate.spread import standard_error
 from nas.evaluate.threads import side_by_side
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet
@@ -48,10 +49,10 @@ def test_shared_states_change_no_result(parts, limit_bytes):
     shared = Evaluator(supernet, split, "accuracy", raced=False)
     shared.states = SharedStates(limit_bytes)
     for architecture in _relatives(12, random.Random(0)):
-        shared_logits, rows = shared._logits(supernet.extract(architecture), architecture, 0.0)
-        logits, same_rows = alone._logits(supernet.extract(architecture), architecture, 0.0)
-        assert np.array_equal(rows, same_rows)
-        np.testing.assert_allclose(shared_logits, logits, atol=1e-6)
+        found = shared._answers(supernet.extract(architecture), architecture)
+        expected = alone._answers(supernet.extract(architecture), architecture)
+        assert np.array_equal(found.rows, expected.rows)
+        np.testing.assert_allclose(found.logits, expected.logits, atol=1e-6)
         assert shared.evaluate(architecture).accuracy == alone.measure(supernet.extract(architecture))[0]
 
 
@@ -190,6 +191,38 @@ def test_threads_are_told_what_failed():
         assert list(results) == [2, 5, 10]
     with pytest.raises(ZeroDivisionError), side_by_side(compute, [5, 0, 1], threads=2) as results:
         list(results)
+
+
+def test_an_evaluator_is_made_on_the_processor_that_its_recipe_names(tmp_path):
+    """`meta` is a processor that every machine has: weights and texts must be on it."""
+    folder = write_search(tmp_path)
+    evaluator = EvaluationRecipe(folder / "supernet", folder / "data", "accuracy", processor="meta").load()
+    texts = {value.device.type for batch in evaluator.batches for value in batch.inputs.values()}
+    assert texts == {parameter.device.type for parameter in evaluator.supernet.weights.parameters()} == {"meta"}
+
+
+def test_a_network_to_be_judged_is_moved_to_the_processor_and_back(parts, monkeypatch):
+    evaluator, seen = Evaluator(*parts, "accuracy"), []
+    model = evaluator.network(SPACE.largest())
+    move = torch.nn.Module.to
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, where: seen.append(str(where)) or move(self, where))
+    accuracy, error = evaluator.judged(model)
+    assert seen == [evaluator.processor, "cpu"] and 0.0 < error < 0.2
+    assert accuracy == evaluator.evaluate(SPACE.largest()).accuracy
+
+
+def test_the_standard_error_of_an_accuracy_is_that_of_a_share():
+    labels = np.arange(2000) % 2
+    right = np.random.default_rng(0).random(2000) < 0.9
+    logits = np.eye(2)[np.where(right, labels, 1 - labels)]
+    assert standard_error("accuracy", logits, labels) == pytest.approx((0.9 * 0.1 / 2000) ** 0.5, rel=0.15)
+
+
+def test_the_standard_error_of_a_correlation_is_fishers():
+    rng = np.random.default_rng(0)
+    labels = rng.normal(size=1000)
+    scores = 0.8 * labels + 0.6 * rng.normal(size=1000)
+    assert standard_error("pearson", scores[:, None], labels) == pytest.approx((1 - 0.8**2) / 1000**0.5, rel=0.2)
 
 
 @pytest.mark.parametrize("choice", ["none", "int8"])
