@@ -5,29 +5,30 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset
+from datasets import Dataset
 
+from nas import columns
+from nas.columns import Clear, Column, Unclear
 from nas.compression import BLOCKS, compression
-from nas.errors import NasError, StudyError, TeacherError
-from nas.files import write_text
+from nas.errors import DataError, NasError, StudyError, TeacherError
+from nas.files import write_atomically, write_text
 from nas.latency.runtimes import RUNTIMES
 from nas.model.stock import compact_config, shape_of
 from nas.pipeline.plan import check_sources
 from nas.pipeline.prepare import read_config
 from nas.space import SearchSpace, Shape, shipped_spaces
-from nas.study import METRICS, Study
+from nas.study import METRICS, Study, study_name
 
 STUDY_FILE, SPACE_FILE = "study.toml", "search_space.toml"
-_LABELS = ("label", "labels", "class", "target", "category", "score")
-"""Columns that usually hold the label."""
 LENGTH = 128
 """Tokens of a text, where the teacher has as many positions."""
-_SAMPLE, _SEARCHED = 1000, 5000
+_SEARCHED, _SHOWN = 5000, 5
 _COUNTS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20)
 """Of layers and of heads."""
 _HIDDEN, _INTERMEDIATE = (1 / 2, 2 / 3, 5 / 6, 1), (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
@@ -41,8 +42,8 @@ class Teacher:
     shape: Shape
     positions: int
     """The longest text, in tokens."""
-    classifies: bool
-    """Whether it has a classifier, so that it is fine-tuned already."""
+    outputs: int | None
+    """Those of its classifier, so it is fine-tuned already; None if it has none, or one for several labels at once."""
 
     @classmethod
     def at(cls, name: str) -> Teacher | None:
@@ -53,48 +54,74 @@ class Teacher:
                 raise TeacherError(f"--teacher {name}: is no folder; correct the path, or give a hub id")
             return None
         config = read_config(str(folder))
-        classifies = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
-        return cls(shape_of(config), compact_config(config).max_position_embeddings, classifies)
+        has_head = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+        several = getattr(config, "problem_type", None) == "multi_label_classification"
+        outputs = len(config.id2label or ()) if has_head and not several else None
+        return cls(shape_of(config), compact_config(config).max_position_embeddings, outputs)
+
+    def misfit(self, data: Columns, label: str, kind: str) -> str | None:
+        """How its classifier does not fit the task, if it has one."""
+        known = data.column(label)
+        wanted = 1 if kind == "regression" else known.classes or len(known.counts)
+        if self.outputs in (None, wanted):
+            return None
+        task = "a regression needs 1" if kind == "regression" else f"{label} has {wanted} classes"
+        return f"the teacher's classifier has {self.outputs} outputs, but {task}"
 
 
 @dataclass(frozen=True)
 class Columns:
     """What the data files say."""
 
-    names: tuple[str, ...]
-    """Those that training and test data have."""
+    found: Mapping[str, Column]
+    """The columns that training and test data have, by name."""
     rows: int
     """Of the training data."""
-    text: tuple[str, ...]
-    """The columns that look like texts; one or two of them can be meant."""
-    label: str | None
-    metric: str
-    """The usual one for that label."""
+    text: Clear[tuple[str, ...]] | Unclear
+    label: Clear[str] | Unclear
 
     @classmethod
     def of(cls, rows: Dataset, test: Dataset) -> Columns:
         """Look at training and test data."""
-        names = tuple(name for name in rows.column_names if name in test.column_names)
-        sample = rows.select(range(min(_SAMPLE, len(rows))))
-        text = tuple(name for name in names if _looks_like_text(sample, name))
-        others = [name for name in names if name not in text]
-        usual = [name for name in _LABELS if name in others]
-        label = next(iter(usual or (others if len(others) == 1 else ())), None)
-        kind = "regression" if label and _is_fractional(rows, label) else "classification"
-        return cls(names, len(rows), text, label, METRICS[kind][0])
+        names = [name for name in rows.column_names if name in test.column_names]
+        found = {name: Column.of(rows, name) for name in names}
+        text = columns.texts(list(found.values()))
+        label = columns.label(list(found.values()), text.value if isinstance(text, Clear) else (), partial(_same, rows))
+        absent = [name for name in rows.column_names if name not in names]
+        if isinstance(label, Unclear) and absent and not label.candidates:
+            label = Unclear(f"{label.why} in both files; the test data has no {', '.join(map(repr, absent))}")
+        return cls(found, len(rows), text, label)
+
+    def column(self, name: str) -> Column:
+        """A column that both files have. Raises `DataError` for another name."""
+        if name not in self.found:
+            raise DataError(f"no column {name!r} in both data files; use some of {', '.join(self.found)}")
+        return self.found[name]
+
+    def kind(self, label: str, outputs: int | None) -> Clear[str] | Unclear:
+        """The kind of task that a label makes. Raises `DataError` if the column cannot be a label."""
+        if why := columns.unfit(self.column(label)):
+            raise DataError(f"--label {label}: the column {why}; give another one of {', '.join(self.found)}")
+        return columns.kind(self.column(label), outputs)
+
+    def described(self, text: Sequence[str], label: str, kind: str) -> str:
+        """What was taken, in one line."""
+        values = self.column(label).counts
+        if kind == "regression":
+            numbers = self.column(label).numbers or [math.nan]
+            about = f"regression, numbers from {numbers[0]:g} to {numbers[-1]:g}"
+        else:
+            names = sorted(values)[:_SHOWN] + ["..."][: max(0, len(values) - _SHOWN)]
+            about = f"{self.column(label).classes or len(values)} classes: {', '.join(names)}"
+        missing = sum(self.column(name).missing for name in (*text, label))
+        rest = f"; missing values: {missing:,}; fill them, or remove these rows" if missing else ""
+        return f"text: {', '.join(text)}; label: {label} ({about}){rest}"
 
 
-def _looks_like_text(sample: Dataset, column: str) -> bool:
-    """Most rows are texts of several words, and differ."""
-    if isinstance(sample.features[column], ClassLabel):
-        return False
-    values = sample[column]
-    several = [value for value in values if isinstance(value, str) and len(value.split()) > 1]
-    return len(set(several)) > len(values) / 2
-
-
-def _is_fractional(rows: Dataset, column: str) -> bool:
-    return "float" in str(getattr(rows.features[column], "dtype", ""))
+def _same(rows: Dataset, one: str, other: str) -> bool:
+    """Whether each value of one column goes with a single one of the other, and the other way round."""
+    table = rows.select_columns([one, other]).with_format("arrow")[:]
+    return len({table.group_by(names).aggregate([]).num_rows for names in ([one], [other], [one, other])}) == 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +136,7 @@ class Answers:
     test: str
     text: Sequence[str]
     label: str
+    kind: str
     metric: str
     space: str | None
     """A shipped space, or a file; None for one that fits the teacher, where it is a folder."""
@@ -124,36 +152,49 @@ class Answers:
 def write_study(folder: Path, answers: Answers, teacher: Teacher | None, columns: Columns | None) -> list[Path]:
     """Write `study.toml`, and `search_space.toml` where no shipped space has the teacher's sizes.
 
-    Nothing is left if the study is not valid. Raises `StudyError` for a folder that has one, or the error that
-    loading it would meet.
+    The study appears when it is complete and valid; else nothing is left. Raises `StudyError` for a folder that has
+    one, or the error that loading it would meet.
     """
     if answers.runtime not in RUNTIMES:
         raise StudyError(f"--runtime {answers.runtime}: is none of {', '.join(RUNTIMES)}; use one of them")
-    space, written = _search_space(folder, answers, teacher), [folder / STUDY_FILE]
-    if space == SPACE_FILE:
-        written.append(folder / SPACE_FILE)
-    for path in written:
-        if path.exists():
+    if columns:
+        for name in (*answers.text, answers.label):
+            columns.column(name)
+    target, space_target = folder / STUDY_FILE, folder / SPACE_FILE
+    space = _search_space(folder, answers, teacher)
+    space_text = _space_text(teacher.shape) if teacher and space == SPACE_FILE else None
+    # An init that was killed may have left the very same space.
+    space_is_new = space_text is not None and not (space_target.is_file() and _holds(space_target, space_text))
+    for path in (target, *((space_target,) if space_is_new else ())):
+        if path.exists() or path.is_symlink():
             raise StudyError(f"{path}: is there already; remove it, or give another folder")
-    unknown = [name for name in (*answers.text, answers.label) if columns and name not in columns.names]
-    if columns and unknown:
-        raise StudyError(
-            f"{answers.train}, {answers.test}: no column {unknown[0]!r} in both; use some of {', '.join(columns.names)}"
-        )
     absent = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        if teacher and space == SPACE_FILE:
-            write_text(folder / SPACE_FILE, _space_text(teacher.shape))
-        write_text(folder / STUDY_FILE, _study_text(folder, answers, space, teacher, columns))
-        check_sources(Study.load(folder))
-    except NasError:
-        for path in written:
-            path.unlink(missing_ok=True)
+        if space_text and space_is_new:
+            write_text(space_target, space_text)
+        text = _study_text(folder, answers, space, teacher, columns)
+        write_atomically(target, partial(_write_valid, text, target))
+    except BaseException:
+        if space_is_new:
+            space_target.unlink(missing_ok=True)
         for path in absent:
             if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
         raise
-    return written
+    return [target, *((space_target,) if space_text else ())]
+
+
+def _holds(path: Path, text: str) -> bool:
+    return path.read_bytes() == text.encode()
+
+
+def _write_valid(text: str, target: Path, draft: Path) -> None:
+    """Fill a draft of a study that lies beside its target. Raises the error that loading it meets."""
+    draft.write_text(text, encoding="utf-8")
+    try:
+        check_sources(Study.load(draft))
+    except NasError as problem:
+        raise type(problem)(str(problem).replace(str(draft.resolve()), str(target))) from None
 
 
 def _search_space(folder: Path, answers: Answers, teacher: Teacher | None) -> str:
@@ -200,7 +241,8 @@ def _sizes(largest: int, shares: Sequence[float], multiple: int) -> list[int]:
 
 
 def _study_text(folder: Path, answers: Answers, space: str, teacher: Teacher | None, columns: Columns | None) -> str:
-    kind = next((kind for kind, names in METRICS.items() if answers.metric in names), "classification")
+    kind, name = answers.kind, study_name(folder)
+    own_name = f"name = {_text(name)}  # of the run's folder\n" if name != folder.resolve().name else ""
     train, test = (name if answers.hub else _seen_from(folder, name) for name in (answers.train, answers.test))
     hub = [f"{key} = {_text(value)}\n" for key in ("hub", "config") if (value := getattr(answers, key))]
     searched = max(1, min(_SEARCHED, columns.rows // 5)) if columns else _SEARCHED
@@ -210,7 +252,7 @@ def _study_text(folder: Path, answers: Answers, space: str, teacher: Teacher | N
     return f"""\
 # Which sub-network of the teacher is the most accurate within each budget?
 # `nas check` validates this file and estimates the time, `nas run` does all of it. Paths are relative to it.
-
+{own_name}
 [task]
 {"".join(hub)}train = {_text(train)}
 test = {_text(test)}  # read once, for the final figure

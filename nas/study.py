@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Mapping
 from functools import cached_property
 from importlib import resources
@@ -18,7 +19,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from nas.budget import Budget
 from nas.compression import REGISTRY, compression
-from nas.device import Device, Name
+from nas.device import NAME, Device, Name
 from nas.errors import StudyError
 from nas.files import Flag, Positive, Real, Settings, Whole, digest, read_toml, validate
 from nas.space import SearchSpace, Shape, shipped_spaces
@@ -269,7 +270,7 @@ class Study(Settings):
         values = _substitute(raw, _variables(path, declared, variables or {}))
         if "path" in values:
             raise StudyError(f"{path}: path: unknown key; remove it")
-        values = {"name": path.parent.resolve().name, **values, "path": path}
+        values = {"name": study_name(path.parent), **values, "path": path}
         if isinstance(values.get("devices"), list):
             values["devices"] = [_from_file(device, path) for device in values["devices"]]
         loaded = validate(cls, values, path, StudyError)
@@ -382,6 +383,15 @@ def _sizes(shape: Shape) -> str:
         f"{shape.num_hidden_layers} layers, hidden_size {shape.hidden_size}, "
         f"{shape.num_attention_heads} heads, intermediate_size {shape.intermediate_size}"
     )
+
+
+def study_name(folder: Path) -> str:
+    """The name that a study has by its folder: the folder's own, as far as its characters are those of a name."""
+    own = folder.resolve().name
+    if re.fullmatch(NAME, own):
+        return own
+    plain = unicodedata.normalize("NFKD", own).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("._-") or "study"
 
 
 def shipped_studies() -> dict[str, Path]:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1] / "nas"
 ROOMS = [
     "errors", "files", "progress", "graph", "cluster", "compression", "architecture", "device", "space", "budget",
     "study", "embedded", "data", "vocabulary", "model", "supernet", "latency", "evaluate", "search", "export", "report",
-    "pipeline", "proposal", "doctor", "cli",
+    "pipeline", "columns", "proposal", "doctor", "cli",
 ]  # fmt: skip
 TOP = {"__init__", "registration"}  # the front door: everything below is imported lazily
 

@@ -8,10 +8,9 @@ import tomllib
 
 import pytest
 from datasets import Dataset
-from tiny import make_pairs, make_rows, make_teacher, make_tokenizer
+from tiny import make_rows, make_teacher, make_tokenizer
 from transformers import BertConfig, BertForSequenceClassification
 
-from nas.proposal import Columns
 from nas.study import Study
 
 
@@ -54,23 +53,6 @@ def test_a_space_is_written_for_a_teacher_of_other_sizes_and_what_its_runtime_ca
     assert (here / "search_space.toml").is_file() and study.space.teacher.model_dump() == sizes
     assert study.space.dimensions.intermediate_size[-1] == 100 and study.space.count() > 10_000
     assert study.teacher.fine_tune is not None and study.space.largest().choices == {"none"}
-
-
-def test_pairs_and_regression_are_recognised():
-    found = Columns.of(make_pairs(40, 0), make_pairs(4, 1))
-    assert found.text == ("first", "second") and found.label == "label" and found.metric == "spearman"
-
-
-def test_columns_are_told_apart():
-    rows = {"id": ["a1", "b2", "c3"], "note": ["x y", "x y", "x y"], "body": ["a b", "b c", "c d"], "class": [0, 1, 0]}
-    data = Dataset.from_dict(rows)
-    found = Columns.of(data, data.remove_columns("id"))
-    assert (
-        found.names == ("note", "body", "class")
-        and found.text == ("body",)
-        and found.label == "class"
-        and found.metric == "accuracy"
-    )
 
 
 def test_it_asks_on_a_terminal(here, nas, monkeypatch):
@@ -128,14 +110,24 @@ def test_wrong_answers_leave_nothing(here, nas, arguments, words):
 
 
 def test_columns_may_have_spaces_and_are_typed_with_commas(here, nas, monkeypatch):
-    texts, numbers = [f"x {number}" for number in range(9)], [0, 1, 0] * 3
-    for name in ("train.csv", "test.csv"):
-        Dataset.from_dict({"the text": texts, "the other": texts, "label": numbers}).to_csv(name)
-    assert nas("init", "found", *GIVEN)[0] == 0 and Study.load("found").task.text == ("the text", "the other")
+    for name, start in (("train.csv", 0), ("test.csv", 9)):
+        texts = [f"x {number}" for number in range(start, start + 9)]
+        Dataset.from_dict({"the text": texts, "the other": texts, "label": [0, 1, 0] * 3}).to_csv(name)
+    code, _, error = nas("init", "found", *GIVEN)
+    assert code == 2 and error.endswith(
+        "several columns look like texts: give --text with one of the text, the other, twice for a pair\n"
+    )
+    assert not (here / "found").exists()
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
-    said = {"Column of texts, or two for pairs with a comma between": "the other , the text"}
-    monkeypatch.setattr("typer.prompt", lambda question, default, err: said.get(question, default))
+    asked = []
+
+    def answer(question, default, err):
+        asked.append(question)
+        return "the other , the text" if question.startswith("Column of texts") else default
+
+    monkeypatch.setattr("typer.prompt", answer)
     assert nas("init", "typed", *GIVEN)[0] == 0 and Study.load("typed").task.text == ("the other", "the text")
+    assert "(several columns look like texts: the text, the other)" in asked[0]
 
 
 def test_texts_are_cut_no_shorter_than_the_device_is_measured_with(here, nas):
@@ -145,7 +137,133 @@ def test_texts_are_cut_no_shorter_than_the_device_is_measured_with(here, nas):
         assert nas("init", length, *given, *arguments)[0] == 0 and Study.load(length).task.max_length == cut
 
 
+def _write(folder, **columns):
+    """The same rows as train.csv and, without the first of them, as test.csv."""
+    for name, first in (("train.csv", 0), ("test.csv", 1)):
+        Dataset.from_dict({key: values[first:] for key, values in columns.items()}).to_csv(folder / name)
+
+
+TEXTS = [f"w{number} w1 w2 w3" for number in range(60)]
+
+
+def test_all_that_is_unclear_is_named_at_once_with_its_flags(here, nas):
+    _write(here, title=TEXTS, body=TEXTS[::-1], stars=[number % 5 + 1 for number in range(60)])
+    code, output, error = nas("init", "mine", *GIVEN)
+    assert code == 2 and output == ""
+    assert error.splitlines()[-1] == (
+        "error: several columns look like texts: give --text with one of title, body, twice for a pair; "
+        "stars holds 5 numbers from 1 to 5: classes or a scale? Give --kind classification or --kind regression"
+    )
+    answers = ["--text", "title", "--text", "body", "--kind", "regression", "--fine-tune"]
+    code, output, error = nas("init", "mine", *GIVEN, *answers)
+    assert code == 0, error
+    task = Study.load("mine").task
+    assert (task.text, task.label, task.kind, task.metric) == (("title", "body"), "stars", "regression", "spearman")
+    assert "text: title, body; label: stars (regression, numbers from 1 to 5)\n" in output
+
+
+def test_a_classifier_of_other_classes_is_said_before_a_study_is_written(here, nas):
+    _write(here, text=TEXTS, label=["a", "b", "c"] * 20)
+    code, _, error = nas("init", "mine", *GIVEN)
+    assert code == 2 and not (here / "mine").exists()
+    assert "the teacher's classifier has 2 outputs, but label has 3 classes: give --fine-tune" in error
+    assert nas("init", "mine", *GIVEN, "--no-fine-tune")[0] == 2
+    code, output, _ = nas("init", "mine", *GIVEN, "--fine-tune")
+    assert code == 0 and Study.load("mine").teacher.fine_tune is not None
+    assert "label: label (3 classes: a, b, c)\n" in output
+
+
+def test_a_teacher_for_several_labels_at_once_or_of_one_output_is_no_evidence_for_two_classes(here, nas):
+    config = here / "my-bert" / "config.json"
+    values = json.loads(config.read_text())
+    config.write_text(json.dumps(values | {"problem_type": "multi_label_classification"}))
+    code, output, error = nas("init", "several", *GIVEN)
+    assert code == 0 and "so it is fine-tuned first" in output, error
+    config.write_text(json.dumps(values | {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}))
+    code, _, error = nas("init", "one", *GIVEN)
+    assert code == 2 and "2 numbers from 0 to 1, and the teacher has 1 output: classes or a scale?" in error
+    assert nas("init", "one", *GIVEN, "--kind", "regression")[0] == 0
+
+
+def test_what_is_missing_or_no_kind_is_said(here, nas):
+    _write(here, text=TEXTS, label=[None, *["no", "yes"] * 29, "no"], tags=["['a']", "['b', 'a']"] * 30)
+    code, output, error = nas("init", "mine", *GIVEN)
+    assert code == 0 and "(2 classes: no, yes); missing values: 1; " in output, error
+    assert Study.load("mine").task.kind == "classification"
+    for arguments, words in (
+        (["--label", "tags"], "--label tags: the column holds lists, and only one label per row"),
+        (["--kind", "ranking"], "--kind ranking: is none of classification, regression"),
+        (["--kind", "regression"], "label: a regression needs numbers, but the column holds 'no'"),
+        (["--kind", "classification", "--metric", "pearson"], "'pearson' does not measure classification"),
+    ):
+        code, _, error = nas("init", "other", *GIVEN, *arguments)
+        assert code == 2 and words in error and not (here / "other").exists(), error
+
+
+def test_one_file_for_training_and_test_is_refused(here, nas):
+    (here / "copy.csv").write_bytes((here / "train.csv").read_bytes())
+    for test in ("./train.csv", "copy.csv"):
+        code, _, error = nas("init", "mine", *GIVEN[:4], "--test", test)
+        assert code == 2 and "has the same content as --train train.csv" in error
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("my study", "my-study"),
+        ("\u00fcbung 1", "ubung-1"),
+        ("a/b", "b"),
+        ("con", "con"),
+        ("-x (2)", "x-2"),
+        ("\u7814\u7a76", "study"),
+        ("..b", "b"),
+        (".", "at-home"),
+    ],
+)
+def test_a_folder_s_name_need_not_be_a_study_s(here, nas, monkeypatch, folder, name):
+    home = here / "at home"
+    home.mkdir()
+    monkeypatch.chdir(home)
+    given = ["--teacher", "../my-bert", "--train", "../train.csv", "--test", "../test.csv", "--", folder]
+    code, output, error = nas("init", *given)
+    assert code == 0, error
+    study = Study.load(home / folder)
+    assert study.name == name and (f"name: {name} (" in output) == (name != study.path.parent.name)
+    if name != study.path.parent.name:  # where it can be changed
+        assert tomllib.loads(study.path.read_text())["name"] == name
+        study.path.write_text(study.path.read_text().replace(f'name = "{name}"', "", 1))
+        assert Study.load(home / folder).name == name
+
+
+def test_no_folder_can_be_where_a_file_is_or_under_a_name_that_is_too_long(here, nas):
+    for folder, words in (("train.csv", "train.csv: is a file"), ("x" * 300, "name too long")):
+        code, output, error = nas("init", folder, *GIVEN)
+        assert code == 2 and output == "" and words in error and error.count("\n") == 1, error
+
+
+def test_an_interrupted_init_leaves_nothing_and_a_killed_one_is_no_hindrance(here, nas, monkeypatch):
+    odd = BertConfig(vocab_size=64, hidden_size=48, num_hidden_layers=2, num_attention_heads=6, intermediate_size=100)
+    BertForSequenceClassification(odd).save_pretrained(here / "odd")
+    given = ["--teacher", "odd", *GIVEN[2:]]
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nas.proposal.check_sources", interrupt)
+        assert nas("init", "deep/mine", *given)[0] != 0
+    assert not (here / "deep").exists()
+    assert nas("init", "mine", *given)[0] == 0
+    (here / "mine" / "study.toml").unlink()  # as if killed between the two files
+    assert nas("init", "mine", *given)[0] == 0 and Study.load("mine").space.teacher.hidden_size == 48
+    (here / "mine" / "study.toml").unlink()
+    (here / "mine" / "search_space.toml").write_text("mine")
+    code, _, error = nas("init", "mine", *given)
+    assert code == 2 and "search_space.toml: is there already" in error
+    assert (here / "mine" / "search_space.toml").read_text() == "mine" and not (here / "mine" / "study.toml").exists()
+
+
 def test_unclear_columns_are_asked_for(here, nas):
-    Dataset.from_dict({"a": ["x y"] * 9, "b": ["x y"] * 9, "label": [0, 1, 0] * 3}).to_csv("unclear.csv")
-    code, _, error = nas("init", "mine", "--teacher", "my-bert", "--train", "unclear.csv", "--test", "unclear.csv")
-    assert code == 2 and "--text" in error and "a, b, label" in error
+    _write(here, a=["x y"] * 9, b=["x y"] * 9, label=[0, 1, 0] * 3)
+    code, _, error = nas("init", "mine", *GIVEN)
+    assert code == 2 and "no column looks like texts: give --text with one of a, b, label" in error

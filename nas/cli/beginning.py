@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from nas.cli.app import JsonOption, OptionalStudyArgument, SetOption, app, examples, finish, import_packages, load
-from nas.errors import StudyError
+from nas.errors import DataError, StudyError
+
+if TYPE_CHECKING:
+    from nas.proposal import Columns, Teacher
 
 T = TypeVar("T", int, str)
 
@@ -35,8 +41,11 @@ def init(  # noqa: PLR0913 (an option for each answer)
     config: Annotated[str | None, _option("--config", "Its configuration.")] = None,
     train: Annotated[str | None, _option("--train", "Parquet, CSV or JSONL.")] = None,
     test: Annotated[str | None, _option("--test", "Likewise; read once, for the final figure.")] = None,
-    text: Annotated[list[str] | None, _option("--text", "A column of texts; twice for pairs.", "COLUMN")] = None,
+    text: Annotated[list[str] | None, _option("--text", "The column of texts; twice for pairs.", "COLUMN")] = None,
     label: Annotated[str | None, _option("--label", "The column of labels.", "COLUMN")] = None,
+    kind: Annotated[
+        str | None, _option("--kind", "classification or regression; by default what the labels are, if that is clear.")
+    ] = None,
     metric: Annotated[str | None, _option("--metric", "accuracy, f1, spearman, ...")] = None,
     space: Annotated[str | None, _option("--space", "A search space; by default one that fits the teacher.")] = None,
     runtime: Annotated[str | None, _option("--runtime", "onnxruntime, torch or openvino.")] = None,
@@ -51,16 +60,13 @@ def init(  # noqa: PLR0913 (an option for each answer)
     ] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Write a study file. What is not given is asked for on a terminal, with what fits as the answer proposed."""
+    """Write a study file. On a terminal it asks for what is not given; elsewhere it refuses what is unclear."""
     import_packages()
-    from nas.data import read_rows
-    from nas.progress import busy
-    from nas.proposal import LENGTH, STUDY_FILE, Answers, Columns, Teacher, write_study
+    from nas.proposal import LENGTH, STUDY_FILE, Answers, Teacher, write_study
     from nas.space import shipped_spaces
     from nas.study import Study
 
-    if (folder / STUDY_FILE).exists():
-        raise StudyError(f"{folder / STUDY_FILE}: is there already; remove it, or give another folder")
+    _check_folder(folder, STUDY_FILE)
     teacher = _ask("--teacher", "Teacher: a folder or hub id", teacher)
     known = Teacher.at(teacher)
     if known is None:  # its sizes are not known before it is downloaded
@@ -68,21 +74,20 @@ def init(  # noqa: PLR0913 (an option for each answer)
         space = _ask("--space", f"Search space for {teacher}: {shipped}, or a TOML file", space)
     train = _ask("--train", "Training data: Parquet, CSV or JSONL", train)
     test = _ask("--test", "Test data", test)
-    columns = None
-    if not hub:
-        with busy(f"Looking at {train} and {test}"):
-            columns = Columns.of(read_rows(train), read_rows(test))
+    columns = None if hub else _look_at(train, test)
+    task = _settle_task(columns, known, _Task(text or [], label, kind, metric, fine_tune))
     length = str(min(LENGTH, known.positions) if known else LENGTH)
     answers = Answers(
         teacher=teacher,
-        fine_tune=bool(known and not known.classifies) if fine_tune is None else fine_tune,
+        fine_tune=bool(task.fine_tune),
         hub=hub,
         config=config,
         train=train,
         test=test,
-        text=text or _ask_text(columns),
-        label=_ask("--label", "Column of labels", label, columns.label if columns else "label"),
-        metric=_ask("--metric", "Metric", metric, columns.metric if columns else "accuracy"),
+        text=task.text,
+        label=str(task.label),
+        kind=str(task.kind),
+        metric=str(task.metric),
         space=space,
         runtime=_ask("--runtime", "Runtime", runtime, "onnxruntime"),
         threads=_ask("--threads", "Threads", threads, 1),
@@ -94,10 +99,143 @@ def init(  # noqa: PLR0913 (an option for each answer)
     written = write_study(folder, answers, known, columns)
     for path in written:
         print(f"written: {path}")
-    found = Study.load(folder).space
-    print(f"search space: {found.name} ({found.description})")
-    print(f"next: nas doctor {folder}, nas check {folder}, nas run {folder}")
-    finish(json_, {"written": [str(path) for path in written], "search_space": found.name})
+    found = Study.load(folder)
+    if found.name != folder.resolve().name:
+        print(f"name: {found.name} (a study's name has letters, digits, dots, dashes and underscores only)")
+    if columns:
+        print(columns.described(answers.text, answers.label, answers.kind))
+    else:
+        print(f"not looked at: {hub}; text: {', '.join(answers.text)}; label: {answers.label} ({answers.kind})")
+    if task.fine_tune and fine_tune is None:
+        print(f"teacher: {teacher} has no classifier for this task yet, so it is fine-tuned first")
+    print(f"search space: {found.space.name} ({found.space.description})")
+    shown = shlex.quote(str(folder))
+    print(f"next: nas doctor {shown}, nas check {shown}, nas run {shown}")
+    finish(json_, {"written": [str(path) for path in written], "search_space": found.space.name})
+
+
+def _check_folder(folder: Path, study_file: str) -> None:
+    """Raise `StudyError` where no study can be begun."""
+    if (folder / study_file).exists():
+        raise StudyError(f"{folder / study_file}: is there already; remove it, or give another folder")
+    above = next(path for path in (folder, *folder.parents) if path.exists())
+    if not above.is_dir():
+        raise StudyError(f"{above}: is a file, and a study needs a folder; give another one")
+
+
+def _look_at(train: str, test: str) -> Columns:
+    """What both data files say. Raises `DataError` if one cannot be read, or if they are the same."""
+    from nas.data import read_rows
+    from nas.files import file_digest
+    from nas.progress import busy
+    from nas.proposal import Columns
+
+    with busy(f"Looking at {train} and {test}"):
+        paths = [Path(name).expanduser() for name in (train, test)]
+        rows, tested = (read_rows(str(path)) for path in paths)
+        if file_digest(paths[0]) == file_digest(paths[1]):
+            raise DataError(
+                f"--test {test}: has the same content as --train {train}, but must hold other rows; "
+                "split the file in two"
+            )
+        return Columns.of(rows, tested)
+
+
+@dataclass
+class _Task:
+    """What was given of the task, then what was settled."""
+
+    text: list[str]
+    label: str | None
+    kind: str | None
+    metric: str | None
+    fine_tune: bool | None
+
+
+def _settle_task(columns: Columns | None, teacher: Teacher | None, given: _Task) -> _Task:
+    """Text, label, kind and metric: as given, else as is clear, else as the person at the terminal says.
+
+    Raises `StudyError` with all that is unclear and the flags that settle it.
+    """
+    from nas.columns import Clear
+    from nas.study import METRICS
+
+    task, unclear = replace(given), _Unclear()
+    if not task.text:
+        question = "Column of texts, or two for pairs with a comma between"
+        found = columns and columns.text
+        said = unclear.settle("--text", question, found, columns, ", ".join)
+        names = list(found.value) if isinstance(found, Clear) and said == ", ".join(found.value) else said.split(",")
+        task.text = [name.strip() for name in names if name.strip()]
+    if task.label is None:
+        found_label = columns.label if columns else Clear("label")
+        task.label = unclear.settle("--label", "Column of labels", found_label, columns, str)
+    fitting = teacher.outputs if teacher and not task.fine_tune else None
+    if task.kind is None and task.metric:
+        task.kind = next((kind for kind, names in METRICS.items() if task.metric in names), "classification")
+    if columns and task.label:
+        found_kind = columns.kind(task.label, fitting)
+        if task.kind is None:
+            task.kind = unclear.settle("--kind", "classification or regression", found_kind, columns, str)
+        if task.kind == "regression" and (held := columns.column(task.label)).numbers is None:
+            raise DataError(
+                f"{task.label}: a regression needs numbers, but the column holds {min(held.counts)!r}; "
+                "correct the column, or give --kind classification"
+            )
+        if fitting and task.kind and (why := teacher and teacher.misfit(columns, task.label, task.kind)):
+            task.fine_tune = unclear.settle_fine_tuning(why, task.fine_tune)
+    unclear.refuse()
+    task.kind = task.kind or "classification"
+    if task.kind not in METRICS:
+        raise StudyError(f"--kind {task.kind}: is none of {', '.join(METRICS)}; use one of them")
+    task.metric = _ask("--metric", "Metric", task.metric, METRICS[task.kind][0])
+    if task.fine_tune is None:
+        task.fine_tune = bool(teacher and teacher.outputs is None)
+    return task
+
+
+class _Unclear(list[str]):
+    """What could not be settled: nobody is at a terminal to be asked."""
+
+    def settle(self, flag: str, question: str, found: Any, columns: Columns | None, shown: Callable[[Any], str]) -> str:
+        """What is clear, as the proposal on a terminal; else what is said there, or nothing, and it is noted."""
+        from nas.columns import Clear
+
+        clear = shown(found.value) if isinstance(found, Clear) else None
+        if sys.stdin.isatty() and (clear is None or flag != "--kind"):
+            if found and clear is None:
+                question = f"{question} ({found.why}: {', '.join(found.candidates)})".replace(": )", ")")
+            return _ask(flag, question, None, clear)
+        if clear is not None:
+            return clear
+        if not found:
+            self.append(f"{flag}: is needed where nobody can be asked ({question}); give it")
+        elif flag == "--kind":
+            self.append(f"{found.why} Give {' or '.join(f'--kind {kind}' for kind in found.candidates)}")
+        else:
+            names = ", ".join(found.candidates or (columns.found if columns else ()))
+            twice = ", twice for a pair" if flag == "--text" else ""
+            self.append(f"{found.why}: give {flag} with one of {names}{twice}")
+        return ""
+
+    def settle_fine_tuning(self, why: str, given: bool | None) -> bool | None:
+        """Whether a teacher whose classifier does not fit is fine-tuned with a new one."""
+        if given is None and sys.stdin.isatty():
+            if typer.confirm(f"{why}. Fine-tune it with a new classifier?", default=True, err=True):
+                return True
+            given = False
+        remedy = (
+            "give another teacher or label"
+            if given is False
+            else "give --fine-tune for a new classifier, or another --teacher or --label"
+        )
+        self.append(f"{why}: {remedy}")
+        return given
+
+    def refuse(self) -> None:
+        """Raise `StudyError` if anything is unclear."""
+        if self:
+            raise StudyError("; ".join(self))
 
 
 def _ask(flag: str, question: str, given: T | None, proposed: T | None = None) -> T:
@@ -110,15 +248,6 @@ def _ask(flag: str, question: str, given: T | None, proposed: T | None = None) -
     if proposed is None:
         raise StudyError(f"{flag}: is needed where nobody can be asked ({question}); give it")
     return proposed
-
-
-def _ask_text(columns: Any) -> list[str]:
-    found = list(columns.text) if columns else []
-    proposed = ", ".join(found) if len(found) in (1, 2) else None
-    if proposed is None and columns and not sys.stdin.isatty():
-        raise StudyError(f"--text: which columns hold the texts? Give one or two of {', '.join(columns.names)}")
-    said = _ask("--text", "Column of texts, or two for pairs with a comma between", None, proposed)
-    return found if said == proposed else [name.strip() for name in said.split(",")]
 
 
 @app.command(epilog=examples("nas doctor", "nas doctor study.toml --json"))

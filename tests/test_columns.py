@@ -1,0 +1,344 @@
+"""Which columns hold texts and label, in layouts of well-known data sets and in odd ones, and what is unclear."""
+
+from __future__ import annotations
+
+import datetime
+import random
+from itertools import count
+
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+
+from nas import columns
+from nas.columns import Clear, Column, Unclear
+from nas.proposal import Columns
+
+ROWS = 240
+RNG = random.Random(0)
+WORDS = ["the", "film", "was", "a", "very", "good", "one", "and", "I", "liked", "it", "with", "some", "bad", "jokes"]
+
+
+def text(words: int = 9, end: str = ".") -> str:
+    return " ".join(RNG.choices(WORDS, k=words)) + end
+
+
+def unspaced(characters: str, length: int = 14) -> str:
+    return "".join(RNG.choices(characters, k=length))
+
+
+CHINESE, JAPANESE = "这部电影很好看我不喜欢他演的角色真是太差了", "この映画はとても面白いですが少し長いと思いました"
+THAI = "อร่อยมากบริการดีแต่ราคาแพงไปหน่อยครับ"
+PREMISES = [text(12) for _ in range(ROWS)]
+NLI, CLASSES = ["entailment", "neutral", "contradiction"], "classification"
+
+# What one row holds; the columns of texts, the label and the kind that are right, or words of what must be asked.
+LAYOUTS = {
+    "IMDB": (lambda i: {"text": text(60), "label": i * 2 // ROWS}, ["text"], "label", CLASSES),
+    "SST-2": (lambda i: {"idx": i, "sentence": text(5), "label": i % 2}, ["sentence"], "label", CLASSES),
+    "MNLI": (
+        lambda i: {
+            "annotator_labels": ["neutral"],
+            "genre": ["fiction", "travel"][i % 2],
+            "gold_label": NLI[i % 3],
+            "pairID": f"{i}e",
+            "promptID": str(i // 3),
+            "sentence1": PREMISES[i // 3],
+            "sentence1_binary_parse": f"( ( {text(4)} ) x )",
+            "sentence1_parse": f"(ROOT (S {text(3)}))",
+            "sentence2": text(7),
+            "sentence2_binary_parse": f"( ( {text(4)} ) )",
+            "sentence2_parse": f"(ROOT {text(4)})",
+        },
+        ["sentence1", "sentence2"],
+        "gold_label",
+        CLASSES,
+    ),
+    "SNLI with explanations": (
+        lambda i: {"hypothesis": text(6), "explanation_1": text(), "premise": PREMISES[i // 3], "label": i % 3},
+        ["premise", "hypothesis"],
+        "label",
+        CLASSES,
+    ),
+    "SNLI with rows that have no label": (
+        lambda i: {"premise": PREMISES[i // 3], "hypothesis": text(), "label": [*NLI, "-"][i % 3 if i % 20 else 3]},
+        ["premise", "hypothesis"],
+        "label",
+        "holds '-' in 12 rows",
+    ),
+    "QQP": (
+        lambda i: {
+            "id": i,
+            "qid1": 2 * i,
+            "qid2": 2 * i + 1,
+            "question1": text(8),
+            "question2": text(8),
+            "is_duplicate": i % 2,
+        },
+        ["question1", "question2"],
+        "is_duplicate",
+        CLASSES,
+    ),
+    "MRPC": (
+        lambda i: {"Quality": i % 2, "#1 ID": 3 * i, "#2 ID": 3 * i + 1, "#1 String": text(), "#2 String": text()},
+        ["#1 String", "#2 String"],
+        "Quality",
+        CLASSES,
+    ),
+    "QNLI": (
+        lambda i: {"index": i, "question": text(8, "?"), "sentence": text(20), "label": NLI[i % 2]},
+        ["question", "sentence"],
+        "label",
+        CLASSES,
+    ),
+    "BoolQ": (
+        lambda i: {"question": text(8), "passage": text(60), "answer": bool(i % 3)},
+        ["question", "passage"],
+        "answer",
+        CLASSES,
+    ),
+    "CoLA": (
+        lambda i: {"source": ["gj04", "bc01"][i % 2], "label": int(i % 3 > 0), "mark": "", "sentence": text(7)},
+        ["sentence"],
+        "label",
+        CLASSES,
+    ),
+    "STS-B": (
+        lambda i: {"idx": i, "score": (i * 7 % 51) / 10, "sentence1": text(8), "sentence2": text(8)},
+        ["sentence1", "sentence2"],
+        "score",
+        "regression",
+    ),
+    "SICK": (
+        lambda i: {
+            "pair_ID": i,
+            "sentence_A": text(7),
+            "sentence_B": text(7),
+            "relatedness_score": 1 + i % 41 / 10,
+            "entailment_judgment": NLI[i % 3],
+        },
+        ["sentence_A", "sentence_B"],
+        "several columns may be the label",
+        None,
+    ),
+    "Amazon reviews": (
+        lambda i: {"stars": i % 5 + 1, "title": text(4), "body": text(30)},
+        "several columns look like texts",
+        "stars",
+        "stars holds 5 numbers from 1 to 5: classes or a scale?",
+    ),
+    "tweets": (
+        lambda i: {
+            "target": 4 * (i % 2),
+            "ids": 1467810000 + i * 37,
+            "date": f"Mon Apr {i % 28 + 1:02d} 22:19:{i % 60:02d} PDT 2009",
+            "flag": "NO_QUERY",
+            "user": f"user{i // 2}",
+            "text": text(10),
+        },
+        ["text"],
+        "target",
+        CLASSES,
+    ),
+    "toxic comments": (
+        lambda i: {"id": f"{i * 7919:016x}", "comment_text": text(), "toxic": i % 2, "insult": int(i % 9 == 0)},
+        ["comment_text"],
+        "several columns may be the label",
+        None,
+    ),
+    "news": (
+        lambda i: {
+            "url": f"https://www.site.com/{i}/a-story",
+            "title": text(8),
+            "date": f"2024-03-{i % 28 + 1:02d}",
+            "category": ["Sport", "World", "Home & Living"][i % 3],
+        },
+        ["title"],
+        "category",
+        CLASSES,
+    ),
+    "AG News": (
+        lambda i: {"Class Index": i % 4 + 1, "Title": text(7), "Description": text(20)},
+        "several columns look like texts",
+        "Class Index",
+        CLASSES,
+    ),
+    "products": (
+        lambda i: {"sku": f"A-{i:05d}", "name": text(4), "description": text(), "price": 9.99 + i % 80, "brand": "B"},
+        "several columns look like texts",
+        "price",
+        "regression",
+    ),
+    "chnsenticorp": (lambda i: {"label": i % 2, "review": unspaced(CHINESE)}, ["review"], "label", CLASSES),
+    "Chinese with places": (
+        lambda i: {"text": unspaced(CHINESE), "source": f"site {i}", "label": i % 2},
+        ["text"],
+        "label",
+        CLASSES,
+    ),
+    "JNLI": (
+        lambda i: {"pair_id": i, "sentence1": unspaced(JAPANESE), "sentence2": unspaced(JAPANESE), "label": NLI[i % 3]},
+        ["sentence1", "sentence2"],
+        "label",
+        CLASSES,
+    ),
+    "Wisesight": (
+        lambda i: {"texts": unspaced(THAI, 30), "category": ["pos", "neu", "neg", "q"][i % 4]},
+        ["texts"],
+        "category",
+        CLASSES,
+    ),
+    "capitals": (lambda i: {"TEXT": text(), "Score": i % 10 / 10, "LABEL": "AB"[i % 2]}, ["TEXT"], "LABEL", CLASSES),
+    "numbers and names of the same classes": (
+        lambda i: {"text": text(), "label_text": ["neg", "neu", "pos"][i % 3], "label": i % 3},
+        ["text"],
+        "label",
+        CLASSES,
+    ),
+    "spam": (lambda i: {"v1": ["ham", "spam"][i % 2], "v2": text(), "Unnamed: 2": None}, ["v2"], "v1", CLASSES),
+    "intents": (
+        lambda i: {"text": text(), "category": [f"card_{number}" for number in range(77)][i % 77]},
+        ["text"],
+        "category",
+        CLASSES,
+    ),
+    "stance": (
+        lambda i: {"Tweet": text(), "Target": ["Hillary Clinton", "Atheism"][i % 2], "Stance": NLI[i % 3]},
+        ["Tweet"],
+        "several columns may be the label",
+        None,
+    ),
+    "what is about a text": (
+        lambda i: {
+            "author": f"Given{i} Name{i}",
+            "created": f"March {i % 28 + 1}, 2024 at 5 pm",
+            "seen": datetime.datetime(2024, 3, 1, i % 24, tzinfo=datetime.UTC),
+            "file": f"photo number {i}.jpg",
+            "mail": f"a{i}@b.org",
+            "digest": f"{i * 7919:032x}",
+            "text": text(),
+            "label": i % 2,
+        },
+        ["text"],
+        "label",
+        CLASSES,
+    ),
+    "a comment beside the text": (
+        lambda i: {"text": text(), "comment": text(), "label": i % 2},
+        "several columns look like texts",
+        "label",
+        CLASSES,
+    ),
+    "a name that says nothing": (
+        lambda i: {"text": text(), "wer": f"Given{i} Name{i}", "label": i % 2},
+        "several columns look like texts",
+        "label",
+        CLASSES,
+    ),
+    "texts of single words": (
+        lambda i: {"text": f"{RNG.choice(WORDS)}{i}", "notes": text(), "label": i % 2},
+        "text may hold the texts",
+        "label",
+        CLASSES,
+    ),
+    "two classes as floats": (lambda i: {"text": text(), "label": float(i % 2)}, ["text"], "label", CLASSES),
+    "floats from 0 to 2": (lambda i: {"text": text(), "label": float(i % 3)}, ["text"], "label", "classes or a scale?"),
+    "from -1 to 1": (lambda i: {"text": text(), "label": i % 3 - 1}, ["text"], "label", "holds '-1' in 80 rows"),
+    "-1 and 1": (lambda i: {"text": text(), "y": i % 2 * 2 - 1}, ["text"], "y", CLASSES),
+    "stars as floats": (lambda i: {"text": text(), "stars": i % 5 + 1.0}, ["text"], "stars", "classes or a scale?"),
+    "codes with a zero in front": (lambda i: {"text": text(), "label": f"0{i % 3 + 1}"}, ["text"], "label", CLASSES),
+    "any scale": (lambda i: {"text": text(), "target": RNG.gauss(0, 50)}, ["text"], "target", "regression"),
+    "no label": (
+        lambda i: {"text": text(), "source": ["web", "book"][i % 2], "date": "2020-01-01"},
+        ["text"],
+        "no column looks like a label",
+        None,
+    ),
+    "languages": (lambda i: {"text": text(), "language": ["en", "de"][i % 2]}, ["text"], "language", CLASSES),
+    "lists of labels": (lambda i: {"text": text(), "labels": [i % 3]}, ["text"], "labels holds lists", None),
+    "lists of labels as texts": (
+        lambda i: {"text": text(), "labels": str(["a", "b"][: i % 2 + 1])},
+        ["text"],
+        "labels holds lists",
+        None,
+    ),
+    "one label": (lambda i: {"text": text(), "label": 1, "year": i % 9}, ["text"], "one value only, '1'", None),
+    "words and tags": (
+        lambda i: {"tokens": text().split(), "tags": [0] * 9},
+        "tokens, tags holds lists, which are not supported",
+        "no column looks like a label",
+        None,
+    ),
+}
+
+
+def found_in(row, as_texts):
+    rows = [row(number) for number in range(ROWS)]
+    if as_texts:  # as a CSV file has it
+        rows = [{key: None if value is None else str(value) for key, value in row.items()} for row in rows]
+    return Columns.of(Dataset.from_list(rows), Dataset.from_list(rows[:40]))
+
+
+@pytest.mark.parametrize("as_texts", [False, True])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layouts(name, as_texts):
+    row, texts, label, kind = LAYOUTS[name]
+    found = found_in(row, as_texts)
+    assert _right(found.text, texts if isinstance(texts, str) else tuple(texts)), found.text
+    assert _right(found.label, label), found.label
+    if isinstance(found.label, Clear):
+        assert _right(said := found.kind(label, None), kind), said
+
+
+def _right(found, due):
+    return found == Clear(due) if isinstance(found, Clear) else due in found.why
+
+
+def numbers(*values, name="label"):
+    values = [value for value, _ in zip(values * ROWS, range(ROWS), strict=False)]
+    return Column.of(Dataset.from_dict({name: values}), name)
+
+
+@pytest.mark.parametrize(
+    ("column", "outputs", "due"),
+    [
+        (numbers(1, 2, 3, 4, 5, name="stars"), 5, CLASSES),
+        (numbers(1, 2, 3, 4, 5, name="stars"), 1, "regression"),
+        (numbers(1, 2, 3, 4, 5, name="stars"), 2, None),
+        (numbers(-1, 0, 1), 3, CLASSES),
+        (numbers(-1, 0, 1), 2, None),
+        (numbers(0, 1), 1, None),
+        (numbers(0.0, 1.0), 2, CLASSES),
+        (numbers(0.0, 0.5, 1.0), None, None),
+        (numbers(0.0, 0.5, 1.0), 1, "regression"),
+        (numbers("a", "b", "c"), 1, None),
+        (numbers("a", "b", "-"), 3, CLASSES),
+        (numbers(0, 1, 2, 3, name="score"), None, None),
+        (numbers(0, 1, 2, 3, name="class"), None, CLASSES),
+    ],
+)
+def test_a_teacher_s_outputs_settle_what_numbers_mean(column, outputs, due):
+    found = columns.kind(column, outputs)
+    assert isinstance(found, Unclear) if due is None else found == Clear(due)
+
+
+def test_a_file_that_declares_its_classes_is_believed():
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes", "perhaps"])})
+    labels = [-1, *[number % 2 for number in range(ROWS - 1)]]
+    rows = Dataset.from_dict({"text": [text() for _ in labels], "label": labels}, features=features)
+    found = Columns.of(rows, rows)
+    assert found.label == Clear("label") and found.kind("label", None) == Clear(CLASSES)
+    assert found.found["label"].classes == 3 and found.found["label"].missing == 1
+
+
+def test_columns_of_the_training_data_alone_are_named():
+    counter = count()
+    train = Dataset.from_dict({"text": [text() for _ in range(40)], "Label": [next(counter) % 2 for _ in range(40)]})
+    found = Columns.of(train, train.rename_column("Label", "label"))
+    assert isinstance(found.label, Unclear) and found.label.why.endswith("the test data has no 'Label'")
+
+
+def test_a_label_that_the_user_names_may_look_like_anything_that_recurs():
+    sites = [f"{name}.com" for name in "abcd"] * 60
+    rows = Dataset.from_dict({"text": [text() for _ in sites], "link": sites})
+    found = Columns.of(rows, rows)
+    assert found.kind("link", None) == Clear(CLASSES)
