@@ -76,6 +76,8 @@ class Task(Settings):
     label: str = "label"
     kind: Literal["classification", "regression"] = "classification"
     metric: str = "accuracy"
+    positive: str | None = Field(default=None, min_length=1)
+    """The name of the class that f1 is of. Left out: the second of two classes, or the mean over more."""
     max_length: Annotated[int, Field(ge=4, le=512, strict=True)] = 128
     holdout: Holdout = Holdout()
 
@@ -85,11 +87,16 @@ class Task(Settings):
             raise ValueError(
                 f"metric: {self.metric!r} does not measure {self.kind}; use {', '.join(METRICS[self.kind])}"
             )
+        if self.positive is not None and self.metric != "f1":
+            raise ValueError(
+                f"positive: only f1 is of one class, but the metric is {self.metric!r}; remove positive or set "
+                "metric = 'f1'"
+            )
         if self.config and not self.hub:
             raise ValueError(f"config: {self.config!r} belongs to a hub data set; set hub as well, or remove it")
         for key in ("train", "test"):
             name = getattr(self, key)
-            if not self.hub and name != "embedded" and not name.endswith(DATA_SUFFIXES):
+            if not self.hub and name != "embedded" and not name.lower().endswith(DATA_SUFFIXES):
                 raise ValueError(
                     f"{key}: a data file must end in {', '.join(DATA_SUFFIXES)}, but got {name!r}; convert it"
                 )
@@ -338,7 +345,9 @@ class Study(Settings):
 
     def resolve(self, name: str) -> Path:
         """A path of the study file, relative to its folder."""
-        return (self.path.parent / Path(name).expanduser()).resolve()
+        path = Path(name)
+        # A leading "~" alone is the home directory; a name such as "~draft.csv" is only a name.
+        return (self.path.parent / (path.expanduser() if path.parts[:1] == ("~",) else path)).resolve()
 
     def digest(self, *parts: str) -> str:
         """Changes when one of the named parts of the study changes."""

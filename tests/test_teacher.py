@@ -33,7 +33,7 @@ def _bare_encoder(folder):
 
 def _other_labels(folder):
     model = BertForSequenceClassification.from_pretrained(folder)
-    model.config.id2label = {0: "good", 1: "bad"}
+    model.config.id2label = {0: "good", 1: "poor"}
     model.save_pretrained(folder)
 
 
@@ -56,7 +56,7 @@ def _half_a_head(folder):
     ("spoil", "message"),
     [
         (_bare_encoder, "not a fine-tuned classifier"),
-        (_other_labels, r"names its labels \['good', 'bad'\], the data \['bad', 'good'\]"),
+        (_other_labels, "has 2 labels: 'good', 'poor', the data has 2 labels: 'bad', 'good'"),
         (_truncated, "cannot be loaded"),
         (_no_tokenizer, "has no tokenizer"),
         (_half_a_head, "num_attention_heads"),

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from nas.compression import compression
-from nas.data import TaskData, batches_by_length, prepare, score
+from nas.data import Head, Metric, TaskData, batches_by_length, read_splits
 from nas.errors import SearchSpaceError, TeacherError
 from nas.evaluate.accuracy import forward_of, predict
 from nas.files import digest, file_digest, read_json, write_json
@@ -166,14 +166,15 @@ def prepare_data(run: Run) -> TaskData:
     if not run.is_done("data", inputs):
         with run.step("data", inputs, run.data), busy("Reading, splitting and tokenising the data"):
             tokenizer = load_tokenizer(source)
-            data = prepare(study.task, train, test, tokenizer, study.seed, token_types)
+            rows = read_splits(study.task, train, test, study.seed, _head(study, source))
+            data = rows.encode(tokenizer, study.task.max_length, token_types)
             if study.teacher.prune_vocabulary:
                 used = set(chain.from_iterable(data.train["input_ids"]))
                 tokenizer, kept = prune_tokenizer(tokenizer, used)
                 say(f"Vocabulary: {len(kept):,} tokens stay")
                 tokenizer.save_pretrained(run.data / _TOKENIZER)
                 write_json(run.data / _KEPT, kept)
-                data = prepare(study.task, train, test, tokenizer, study.seed, token_types)
+                data = rows.encode(tokenizer, study.task.max_length, token_types)
             data.save(run.data)
     found = TaskData.load(run.data)
     for threshold in study.space.dimensions.exit_threshold:
@@ -183,6 +184,21 @@ def prepare_data(run: Run) -> TaskData:
                 f"{found.num_labels} classes always reaches, but got {threshold:g}; raise it"
             )
     return found
+
+
+def _head(study: Study, source: str) -> Head | None:
+    """The teacher's classifier; None for a model that was saved without one."""
+    config = read_config(source)
+    if not any("ForSequenceClassification" in name for name in config.architectures or ["ForSequenceClassification"]):
+        return None
+    names = tuple(str(name) for _, name in sorted((config.id2label or {}).items()))
+    return Head(source, names, trained_anew=study.teacher.fine_tune is not None)
+
+
+def metric_of(run: Run) -> Metric:
+    """The study's metric, with the class that it is of where the data has been read."""
+    known = TaskData.load(run.data).label_names if run.is_finished("data") else ()
+    return Metric.of(run.study.task, known)
 
 
 def _make_embedded(run: Run) -> None:
@@ -230,18 +246,19 @@ def prepare_teacher(run: Run) -> TaskData:
 
 def _judge(model: PreTrainedModel, data: TaskData, study: Study) -> None:
     """Say how accurate the teacher is on some of the search set, and whether a constant answer is as good."""
-    metric, texts = study.task.metric, data.search.select(range(min(_JUDGED_BY, len(data.search))))
+    metric = Metric.of(study.task, data.label_names)
+    texts = data.search.select(range(min(_JUDGED_BY, len(data.search))))
     model.eval()
     forward = forward_of(model, processor=str(model.device))
     with busy("Looking at the teacher's answers"):
         logits, labels = predict(forward, batches_by_length(texts)), np.asarray(texts["labels"])
-    found = score(metric, logits, labels)
+    found = metric.score(logits, labels)
     least = 0.0  # a constant correlates with nothing
     if data.label_names:
         constant = np.zeros_like(logits)
         constant[:, np.bincount(labels).argmax()] = 1.0
-        least = score(metric, constant, labels)
-    say(f"Teacher: {metric} {found:.3f} on {len(texts):,} texts of the search set")
+        least = metric.score(constant, labels)
+    say(f"Teacher: {metric.label} {found:.3f} on {len(texts):,} texts of the search set")
     if found <= least:
         say(
             f"Warning: one answer for all texts has {least:.3f}, so this teacher has nothing to teach; give another, "
@@ -269,7 +286,7 @@ def _load_classifier(study: Study, source: str, data: TaskData) -> PreTrainedMod
 
 
 def _check_fine_tuned(model: PreTrainedModel, source: str, data: TaskData, missing: Collection[str]) -> None:
-    """Raise unless the model is a classifier for just this task's labels, in the data's order."""
+    """Raise unless the model is a classifier with this task's number of labels; the data is numbered as it is."""
     if missing:
         raise TeacherError(
             f"teacher.model: {source} has no {min(missing)}: it is not a fine-tuned classifier; "
@@ -279,12 +296,4 @@ def _check_fine_tuned(model: PreTrainedModel, source: str, data: TaskData, missi
         raise TeacherError(
             f"teacher.model: {source} has {model.config.num_labels} labels, the task has {data.num_labels}; "
             "give a teacher fine-tuned for this task, or set teacher.fine_tune"
-        )
-    own = [str(name).lower() for _, name in sorted((model.config.id2label or {}).items())]
-    names = [name.lower() for name in data.label_names]
-    named = not any(name.startswith("label_") for name in own) and not all(name.isdigit() for name in names)
-    if names and named and own != names:
-        raise TeacherError(
-            f"teacher.model: {source} names its labels {own}, the data {names}; number the data's labels as the "
-            "teacher does"
         )

@@ -1,0 +1,101 @@
+"""Rows of data files and hub data sets. A path is a path: never a pattern or a URL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+from datasets import Dataset, Features, load_dataset
+from datasets.exceptions import DatasetNotFoundError
+
+from nas.data.text_files import read_csv, read_json, require_columns
+from nas.errors import DataError
+from nas.files import write_atomically
+from nas.study import DATA_SUFFIXES
+
+
+def read_rows(source: str, hub: str | None = None, config: str | None = None, columns: Sequence[str] = ()) -> Dataset:
+    """The rows of a data file, or of a split of a hub data set; of a file just these `columns` if any are named.
+
+    Raises `DataError` if the source cannot be read, lacks one of the columns, or mixes kinds of values in one of them.
+    """
+    try:
+        rows = load_dataset(hub, config, split=source) if hub else _read_file(Path(source), columns)
+    except DataError:
+        raise
+    except (DatasetNotFoundError, ConnectionError, ValueError, OSError) as problem:
+        reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+        raise DataError(f"{hub or source}: cannot be read as a data set: {reason}; correct [task]") from None
+    except Exception as problem:  # the datasets library raises bare exceptions for files it cannot parse
+        raise DataError(
+            f"{hub or source}: cannot be parsed ({type(problem).__name__}); check that it is what [task] says"
+        ) from None
+    require_columns(source, rows.column_names, columns)
+    return rows
+
+
+def values_of(rows: Dataset, column: str) -> list[Any]:
+    """The values of a column as plain Python values; those of a `ClassLabel` are numbers."""
+    table: pyarrow.Table = rows.select_columns([column]).with_format("arrow")[:]
+    found: list[Any] = table.column(0).to_pylist()
+    return found
+
+
+def read_table(path: Path) -> Dataset:
+    """Read a Parquet file that `write_table` wrote."""
+    with path.open("rb") as stream:
+        return Dataset(pyarrow.parquet.ParquetFile(stream).read())
+
+
+def write_table(rows: Dataset, path: Path) -> None:
+    """Write rows as a Parquet file, atomically."""
+    table = rows.with_format("arrow")[:]
+    write_atomically(path, lambda temporary: pyarrow.parquet.write_table(table, temporary))
+
+
+def _read_file(path: Path, columns: Sequence[str]) -> Dataset:
+    if not path.is_file():
+        raise DataError(f"{path}: no such data file; correct the path in the study's [task]")
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(f"{path}: a data file must end in {', '.join(DATA_SUFFIXES)}; convert it")
+    table = reader(path, columns)
+    # A type that data sets do not know can be neither a text nor a label.
+    return Dataset(table.select([field.name for field in table.schema if field.name in columns or _has_type(field)]))
+
+
+def _read_parquet(path: Path, columns: Sequence[str]) -> pyarrow.Table:
+    try:
+        with path.open("rb") as stream:
+            file = pyarrow.parquet.ParquetFile(stream)
+            names: list[str] = file.schema_arrow.names
+            require_columns(str(path), names, columns)
+            kept = list(columns) or [name for name in names if names.count(name) == 1]
+            table = file.read(columns=kept).select(kept)
+    except pyarrow.ArrowException as problem:
+        reason = str(problem).splitlines()[0]
+        raise DataError(f"{path}: cannot be read as Parquet: {reason}; convert it anew") from None
+    for number, field in enumerate(table.schema):
+        values = table.column(number)
+        if pyarrow.types.is_dictionary(field.type):  # a categorical column of pandas
+            values = values.cast(field.type.value_type)
+            table = table.set_column(number, field.name, values)
+        try:
+            values.validate(full=True)
+        except pyarrow.ArrowInvalid as problem:
+            raise DataError(f"{path}: column {field.name!r}: {problem}; write it as UTF-8") from None
+    return table
+
+
+def _has_type(field: pyarrow.Field) -> bool:
+    try:
+        Features.from_arrow_schema(pyarrow.schema([field]))
+    except (ValueError, NotImplementedError, TypeError):
+        return False
+    return True
+
+
+_READERS = {".parquet": _read_parquet, ".csv": read_csv, ".jsonl": read_json}

@@ -1,0 +1,203 @@
+"""Labels: the class or the target of each row, and the numbering that data and teacher share."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset
+
+from nas.data.files import values_of
+from nas.errors import DataError, TeacherError
+
+MOST_CLASSES = 1000
+_LARGEST = float(np.finfo(np.float32).max)
+_UNNAMED = re.compile(r"LABEL_\d+")
+_WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+@dataclass(frozen=True)
+class Head:
+    """The teacher's classifier, as far as the numbering of labels is concerned."""
+
+    source: str
+    """The teacher's folder or hub id."""
+    names: tuple[str, ...]
+    """The names of its outputs, in order."""
+    trained_anew: bool = False
+    """Whether it will be fine-tuned, and may be replaced, so that it need not fit the data."""
+
+
+@dataclass(frozen=True)
+class Numbering:
+    """The classes of a task in the order of their numbers."""
+
+    names: tuple[str, ...]
+    numbers: Mapping[str, int]
+    """The number of each class of the data, by its name there."""
+    note: str = ""
+    """What a user should know about it, in a line."""
+
+
+def classes_of(source: str, column: str, rows: Dataset) -> list[str]:
+    """The class of each row, by name. Whole numbers are named by their digits.
+
+    Raises `DataError` for rows without a label, and for labels that are no classes.
+    """
+    values, feature = _flat(source, column, rows), rows.features[column]
+    values = [None if isinstance(value, float) and math.isnan(value) else value for value in values]
+    if isinstance(feature, ClassLabel):
+        named = range(len(feature.names))
+        values = [feature.names[value] if value in named else None for value in values]
+    _refuse_missing(source, column, values)
+    for number, value in enumerate(values):
+        if isinstance(value, float) and not value.is_integer():
+            raise DataError(
+                f"{source}: column {column!r}: classes must be whole numbers or texts, but row {number} (counted from "
+                f"0) holds {value!r}; correct the column, or set kind = 'regression'"
+            )
+    return [str(int(value)) if isinstance(value, float) else str(value) for value in values]
+
+
+def targets_of(source: str, column: str, rows: Dataset) -> list[float]:
+    """The target of each row. Raises `DataError` for rows without a finite number, and if all are equal."""
+    values = _flat(source, column, rows)
+    _refuse_missing(source, column, values)
+    numbers = [_target(value) for value in values]
+    bad = next((number for number, value in enumerate(numbers) if not abs(value) < _LARGEST), None)
+    if bad is not None:
+        comma = isinstance(values[bad], str) and _NUMBER.fullmatch(values[bad].strip().replace(",", "."))
+        remedy = "write a point in place of the comma" if comma else "correct the column"
+        raise DataError(
+            f"{source}: column {column!r}: regression needs a number in every row, but row {bad} (counted from 0) "
+            f"holds {values[bad]!r}; {remedy}"
+        )
+    if len(numbers) > 1 and min(numbers) == max(numbers):
+        raise DataError(
+            f"{source}: column {column!r}: all {len(numbers)} targets are {numbers[0]:g}, so there is nothing to "
+            "predict; give rows with different ones"
+        )
+    return numbers
+
+
+def _target(value: Any) -> float:
+    if isinstance(value, str):
+        return float(value) if _NUMBER.fullmatch(value.strip()) else math.nan
+    if isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def _flat(source: str, column: str, rows: Dataset) -> list[Any]:
+    values = ["" if isinstance(value, str) and not value.strip() else value for value in values_of(rows, column)]
+    if any(isinstance(value, list | dict) for value in values):
+        raise DataError(
+            f"{source}: column {column!r} must hold one label a row, but holds lists or records; correct it"
+        )
+    return values
+
+
+def _refuse_missing(source: str, column: str, values: Sequence[Any]) -> None:
+    without = [number for number, value in enumerate(values) if value is None or value == ""]
+    if without:
+        raise DataError(
+            f"{source}: column {column!r}: row {without[0]} (counted from 0) has no label, {len(without)} of "
+            f"{len(values)} rows have none; fill or drop them, or use a split whose labels are public"
+        )
+
+
+def class_names(source: str, column: str, rows: Dataset, classes: Sequence[str]) -> tuple[str, ...]:
+    """The classes in their own order: that of a `ClassLabel`, of numbers by value, of texts by alphabet."""
+    feature = rows.features[column]
+    names = list(feature.names) if isinstance(feature, ClassLabel) else _in_order(set(classes))
+    if not 2 <= len(names) <= MOST_CLASSES:
+        shown = f" ({', '.join(map(repr, names))})" if len(names) < 2 else ""
+        raise DataError(
+            f"{source}: column {column!r}: classification needs 2 to {MOST_CLASSES} classes, but there are "
+            f"{len(names)}{shown}; correct the column, or set kind = 'regression' if it holds numbers to predict"
+        )
+    return tuple(names)
+
+
+def _in_order(names: set[str]) -> list[str]:
+    if all(_NUMBER.fullmatch(name) for name in names):
+        return sorted(names, key=lambda name: (Decimal(name), name))
+    return sorted(names)
+
+
+def numbering(names: Sequence[str], head: Head | None = None) -> Numbering:
+    """Number the classes of the data as the teacher does; in their own order if no classifier of its is to be kept.
+
+    Names are matched by name, whatever their order. Numbers that the teacher does not use as names are the numbers of
+    its classes if it has as many, else they are taken in order. Raises `TeacherError` for one of other classes.
+    """
+    own = Numbering(tuple(names), {name: number for number, name in enumerate(names)})
+    if head is None:
+        return own
+    known, count = head.names, len(head.names)
+    unnamed = all(_UNNAMED.fullmatch(name) for name in known)
+    by_name = {} if unnamed else _by_name(names, known)
+    if head.trained_anew:
+        return Numbering(known, by_name) if by_name and len(names) == count else own
+    if count == 1:
+        raise TeacherError(
+            f"teacher.model: {head.source} gives one number, the task has {len(names)} classes; give a teacher "
+            "fine-tuned for this task, or set teacher.fine_tune"
+        )
+    if by_name:
+        return Numbering(known, by_name, _absent(known, by_name))
+    if all(_WHOLE.fullmatch(name) and 0 <= int(name) < count for name in names):
+        numbers = {name: int(name) for name in names}
+        every = tuple(map(str, range(count))) if unnamed else known
+        return Numbering(every, numbers, _absent(every, numbers))
+    numeric = all(_NUMBER.fullmatch(name) for name in names)
+    if len(names) == count and (unnamed or numeric):
+        pairs = zip(names, range(count) if unnamed else map(repr, known), strict=True)
+        note = f"The teacher does not use the data's labels as names; taken in order: {_listed(pairs)}"
+        return Numbering(own.names if unnamed else known, own.numbers, note)
+    raise TeacherError(
+        f"teacher.model: {head.source} {_in_words(known, unnamed)}, the data {_in_words(names, False)}; name the "
+        "data's labels as the teacher does, give a teacher fine-tuned for this task, or set teacher.fine_tune"
+    )
+
+
+def _by_name(names: Sequence[str], known: Sequence[str]) -> dict[str, int]:
+    """The position of each name among those known, without regard to case if that is unambiguous; else nothing."""
+    for form in (str, lambda name: name.strip().casefold()):
+        positions = {form(name): number for number, name in enumerate(known)}
+        sought = {form(name): name for name in names}
+        if len(positions) == len(known) and len(sought) == len(names) and sought.keys() <= positions.keys():
+            return {name: positions[key] for key, name in sought.items()}
+    return {}
+
+
+def _absent(known: Sequence[str], numbers: Mapping[str, int]) -> str:
+    absent = [name for number, name in enumerate(known) if number not in numbers.values()]
+    if not absent:
+        return ""
+    return (
+        f"The training data has {len(known) - len(absent)} of the teacher's {len(known)} classes; the numbers are the "
+        f"teacher's, and no row is {_some(absent)}"
+    )
+
+
+def _in_words(names: Sequence[str], unnamed: bool) -> str:
+    return f"has {len(names)} labels" + ("" if unnamed else f": {_some(names)}")
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    return ", ".join(map(repr, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _listed(pairs: Any, most: int = 8) -> str:
+    found = [f"{name!r} is {known}" for name, known in pairs]
+    return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")

@@ -1,0 +1,229 @@
+"""A task's splits, from rows to token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from datasets import Dataset
+
+from nas.data.files import read_rows, read_table, values_of, write_table
+from nas.data.labels import Head, Numbering, class_names, classes_of, numbering, targets_of
+from nas.data.metrics import Metric, check_size
+from nas.data.splits import held_out, outside
+from nas.errors import DataError, TeacherError
+from nas.files import read_json, write_json
+from nas.progress import say
+from nas.study import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SPLITS = ("train", "search", "test")
+_LABELS_FILE = "labels.json"
+
+
+class _Stored(Mapping[str, Dataset]):
+    """Splits in a folder, each read when it is asked for, once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read: dict[str, Dataset] = {}
+
+    def __getitem__(self, name: str) -> Dataset:
+        if name not in self._read:
+            self._read[name] = read_table(self._folder / f"{name}.parquet")
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(SPLITS)
+
+    def __len__(self) -> int:
+        return len(SPLITS)
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Tokenised splits with columns `input_ids`, `labels`, `length`, and `token_type_ids` if the model has types."""
+
+    splits: Mapping[str, Dataset]
+    label_names: tuple[str, ...]
+    """Class names in the order of their numbers; empty for regression."""
+
+    @property
+    def train(self) -> Dataset:
+        """What is trained on."""
+        return self.splits["train"]
+
+    @property
+    def search(self) -> Dataset:
+        """What candidates are judged by."""
+        return self.splits["search"]
+
+    @property
+    def test(self) -> Dataset:
+        """What gives the final metric."""
+        return self.splits["test"]
+
+    @property
+    def num_labels(self) -> int:
+        """Outputs of a classifier for this task; one for regression."""
+        return len(self.label_names) or 1
+
+    def save(self, folder: Path) -> None:
+        """Write the splits as Parquet files; `labels.json` comes last and marks the folder complete."""
+        for name, split in self.splits.items():
+            write_table(split, folder / f"{name}.parquet")
+        sizes = {name: len(split) for name, split in self.splits.items()}
+        write_json(folder / _LABELS_FILE, {"label_names": list(self.label_names), "examples": sizes})
+
+    @classmethod
+    def load(cls, folder: Path) -> TaskData:
+        """What `save` wrote. A process reads each split when it is first asked for, and once."""
+        path = folder / _LABELS_FILE
+        found = path.stat() if path.exists() else None
+        return _load(folder, found and (found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+@lru_cache(maxsize=2)
+def _load(folder: Path, stamp: tuple[int, ...] | None) -> TaskData:
+    """`stamp` changes when the folder is written again."""
+    return TaskData(_Stored(folder), tuple(read_json(folder / _LABELS_FILE, DataError)["label_names"]))
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A task's splits before tokenising."""
+
+    texts: Mapping[str, Sequence[Sequence[str]]]
+    """For each split its columns of texts."""
+    labels: Mapping[str, Sequence[int] | Sequence[float]]
+    label_names: tuple[str, ...]
+
+    def encode(self, tokenizer: PreTrainedTokenizerBase, max_length: int, token_types: bool = True) -> TaskData:
+        """Tokenise. `token_types` says whether the model has token types."""
+        return TaskData(
+            {name: self._encode(name, tokenizer, max_length, token_types) for name in SPLITS}, self.label_names
+        )
+
+    def _encode(self, name: str, tokenizer: PreTrainedTokenizerBase, max_length: int, token_types: bool) -> Dataset:
+        tokens = tokenizer(
+            *map(list, self.texts[name]),
+            truncation=True,
+            max_length=max_length,
+            return_token_type_ids=token_types,
+            return_attention_mask=False,
+        )
+        lengths = [len(ids) for ids in tokens["input_ids"]]
+        return Dataset.from_dict({**tokens, "labels": list(self.labels[name]), "length": lengths})
+
+
+def prepare(
+    task: Task, train: str, test: str, tokenizer: PreTrainedTokenizerBase, seed: int, token_types: bool = True
+) -> TaskData:
+    """Read, split and tokenise a task; see `read_splits` and `Splits.encode`."""
+    return read_splits(task, train, test, seed).encode(tokenizer, task.max_length, token_types)
+
+
+def read_splits(task: Task, train: str, test: str, seed: int, head: Head | None = None) -> Splits:
+    """Read a task's rows and hold the search set out of the training rows.
+
+    `train` and `test` are resolved paths, or split names of the hub. Labels are numbered as the teacher's classifier
+    `head` numbers them. Raises `DataError` for a missing file or column, an empty split, or texts or labels that do
+    not fit the task, and `TeacherError` for a classifier that does not fit the labels.
+    """
+    training, official = _read(task, train), _read(task, test)
+    texts = {"train": _texts(task, train, training), "test": _texts(task, test, official)}
+    labels, names = _labels(task, (train, training), (test, official), head)
+    kept = outside(texts["train"], texts["test"])
+    if not kept:
+        raise DataError(f"{task.train}: every row stands in {task.test} too; give another test set")
+    searched = held_out(_rows(texts["train"], kept), task.holdout.by, task.holdout.size, seed)
+    if not 0 < len(searched) < len(kept):
+        raise DataError(
+            f"{train}: holding out {task.holdout.size} examples by {task.holdout.by} takes {len(searched)} of "
+            f"{len(kept)} rows; both sets need some, so change holdout.size"
+        )
+    chosen = set(searched)
+    numbers = {
+        "train": [number for position, number in enumerate(kept) if position not in chosen],
+        "search": [kept[position] for position in searched],
+    }
+    for name, source, count in (("search", train, len(searched)), ("test", test, len(official))):
+        check_size(task.metric, count, f"{source}: the {name} set")
+    return Splits(
+        {name: _rows(texts["train"], rows) for name, rows in numbers.items()} | {"test": texts["test"]},
+        {name: [labels["train"][row] for row in rows] for name, rows in numbers.items()} | {"test": labels["test"]},
+        names,
+    )
+
+
+def _rows(columns: Sequence[Sequence[str]], numbers: Sequence[int]) -> list[list[str]]:
+    return [[column[number] for number in numbers] for column in columns]
+
+
+def _read(task: Task, source: str) -> Dataset:
+    columns = tuple(dict.fromkeys((*task.text, task.label)))
+    rows = read_rows(source, task.hub, task.config, columns)
+    if not len(rows):
+        raise DataError(f"{source}: holds no rows; give a data set with examples")
+    return rows
+
+
+def _texts(task: Task, source: str, rows: Dataset) -> list[list[str]]:
+    """The columns of texts."""
+    found = []
+    for column in task.text:
+        values = values_of(rows, column)
+        bad = [number for number, value in enumerate(values) if not isinstance(value, str)]
+        if bad:
+            raise DataError(
+                f"{source}: column {column!r} must hold texts, but row {bad[0]} holds {values[bad[0]]!r} (counted from "
+                f"0; {len(bad)} such rows of {len(values)}); fill or drop such rows"
+            )
+        empty = [number for number, value in enumerate(values) if not value.strip()]
+        if empty:
+            say(
+                f"{source}: column {column!r}: {len(empty)} of {len(values):,} texts are empty, the first in row "
+                f"{empty[0]} (counted from 0); they are taken as they are"
+            )
+        found.append(values)
+    return found
+
+
+def _labels(
+    task: Task, train: tuple[str, Dataset], test: tuple[str, Dataset], head: Head | None
+) -> tuple[dict[str, list[int]] | dict[str, list[float]], tuple[str, ...]]:
+    """Labels of training and test rows, and the names of the classes."""
+    files = {"train": train, "test": test}
+    if task.kind == "regression":
+        if head and not head.trained_anew and len(head.names) != 1:
+            raise TeacherError(
+                f"teacher.model: {head.source} has {len(head.names)} labels, the task is a regression to one number; "
+                "give a teacher fine-tuned for this task, or set teacher.fine_tune"
+            )
+        return {name: targets_of(source, task.label, rows) for name, (source, rows) in files.items()}, ()
+    classes = {name: classes_of(source, task.label, rows) for name, (source, rows) in files.items()}
+    found = numbering(class_names(train[0], task.label, train[1], classes["train"]), head)
+    if found.note:
+        say(found.note)
+    _check_known(task, found, train, test, classes["test"])
+    Metric.of(task, found.names)  # whose positive class must be one of them
+    return {name: [found.numbers[label] for label in values] for name, values in classes.items()}, found.names
+
+
+def _check_known(
+    task: Task, found: Numbering, train: tuple[str, Dataset], test: tuple[str, Dataset], classes: Sequence[str]
+) -> None:
+    """Raise `DataError` if a class of the test set is none of the training set."""
+    number = next((number for number, label in enumerate(classes) if label not in found.numbers), None)
+    if number is None:
+        return
+    shown = classes[number] if classes[number].lstrip("-").isdigit() else repr(classes[number])
+    raise DataError(
+        f"{test[0]}: column {task.label!r}: label {shown} is no class of {train[0]}, which has {len(found.numbers)} "
+        f"such as {next(iter(found.numbers))!r}; use the same labels in both (row {number}, counted from 0)"
+    )

@@ -1,0 +1,229 @@
+"""CSV and JSON Lines, read as the file says: no type is guessed and no word stands for a missing value.
+
+All cells of a CSV file are texts. JSON has types of its own, which are kept.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import pyarrow
+
+from nas.errors import DataError
+
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""Encodings by the byte order mark that a file begins with. Some marks of UTF-32 begin with one of UTF-16."""
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_JSON_KINDS = {bool: "a truth value", int: "a number", float: "a number", str: "a text"}
+
+
+def require_columns(source: str, names: Sequence[str], columns: Iterable[str]) -> None:
+    """Raise `DataError` unless each of the `columns` stands exactly once among the `names`."""
+    for column in columns:
+        if names.count(column) > 1:
+            raise DataError(f"{source}: {names.count(column)} columns are named {column!r}; rename all but one")
+        if column not in names:
+            shown = [name if name and name == name.strip() else repr(name) for name in names]
+            separator = next((mark for mark in _SEPARATORS if len(names) == 1 and mark in names[0]), None)
+            hint = f" (its cells seem to be separated by {_SEPARATORS[separator]}: write commas)" if separator else ""
+            raise DataError(f"{source}: no column {column!r}; use one of {', '.join(shown)}{hint}")
+
+
+def read_csv(path: Path, columns: Sequence[str]) -> pyarrow.Table:
+    """The columns of a CSV file, all of them texts; those named if any are.
+
+    Columns that share a name are left out. Raises `DataError` for a row that is not like the header.
+    """
+    rows = _csv_rows(path)
+    names = [name or f"Unnamed: {number}" for number, name in enumerate(next(rows, (0, list[str]()))[1])]
+    if not names:
+        raise DataError(f"{path}: is empty; give a file with a header and rows")
+    require_columns(str(path), names, columns)
+    kept = [number for number, name in enumerate(names) if names.count(name) == 1 and (name in columns or not columns)]
+    cells: list[list[str]] = [[] for _ in kept]
+    for count, (line, row) in enumerate(rows):
+        if len(row) != len(names):
+            raise DataError(
+                f"{path}: line {line}: row {count} (counted from 0) has {len(row)} cells, but the header names "
+                f"{len(names)} columns; put texts with commas in quotes, or complete the row"
+            )
+        for number, column in zip(kept, cells, strict=True):
+            column.append(row[number])
+    arrays = [pyarrow.array(column, pyarrow.string()) for column in cells]
+    return pyarrow.table(arrays, names=[names[number] for number in kept])
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows that are not blank, each with the number of its first line."""
+    limit = csv.field_size_limit(sys.maxsize)
+    try:
+        with _text_of(path, newline="") as stream:
+            reader = csv.reader(stream, strict=True)
+            while True:
+                line = reader.line_num + 1
+                try:
+                    row = next(reader, None)
+                except csv.Error as problem:
+                    raise DataError(
+                        f"{path}: line {line}: the row that begins here is not valid CSV ({problem}); put texts with "
+                        "commas, quotes or line breaks in quotes, and double the quotes inside"
+                    ) from None
+                if row is None:
+                    return
+                if row:
+                    yield line, row
+    finally:
+        csv.field_size_limit(limit)
+
+
+def read_json(path: Path, columns: Sequence[str]) -> pyarrow.Table:
+    """The columns of a file with a JSON object a line, or of one JSON array of objects; those named if any are.
+
+    A key that an object lacks is a missing value. Raises `DataError` for what is no such object, and for a named
+    column that mixes kinds of values; a mixed column that is not named holds its values as JSON texts.
+    """
+    found: dict[str, list[Any]] = {name: [] for name in columns}
+    names: dict[str, None] = {}
+    count = 0
+    for where, row, escaped in _objects(path):
+        names |= dict.fromkeys(row)
+        kept = {name: row.get(name) for name in columns} if columns else row
+        if escaped and not _can_be_encoded(kept):
+            raise DataError(
+                f"{path}: {where}: holds half of a surrogate pair (\\ud800 to \\udfff), which is not a Unicode "
+                "character; write the character whole or remove it"
+            )
+        for name, value in kept.items():
+            found.setdefault(name, [None] * count).append(value)
+        count += 1
+        for values in found.values():
+            values.extend([None] * (count - len(values)))
+    if count:
+        require_columns(str(path), list(names), columns)
+    arrays = {name: _array(f"{path}: column {name!r}", values, name in columns) for name, values in found.items()}
+    return pyarrow.table(arrays)
+
+
+def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any], bool]]:
+    """Where each object stands, the object, and whether its JSON has an escaped surrogate."""
+    with _text_of(path) as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.strip():
+                continue
+            if number == 1 and line.lstrip().startswith("["):
+                yield from _elements(path, line + stream.read())
+                return
+            where = f"line {number}"
+            yield where, _object(_parsed(path, where, line), path, where), bool(_SURROGATE.search(line))
+
+
+def _elements(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any], bool]]:
+    escaped = bool(_SURROGATE.search(text))
+    for number, value in enumerate(_parsed(path, "line 1", text)):
+        where = f"element {number} of the array (counted from 0)"
+        yield where, _object(value, path, where), escaped
+
+
+def _parsed(path: Path, where: str, text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_with_distinct_keys)
+    except (ValueError, RecursionError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise DataError(
+            f"{path}: {where}: is not valid JSON ({reason}); write one object a line, as "
+            '{"text": "...", "label": ...}'
+        ) from None
+
+
+def _with_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice")
+    return found
+
+
+def _object(value: Any, path: Path, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: {where}: must be a JSON object with columns as keys, but is {json.dumps(value)[:40]}")
+    return value
+
+
+def _can_be_encoded(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _array(column: str, values: list[Any], needed: bool) -> pyarrow.Array:
+    """The values of a column in Arrow's form."""
+    first: dict[str, int] = {}
+    for number, value in enumerate(values):
+        if value is not None:
+            first.setdefault(_JSON_KINDS.get(type(value), "a list or a record"), number)
+    if len(first) > 1 and needed:
+        (kind, number), (other, another) = list(first.items())[:2]
+        raise DataError(
+            f"{column}: row {number} (counted from 0) holds {kind}, {values[number]!r}, but row {another} {other}, "
+            f"{values[another]!r}; write one kind of value in all rows"
+        )
+    if len(first) <= 1:
+        try:
+            if any(isinstance(value, float) for value in values):
+                return pyarrow.array(values, pyarrow.float64())
+            return pyarrow.array(values)
+        except OverflowError:  # whole numbers of more than 64 bits
+            return pyarrow.array([None if value is None else str(value) for value in values], pyarrow.string())
+        except pyarrow.ArrowException:  # lists or records of several forms
+            pass
+    texts = [None if value is None else json.dumps(value) for value in values]
+    # Of a column that is needed it must stay visible that its values are no texts.
+    return pyarrow.array([[text] for text in texts]) if needed else pyarrow.array(texts, pyarrow.string())
+
+
+@contextmanager
+def _text_of(path: Path, newline: str | None = None) -> Iterator[TextIO]:
+    """The open file as text, by its byte order mark or as UTF-8. Raises `DataError` for bytes that are no such text."""
+    with path.open("rb") as stream:
+        start = stream.read(4)
+    encoding = next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and b"\0" in start:
+        raise DataError(f"{path}: line 1: is not UTF-8 text but seems to be UTF-16; save the file as UTF-8")
+    try:
+        with path.open(encoding=encoding, newline=newline) as text:
+            yield text
+    except UnicodeDecodeError:
+        raise _undecodable(path, encoding.removesuffix("-sig")) from None
+
+
+def _undecodable(path: Path, encoding: str) -> DataError:
+    content = path.read_bytes()
+    at = len(content)
+    try:
+        content.decode(encoding)
+    except UnicodeDecodeError as problem:
+        at = problem.start
+    before = content[:at].decode(encoding, errors="ignore")
+    line = 1 + before.replace("\r\n", "\n").replace("\r", "\n").count("\n")
+    found = f" (byte 0x{content[at]:02x})" if at < len(content) else ""
+    return DataError(
+        f"{path}: line {line}: is not {encoding.upper()} text{found}; save the file as UTF-8, from Latin-1 for "
+        "example with iconv -f LATIN1 -t UTF-8"
+    )

@@ -1,0 +1,183 @@
+"""Files are read as they say: paths, texts, types, and what a message names where a file is wrong."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+
+from nas.data.files import read_rows, read_table, values_of, write_table
+from nas.errors import DataError
+
+WORDS = ["None", "NA", "null", "nan", "NULL", "N/A", "1", "01", "1.0", "true", "", "-inf", " x ", "2020-01-01"]
+
+
+def _columns(rows, *names):
+    return {name: values_of(rows, name) for name in names or rows.column_names}
+
+
+def _csv(path, rows, **settings):
+    with path.open("w", newline="", encoding=settings.pop("encoding", "utf-8")) as stream:
+        csv.writer(stream, **settings).writerows(rows)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["exp[12]", "v*", "a?", "a::b", "hf:", "~", "run=1", "é ü", "{x}", "%41", "http:"])
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_path_is_no_pattern_and_no_url(tmp_path, name, suffix):
+    for folder in (name, "exp1", "vx", "ab", "b", "A"):
+        (tmp_path / folder).mkdir()
+        rows = Dataset.from_dict({"text": [f"rows of {folder}"], "label": ["a"]})
+        path = tmp_path / folder / f"train.{suffix}"
+        if suffix == "csv":
+            _csv(path, [["text", "label"], [f"rows of {folder}", "a"]])
+        elif suffix == "jsonl":
+            path.write_text(json.dumps({"text": f"rows of {folder}", "label": "a"}) + "\n")
+        else:
+            write_table(rows, path)
+    found = read_rows(str(tmp_path / name / f"train.{suffix}"))
+    assert _columns(found) == {"text": [f"rows of {name}"], "label": ["a"]}
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_ALL, csv.QUOTE_MINIMAL])
+def test_every_cell_of_a_csv_file_is_a_text(tmp_path, quoting):
+    rows = [["text", "label"], *([word, str(number)] for number, word in enumerate(WORDS))]
+    found = read_rows(_csv(tmp_path / "a.csv", rows, quoting=quoting))
+    assert _columns(found) == {"text": WORDS, "label": [str(number) for number in range(len(WORDS))]}
+
+
+def test_a_column_may_change_its_look_after_thousands_of_rows(tmp_path):
+    values = [str(number) for number in range(12_000)] + ["unknown", "1.5", "None"]
+    found = read_rows(_csv(tmp_path / "a.csv", [["text", "label"], *([value, "0"] for value in values)]))
+    assert values_of(found, "text") == values
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        "".join(json.dumps({"text": "w", "label": number, "note": number}) + "\n" for number in range(12_000))
+    )
+    with path.open("a") as stream:
+        stream.write('{"text": "w", "label": 12000, "note": "text", "late": 1}\n')
+    found = read_rows(str(path))
+    assert values_of(found, "label") == list(range(12_001))
+    assert values_of(found, "note")[-2:] == ["11999", '"text"'] and values_of(found, "late")[-2:] == [None, 1]
+    with pytest.raises(DataError, match=r"column 'note': row 0 .* a number, 0, but row 12000 a text, 'text'"):
+        read_rows(str(path), columns=("text", "note"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_byte_order_marks_and_line_ends(tmp_path, encoding, end):
+    text = 'text,label\n"say ""hi"", é\nand go",a\n\nb \u2028 c,b'.replace("\n", end)
+    (tmp_path / "a.csv").write_bytes(text.encode(encoding))
+    found = _columns(read_rows(str(tmp_path / "a.csv")))
+    assert found == {"text": [f'say "hi", é{end}and go', "b \u2028 c"], "label": ["a", "b"]}
+    lines = end.join(json.dumps({"text": t, "label": 0}, ensure_ascii=False) for t in ("é", "b \u2028 c"))
+    (tmp_path / "a.jsonl").write_bytes(lines.encode(encoding))
+    assert values_of(read_rows(str(tmp_path / "a.jsonl")), "text") == ["é", "b \u2028 c"]
+
+
+def test_one_json_array_is_read_too_and_types_are_kept(tmp_path):
+    rows = [
+        {"text": "a", "label": 1, "big": 2**70},
+        {"text": "null", "label": None, "more": [1]},
+        {"text": "", "label": 2},
+    ]
+    (tmp_path / "a.jsonl").write_text(json.dumps(rows, indent=1))
+    found = _columns(read_rows(str(tmp_path / "a.jsonl")))
+    assert found["text"] == ["a", "null", ""] and found["label"] == [1, None, 2]
+    assert found["big"] == [str(2**70), None, None] and found["more"] == [None, [1], None]
+
+
+def test_long_cells_and_names_of_columns(tmp_path):
+    long = "w" * 400_000
+    found = read_rows(_csv(tmp_path / "a.csv", [["", "text", "x", "x", "label"], ["0", long, "1", "2", "a"]]))
+    assert _columns(found) == {"Unnamed: 0": ["0"], "text": [long], "label": ["a"]}
+    assert csv.field_size_limit() < 400_000  # other readers of the process keep theirs
+    with pytest.raises(DataError, match="2 columns are named 'x'; rename all but one"):
+        read_rows(str(tmp_path / "a.csv"), columns=("x", "label"))
+
+
+def _written(content):
+    return content if isinstance(content, bytes) else content.encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"text,label\ncaf\xe9,0\n", r"a\.csv: line 2: is not UTF-8 text \(byte 0xe9\); .*iconv"),
+        ("a.jsonl", '{"text": "a"}\r{"text": "\u00e9"}'.encode("cp1252"), r"a\.jsonl: line 2: is not UTF-8 text"),
+        ("a.csv", "text,label\na,0\n".encode("utf-16-le"), "line 1: .* seems to be UTF-16; save the file as UTF-8"),
+        ("a.csv", "text,label\na,0".encode("utf-16") + b"\n", "line 2: is not UTF-16 text"),
+        ("a.csv", 'text,label\na,0\n"b\nc",d,e\n', r"line 3: row 1 \(counted from 0\) has 3 cells, .* names 2 columns"),
+        ("a.csv", "text,label\na,0\nb\n", r"line 3: row 1 \(counted from 0\) has 1 cells, .* names 2 columns"),
+        ("a.csv", 'text,label\na,0\n"b" c,0\n', "line 3: the row that begins here is not valid CSV"),
+        ("a.csv", 'text,label\na,0\n"b,0\nc,0\n', "line 3: the row that begins here is not valid CSV"),
+        ("a.csv", "", "is empty; give a file with a header"),
+        ("a.csv", "text;label\na;0\n", "no column 'text'; use one of text;label .* separated by semicolons"),
+        ("a.csv", "text, label\na,0\n", "no column 'label'; use one of text, ' label'"),
+        ("a.jsonl", '{"text": "w1 \\ud83d", "label": 0}\n', "line 1: holds half of a surrogate pair"),
+        ("a.jsonl", '[{"text": "a", "label": 0},\n{"text": "\\udc00", "label": 0}]', "element 1 of .* surrogate"),
+        ("a.jsonl", '{"text": "a", "label": 0}\n\n{"text": "b", label: 0}', "line 3: is not valid JSON .*; write one"),
+        ("a.jsonl", '{\n"text": "a"\n}', "line 1: is not valid JSON .* one object a line"),
+        ("a.jsonl", '{"text": "a", "label": 0}\n["b", 0]\n', 'line 2: must be a JSON object .* but is \\["b", 0\\]'),
+        ("a.jsonl", '[{"text": "a", "label": 0}, 3]', "element 1 of the array .* must be a JSON object"),
+        ("a.jsonl", '{"text": "a", "label": 0, "text": "b"}', r"line 1: .*\(the key 'text' stands twice\)"),
+        ("a.jsonl", "[" * 100_000, "line 1: is not valid JSON"),
+        ("a.jsonl", '{"text": "a", "label": 0}\n{"text": "b", "label": "0"}', "a number, 0, but row 1 a text, '0'"),
+        ("a.jsonl", '{"text": "a", "label": true}\n{"text": "b", "label": 1}', "a truth value, True, but row 1"),
+        ("a.jsonl", '{"text": "a"}\n', "no column 'label'; use one of text"),
+        ("a.parquet", "no parquet", "cannot be read as Parquet: .*; convert it anew"),
+        ("a.tsv", "text\tlabel", r"must end in \.parquet, \.csv, \.jsonl; convert it"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_with_its_place(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(_written(content))
+    with pytest.raises(DataError, match=message) as caught:
+        read_rows(str(tmp_path / name), columns=("text", "label"))
+    assert "\n" not in str(caught.value) and str(tmp_path / name) in str(caught.value)
+
+
+def test_whole_characters_beyond_the_first_plane_are_no_halves(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "\\ud83d\\ude00 \\\\ud83d", "other": "\\ud83d"}\n')
+    assert values_of(read_rows(str(tmp_path / "a.jsonl"), columns=("text",)), "text") == ["\U0001f600 \\ud83d"]
+
+
+def test_suffixes_may_be_in_capitals(tmp_path):
+    assert values_of(read_rows(_csv(tmp_path / "A.CSV", [["text"], ["a"]])), "text") == ["a"]
+
+
+def test_parquet_keeps_classes_and_reads_categories_and_odd_columns(tmp_path):
+    path = tmp_path / "a.parquet"
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["bad", "good"])})
+    write_table(Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features), path)
+    found = read_rows(str(path), columns=("label",))
+    assert found.features["label"].names == ["bad", "good"] and values_of(found, "label") == [1, 0]
+    assert read_table(path).features == features
+    table = pyarrow.table(
+        {
+            "text": pyarrow.array(["a", "b"], pyarrow.large_string()),
+            "label": pyarrow.array(["x", "y"]).dictionary_encode(),
+            "odd": pyarrow.array([{"a": 1}, None]).cast(pyarrow.struct([("a", pyarrow.int8())])),
+        }
+    )
+    pyarrow.parquet.write_table(table, path)
+    assert _columns(read_rows(str(path)), "text", "label") == {"text": ["a", "b"], "label": ["x", "y"]}
+
+
+def test_bytes_that_a_parquet_file_calls_text_are_refused(tmp_path):
+    broken = pyarrow.array([b"a", b"\xff"]).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"text": broken}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"column 'text': .*Invalid UTF8 .*index 1; write it as UTF-8"):
+        read_rows(str(tmp_path / "a.parquet"))
+
+
+def test_a_file_written_by_the_csv_module_comes_back(tmp_path):
+    texts = ['a "quoted" word', "comma, here", "two\nlines", "tab\there", "'single'", "back\\slash", "\ufeff", "nul\0"]
+    stream = io.StringIO()
+    csv.writer(stream).writerows([["text", "label"], *([text, "0"] for text in texts)])
+    (tmp_path / "a.csv").write_text(stream.getvalue(), newline="")
+    assert values_of(read_rows(str(tmp_path / "a.csv")), "text") == texts

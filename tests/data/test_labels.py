@@ -1,0 +1,232 @@
+"""Labels: missing ones, the order of classes, the teacher's numbering, targets, and the class that f1 is of."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+from sklearn.metrics import f1_score
+from tiny import make_rows, make_tokenizer
+
+from nas.data import Head, Metric, TaskData, prepare, read_splits, score
+from nas.data.files import write_table
+from nas.data.labels import class_names, classes_of, numbering, targets_of
+from nas.errors import DataError, StudyError, TeacherError
+from nas.files import validate
+from nas.study import Task
+
+TASK = Task(train="train.csv", test="test.csv", text=("text",), max_length=16, holdout={"size": 5})
+
+
+def _rows(labels, feature=None):
+    features = Features({"label": feature}) if feature else None
+    return Dataset.from_dict({"label": labels}, features=features)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ([str(number) for number in range(12)] * 2, [str(number) for number in range(12)]),
+        (list(range(12)), [str(number) for number in range(12)]),
+        ([1.0, 0.0, 10.0, 2.0], ["0", "1", "2", "10"]),
+        (["-1", "1", "0.5"], ["-1", "0.5", "1"]),
+        (["01", "1", "2"], ["01", "1", "2"]),
+        (["10", "9", "b"], ["10", "9", "b"]),
+        (["None", "hate", "NA"], ["NA", "None", "hate"]),
+        ([True, False], ["False", "True"]),
+        ([2**63 - 1, -(2**63)], [str(-(2**63)), str(2**63 - 1)]),
+    ],
+)
+def test_classes_in_order(labels, names):
+    rows = _rows(labels)
+    classes = classes_of("a.csv", "label", rows)
+    assert list(class_names("a.csv", "label", rows, classes)) == names
+    assert len(set(classes)) == len(set(labels))
+
+
+@pytest.mark.parametrize(
+    ("labels", "feature", "message"),
+    [
+        (["a", "", "b", " "], None, r"row 1 \(counted from 0\) has no label, 2 of 4 rows have none"),
+        ([0, 1, None], None, "row 2 .* has no label, 1 of 3 rows"),
+        ([0.0, float("nan"), 1.0], None, "row 1 .* has no label"),
+        ([0, -1, -1], ClassLabel(names=["a", "b"]), "row 1 .* has no label, 2 of 3 .* labels are public"),
+        ([0.0, 0.5], None, r"classes must be whole numbers or texts, but row 1 .* holds 0\.5"),
+        ([[0], [1]], None, "must hold one label a row, but holds lists or records"),
+        ([{"a": 1}, {"a": 2}], None, "must hold one label a row, but holds lists or records"),
+        ([3, 3, 3], None, r"needs 2 to 1000 classes, but there are 1 \('3'\)"),
+        (list(range(1001)), None, "needs 2 to 1000 classes, but there are 1001"),
+    ],
+)
+def test_labels_that_are_no_classes(labels, feature, message):
+    rows = _rows(labels, feature)
+    with pytest.raises(DataError, match=f"a.csv: column 'label'.*{message}"):
+        class_names("a.csv", "label", rows, classes_of("a.csv", "label", rows))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["3.5", "1e3", "x"], r"row 2 \(counted from 0\) holds 'x'; correct the column"),
+        (["3.5", "3,5"], "row 1 .* holds '3,5'; write a point in place of the comma"),
+        (["1", "1_000"], "row 1 .* holds '1_000'"),
+        (["1", "nan"], "row 1 .* holds 'nan'"),
+        (["1", "1e39"], "row 1 .* holds '1e39'"),
+        ([0.5, float("inf")], "row 1 .* holds inf"),
+        ([0.5, float("nan")], "row 1 .* holds nan"),
+        ([True, False], "row 0 .* holds True"),
+        (["1", "", "2"], "row 1 .* has no label, 1 of 3"),
+        ([1.0, None], "row 1 .* has no label, 1 of 2"),
+        (["2", "2.0", "2"], "all 3 targets are 2, so there is nothing to predict"),
+        ([[0.5], [1.5]], "must hold one label a row"),
+    ],
+)
+def test_targets_that_are_none(labels, message):
+    with pytest.raises(DataError, match=f"a.csv: column 'label'.*{message}"):
+        targets_of("a.csv", "label", _rows(labels))
+
+
+def test_targets_are_read_as_numbers():
+    assert targets_of("a.csv", "label", _rows(["3.5", " -1 ", "1e3", ".5", "2."])) == [3.5, -1.0, 1000.0, 0.5, 2.0]
+    assert targets_of("a.csv", "label", _rows([3, -(10**6)])) == [3.0, -1e6]
+
+
+@pytest.mark.parametrize(
+    ("names", "known", "found", "numbers", "note"),
+    [
+        # By name, whatever the order and the case.
+        (["neg", "pos"], ["pos", "neg"], ["pos", "neg"], [1, 0], ""),
+        (["negative", "positive"], ["POSITIVE", "NEGATIVE"], ["POSITIVE", "NEGATIVE"], [1, 0], ""),
+        (["0", "1"], ["1", "0"], ["1", "0"], [1, 0], ""),
+        (["1", "2", "3"], ["3", "2", "1"], ["3", "2", "1"], [2, 1, 0], ""),
+        (["A", "a"], ["a", "A"], ["a", "A"], [1, 0], ""),
+        # Numbers are the teacher's own.
+        (["0", "1"], ["NEGATIVE", "POSITIVE"], ["NEGATIVE", "POSITIVE"], [0, 1], ""),
+        (["0", "1", "2"], ["LABEL_0", "LABEL_1", "LABEL_2"], ["0", "1", "2"], [0, 1, 2], ""),
+        # Fewer classes than the teacher has: its numbers stay.
+        (["neg", "pos"], ["neg", "neutral", "pos"], ["neg", "neutral", "pos"], [0, 2], "2 of the .*neutral"),
+        (["0", "2"], ["LABEL_0", "LABEL_1", "LABEL_2"], ["0", "1", "2"], [0, 2], "2 of the teacher's .*'1'"),
+        (["0", "2"], ["a", "b", "c"], ["a", "b", "c"], [0, 2], "2 of the teacher's .*'b'"),
+        # What cannot be matched but is as many is taken in order, and that is said.
+        (["1", "2"], ["LABEL_0", "LABEL_1"], ["1", "2"], [0, 1], "taken in order: '1' is 0, '2' is 1"),
+        (["-1", "1"], ["NEG", "POS"], ["NEG", "POS"], [0, 1], "taken in order: '-1' is 'NEG', '1' is 'POS'"),
+        (["bad", "good"], ["LABEL_0", "LABEL_1"], ["bad", "good"], [0, 1], "taken in order: 'bad' is 0"),
+    ],
+)  # fmt: skip
+def test_the_data_is_numbered_as_the_teacher(names, known, found, numbers, note):
+    said = numbering(names, Head("bert", tuple(known)))
+    assert said.names == tuple(found) and [said.numbers[name] for name in names] == numbers
+    assert bool(said.note) == bool(note)
+    assert re.search(note, said.note)
+
+
+@pytest.mark.parametrize(
+    ("names", "known", "message"),
+    [
+        (["a", "b"], ["c", "d"], "has 2 labels: 'c', 'd', the data has 2 labels: 'a', 'b'"),
+        (["a", "b"], ["a", "b2"], "name the data's labels as the teacher does"),
+        (["a", "b", "c"], ["a", "b"], "has 2 labels: 'a', 'b', the data has 3"),
+        (["0", "1", "2"], ["LABEL_0", "LABEL_1"], "has 2 labels, the data has 3"),
+        (["a", "b"], ["LABEL_0", "LABEL_1", "LABEL_2"], "has 3 labels, the data has 2"),
+        (["Yes", "yes"], ["YES", "no"], "has 2 labels"),
+        (["0", "1"], ["LABEL_0"], "gives one number, the task has 2 classes"),
+    ],
+)
+def test_a_classifier_of_other_classes_is_refused(names, known, message):
+    with pytest.raises(TeacherError, match=message):
+        numbering(names, Head("bert", tuple(known)))
+
+
+@pytest.mark.parametrize(
+    ("names", "known", "found"),
+    [
+        (["neg", "pos"], ["pos", "neg"], ["pos", "neg"]),  # its head is trained on
+        (["neg", "pos"], ["neg", "neutral", "pos"], ["neg", "pos"]),
+        (["0", "1"], ["entailment", "contradiction"], ["0", "1"]),
+        (["a", "b", "c"], ["LABEL_0", "LABEL_1"], ["a", "b", "c"]),
+        (["0", "1"], ["LABEL_0"], ["0", "1"]),
+    ],
+)
+def test_a_classifier_that_is_trained_anew_keeps_its_order_if_it_has_the_same_names(names, known, found):
+    assert numbering(names, Head("bert", tuple(known), trained_anew=True)).names == tuple(found)
+
+
+def _files(folder, labels):
+    paths = []
+    for name, count, seed in (("train", 40, 0), ("test", 20, 1)):
+        rows = make_rows(count, seed)
+        lines = [json.dumps({"text": row["text"], "label": labels[row["label"]]}) for row in rows]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+        paths.append(str(folder / f"{name}.jsonl"))
+    return paths
+
+
+def test_labels_of_all_splits_are_the_teachers_numbers(tmp_path):
+    train, test = _files(tmp_path, ["good", "bad"])
+    plain, turned = (read_splits(TASK, train, test, 0, head) for head in (None, Head("bert", ("Good", "Bad"))))
+    assert plain.label_names == ("bad", "good") and turned.label_names == ("Good", "Bad")
+    for name in ("train", "search", "test"):
+        assert [1 - label for label in plain.labels[name]] == turned.labels[name]
+
+
+def test_classes_of_the_test_set_go_by_name_from_a_class_label_too(tmp_path):
+    train, _ = _files(tmp_path, ["good", "bad"])
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["good", "bad"])})
+    write_table(Dataset.from_dict({"text": ["w1", "w2"], "label": [0, 1]}, features=features), tmp_path / "t.parquet")
+    assert read_splits(TASK, train, str(tmp_path / "t.parquet"), 0).labels["test"] == [1, 0]
+
+
+def test_a_regression_wants_a_teacher_of_one_number(tmp_path):
+    task = TASK.model_copy(update={"kind": "regression", "metric": "pearson"})
+    train, test = _files(tmp_path, [0.5, 1.5])
+    with pytest.raises(TeacherError, match="has 2 labels, the task is a regression to one number"):
+        read_splits(task, train, test, 0, Head("bert", ("LABEL_0", "LABEL_1")))
+    assert read_splits(task, train, test, 0, Head("bert", ("LABEL_0",))).label_names == ()
+
+
+def test_empty_texts_are_taken_and_said(tmp_path, capsys):
+    train, test = _files(tmp_path, ["a", "b"])
+    with open(train, "a") as stream:  # noqa: PTH123
+        stream.write('\n{"text": "", "label": "a"}\n{"text": " ", "label": "b"}')
+    read_splits(TASK, train, test, 0)
+    assert "column 'text': 2 of 42 texts are empty, the first in row 40 (counted from 0)" in capsys.readouterr().err
+
+
+def test_f1_is_of_the_class_that_is_named():
+    names, task = ("hate", "normal"), TASK.model_copy(update={"metric": "f1"})
+    logits, labels = np.array([[2.0, 0], [0, 1], [0, 1], [3, 1], [4, 1]]), np.array([0, 1, 0, 0, 0])
+    predictions = logits.argmax(axis=1)
+    by_default, hate = Metric.of(task, names), Metric.of(task.model_copy(update={"positive": "Hate"}), names)
+    assert (by_default.label, hate.label) == ("f1 of 'normal'", "f1 of 'hate'")
+    assert by_default.score(logits, labels) == score("f1", logits, labels) == f1_score(labels, predictions)
+    assert hate.score(logits, labels) == f1_score(labels, predictions, pos_label=0) != f1_score(labels, predictions)
+    three = np.pad(logits, ((0, 0), (0, 1)), constant_values=-1.0)
+    macro = Metric.of(task, ("a", "b", "c"))
+    assert macro.label == "macro f1"
+    assert macro.score(three, labels) == f1_score(labels, predictions, average="macro")
+    assert Metric.of(task).label == "f1" and Metric.of(TASK, names).label == "accuracy"
+    with pytest.raises(DataError, match="must be one of the classes hate, normal, but got 'hatred'"):
+        Metric.of(task.model_copy(update={"positive": "hatred"}), names)
+
+
+def test_a_positive_class_is_for_f1(tmp_path):
+    with pytest.raises(StudyError, match="positive: only f1 is of one class, but the metric is 'accuracy'"):
+        validate(Task, TASK.model_dump() | {"positive": "hate"}, tmp_path, StudyError)
+
+
+def test_data_is_read_once_and_only_as_far_as_it_is_asked_for(tmp_path):
+    train, test = _files(tmp_path, ["a", "b"])
+    data = prepare(TASK, train, test, make_tokenizer(), 0)
+    data.save(tmp_path / "data")
+    found = TaskData.load(tmp_path / "data")
+    assert found.label_names == ("a", "b")
+    searched = found.search
+    for name in ("train", "search"):
+        (tmp_path / "data" / f"{name}.parquet").unlink()
+    again = TaskData.load(tmp_path / "data")
+    assert again.search is searched and again.test["labels"] == data.test["labels"]
+    data.save(tmp_path / "data")
+    assert TaskData.load(tmp_path / "data").search is not searched
