@@ -33,7 +33,7 @@ from nas.supernet.checkpoints import drop_checkpoints
 from nas.supernet.loops import Schedule, fine_tune
 from nas.vocabulary import prune_embeddings, prune_tokenizer
 
-_DATA_FORM = 1
+_DATA_FORM = 2
 """To be raised when the same files give other tokenised data than before, so that older data is rebuilt."""
 _TEACHER_FORM = 1
 """To be raised when the same files give another teacher than before, so that older teachers are rebuilt."""
@@ -72,6 +72,7 @@ def data_inputs(run: Run) -> str:
     """The digest of everything that the tokenised data is made from."""
     teacher = teacher_made_of(run)
     given = {key: teacher.get(key) for key in ("model", "prune_vocabulary")}
+    given["tuned"] = teacher["fine_tune"] is not None  # labels are numbered as a teacher does that stays as it is
     tokenizer = _contents(teacher_source(run), "*.json", "*.txt", "*.model")
     return digest([_DATA_FORM, task_made_of(run), run.study.seed, given, tokenizer])
 
