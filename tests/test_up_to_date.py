@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from collections import Counter
+from pathlib import Path
 
 import pytest
 from tiny import make_rows
 
+from nas import files
 from nas.errors import DeviceError, TrainingError
 from nas.pipeline import Run, exports, searches, supernets
 from nas.pipeline.devices import _command
@@ -110,6 +114,18 @@ def test_accuracies_of_another_form_are_not_used(run, monkeypatch):
     assert searches.executor_of(run, recipe)._memory.get(known) is not None
     monkeypatch.setattr("nas.pipeline.searches.EVALUATION", 99)
     assert searches.executor_of(run, recipe)._memory.get(known) is None
+
+
+def test_a_run_that_is_up_to_date_reads_no_file_twice_for_its_digest(run, monkeypatch):
+    """However often the steps ask: teachers and data may be large."""
+    hashed, file_digest = Counter(), hashlib.file_digest
+    monkeypatch.setattr(
+        hashlib, "file_digest", lambda file, kind: hashed.update([file.name]) or file_digest(file, kind)
+    )
+    files._file_digest.cache_clear()
+    searches.search_candidates(run)
+    assert {run.study.resolve("train.parquet"), run.study.resolve("teacher/model.safetensors")} <= {*map(Path, hashed)}
+    assert max(hashed.values()) == 1
 
 
 def test_a_step_that_is_rebuilt_says_so(run, capsys):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import NamedTuple
 
-from nas.architecture import LAYER_BLOCKS, Architecture
-from nas.compression import MatrixCompression, compression, matrix_compression
+from nas.architecture import Architecture
+from nas.compression import Block, Compression, MatrixCompression, compression, matrix_compression
 from nas.model.configuration import CompactBertConfig
 
 MB = 1e6
@@ -14,16 +16,14 @@ MB = 1e6
 def count_parameters(config: CompactBertConfig, architecture: Architecture | None = None) -> int:
     """The exact number of parameters of the extracted model.
 
-    With an `architecture` of a model that is otherwise as `config` says: building a configuration for each takes ten
-    times as long.
+    With an `architecture`, that of a model which is otherwise as `config` says: to build a configuration for each would
+    take ten times as long.
     """
     given = architecture or config.architecture
     width = _table_width(config, given)
     total = _numbers(matrix_compression(given.embedding).matrices(config.vocab_size, width))
     total += (config.max_position_embeddings + config.type_vocab_size) * width + _uncompressed(config, given)
-    for choice, rows, columns in _linears(config, given):
-        total += _numbers(choice.matrices(rows, columns)) + rows
-    return total
+    return total + sum(block.parameters for block in _blocks(config, given))
 
 
 def stored_mb(config: CompactBertConfig, architecture: Architecture | None = None) -> float:
@@ -36,19 +36,17 @@ def stored_mb(config: CompactBertConfig, architecture: Architecture | None = Non
     types = config.type_vocab_size if config.type_vocab_size > 1 else 0  # a single type lies in the positions
     exact = (config.max_position_embeddings + types) * width + _uncompressed(config, given)
     table = matrix_compression(given.embedding).table_bytes(config.vocab_size, width)
-    linears = sum(choice.linear_bytes(rows, columns) for choice, rows, columns in _linears(config, given))
-    return (4 * exact + table + linears) / MB
+    return (4 * exact + table + sum(block.stored_bytes for block in _blocks(config, given))) / MB
 
 
 def _uncompressed(config: CompactBertConfig, architecture: Architecture) -> int:
     """Parameters that no compression choice concerns: norms, projection, pooler and classifiers."""
-    hidden, outputs = architecture.hidden_size, config.outputs
-    choices = (compression(getattr(layer, block)) for layer in architecture.layers for block in LAYER_BLOCKS)
-    total = 2 * _table_width(config, architecture) + sum(2 * hidden for choice in choices if choice.weights != "none")
+    hidden = architecture.hidden_size
+    total = 2 * _table_width(config, architecture) + sum(block.norm for block in _blocks(config, architecture))
     if config.embedding_size:
         total += (config.embedding_size + 1) * hidden
     classifiers = len(architecture.layers) if architecture.exit_threshold else 1
-    return total + (hidden + 1) * hidden + classifiers * (hidden + 1) * outputs
+    return total + (hidden + 1) * hidden + classifiers * (hidden + 1) * config.outputs
 
 
 def _table_width(config: CompactBertConfig, architecture: Architecture) -> int:
@@ -56,18 +54,34 @@ def _table_width(config: CompactBertConfig, architecture: Architecture) -> int:
     return config.embedding_size or architecture.hidden_size
 
 
-def _linears(config: CompactBertConfig, architecture: Architecture) -> Iterator[tuple[MatrixCompression, int, int]]:
-    """Choice, rows and columns of the linear layers in blocks that have weights of their own."""
+class _Size(NamedTuple):
+    """What a block of a layer comes to."""
+
+    parameters: int = 0
+    """Of its linear layers."""
+    stored_bytes: int = 0
+    """Of its linear layers."""
+    norm: int = 0
+    """Parameters of its norm."""
+
+
+def _blocks(config: CompactBertConfig, architecture: Architecture) -> Iterator[_Size]:
     hidden, head_size = architecture.hidden_size, config.attention_head_size
     for layer in architecture.layers:
-        attention, feed_forward = compression(layer.attention), compression(layer.feed_forward)
-        width = layer.num_attention_heads * head_size
-        if isinstance(attention, MatrixCompression):
-            yield from [(attention, width, hidden)] * 3
-            yield attention, hidden, width
-        if isinstance(feed_forward, MatrixCompression):
-            yield feed_forward, layer.intermediate_size, hidden
-            yield feed_forward, hidden, layer.intermediate_size
+        yield _block("attention", compression(layer.attention), layer.num_attention_heads * head_size, hidden)
+        yield _block("feed_forward", compression(layer.feed_forward), layer.intermediate_size, hidden)
+
+
+@lru_cache(maxsize=4096)
+def _block(block: Block, choice: Compression, width: int, hidden: int) -> _Size:
+    """The size of a block whose linear layers are `width` wide inside; a search asks for the same ones again."""
+    norm = 0 if choice.weights == "none" else 2 * hidden
+    if not isinstance(choice, MatrixCompression):
+        return _Size(norm=norm)
+    inwards = 3 if block == "attention" else 1  # query, key and value
+    linears = [(width, hidden)] * inwards + [(hidden, width)]
+    parameters = sum(_numbers(choice.matrices(rows, columns)) + rows for rows, columns in linears)
+    return _Size(parameters, sum(choice.linear_bytes(rows, columns) for rows, columns in linears), norm)
 
 
 def _numbers(shapes: Mapping[str, tuple[int, int]]) -> int:

@@ -33,8 +33,8 @@ from nas.report.card import write_card
 from nas.supernet.checkpoints import drop_checkpoints
 from nas.supernet.loops import Schedule
 
-_FORM = 3
-"""Raised when an export or a baseline holds other things than before, so that older ones are made anew."""
+_FORM = 4
+"""To be raised when an export or a baseline holds other things than before, so that older ones are rebuilt."""
 _FLATTERED = 2.0
 """By so many standard errors of the metric the search set flatters a network that was chosen on it, before fine-tuning.
 

@@ -34,8 +34,8 @@ from nas.study import Study
 
 _TEXTS = 256
 """So many texts of the search set give the tokens that networks are fed when they are measured."""
-_FORM = 2
-"""Raised when the front holds other things than before, so that older ones are made anew."""
+_FORM = 3
+"""To be raised when the front holds other things than before, so that older ones are rebuilt."""
 
 
 def search_inputs(run: Run) -> str:
