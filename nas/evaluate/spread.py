@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
 from nas.data import score
@@ -17,4 +19,6 @@ def standard_error(metric: str, logits: np.ndarray, labels: np.ndarray) -> float
     """
     rng, count = np.random.default_rng(0), len(labels)
     draws = (rng.integers(0, count, count) for _ in range(_DRAWS))
-    return float(np.std([score(metric, logits[rows], labels[rows]) for rows in draws], ddof=1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # samples of few texts may have one label only, and a metric of 0
+        return float(np.std([score(metric, logits[rows], labels[rows]) for rows in draws], ddof=1))

@@ -225,6 +225,14 @@ def test_the_standard_error_of_a_correlation_is_fishers():
     assert standard_error("pearson", scores[:, None], labels) == pytest.approx((1 - 0.8**2) / 1000**0.5, rel=0.2)
 
 
+@pytest.mark.parametrize("metric", ["f1", "matthews_correlation", "spearman", "pearson"])
+def test_the_standard_error_of_few_texts_is_a_number_and_warns_of_nothing(metric):
+    """Though a sample of them may be of one class."""
+    labels = np.array([0, 1, 1, 1])
+    logits = np.random.default_rng(0).normal(size=(4, 2))
+    assert np.isfinite(standard_error(metric, logits, labels))
+
+
 @pytest.mark.parametrize("choice", ["none", "int8"])
 @torch.inference_mode()
 def test_bf16_changes_states_by_its_rounding_alone(parts, monkeypatch, choice):
