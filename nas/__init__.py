@@ -9,6 +9,12 @@ The verbs of the command line are functions of a `Run`: `train`, `profile`, `sea
 
 from __future__ import annotations
 
+import sys
+
+if sys.argv[:1] == ["-m"] and "nas.cli" in sys.orig_argv and not sys.flags.safe_path:
+    # `python -m nas.cli`: a json.py in the working directory must not be taken for the module that is imported below.
+    sys.path.append(sys.path.pop(0))
+
 import importlib
 from typing import TYPE_CHECKING, Any
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -151,9 +153,24 @@ def _machine() -> Iterator[Finding]:
     yield _cores()
     memory = psutil.virtual_memory()
     yield Finding("machine", "memory", "ok", f"{memory.available / _GB:.1f} of {memory.total / _GB:.1f} GB free")
+    yield _disk()
     governor = here["governor"]
     advice = _ADVICE.get(governor, f"{governor}: set it to performance while latency is measured")
     yield Finding("machine", "governor", "ok" if governor == "performance" else "note", advice)
+
+
+def _disk() -> Finding:
+    """Space where runs are made by default, and where networks lie while they are measured."""
+    try:
+        temporary = tempfile.gettempdir()
+    except FileNotFoundError:
+        detail = "no folder for temporary files can be written: set TMPDIR to one"
+        return Finding("machine", "disk", "note", detail)
+    here, there = (shutil.disk_usage(folder).free / _GB for folder in (Path.cwd(), temporary))
+    writable = os.access(Path.cwd(), os.W_OK)
+    detail = f"{here:.1f} GB free here, {there:.1f} GB in {temporary}"
+    rest = "" if writable else "; this folder cannot be written: give a place for results by --runs"
+    return Finding("machine", "disk", "ok" if writable else "note", detail + rest)
 
 
 def _cores() -> Finding:

@@ -9,6 +9,10 @@ class NasError(Exception):
     exit_code = 2
 
 
+class MachineError(NasError):
+    """A limit of the machine: space, permission, open files or memory. Nothing that was given is wrong."""
+
+
 class SearchSpaceError(NasError):
     """A search-space file, or an architecture that does not belong to its space."""
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from nas.errors import NasError
+from nas.limits import working_on
 
 
 class Settings(BaseModel):
@@ -39,7 +40,7 @@ def read_toml(path: Path, error: type[NasError]) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise error(f"{path}: no such file; give the path of an existing TOML file") from None
-    except (IsADirectoryError, PermissionError, UnicodeDecodeError) as problem:
+    except (IsADirectoryError, UnicodeDecodeError) as problem:
         raise error(f"{path}: cannot be read as a TOML text file ({type(problem).__name__})") from None
     except ValueError as problem:  # TOMLDecodeError, and a whole number of thousands of digits
         raise error(f"{path}: not valid TOML: {problem}; correct the file at that place") from None
@@ -127,32 +128,44 @@ def _file_digest(path: Path, stamp: tuple[int, ...]) -> str:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Have `write` fill a temporary file beside `path`, then rename: a reader sees all or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Have `write` fill a temporary file beside `path`, then rename: a reader sees all or nothing.
+
+    Raises `MachineError` where the machine does not let it.
+    """
+    with working_on(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=_draft_prefix(path), dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_folder(folder: Path, fill: Callable[[Path], object]) -> None:
-    """Have `fill` make the files of a folder beside it, then rename: it appears complete, replacing what was there."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        fill(draft)
-        draft.chmod(0o755)
-        for path in draft.iterdir():  # safetensors leaves its files readable by their owner only
-            path.chmod(0o644)
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.replace(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    """Have `fill` make the files of a folder beside it, then rename: it appears complete, replacing what was there.
+
+    Raises `MachineError` where the machine does not let it.
+    """
+    with working_on(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=_draft_prefix(folder), dir=folder.parent))
+        try:
+            fill(draft)
+            draft.chmod(0o755)
+            for path in draft.iterdir():  # safetensors leaves its files readable by their owner only
+                path.chmod(0o644)
+            shutil.rmtree(folder, ignore_errors=True)
+            draft.replace(folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _draft_prefix(path: Path) -> str:
+    return f".{path.name[:100]}."  # a name may have 255 bytes, and the draft's has some more than its target's
 
 
 def write_text(path: Path, text: str) -> None:

@@ -106,3 +106,14 @@ def test_a_cluster_where_nobody_answers_is_missing(tiny_study, monkeypatch):
 def test_the_embedded_study_needs_no_files():
     found = [item for item in doctor.examine(lambda: Study.load("quickstart")) if item.about == "study"]
     assert [item.name for item in found] == ["device cpu-1-thread", "choices", "teacher", "memory"]
+
+
+def test_it_tells_the_free_space_and_where_nothing_can_be_written(monkeypatch):
+    def disk():
+        return next(finding for finding in doctor.examine() if finding.name == "disk")
+
+    assert disk().state == "ok" and disk().detail.count("GB") == 2
+    monkeypatch.setattr("os.access", lambda *given, **more: False)
+    assert disk().state == "note" and "--runs" in disk().detail
+    monkeypatch.setattr("tempfile.gettempdir", lambda: (_ for _ in ()).throw(FileNotFoundError("no place")))
+    assert disk().state == "note" and "TMPDIR" in disk().detail

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas import __version__
-from nas.errors import NasError
+from nas.errors import MachineError, NasError
+from nas.limits import refusal
 
 if TYPE_CHECKING:
     from nas.pipeline import Run
@@ -77,17 +78,31 @@ RUNS = Path("runs")
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one line on standard error and exit code 2."""
+    """Entry point: a user's mistake or a limit of the machine is one line on standard error and exit code 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        app()
-    except NasError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(problem.exit_code)
+        try:
+            app()
+        finally:
+            _flush()
+    except Exception as problem:
+        line = refusal(problem)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(NasError.exit_code)
+
+
+def _flush() -> None:
+    """Write what was printed, so that a full disk under standard output is noticed while it can still be said."""
+    try:
+        sys.stdout.flush()
     except OSError as problem:
-        where = f"{problem.filename}: " if problem.filename else ""
-        print(f"error: {where}{problem.strerror or problem}; correct it", file=sys.stderr)
-        sys.exit(2)
+        with open(os.devnull, "w") as nowhere:  # noqa: PTH123 (the interpreter would try once more at its end)
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        if isinstance(problem, BrokenPipeError):
+            sys.exit(1)
+        raise MachineError(f"standard output: {refusal(problem)}") from None
 
 
 @app.callback(

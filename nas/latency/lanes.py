@@ -16,9 +16,15 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from nas.device import Device
-from nas.errors import DeviceError
+from nas.errors import DeviceError, MachineError
 from nas.latency import runner
 
+_WORKER = f"""
+import sys
+sys.path.append({str(Path(runner.__file__).parents[2])!r})  # a source tree need not be installed
+from nas.latency.worker import main
+main()
+"""
 Rounds = Callable[[int], None]
 """Told how many rounds of a group are done."""
 
@@ -56,8 +62,9 @@ class LocalLane:
             raise
 
     def _start(self) -> subprocess.Popen[str]:
-        program = ["-P", runner.__file__, "--lines"] if self._by_itself else ["-m", "nas.latency.worker"]
-        command = [sys.executable, *program]
+        # With -P no file in the working directory is taken for a module that is imported.
+        program = [runner.__file__, "--lines"] if self._by_itself else ["-c", _WORKER]
+        command = [sys.executable, "-P", *program]
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -105,9 +112,13 @@ class LocalLane:
                 return json.loads(line.removeprefix(runner.ANSWER))
             else:
                 last = line.strip() or last
-        raise DeviceError(
-            f"measuring with {self.device.runtime} on {self.device.name} failed: {last}; see that the runtime works"
-        )
+        about = f"measuring with {self.device.runtime} on {self.device.name}"
+        if self._process.wait() == -signal.SIGKILL and not last:
+            raise MachineError(
+                f"{about}: the process was killed, as the system does when the memory is used up; close other "
+                "programs, or lower the device's batch size, then give the same command again"
+            )
+        raise DeviceError(f"{about} failed: {last}; see that the runtime works")
 
     def __enter__(self) -> Self:
         return self

@@ -20,6 +20,7 @@ from nas.device import Device
 from nas.latency.lanes import Lane, open_lane
 from nas.latency.record import LatencyRecord, pooled
 from nas.latency.runtimes import BlockChain, runtime_of
+from nas.limits import working_on
 from nas.model import CompactBertConfig, CompactBertForSequenceClassification
 from nas.model.configuration import INPUTS
 from nas.progress import Tracker, say, track
@@ -148,15 +149,21 @@ def item_of(
 ) -> dict[str, Any]:
     """A network's entry in a job: its file, written if it is none yet, and what it is fed."""
     lengths = (tokens[name],) if name in tokens else device.lengths
+    with working_on(path):
+        return {"name": name, "file": str(path), "inputs": _written(device, network, path, texts, lengths)}
+
+
+def _written(
+    device: Device, network: Network, path: Path, texts: Texts, lengths: Iterable[int]
+) -> list[dict[str, Any]]:
+    """What a network is fed; its file is written if it is none yet."""
     if isinstance(network, Path):
-        inputs = _token_inputs(device, lengths, texts.vocab_size, texts)
-    elif isinstance(network, tuple):
+        return _token_inputs(device, lengths, texts.vocab_size, texts)
+    if isinstance(network, tuple):
         runtime_of(device).write_chain(*network, path)
-        inputs = _hidden_inputs(device, lengths, network[1].hidden_size, network[0].copies)
-    else:
-        runtime_of(device).write_model(network, path)
-        inputs = _token_inputs(device, lengths, network.config.vocab_size, texts)
-    return {"name": name, "file": str(path), "inputs": inputs}
+        return _hidden_inputs(device, lengths, network[1].hidden_size, network[0].copies)
+    runtime_of(device).write_model(network, path)
+    return _token_inputs(device, lengths, network.config.vocab_size, texts)
 
 
 def records_of(

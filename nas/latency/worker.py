@@ -1,6 +1,6 @@
 """The process that measures what `runner.py` by itself cannot: PyTorch, and what needs the CUDA that comes with it.
 
-Run as `python -m nas.latency.worker`. It talks like `runner.py --lines`.
+It talks like `runner.py --lines`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,3 @@ def main() -> None:
         return runtime.load(Path(item["file"]), device, inputs)
 
     answer(settings, lines, load, runtime.clock(device))
-
-
-if __name__ == "__main__":
-    main()

@@ -40,6 +40,7 @@ from typing import Any
 
 from nas.errors import NasError, StudyError
 from nas.files import read_json, write_json
+from nas.limits import working_on
 from nas.progress import Laps, log, logged, say
 from nas.study import Study
 
@@ -187,14 +188,19 @@ class Run:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run: two commands that write to one run would spoil each other's steps."""
+        with working_on(self.folder), self._lock():
+            write_json(self.folder / "study.json", self.study.model_dump(mode="json"))
+            yield
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("w") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 raise NasError(
                     f"{self.folder}: another nas command is working on this run; wait for it, help it with "
                     "nas search --join, or use another --runs"
                 ) from None
-            write_json(self.folder / "study.json", self.study.model_dump(mode="json"))
             yield

@@ -87,7 +87,7 @@ def test_settling_ends(seconds, runs):
 def test_who_measures(runtime, program):
     """ONNX files are measured by a process that holds neither nas nor torch."""
     with LocalLane(Device(name="cpu", runtime=runtime)) as lane:
-        assert program in lane._process.args
+        assert any(program in part for part in lane._process.args)
         loaded = Path(f"/proc/{lane._process.pid}/maps").read_text()
         assert ("libtorch" in loaded) == (runtime == "torch")
 

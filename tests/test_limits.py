@@ -1,0 +1,231 @@
+"""A limit of the machine is one line with the place and the remedy; nothing is half-written, and a command goes on."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny import make_rows, make_tokenizer
+
+from nas.data.files import read_rows, write_table
+from nas.device import Device
+from nas.errors import DataError, MachineError
+from nas.files import write_folder, write_json, write_text
+from nas.latency.lanes import LocalLane
+from nas.limits import limit_behind, refusal, working_on
+
+TOO_LARGE = "a file may not become as large as needed (ulimit -f)"
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """No file may become larger, which fails where and as a full disk does; for every user."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+class _Sets(ctypes.Structure):
+    _fields_ = [("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32)]
+
+
+@contextmanager
+def bound_by_permissions(folder: Path) -> Iterator[None]:
+    """Permissions hold for this process, for root too: it lays down the right to pass over them meanwhile."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (_Sets * 2)()
+    if os.geteuid() == 0 and libc.capget(header, sets) == 0:
+        own = sets[0].effective
+        sets[0].effective = own & ~0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+        libc.capset(header, sets)
+    try:
+        closed = folder / "closed"
+        closed.mkdir(mode=0o500)
+        if os.access(closed, os.W_OK, effective_ids=True):
+            pytest.skip("no permission binds this user here")
+        yield
+    finally:
+        if os.geteuid() == 0:
+            sets[0].effective = own
+            libc.capset(header, sets)
+
+
+def _raised(act, *arguments):
+    with pytest.raises(Exception) as problem:
+        act(*arguments)
+    return problem.value
+
+
+def test_libraries_own_exceptions_are_understood(tmp_path):
+    numbers = {"a": torch.zeros(10_000)}
+    with largest_file(1000):
+        found = [
+            _raised(save_file, numbers, tmp_path / "weights"),
+            _raised(make_tokenizer().save_pretrained, tmp_path / "tokenizer"),
+            _raised((tmp_path / "text").write_text, "x" * 10_000),
+        ]
+    assert [str(limit_behind(problem, "there")) for problem in found] == [
+        f"there: {TOO_LARGE}; raise the limit, then give the same command again"
+    ] * 3
+    memory = _raised(torch.empty, 2**60)
+    for problem in (memory, MemoryError()):
+        assert str(limit_behind(problem)).startswith("the memory is used up; close other programs")
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "a: no space is left on the disk; free some"),
+        (errno.EDQUOT, "a: the disk quota is used up; free some"),
+        (errno.EACCES, "a: no permission; change its owner or permissions"),
+        (errno.EROFS, "a: the file system is read-only; use another place"),
+        (errno.EMFILE, "a: too many files are open (ulimit -n); raise the limit"),
+        (errno.EIO, "a: the disk failed"),
+        (errno.ENAMETOOLONG, "a: the name is too long; give a shorter one"),
+        (errno.ENOTDIR, "a: Not a directory; a file is where a folder is needed"),
+        (errno.ENOENT, "a: No such file or directory; correct the path"),
+    ],
+)
+def test_each_limit_has_its_remedy(number, words):
+    assert refusal(OSError(number, os.strerror(number), "a")).startswith(words)
+
+
+def test_whoever_took_a_limit_for_wrong_input_is_corrected_and_other_mistakes_stay():
+    def read(problem):
+        try:
+            raise problem
+        except (OSError, ValueError):
+            raise DataError("data: cannot be read; correct [task]") from None
+
+    limit = refusal(_raised(read, PermissionError(errno.EACCES, "denied", "/x/train.csv")))
+    assert limit.startswith("/x/train.csv: no permission")
+    for problem in (FileNotFoundError(errno.ENOENT, "nothing", "/x"), ValueError("odd")):
+        assert refusal(_raised(read, problem)) == "data: cannot be read; correct [task]"
+    assert refusal(ValueError("a mistake of ours")) is None
+    with pytest.raises(ValueError, match="ours"), working_on(Path("a")):
+        raise ValueError("ours")
+
+
+def test_a_cache_that_cannot_be_written_is_moved_by_its_variable(monkeypatch):
+    monkeypatch.setenv("HF_HOME", "/caches/hf")
+    line = refusal(PermissionError(errno.EACCES, "denied", "/caches/hf/datasets"))
+    assert line.startswith("/caches/hf/datasets: no permission; set HF_HOME to a folder that can be written")
+
+
+def test_what_does_not_fit_leaves_nothing_and_what_was_there(tmp_path):
+    rows, old = make_rows(300, 0), tmp_path / "old.json"
+    write_json(old, [1])
+
+    def fill(draft):
+        (draft / "small").write_text("x")
+        save_file({"a": torch.zeros(1000)}, draft / "large")
+
+    writes = {
+        "rows": lambda: write_table(rows, tmp_path / "rows"),
+        "text": lambda: write_text(tmp_path / "deep" / "text", "x" * 2000),
+        "old.json": lambda: write_json(old, "x" * 2000),
+        "folder": lambda: write_folder(tmp_path / "folder", fill),
+    }
+    for name, write in writes.items():
+        with largest_file(1000), pytest.raises(MachineError, match=rf"{name}: a file may not"):
+            write()
+    assert (
+        sorted(path.name for path in tmp_path.rglob("*")) == ["deep", "old.json"] and old.read_text() == "[\n  1\n]\n"
+    )
+    for write in writes.values():
+        write()
+    assert read_rows(str((tmp_path / "rows").rename(tmp_path / "rows.parquet"))).to_list() == rows.to_list()
+
+
+def test_a_training_goes_on_after_each_place_where_the_disk_was_full(nas, tiny_study, tmp_path):
+    command = ["train", str(tiny_study), "--runs", str(tmp_path / "runs")]
+    places = set()
+    for size in (100, 3_000, 60_000, 200_000):
+        with largest_file(size):
+            code, output, error = nas(*command)
+        last = error.splitlines()[-1]
+        assert code == 2 and output == "" and "Traceback" not in error, error
+        assert last.startswith(f"error: {tmp_path / 'runs'}") and TOO_LARGE in last
+        places.add(last)
+    assert len(places) > 1
+    code, output, error = nas(*command)
+    assert code == 0, error
+    assert not list((tmp_path / "runs").rglob(".*.*"))  # no draft is left
+
+
+@pytest.mark.parametrize(
+    "closed", ["study.toml", "train.parquet", "teacher/config.json", "teacher/tokenizer.json", "runs"]
+)
+def test_what_may_not_be_read_or_written_is_named(nas, tiny_study, tmp_path, closed):
+    folder = tiny_study.parent
+    (folder / "runs").mkdir()
+    path = folder / closed
+    path.chmod(0o500 if path.is_dir() else 0)
+    with bound_by_permissions(tmp_path):
+        code, output, error = nas("train", str(tiny_study), "--runs", str(folder / "runs"))
+    last = error.splitlines()[-1]
+    assert code == 2 and output == "" and "Traceback" not in error
+    assert last.startswith(f"error: {path}") and "no permission; change its owner or permissions" in last, last
+    path.chmod(0o700)
+    assert nas("check", str(tiny_study), "--runs", str(folder / "runs"))[0] == 0
+
+
+def test_a_file_or_nothing_where_a_folder_is_needed(nas, tiny_study, tmp_path):
+    (tmp_path / "file").touch()
+    for runs in (tmp_path / "file", tmp_path / "file" / "runs", Path("/proc/no-place")):
+        code, output, error = nas("train", str(tiny_study), "--runs", str(runs))
+        assert code == 2 and output == "" and error.startswith(f"error: {runs}"), error
+        assert "move it away" in error or "correct the path" in error
+
+
+def test_local_files_need_no_cache_and_no_home_and_are_no_modules(tiny_study, tmp_path):
+    """One process for all: it uses no module of the working directory, no home folder and no cache."""
+    for name in ("json", "random", "csv", "numpy", "torch", "tokenize", "nas.latency"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name}.py of the working directory is run')\n")
+    places = dict.fromkeys(("HF_HOME", "HF_DATASETS_CACHE", "XDG_CACHE_HOME", "HOME"), "/proc/no-place")
+    root = str(Path(__file__).parents[1])
+    command = [sys.executable, "-m", "nas.cli", "train", str(tiny_study), "--runs", str(tmp_path / "runs")]
+    environment = os.environ | places | {"PYTHONPATH": root}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "supernet: " in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
+def test_a_measuring_process_takes_no_module_from_the_working_directory_and_its_end_is_explained(
+    runtime, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("json", "random", "numpy", "torch", "pathlib"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name}.py of the working directory is run')\n")
+    with LocalLane(Device(name="cpu", runtime=runtime)) as lane:
+        assert lane.environment["runtime"].startswith(runtime)
+        os.kill(lane._process.pid, signal.SIGKILL)
+        with pytest.raises(MachineError, match="was killed, as the system does when the memory is used up"):
+            lane.measure({"networks": [], "rounds": 1}, lambda done: None)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_full_disk_under_standard_output_is_said():
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "nas.cli", "--version"]
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+        done = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: standard output: no space is left on the disk; free some, or use another place, "
+        "then give the same command again\n"
+    )
