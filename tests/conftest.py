@@ -28,6 +28,14 @@ transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of each module that compares numbers by `tolerance`."""
+    for item in items:
+        names = vars(item.module).values() if isinstance(item, pytest.Function) else ()
+        if any(getattr(value, "__module__", None) == "tolerance" for value in names):
+            item.add_marker(pytest.mark.numeric)
+
+
 @pytest.fixture
 def space() -> SearchSpace:
     return SearchSpace.load("tiny")
@@ -56,11 +64,15 @@ def config(teacher: PreTrainedModel) -> CompactBertConfig:
 
 @pytest.fixture
 def supernet_weights(teacher: PreTrainedModel, space: SearchSpace) -> SupernetWeights:
-    """The teacher with random parts for narrow sub-networks."""
+    """The teacher with random parts for narrow sub-networks and random matrices of compression methods."""
     exits = bool(space.dimensions.exit_threshold)
     torch.manual_seed(1)  # exits are drawn by torch
     weights = SupernetWeights.of(from_stock(teacher), space.dimensions.hidden_size, space.compression, exits)
     randomise(weights.narrow, seed=1, scale=0.1)
+    generator = torch.Generator().manual_seed(2)
+    for name, parameter in weights.named_parameters():
+        if not name.endswith((".weight", ".bias")):
+            parameter.data.normal_(0.0, 0.4, generator=generator)
     return weights
 
 

@@ -16,6 +16,7 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from tiny import TEACHER_TABLE, TINY_STUDY, write_pair_study, write_tiny_study
+from tolerance import assert_same
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, RobertaForSequenceClassification
 
 from nas.architecture import Architecture
@@ -130,15 +131,15 @@ def test_pairs_and_a_regression_of_a_roberta(tmp_path):
     assert found["metric"] == "spearman" and found["met"] is True and found["agreement_with_hugging_face"] is None
     assert found["teacher_accuracy"] > 0.8 and found["accuracy"] > 0.5
     run = runs / "pairs"
-    for folder, difference in ((run / "baselines" / "cpu" / "teacher", 1e-4), (run / "exports" / "only", 0.05)):
+    for folder in (run / "baselines" / "cpu" / "teacher", run / "exports" / "only"):
         model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        served = onnx_session(folder / "model.onnx", 1).run(None, dict(tokenizer("w1 w2", "w7", return_tensors="np")))[
-            0
-        ]
-        with torch.no_grad():
-            logits = model(**tokenizer("w1 w2", "w7", return_tensors="pt")).logits
-        np.testing.assert_allclose(served, logits, atol=difference)
+        session, served, simulated = onnx_session(folder / "model.onnx", 1), [], []
+        for pair in (("w1 w2", "w7"), ("w3", "w5"), ("w0 w4", "w9 w1"), ("w8", "w2 w6 w6"), ("w5 w5 w5", "w1")):
+            served.append(session.run(None, dict(tokenizer(*pair, return_tensors="np")))[0][0])
+            with torch.no_grad():
+                simulated.append(model(**tokenizer(*pair, return_tensors="pt")).logits[0].numpy())
+        assert_same(served, simulated, "float32" if folder.name == "teacher" else "int8")
     baseline = AutoModelForSequenceClassification.from_pretrained(run / "baselines" / "cpu" / "teacher")
     assert type(baseline) is RobertaForSequenceClassification
 
@@ -318,7 +319,7 @@ def test_a_killed_training_ends_with_the_same_weights_and_knows_its_study(tiny_s
         load_file(tmp_path / name / "tiny" / "supernet" / "model.safetensors") for name in ("straight", "killed")
     ]
     for name, tensor in weights[0].items():
-        torch.testing.assert_close(weights[1][name], tensor, atol=1e-5, rtol=0, msg=name)
+        assert_same(weights[1][name], tensor, of=name)
 
 
 def test_two_commands_on_one_run_do_not_meet(finished):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset
 from tiny import POSITIONS, TEACHERS, TINY_STUDY, write_tiny_study
+from tolerance import assert_same
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertForSequenceClassification, BertModel
 
 from nas.data import TaskData, batches_by_length
@@ -84,7 +84,7 @@ def test_a_fine_tuned_teacher_is_taken_as_it_is(kind, tmp_path):
     compact, test = load_teacher(run), TaskData.load(run.data).test
     assert ("token_type_ids" in test.column_names) == ("token_type_ids" in compact.config.input_names)
     expected, found = (predict(forward_of(model), batches_by_length(test)) for model in (given, compact))
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert_same(found, expected)
 
 
 def test_a_teacher_with_one_answer_for_all_texts_is_warned_of(tiny_study, tmp_path, capsys):
@@ -99,6 +99,7 @@ def test_a_teacher_with_one_answer_for_all_texts_is_warned_of(tiny_study, tmp_pa
     assert f"Warning: one answer for all texts has {share:.3f}, so this teacher has nothing to teach" in said
 
 
+@pytest.mark.slow
 def test_a_teacher_that_has_learnt_is_told_of_without_a_warning(tiny_study, tmp_path, capsys):
     tiny_study.write_text(TINY_STUDY.replace("epochs = 2.0", "epochs = 12.0"))
     _prepare(tiny_study, tmp_path)

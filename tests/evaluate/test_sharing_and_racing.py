@@ -10,6 +10,7 @@ import pytest
 import torch
 from searching import write_search
 from tiny import mixed_space
+from tolerance import assert_same, is_same
 
 from nas.architecture import Architecture, Layer, compress_all
 from nas.data import TaskData
@@ -52,7 +53,7 @@ def test_shared_states_change_no_result(parts, limit_bytes):
         found = shared._answers(supernet.extract(architecture), architecture)
         expected = alone._answers(supernet.extract(architecture), architecture)
         assert np.array_equal(found.rows, expected.rows)
-        np.testing.assert_allclose(found.logits, expected.logits, atol=1e-6)
+        assert_same(found.logits, expected.logits)
         assert shared.evaluate(architecture).accuracy == alone.measure(supernet.extract(architecture))[0]
 
 
@@ -244,4 +245,5 @@ def test_bf16_changes_states_by_its_rounding_alone(parts, monkeypatch, choice):
     for evaluator in (exact, rounded):
         evaluator.evaluate(architecture)
     kept = [evaluator.states._states[-1][0] for evaluator in (exact, rounded)]
-    assert 0.0 < (kept[0] - kept[1]).abs().mean() < 0.05
+    assert not is_same(kept[1], kept[0])
+    assert_same(kept[1], kept[0], "bf16")

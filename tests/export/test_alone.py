@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import TEACHERS, make_teacher, make_tokenizer, mixed_space, named_architectures, randomise
+from tolerance import assert_same
 from transformers import AutoModelForSequenceClassification
 
 from nas.compression import REGISTRY, compression
@@ -82,7 +83,7 @@ def test_a_model_loaded_alone_computes_what_nas_computes(exports, answers):
     folders, expected = exports
     assert answers.keys() == expected.keys()
     for name, logits in expected.items():
-        np.testing.assert_allclose(answers[name]["logits"], logits, atol=1e-5, rtol=0)
+        assert_same(answers[name]["logits"], logits)
         own = answers[name]["class"] == "CompactBertForSequenceClassification"
         assert own == (folders / name / MODELING_FILE).exists()
     assert {answer["class"] for answer in answers.values()} == {
@@ -169,7 +170,7 @@ def test_what_fits_the_stock_class_brings_no_code(teacher, tmp_path):
     assert type(AutoModelForSequenceClassification.from_pretrained(tmp_path / "export")) is type(teacher)
 
 
-_INT8_LEVELS = 3
+_TABLE_LEVELS = 3
 
 
 class Coarse(Int8):
@@ -178,13 +179,13 @@ class Coarse(Int8):
     name = "coarse"
 
     def settled(self, matrices):
-        return {"weight": (matrices["weight"] * _INT8_LEVELS).round() / _INT8_LEVELS}
+        return {"weight": (matrices["weight"] * _TABLE_LEVELS).round() / _TABLE_LEVELS}
 
 
 def test_a_name_that_stands_for_two_things_is_refused(config, monkeypatch):
     monkeypatch.setitem(REGISTRY, "coarse", Coarse)
     compression.cache_clear()
-    with pytest.raises(ExportError, match="'_INT8_LEVELS': a name may stand for one thing in an export"):
+    with pytest.raises(ExportError, match="'_TABLE_LEVELS': a name may stand for one thing in an export"):
         modeling_source(config.with_architecture(replace(config.architecture, embedding="coarse")))
     compression.cache_clear()
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tiny import TEACHERS, mixed_space, named_architectures, randomise
+from tolerance import assert_same
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from nas.architecture import Architecture, Layer
@@ -41,7 +42,7 @@ def test_a_network_is_one_graph_to_a_compiler(config, name, batch):
     torch.compiler.reset()  # compilations of one class are counted together
     compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)
     with torch.inference_mode():
-        torch.testing.assert_close(compiled(**batch).logits, model(**batch).logits)
+        assert_same(compiled(**batch).logits, model(**batch).logits)
 
 
 @pytest.mark.parametrize("name", named_architectures())
@@ -64,7 +65,7 @@ def test_teacher_keeps_its_function(teacher, batch):
         expected = teacher(**batch).logits
         found = from_stock(teacher)(**batch).logits
     assert expected.std(dim=0).min() > 0.1
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert_same(found, expected)
 
 
 @KINDS
@@ -77,7 +78,7 @@ def test_uniform_uncompressed_architectures_go_back_to_stock(teacher, batch, tmp
     assert type(again) is type(teacher)
     assert teacher.config.to_diff_dict().items() <= again.config.to_diff_dict().items()
     with torch.no_grad():
-        torch.testing.assert_close(again(**batch).logits, teacher(**batch).logits, atol=1e-5, rtol=0)
+        assert_same(again(**batch).logits, teacher(**batch).logits)
 
 
 @KINDS
@@ -85,7 +86,7 @@ def test_smaller_uniform_architectures_go_back_to_stock(supernet_weights, batch)
     architecture = Architecture(16, (Layer(0, 2, 24), Layer(2, 2, 24)))
     model = BertSupernet(supernet_weights).extract(architecture)
     with torch.no_grad():
-        torch.testing.assert_close(to_stock(model)(**batch).logits, model(**batch).logits, atol=1e-5, rtol=0)
+        assert_same(to_stock(model)(**batch).logits, model(**batch).logits)
 
 
 def test_a_projection_between_equal_widths_does_not_fit_stock():
