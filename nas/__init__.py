@@ -18,7 +18,7 @@ if sys.argv[:1] == ["-m"] and "nas.cli" in sys.orig_argv and not sys.flags.safe_
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from nas import registration
+from nas import registration, waiting
 
 if TYPE_CHECKING:
     from nas.architecture import Architecture, Layer
@@ -79,4 +79,5 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(room), attribute)
 
 
+waiting.wait_passively()
 registration.install()

@@ -18,12 +18,12 @@ from nas.data import Batch, batches_by_length, score
 from nas.evaluate.racing import Race
 from nas.evaluate.shared import SharedStates
 from nas.evaluate.spread import standard_error
-from nas.evaluate.threads import side_by_side
 from nas.model import CompactBertForSequenceClassification
 from nas.model.modeling import BlockLinear, first_sure
 from nas.model.precision import precision_name, uses_bf16
 from nas.progress import tracked
 from nas.supernet import BertSupernet
+from nas.threads import side_by_side
 
 _TITLE = "Accuracy on the search set"
 FORM = 1

@@ -18,6 +18,7 @@ from typing import Any, Protocol, Self
 from nas.device import Device
 from nas.errors import DeviceError, MachineError
 from nas.latency import runner
+from nas.waiting import as_served
 
 _WORKER = f"""
 import sys
@@ -71,6 +72,7 @@ class LocalLane:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            env=as_served(),
             start_new_session=True,
         )
         self._send(self.device.model_dump(mode="json"), process)

@@ -32,6 +32,7 @@ from nas.files import write_json
 from nas.model.precision import training_processor, uses_bf16
 from nas.progress import Tracker, track
 from nas.supernet.checkpoints import SafeTrainer, all_finite, claim, last_complete, mark_complete
+from nas.supernet.side_by_side import SideBySideTrainer
 
 # oneDNN keeps what it prepared for the last 1,024 shapes of products, several megabytes each. In a training whose
 # shapes change at every step that comes to gigabytes, and hardly any is met again. Read before its first product.
@@ -103,7 +104,7 @@ class _Watch(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            context: AbstractContextManager[Tracker] = track(self.title, state.max_steps)
+            context: AbstractContextManager[Tracker] = track(self.title, state.max_steps, before=state.global_step)
             self.tracker = self.stack.enter_context(context)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -168,7 +169,8 @@ def fine_tune(
     origin: dict[str, Any],
 ) -> None:
     """Train a teacher on labels, in place. `origin` is what the training is made of."""
-    trainer = SafeTrainer(
+    model.set_attn_implementation("eager")  # the one whose dropout `SeededDropout` can seed
+    trainer = SideBySideTrainer(
         model=model,
         args=training_arguments(model, folder, schedule, seed),
         train_dataset=train,

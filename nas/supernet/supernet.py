@@ -8,10 +8,10 @@ and evaluated is, by construction, what is extracted; nothing is masked, and a s
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.func import functional_call
@@ -23,35 +23,28 @@ from nas.model.modeling import BlockLinear, CompactBertOutput
 from nas.supernet.narrow import reader_of
 from nas.supernet.weights import SupernetWeights
 
+# The gradient of a slice has the layout of the slice. That hampers DistributedDataParallel only, which is not used.
+warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
+
 _LAYER = "bert.encoder.layer."
 _KEPT_SKELETONS = 256
 _DENSE = matrix_compression("none")
 
 
-class _Part(torch.autograd.Function):
-    """A part of a parameter; its gradient goes straight into that part of the parameter's `grad`.
+def _part(parameter: torch.Tensor, leading: Sequence[int], *rest: slice) -> torch.Tensor:
+    """A view of the leading part of each of a parameter's first dimensions, and of slices of the others.
 
-    An ordinary slice would write, for every sub-network, a gradient of the whole parameter that is mostly zeros.
+    A backward pass adds the gradient of the view to the same part of the parameter's `grad`. An ordinary slice would
+    write a gradient of the whole parameter, mostly zeros, for every sub-network.
     """
-
-    @staticmethod
-    def forward(ctx: Any, parameter: torch.Tensor, part: tuple[slice, ...]) -> torch.Tensor:
-        ctx.parameter, ctx.part = parameter, part
-        return parameter.detach()[part]
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[None, None]:
-        parameter = ctx.parameter
+    part = (*(slice(size) for size in leading), *rest)
+    view = parameter.detach()[part]
+    if parameter.requires_grad and torch.is_grad_enabled():
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-        parameter.grad[ctx.part] += gradients[0]
-        return None, None
-
-
-def _part(parameter: torch.Tensor, leading: Sequence[int], *rest: slice) -> torch.Tensor:
-    """The leading part of each of the first dimensions, and slices of the others."""
-    part: torch.Tensor = _Part.apply(parameter, (*(slice(size) for size in leading), *rest))
-    return part
+        view.requires_grad_()
+        view.grad = parameter.grad[part]
+    return view
 
 
 class BertSupernet:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +20,25 @@ from nas.architecture import Architecture
 from nas.errors import TrainingError
 from nas.files import read_json
 from nas.model import CompactBertForSequenceClassification
+from nas.model.modeling import Compressed
 from nas.space import SearchSpace
 from nas.supernet.augmentation import TokenReplacement
-from nas.supernet.checkpoints import SafeTrainer
 from nas.supernet.distillation import Knowledge, LossWeights, distillation_loss, last_projections
 from nas.supernet.loops import LOG_FILE, Schedule, run_trainer, training_arguments
 from nas.supernet.sampling import Sampling, in_stages, sandwich
+from nas.supernet.side_by_side import SideBySideTrainer, Work, balanced, split
 from nas.supernet.supernet import BertSupernet
+from nas.threads import replica
 
+_FIXED_TOKENS = 256
+"""What a pass of a network takes however few the tokens, in tokens of that network."""
+_PART_TOKENS = 1024
+"""Parts of a batch of this many tokens are worth the work that is done once for each part."""
 Judge = Callable[[CompactBertForSequenceClassification], float]
 """Tells a network's accuracy."""
 
 
-class DistillationTrainer(SafeTrainer):
+class DistillationTrainer(SideBySideTrainer):
     """A Trainer whose step distils the teacher into the sub-networks that `architectures` names for it.
 
     After an epoch, if the Trainer's settings ask for it, `judge` tells the accuracy of the first of them.
@@ -51,31 +59,67 @@ class DistillationTrainer(SafeTrainer):
         self.judge = judge
         self.replacement = replacement
         self.supernet = supernet
-        self.teacher = teacher.eval().requires_grad_(False)
-        nn.Module.to(self.teacher, self.args.device)
+        self.supernets = [supernet, *(BertSupernet(copy) for copy in self.replicas[1:])]  # type: ignore[arg-type]
+        teacher.eval().requires_grad_(False)
+        nn.Module.to(teacher, self.args.device)
+        self.teachers = [teacher, *(replica(teacher) for _ in self.replicas[1:])]
         self.architectures = architectures
         self.losses = losses
 
     def gradients(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None
     ) -> torch.Tensor:
-        """One gradient from all of the step's sub-networks; returns their mean loss."""
-        inputs = self._prepare_inputs(inputs)
+        """Add the gradients of the step's sub-networks, averaged over them; returns their mean loss."""
+        with _attention_for_training(self.args.device):
+            return self._averaged(super().gradients(model, inputs, num_items_in_batch))
+
+    def lanes(self, inputs: dict[str, torch.Tensor]) -> list[list[Work]]:
         inputs.pop("labels")
         if self.replacement:
             inputs = self.replacement(inputs, self.state.global_step)
+        count, tokens = len(self.replicas), inputs["input_ids"].numel()
+        # Sub-networks differ in size, so that two threads are about as busy; more threads need parts of the batch.
+        parts = split(inputs, min(count, max(-(-count // 2), tokens // _PART_TOKENS)))
         architectures = self.architectures(self.state.global_step)
-        total = torch.zeros((), device=self.args.device)
-        with _attention_for_training(self.args.device):
-            with torch.no_grad(), self.accelerator.autocast(), last_projections(self.teacher) as projections:
-                # Relations are those between all tokens of the last layer, of which nothing else needs but the first.
-                asked = {"output_hidden_states": True, "every_token": self.losses.relations > 0}
-                target = Knowledge.of(self.teacher(**inputs, **asked), projections)
+        teaching, distilling = list[tuple[float, Work]](), list[tuple[float, Work]]()
+        for part, share in parts:
+            target, length = Future[Knowledge](), _FIXED_TOKENS + share * tokens
+            teaching.append((length * _cost(self.teachers[0]), partial(self._teach, part, target)))
             for architecture in architectures:
-                loss = self._loss(architecture, inputs, target) / len(architectures)
-                self.accelerator.backward(loss)
-                total += loss.detach()
-        return self._averaged(total)
+                # A backward pass takes twice as long as a forward pass.
+                cost = 3 * length * _cost(self.supernets[0].skeleton(architecture))
+                weight = share / len(architectures)
+                distilling.append((cost, partial(self._distil, architecture, part, target, weight)))
+        return balanced(teaching, distilling, count)
+
+    def _teach(self, inputs: dict[str, torch.Tensor], target: Future[Knowledge], number: int) -> None:
+        """Compute what the sub-networks of a part of the batch are compared with."""
+        teacher = self.teachers[number]
+        # Relations are those between all tokens of the last layer, of which nothing else needs but the first.
+        asked = {"output_hidden_states": True, "every_token": self.losses.relations > 0}
+        try:
+            with torch.no_grad(), self.accelerator.autocast(), last_projections(teacher) as projections:
+                target.set_result(Knowledge.of(teacher(**inputs, **asked), projections))
+        except BaseException as problem:
+            target.set_exception(problem)
+            raise
+
+    def _distil(
+        self,
+        architecture: Architecture,
+        inputs: dict[str, torch.Tensor],
+        target: Future[Knowledge],
+        weight: float,
+        number: int,
+    ) -> torch.Tensor:
+        """Add the gradients of a sub-network's loss on a part of the batch, times `weight`; returns that product."""
+        supernet, every_token = self.supernets[number], self.losses.relations > 0
+        with self.accelerator.autocast(), last_projections(supernet.skeleton(architecture)) as projections:
+            output = supernet.run(architecture, **inputs, output_hidden_states=True, every_token=every_token)
+            found = Knowledge.of(output, projections)
+            loss = distillation_loss(found, target.result(), architecture, inputs["attention_mask"], self.losses)
+        self.accelerator.backward(loss * weight)
+        return loss.detach() * weight
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The accuracy of the network as it would be extracted now, in the numbers that it is exported in."""
@@ -98,15 +142,15 @@ class DistillationTrainer(SafeTrainer):
                 tensor.copy_(mean.view_as(tensor))
         return loss
 
-    def _loss(self, architecture: Architecture, inputs: dict[str, Any], target: Knowledge) -> torch.Tensor:
-        with (
-            self.accelerator.autocast(),
-            last_projections(self.supernet.skeleton(architecture)) as projections,
-        ):
-            every_token = self.losses.relations > 0
-            output = self.supernet.run(architecture, **inputs, output_hidden_states=True, every_token=every_token)
-            found = Knowledge.of(output, projections)
-            return distillation_loss(found, target, architecture, inputs["attention_mask"], self.losses)
+
+def _cost(model: CompactBertForSequenceClassification) -> float:
+    """What a network's layers compute for each token, about: products with all matrices, half as much for rounding."""
+    layers = (module for module in model.bert.encoder.modules() if isinstance(module, Compressed))
+    return sum(
+        matrix.numel() * (1.0 if layer.compression.plain == layer.compression else 1.5)
+        for layer in layers
+        for matrix in layer.matrices.values()
+    )
 
 
 def _attention_for_training(device: torch.device) -> AbstractContextManager[None]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+# isort: off
+import nas  # noqa: F401  # before torch, so that it can choose how torch's idle threads wait
+# isort: on
+
 import argparse
 import json
 import os

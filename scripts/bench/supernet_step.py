@@ -13,7 +13,6 @@ its step the matrix products alone would take, at the rate of a product of the t
 from __future__ import annotations
 
 import argparse
-import copy
 import tempfile
 import time
 from functools import partial
@@ -26,39 +25,9 @@ import common
 import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, Trainer, TrainerCallback
-from transformers.trainer_callback import PrinterCallback
+from training_steps import Steps, timed
 
-from nas.model.stock import from_stock
 from nas.pipeline import Run
-from nas.pipeline.prepare import load_tokenizer, prepare_data, teacher_source
-from nas.pipeline.supernets import loss_weights
-from nas.supernet import BertSupernet, SupernetWeights
-from nas.supernet.checkpoints import SafeTrainer
-from nas.supernet.loops import Schedule, training_arguments
-from nas.supernet.sampling import sandwich
-from nas.supernet.training import DistillationTrainer
-
-
-class _Clock(TrainerCallback):
-    """Notes when the first step begins and the last one ends."""
-
-    began = ended = 0.0
-
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self.began = self.began or time.perf_counter()
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.ended = time.perf_counter()
-
-
-def timed(trainer: Trainer) -> float:
-    """Train to the end; seconds of a step."""
-    clock = _Clock()
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(clock)
-    trainer.train()
-    return (clock.ended - clock.began) / trainer.state.global_step
 
 
 def matrix_rate(tokens: int, hidden_size: int, intermediate_size: int, kind: torch.dtype) -> float:
@@ -74,51 +43,21 @@ def matrix_rate(tokens: int, hidden_size: int, intermediate_size: int, kind: tor
 
 def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
     """Measure and print; returns ratios and seconds."""
-    study, settings = run.study, run.study.supernet
-    data, source = prepare_data(run), teacher_source(run)
-    torch.manual_seed(0)
-    teacher = AutoModelForSequenceClassification.from_pretrained(source, num_labels=data.num_labels)
-    schedule = Schedule(1e-6, settings.batch_size, steps=arguments.steps)
-
-    def trainer(kind: str, folder: Path) -> Trainer:
-        about: dict[str, Any] = {
-            "args": training_arguments(teacher, folder, schedule, study.seed),
-            "train_dataset": data.train,
-            "data_collator": DataCollatorWithPadding(load_tokenizer(source)),
-        }
-        about["args"].save_strategy = "no"
-        if kind != "supernet":
-            model = copy.deepcopy(teacher)
-            if kind == "lean":
-                model.get_input_embeddings().requires_grad_(False)
-                for module in model.modules():
-                    for name in ("p", "dropout_prob", "attention_dropout"):
-                        if isinstance(getattr(module, name, None), float):
-                            setattr(module, name, 0.0)
-            return SafeTrainer(model=model, **about)
-        weights = SupernetWeights.of(from_stock(teacher), study.space.dimensions.hidden_size)
-        weights.bert.embeddings.word_embeddings.requires_grad_(settings.train_embeddings)
-        return DistillationTrainer(
-            supernet=BertSupernet(weights),
-            teacher=from_stock(teacher),
-            architectures=sandwich(study.space, arguments.random_subnets, settings.sampling, study.seed),
-            losses=loss_weights(run),
-            **about,
-        )
-
+    settings, shape = run.study.supernet, run.study.space.teacher
     seconds: dict[str, list[float]] = {"plain": [], "lean": [], "supernet": []}
-    rates, shape = [], study.space.teacher
+    rates = []
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        first = trainer("plain", folder)
+        steps = Steps(run, arguments.steps, arguments.random_subnets, Path(name))
+        trainers = {"plain": steps.fine_tuning, "lean": steps.lean, "supernet": steps.supernet}
+        first = steps.fine_tuning()
         batches = islice(first.get_train_dataloader(), arguments.steps)
         tokens = round(fmean(batch["input_ids"].numel() for batch in batches))
         precision = torch.bfloat16 if first.args.bf16 else torch.float32
         with FlopCounterMode(display=False) as counter:  # and warm up
-            timed(trainer("supernet", folder))
+            timed(steps.supernet())
         for _ in range(arguments.rounds):
             for kind, measured in seconds.items():
-                measured.append(timed(trainer(kind, folder)))
+                measured.append(timed(trainers[kind]()))
             rates.append(matrix_rate(tokens, shape.hidden_size, shape.intermediate_size, precision))
     plain, lean, supernet = (median(measured) for measured in seconds.values())
     products = counter.get_total_flops() / arguments.steps / median(rates)

@@ -1,0 +1,156 @@
+"""A training step computed by several threads side by side, each with work of its own.
+
+The gradient of a step is a sum: over parts of the batch, and over sub-networks. Every thread computes some of the
+summands on a replica of the model, which shares its weights but collects gradients of its own. They are added in a
+fixed order, so that a step gives the same result each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
+
+from nas.supernet.checkpoints import SafeTrainer
+from nas.threads import keep_freed_memory, replica, single_threads
+
+Work = Callable[[int], torch.Tensor | None]
+"""Adds gradients to the replica of that number; returns what it contributes to the step's loss."""
+_MOST_THREADS = 8
+"""Each thread needs memory for gradients of all weights."""
+LEAST_TOKENS = 128
+"""With fewer tokens to a part of a batch its products no longer keep a core busy."""
+
+
+class SideBySideTrainer(SafeTrainer):
+    """A Trainer that computes each step on a CPU with as many threads as torch has, each with work of its own.
+
+    `replicas` holds the model itself and the copies that share its weights, one for each thread.
+    """
+
+    def __init__(self, *, model: PreTrainedModel, **kwargs: Any) -> None:
+        super().__init__(model=model, **kwargs)
+        threads = torch.get_num_threads() if self.args.device.type == "cpu" else 1
+        self.replicas = [model, *(_replica(model) for _ in range(min(threads, _MOST_THREADS) - 1))]
+        self._pool: Executor | None = None
+
+    def train(self, *arguments: Any, **kwargs: Any) -> Any:
+        keep_freed_memory()
+        with self.threads():
+            return super().train(*arguments, **kwargs)
+
+    @contextmanager
+    def threads(self) -> Iterator[None]:
+        """Have a thread for each replica while the block runs."""
+        with single_threads(len(self.replicas)) as self._pool:
+            yield
+        self._pool = None
+
+    def gradients(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None
+    ) -> torch.Tensor:
+        lanes = self.lanes(self._prepare_inputs(inputs))
+        if len(lanes) == 1 or self._pool is None:
+            losses = self._run(0, lanes[0])
+        else:
+            begun = [self._pool.submit(self._run, number, lane) for number, lane in enumerate(lanes)]
+            losses = [loss for lane in begun for loss in lane.result()]
+            add_gradients(self.replicas)
+        return torch.stack(losses).sum()
+
+    @staticmethod
+    def _run(number: int, lane: Sequence[Work]) -> list[torch.Tensor]:
+        return [loss for loss in (work(number) for work in lane) if loss is not None]
+
+    def lanes(self, inputs: dict[str, torch.Tensor]) -> list[list[Work]]:
+        """What each thread is to compute, at most one lane per replica: here a part of the batch."""
+        parts = split(inputs, min(len(self.replicas), inputs["input_ids"].numel() // LEAST_TOKENS))
+        return [[partial(self._learn_labels, part, share)] for part, share in parts]
+
+    def _learn_labels(self, inputs: dict[str, torch.Tensor], share: float, number: int) -> torch.Tensor:
+        seed = (self.args.seed * 1_000_003 + self.state.global_step) * _MOST_THREADS + number
+        model = self.replicas[number].train()
+        with SeededDropout(seed), self.accelerator.autocast():
+            loss: torch.Tensor = self.compute_loss(model, inputs)  # type: ignore[assignment]
+        self.accelerator.backward(loss * share)
+        return loss.detach() * share
+
+
+def _replica(model: PreTrainedModel) -> PreTrainedModel:
+    """A replica whose embedding tables have sparse gradients: a part of a batch has few of the tokens."""
+    made = replica(model)
+    for module in made.modules():
+        if isinstance(module, nn.Embedding):
+            module.sparse = True
+    return made
+
+
+def split(inputs: Mapping[str, torch.Tensor], parts: int) -> list[tuple[dict[str, torch.Tensor], float]]:
+    """The batch in at most `parts` parts of consecutive texts and about equal size, and the share of texts in each."""
+    texts = len(inputs["input_ids"])
+    count = max(1, min(parts, texts))
+    bounds = pairwise(texts * number // count for number in range(count + 1))
+    return [
+        ({name: value[start:end] for name, value in inputs.items()}, (end - start) / texts) for start, end in bounds
+    ]
+
+
+def balanced(first: Sequence[tuple[float, Work]], rest: Sequence[tuple[float, Work]], lanes: int) -> list[list[Work]]:
+    """Work with its costs, distributed so that all lanes take about as long: the largest goes where least is to do.
+
+    Lanes begin with `first`, which the rest may wait for.
+    """
+    loads, work = [0.0] * lanes, list[list[Work]]([] for _ in range(lanes))
+    for cost, item in (*first, *sorted(rest, key=lambda each: each[0], reverse=True)):
+        lane = loads.index(min(loads))
+        loads[lane] += cost
+        work[lane].append(item)
+    return work
+
+
+@torch.no_grad()
+def add_gradients(replicas: Sequence[nn.Module]) -> None:
+    """Add the gradients of all replicas to those of the first one, in order, and set the others' to zero."""
+    first, *others = replicas
+    for other in others:
+        for own, its in zip(first.parameters(), other.parameters(), strict=True):
+            if its.grad is None:
+                continue
+            if own.grad is None:
+                own.grad, its.grad = its.grad.to_dense() if its.grad.is_sparse else its.grad, None
+            else:
+                own.grad += its.grad
+                its.grad = None if its.grad.is_sparse else its.grad.zero_()
+
+
+class SeededDropout(TorchFunctionMode):
+    """Draws the masks of `torch.nn.functional.dropout` from a generator of its own.
+
+    Threads otherwise share one generator, and the order in which they reach it differs from run to run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        own = self._dropout if function is functional.dropout else function
+        return own(*args, **kwargs or {})
+
+    def _dropout(
+        self, input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> torch.Tensor:
+        if not training or not p:
+            return input
+        return input * torch.empty_like(input).bernoulli_(1.0 - p, generator=self._generator).div_(1.0 - p)

@@ -1,0 +1,105 @@
+"""Trainers for measuring single steps on a study's data: fine-tuning of the teacher, and training of the supernet."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+)
+from transformers.trainer_callback import PrinterCallback
+
+from nas.data import TaskData
+from nas.model.stock import from_stock
+from nas.pipeline import Run
+from nas.pipeline.prepare import load_tokenizer, prepare_data, teacher_source
+from nas.pipeline.supernets import loss_weights
+from nas.supernet import BertSupernet, SupernetWeights
+from nas.supernet.loops import Schedule, training_arguments
+from nas.supernet.sampling import sandwich
+from nas.supernet.side_by_side import SideBySideTrainer
+from nas.supernet.training import DistillationTrainer
+
+
+class Steps:
+    """Makes trainers that train for some steps on the same batches of a study's data, from the same weights."""
+
+    def __init__(self, run: Run, steps: int, random_subnets: int, folder: Path) -> None:
+        self.run = run
+        self.data: TaskData = prepare_data(run)
+        self.source = teacher_source(run)
+        self.random_subnets = random_subnets
+        self.folder = folder
+        self.schedule = Schedule(1e-6, run.study.supernet.batch_size, steps=steps)
+
+    def teacher(self) -> PreTrainedModel:
+        """The teacher with a new classifier, the same one each time."""
+        torch.manual_seed(0)
+        return AutoModelForSequenceClassification.from_pretrained(self.source, num_labels=self.data.num_labels)
+
+    def _about(self, model: PreTrainedModel) -> dict[str, Any]:
+        about = training_arguments(model, self.folder, self.schedule, self.run.study.seed)
+        about.save_strategy = "no"
+        collator = DataCollatorWithPadding(load_tokenizer(self.source))
+        return {"args": about, "train_dataset": self.data.train, "data_collator": collator}
+
+    def fine_tuning(self) -> Trainer:
+        """The teacher's own class trained on labels, with dropout."""
+        model = self.teacher()
+        return SideBySideTrainer(model=model, **self._about(model))
+
+    def lean(self) -> Trainer:
+        """The same without dropout and with frozen token embeddings, as in the supernet."""
+        model = self.teacher()
+        model.get_input_embeddings().requires_grad_(False)
+        for module in model.modules():
+            for name in ("p", "dropout_prob", "attention_dropout"):
+                if isinstance(getattr(module, name, None), float):
+                    setattr(module, name, 0.0)
+        return SideBySideTrainer(model=model, **self._about(model))
+
+    def supernet(self) -> Trainer:
+        """The supernet: the teacher's forward pass, then the largest, the smallest and some random sub-networks."""
+        study, settings, teacher = self.run.study, self.run.study.supernet, self.teacher()
+        weights = SupernetWeights.of(from_stock(teacher), study.space.dimensions.hidden_size)
+        weights.bert.embeddings.word_embeddings.requires_grad_(settings.train_embeddings)
+        return DistillationTrainer(
+            supernet=BertSupernet(weights),
+            teacher=from_stock(teacher),
+            architectures=sandwich(study.space, self.random_subnets, settings.sampling, study.seed),
+            losses=loss_weights(self.run),
+            **self._about(teacher),
+        )
+
+
+class _Clock(TrainerCallback):
+    """Notes when the first step begins and the last one ends."""
+
+    began = ended = 0.0
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self.began = self.began or time.perf_counter()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.ended = time.perf_counter()
+
+
+def timed(trainer: Trainer) -> float:
+    """Train to the end; returns the seconds per step."""
+    clock = _Clock()
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(clock)
+    trainer.train()
+    return (clock.ended - clock.began) / trainer.state.global_step
+
+
+def losses(trainer: Trainer) -> list[float]:
+    """The losses that a finished training has logged."""
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

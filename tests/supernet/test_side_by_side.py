@@ -1,0 +1,175 @@
+"""Steps computed by several threads give what one thread gives, and the same each time."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from tiny import make_rows, make_teacher, make_tokenizer, randomise
+from torch.nn import functional
+from transformers import DataCollatorWithPadding
+
+from nas.data import prepare
+from nas.model.stock import from_stock
+from nas.study import Task
+from nas.supernet import BertSupernet
+from nas.supernet.distillation import LossWeights
+from nas.supernet.loops import Schedule, training_arguments
+from nas.supernet.sampling import sandwich
+from nas.supernet.side_by_side import SeededDropout, SideBySideTrainer, balanced, split
+from nas.supernet.training import DistillationTrainer
+
+
+@pytest.fixture
+def data(tmp_path):
+    for name, count, seed in (("train", 300, 0), ("test", 30, 1)):
+        make_rows(count, seed).to_parquet(tmp_path / f"{name}.parquet")
+    task = Task(train="train.parquet", test="test.parquet", text=("text",), max_length=16, holdout={"size": 30})
+    return prepare(task, *(str(tmp_path / f"{name}.parquet") for name in ("train", "test")), make_tokenizer(), 0)
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of torch's threads, and sets it back."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def _settings(model, folder, data, steps=3):
+    about = training_arguments(model, folder, Schedule(1e-3, 64, steps=steps), seed=0)
+    about.save_strategy, about.logging_steps = "no", 1
+    collator = DataCollatorWithPadding(make_tokenizer())
+    return {"args": about, "train_dataset": data.train, "data_collator": collator}
+
+
+def _distil(weights, space, data, folder):
+    """Train a copy of the weights for some steps; returns the weights and the losses."""
+    model = copy.deepcopy(weights)
+    trainer = DistillationTrainer(
+        supernet=BertSupernet(model),
+        teacher=copy.deepcopy(weights),
+        architectures=sandwich(space, 2, "spread", 0),
+        losses=LossWeights(relations=0.5),
+        **_settings(model, folder, data),
+    )
+    trainer.train()
+    return model.state_dict(), [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def _fine_tune(model, data, folder):
+    model = copy.deepcopy(model)
+    model.set_attn_implementation("eager")
+    SideBySideTrainer(model=model, **_settings(model, folder, data)).train()
+    return model.state_dict()
+
+
+def _difference(found, expected):
+    """The largest difference between weights, relative to the largest weight of the same name."""
+    return max(float((found[name] - value).abs().max() / value.abs().max()) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_the_supernet_learns_the_same_with_any_number_of_threads(
+    supernet_weights, space, data, tmp_path, threads, count
+):
+    threads(1)
+    weights, losses = _distil(supernet_weights, space, data, tmp_path)
+    assert _difference(supernet_weights.state_dict(), weights) > 1e-3
+    threads(count)
+    found, found_losses = _distil(supernet_weights, space, data, tmp_path)
+    assert found_losses == pytest.approx(losses, rel=1e-4)
+    # Adam divides gradients by their size: where one is nearly zero, its rounding decides the direction of the step.
+    assert _difference(found, weights) < 1e-2
+
+
+def test_a_step_has_the_gradients_of_one_thread(supernet_weights, space, data, tmp_path, threads):
+    batch = DataCollatorWithPadding(make_tokenizer())([dict(data.train.remove_columns("length")[i]) for i in range(40)])
+
+    def gradients(count):
+        threads(count)
+        model = copy.deepcopy(supernet_weights)
+        trainer = DistillationTrainer(
+            supernet=BertSupernet(model),
+            teacher=copy.deepcopy(supernet_weights),
+            architectures=sandwich(space, 3, "spread", 0),
+            losses=LossWeights(relations=0.5),
+            **_settings(model, tmp_path, data),
+        )
+        assert len(trainer.lanes(dict(batch))) == count
+        with trainer.threads():
+            loss = trainer.gradients(model, dict(batch), None)
+        return loss, {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+
+    (loss, expected), (other, found) = gradients(1), gradients(4)
+    torch.testing.assert_close(other, loss, rtol=1e-5, atol=0.0)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert (found[name] - value).abs().max() <= 1e-5 * value.abs().max() + 1e-9, name
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert"])
+def test_fine_tuning_with_threads_is_repeatable_and_learns_the_same_without_dropout(data, tmp_path, threads, kind):
+    noisy = randomise(make_teacher(kind, 2))
+    quiet = copy.deepcopy(noisy)
+    for module in quiet.modules():
+        for name in ("p", "dropout_prob"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    threads(1)
+    expected = _fine_tune(quiet, data, tmp_path)
+    threads(3)
+    apart = _difference(_fine_tune(quiet, data, tmp_path), expected)
+    assert apart < 1e-2
+    first, second = _fine_tune(noisy, data, tmp_path), _fine_tune(noisy, data, tmp_path)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert _difference(first, expected) > 3 * apart  # dropout is at work
+
+
+def test_an_error_in_a_thread_ends_the_training(supernet_weights, space, data, tmp_path, threads):
+    threads(2)
+    teacher = from_stock(randomise(make_teacher("bert", 3)))
+    teacher.bert.embeddings.word_embeddings.register_forward_hook(lambda *_: 1 / 0)
+    trainer = DistillationTrainer(
+        supernet=BertSupernet(supernet_weights),
+        teacher=teacher,
+        architectures=sandwich(space, 1, "spread", 0),
+        losses=LossWeights(),
+        **_settings(supernet_weights, tmp_path, data),
+    )
+    with pytest.raises(ZeroDivisionError):
+        trainer.train()
+
+
+def test_lanes_are_about_as_long_and_begin_with_what_the_rest_waits_for():
+    def work(number):
+        return None
+
+    items = {cost: (cost, lambda number: None) for cost in (9.0, 4.0, 3.0, 2.0)}
+    first = (1.0, work)
+    lanes = balanced([first], list(items.values()), 2)
+    assert lanes[0] == [work, items[4.0][1], items[3.0][1], items[2.0][1]]
+    assert lanes[1] == [items[9.0][1]]
+    assert balanced([first], list(items.values()), 1) == [[work, *(items[cost][1] for cost in (9.0, 4.0, 3.0, 2.0))]]
+
+
+def test_parts_hold_each_text_once():
+    inputs = {"input_ids": torch.arange(14).view(7, 2), "labels": torch.arange(7)}
+    parts = split(inputs, 3)
+    assert [len(part["labels"]) for part, _ in parts] == [2, 2, 3]
+    assert torch.cat([part["input_ids"] for part, _ in parts]).equal(inputs["input_ids"])
+    assert [share for _, share in parts] == pytest.approx([2 / 7, 2 / 7, 3 / 7])
+    assert len(split(inputs, 0)) == 1 and len(split(inputs, 99)) == 7
+
+
+def test_seeded_dropout_depends_on_its_seed_alone():
+    ones = torch.ones(10_000)
+
+    def dropped(seed, **about):
+        with SeededDropout(seed):
+            return functional.dropout(ones, 0.2, **about)
+
+    assert dropped(1).equal(dropped(1)) and not dropped(1).equal(dropped(2))
+    assert set(dropped(1).tolist()) == {0.0, 1.25} and float(dropped(1).mean()) == pytest.approx(1.0, abs=0.02)
+    assert dropped(1, training=False) is ones
