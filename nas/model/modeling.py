@@ -75,7 +75,10 @@ class BlockEmbedding(Compressed):
 def add_matrices(module: nn.Module, shapes: Mapping[str, tuple[int, int]]) -> None:
     """Give a module parameters of these names and shapes, with values as BERT's start."""
     for name, shape in shapes.items():
-        module.register_parameter(name, nn.Parameter(torch.randn(shape) * 0.02))
+        matrix = torch.empty(shape)
+        if not matrix.is_meta:  # there a product is as slow as a hundred parameters
+            matrix.normal_(std=0.02)
+        module.register_parameter(name, nn.Parameter(matrix))
 
 
 def _borrow(module: nn.Module, name: str, part: nn.Module) -> None:

@@ -50,10 +50,26 @@ class SideBySideTrainer(SafeTrainer):
 
     @contextmanager
     def threads(self) -> Iterator[None]:
-        """Have a thread for each replica while the block runs."""
-        with single_threads(len(self.replicas)) as self._pool:
+        """Have a thread for each replica while the block runs.
+
+        What lies between the steps' gradients is bound by memory: the other threads would only have to be woken.
+        """
+        count = len(self.replicas)
+        with single_threads(count) as self._pool:
+            if count > 1:
+                torch.set_num_threads(1)
             yield
         self._pool = None
+
+    @contextmanager
+    def all_threads(self) -> Iterator[None]:
+        """Let this thread use as many of torch's threads as there are replicas, for an evaluation within a training."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(max(before, len(self.replicas)))
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def gradients(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None

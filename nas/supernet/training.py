@@ -19,8 +19,7 @@ from transformers import DataCollatorWithPadding, EarlyStoppingCallback, PreTrai
 from nas.architecture import Architecture
 from nas.errors import TrainingError
 from nas.files import read_json
-from nas.model import CompactBertForSequenceClassification
-from nas.model.modeling import Compressed
+from nas.model import CompactBertConfig, CompactBertForSequenceClassification
 from nas.space import SearchSpace
 from nas.supernet.augmentation import TokenReplacement
 from nas.supernet.distillation import Knowledge, LossWeights, distillation_loss, last_projections
@@ -80,14 +79,14 @@ class DistillationTrainer(SideBySideTrainer):
         count, tokens = len(self.replicas), inputs["input_ids"].numel()
         # Sub-networks differ in size, so that two threads are about as busy; more threads need parts of the batch.
         parts = split(inputs, min(count, max(-(-count // 2), tokens // _PART_TOKENS)))
-        architectures = self.architectures(self.state.global_step)
+        architectures, config = self.architectures(self.state.global_step), self.supernet.weights.config
         teaching, distilling = list[tuple[float, Work]](), list[tuple[float, Work]]()
         for part, share in parts:
             target, length = Future[Knowledge](), _FIXED_TOKENS + share * tokens
-            teaching.append((length * _cost(self.teachers[0]), partial(self._teach, part, target)))
+            teaching.append((length * _cost(config, config.architecture), partial(self._teach, part, target)))
             for architecture in architectures:
                 # A backward pass takes twice as long as a forward pass.
-                cost = 3 * length * _cost(self.supernets[0].skeleton(architecture))
+                cost = 3 * length * _cost(config, architecture)
                 weight = share / len(architectures)
                 distilling.append((cost, partial(self._distil, architecture, part, target, weight)))
         return balanced(teaching, distilling, count)
@@ -125,7 +124,8 @@ class DistillationTrainer(SideBySideTrainer):
         """The accuracy of the network as it would be extracted now, in the numbers that it is exported in."""
         assert self.judge
         model = self.supernet.extract(self.architectures(self.state.global_step)[0])
-        metrics = {"eval_accuracy": self.judge(model.cpu())}
+        with self.all_threads():
+            metrics = {"eval_accuracy": self.judge(model.cpu())}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -143,14 +143,14 @@ class DistillationTrainer(SideBySideTrainer):
         return loss
 
 
-def _cost(model: CompactBertForSequenceClassification) -> float:
-    """What a network's layers compute for each token, about: products with all matrices, half as much for rounding."""
-    layers = (module for module in model.bert.encoder.modules() if isinstance(module, Compressed))
-    return sum(
-        matrix.numel() * (1.0 if layer.compression.plain == layer.compression else 1.5)
-        for layer in layers
-        for matrix in layer.matrices.values()
-    )
+def _cost(config: CompactBertConfig, architecture: Architecture) -> float:
+    """About what the layers of a network compute per token: one for each weight, and half as much for quantisation."""
+    hidden, total = architecture.hidden_size, 0.0
+    for layer in architecture.resolved:
+        width = layer.num_attention_heads * config.attention_head_size
+        for choice, size in ((layer.attention, 4 * width), (layer.feed_forward, 2 * layer.intermediate_size)):
+            total += hidden * size * (1.0 if choice == "none" else 1.5)
+    return total
 
 
 def _attention_for_training(device: torch.device) -> AbstractContextManager[None]:

@@ -19,11 +19,7 @@ from nas.evaluate import CandidateResult, EvaluationRecipe
 from nas.evaluate.accuracy import Evaluator
 from nas.evaluate.racing import Race
 from nas.evaluate.shared import SharedStates, most_alike, prefix_keys, shared_depth
-<<<<<<< HEAD
 from nas.evaluate.spread import standard_error
-from nas.evaluate.threads import side_by_side
-=======
->>>>>>> af0aa9a (Training threads have work of their own: sub-networks and parts of a batch side by side)
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet
 from nas.threads import side_by_side
