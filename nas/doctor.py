@@ -220,7 +220,7 @@ def _needs(study: Study) -> Iterator[Finding]:
             path = study.resolve(getattr(study.task, key))
             yield _checked(key, str(path), partial(check_data, path))
     elif study.task.hub:
-        yield Finding("study", "data", "note", f"{study.task.hub} is read from the hub, or from what was downloaded")
+        yield _checked("data", f"{study.task.hub} is on the hub", partial(_check_hub_data, study))
     yield _memory(study)
 
 
@@ -252,16 +252,28 @@ def _searched(study: Study) -> Iterator[Finding]:
 def _teacher(study: Study) -> Finding:
     if study.teacher.model == "embedded":
         return Finding("study", "teacher", "ok", "made by nas")
+    from nas.hub import find, model_folder
     from nas.pipeline.prepare import check_teacher, given_teacher
 
     try:
         source = given_teacher(study)
-        if not Path(source).is_dir():
-            return Finding("study", "teacher", "note", f"{source} is read from the hub, or from what was downloaded")
-        check_teacher(study, source)
+        if Path(source).is_dir():
+            check_teacher(study, source)
+        else:
+            found, _ = find("model", source, study.teacher.revision)
+            check_teacher(study, str(model_folder(found, weights=False)))
+            source = f"{found} is on the hub"
     except NasError as problem:
         return Finding("study", "teacher", "missing", str(problem).removeprefix("teacher.model: "))
     return Finding("study", "teacher", "ok", source)
+
+
+def _check_hub_data(study: Study) -> None:
+    from nas.hub import find
+    from nas.pipeline.snapshots import check_hub_data
+
+    assert study.task.hub
+    check_hub_data(study.task, find("dataset", study.task.hub, study.task.revision)[0])
 
 
 def _memory(study: Study) -> Finding:

@@ -47,6 +47,8 @@ class Teacher(Settings):
 
     model: str = Field(min_length=1)
     """A folder or a hub id of a BERT, RoBERTa, DistilBERT or ELECTRA; `embedded` for the BERT that `nas` makes."""
+    revision: str | None = Field(default=None, min_length=1)
+    """Branch, tag or commit of a hub model; its main branch if it is left out."""
     fine_tune: FineTuning | None = None
     """Left out for a teacher that is fine-tuned already."""
     prune_vocabulary: Flag = False
@@ -67,6 +69,8 @@ class Task(Settings):
     hub: str | None = None
     """A hub id; `train` and `test` are then names of its splits. Without it they are files."""
     config: str | None = None
+    revision: str | None = Field(default=None, min_length=1)
+    """Branch, tag or commit of a hub data set; its main branch if it is left out."""
     train: str
     """Parquet, CSV or JSONL; `embedded` for the task that `nas` builds itself."""
     test: str
@@ -92,8 +96,9 @@ class Task(Settings):
                 f"positive: only f1 is of one class, but the metric is {self.metric!r}; remove positive or set "
                 "metric = 'f1'"
             )
-        if self.config and not self.hub:
-            raise ValueError(f"config: {self.config!r} belongs to a hub data set; set hub as well, or remove it")
+        for key in ("config", "revision"):
+            if (value := getattr(self, key)) and not self.hub:
+                raise ValueError(f"{key}: {value!r} belongs to a hub data set; set hub as well, or remove it")
         for key in ("train", "test"):
             name = getattr(self, key)
             if not self.hub and name != "embedded" and not name.lower().endswith(DATA_SUFFIXES):
@@ -260,6 +265,8 @@ class Study(Settings):
             for name in budget.devices:
                 if name not in known:
                     raise ValueError(f"budgets.{budget.name}: no device is named {name!r}; use {', '.join(known)}")
+        if self.teacher.model == "embedded" and self.teacher.revision:
+            raise ValueError(f"teacher.revision: {self.teacher.revision!r} is for a hub model; remove it")
         if (self.teacher.model == "embedded") != (self.task.train == "embedded"):
             raise ValueError("teacher.model: the embedded teacher and the embedded task go together; set both")
         return self

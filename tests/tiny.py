@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 from pathlib import Path
 
 import torch
 from datasets import Dataset
+from hub_server import Hub, folder_files
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -134,6 +136,30 @@ def write_tiny_study(folder: Path, kind: str = "bert") -> Path:
     make_rows(200, 1).to_parquet(folder / "test.parquet")
     (folder / "study.toml").write_text(TINY_STUDY)
     return folder / "study.toml"
+
+
+HUB_STUDY = TINY_STUDY.replace('train = "train.parquet"', 'hub = "someone/words"\ntrain = "train"')
+HUB_STUDY = HUB_STUDY.replace('"test.parquet"', '"test"').replace('"./teacher"', '"someone/bert"')
+"""The tiny study with teacher and data of the hub."""
+
+
+def fill_hub(hub: Hub, folder: Path) -> None:
+    """Put the tiny teacher, with a classifier that knows the task's two classes, and the tiny data set on a hub."""
+    torch.manual_seed(0)
+    make_tokenizer().save_pretrained(folder)
+    make_teacher(vocab_size=len(SPECIAL + WORDS)).save_pretrained(folder)
+    hub.add("model", "someone/bert", folder_files(folder))
+    rows = {name: make_rows(count, seed) for name, count, seed in (("train", 1200, 0), ("test", 200, 1))}
+    hub.add(
+        "dataset", "someone/words", {f"data/{name}-00000-of-00001.parquet": as_parquet(rows[name]) for name in rows}
+    )
+
+
+def as_parquet(rows: Dataset) -> bytes:
+    """The content of a Parquet file."""
+    stream = io.BytesIO()
+    rows.to_parquet(stream)
+    return stream.getvalue()
 
 
 def make_pairs(count: int, seed: int) -> Dataset:

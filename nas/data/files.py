@@ -8,31 +8,37 @@ from typing import Any
 
 import pyarrow
 import pyarrow.parquet
-from datasets import Dataset, Features, load_dataset
-from datasets.exceptions import DatasetNotFoundError
+from datasets import Dataset, Features
 
 from nas.data.text_files import read_csv, read_json, require_columns
 from nas.errors import DataError
 from nas.files import write_atomically
+from nas.hub import find, read_split
 from nas.study import DATA_SUFFIXES
 
 
-def read_rows(source: str, hub: str | None = None, config: str | None = None, columns: Sequence[str] = ()) -> Dataset:
+def read_rows(
+    source: str,
+    hub: str | None = None,
+    config: str | None = None,
+    columns: Sequence[str] = (),
+    revision: str | None = None,
+) -> Dataset:
     """The rows of a data file, or of a split of a hub data set; of a file just these `columns` if any are named.
 
     Raises `DataError` if the source cannot be read, lacks one of the columns, or mixes kinds of values in one of them.
     """
     try:
-        rows = load_dataset(hub, config, split=source) if hub else _read_file(Path(source), columns)
+        if hub:
+            snapshot, _ = find("dataset", hub, revision)
+            rows = read_split(snapshot, config, source, lambda path: _read_file(path, columns), tuple(_READERS))
+        else:
+            rows = _read_file(Path(source), columns)
     except DataError:
         raise
-    except (DatasetNotFoundError, ConnectionError, ValueError, OSError) as problem:
+    except (ValueError, OSError) as problem:
         reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-        raise DataError(f"{hub or source}: cannot be read as a data set: {reason}; correct [task]") from None
-    except Exception as problem:  # the datasets library raises bare exceptions for files it cannot parse
-        raise DataError(
-            f"{hub or source}: cannot be parsed ({type(problem).__name__}); check that it is what [task] says"
-        ) from None
+        raise DataError(f"{source}: cannot be read as a data set: {reason}; correct [task]") from None
     require_columns(source, rows.column_names, columns)
     return rows
 

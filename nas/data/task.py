@@ -167,7 +167,7 @@ def _rows(columns: Sequence[Sequence[str]], numbers: Sequence[int]) -> list[list
 
 def _read(task: Task, source: str) -> Dataset:
     columns = tuple(dict.fromkeys((*task.text, task.label)))
-    rows = read_rows(source, task.hub, task.config, columns)
+    rows = read_rows(source, task.hub, task.config, columns, task.revision)
     if not len(rows):
         raise DataError(f"{source}: holds no rows; give a data set with examples")
     return rows

@@ -27,6 +27,7 @@ from nas.model import CompactBertForSequenceClassification
 from nas.pipeline.prepare import load_tokenizer, teacher_inputs
 from nas.pipeline.run import Run
 from nas.pipeline.searches import devices, evaluation, fingerprint, front, measured_on, search_candidates, texts
+from nas.pipeline.snapshots import commits
 from nas.pipeline.supernets import distillation, load_teacher, supernet_inputs
 from nas.progress import say
 from nas.report.card import write_card
@@ -271,6 +272,7 @@ class _Writer:
             "predicted_ms": candidate["predicted_ms"],
             "architecture": candidate["architecture"],
             "description": candidate["description"],
+            "commits": commits(run),
         }
         found = verify(folder, budget, references, self.data.test, run.study.task.metric, texts(run), about)
         if found["met"] is not False:

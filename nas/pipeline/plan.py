@@ -12,12 +12,21 @@ from nas.architecture import Architecture
 from nas.budget import RATES
 from nas.errors import DataError
 from nas.export.standalone import source_of
+from nas.hub import Kind, Snapshot
 from nas.latency.runtimes import check_runtime
 from nas.model.precision import native_bf16
 from nas.pipeline.exports import export_inputs
-from nas.pipeline.prepare import check_teacher, given_teacher, teacher_inputs
+from nas.pipeline.prepare import (
+    check_teacher,
+    data_inputs,
+    given_teacher,
+    load_tokenizer,
+    teacher_folder,
+    teacher_inputs,
+)
 from nas.pipeline.run import Run
 from nas.pipeline.searches import check_storage, is_searched, profile_inputs, recipes
+from nas.pipeline.snapshots import check_hub_data, looked_at, said_of_ids
 from nas.pipeline.supernets import supernet_inputs
 from nas.search.uniform import most_uniform
 from nas.study import Study
@@ -42,6 +51,7 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
     for device in study.devices:
         check_runtime(device)
     check_sources(study)
+    snapshots = check_hub(run)
     check_storage(study)
     check_choices(study)
     rate = _rate()
@@ -52,8 +62,10 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
     ]
     return {
         "study": study.name,
-        "task": f"{study.task.kind}, {study.task.metric}, {len(study.task.text)} text column(s)",
-        "teacher": study.teacher.model + (" (to be fine-tuned)" if study.teacher.fine_tune else ""),
+        "task": f"{study.task.kind}, {study.task.metric}, {len(study.task.text)} text column(s)"
+        + (f", {snapshots['dataset']}" if "dataset" in snapshots else ""),
+        "teacher": str(snapshots.get("model", study.teacher.model))
+        + (" (to be fine-tuned)" if study.teacher.fine_tune else ""),
         "space": space.name,
         "architectures": space.count(),
         "devices": [
@@ -74,7 +86,7 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
 
 
 def check_sources(study: Study) -> None:
-    """Raise the error that data or teacher would meet, as far as they are on this machine."""
+    """Raise the error that data or teacher would meet, as far as they are files on this machine."""
     task = study.task
     if task.train == "embedded":
         return
@@ -82,8 +94,21 @@ def check_sources(study: Study) -> None:
         if not task.hub:
             check_data(study.resolve(name))
     source = given_teacher(study)
-    if Path(source).is_dir():  # a hub id would have to be downloaded to be looked at
+    if Path(source).is_dir():  # see check_hub for the others
         check_teacher(study, source)
+
+
+@said_of_ids
+def check_hub(run: Run) -> dict[Kind, Snapshot]:
+    """The snapshots that a run is made from. Raises the error that reading them would meet; weights are not loaded."""
+    found = looked_at(run)
+    if "dataset" in found and not run.is_done("data", data_inputs(run)):
+        check_hub_data(run.study.task, found["dataset"])
+    if "model" in found:
+        source = teacher_folder(run, weights=False)
+        check_teacher(run.study, source)
+        load_tokenizer(source)
+    return found
 
 
 def check_choices(study: Study) -> None:

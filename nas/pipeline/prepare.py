@@ -27,6 +27,7 @@ from nas.files import digest, file_digest, read_json, write_json
 from nas.model import CompactBertConfig
 from nas.model.stock import compact_config, shape_of
 from nas.pipeline.run import Run
+from nas.pipeline.snapshots import commit, has_hub_teacher, hub_teacher, keep, said_of_ids
 from nas.progress import busy, say
 from nas.study import Study
 from nas.supernet.checkpoints import drop_checkpoints
@@ -55,23 +56,24 @@ def data_files(run: Run) -> dict[str, Path]:
 
 
 def task_made_of(run: Run) -> dict[str, Any]:
-    """The task's settings as JSON values, with the content of its data files in place of their paths."""
+    """The task's settings as JSON values, with the content of its files for their paths, and the commit of hub data."""
     files = data_files(run)
     # The suffix says how the bytes are read.
     known = {name: [path.suffix, file_digest(path) if path.is_file() else None] for name, path in files.items()}
-    return run.study.task.model_dump(mode="json") | known
+    return run.study.task.model_dump(mode="json") | known | {"revision": commit(run, "dataset")}
 
 
 def teacher_made_of(run: Run) -> dict[str, Any]:
-    """The teacher's settings as JSON values, without the path if the teacher is a folder."""
+    """The teacher's settings as JSON values, without the path if it is a folder, and with the commit of a hub model."""
     is_folder = Path(teacher_source(run)).is_dir()
-    return run.study.teacher.model_dump(mode="json", exclude={"model"} if is_folder else set())
+    values = run.study.teacher.model_dump(mode="json", exclude={"model"} if is_folder else set())
+    return values | {"revision": commit(run, "model")}
 
 
 def data_inputs(run: Run) -> str:
     """The digest of everything that the tokenised data is made from."""
     teacher = teacher_made_of(run)
-    given = {key: teacher.get(key) for key in ("model", "prune_vocabulary")}
+    given = {key: teacher.get(key) for key in ("model", "revision", "prune_vocabulary")}
     given["tuned"] = teacher["fine_tune"] is not None  # labels are numbered as a teacher does that stays as it is
     tokenizer = _contents(teacher_source(run), "*.json", "*.txt", "*.model")
     return digest([_DATA_FORM, task_made_of(run), run.study.seed, given, tokenizer])
@@ -100,10 +102,23 @@ def given_teacher(study: Study) -> str:
     name = study.teacher.model
     folder = study.resolve(name)
     if folder.is_dir():
+        if study.teacher.revision:
+            raise TeacherError(
+                f"teacher.revision: {study.teacher.revision!r} is for a hub model, but {folder} is a folder; remove it"
+            )
         return str(folder)
     if name.startswith((".", "/", "~")):
         raise TeacherError(f"teacher.model: {folder} is no folder; correct the path, or give a hub id")
     return name
+
+
+def teacher_folder(run: Run, weights: bool = True) -> str:
+    """The folder that the teacher is loaded from. Files of the hub are downloaded, weights only if asked for."""
+    if not has_hub_teacher(run.study):
+        return teacher_source(run)
+    if not weights and run.is_done("teacher", teacher_inputs(run)):
+        return str(run.teacher)  # what was downloaded may be gone
+    return str(hub_teacher(run, weights))
 
 
 def read_config(source: str) -> PreTrainedConfig:
@@ -154,6 +169,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
         raise TeacherError(f"teacher.model: {source}: has no tokenizer: {reason}; add tokenizer.json") from None
 
 
+@said_of_ids
 def prepare_data(run: Run) -> TaskData:
     """The tokenised, split data; made if it is not there."""
     study = run.study
@@ -161,13 +177,15 @@ def prepare_data(run: Run) -> TaskData:
         _make_embedded(run)
     files = data_files(run)
     train, test = (str(files.get(name, getattr(study.task, name))) for name in ("train", "test"))
-    source = teacher_source(run)
+    keep(run)
+    source = teacher_folder(run, weights=False)
     token_types = "token_type_ids" in check_teacher(study, source).input_names
     inputs = data_inputs(run)
     if not run.is_done("data", inputs):
         with run.step("data", inputs, run.data), busy("Reading, splitting and tokenising the data"):
             tokenizer = load_tokenizer(source)
-            rows = read_splits(study.task, train, test, study.seed, _head(study, source))
+            task = study.task.model_copy(update={"revision": commit(run, "dataset")})
+            rows = read_splits(task, train, test, study.seed, _head(study, source))
             data = rows.encode(tokenizer, study.task.max_length, token_types)
             if study.teacher.prune_vocabulary:
                 used = set(chain.from_iterable(data.train["input_ids"]))
@@ -212,13 +230,14 @@ def _make_embedded(run: Run) -> None:
             embedded.build(folder, run.study.seed)
 
 
+@said_of_ids
 def prepare_teacher(run: Run) -> TaskData:
     """The fine-tuned teacher in the run's folder; loaded or trained if it is not there. Returns the data."""
     data = prepare_data(run)
     inputs = teacher_inputs(run)
     if run.is_done("teacher", inputs):
         return data
-    study, source = run.study, teacher_source(run)
+    study, source = run.study, teacher_folder(run)
     with run.step("teacher", inputs, run.teacher):
         torch.manual_seed(study.seed)
         tokenizer = load_tokenizer(source)
@@ -240,7 +259,8 @@ def prepare_teacher(run: Run) -> TaskData:
         model.save_pretrained(run.teacher)
         tokenizer.save_pretrained(run.teacher)
         _judge(model, data, study)
-        write_json(run.teacher / "source.json", {"model": study.teacher.model, "fine_tuned_here": bool(settings)})
+        about = {"model": study.teacher.model, "commit": commit(run, "model"), "fine_tuned_here": bool(settings)}
+        write_json(run.teacher / "source.json", about)
     drop_checkpoints(run.teacher)
     return data
 

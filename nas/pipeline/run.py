@@ -2,6 +2,7 @@
 
     runs/<study>/
         study.json            the study as the last command that wrote to the run read it
+        hub.json              commits of the hub's teacher and data set that the run is made from
         steps/<step>.json     what a step was made from, when it finished, how long it took
         embedded/             data and teacher of the embedded task, if the study uses it
         data/                 train.parquet, search.parquet, test.parquet (tokenised), labels.json; if the vocabulary is
@@ -108,6 +109,11 @@ class Run:
     def missed(self, budget: str) -> Path:
         """Architectures that were exported for a budget and missed it on a device elsewhere."""
         return self.folder / "missed" / f"{budget}.json"
+
+    @property
+    def snapshots(self) -> Path:
+        """The commits of what comes from the hub."""
+        return self.folder / "hub.json"
 
     def _mark(self, step: str) -> Path:
         return self.folder / "steps" / f"{step}.json"

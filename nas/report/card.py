@@ -66,7 +66,7 @@ def write_card(folder: Path, study: Study) -> None:
         measured=_measured(study, found),
         architecture=_architecture(architecture),
         loading="\n\n".join(_loading(study, folder, found["device"], architecture)),
-        origin="\n".join(f"- {line}" for line in _origin(study, (folder / MODELING_FILE).exists())),
+        origin="\n".join(f"- {line}" for line in _origin(study, found, (folder / MODELING_FILE).exists())),
     )
     data = _metadata(study, folder.name, found)
     write_text(folder / CARD_FILE, str(ModelCard(f"---\n{data.to_yaml()}\n---\n{body}")))
@@ -81,6 +81,7 @@ def _metadata(study: Study, name: str, found: Mapping[str, Any]) -> ModelCardDat
         dataset_name=task.hub or Path(task.test).name,
         dataset_config=task.config,
         dataset_split=task.test if task.hub else "test",
+        dataset_revision=_commit(found, "task"),
         metric_type=_METRICS.get(task.metric, task.metric),
         metric_value=round(found["accuracy"], 4),
     )
@@ -93,7 +94,7 @@ def _metadata(study: Study, name: str, found: Mapping[str, Any]) -> ModelCardDat
         library_name="transformers",
         pipeline_tag="text-classification",
         tags=["neural-architecture-search", "compression", "onnx"],
-        **(_licence(study) or {"license": "unknown"}),
+        **(_licence(study, found) or {"license": "unknown"}),
     )
 
 
@@ -103,10 +104,24 @@ def _is_local(study: Study) -> bool:
     return name == "embedded" or name.startswith((".", "/", "~")) or study.resolve(name).is_dir()
 
 
-def _licence(study: Study) -> dict[str, Any]:
+def _commit(found: Mapping[str, Any], table: str) -> str | None:
+    """The commit of what a table of the study takes from a hub; nothing for files, and in older verifications."""
+    commit: str | None = found.get("commits", {}).get(table)
+    return commit
+
+
+def _at(found: Mapping[str, Any], table: str) -> str:
+    commit = _commit(found, table)
+    return f" at commit {commit}" if commit else ""
+
+
+def _licence(study: Study, found: Mapping[str, Any]) -> dict[str, Any]:
     """What the teacher's own card, if it can be read, says of its licence; nothing is downloaded for it."""
     name = study.teacher.model
-    path = study.resolve(name) / CARD_FILE if _is_local(study) else try_to_load_from_cache(name, CARD_FILE)
+    if _is_local(study):
+        path: Any = study.resolve(name) / CARD_FILE
+    else:
+        path = try_to_load_from_cache(name, CARD_FILE, revision=_commit(found, "teacher"))
     if not isinstance(path, str | Path) or not Path(path).is_file():
         return {}
     try:
@@ -216,19 +231,21 @@ def _loading(study: Study, folder: Path, device: str, architecture: Architecture
         yield f"Blocks in {kinds} round by the range of a whole batch: {served} to get the accuracy above."
 
 
-def _origin(study: Study, own: bool) -> Iterator[str]:
+def _origin(study: Study, found: Mapping[str, Any], own: bool) -> Iterator[str]:
     """Teacher, data, code and versions."""
     task, teacher, shape = study.task, study.teacher, study.space.teacher
     name = "a BERT that nas made" if teacher.model == "embedded" else Path(teacher.model).name
     tuned = ", fine-tuned on the data first" if teacher.fine_tune else ""
-    licence = " ".join(_licence(study).values()) or "not known here"
+    licence = " ".join(_licence(study, found).values()) or "not known here"
+    name = f"{name if _is_local(study) else teacher.model}{_at(found, 'teacher')}"
     yield (
-        f"Teacher: {name if _is_local(study) else teacher.model} ({shape.num_hidden_layers} layers, hidden size "
+        f"Teacher: {name} ({shape.num_hidden_layers} layers, hidden size "
         f"{shape.hidden_size}, {shape.num_attention_heads} heads){tuned}. Licence: {licence}."
     )
     train, test = (name if task.hub else Path(name).name for name in (task.train, task.test))
+    hub = f" of {task.hub}{_at(found, 'task')}" if task.hub else ""
     yield (
-        f"Data: {train} and {test}{f' of {task.hub}' if task.hub else ''}, column{'s' if len(task.text) > 1 else ''} "
+        f"Data: {train} and {test}{hub}, column{'s' if len(task.text) > 1 else ''} "
         f"{' and '.join(task.text)}, label {task.label}. Licence: not known here."
     )
     yield f"Code: {f'{MODELING_FILE} and {INFER_FILE} are' if own else f'{INFER_FILE} is'} of nas, Apache-2.0."

@@ -12,13 +12,15 @@ from dataclasses import replace
 
 import onnxruntime
 import pytest
+from hub_server import folder_files
 from huggingface_hub import ModelCard
-from tiny import make_teacher, make_tokenizer, mixed_space, randomise, write_pair_study
+from tiny import HUB_STUDY, fill_hub, make_teacher, make_tokenizer, mixed_space, randomise, write_pair_study
 
 from nas.compression import REGISTRY
 from nas.device import Device
 from nas.export.artefact import write_artefact
 from nas.export.standalone import MODELING_FILE
+from nas.hub import find, model_folder
 from nas.model.stock import from_stock
 from nas.report.card import write_card
 from nas.report.loading import snippets
@@ -148,6 +150,21 @@ def test_of_scores_of_pairs_and_a_device_that_was_not_measured_yet(tmp_path):
     assert card.data.metrics == ["spearmanr"]
     assert "Scores pairs of texts." in card.text and "not measured yet" in card.text and "--pairs" in card.text
     assert '"text_pair"' in card.text and "±" not in card.text
+
+
+def test_what_is_of_the_hub_is_named_with_its_commit(hub, tmp_path):
+    fill_hub(hub, tmp_path / "uploaded")
+    hub.add("model", "someone/bert", folder_files(tmp_path / "uploaded") | {"README.md": "---\nlicense: mit\n---\n"})
+    found, _ = find("model", "someone/bert", None)
+    model_folder(found, weights=False)
+    (tmp_path / "study.toml").write_text(HUB_STUDY)
+    _export(tmp_path / "fast", commits={"teacher": found.commit, "task": "1" * 40})
+    write_card(tmp_path / "fast", Study.load(tmp_path / "study.toml"))
+    card = ModelCard.load(tmp_path / "fast" / "README.md")
+    assert card.data.base_model == "someone/bert" and card.data.license == "mit"
+    assert card.data.eval_results[0].dataset_revision == "1" * 40
+    assert f"Teacher: someone/bert at commit {found.commit} (" in card.text
+    assert f"Data: train and test of someone/words at commit {'1' * 40}, column text" in card.text
 
 
 @pytest.mark.parametrize(

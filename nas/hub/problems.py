@@ -1,0 +1,160 @@
+"""What goes wrong with the hub, as one line with the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from logging import CRITICAL
+from typing import Literal
+
+from huggingface_hub import HfApi, constants, get_token
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is the HTTP library's
+    DisabledRepoError,
+    FileMetadataError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    RevisionResolutionError,
+)
+from huggingface_hub.utils import logging
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+from nas.errors import DataError, NasError, TeacherError
+from nas.limits import limit_behind
+
+Kind = Literal["model", "dataset"]
+ERRORS: dict[Kind, type[NasError]] = {"model": TeacherError, "dataset": DataError}
+KEYS: dict[Kind, str] = {"model": "teacher.model", "dataset": "task.hub"}
+"""The setting that holds the id."""
+TABLES: dict[Kind, str] = {"model": "teacher", "dataset": "task"}
+"""The part of a study that names the repository."""
+_NOUNS: dict[Kind, str] = {"model": "model", "dataset": "data set"}
+_ABSENT: dict[Kind, str] = {
+    "model": "is no folder beside the study, and the hub has no such model or it is private",
+    "dataset": "the hub has no such data set or it is private",
+}
+FAILURES = (HTTPError, OfflineModeIsEnabled)
+"""What a request that gets no proper answer raises."""
+_LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
+_NAMED = 10
+"""At most so many branches and tags are named."""
+
+
+@contextmanager
+def explained(kind: Kind, name: str, revision: str | None) -> Iterator[None]:
+    """Raise what goes wrong in the block as one line, and keep the client's own progress and warnings quiet."""
+    verbosity, had_bars = logging.get_verbosity(), not are_progress_bars_disabled()
+    logging.set_verbosity(CRITICAL)
+    disable_progress_bars()
+    try:
+        yield
+    except NasError:
+        raise
+    except (HTTPError, OSError, ValueError, RevisionResolutionError) as problem:
+        answered = isinstance(problem, HTTPError)  # whatever its text says, it is not about this machine
+        limit = None if answered else limit_behind(problem, constants.HF_HUB_CACHE)
+        raise limit or _error(kind, name, revision, problem) from None
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bars:
+            enable_progress_bars()
+
+
+def is_out_of_reach(problem: Exception) -> bool:
+    """Whether the hub gave no answer about a repository, so that what was downloaded before may serve."""
+    if isinstance(problem, HfHubHTTPError):
+        code = problem.response.status_code
+        return code >= HTTPStatus.INTERNAL_SERVER_ERROR or code == HTTPStatus.TOO_MANY_REQUESTS
+    return isinstance(problem, HTTPError | OfflineModeIsEnabled)
+
+
+def why_out_of_reach(problem: Exception) -> str:
+    """Why the hub gave no answer."""
+    if isinstance(problem, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set"
+    if not isinstance(problem, HfHubHTTPError):
+        reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+        return f"{constants.ENDPOINT} cannot be reached ({reason})"
+    code = problem.response.status_code
+    if code == HTTPStatus.TOO_MANY_REQUESTS:
+        return "the hub takes no more requests for now (429, rate limit)"
+    return f"the hub has a fault of its own ({code})"
+
+
+def _error(kind: Kind, name: str, revision: str | None, problem: Exception) -> NasError:
+    while isinstance(problem, LocalEntryNotFoundError | RevisionResolutionError) and isinstance(
+        problem.__cause__, Exception
+    ):
+        problem = problem.__cause__
+    if isinstance(problem, RevisionNotFoundError):
+        where = f"{TABLES[kind]}.revision: {name}"
+        return ERRORS[kind](f"{where} has no branch, tag or commit {revision!r}; {_known_revisions(kind, name)}")
+    return ERRORS[kind](f"{KEYS[kind]}: {name}: {_reason(kind, name, problem)}")
+
+
+def _reason(kind: Kind, name: str, problem: Exception) -> str:
+    """What is wrong, and the remedy."""
+    if isinstance(problem, HFValidationError):
+        return f"is no id of the hub, such as owner/name; correct it, or give the path of {_local(kind)}"
+    if is_out_of_reach(problem):
+        return f"{why_out_of_reach(problem)}, and it was not downloaded before; {_way_out(kind, name, problem)}"
+    if isinstance(problem, HfHubHTTPError):
+        return _refusal(kind, name, problem)
+    if isinstance(problem, FileMetadataError) or not isinstance(problem, OSError):
+        return f"{constants.ENDPOINT} does not answer as a hub does; check HF_ENDPOINT and the proxy"
+    if isinstance(problem, LocalEntryNotFoundError):
+        return f"was not downloaded before; {_way_out(kind, name, OfflineModeIsEnabled())}"
+    stored = f"cannot be stored in {problem.filename or constants.HF_HUB_CACHE}"
+    return f"{stored} ({problem.strerror or problem}); correct it, or set HF_HOME to another folder"
+
+
+def _refusal(kind: Kind, name: str, problem: HfHubHTTPError) -> str:
+    """What the hub says against a request."""
+    code, has_token = problem.response.status_code, bool(get_token())
+    if isinstance(problem, GatedRepoError):
+        page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{name}"
+        yet, then = (", and your account has no access yet", "wait to be admitted") if has_token else ("", _LOG_IN)
+        found = f"is gated{yet}; accept its terms at {page}, then {then}"
+    elif isinstance(problem, DisabledRepoError):
+        found = f"is disabled on the hub; give another {_NOUNS[kind]}"
+    elif code == HTTPStatus.UNAUTHORIZED and "invalid credentials" in str(problem).lower():
+        found = "the hub does not accept your token; log in again with `hf auth login`, or correct or unset HF_TOKEN"
+    elif isinstance(problem, RepositoryNotFoundError) or code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND):
+        who = "use the token of an account that may read it" if has_token else _LOG_IN
+        found = f"{_ABSENT[kind]}; correct the id, or {who}"
+    elif code == HTTPStatus.FORBIDDEN:
+        found = "the hub does not let you read it (403); use the token of an account that may"
+    else:
+        said = (problem.server_message or str(problem)).splitlines()[0]
+        found = f"the hub answers with {code}: {said}; correct the id"
+    return found
+
+
+def _way_out(kind: Kind, name: str, problem: Exception) -> str:
+    """What to do if the hub is out of reach."""
+    if isinstance(problem, OfflineModeIsEnabled):
+        download = f"`hf download {'--repo-type dataset ' if kind == 'dataset' else ''}{name}`"
+        return f"unset it, run {download} while online, or give {_local(kind)}"
+    if isinstance(problem, HfHubHTTPError):
+        return f"try again later, or give {_local(kind)}"
+    return f"check the network, the proxy and HF_ENDPOINT, or give {_local(kind)}"
+
+
+def _local(kind: Kind) -> str:
+    return "a local folder" if kind == "model" else "local files"
+
+
+def _known_revisions(kind: Kind, name: str) -> str:
+    try:
+        refs = HfApi().list_repo_refs(name, repo_type=kind)
+    except (HTTPError, OSError, ValueError):
+        return "correct it"
+    names = [ref.name for ref in (*refs.branches, *refs.tags)]
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"use one of {', '.join(names[:_NAMED])}{more}"

@@ -1,0 +1,181 @@
+"""Data sets of the hub: their configurations and splits, and the rows of a split.
+
+Which files belong to which configuration and split is asked of the datasets library, which looks at an outline of the
+repository: a folder with the same paths, empty but for what describes the data. Only the files of the splits that a
+study names are then downloaded, and no code of a data set is run.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from datasets import (
+    ClassLabel,
+    Dataset,
+    Features,
+    ReadInstruction,
+    concatenate_datasets,
+    get_dataset_config_names,
+    get_dataset_default_config_name,
+    load_dataset,
+    load_dataset_builder,
+)
+
+from nas.errors import DataError
+from nas.hub.snapshots import CARD, Snapshot
+
+_DESCRIPTIONS = (CARD, ".huggingface.yaml", "dataset_infos.json")
+_TABLES = ("parquet", "csv", "json", "arrow", "text")
+"""Kinds of files that hold rows and no code."""
+_ABOUT_FILES = {"name", "version", "data_dir", "data_files", "description", "features"}
+"""Settings of a builder that do not say how a file is read."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Where the rows of a split are, and how they are read."""
+
+    snapshot: Snapshot
+    files: tuple[str, ...]
+    kind: str
+    options: Mapping[str, Any]
+    """What the data set says about its files, such as the separator of CSV."""
+    features: Features | None
+
+    def rows(self, read: Callable[[Path], Dataset], suffixes: tuple[str, ...]) -> Dataset:
+        """All rows. `read` reads one file of one of these suffixes, as it reads a user's own."""
+        folder = self.snapshot.download(self.files)
+        paths = [folder / file for file in self.files]
+        try:
+            found = self._joined(paths, read, suffixes)
+            for column, feature in (self.features or {}).items():
+                if isinstance(feature, ClassLabel) and column in found.column_names:
+                    found = found.cast_column(column, feature)
+        except DataError:
+            raise
+        except Exception as problem:  # the datasets library raises bare exceptions for files it cannot parse
+            reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+            raise DataError(
+                f"task.hub: {self.snapshot}: {self.files[0]}{' and others' if len(paths) > 1 else ''} cannot be read "
+                f"as rows of the same columns: {reason.rstrip('.')}; give another data set, or save it as files"
+            ) from None
+        return found
+
+    def _joined(self, paths: list[Path], read: Callable[[Path], Dataset], suffixes: tuple[str, ...]) -> Dataset:
+        if not self.options and all(path.suffix.lower() in suffixes for path in paths):
+            return concatenate_datasets([read(path) for path in paths])
+        names = [str(path) for path in paths]
+        with TemporaryDirectory() as cache:
+            settings = {"split": "train", "cache_dir": cache, "keep_in_memory": True}
+            return load_dataset(self.kind, data_files=names, **settings, **self.options)
+
+
+def splits(snapshot: Snapshot, config: str | None) -> dict[str, Split]:
+    """The splits of a configuration by their names.
+
+    Raises `DataError` if there is no such configuration, or if the data set is not made of files with rows.
+    """
+    files = snapshot.files()
+    base = snapshot.name.rpartition("/")[2]
+    if f"{base}.py" in files:
+        raise DataError(
+            f"task.hub: {snapshot}: needs its loading script {base}.py, and no code of a data set is run; give a data "
+            "set of Parquet, CSV or JSONL files, or save its splits as files and give those"
+        )
+    described = snapshot.download([file for file in files if file in _DESCRIPTIONS])
+    with TemporaryDirectory() as parent:
+        outline = Path(parent).resolve() / base
+        _draw(outline, files, described)
+        try:
+            return _resolve(snapshot, outline, config)
+        except DataError:
+            raise
+        except Exception as problem:  # the datasets library raises bare exceptions for what it cannot make sense of
+            reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+            reason = reason.replace(f"{outline}/", "").replace(str(outline), snapshot.name).rstrip(".")
+            raise DataError(
+                f"task.hub: {snapshot}: its files make no data set: {reason}; give one of Parquet, CSV or JSONL files"
+            ) from None
+
+
+def read_split(
+    snapshot: Snapshot, config: str | None, split: str, read: Callable[[Path], Dataset], suffixes: tuple[str, ...]
+) -> Dataset:
+    """The rows of a split, or of a part of one such as `train[:1000]`."""
+    known, rows = splits(snapshot, config), {}
+    for name in names_in(split):
+        check_split(snapshot, known, name)
+        rows[name] = known[name].rows(read, suffixes)
+    if list(rows) == [split]:
+        return rows[split]
+    try:
+        parts = ReadInstruction.from_spec(split).to_absolute({name: len(part) for name, part in rows.items()})
+    except (ValueError, AssertionError) as problem:
+        raise DataError(f"{split}: is no part of a split: {problem}; write it as train[:1000]") from None
+    return concatenate_datasets([rows[part.splitname].select(range(part.from_, part.to)) for part in parts])
+
+
+def names_in(split: str) -> list[str]:
+    """The splits that `train[:1000]+validation` and the like are parts of."""
+    return list(dict.fromkeys(part.partition("[")[0].strip() for part in split.split("+")))
+
+
+def check_split(snapshot: Snapshot, known: Mapping[str, Split], name: str) -> None:
+    """Raise `DataError` if a data set has no such split."""
+    if name not in known:
+        raise DataError(f"{snapshot}: no split {name!r}; use one of {', '.join(known)} for train and test")
+
+
+def _draw(outline: Path, files: list[str], described: Path) -> None:
+    for file in files:
+        path = PurePosixPath(file)
+        if path.is_absolute() or ".." in path.parts:
+            continue
+        target = outline / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if file in _DESCRIPTIONS:
+            shutil.copyfile(described / file, target)
+        else:
+            target.touch()
+
+
+def _resolve(snapshot: Snapshot, outline: Path, config: str | None) -> dict[str, Split]:
+    known = get_dataset_config_names(str(outline))
+    if config is None and get_dataset_default_config_name(str(outline)) is None:
+        raise DataError(f"task.config: {snapshot} has several configurations; set one of {', '.join(known)}")
+    if config is not None and config not in known:
+        remedy = f"use one of {', '.join(known)}" if known != ["default"] else "remove it, as there is only one"
+        raise DataError(f"task.config: {snapshot} has no configuration {config!r}; {remedy}")
+    with TemporaryDirectory() as cache:
+        builder = load_dataset_builder(str(outline), config, cache_dir=cache)
+    if builder.name not in _TABLES:
+        raise DataError(
+            f"task.hub: {snapshot}: is not made of tables (the datasets library takes it for {builder.name!r}); give "
+            "one of Parquet, CSV or JSONL files"
+        )
+    usual = type(builder.config)()
+    options = {
+        field.name: value
+        for field in fields(builder.config)
+        if field.name not in _ABOUT_FILES
+        and (value := getattr(builder.config, field.name)) != getattr(usual, field.name)
+    }
+    return {
+        str(split): Split(snapshot, _within(snapshot, outline, paths), builder.name, options, builder.info.features)
+        for split, paths in (builder.config.data_files or {}).items()
+    }
+
+
+def _within(snapshot: Snapshot, outline: Path, paths: list[str]) -> tuple[str, ...]:
+    """The paths inside the repository. Raises `DataError` for one that its README.md names outside of it."""
+    stray = next((path for path in paths if not Path(path).is_relative_to(outline)), None)
+    if stray is not None:
+        raise DataError(
+            f"task.hub: {snapshot}: its {CARD} names {stray}, which is no file of the data set; give another data set"
+        )
+    return tuple(Path(path).relative_to(outline).as_posix() for path in paths)

@@ -1,0 +1,162 @@
+"""The snapshots of the hub that a run is made from: noted when it is begun, and kept.
+
+`hub.json` holds the commit of the teacher and of the data set. A branch that has moved since changes nothing, as a
+training of hours must not be rebuilt because somebody has pushed; it is said, with how to take the newer snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import lru_cache, wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nas.errors import NasError, StudyError
+from nas.files import read_json, write_json
+from nas.hub import TABLES, Kind, Snapshot, check_split, find, is_commit, latest, model_folder, names_in, splits
+from nas.pipeline.run import Run
+from nas.progress import busy, say
+from nas.study import Study, Task
+
+T = TypeVar("T")
+
+
+def asked(study: Study) -> dict[Kind, tuple[str, str | None]]:
+    """The ids that a study gives of a model and of a data set of the hub, each with its revision."""
+    found: dict[Kind, tuple[str, str | None]] = {}
+    if has_hub_teacher(study):
+        found["model"] = (study.teacher.model, study.teacher.revision)
+    if study.task.hub:
+        found["dataset"] = (study.task.hub, study.task.revision)
+    return found
+
+
+def has_hub_teacher(study: Study) -> bool:
+    """Whether the teacher is given by a hub id: it is neither a folder nor the embedded one."""
+    return study.teacher.model != "embedded" and not study.resolve(study.teacher.model).is_dir()
+
+
+def snapshot(run: Run, kind: Kind) -> Snapshot:
+    """The snapshot that the run is made from: the one noted for the id and revision that the study gives, if any."""
+    return _noted(run, kind) or _seen(kind, *asked(run.study)[kind])[0]
+
+
+def commit(run: Run, kind: Kind) -> str | None:
+    """The commit that the teacher or the data set is from; None for files."""
+    return snapshot(run, kind).commit if kind in asked(run.study) else None
+
+
+def commits(run: Run) -> dict[str, str]:
+    """The commits of the teacher and the data set, by `teacher` and `task`, as far as they are of the hub."""
+    return {TABLES[kind]: snapshot(run, kind).commit for kind in asked(run.study)}
+
+
+def keep(run: Run) -> None:
+    """Note the snapshots that a run is made from, and say where the hub has newer ones."""
+    wanted = asked(run.study)
+    known = {
+        kind: {"id": found.name, "revision": wanted[kind][1], "commit": found.commit}
+        for kind, found in looked_at(run).items()
+    }
+    if known and known != _notes(run):
+        write_json(run.snapshots, known)
+
+
+def looked_at(run: Run) -> dict[Kind, Snapshot]:
+    """The snapshots that a run is, or would be, made from, after it was said where the hub has newer ones."""
+    return {kind: _look_at(run, kind) for kind in asked(run.study)}
+
+
+def check_hub_data(task: Task, found: Snapshot) -> None:
+    """Raise `DataError` if a data set has not the configuration and the splits of a task; no rows are downloaded."""
+    with busy(f"Looking at {found}"):
+        known = splits(found, task.config)
+    for source in (task.train, task.test):
+        for name in names_in(source):
+            check_split(found, known, name)
+
+
+def hub_teacher(run: Run, weights: bool) -> Path:
+    """The folder of a hub teacher's files, downloaded where they are not there; the weights only if asked for."""
+    found = snapshot(run, "model")
+    with busy(f"Downloading {found}"):
+        return model_folder(found, weights)
+
+
+def forget() -> None:
+    """Ask the hub anew, as another process would."""
+    _seen.cache_clear()
+    _say_newer.cache_clear()
+
+
+def said_of_ids(work: Callable[[Run], T]) -> Callable[[Run], T]:
+    """The same work, but what it finds wrong with files of a snapshot in the cache is said of the snapshot's id."""
+
+    @wraps(work)
+    def named(run: Run) -> T:
+        try:
+            return work(run)
+        except NasError as problem:
+            said = str(problem)
+            for found in _known(run):
+                said = said.replace(str(found.folder), str(found))
+            raise type(problem)(said) from None
+
+    return named
+
+
+def _notes(run: Run) -> dict[str, Any]:
+    return read_json(run.snapshots, StudyError) if run.snapshots.exists() else {}
+
+
+def _known(run: Run) -> Iterator[Snapshot]:
+    """The snapshots of a run that can be found."""
+    for kind in asked(run.study):
+        with suppress(NasError):
+            yield snapshot(run, kind)
+
+
+def _noted(run: Run, kind: Kind) -> Snapshot | None:
+    name, revision = asked(run.study)[kind]
+    note = _notes(run).get(kind)
+    if not note or (note["id"], note["revision"]) != (name, revision) or not run.is_finished("data"):
+        return None  # before there are data nothing is lost by taking what is there now
+    return Snapshot(kind, name, note["commit"])
+
+
+def _look_at(run: Run, kind: Kind) -> Snapshot:
+    """A run's snapshot, after what the hub says of its revision now was said."""
+    name, revision = asked(run.study)[kind]
+    noted = _noted(run, kind)
+    if noted:
+        _say_newer(noted, revision)
+        return noted
+    return _seen(kind, name, revision)[0]
+
+
+@lru_cache(maxsize=8)
+def _seen(kind: Kind, name: str, revision: str | None) -> tuple[Snapshot, str]:
+    """What a revision is at, asked once a process so that it means one commit; a doubt is said."""
+    found, doubt = find(kind, name, revision)
+    if doubt:
+        say(f"{name}: {doubt}; {found.commit[:7]} is used, the last commit that was seen")
+    return found, doubt
+
+
+@lru_cache(maxsize=8)
+def _say_newer(noted: Snapshot, revision: str | None) -> None:
+    """Say, once a process, that a branch or tag is at another commit than the run's."""
+    if revision and is_commit(revision):
+        return
+    stays = f"this run stays at commit {noted.commit[:7]}, which it was begun with"
+    try:
+        now, doubt = latest(noted.kind, noted.name, revision)
+    except NasError as problem:
+        say(f"{problem}; {stays}")
+        return
+    if doubt:
+        say(f"{noted.name}: {doubt}; {stays}")
+    elif now and now != noted.commit:
+        newer = f'for the newer one set {TABLES[noted.kind]}.revision = "{now}"'
+        say(f"{noted.name}: {revision or 'main'} is at {now[:7]} now; {stays} ({newer})")
