@@ -16,12 +16,13 @@ import pyarrow
 import pyarrow.compute
 from datasets import ClassLabel, Dataset, Value
 
+from nas.data.labels import MOST_CLASSES
+
 T = TypeVar("T")
 Form = Literal["text", "classes", "numbers", "codes", "lists", "empty"]
 """`codes` are identifiers, times, addresses, names of files and whatever else nobody would classify."""
 _SAMPLE = 2000
 """Rows, evenly spaced, that say whether a column holds texts."""
-MOST_CLASSES = 1000
 _FEW = 20
 """Distinct values: a column of fewer, many times each, is no text; numbers with fractions of fewer may be classes."""
 _MOSTLY = 0.9
@@ -116,15 +117,16 @@ class Column:
         values = rows.select_columns([name]).with_format("arrow")[:].column(0)
         if isinstance(feature, ClassLabel):
             counts, _ = _counted(values)
-            known = {text: count for text, count in counts.items() if text != "-1"}  # -1 is no class
+            known = {feature.names[int(text)]: count for text, count in counts.items() if text != "-1"}  # no class
             return cls(name, "classes", known, len(values) - sum(known.values()), len(feature.names))
         sample = _sample(values) if feature.dtype in ("string", "large_string") else []
         if sample and _mostly(sample, _LIST.fullmatch):
             return cls(name, "lists", {}, 0)
         if sample and _is_prose(sample):
             distinct = pyarrow.compute.count_distinct(values).as_py()
-            counts, missing = _counted(values) if distinct <= MOST_CLASSES else ({}, values.null_count)
-            return cls(name, "text", counts, missing)
+            blank = pyarrow.compute.equal(pyarrow.compute.utf8_trim_whitespace(values), "")
+            missing = values.null_count + (pyarrow.compute.sum(blank).as_py() or 0)
+            return cls(name, "text", _counted(values)[0] if distinct <= MOST_CLASSES else {}, missing)
         counts, missing = _counted(values)
         return cls(name, _form(counts, sample, feature.dtype) if counts else "empty", counts, missing)
 
@@ -240,7 +242,7 @@ def texts(columns: Sequence[Column]) -> Clear[tuple[str, ...]] | Unclear:
         lists = tuple(column.name for column in columns if column.form == "lists")
         if lists:
             return Unclear(
-                f"no column holds texts, and {', '.join(lists)} holds lists, which are not supported; join their words"
+                f"no column holds texts, only lists ({', '.join(lists)}), which are not supported; join their words"
             )
         return Unclear("no column looks like texts")
     if len(plain) == 1:
@@ -280,8 +282,6 @@ def label(columns: Sequence[Column], text: Collection[str], same: Callable[[str,
         return Unclear(f"{called[0].name} {why}", tuple(column.name for column in able))
     named = [column for column in called if column in able and not (set(column.words) & _ABOUT - _NUMBERED)]
     chosen = _different(named or [column for column in able if not column.is_about], same)
-    if not chosen and len(able) == 1 and len(others) == 1:
-        chosen = able
     if len(chosen) == 1:
         return Clear(chosen[0].name)
     if not chosen:

@@ -43,8 +43,13 @@ _IN_WORDS = {
     "out of memory": errno.ENOMEM,
     "database or disk is full": errno.ENOSPC,
     "no usable temporary directory": errno.EACCES,
-    **{os.strerror(number).lower(): number for number in _LIMITS if number != errno.EPERM},
+    **{
+        os.strerror(number).lower(): number
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENOMEM)
+    },
 }
+_OF_FILES = ("(os error", "local file")
+"""How libraries quote the system about a file. Without a path, a missing permission may be that of a connection."""
 _CACHES = ("HF_DATASETS_CACHE", "HF_HUB_CACHE", "HF_MODULES_CACHE", "HF_HOME", "XDG_CACHE_HOME", "RAY_TMPDIR", "TMPDIR")
 """Variables that say where libraries write besides a run."""
 
@@ -77,14 +82,13 @@ def _number_of(problem: BaseException) -> int | None:
     """The system's number of a limit."""
     if isinstance(problem, MemoryError):
         return errno.ENOMEM
-    known = getattr(problem, "errno", None)
-    if known in _LIMITS:
-        return int(known)
     said = str(problem)[:2000]
     quoted = _QUOTED.search(said)
-    if quoted and int(quoted[1]) in _LIMITS:
-        return int(quoted[1])
-    return next((number for words, number in _IN_WORDS.items() if words in said.lower()), None)
+    number = getattr(problem, "errno", None) or (int(quoted[1]) if quoted else None)
+    if number not in _LIMITS:
+        return next((number for words, number in _IN_WORDS.items() if words in said.lower()), None)
+    of_file = getattr(problem, "filename", None) or any(words in said for words in _OF_FILES)
+    return number if of_file or number not in (errno.EACCES, errno.EPERM) else None
 
 
 def _text(where: object) -> str:

@@ -253,6 +253,12 @@ LAYOUTS = {
         "no column looks like a label",
         None,
     ),
+    "no label but a source": (
+        lambda i: {"text": text(), "source": ["web", "book"][i % 2]},
+        ["text"],
+        "no column looks like a label",
+        None,
+    ),
     "languages": (lambda i: {"text": text(), "language": ["en", "de"][i % 2]}, ["text"], "language", CLASSES),
     "lists of labels": (lambda i: {"text": text(), "labels": [i % 3]}, ["text"], "labels holds lists", None),
     "lists of labels as texts": (
@@ -264,7 +270,7 @@ LAYOUTS = {
     "one label": (lambda i: {"text": text(), "label": 1, "year": i % 9}, ["text"], "one value only, '1'", None),
     "words and tags": (
         lambda i: {"tokens": text().split(), "tags": [0] * 9},
-        "tokens, tags holds lists, which are not supported",
+        "only lists (tokens, tags), which are not supported",
         "no column looks like a label",
         None,
     ),
@@ -328,6 +334,13 @@ def test_a_file_that_declares_its_classes_is_believed():
     found = Columns.of(rows, rows)
     assert found.label == Clear("label") and found.kind("label", None) == Clear(CLASSES)
     assert found.found["label"].classes == 3 and found.found["label"].missing == 1
+
+
+@pytest.mark.parametrize("rows", [ROWS, 6 * ROWS])
+def test_texts_that_are_missing_are_counted(rows):
+    texts = ["", "  ", None, *(f"{number} {text()}" for number in range(rows))]
+    found = Column.of(Dataset.from_dict({"text": texts}), "text")
+    assert found.form == "text" and found.missing == 3
 
 
 def test_columns_of_the_training_data_alone_are_named():

@@ -113,7 +113,8 @@ def test_whoever_took_a_limit_for_wrong_input_is_corrected_and_other_mistakes_st
 
     limit = refusal(_raised(read, PermissionError(errno.EACCES, "denied", "/x/train.csv")))
     assert limit.startswith("/x/train.csv: no permission")
-    for problem in (FileNotFoundError(errno.ENOENT, "nothing", "/x"), ValueError("odd")):
+    blocked = PermissionError(errno.EACCES, "Permission denied")  # of a connection: there is no path
+    for problem in (FileNotFoundError(errno.ENOENT, "nothing", "/x"), ValueError("odd"), blocked):
         assert refusal(_raised(read, problem)) == "data: cannot be read; correct [task]"
     assert refusal(ValueError("a mistake of ours")) is None
     with pytest.raises(ValueError, match="ours"), working_on(Path("a")):
