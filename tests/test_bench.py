@@ -37,6 +37,16 @@ def test_supernet_step(tiny_study):
 
 
 @pytest.mark.slow
+def test_contention(tiny_study):
+    found = _bench("contention", tiny_study, "--steps", "2", "--rounds", "1")
+    assert found["wait_policy"] == "PASSIVE" and found["threads"] == 1 and found["loss_difference"] == 0.0
+    for kind in ("supernet", "fine-tuning"):
+        seconds = [found[f"{kind}_{condition}_s"] for condition in ("one", "all", "busy")]
+        assert found[f"{kind}_speed_up"] == pytest.approx(seconds[0] / seconds[1], rel=0.05)
+        assert found[f"{kind}_busy"] == pytest.approx(seconds[2] / seconds[1], rel=0.05)
+
+
+@pytest.mark.slow
 def test_choices(tiny_study):
     found = _bench("choices", tiny_study)["choices"]
     assert found["attention int8"]["block_ms"] > 0 and found["embedding int8"]["block_ms"] is None

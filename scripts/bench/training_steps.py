@@ -46,7 +46,7 @@ class Steps:
 
     def _about(self, model: PreTrainedModel) -> dict[str, Any]:
         about = training_arguments(model, self.folder, self.schedule, self.run.study.seed)
-        about.save_strategy = "no"
+        about.save_strategy, about.logging_steps = "no", min(20, self.schedule.steps)
         collator = DataCollatorWithPadding(load_tokenizer(self.source))
         return {"args": about, "train_dataset": self.data.train, "data_collator": collator}
 
