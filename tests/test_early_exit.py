@@ -60,7 +60,7 @@ def test_a_served_network_leaves_where_the_model_does(space, supernet_weights, b
         for start in range(0, 5, size):
             part = {name: value[start : start + size] for name, value in batch.items()}
             with torch.no_grad():
-                expected = model(**part)
+                expected = model(**part, details=True)
             logits, left_after = session.run(None, {name: value.numpy() for name, value in part.items()})
             assert_same(logits, expected.logits)
             assert left_after[:, 0].tolist() == expected.left_after.tolist()
@@ -75,7 +75,7 @@ def test_exits_learn_from_the_teacher(space, teacher, batch):
     supernet = BertSupernet(weights)
     for hidden in space.dimensions.hidden_size:
         architecture = replace(_early(space), hidden_size=hidden)
-        known = Knowledge.of(weights(**batch, output_hidden_states=True), [])
+        known = Knowledge.of(weights(**batch, output_hidden_states=True, details=True), [])
         found = Knowledge.of(supernet.run(architecture, **batch, output_hidden_states=True), [])
         assert len(found.logits) == 3 and len(known.logits) == 1
         weights.zero_grad()
@@ -157,7 +157,7 @@ def test_layers_that_no_text_needs_are_not_computed(space, supernet_weights, sea
 def test_all_texts_leave_a_forced_network_where_they_shall(space, supernet_weights, batch):
     for depth, forced in _forced(BertSupernet(supernet_weights).extract(_early(space))):
         with torch.no_grad():
-            assert forced(**batch).left_after.tolist() == [depth] * 5
+            assert forced(**batch, details=True).left_after.tolist() == [depth] * 5
 
 
 def test_a_threshold_that_is_always_reached_is_refused(nas, tiny_study, tmp_path):

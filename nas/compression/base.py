@@ -109,6 +109,7 @@ class MatrixCompression(Compression):
 
     reads: ClassVar[str] = "weight"
     """The matrix whose columns are the layer's inputs (or a table's features)."""
+
     writes: ClassVar[str] = "weight"
     """The matrix whose rows are the layer's outputs (or a table's rows)."""
 

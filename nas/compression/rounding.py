@@ -16,6 +16,11 @@ def straight_through(exact: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor
 
 
 def symmetric(weight: torch.Tensor, levels: int) -> torch.Tensor:
-    """Values rounded to `levels` steps to either side, one scale for each group along the last dimension."""
-    scale = weight.detach().abs().amax(dim=-1, keepdim=True).clamp(min=SMALLEST_SCALE * levels) / levels
-    return straight_through(weight, (weight / scale).round() * scale)
+    """Return values rounded to `levels` steps to either side, one scale for each group along the last dimension.
+
+    It is computed in 32-bit floating point whatever the format of the values: half precision cannot hold the scale of
+    a group of zeros, such as the row of the padding token.
+    """
+    exact = weight.detach().float()
+    scale = exact.abs().amax(dim=-1, keepdim=True).clamp(min=SMALLEST_SCALE * levels) / levels
+    return straight_through(weight, (exact / scale).round().mul(scale).to(weight.dtype))

@@ -19,7 +19,8 @@ from nas.evaluate.racing import Race
 from nas.evaluate.shared import SharedStates
 from nas.evaluate.spread import standard_error
 from nas.model import CompactBertForSequenceClassification
-from nas.model.modeling import BlockLinear, first_sure
+from nas.model.layers import BlockLinear
+from nas.model.modeling import first_sure
 from nas.model.precision import precision_name, uses_bf16
 from nas.progress import tracked
 from nas.supernet import BertSupernet
@@ -74,12 +75,13 @@ def forward_of(
 ) -> Callable[[Batch], np.ndarray]:
     """The forward function of a torch model on a processor for `predict`.
 
-    `left_after` gets the number of layers that each text took, if the model can be left early.
+    `left_after` gets the number of layers that each text took, if texts can exit the model early.
     """
+    asked = {} if left_after is None else {"details": True}
 
     @torch.inference_mode()
     def forward(batch: Batch) -> np.ndarray:
-        output = model(**{name: value.to(processor) for name, value in batch.inputs.items()})
+        output = model(**{name: value.to(processor) for name, value in batch.inputs.items()}, **asked)
         if left_after is not None and output.left_after is not None:
             left_after.extend(output.left_after.tolist())
         logits: np.ndarray = output.logits.float().cpu().numpy()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -12,7 +14,7 @@ from nas.errors import ExportError
 from nas.export.standalone import AUTO_MAP, MODELING_FILE, modeling_source
 from nas.files import read_json, write_folder, write_json
 from nas.graph import save
-from nas.model import CompactBertForSequenceClassification
+from nas.model import CompactBertConfig, CompactBertForSequenceClassification
 from nas.model.onnx import to_onnx
 from nas.model.stock import fits_stock, to_stock
 
@@ -30,8 +32,13 @@ def write_artefact(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     runtimes: Collection[str] = (),
+    max_length: int | None = None,
+    pairs: bool = False,
 ) -> None:
     """Write weights (safetensors), configuration, tokenizer, ONNX and architecture; the folder appears complete.
+
+    `max_length` is the number of tokens that texts are cut to, by default the tokenizer's own; `pairs` says whether an
+    example is two texts.
 
     An architecture that the teacher's own class can express (`BertForSequenceClassification` and the like) is saved
     as such; any other as `CompactBertForSequenceClassification`, with the file that defines it. `infer.py` serves the
@@ -43,8 +50,8 @@ def write_artefact(
         (to_stock(model) if stock else model).save_pretrained(draft)
         if not stock:
             (draft / MODELING_FILE).write_text(modeling_source(model.config), encoding="utf-8")
-        _complete(draft / "config.json", model, stock)
-        _save_tokenizer(tokenizer, model, draft)
+        _complete(draft / "config.json", model, stock, pairs)
+        served_tokenizer(tokenizer, model.config, max_length).save_pretrained(draft)
         save(to_onnx(model), draft / ONNX_FILE)
         if "openvino" in runtimes:
             _save_openvino(draft)
@@ -54,21 +61,33 @@ def write_artefact(
     write_folder(folder, fill)
 
 
-def _complete(path: Path, model: CompactBertForSequenceClassification, stock: bool) -> None:
-    """Say in `config.json` where the model's class is defined, and that one output is a regression."""
+def _complete(path: Path, model: CompactBertForSequenceClassification, stock: bool, pairs: bool) -> None:
+    """Say in `config.json` where the model's class is defined, that one output is a regression, and what it reads."""
     values = read_json(path, ExportError)
     values |= {} if stock else {"auto_map": AUTO_MAP}
     values |= {"problem_type": "regression"} if model.config.outputs == 1 else {}
+    values |= {"text_pairs": True} if pairs else {}
     write_json(path, values)
 
 
-def _save_tokenizer(
-    tokenizer: PreTrainedTokenizerBase, model: CompactBertForSequenceClassification, folder: Path
-) -> None:
-    """Whoever feeds the ONNX model from this tokenizer needs just its inputs, no longer than its positions."""
-    tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = list(model.config.input_names)
-    tokenizer.model_max_length = min(tokenizer.model_max_length, model.config.max_position_embeddings)
-    tokenizer.save_pretrained(folder)
+def served_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, config: CompactBertConfig, max_length: int | None = None
+) -> PreTrainedTokenizerBase:
+    """Return a copy of a tokenizer that feeds a network what its accuracy is judged on, whoever loads it.
+
+    It returns just the network's inputs, and cuts texts to `max_length` tokens as the given tokenizer cuts them.
+    `tokenizer.json` says so too, for those who load it with the tokenizers library. Padding follows a text, since a
+    classifier reads the first token; settings for padding that were stored with the tokenizer are dropped.
+    """
+    served: Any = copy.deepcopy(tokenizer)
+    served.model_input_names = served.init_kwargs["model_input_names"] = list(config.input_names)
+    served.model_max_length = min(max_length or served.model_max_length, config.max_position_embeddings)
+    served.padding_side = "right"
+    for name in ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of"):
+        served.init_kwargs.pop(name, None)
+    served.backend_tokenizer.no_padding()
+    served.backend_tokenizer.enable_truncation(served.model_max_length, direction=served.truncation_side)
+    return cast(PreTrainedTokenizerBase, served)
 
 
 def _save_openvino(folder: Path) -> None:

@@ -243,7 +243,7 @@ def _cuda_clock(run: Run) -> float:
 def _torch_chain(chain: BlockChain, config: CompactBertConfig) -> torch.nn.Module:
     import torch
 
-    from nas.model.modeling import at_places, most_attended
+    from nas.model.layers import additive_mask, at_places, most_attended
 
     class Chain(torch.nn.Module):
         def __init__(self) -> None:
@@ -251,15 +251,14 @@ def _torch_chain(chain: BlockChain, config: CompactBertConfig) -> torch.nn.Modul
             self.layers: Any = torch.nn.ModuleList(_layers(chain, config))
 
         def forward(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            blocked = torch.finfo(hidden.dtype).min
-            mask = (1.0 - attention_mask[:, None, None, :].to(hidden.dtype)) * blocked
+            mask = additive_mask(attention_mask, hidden)
             reader = hidden[:, :1] if chain.first_only else hidden
             for layer in self.layers:
                 if chain.kind == "attention":
                     read = hidden if chain.first_only else reader
-                    reader, received = layer.attention(reader, read, mask, weigh=layer.keep_tokens > 0)
-                    if received is not None:
-                        reader = at_places(reader, most_attended(received, mask, layer.keep_tokens))
+                    reader, weights = layer.attention(reader, read, mask, weigh=layer.keep_tokens > 0)
+                    if weights is not None:
+                        reader = at_places(reader, most_attended(weights, mask, layer.keep_tokens))
                 else:
                     reader = layer.output(layer.intermediate(reader), reader)
             return reader
@@ -270,7 +269,7 @@ def _torch_chain(chain: BlockChain, config: CompactBertConfig) -> torch.nn.Modul
 def _layers(chain: BlockChain, config: CompactBertConfig) -> list[Any]:
     import torch
 
-    from nas.model.modeling import CompactBertLayer
+    from nas.model.layers import CompactBertLayer
 
     layers = torch.nn.ModuleList(CompactBertLayer(config, chain.layer) for _ in range(chain.copies))
     return list(with_repeating_weights(layers).eval())

@@ -16,16 +16,16 @@ from nas.architecture import first_token_from
 from nas.compression import matrix_compression
 from nas.graph import GraphBuilder
 from nas.model.configuration import CompactBertConfig
-from nas.model.modeling import (
+from nas.model.layers import (
     AttentionBlock,
     BlockLinear,
-    CompactBertForSequenceClassification,
     CompactBertLayer,
     Compressed,
     Embeddings,
     ResidualOutput,
     attention_scale,
 )
+from nas.model.modeling import CompactBertForSequenceClassification
 
 _BLOCKED = np.array(-1e9, dtype=np.float32)
 _NONE = matrix_compression("none")

@@ -34,7 +34,7 @@ from nas.report.card import write_card
 from nas.supernet.checkpoints import drop_checkpoints
 from nas.supernet.loops import Schedule
 
-_FORM = 4
+_FORM = 5
 """To be raised when an export or a baseline holds other things than before, so that older ones are rebuilt."""
 _FLATTERED = 2.0
 """By so many standard errors of the metric the search set flatters a network that was chosen on it, before fine-tuning.
@@ -200,11 +200,12 @@ def baselines_of(run: Run, device: Device, data: TaskData) -> Reference:
     if not run.is_done(step, inputs):
         with run.step(step, inputs, folder.parent):
             teacher, tokenizer = load_teacher(run), load_tokenizer(run.teacher)
-            write_artefact(teacher, tokenizer, folder, [device.runtime])
+            cut, pairs = run.study.task.max_length, len(run.study.task.text) > 1
+            write_artefact(teacher, tokenizer, folder, [device.runtime], cut, pairs)
             accuracy = verify(folder, None, {device: None}, data.test, metric, texts(run))["accuracy"]
             if compression("int8").runs_on(device.runtime, device.processor):
                 quantised = _quantised(teacher)
-                write_artefact(quantised, tokenizer, folder.with_name("teacher-int8"), [device.runtime])
+                write_artefact(quantised, tokenizer, folder.with_name("teacher-int8"), [device.runtime], cut, pairs)
                 reference = Reference(folder, accuracy)
                 verify(folder.with_name("teacher-int8"), None, {device: reference}, data.test, metric, texts(run))
     return Reference(folder, read_json(folder / VERIFICATION_FILE, ExportError)["accuracy"])
@@ -262,7 +263,8 @@ class _Writer:
             if not gains:
                 say(f"{name}: fine-tuning went from {accuracies[0]:.4f} to {max(accuracies[1:]):.4f}: left out")
                 model.load_state_dict(start)
-        write_artefact(model, load_tokenizer(run.teacher), folder, [device.runtime for device in references])
+        task, runtimes = run.study.task, [device.runtime for device in references]
+        write_artefact(model, load_tokenizer(run.teacher), folder, runtimes, task.max_length, pairs=len(task.text) > 1)
         about = {
             "search_accuracy_inherited": accuracies[0],
             "search_accuracy": self.evaluator.accuracy_of(model) if gains else accuracies[0],

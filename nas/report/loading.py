@@ -31,14 +31,15 @@ def snippets(folder: str, files: Collection[str], pairs: bool) -> list[Snippet]:
             "python",
             "from transformers import pipeline\n\n"
             f'classify = pipeline("text-classification", model={quoted}{trust})\n'
-            f"print(classify({example}))",
+            f"print(classify({example}, truncation=True))",
         ),
         Snippet(
             "With ONNX Runtime:",
             "python",
             "import onnxruntime\n"
             "from transformers import PreTrainedTokenizerFast\n\n"
-            f'tokens = PreTrainedTokenizerFast.from_pretrained({quoted})({texts}, return_tensors="np")\n'
+            f"tokenizer = PreTrainedTokenizerFast.from_pretrained({quoted})\n"
+            f'tokens = tokenizer({texts}, truncation=True, return_tensors="np")\n'
             f"session = onnxruntime.InferenceSession({json.dumps(f'{folder}/{ONNX_FILE}', ensure_ascii=False)})\n"
             'print(session.run(["logits"], dict(tokens)))',
         ),

@@ -20,7 +20,8 @@ from torch.nn import functional
 
 from nas.architecture import Architecture
 from nas.model import CompactBertForSequenceClassification
-from nas.model.modeling import CompactBertOutput, at_places
+from nas.model.layers import at_places
+from nas.model.modeling import CompactBertOutput
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Knowledge:
 
     @classmethod
     def of(cls, output: CompactBertOutput, projections: list[torch.Tensor]) -> Knowledge:
-        """From a model's output with hidden states."""
+        """From a model's output with details and hidden states."""
         assert output.every_logits and output.hidden_states is not None and output.places is not None
         # Modules that the last layer borrows have run in their owner's layer before.
         return cls(output.every_logits, output.hidden_states, output.places, projections[-3:])

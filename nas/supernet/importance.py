@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from nas.model import CompactBertForSequenceClassification
-from nas.model.modeling import BlockLinear, CompactBertModel
+from nas.model.layers import BlockLinear
+from nas.model.modeling import CompactBertModel
 
 
 @dataclass

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from torch import nn
 
 from nas.model import CompactBertForSequenceClassification
-from nas.model.modeling import BlockLinear
+from nas.model.layers import BlockLinear
 from nas.supernet.moments import Moments
 
 _RIDGE = 1e-3

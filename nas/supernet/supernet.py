@@ -19,7 +19,8 @@ from torch.func import functional_call
 from nas.architecture import Architecture
 from nas.compression import matrix_compression
 from nas.model import CompactBertForSequenceClassification
-from nas.model.modeling import BlockLinear, CompactBertOutput
+from nas.model.layers import BlockLinear
+from nas.model.modeling import CompactBertOutput
 from nas.supernet.narrow import reader_of
 from nas.supernet.weights import SupernetWeights
 
@@ -105,6 +106,7 @@ class BertSupernet:
             "token_type_ids": token_type_ids,
             "output_hidden_states": output_hidden_states,
             "every_token": every_token,
+            "details": True,
         }
         return functional_call(self.skeleton(architecture), self.slices(architecture), (), inputs)
 

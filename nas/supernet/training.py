@@ -95,7 +95,7 @@ class DistillationTrainer(SideBySideTrainer):
         """Compute what the sub-networks of a part of the batch are compared with."""
         teacher = self.teachers[number]
         # Relations are those between all tokens of the last layer, of which nothing else needs but the first.
-        asked = {"output_hidden_states": True, "every_token": self.losses.relations > 0}
+        asked = {"output_hidden_states": True, "every_token": self.losses.relations > 0, "details": True}
         try:
             with torch.no_grad(), self.accelerator.autocast(), last_projections(teacher) as projections:
                 target.set_result(Knowledge.of(teacher(**inputs, **asked), projections))

@@ -15,7 +15,7 @@ from torch import nn
 from nas.architecture import Architecture
 from nas.compression import Block, MatrixCompression, compression
 from nas.model import CompactBertConfig, CompactBertForSequenceClassification
-from nas.model.modeling import BlockEmbedding, BlockLinear, Compressed, add_matrices
+from nas.model.layers import BlockEmbedding, BlockLinear, Compressed, add_matrices
 from nas.space import Choices
 from nas.supernet.moments import Moments, gathered
 from nas.supernet.narrow import Narrow, norms_of, readers_of
@@ -90,7 +90,7 @@ class SupernetWeights(CompactBertForSequenceClassification):
         with gathered(self, read, written) as watch:
             for batch in batches:
                 watch(batch["attention_mask"].bool())
-                states = self(**batch, every_token=True, output_hidden_states=True).hidden_states
+                states = self(**batch, output_hidden_states=True).hidden_states
                 for layer, state in zip(self.layers[:-1], states[1:-1], strict=True):
                     if self.config.exits:
                         layer.exit(state[:, 0])  # what it reads is watched

@@ -31,10 +31,14 @@ for folder in sorted(Path(sys.argv[1]).iterdir()):
     model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
     inputs = {name: torch.from_numpy(value) for name, value in np.load(folder / "inputs.npz").items()}
     with torch.no_grad():
-        logits = model(**inputs).logits.tolist()
-    answers[folder.name] = {"class": type(model).__name__, "logits": logits}
+        output = model(**inputs)
+        half = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True, dtype=torch.float16)
+        finite = bool(half(**inputs).logits.isfinite().all())
+    logits = output.logits.tolist()
+    answers[folder.name] = {"class": type(model).__name__, "logits": logits, "keys": list(output), "half": finite}
     if (folder / "texts.json").exists():
         classify = pipeline("text-classification", model=str(folder), trust_remote_code=True)
         texts = json.loads((folder / "texts.json").read_text())
         answers[folder.name]["said"] = [classify(text, truncation=True)[0] for text in texts]
+        answers[folder.name]["together"] = classify(texts, truncation=True, batch_size=2)
 print(json.dumps(answers))

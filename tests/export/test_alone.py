@@ -17,12 +17,14 @@ import pytest
 import torch
 from tiny import TEACHERS, make_teacher, make_tokenizer, mixed_space, named_architectures, randomise
 from tolerance import assert_same
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, pipeline
 
 from nas.compression import REGISTRY, compression
 from nas.compression.int8 import Int8
 from nas.errors import ExportError
 from nas.export.artefact import INFER_FILE, ONNX_FILE, write_artefact
+from nas.export.infer import Classifier, probabilities
+from nas.export.infer import answers as answers_of
 from nas.export.standalone import MODELING_FILE, modeling_source
 from nas.latency.runner import onnx_session
 from nas.model.stock import compact_config, fits_stock, from_stock
@@ -86,6 +88,10 @@ def test_a_model_loaded_alone_computes_what_nas_computes(exports, answers):
         assert_same(answers[name]["logits"], logits)
         own = answers[name]["class"] == "CompactBertForSequenceClassification"
         assert own == (folders / name / MODELING_FILE).exists()
+    assert all(answer["half"] and answer["keys"] == ["logits"] for answer in answers.values())
+    for answer in (answer for answer in answers.values() if "together" in answer):
+        for alone, together in zip(answer["said"], answer["together"], strict=True):
+            assert alone["label"] == together["label"] or alone["score"] < 0.6
     assert {answer["class"] for answer in answers.values()} == {
         "CompactBertForSequenceClassification",
         "BertForSequenceClassification",
@@ -110,7 +116,8 @@ def _infer(packages, folder, *arguments, lines=None):
         "runpy.run_path(sys.argv[0], run_name='__main__')"
     )
     command = [sys.executable, "-I", "-S", "-c", script, *arguments]
-    return subprocess.run(command, input=lines, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, input=lines, capture_output=True, check=False)
+    return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 @pytest.mark.slow
@@ -118,7 +125,7 @@ def test_infer_says_what_transformers_and_onnx_runtime_say(exports, answers, few
     """With tokenizers, numpy and onnxruntime alone; of dropped tokens, exits, scores and texts that are too long."""
     folders = exports[0]
     for name in (name for name in answers if "said" in answers[name]):
-        done = _infer(few_packages, folders / name, lines="".join(f"{text}\n" for text in TEXTS))
+        done = _infer(few_packages, folders / name, lines="".join(f"{text}\n" for text in TEXTS).encode())
         assert done.returncode == 0 and not done.stderr, done.stderr
         session = onnx_session(str(folders / name / ONNX_FILE), 1)
         inputs = [value.name for value in session.get_inputs()]
@@ -134,14 +141,46 @@ def test_infer_says_what_transformers_and_onnx_runtime_say(exports, answers, few
             assert label == said["label"] or said["score"] < 0.52
 
 
+def test_infer_reads_what_people_have(exports, few_packages):
+    """A byte order mark, Windows line ends, bytes that are not UTF-8, characters of all kinds, no line end at last."""
+    folder = exports[0] / "0"
+    lines = (
+        b"\xef\xbb\xbfw1 w2\r\n\n\xff\xfe w5\nw1\x00 w2\n\xed\xa0\x80\n"
+        + b"w9 " * 5000
+        + b"\n\twhat?\t\xf0\x9f\x98\x80"
+    )
+    done = _infer(few_packages, folder, lines=lines)
+    assert done.returncode == 0 and not done.stderr
+    classifier = Classifier(folder)
+    same = ["w1 w2", "", "\ufffd\ufffd w5", "w1\x00 w2", "\ufffd\ufffd\ufffd", "w9 " * 38, " what? \U0001f600"]
+    assert done.stdout.splitlines() == list(answers_of(classifier, same, pairs=False))
+    assert classifier.classify("\udcff\ud800 w5") == classifier.classify("\ufffd\ufffd w5")
+
+
 def test_infer_takes_pairs_and_says_what_it_needs(exports, few_packages):
     folder = exports[0] / "0"
-    done = _infer(few_packages, folder, "--pairs", "w1 w2\tw3", "w3\tw1 w2")
+    done = _infer(few_packages, folder, "--pairs", "w1 w2\tw3", "w3\tw1 w2", "w1\tw2\tw3")
     first, second = done.stdout.splitlines()
-    assert done.returncode == 0 and first != second
-    bad = _infer(few_packages, folder, "--pairs", "w1 w2")
-    assert bad.returncode == 2 and "--pairs: a line must be two texts with one tab between them" in bad.stderr
-    assert "Traceback" not in bad.stderr
+    assert done.returncode == 2 and first != second
+    said = "error: text 3: a pair must be two texts with one tab between them, but has 2 tabs; correct it\n"
+    assert done.stderr == said
+    none = _infer(few_packages, folder, lines=b"")
+    assert (none.returncode, none.stdout, none.stderr) == (0, "", "")
+    wide = _infer(few_packages, folder, lines="w1\n".encode("utf-16"))
+    assert wide.returncode == 2 and wide.stderr == "error: the input must be UTF-8, but is UTF-16; convert it\n"
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "outputs"),
+    [(None, 3), ("single_label_classification", 2), ("multi_label_classification", 3), ("regression", 1), (None, 1)],
+)
+def test_infer_makes_of_logits_what_a_pipeline_makes(problem_type, outputs, teacher):
+    logits = np.linspace(-2.0, 3.0, outputs, dtype=np.float32)
+    teacher.config.problem_type, teacher.config.num_labels = problem_type, outputs
+    classify = pipeline("text-classification", model=teacher, tokenizer=make_tokenizer())
+    expected = classify.postprocess({"logits": torch.from_numpy(logits)[None]}, top_k=None, _legacy=False)
+    found = probabilities(logits, problem_type)
+    np.testing.assert_allclose(sorted(found, reverse=True), [answer["score"] for answer in expected], rtol=1e-5)
 
 
 @pytest.mark.parametrize("choices", [EVERY, ("int8",), ("low_rank(8)", "sparse(2:4)+int8")])

@@ -51,7 +51,9 @@ def _distillation(weights, data, folder, steps, origin=None):
 
 def _knowledge(model, batch, every_token=True):
     with last_projections(model) as projections:
-        return Knowledge.of(model(**batch, output_hidden_states=True, every_token=every_token), projections)
+        return Knowledge.of(
+            model(**batch, output_hidden_states=True, every_token=every_token, details=True), projections
+        )
 
 
 def _known(states, places=None):

@@ -1,0 +1,323 @@
+"""The parts of a sub-network: embeddings, attention and feed-forward blocks, and the layer made of these.
+
+Parameters carry the names of Hugging Face's BERT.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers.activations import ACT2FN
+
+from nas.architecture import LAYER_BLOCKS, Layer
+from nas.compression import compression, matrix_compression
+from nas.model.configuration import CompactBertConfig
+
+
+class Compressed(nn.Module):
+    """Matrices in place of one of shape (rows, columns), as the compression choice of their block has them."""
+
+    weight: nn.Parameter
+    """Where the choice has a matrix of that name."""
+
+    def __init__(self, rows: int, columns: int, choice: str) -> None:
+        super().__init__()
+        self.rows, self.columns = rows, columns
+        self.compression = matrix_compression(choice)
+        self._settled: Mapping[str, torch.Tensor] | None = None
+        add_matrices(self, self.compression.matrices(rows, columns))
+
+    @property
+    def matrices(self) -> dict[str, torch.Tensor]:
+        """What stands for the one matrix, by name."""
+        return {name: getattr(self, name) for name in self.compression.matrices(self.rows, self.columns)}
+
+    def settle(self, dtype: torch.dtype = torch.float32) -> None:
+        """Round the matrices once for all passes to come: for a model whose weights no longer change.
+
+        With another `dtype` they are kept in it, for passes under autocast.
+        """
+        settled = self.compression.settled(self.matrices)
+        self._settled = {name: matrix.to(dtype) for name, matrix in settled.items()}
+
+
+class BlockLinear(Compressed):
+    """A linear layer that belongs to a block."""
+
+    def __init__(self, in_features: int, out_features: int, choice: str) -> None:
+        super().__init__(out_features, in_features, choice)
+        self.bias = nn.Parameter(torch.zeros(out_features))
+
+    def forward(self, input: torch.Tensor, rounded: torch.Tensor | None = None) -> torch.Tensor:
+        """`rounded` is the input as the choice rounds it, where that is known: layers that read the same share it."""
+        settled = self.compression.settled(self.matrices) if self._settled is None else self._settled
+        rounded = self.compression.rounded(input) if rounded is None else rounded
+        return self.compression.apply(rounded, settled, self.bias)
+
+
+class BlockEmbedding(Compressed):
+    """The token embeddings, a table of (vocabulary, features)."""
+
+    @property
+    def num_embeddings(self) -> int:
+        """The size of the vocabulary, by the name that `nn.Embedding` gives it."""
+        return self.rows
+
+    @property
+    def embedding_dim(self) -> int:
+        """The number of features, by the name that `nn.Embedding` gives it."""
+        return self.columns
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.compression.embed(ids, self.matrices)
+
+    @torch.no_grad()
+    def resize(self, rows: int) -> None:
+        """Change the size of the vocabulary in place. Added tokens start as the mean of all tokens."""
+        name = self.compression.writes
+        old: nn.Parameter = getattr(self, name)
+        if rows == self.rows:
+            return
+        added = old.mean(dim=0, keepdim=True).expand(max(0, rows - self.rows), -1)
+        setattr(self, name, nn.Parameter(torch.cat([old[:rows], added]), requires_grad=old.requires_grad))
+        self.rows = rows
+
+
+def add_matrices(module: nn.Module, shapes: Mapping[str, tuple[int, int]]) -> None:
+    """Give a module parameters of these names and shapes, with values as BERT's start."""
+    for name, shape in shapes.items():
+        matrix = torch.empty(shape)
+        if not matrix.is_meta:  # there a product is as slow as a hundred parameters
+            matrix.normal_(std=0.02)
+        parameter = nn.Parameter(matrix)
+        # Whether `PreTrainedModel` need not draw it again.
+        parameter._is_hf_initialized = not parameter.is_meta  # type: ignore[attr-defined]
+        module.register_parameter(name, parameter)
+
+
+def _borrow(module: nn.Module, name: str, part: nn.Module) -> None:
+    """Give a module a part that stays another's: it is no submodule, so its weights are listed and saved once."""
+    object.__setattr__(module, name, part)
+
+
+class Embeddings(nn.Module):
+    """Token, position and segment embeddings, summed and normalised; only the token embeddings are compressed.
+
+    `token_type_embeddings` is None where `type_vocab_size` is 0.
+    """
+
+    def __init__(self, config: CompactBertConfig) -> None:
+        super().__init__()
+        width, types = config.embedding_width, config.type_vocab_size
+        self.word_embeddings = BlockEmbedding(config.vocab_size, width, config.embedding)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, width)
+        self.token_type_embeddings = nn.Embedding(types, width) if types else None
+        self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """`inputs_embeds` (batch, tokens, features) takes the place of the embeddings of `input_ids`.
+
+        Positions count from 0, padding included, unless `position_ids` says otherwise. A network with one token type
+        ignores `token_type_ids`.
+        """
+        words = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        table, length = self.position_embeddings.weight, words.shape[1]
+        if not length or (position_ids is None and length > len(table)):
+            remedy = "truncate it (truncation=True)" if length else "give one that is not empty"
+            raise ValueError(f"a text must have 1 to {len(table)} tokens in this network, but got {length}; {remedy}")
+        total = words + (table[:length] if position_ids is None else self.position_embeddings(position_ids))
+        types = self.token_type_embeddings
+        if types is not None:
+            single = token_type_ids is None or len(types.weight) == 1
+            total = total + (types.weight[0] if single else types(token_type_ids))
+        return self.dropout(self.LayerNorm(total))
+
+
+def additive_mask(attention_mask: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    """Turn a mask (batch, tokens), 0 for padding, into numbers to add to scores, (batch, 1, 1, tokens)."""
+    # Half of the least number: a negative score must not make it infinite, or a text of padding alone is no number.
+    blocked = torch.finfo(hidden.dtype).min / 2
+    return (1.0 - attention_mask[:, None, None, :].to(hidden.dtype)) * blocked
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention whose heads keep the teacher's head size."""
+
+    def __init__(self, config: CompactBertConfig, layer: Layer) -> None:
+        super().__init__()
+        self.head_size = config.attention_head_size
+        self.scale = attention_scale(config)
+        self.dropout_prob = config.attention_probs_dropout_prob
+        width = layer.num_attention_heads * self.head_size
+        self.query = BlockLinear(config.hidden_size, width, layer.attention)
+        self.key = BlockLinear(config.hidden_size, width, layer.attention)
+        self.value = BlockLinear(config.hidden_size, width, layer.attention)
+
+    def forward(
+        self, reader: torch.Tensor, hidden: torch.Tensor, mask: torch.Tensor | None, weigh: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return what the tokens of `reader` gather from those of `hidden`, both (batch, tokens, hidden_size).
+
+        With `weigh` the attention weights too, (batch, heads, tokens of `reader`, tokens of `hidden`).
+        """
+        rounded = self.key.compression.rounded(hidden)
+        query, key, value = (
+            projected.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+            for projected in (
+                self.query(reader, rounded if reader is hidden else None),
+                self.key(hidden, rounded),
+                self.value(hidden, rounded),
+            )
+        )
+        dropout = self.dropout_prob if self.training else 0.0
+        if not weigh:
+            context = functional.scaled_dot_product_attention(query, key, value, mask, dropout)
+            return context.transpose(1, 2).flatten(2), None
+        scores = query @ key.transpose(2, 3) * self.scale
+        weights = (scores if mask is None else scores + mask).softmax(dim=-1)
+        context = functional.dropout(weights, dropout) @ value
+        return context.transpose(1, 2).flatten(2), weights
+
+
+def most_attended(weights: torch.Tensor, mask: torch.Tensor | None, count: int) -> torch.Tensor:
+    """Return the positions of the first token and of those that got most attention (PoWER-BERT, arXiv:2001.08950).
+
+    `weights` is (batch, heads, tokens, tokens); what padding attends to does not count. Returns (batch, at most
+    `count`), the first token first, padding last.
+    """
+    real = torch.ones_like(weights[:, :1, :, :1]) if mask is None else (mask == 0).transpose(2, 3)
+    received = (weights * real).float().sum(dim=(1, 2)).detach()
+    scores = received if mask is None else received.masked_fill(mask[:, 0, 0] != 0, -1.0)
+    scores = torch.cat([torch.full_like(scores[:, :1], math.inf), scores[:, 1:]], dim=1)
+    return scores.topk(min(count, scores.shape[1]), dim=1).indices
+
+
+def at_places(hidden: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Some tokens of (batch, tokens, features), by their places (batch, kept)."""
+    return hidden.gather(1, places[:, :, None].expand(-1, -1, hidden.shape[-1]))
+
+
+class ResidualOutput(nn.Module):
+    """The last linear layer of a block, with the residual connection and the norm behind it.
+
+    Where `owner` is given, the linear layer is the owner's.
+    """
+
+    dense: BlockLinear
+
+    def __init__(self, config: CompactBertConfig, in_features: int, choice: str, owner: ResidualOutput | None) -> None:
+        super().__init__()
+        if owner is None:
+            self.dense = BlockLinear(in_features, config.hidden_size, choice)
+        else:
+            _borrow(self, "dense", owner.dense)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, features: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        return self.LayerNorm(self.dropout(self.dense(features)) + residual)
+
+
+class AttentionBlock(nn.Module):
+    """The attention block of a layer. Where `owner` is given, it computes with the owner's weights and its own norm."""
+
+    output: ResidualOutput
+
+    def __init__(self, config: CompactBertConfig, layer: Layer, owner: AttentionBlock | None = None) -> None:
+        super().__init__()
+        if owner is None:
+            self.self = SelfAttention(config, layer)
+        else:
+            _borrow(self, "self", owner.self)
+        width = layer.num_attention_heads * config.attention_head_size
+        self.output = ResidualOutput(config, width, layer.attention, None if owner is None else owner.output)
+
+    def forward(
+        self, reader: torch.Tensor, hidden: torch.Tensor, mask: torch.Tensor | None, weigh: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """See `SelfAttention`."""
+        context, weights = self.self(reader, hidden, mask, weigh)
+        return self.output(context, reader), weights
+
+
+class Intermediate(nn.Module):
+    """The first half of a feed-forward block."""
+
+    def __init__(self, config: CompactBertConfig, layer: Layer) -> None:
+        super().__init__()
+        self.dense = BlockLinear(config.hidden_size, layer.intermediate_size, layer.feed_forward)
+        self.activation = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.activation(self.dense(hidden))
+
+
+class CompactBertLayer(nn.Module):
+    """One layer: an attention block, then a feed-forward block (`intermediate` and `output`).
+
+    `has_attention` and `has_feed_forward` say which of the two it has; `rounds_inputs` says whether one of them rounds
+    its inputs by the range of a whole text. If `keep_tokens` is not 0, only so many tokens, those with most attention,
+    are passed on. `attention_owner` and `feed_forward_owner` are the layers whose weights it uses in place of its own.
+    """
+
+    attention: AttentionBlock
+    intermediate: Intermediate
+    output: ResidualOutput
+    exit: nn.Linear
+    """A classifier of the first token, where the network can be left after this layer."""
+
+    def __init__(
+        self,
+        config: CompactBertConfig,
+        layer: Layer,
+        attention_owner: CompactBertLayer | None = None,
+        feed_forward_owner: CompactBertLayer | None = None,
+    ) -> None:
+        super().__init__()
+        self.keep_tokens = layer.keep_tokens
+        owners = [owner for owner in (attention_owner, feed_forward_owner) if owner is not None]
+        own = (compression(layer.choice(block)).rounds_by_batch(block) for block in LAYER_BLOCKS)
+        self.rounds_inputs: bool = any(own) or any(owner.rounds_inputs for owner in owners)
+        self.has_attention = compression(layer.attention).weights != "none"
+        self.has_feed_forward = compression(layer.feed_forward).weights != "none"
+        if self.has_attention:
+            lender = None if attention_owner is None else attention_owner.attention
+            self.attention = AttentionBlock(config, layer, lender)
+        if self.has_feed_forward:
+            if feed_forward_owner is None:
+                self.intermediate = Intermediate(config, layer)
+            else:
+                _borrow(self, "intermediate", feed_forward_owner.intermediate)
+            last = None if feed_forward_owner is None else feed_forward_owner.output
+            self.output = ResidualOutput(config, layer.intermediate_size, layer.feed_forward, last)
+
+    def forward(
+        self, hidden: torch.Tensor, mask: torch.Tensor | None, first_only: bool = False, weigh: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the tokens of `hidden`, (batch, tokens, hidden_size), after this layer, before any are dropped.
+
+        With `first_only` just the first token is computed. Attention weights (see `SelfAttention`) come along with
+        `weigh`, and where tokens are dropped by them.
+        """
+        reader, weights = hidden[:, :1] if first_only else hidden, None
+        if self.has_attention:
+            reader, weights = self.attention(reader, hidden, mask, weigh=weigh or self.keep_tokens > 0)
+        if self.has_feed_forward:
+            reader = self.output(self.intermediate(reader), reader)
+        return reader, weights
+
+
+def attention_scale(config: CompactBertConfig) -> float:
+    """What scores are multiplied with before the softmax."""
+    return 1.0 / math.sqrt(config.attention_head_size)

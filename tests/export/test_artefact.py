@@ -1,0 +1,101 @@
+"""Whoever loads an export feeds the network the ids that its accuracy was judged on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny import POSITIONS, WORDS, make_tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast, RobertaTokenizer
+
+from nas.export.artefact import served_tokenizer, write_artefact
+from nas.export.infer import encode, read_tokenizer
+from nas.latency.runner import onnx_session
+from nas.model.stock import from_stock
+
+TEXTS = ["w1 w2 w3", "", "unheard w5", " ".join(WORDS), "W7 \u00e9t\u00e9 w8", "w1 [SEP] w2 </s> <unk> w3", "[MASK]"]
+PAIRS = [("w1 w2", "w3"), (" ".join(WORDS[:10]), " ".join(WORDS)), (" ".join(WORDS), ""), ("", "")]
+MAX_LENGTH = 12
+
+
+def _bare():
+    """A tokenizer without special tokens around a text."""
+    vocabulary = {word: number for number, word in enumerate(["<pad>", "<unk>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>")
+
+
+def _stored(folder: Path):
+    """A tokenizer that was saved with settings for padding and truncation."""
+    backend = make_tokenizer().backend_tokenizer
+    backend.enable_padding(length=30, direction="left", pad_token="[PAD]", pad_id=0, pad_to_multiple_of=8)
+    backend.enable_truncation(7, stride=2, strategy="only_first", direction="left")
+    names = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=backend, **names).save_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def _roberta(folder: Path):
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "w", "\u0120", "\u0120w", *map(str, range(10))]
+    return RobertaTokenizer(
+        vocab={piece: number for number, piece in enumerate(pieces)}, merges=[("\u0120", "w")], truncation_side="left"
+    )
+
+
+TOKENIZERS = {
+    "plain": lambda folder: make_tokenizer(),
+    "bare": lambda folder: _bare(),
+    "stored settings": _stored,
+    "bert": lambda folder: BertTokenizer(
+        vocab={word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])},
+        do_lower_case=True,
+        padding_side="left",
+        model_max_length=9,
+    ),
+    "roberta": _roberta,
+}
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_all_ways_of_loading_give_the_ids_that_were_judged(kind, config, tmp_path):
+    tokenizer, folder = TOKENIZERS[kind](tmp_path / "teacher"), tmp_path / "export"
+    before = tokenizer.backend_tokenizer.to_str()
+    served_tokenizer(tokenizer, config, MAX_LENGTH).save_pretrained(folder)
+    assert tokenizer.backend_tokenizer.to_str() == before
+    alone = read_tokenizer(folder)
+    loaded = [AutoTokenizer.from_pretrained(folder), PreTrainedTokenizerFast.from_pretrained(folder)]
+    for given in [*((text,) for text in TEXTS), *PAIRS]:
+        # In a batch, as a data set is tokenised: alone, transformers takes an empty second text for none.
+        columns = [[text] for text in given]
+        judged = tokenizer(*columns, truncation=True, max_length=MAX_LENGTH, return_token_type_ids=True)
+        (ids,), (types,) = judged["input_ids"], judged["token_type_ids"]
+        assert len(ids) <= MAX_LENGTH
+        for other in loaded:
+            found = other(*columns, truncation=True)
+            assert set(found) == set(config.input_names) and found["input_ids"] == [ids]
+        if ids:
+            found = encode(alone, *given)
+            assert (found.ids, found.type_ids) == (ids, types)
+    for other in loaded:
+        assert other.model_max_length == MAX_LENGTH
+        batch = other(TEXTS, truncation=True, padding=True)
+        assert all(mask[0] == 1 for mask in batch["attention_mask"] if 1 in mask)  # padding follows
+
+
+def test_a_tokenizer_says_how_long_texts_may_be_where_nobody_else_does(config):
+    assert served_tokenizer(make_tokenizer(), config).model_max_length == POSITIONS
+    assert served_tokenizer(_bare(), config, 1000).model_max_length == POSITIONS
+
+
+@pytest.mark.parametrize("teacher_kind", ["bert", "distilbert"])
+def test_the_readme_s_way_with_onnx_runtime_feeds_just_the_inputs(teacher, tmp_path):
+    write_artefact(from_stock(teacher), make_tokenizer(), tmp_path / "export", max_length=MAX_LENGTH, pairs=True)
+    tokens = PreTrainedTokenizerFast.from_pretrained(tmp_path / "export")(
+        TEXTS[3], truncation=True, return_tensors="np"
+    )
+    session = onnx_session(str(tmp_path / "export" / "model.onnx"), 1)
+    assert session.run(["logits"], dict(tokens))[0].shape == (1, 3) and tokens["input_ids"].shape == (1, MAX_LENGTH)
+    assert json.loads((tmp_path / "export" / "config.json").read_text())["text_pairs"] is True
