@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 from nas.architecture import Architecture, compress_all
 from nas.budget import TRIAL, Budget
 from nas.compression import compression
 from nas.data import TaskData
+from nas.data.sample import SAMPLE_FILE
 from nas.device import Device
 from nas.errors import ExportError, MissedBudgetsError
 from nas.evaluate import Evaluator
 from nas.export import verify, write_artefact
 from nas.export.artefact import VERIFICATION_FILE
+from nas.export.tokens import check_tokens
 from nas.export.verification import Reference
 from nas.files import digest, file_digest, read_json, write_json
 from nas.model import CompactBertForSequenceClassification
@@ -199,16 +202,24 @@ def baselines_of(run: Run, device: Device, data: TaskData) -> Reference:
     inputs = digest([_FORM, teacher_inputs(run), device.model_dump(mode="json"), fingerprint(device)])
     if not run.is_done(step, inputs):
         with run.step(step, inputs, folder.parent):
-            teacher, tokenizer = load_teacher(run), load_tokenizer(run.teacher)
-            cut, pairs = run.study.task.max_length, len(run.study.task.text) > 1
-            write_artefact(teacher, tokenizer, folder, [device.runtime], cut, pairs)
+            teacher = load_teacher(run)
+            _write(run, data, teacher, folder, [device.runtime])
             accuracy = verify(folder, None, {device: None}, data.test, metric, texts(run))["accuracy"]
             if compression("int8").runs_on(device.runtime, device.processor):
                 quantised = _quantised(teacher)
-                write_artefact(quantised, tokenizer, folder.with_name("teacher-int8"), [device.runtime], cut, pairs)
+                _write(run, data, quantised, folder.with_name("teacher-int8"), [device.runtime])
                 reference = Reference(folder, accuracy)
                 verify(folder.with_name("teacher-int8"), None, {device: reference}, data.test, metric, texts(run))
     return Reference(folder, read_json(folder / VERIFICATION_FILE, ExportError)["accuracy"])
+
+
+def _write(
+    run: Run, data: TaskData, model: CompactBertForSequenceClassification, folder: Path, runtimes: Collection[str]
+) -> None:
+    """Write a network with the teacher's tokenizer. Raises `ExportError` if that comes back as another."""
+    task, tokenizer = run.study.task, load_tokenizer(run.teacher)
+    write_artefact(model, tokenizer, folder, runtimes, task.max_length, pairs=len(task.text) > 1)
+    check_tokens(folder, data.test, read_json(run.data / SAMPLE_FILE, ExportError))
 
 
 def _quantised(teacher: CompactBertForSequenceClassification) -> CompactBertForSequenceClassification:
@@ -263,8 +274,7 @@ class _Writer:
             if not gains:
                 say(f"{name}: fine-tuning went from {accuracies[0]:.4f} to {max(accuracies[1:]):.4f}: left out")
                 model.load_state_dict(start)
-        task, runtimes = run.study.task, [device.runtime for device in references]
-        write_artefact(model, load_tokenizer(run.teacher), folder, runtimes, task.max_length, pairs=len(task.text) > 1)
+        _write(run, self.data, model, folder, [device.runtime for device in references])
         about = {
             "search_accuracy_inherited": accuracies[0],
             "search_accuracy": self.evaluator.accuracy_of(model) if gains else accuracies[0],

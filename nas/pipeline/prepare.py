@@ -21,6 +21,7 @@ from transformers import (
 
 from nas.compression import compression
 from nas.data import Head, Metric, TaskData, batches_by_length, read_splits
+from nas.data.sample import SAMPLE_FILE, sample_of
 from nas.errors import SearchSpaceError, TeacherError
 from nas.evaluate.accuracy import forward_of, predict
 from nas.files import digest, file_digest, read_json, write_json
@@ -34,7 +35,7 @@ from nas.supernet.checkpoints import drop_checkpoints
 from nas.supernet.loops import Schedule, fine_tune
 from nas.vocabulary import prune_embeddings, prune_tokenizer
 
-_DATA_FORM = 2
+_DATA_FORM = 3
 """To be raised when the same files give other tokenised data than before, so that older data is rebuilt."""
 _TEACHER_FORM = 1
 """To be raised when the same files give another teacher than before, so that older teachers are rebuilt."""
@@ -194,6 +195,7 @@ def prepare_data(run: Run) -> TaskData:
                 tokenizer.save_pretrained(run.data / _TOKENIZER)
                 write_json(run.data / _KEPT, kept)
                 data = rows.encode(tokenizer, study.task.max_length, token_types)
+            write_json(run.data / SAMPLE_FILE, sample_of(rows.texts["test"], data.test["length"]))
             data.save(run.data)
     found = TaskData.load(run.data)
     for threshold in study.space.dimensions.exit_threshold:

@@ -5,8 +5,9 @@
         hub.json              commits of the hub's teacher and data set that the run is made from
         steps/<step>.json     what a step was made from, when it finished, how long it took
         embedded/             data and teacher of the embedded task, if the study uses it
-        data/                 train.parquet, search.parquet, test.parquet (tokenised), labels.json; if the vocabulary is
-                              pruned also tokenizer/ and vocabulary.json, the rows of the teacher's table that stay
+        data/                 train.parquet, search.parquet, test.parquet (tokenised), labels.json, sample.json (some
+                              texts); if the vocabulary is pruned also tokenizer/ and vocabulary.json, the rows of the
+                              teacher's table that stay
         teacher/              the fine-tuned teacher: Hugging Face folder
         supernet/             the trained weights: Hugging Face folder of the largest sub-network
         supernet/ordered/     the teacher with its units in order of importance

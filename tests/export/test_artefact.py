@@ -10,8 +10,13 @@ from tiny import POSITIONS, WORDS, make_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast, RobertaTokenizer
 
+from nas.data import Splits
+from nas.data.sample import sample_of
+from nas.data.task import SPLITS
+from nas.errors import ExportError
 from nas.export.artefact import served_tokenizer, write_artefact
 from nas.export.infer import encode, read_tokenizer
+from nas.export.tokens import check_tokens
 from nas.latency.runner import onnx_session
 from nas.model.stock import from_stock
 
@@ -99,3 +104,18 @@ def test_the_readme_s_way_with_onnx_runtime_feeds_just_the_inputs(teacher, tmp_p
     session = onnx_session(str(tmp_path / "export" / "model.onnx"), 1)
     assert session.run(["logits"], dict(tokens))[0].shape == (1, 3) and tokens["input_ids"].shape == (1, MAX_LENGTH)
     assert json.loads((tmp_path / "export" / "config.json").read_text())["text_pairs"] is True
+
+
+def test_a_tokenizer_that_comes_back_as_another_is_refused(config, tmp_path):
+    """Of the sample of a test set: the longest, the shortest, and some between."""
+    texts = [" ".join(WORDS[: 1 + row % 40]) for row in range(300)]
+    task = Splits({name: [texts] for name in SPLITS}, {name: [0] * 300 for name in SPLITS}, ("a",))
+    test = task.encode(make_tokenizer(), MAX_LENGTH).test
+    sample = sample_of([texts], test["length"])
+    served_tokenizer(make_tokenizer(), config, MAX_LENGTH).save_pretrained(tmp_path / "fast")
+    check_tokens(tmp_path / "fast", test, sample)
+    assert 16 <= len(sample) <= 34 and {len(texts[int(row)].split()) for row in sample} >= {1, 10}
+    served_tokenizer(make_tokenizer(), config, MAX_LENGTH + 1).save_pretrained(tmp_path / "fast")
+    said = r"fast: infer.py must .* it makes 2, 4, 5, 6, 7, 8, 9, 10, ... \(13 tokens\) in place of .* \(12 tokens\)"
+    with pytest.raises(ExportError, match=said):
+        check_tokens(tmp_path / "fast", test, sample)

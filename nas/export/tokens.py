@@ -1,0 +1,37 @@
+"""Whether an export feeds its network the tokens that its accuracy was judged on, however it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from datasets import Dataset
+from transformers import AutoTokenizer
+
+from nas.errors import ExportError
+from nas.export.infer import encode, read_tokenizer
+
+
+def check_tokens(folder: Path, test: Dataset, sample: Mapping[str, Sequence[str]]) -> None:
+    """Raise `ExportError` if `infer.py` or transformers make other tokens of a row's texts than those of the test set.
+
+    `sample` holds the texts of some rows by their numbers.
+    """
+    alone, loaded = read_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
+    for row, texts in sample.items():
+        judged: list[int] = test[int(row)]["input_ids"]
+        if not judged:
+            continue
+        found = {"infer.py": encode(alone, *texts).ids}
+        found["transformers"] = loaded(*([text] for text in texts), truncation=True)["input_ids"][0]
+        for name, ids in found.items():
+            if ids != judged:
+                raise ExportError(
+                    f"{folder.name}: {name} must feed the network the tokens that its accuracy was judged on, but of "
+                    f"row {int(row) + 1} of the test set it makes {_short(ids)} in place of {_short(judged)}; save "
+                    "the teacher's tokenizer with its tokenizer.json again, or use another teacher"
+                )
+
+
+def _short(ids: Sequence[int], most: int = 8) -> str:
+    return f"{', '.join(map(str, ids[:most]))}{', ...' if len(ids) > most else ''} ({len(ids)} tokens)"
