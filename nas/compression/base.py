@@ -4,8 +4,9 @@ A choice is one file with one subclass and one line in the registry. It is writt
 where its matrices can be stored in a `Format`, `name(parameter)+format`. Torch and ONNX are only touched inside the
 methods, so that a study can be read and checked without either.
 
-Its torch methods are differentiable and serve the supernet, the extracted model and the modelling file of an export
-alike; its ONNX methods write what a runtime executes. Both must compute the same function.
+Its torch methods are differentiable, return the number format that they are given, and serve the supernet, the
+extracted model and the modelling file of an export alike; its ONNX methods write what a runtime executes. Both must
+compute the same function.
 """
 
 from __future__ import annotations

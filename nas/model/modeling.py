@@ -7,7 +7,10 @@ on the slices of a supernet's weights.
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -203,6 +206,17 @@ class CompactBertForSequenceClassification(PreTrainedModel):
     def layers(self) -> list[CompactBertLayer]:
         """The layers, in order."""
         return cast(list[CompactBertLayer], list(self.bert.encoder.layer))
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Save as transformers does, together with the file that defines the model where it was loaded from one.
+
+        transformers itself copies that file only if the class comes from it, not if `nas` has the class.
+        """
+        super().save_pretrained(save_directory, *args, **kwargs)
+        module = (getattr(self.config, "auto_map", None) or {}).get("AutoConfig", "").partition(".")[0]
+        source, target = (Path(folder, f"{module}.py") for folder in (self.config._name_or_path, save_directory))
+        if module and source.is_file() and not target.exists():
+            shutil.copyfile(source, target)
 
     def get_input_embeddings(self) -> BlockEmbedding:
         """Return the token embeddings: a function from token ids to the `inputs_embeds` of `forward`."""

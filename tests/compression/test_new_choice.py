@@ -47,7 +47,7 @@ class Half(Format):
         return NoCompression()
 
     def _rounded(self, weight):
-        return weight + (weight.half().float() - weight).detach()
+        return weight + (weight.half().to(weight.dtype) - weight).detach()
 
     def settled(self, matrices):
         return {"weight": self._rounded(matrices["weight"])}

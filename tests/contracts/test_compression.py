@@ -187,6 +187,25 @@ def test_zeros_and_constants_do_no_harm(choice):
 
 
 @LINEAR
+def test_half_precision_computes_the_same_to_its_own_precision(choice):
+    """Also of zeros, whose scale half precision cannot hold."""
+    for dtype in (torch.float16, torch.bfloat16):
+        matrices = {name: value.to(dtype) for name, value in _random(choice.matrices(20, 64)).items()}
+        x = _random({"x": (2, 7, 64)})["x"].to(dtype)
+        matrices[choice.writes][3] = x[1, 2:] = 0.0
+        exact = {name: value.float() for name, value in matrices.items()}
+        found = {"linear": (choice.linear(x, matrices, None), choice.linear(x.float(), exact, None))}
+        if "embedding" in choice.blocks:
+            ids = torch.tensor([[3, 4, 3], [3, 3, 3]])
+            found["embed"] = choice.embed(ids, matrices), choice.embed(ids, exact)
+        for half, expected in found.values():
+            assert half.dtype == dtype and (half[1, 2:] == 0).all()
+            error, most = (half.float() - expected).abs().max(), expected.abs().max()
+            # A value between two products may be rounded to the next of 255 steps.
+            assert error < max(4.0 * torch.finfo(dtype).eps, 1 / 64) * most
+
+
+@LINEAR
 def test_smaller_layers_have_leading_parts(choice):
     large = choice.matrices(20, 16)
     for name, shape in choice.matrices(12, 8).items():

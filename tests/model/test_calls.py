@@ -24,6 +24,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from nas.architecture import compress_all
 from nas.export.artefact import write_artefact
+from nas.export.standalone import MODELING_FILE
 from nas.model import CompactBertForSequenceClassification
 from nas.model.stock import compact_config
 from nas.supernet import SupernetWeights
@@ -299,6 +300,13 @@ def test_a_trainer_evaluates_predicts_and_trains_on(folder, tmp_path):
     before = model.classifier.weight.detach().clone()
     assert np.isfinite(trainer.train().training_loss) and not torch.equal(model.classifier.weight, before)
     assert not trainer.model_accepts_loss_kwargs  # the loss is a mean over a batch
+
+
+def test_what_is_saved_again_brings_its_definition_along(folder, tmp_path):
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    model.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / MODELING_FILE).read_text() == (folder / MODELING_FILE).read_text()
+    model.save_pretrained(folder)
 
 
 def test_arguments_have_the_names_and_order_of_transformers(config):
