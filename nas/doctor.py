@@ -212,7 +212,15 @@ def _needs(study: Study) -> Iterator[Finding]:
         if device.where == "ray" and (problem := _not_joined(device.name)):
             yield Finding("study", f"cluster for {device.name}", "missing", problem)
     yield from _searched(study)
-    yield _teacher(study)
+    found = [_teacher(study), *_data(study)]
+    yield from found
+    if all(finding.state == "ok" for finding in found):
+        yield from _rows(study)
+    yield _memory(study)
+
+
+def _data(study: Study) -> Iterator[Finding]:
+    """Whether the data is there."""
     if not study.task.hub and study.task.train != "embedded":
         from nas.pipeline.plan import check_data
 
@@ -221,7 +229,21 @@ def _needs(study: Study) -> Iterator[Finding]:
             yield _checked(key, str(path), partial(check_data, path))
     elif study.task.hub:
         yield _checked("data", f"{study.task.hub} is on the hub", partial(_check_hub_data, study))
-    yield _memory(study)
+
+
+def _rows(study: Study) -> Iterator[Finding]:
+    """Whether the rows are such that the study can be trained on them."""
+    from nas.pipeline.rows import look_at_rows
+    from nas.pipeline.run import Run
+
+    try:
+        found = look_at_rows(Run(study, study.path.parent))
+    except NasError as problem:
+        yield Finding("study", "rows", "missing", str(problem))
+        return
+    if found:
+        sizes = ", ".join(f"{lengths.rows:,} {name}" for name, lengths in found.sets.items())
+        yield Finding("study", "rows", "ok", f"{sizes}; nas check says more of them")
 
 
 def _checked(name: str, detail: str, check: Callable[[], None]) -> Finding:

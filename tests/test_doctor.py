@@ -62,7 +62,8 @@ def test_a_study_that_has_all_it_needs(nas, tiny_study):
     code, output, _ = nas("doctor", str(tiny_study), "--json")
     result = json.loads(output.splitlines()[-1])
     needs = {item["name"]: item["state"] for item in result["findings"] if item["about"] == "study"}
-    assert code == 0 and needs == dict.fromkeys(("device cpu", "choices", "teacher", "train", "test", "memory"), "ok")
+    wanted = ("device cpu", "choices", "teacher", "train", "test", "rows", "memory")
+    assert code == 0 and needs == dict.fromkeys(wanted, "ok")
 
 
 def test_what_a_study_lacks_is_named_and_exits_with_2(nas, tiny_study, monkeypatch):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,6 +102,14 @@ class Splits:
     """For each split its columns of texts."""
     labels: Mapping[str, Sequence[int] | Sequence[float]]
     label_names: tuple[str, ...]
+    in_test: int = 0
+    """Training rows that were removed because their text is in the test set."""
+
+    def select(self, name: str, rows: Sequence[int]) -> Splits:
+        """The same splits with only some rows of one of them."""
+        texts = {**self.texts, name: _rows(self.texts[name], rows)}
+        labels = {**self.labels, name: [self.labels[name][row] for row in rows]}
+        return replace(self, texts=texts, labels=labels)
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, max_length: int, token_types: bool = True) -> TaskData:
         """Tokenise. `token_types` says whether the model has token types."""
@@ -158,6 +166,7 @@ def read_splits(task: Task, train: str, test: str, seed: int, head: Head | None 
         {name: _rows(texts["train"], rows) for name, rows in numbers.items()} | {"test": texts["test"]},
         {name: [labels["train"][row] for row in rows] for name, rows in numbers.items()} | {"test": labels["test"]},
         names,
+        in_test=len(training) - len(kept),
     )
 
 

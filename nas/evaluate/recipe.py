@@ -76,17 +76,7 @@ class EvaluationRecipe:
         return EvaluationParts(weights.config.to_dict(), state, texts, self.metric, self.bf16)
 
     def _texts(self) -> Dataset:
-        split = TaskData.load(self.data).search
-        long_enough = np.flatnonzero(np.asarray(split["length"]) >= self.least_tokens)
-        if not len(long_enough):
-            raise DataError(
-                f"search.least_tokens: no text of the search set has {self.least_tokens} tokens, the longest has "
-                f"{max(split['length'])}; lower it"
-            )
-        split = split.select(long_enough)
-        if self.examples and self.examples < len(split):
-            split = split.shuffle(seed=0, keep_in_memory=True).select(range(self.examples))
-        return split
+        return judged_by(TaskData.load(self.data).search, self.examples, self.least_tokens)
 
     def check(self) -> None:
         """Raise `SearchError` if the supernet's weights are no longer those that results shall rest on."""
@@ -95,6 +85,20 @@ class EvaluationRecipe:
                 f"{self.supernet / _WEIGHTS}: changed while a search rests on it ({self.weights}, now {found}); put "
                 "the weights back, or search anew"
             )
+
+
+def judged_by(split: Dataset, examples: int | None, least_tokens: int) -> Dataset:
+    """The texts of the search set by which candidates are judged. Raises `DataError` if no text is long enough."""
+    long_enough = np.flatnonzero(np.asarray(split["length"]) >= least_tokens)
+    if not len(long_enough):
+        raise DataError(
+            f"search.least_tokens: no text of the search set has {least_tokens} tokens, the longest has "
+            f"{max(split['length'])}; lower it"
+        )
+    split = split.select(long_enough)
+    if examples and examples < len(split):
+        split = split.shuffle(seed=0, keep_in_memory=True).select(range(examples))
+    return split
 
 
 def weights_digest(supernet: Path) -> str:

@@ -24,6 +24,7 @@ from nas.pipeline.prepare import (
     teacher_folder,
     teacher_inputs,
 )
+from nas.pipeline.rows import Rows, look_at_rows, not_seen
 from nas.pipeline.run import Run
 from nas.pipeline.searches import check_storage, is_searched, profile_inputs, recipes
 from nas.pipeline.snapshots import check_hub_data, looked_at, said_of_ids
@@ -33,7 +34,9 @@ from nas.study import Study
 
 _PLACES = {"here": "", "ray": ", on a Ray node of that name", "elsewhere": ", measured by a bundle"}
 _TYPICAL_SHARE = 1 / 3
-"""Length of a text as a share of max_length, for estimates before the data is read."""
+"""The length of a text as a share of max_length, for estimates when the rows are not on this machine."""
+_UNSEEN_ROWS = 20_000
+"""Training rows, for the same estimates."""
 _EFFICIENCY = 0.35
 """Share of the measured matrix rate that whole training and evaluation loops reach."""
 _SMALL = 0.25
@@ -41,10 +44,10 @@ _SMALL = 0.25
 
 
 def plan(study: Study, runs: Path) -> dict[str, Any]:
-    """Everything that can be checked before any work, and an estimate of the time.
+    """Everything that can be checked before any work, what is in the rows, and an estimate of the time.
 
-    Raises the error that the work would meet: a missing file, runtime or database, a teacher of another shape, a choice
-    that cannot be exported.
+    Raises the error that the work would meet: a missing file, runtime or database, rows or labels that do not fit the
+    task, a teacher of another shape, a compression method that cannot be exported. Nothing is written.
     """
     run = Run.of(study, runs)
     space = study.space
@@ -54,8 +57,10 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
     snapshots = check_hub(run)
     check_storage(study)
     check_choices(study)
+    rows = look_at_rows(run)
     rate = _rate()
-    seconds = _estimate(study, rate * _EFFICIENCY)
+    seconds = _estimate(study, rate * _EFFICIENCY, rows)
+    tokens = f"texts of {rows.sets['train'].mean:.0f} tokens" if rows else "texts of a third of max_length"
     steps = [
         {"step": step, "state": "done" if done else "to do", "estimated_s": 0.0 if done else round(seconds[step])}
         for step, done in _states(run).items()
@@ -81,7 +86,9 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
         ],
         "steps": steps,
         "estimated_s": sum(step["estimated_s"] for step in steps),
-        "assumption": f"texts of a third of max_length, {rate / 1e9:.0f} GFLOP/s measured",
+        "assumption": f"{tokens}, {rate / 1e9:.0f} GFLOP/s measured",
+        "rows": rows.to_json() if rows else None,
+        "rows_not_seen": not_seen(study),
     }
 
 
@@ -120,7 +127,15 @@ def check_data(path: Path) -> None:
     """Raise `DataError` if a data file is not there, or is a Parquet file that cannot be read."""
     if not path.is_file():
         raise DataError(f"{path}: no such data file; correct the path in the study's [task]")
-    _rows(path)
+    if path.suffix != ".parquet":
+        return
+    import pyarrow.parquet
+
+    try:
+        pyarrow.parquet.read_metadata(path)
+    except pyarrow.ArrowInvalid as problem:
+        reason = str(problem).splitlines()[0]
+        raise DataError(f"{path}: cannot be read as Parquet: {reason}; convert it anew") from None
 
 
 def _states(run: Run) -> dict[str, bool]:
@@ -164,12 +179,13 @@ def _operations(architecture: Architecture, head_size: int) -> float:
     )
 
 
-def _estimate(study: Study, rate: float) -> dict[str, float]:
-    """Seconds of each step, at `rate` operations a second."""
+def _estimate(study: Study, rate: float, rows: Rows | None) -> dict[str, float]:
+    """Seconds of each step, at `rate` operations per second."""
     space = study.space
     full = _operations(space.largest(), space.teacher.head_size)
-    tokens = max(8.0, study.task.max_length * _TYPICAL_SHARE)
-    examples = _examples(study)
+    tokens = max(8.0, rows.sets["train"].mean if rows else study.task.max_length * _TYPICAL_SHARE)
+    examples = rows.sets["train"].rows if rows else _UNSEEN_ROWS
+    judged = rows.judged if rows else study.task.holdout.size
     per_pass = examples * tokens * full / rate
     settings, tuning = study.supernet, study.teacher.fine_tune
     # A step: the teacher forward; forward and backward (3 passes) of the largest and of random ones of half its size.
@@ -180,25 +196,6 @@ def _estimate(study: Study, rate: float) -> dict[str, float]:
         "teacher": 3 * per_pass * tuning.epochs if tuning else 5.0,
         "supernet": settings.steps * settings.batch_size * tokens * full * passes / rate,
         "profile": len(study.devices) * (20 + 0.4 * blocks * len(space.dimensions.hidden_size)),
-        "search": evaluated * study.task.holdout.size * tokens * full * _SMALL / rate,
+        "search": evaluated * judged * tokens * full * _SMALL / rate,
         "export": len(study.budgets) * (15 + per_pass * (1 + 3 * _SMALL) * study.export.epochs),
     }
-
-
-def _examples(study: Study) -> int:
-    """Training rows, where they can be counted without reading the data."""
-    path = study.resolve(study.task.train)
-    return (_rows(path) if path.is_file() else None) or 20_000
-
-
-def _rows(path: Path) -> int | None:
-    """The rows of a Parquet file; None for another one, which would have to be read."""
-    if path.suffix != ".parquet":
-        return None
-    import pyarrow.parquet
-
-    try:
-        return int(pyarrow.parquet.read_metadata(path).num_rows)
-    except pyarrow.ArrowInvalid as problem:
-        reason = str(problem).splitlines()[0]
-        raise DataError(f"{path}: cannot be read as Parquet: {reason}; convert it anew") from None

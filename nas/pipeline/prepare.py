@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +21,7 @@ from transformers import (
 )
 
 from nas.compression import compression
-from nas.data import Head, Metric, TaskData, batches_by_length, read_splits
+from nas.data import Head, Metric, Splits, TaskData, batches_by_length, read_splits
 from nas.data.sample import SAMPLE_FILE, sample_of
 from nas.errors import SearchSpaceError, TeacherError
 from nas.evaluate.accuracy import forward_of, predict
@@ -170,41 +171,68 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
         raise TeacherError(f"teacher.model: {source}: has no tokenizer: {reason}; add tokenizer.json") from None
 
 
+@dataclass(frozen=True)
+class ReadTask:
+    """A study's rows, split and numbered as its teacher needs them, and what tokenises them."""
+
+    splits: Splits
+    tokenizer: PreTrainedTokenizerBase
+    config: CompactBertConfig
+    """The teacher's."""
+    max_length: int
+
+    def encode(self, tokenizer: PreTrainedTokenizerBase | None = None, splits: Splits | None = None) -> TaskData:
+        """The tokenised splits; with another tokenizer, or of other splits, if they are given."""
+        has_types = "token_type_ids" in self.config.input_names
+        return (splits or self.splits).encode(tokenizer or self.tokenizer, self.max_length, has_types)
+
+
+def read_task(run: Run) -> ReadTask:
+    """Read and split the data of a study. Raises what is wrong with the files, the labels or the teacher."""
+    study, files, source = run.study, data_files(run), teacher_folder(run, weights=False)
+    task = study.task.model_copy(update={"revision": commit(run, "dataset")})
+    train, test = (str(files.get(name, getattr(study.task, name))) for name in ("train", "test"))
+    config = check_teacher(study, source)
+    tokenizer = load_tokenizer(source)
+    splits = read_splits(task, train, test, study.seed, _head(study, source))
+    return ReadTask(splits, tokenizer, config, task.max_length)
+
+
 @said_of_ids
 def prepare_data(run: Run) -> TaskData:
     """The tokenised, split data; made if it is not there."""
     study = run.study
     if study.task.train == "embedded":
         _make_embedded(run)
-    files = data_files(run)
-    train, test = (str(files.get(name, getattr(study.task, name))) for name in ("train", "test"))
     keep(run)
-    source = teacher_folder(run, weights=False)
-    token_types = "token_type_ids" in check_teacher(study, source).input_names
+    check_teacher(study, teacher_folder(run, weights=False))
     inputs = data_inputs(run)
     if not run.is_done("data", inputs):
         with run.step("data", inputs, run.data), busy("Reading, splitting and tokenising the data"):
-            tokenizer = load_tokenizer(source)
-            task = study.task.model_copy(update={"revision": commit(run, "dataset")})
-            rows = read_splits(task, train, test, study.seed, _head(study, source))
-            data = rows.encode(tokenizer, study.task.max_length, token_types)
+            rows = read_task(run)
+            data = rows.encode()
             if study.teacher.prune_vocabulary:
                 used = set(chain.from_iterable(data.train["input_ids"]))
-                tokenizer, kept = prune_tokenizer(tokenizer, used)
+                tokenizer, kept = prune_tokenizer(rows.tokenizer, used)
                 say(f"Vocabulary: {len(kept):,} tokens stay")
                 tokenizer.save_pretrained(run.data / _TOKENIZER)
                 write_json(run.data / _KEPT, kept)
-                data = rows.encode(tokenizer, study.task.max_length, token_types)
-            write_json(run.data / SAMPLE_FILE, sample_of(rows.texts["test"], data.test["length"]))
+                data = rows.encode(tokenizer)
+            write_json(run.data / SAMPLE_FILE, sample_of(rows.splits.texts["test"], data.test["length"]))
             data.save(run.data)
     found = TaskData.load(run.data)
-    for threshold in study.space.dimensions.exit_threshold:
-        if threshold * found.num_labels <= 1.0:
-            raise SearchSpaceError(
-                f"search_space: exit_threshold must be above 1/{found.num_labels}, which the likeliest of the task's "
-                f"{found.num_labels} classes always reaches, but got {threshold:g}; raise it"
-            )
+    check_exits(study, found.num_labels)
     return found
+
+
+def check_exits(study: Study, labels: int) -> None:
+    """Raise `SearchSpaceError` if a threshold of early exits is one that every text reaches."""
+    for threshold in study.space.dimensions.exit_threshold:
+        if threshold * labels <= 1.0:
+            raise SearchSpaceError(
+                f"search_space: exit_threshold must be above 1/{labels}, which the likeliest of the task's {labels} "
+                f"classes always reaches, but got {threshold:g}; raise it"
+            )
 
 
 def _head(study: Study, source: str) -> Head | None:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from nas.report.figures import duration, order_of_step, other_figures, verdict
+from nas.report.rows_in_words import rows_in_words
 from nas.report.terminal import console
 
 
@@ -34,6 +35,23 @@ def print_plan(plan: dict[str, Any]) -> None:
         table.add_row(step["step"], step["state"], duration(step["estimated_s"]))
     console.print(table)
     console.print(f"in all about {duration(plan['estimated_s'])} ({plan['assumption']})", soft_wrap=True, markup=False)
+    if plan["rows"]:
+        _print_rows(plan["rows"])
+    else:
+        console.print(f"rows: not looked at yet: {plan['rows_not_seen']}", soft_wrap=True, markup=False)
+
+
+def _print_rows(rows: dict[str, Any]) -> None:
+    """What `nas check` found in the rows, and what deserves attention."""
+    table = _table("Rows", "set", "rows", "mean tokens", "longest", "cut")
+    for name, found in rows["sets"].items():
+        sample = "" if found["tokenised"] == found["rows"] else f" of a sample of {found['tokenised']:,}"
+        table.add_row(
+            name, f"{found['rows']:,}", f"{found['mean']:.1f}", f"{found['longest']:,}", f"{found['cut']:,}{sample}"
+        )
+    console.print(table)
+    for line in [*rows_in_words(rows), *(f"warning: {warning}" for warning in rows["warnings"])]:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def print_profiles(profiles: dict[str, dict[str, float]]) -> None:

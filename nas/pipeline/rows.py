@@ -1,0 +1,298 @@
+"""What is in a study's rows: lengths, classes, repeated texts, and how finely the search set tells candidates apart.
+
+The rows are read, split and tokenised as for a training, so that what a training would refuse is refused here, but
+nothing is written.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from nas.data import Metric, Splits, TaskData
+from nas.data.files import values_of
+from nas.data.metrics import check_size
+from nas.data.splits import normal
+from nas.evaluate.recipe import judged_by
+from nas.evaluate.spread import standard_error
+from nas.pipeline.prepare import ReadTask, check_exits, read_task
+from nas.pipeline.run import Run
+from nas.pipeline.snapshots import said_of_ids
+from nas.progress import busy
+from nas.study import Study
+from nas.vocabulary import prune_tokenizer
+
+ASSUMED = 0.9
+"""The share of right answers, or the correlation, for which a standard error is given."""
+_CHARACTERS = 15_000_000
+"""Of a larger training or test set a random sample of about so many characters is tokenised: it takes a few seconds."""
+_SIMULATED = 2000
+"""Answers that a standard error is simulated with; it is then scaled to the number of texts."""
+_FEW_ROWS, _MANY_CUT, _MANY_UNKNOWN, _ONE_CLASS, _COARSE = 10, 0.05, 0.05, 0.9, 0.01
+"""From where a user is warned: rows of a class, shares of texts, of tokens and of a class, the standard error."""
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The lengths of a set's texts, in tokens."""
+
+    rows: int
+    tokenised: int
+    """Rows that were tokenised: all, or a random sample. The other numbers are about these."""
+    cut: int
+    """Texts that are longer than `task.max_length`."""
+    longest: int
+    """The length of the longest text before it is cut."""
+    mean: float
+    """The mean length after texts are cut."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The targets of a regression in the training set."""
+
+    least: float
+    most: float
+    mean: float
+    deviation: float
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is in a study's rows."""
+
+    sets: Mapping[str, Lengths]
+    """By `train`, `search` and `test`."""
+    in_test: int
+    """Training rows that were removed because their text is in the test set."""
+    repeated: int
+    """Rows of the training and the search set whose text is that of an earlier row."""
+    contradicted: int
+    """Rows among the repeated ones whose label is another than that of the first row with this text."""
+    classes: Mapping[str, Mapping[str, int]]
+    """Rows of each class in each set, by its name; empty for a regression."""
+    targets: Targets | None
+    unknown: float
+    """The share of the training set's tokens that are the tokenizer's unknown token."""
+    without_embedding: Mapping[str, int]
+    """Tokens of the tokenizer that the teacher has no embedding for, and how often they occur in the texts."""
+    judged: int
+    """Texts of the search set that candidates are judged by."""
+    metric: str
+    """As tables name it."""
+    standard_error: float
+    """Of the metric on these texts, for a network whose answers are right for a share ASSUMED of them."""
+    warnings: tuple[str, ...] = ()
+    """What deserves attention, a line each."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {**asdict(self), "assumed": ASSUMED}
+
+
+def not_seen(study: Study) -> str:
+    """Why the rows of a study cannot be looked at before `nas train`; empty if they can."""
+    if study.task.train == "embedded":
+        return "the built-in task is made by nas train"
+    if study.task.hub:
+        return f"those of {study.task.hub} are downloaded by nas train"
+    return ""
+
+
+@said_of_ids
+def look_at_rows(run: Run) -> Rows | None:
+    """Read, split and tokenise the rows of a run's study in memory; None if they are not on this machine.
+
+    Raises the error that `nas train` would meet in the files, the labels or the tokenizer.
+    """
+    if not_seen(run.study):
+        return None
+    with busy("Looking at the rows"):
+        return _look(run.study, read_task(run))
+
+
+def _look(study: Study, task: ReadTask) -> Rows:
+    check_exits(study, len(task.splits.label_names) or 1)
+    chosen = _sample(_sample(task.splits, "train"), "test")
+    data = task.encode(splits=chosen)
+    counts = {name: _token_counts(split) for name, split in data.splits.items()}
+    if study.teacher.prune_vocabulary:  # which not every tokenizer can be
+        prune_tokenizer(task.tokenizer, set(np.flatnonzero(counts["train"]).tolist()))
+    judged = judged_by(data.search, study.search.examples, study.search.least_tokens)
+    metric = Metric.of(study.task, data.label_names)
+    check_size(metric.name, len(judged), "What is judged (search.examples, search.least_tokens)")
+    repeated, contradicted = _repeated(task.splits)
+    unknown = task.tokenizer.unk_token_id
+    found = Rows(
+        sets={name: _lengths(task, chosen, data, name) for name in data.splits},
+        in_test=task.splits.in_test,
+        repeated=repeated,
+        contradicted=contradicted,
+        classes=_classes(task.splits),
+        targets=None if data.label_names else _targets(task.splits.labels["train"]),
+        unknown=0.0 if unknown is None else float(counts["train"][unknown : unknown + 1].sum() / counts["train"].sum()),
+        without_embedding=_without_embedding(task, counts),
+        judged=len(judged),
+        metric=metric.label,
+        standard_error=expected_error(metric, np.asarray(values_of(judged, "labels")), data.num_labels),
+    )
+    return replace(found, warnings=tuple(_warnings(found, study)))
+
+
+def _sample(splits: Splits, name: str) -> Splits:
+    """The splits with a random sample of a set that would take long to tokenise."""
+    rows, characters = len(splits.labels[name]), sum(len(text) for column in splits.texts[name] for text in column)
+    if characters <= _CHARACTERS:
+        return splits
+    size = max(1, rows * _CHARACTERS // characters)
+    return splits.select(name, sorted(random.Random(0).sample(range(rows), size)))
+
+
+def _token_counts(split: Dataset) -> np.ndarray:
+    """How often each token id occurs."""
+    return np.bincount(np.fromiter(chain.from_iterable(values_of(split, "input_ids")), np.int64), minlength=1)
+
+
+def _lengths(task: ReadTask, chosen: Splits, data: TaskData, name: str) -> Lengths:
+    lengths = np.asarray(values_of(data.splits[name], "length"))
+    full = np.flatnonzero(lengths >= task.max_length).tolist()
+    longest, cut = int(lengths.max()), 0
+    if full:  # these may be longer
+        columns = [[column[row] for row in full] for column in chosen.texts[name]]
+        tokens = task.tokenizer(*columns, truncation=False, return_attention_mask=False, verbose=False)["input_ids"]
+        whole = [len(ids) for ids in tokens]
+        longest, cut = max(whole), sum(length > task.max_length for length in whole)
+    return Lengths(len(task.splits.labels[name]), len(lengths), cut, longest, float(lengths.mean()))
+
+
+def _repeated(splits: Splits) -> tuple[int, int]:
+    """How many rows of the training and the search set repeat an earlier text, and of these with another label."""
+    first: dict[str, int | float] = {}
+    repeated = contradicted = 0
+    for name in ("train", "search"):
+        for row, label in zip(zip(*splits.texts[name], strict=True), splits.labels[name], strict=True):
+            known = first.setdefault(normal(row), label)
+            repeated += 1
+            contradicted += known != label
+    return repeated - len(first), contradicted
+
+
+def _classes(splits: Splits) -> dict[str, dict[str, int]]:
+    counts = {name: Counter(labels) for name, labels in splits.labels.items()}
+    return {
+        label: {name: found[number] for name, found in counts.items()}
+        for number, label in enumerate(splits.label_names)
+    }
+
+
+def _targets(labels: Sequence[float]) -> Targets:
+    values = np.asarray(labels, dtype=np.float64)
+    return Targets(float(values.min()), float(values.max()), float(values.mean()), float(values.std()))
+
+
+def _without_embedding(task: ReadTask, counts: Mapping[str, np.ndarray]) -> dict[str, int]:
+    outside = {
+        number: token for token, number in task.tokenizer.get_vocab().items() if number >= task.config.vocab_size
+    }
+    return {
+        outside[number]: sum(int(found[number]) for found in counts.values() if number < len(found))
+        for number in sorted(outside)
+    }
+
+
+def expected_error(metric: Metric, labels: np.ndarray, outputs: int) -> float:
+    """The standard error of a metric on texts with these labels, for answers of which a share ASSUMED is right.
+
+    That of accuracy is binomial. Others are found by the bootstrap from answers made up at random: wrong ones are
+    any other class, and predicted targets correlate with the true ones by ASSUMED.
+    """
+    count = len(labels)
+    if metric.name == "accuracy":
+        return math.sqrt(ASSUMED * (1.0 - ASSUMED) / count)
+    rng = np.random.default_rng(0)
+    labels = labels[rng.permutation(count)[:_SIMULATED]]
+    if outputs == 1:
+        noise = labels.std() * math.sqrt(ASSUMED**-2 - 1.0)
+        logits = (labels + noise * rng.standard_normal(len(labels)))[:, None]
+    else:
+        shift = np.where(rng.random(len(labels)) < ASSUMED, 0, rng.integers(1, outputs, len(labels)))
+        logits = np.eye(outputs)[(labels + shift) % outputs]
+    return standard_error(metric.name, logits, labels) * math.sqrt(len(labels) / count)
+
+
+def _warnings(found: Rows, study: Study) -> Iterator[str]:
+    yield from _of_texts(found, study.task.max_length)
+    yield from _of_classes(found)
+    if found.standard_error > _COARSE:
+        yield (
+            f"candidates are judged by {found.judged:,} texts of the search set, on which {found.metric} has a "
+            f"standard error of {100 * found.standard_error:.1f} points: those that differ by less can hardly be told "
+            "apart; raise task.holdout.size (or search.examples)"
+        )
+
+
+def _of_texts(found: Rows, max_length: int) -> Iterator[str]:
+    shares = {name: lengths.cut / lengths.tokenised for name, lengths in found.sets.items()}
+    if max(shares.values()) > _MANY_CUT:
+        listed = ", ".join(f"{share:.1%} of the {name} set" for name, share in shares.items())
+        longest = max(lengths.longest for lengths in found.sets.values())
+        yield (
+            f"texts are cut at task.max_length = {max_length}: {listed}; "
+            f"the longest has {longest:,} tokens; raise it if the teacher has the positions"
+        )
+    if found.in_test:
+        yield (
+            f"{found.in_test:,} training {_rows(found.in_test)} the text of a test row and "
+            f"{'is' if found.in_test == 1 else 'are'} not trained on; look at how the two files were divided"
+        )
+    if found.contradicted:
+        yield (
+            f"{found.contradicted:,} training {_rows(found.contradicted)} the text of an earlier row but another "
+            "label; look at how they were labelled"
+        )
+    if found.unknown > _MANY_UNKNOWN:
+        yield (
+            f"{found.unknown:.1%} of the tokens of the training set are unknown to the tokenizer; a teacher of the "
+            "texts' language and script would read them"
+        )
+    if used := [token for token, count in found.without_embedding.items() if count]:
+        yield (
+            f"the teacher has no embedding for {_named(used)}, which the texts contain; resize its embeddings and "
+            "train them, or remove the token from the tokenizer"
+        )
+
+
+def _of_classes(found: Rows) -> Iterator[str]:
+    for name in ("train", "search", "test"):
+        if absent := [label for label, counts in found.classes.items() if not counts[name]]:
+            yield f"no row of the {name} set is {_named(absent)}, so nothing is known of it there"
+    few = [label for label, counts in found.classes.items() if 0 < counts["train"] < _FEW_ROWS]
+    if few:
+        yield f"fewer than {_FEW_ROWS} rows to train on are {_named(few)}: it will hardly be learnt; give more rows"
+    total = found.sets["train"].rows
+    shares = {label: counts["train"] for label, counts in found.classes.items()}
+    label = max(shares, key=lambda name: shares[name], default="")
+    most = shares.get(label, 0)
+    if most > _ONE_CLASS * total and found.metric == "accuracy":
+        yield (
+            f"{most / total:.1%} of the training rows are {label!r}, so that one answer for all is about as accurate; "
+            "task.metric = 'f1' or 'matthews_correlation' says more"
+        )
+
+
+def _rows(count: int) -> str:
+    return "row has" if count == 1 else "rows have"
+
+
+def _named(names: Sequence[str]) -> str:
+    rest = len(names) - _SHOWN
+    return ", ".join(map(repr, names[:_SHOWN])) + (f" (and {rest} more)" if rest > 0 else "")

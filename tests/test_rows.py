@@ -1,0 +1,233 @@
+"""`nas check` and `nas doctor` look at the rows: exact numbers on small data, refusals, and nothing written."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from tiny import PAIR_STUDY, TINY_STUDY, make_pairs, make_rows, make_tokenizer, write_pair_study
+
+from nas.data import Metric
+from nas.pipeline import rows as module
+from nas.pipeline.prepare import prepare_data
+from nas.pipeline.rows import expected_error, look_at_rows
+from nas.pipeline.run import Run
+from nas.study import Study
+
+SMALL = TINY_STUDY.replace("max_length = 32", "max_length = 8").replace("size = 200", "size = 3")
+
+
+def _words(*numbers):
+    return " ".join(f"w{number}" for number in numbers)
+
+
+# Of 8 tokens 2 are special, so that texts of more than 6 words are cut.
+TRAIN = [
+    *((_words(number, 1), "no") for number in range(10, 18)),
+    *((_words(number, 2), "yes") for number in range(10, 14)),
+    ("W10   w1", "no"),  # once more
+    ("w10 w1", "yes"),  # and with another label
+    (_words(*range(6)), "no"),  # just as long as allowed
+    (_words(*range(9)), "no"),
+    (_words(*range(20)), "yes"),
+    ("huh w1 w3 w4", "no"),  # an unknown word
+    ("w50 w51", "yes"),
+    ("w50  W51", "yes"),  # both are in the test set
+]
+TEST = [("w50 w51", "yes"), (_words(*range(30, 41)), "yes")]
+
+
+def _write(folder, train=TRAIN, test=TEST, study=SMALL):
+    for name, rows in (("train", train), ("test", test)):
+        Dataset.from_list([{"text": text, "label": label} for text, label in rows]).to_parquet(
+            folder / f"{name}.parquet"
+        )
+    (folder / "study.toml").write_text(study)
+    return Run.of(Study.load(folder), folder / "runs")
+
+
+def test_the_numbers_of_a_small_data_set(tiny_study):
+    run = _write(tiny_study.parent)
+    found = look_at_rows(run)
+    sets = found.sets
+    assert {name: lengths.rows for name, lengths in sets.items()} == {
+        "train": 18 - sets["search"].rows, "search": sets["search"].rows, "test": 2,
+    }  # fmt: skip
+    assert 3 <= sets["search"].rows <= 5  # rows of equal text go together
+    assert sets["train"].cut + sets["search"].cut == 2 and max(sets["train"].longest, sets["search"].longest) == 22
+    assert (sets["test"].cut, sets["test"].longest, sets["test"].mean, sets["test"].tokenised) == (1, 13, 6.0, 2)
+    assert (found.in_test, found.repeated, found.contradicted) == (2, 2, 1)
+    totals = {label: counts["train"] + counts["search"] for label, counts in found.classes.items()}
+    assert totals == {"no": 12, "yes": 6}
+    assert {label: counts["test"] for label, counts in found.classes.items()} == {"no": 0, "yes": 2}
+    assert found.targets is None and found.judged == sets["search"].rows and found.metric == "accuracy"
+    assert found.standard_error == pytest.approx(0.3 / math.sqrt(found.judged), rel=1e-12)
+    assert not run.folder.exists()
+
+
+def test_lengths_and_classes_are_those_of_the_data_that_is_trained_on(tiny_study):
+    run = _write(tiny_study.parent)
+    found, data = look_at_rows(run), prepare_data(run)
+    assert found == look_at_rows(run)
+    for name, split in data.splits.items():
+        assert found.sets[name].rows == len(split)
+        assert found.sets[name].mean == pytest.approx(np.mean(split["length"]), rel=1e-12)
+        assert [counts[name] for counts in found.classes.values()] == np.bincount(split["labels"], minlength=2).tolist()
+    ids = [token for row in data.train["input_ids"] for token in row]
+    assert found.unknown == pytest.approx(ids.count(1) / len(ids), rel=1e-12)
+
+
+def test_warnings_name_what_deserves_attention(tiny_study):
+    said = "\n".join(look_at_rows(_write(tiny_study.parent)).warnings)
+    for words in (
+        "texts are cut at task.max_length = 8: ",
+        "50.0% of the test set; the longest has 22 tokens",
+        "2 training rows have the text of a test row and are not trained on",
+        "1 training row has the text of an earlier row but another label",
+        "no row of the test set is 'no'",
+        "fewer than 10 rows to train on are",
+        "standard error of",
+    ):
+        assert words in said
+    assert "unknown" not in said and "no embedding" not in said
+
+
+def test_a_sound_data_set_has_no_warning_but_a_coarse_search_set(tiny_study):
+    run = Run.of(Study.load(tiny_study), tiny_study.parent / "runs")
+    found = look_at_rows(run)
+    kept = found.sets["train"].rows + found.sets["search"].rows
+    assert kept + found.in_test == 1200 and found.sets["search"].rows == found.judged
+    assert [warning.split(",")[0] for warning in found.warnings] == [
+        f"candidates are judged by {found.judged} texts of the search set"
+    ]
+    larger = run.study.task.model_copy(update={"holdout": run.study.task.holdout.model_copy(update={"size": 1000})})
+    found = look_at_rows(Run(run.study.model_copy(update={"task": larger}), run.folder))
+    assert found.warnings == () and found.standard_error == pytest.approx(0.3 / math.sqrt(found.judged))
+
+
+def test_candidates_are_judged_by_as_many_texts_as_the_search_takes(tiny_study, nas):
+    chosen = "[search]\nexamples = 50\nleast_tokens = 9\n"
+    tiny_study.write_text(TINY_STUDY.replace("[search]\n", chosen))
+    assert look_at_rows(Run.of(Study.load(tiny_study), tiny_study.parent / "runs")).judged == 50
+    tiny_study.write_text(TINY_STUDY.replace("[search]\n", "[search]\nleast_tokens = 15\n"))
+    code, _, error = nas("check", str(tiny_study))
+    assert code == 2 and "search.least_tokens: no text of the search set has 15 tokens, the longest has 14" in error
+
+
+def test_of_many_texts_a_sample_is_tokenised_and_the_same_each_time(tiny_study, monkeypatch, nas):
+    monkeypatch.setattr(module, "_CHARACTERS", 5000)
+    run = Run.of(Study.load(tiny_study), tiny_study.parent / "runs")
+    found = look_at_rows(run)
+    assert found == look_at_rows(run)
+    assert found.sets["search"].tokenised == found.sets["search"].rows and found.sets["train"].rows > 900
+    assert 100 < found.sets["train"].tokenised < 400
+    _, output, _ = nas("check", str(tiny_study))
+    assert f"0 of a sample of {found.sets['train'].tokenised}" in output
+
+
+def test_targets_of_a_regression(tmp_path):
+    study = write_pair_study(tmp_path)
+    study.write_text(PAIR_STUDY)
+    labels = [0.0, 1.0, 2.0, 5.0] * 10
+    pairs = make_pairs(40, 0).remove_columns("label").add_column("label", labels)
+    pairs.to_parquet(tmp_path / "train.parquet")
+    study.write_text(PAIR_STUDY.replace("size = 200", "size = 10"))
+    found = look_at_rows(Run.of(Study.load(study), tmp_path / "runs"))
+    assert (found.targets.least, found.targets.most) == (0.0, 5.0) and found.classes == {}
+    assert 1.0 < found.targets.mean < 3.0 and 1.0 < found.targets.deviation < 3.0
+    assert found.metric == "spearman" and found.sets["train"].mean > 5
+
+
+def test_expected_errors_agree_with_theory():
+    labels = np.random.default_rng(1).integers(0, 2, 4000)
+    assert expected_error(Metric("accuracy"), labels, 2) == pytest.approx(math.sqrt(0.09 / 4000), rel=1e-12)
+    # For two balanced classes the correlation of Matthews is 2 * accuracy - 1.
+    assert expected_error(Metric("matthews_correlation"), labels, 2) == pytest.approx(
+        2 * math.sqrt(0.09 / 4000), rel=0.2
+    )
+    targets = np.random.default_rng(2).standard_normal(4000)
+    assert expected_error(Metric("pearson"), targets, 1) == pytest.approx((1 - 0.81) / math.sqrt(4000), rel=0.2)
+
+
+def test_tokens_without_an_embedding_are_named_and_counted(tiny_study):
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["<laugh>"])
+    tokenizer.save_pretrained(tiny_study.parent / "teacher")
+    found = look_at_rows(Run.of(Study.load(tiny_study), tiny_study.parent / "runs"))
+    assert found.without_embedding == {"<laugh>": 0} and len(found.warnings) == 1
+
+
+def _rename(column):
+    def change(folder):
+        for name in ("train", "test"):
+            path = folder / f"{name}.parquet"
+            rows = Dataset.from_parquet(str(path), keep_in_memory=True)
+            rows.rename_column(column, "other").to_parquet(path)
+
+    return change
+
+
+def _relabel(name, number, label):
+    def change(folder):
+        path = folder / f"{name}.parquet"
+        rows = Dataset.from_parquet(str(path), keep_in_memory=True).to_list()
+        rows[number]["label"] = label
+        Dataset.from_list(rows).to_parquet(path)
+
+    return change
+
+
+def _three_classes(folder):
+    rows = [row | {"label": number % 3} for number, row in enumerate(make_rows(1200, 0).to_list())]
+    Dataset.from_list(rows).to_parquet(folder / "train.parquet")
+
+
+REFUSED = {
+    "no text column": (_rename("text"), "no column 'text'; use one of"),
+    "no label column": (_rename("label"), "no column 'label'; use one of"),
+    "a class that the teacher does not have": (_three_classes, "has 2 labels, the data has 3 labels"),
+    "a class of the test set alone": (_relabel("test", 3, 7), "label 7 is no class of"),
+    "a row without a label": (_relabel("train", 5, None), "row 5 (counted from 0) has no label"),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), REFUSED.values(), ids=REFUSED)
+def test_what_train_would_refuse_is_refused_before(nas, tiny_study, change, words):
+    fine_tuned = "fine_tune = { epochs = 2.0, learning_rate = 2e-3 }\n"
+    tiny_study.write_text(TINY_STUDY.replace(fine_tuned, ""))
+    change(tiny_study.parent)
+    runs = tiny_study.parent / "runs"
+    messages = {}
+    for verb in ("check", "train"):
+        code, _, error = nas(verb, str(tiny_study), "--runs", str(runs))
+        messages[verb] = error.splitlines()[-1]
+        assert code == 2 and words in messages[verb]
+        assert verb == "train" or not runs.exists()
+    assert messages["check"] == messages["train"]
+    code, output, _ = nas("doctor", str(tiny_study), "--json")
+    findings = json.loads(output.splitlines()[-1])
+    assert code == 2 and findings["missing"] == ["rows"]
+
+
+def test_check_shows_the_rows_and_gives_them_as_json(nas, tiny_study):
+    code, output, _ = nas("check", str(tiny_study), "--runs", str(tiny_study.parent / "runs"), "--json")
+    rows = json.loads(output.splitlines()[-1])["rows"]
+    assert code == 0 and rows["sets"]["test"]["rows"] == 200 and rows["assumed"] == 0.9
+    assert "classes: 2; in the training set: '0' " in output and "standard error of accuracy" in output
+    assert "warning: candidates are judged by" in output
+
+
+def test_rows_that_are_not_here_are_said_to_be_unseen(nas):
+    code, output, _ = nas("check", "quickstart", "--json")
+    assert code == 0 and json.loads(output.splitlines()[-1])["rows"] is None
+    assert "rows: not looked at yet: the built-in task is made by nas train" in output
+
+
+def test_a_pruned_vocabulary_needs_a_tokenizer_that_can_be_pruned(nas, tmp_path):
+    study = write_pair_study(tmp_path)
+    study.write_text(PAIR_STUDY.replace('model = "./teacher"', 'model = "./teacher"\nprune_vocabulary = true'))
+    code, _, error = nas("check", str(study))
+    assert code == 2 and "teacher.prune_vocabulary: needs a WordPiece tokenizer" in error
