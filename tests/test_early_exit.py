@@ -75,10 +75,10 @@ def test_exits_learn_from_the_teacher(space, teacher, batch):
     supernet = BertSupernet(weights)
     for hidden in space.dimensions.hidden_size:
         architecture = replace(_early(space), hidden_size=hidden)
+        weights.zero_grad()
         known = Knowledge.of(weights(**batch, output_hidden_states=True, details=True), [])
         found = Knowledge.of(supernet.run(architecture, **batch, output_hidden_states=True), [])
         assert len(found.logits) == 3 and len(known.logits) == 1
-        weights.zero_grad()
         distillation_loss(found, known, architecture, batch["attention_mask"], LossWeights(1.0, 0.0)).backward()
         for layer in weights.layers[:-1]:
             assert layer.exit.weight.grad[:, :hidden].abs().sum() > 0

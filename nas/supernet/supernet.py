@@ -65,7 +65,8 @@ class BertSupernet:
         """The sub-network's parameters by name, as views of the supernet's.
 
         Where hidden units are missing, the weights that would read them are folded into those that read the rest. A
-        backward pass adds to the `grad` of the supernet's parameters.
+        backward pass adds to the `grad` that the supernet's parameters have now: set them to zero before, not between
+        the forward and the backward pass.
         """
         shared = dict(self.weights.named_parameters())
         narrow, skeleton = f"narrow.{architecture.hidden_size}", self.skeleton(architecture)
