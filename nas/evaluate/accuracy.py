@@ -14,7 +14,7 @@ from datasets import Dataset
 from torch import nn
 
 from nas.architecture import Architecture
-from nas.data import Batch, batches_by_length, score
+from nas.data import Batch, Metric, batches_by_length
 from nas.evaluate.racing import Race
 from nas.evaluate.shared import SharedStates
 from nas.evaluate.spread import standard_error
@@ -100,7 +100,7 @@ class Evaluator:
         self,
         supernet: BertSupernet,
         split: Dataset,
-        metric: str,
+        metric: Metric,
         shared: bool = True,
         raced: bool = True,
         bf16: bool = True,
@@ -116,7 +116,7 @@ class Evaluator:
         self._order = np.random.default_rng(0).permutation(len(self.batches)).tolist()
         fast = bf16 and uses_bf16(supernet.weights.config.hidden_size, processor)
         self._dtype = torch.bfloat16 if fast else torch.float32
-        self._race = Race(len(self.labels)) if raced and metric == "accuracy" else None
+        self._race = Race(len(self.labels)) if raced and metric.name == "accuracy" else None
 
     def evaluate(self, architecture: Architecture, rival: float = 0.0) -> CandidateResult:
         """The architecture's metric with the weights that it inherits.
@@ -192,7 +192,7 @@ class Evaluator:
         """The metric, estimated where rows are missing."""
         if self._race and len(rows) < len(self.labels):
             return self._race.estimate(rows, self._right(logits, rows))[0]
-        return score(self.metric, logits, self.labels[rows])
+        return self.metric.score(logits, self.labels[rows])
 
     def measure(
         self, model: CompactBertForSequenceClassification, title: str | None = None
@@ -203,7 +203,7 @@ class Evaluator:
         """
         left: list[int] = []
         logits = self._logits_of(model, left, title)
-        accuracy = score(self.metric, logits, self.labels)
+        accuracy = self.metric.score(logits, self.labels)
         return accuracy, exit_shares(left, len(model.layers)) if left else ()
 
     def accuracy_of(self, model: CompactBertForSequenceClassification) -> float:
@@ -213,7 +213,7 @@ class Evaluator:
     def judged(self, model: CompactBertForSequenceClassification) -> tuple[float, float]:
         """The same, and its standard error by resampling the texts."""
         logits = self._logits_of(model, [], _TITLE)
-        return score(self.metric, logits, self.labels), standard_error(self.metric, logits, self.labels)
+        return self.metric.score(logits, self.labels), standard_error(self.metric, logits, self.labels)
 
     def _logits_of(self, model: CompactBertForSequenceClassification, left: list[int], title: str | None) -> np.ndarray:
         before = model.device

@@ -12,7 +12,7 @@ import pyarrow
 import torch
 from datasets import Dataset
 
-from nas.data import TaskData
+from nas.data import Metric, TaskData
 from nas.errors import DataError, SearchError
 from nas.evaluate.accuracy import Evaluator
 from nas.files import file_digest, read_json
@@ -29,7 +29,7 @@ class EvaluationParts:
     config: dict[str, Any]
     weights: dict[str, np.ndarray]
     texts: pyarrow.Table
-    metric: str
+    metric: Metric
     bf16: bool
 
     def evaluator(self, threads: int | None = None, processor: str = "cpu") -> Evaluator:
@@ -49,7 +49,7 @@ class EvaluationRecipe:
 
     supernet: Path
     data: Path
-    metric: str
+    metric: Metric
     examples: int | None = None
     least_tokens: int = 0
     bf16: bool = True

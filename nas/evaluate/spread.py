@@ -6,12 +6,12 @@ import warnings
 
 import numpy as np
 
-from nas.data import score
+from nas.data import Metric
 
 _DRAWS = 200
 
 
-def standard_error(metric: str, logits: np.ndarray, labels: np.ndarray) -> float:
+def standard_error(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> float:
     """The standard error of a metric, from `logits` (examples, num_labels) and `labels` (examples,).
 
     Found by the bootstrap, which suits any metric: the spread of its values on texts drawn with replacement
@@ -21,4 +21,4 @@ def standard_error(metric: str, logits: np.ndarray, labels: np.ndarray) -> float
     draws = (rng.integers(0, count, count) for _ in range(_DRAWS))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # samples of few texts may have one label only, and a metric of 0
-        return float(np.std([score(metric, logits[rows], labels[rows]) for rows in draws], ddof=1))
+        return float(np.std([metric.score(logits[rows], labels[rows]) for rows in draws], ddof=1))

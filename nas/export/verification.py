@@ -16,7 +16,7 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification
 
 from nas.budget import LATENCIES, RATES, Budget, Limits
-from nas.data import Batch, batches_by_length, score
+from nas.data import Batch, Metric, batches_by_length
 from nas.device import Device
 from nas.errors import DeviceError
 from nas.evaluate import predict
@@ -130,7 +130,7 @@ def verify(
     budget: Budget | None,
     references: Mapping[Device, Reference | None],
     test: Dataset,
-    metric: str,
+    metric: Metric,
     texts: Texts,
     about: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
@@ -177,12 +177,12 @@ def on_each(verification: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _verify_on(
-    artefact: Artefact, reference: Reference | None, budget: Budget | None, test: Dataset, metric: str, texts: Texts
+    artefact: Artefact, reference: Reference | None, budget: Budget | None, test: Dataset, metric: Metric, texts: Texts
 ) -> dict[str, Any]:
     """What one device says of an export."""
     labels = np.asarray(test["labels"])
     logits, left = artefact.answers(test)
-    accuracy = score(metric, logits, labels)
+    accuracy = metric.score(logits, labels)
     model = reload_alone(artefact.folder)
     simulated = predict(forward_of(model), batches_by_length(test), "The same by its Hugging Face folder")
     agreement = _agreement(logits, simulated)
@@ -195,7 +195,7 @@ def _verify_on(
         timed = timing(artefact, reference, exits, limits, stored, Texts(texts.ids, model.config.vocab_size), memory)
     return {
         "device": artefact.device.name,
-        "metric": metric,
+        "metric": metric.label,
         "accuracy": accuracy,
         "accuracy_standard_error": _standard_error(metric, accuracy, len(labels)),
         "teacher_accuracy": reference.accuracy if reference else accuracy,
@@ -274,9 +274,9 @@ def stored_figures(artefact: Artefact) -> dict[str, float]:
     return {"size_mb": artefact.size_mb, "params": reload(artefact.folder).num_parameters()}
 
 
-def _standard_error(metric: str, accuracy: float, examples: int) -> float | None:
+def _standard_error(metric: Metric, accuracy: float, examples: int) -> float | None:
     """Of a share of right answers; other metrics have no such simple one."""
-    return math.sqrt(accuracy * (1.0 - accuracy) / examples) if metric == "accuracy" else None
+    return math.sqrt(accuracy * (1.0 - accuracy) / examples) if metric.name == "accuracy" else None
 
 
 def _agreement(first: np.ndarray, second: np.ndarray) -> float | None:

@@ -27,7 +27,7 @@ from nas.export.tokens import check_tokens
 from nas.export.verification import Reference
 from nas.files import digest, file_digest, read_json, write_json
 from nas.model import CompactBertForSequenceClassification
-from nas.pipeline.prepare import load_tokenizer, teacher_inputs
+from nas.pipeline.prepare import load_tokenizer, metric_of, teacher_inputs
 from nas.pipeline.run import Run
 from nas.pipeline.searches import devices, evaluation, fingerprint, front, measured_on, search_candidates, texts
 from nas.pipeline.snapshots import commits
@@ -197,7 +197,7 @@ def _in_order(budget: Budget, references: dict[Device, Reference]) -> dict[Devic
 
 def baselines_of(run: Run, device: Device, data: TaskData) -> Reference:
     """The teacher as it is and, where the runtime can run it, wholly in int8: verified like any export."""
-    metric = run.study.task.metric
+    metric = metric_of(run)
     folder, step = run.folder / "baselines" / device.name / "teacher", f"baselines-{device.name}"
     inputs = digest([_FORM, teacher_inputs(run), device.model_dump(mode="json"), fingerprint(device)])
     if not run.is_done(step, inputs):
@@ -286,7 +286,7 @@ class _Writer:
             "description": candidate["description"],
             "commits": commits(run),
         }
-        found = verify(folder, budget, references, self.data.test, run.study.task.metric, texts(run), about)
+        found = verify(folder, budget, references, self.data.test, metric_of(run), texts(run), about)
         if found["met"] is not False:
             write_card(folder, run.study)
         return found

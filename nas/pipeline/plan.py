@@ -21,6 +21,7 @@ from nas.pipeline.prepare import (
     data_inputs,
     given_teacher,
     load_tokenizer,
+    metric_of,
     teacher_folder,
     teacher_inputs,
 )
@@ -67,7 +68,7 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
     ]
     return {
         "study": study.name,
-        "task": f"{study.task.kind}, {study.task.metric}, {len(study.task.text)} text column(s)"
+        "task": f"{study.task.kind}, {metric_of(run).label}, {len(study.task.text)} text column(s)"
         + (f", {snapshots['dataset']}" if "dataset" in snapshots else ""),
         "teacher": str(snapshots.get("model", study.teacher.model))
         + (" (to be fine-tuned)" if study.teacher.fine_tune else ""),

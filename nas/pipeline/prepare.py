@@ -246,7 +246,7 @@ def _head(study: Study, source: str) -> Head | None:
 
 def metric_of(run: Run) -> Metric:
     """The study's metric, with the class that it is of where the data has been read."""
-    known = TaskData.load(run.data).label_names if run.is_finished("data") else ()
+    known = TaskData.load(run.data).label_names if run.is_done("data", data_inputs(run)) else ()
     return Metric.of(run.study.task, known)
 
 

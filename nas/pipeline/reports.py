@@ -11,6 +11,7 @@ from nas.export.artefact import ARCHITECTURE_FILE, VERIFICATION_FILE
 from nas.files import read_json, write_text
 from nas.pipeline.exports import baselines, exported
 from nas.pipeline.older import older
+from nas.pipeline.prepare import metric_of
 from nas.pipeline.run import Run
 from nas.pipeline.supernets import supernet_inputs
 from nas.progress import say
@@ -54,7 +55,7 @@ def _contents(run: Run) -> Contents:
     profiled = [device.name for device in study.devices if run.is_finished(f"profile-{device.name}")]
     return Contents(
         study=study.name,
-        metric=study.task.metric,
+        metric=metric_of(run).label,
         teacher=study.space.teacher,
         devices=study.devices,
         budgets=study.budgets,

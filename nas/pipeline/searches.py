@@ -18,7 +18,7 @@ from nas.latency.measure import Texts, conditions
 from nas.latency.runner import environment
 from nas.latency.runtimes import check_runtime
 from nas.model.precision import training_processor
-from nas.pipeline.prepare import prepare_teacher
+from nas.pipeline.prepare import metric_of, prepare_teacher
 from nas.pipeline.run import Run
 from nas.pipeline.supernets import load_teacher, refuse_other_training, supernet_inputs, teacher_config, train
 from nas.progress import Laps, say
@@ -127,7 +127,7 @@ def evaluation(run: Run) -> EvaluationRecipe:
     return EvaluationRecipe(
         run.supernet,
         run.data,
-        run.study.task.metric,
+        metric_of(run),
         settings.examples,
         settings.least_tokens,
         settings.bf16,
@@ -160,7 +160,7 @@ def trials_of(run: Run, costs: Costs) -> Trials:
     """The trials of the run's search, in the journal of its folder or the database that the study names."""
     study, url, inputs, weights = run.study, run.study.search.storage, search_inputs(run), weights_digest(run.supernet)
     where = database(url.get_secret_value(), study.path.parent) if url else run.journal
-    values = [study.task.metric, *(f"predicted p50_ms, {device.name}" for device in study.devices)]
+    values = [metric_of(run).label, *(f"predicted p50_ms, {device.name}" for device in study.devices)]
     # A database has room for the searches of several supernets that were trained alike.
     storage = Storage(where, study.name, digest([inputs, weights]) if url else inputs, values)
     trials = Trials(storage, study.space, costs, study.search, study.seed)
@@ -256,7 +256,7 @@ def search_candidates(run: Run) -> SearchState:
             uniform = best_uniform(executor_of(run, recipe), study.space, costs)
             evaluator = recipe.load()
             measurement = Measurement(evaluator.network, study.space.largest(), costs, fed)
-            found = measure_front(measurement, state, study, uniform)
+            found = {"metric": metric_of(run).label} | measure_front(measurement, state, study, uniform)
             found["importance"] = trials_of(run, costs).importance()
             found["teacher_search_accuracy"] = evaluator.accuracy_of(load_teacher(run))
             write_json(run.front, found)

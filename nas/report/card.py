@@ -83,6 +83,7 @@ def _metadata(study: Study, name: str, found: Mapping[str, Any]) -> ModelCardDat
         dataset_split=task.test if task.hub else "test",
         dataset_revision=_commit(found, "task"),
         metric_type=_METRICS.get(task.metric, task.metric),
+        metric_name=found["metric"],
         metric_value=round(found["accuracy"], 4),
     )
     return ModelCardData(

@@ -63,7 +63,6 @@ def measure_front(
         others[budget.name] = next((item for item in measured if item["met"]), None)
     return {
         "study": study.name,
-        "metric": study.task.metric,
         "outcomes": state.outcomes,
         "search_examples": max((result.examples for result in state.results), default=0),
         "teacher_p50_ms": {name: profile.teacher_p50_ms for name, profile in costs.profiles.items()},

@@ -28,11 +28,12 @@ from rich.table import Table
 from torch.nn.utils.rnn import pad_sequence
 
 from nas.architecture import Architecture
-from nas.data import Batch, batches_by_length, score
+from nas.data import Batch, Metric, batches_by_length
 from nas.evaluate import CandidateResult
 from nas.evaluate.accuracy import Evaluator, exit_shares, forward_of, predict
 from nas.evaluate.shared import prefix_keys
 from nas.pipeline import Run
+from nas.pipeline.prepare import metric_of
 from nas.pipeline.searches import costs_of, evaluation
 from nas.search.costs import Costs, no_dearer
 from nas.search.executors import Waiting, take_most_alike
@@ -56,7 +57,7 @@ WAYS = {
 class Naive:
     """Evaluates a network of its own for each candidate, always all texts."""
 
-    def __init__(self, supernet: BertSupernet, texts: Dataset, metric: str, by_length: bool = False) -> None:
+    def __init__(self, supernet: BertSupernet, texts: Dataset, metric: Metric, by_length: bool = False) -> None:
         self.supernet, self.metric, self.labels = supernet, metric, np.asarray(texts["labels"])
         self._batches = list(batches_by_length(texts) if by_length else _padded(texts))
 
@@ -64,7 +65,7 @@ class Naive:
         """The metric with inherited weights."""
         started, left = time.monotonic(), list[int]()
         model = self.supernet.extract(architecture)
-        accuracy = score(self.metric, predict(forward_of(model, left), self._batches), self.labels)
+        accuracy = self.metric.score(predict(forward_of(model, left), self._batches), self.labels)
         exits = exit_shares(left, len(model.layers)) if left else ()
         return CandidateResult(architecture, accuracy, len(self.labels), time.monotonic() - started, exits)
 
@@ -122,7 +123,7 @@ class Way:
 
 def measure(run: Run, count: int, seed: int, fast: bool) -> dict[str, Any]:
     """Measure and print; returns candidates a second of each way, or if `fast` of the naive one and all together."""
-    costs, metric, parts = costs_of(run), run.study.task.metric, evaluation(run).read()
+    costs, metric, parts = costs_of(run), metric_of(run), evaluation(run).read()
     supernet, texts = parts.evaluator().supernet, Dataset(parts.texts)
     candidates = proposals(run.study.space, costs, count, random.Random(seed))
 

@@ -22,7 +22,7 @@ from nas.latency import Recipe, measure
 from nas.latency.profile import part_name
 from nas.model.sizes import stored_mb
 from nas.pipeline import Run
-from nas.pipeline.prepare import prepare_teacher
+from nas.pipeline.prepare import metric_of, prepare_teacher
 from nas.pipeline.searches import devices, texts
 from nas.pipeline.supernets import load_teacher, order, ranking_batches, teacher_config
 from nas.space import SearchSpace
@@ -41,7 +41,7 @@ def measure_all(run: Run) -> dict[str, Any]:
     order(run, data, teacher)
     weights = SupernetWeights.of(teacher, space.dimensions.hidden_size, space.compression, False)
     weights.fit(ranking_batches(run, data, "Fitting"))
-    evaluator = Evaluator(BertSupernet(weights), data.search, run.study.task.metric, raced=False)
+    evaluator = Evaluator(BertSupernet(weights), data.search, metric_of(run), raced=False)
     latency = _block_ms(run, space)
     whole = evaluator.evaluate(space.largest()).accuracy
     found: dict[str, dict[str, Any]] = {}

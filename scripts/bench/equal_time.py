@@ -24,6 +24,7 @@ from samplers import Waiting
 
 from nas.evaluate import CandidateResult
 from nas.pipeline import Run
+from nas.pipeline.prepare import metric_of
 from nas.pipeline.searches import costs_of, evaluation
 from nas.search import search
 from nas.search.costs import Costs
@@ -58,7 +59,7 @@ def measure(run: Run, seconds: float, seeds: list[int]) -> dict[str, Any]:
     """Search, print, and return what each way came to."""
     study, costs, recipe = run.study, costs_of(run), evaluation(run)
     parts = recipe.read()
-    naive = Naive(parts.evaluator().supernet, Dataset(parts.texts), study.task.metric, by_length=True)
+    naive = Naive(parts.evaluator().supernet, Dataset(parts.texts), metric_of(run), by_length=True)
     first = study.search.model_copy(update={"sampler": "nsga2"})
     told: dict[str, Any] = {"at first": [], "now": []}
     for seed in seeds:

@@ -16,6 +16,7 @@ from nas.architecture import Architecture, Layer
 from nas.data import TaskData
 from nas.evaluate.accuracy import Evaluator
 from nas.pipeline import Run, train
+from nas.pipeline.prepare import metric_of
 from nas.pipeline.supernets import load_ordered, load_supernet
 from nas.space import Shape
 
@@ -45,11 +46,9 @@ def measure(run: Run) -> dict[str, Any]:
         elif len(kept) == total // 2:
             chosen[f"{name}, half width"] = (uniform(shape, kept, 0.5), 1.5)
     data = TaskData.load(run.data)
-    evaluator = Evaluator(load_supernet(run), data.search, run.study.task.metric)
+    evaluator = Evaluator(load_supernet(run), data.search, metric_of(run))
     teacher = evaluator.accuracy_of(load_ordered(run))
-    table = Table(
-        title=f"{run.study.task.metric} on {len(data.search):,} examples of the search set, inherited weights"
-    )
+    table = Table(title=f"{metric_of(run).label} on {len(data.search):,} examples of the search set, inherited weights")
     for column in ("sub-network", "value", "under the teacher", "target"):
         table.add_column(column, justify="left" if column == "sub-network" else "right")
     table.add_row("teacher", f"{teacher:.4f}", "", "")

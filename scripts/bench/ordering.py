@@ -20,7 +20,7 @@ from nas.architecture import Architecture
 from nas.evaluate.accuracy import Evaluator
 from nas.model import CompactBertForSequenceClassification
 from nas.pipeline import Run
-from nas.pipeline.prepare import prepare_teacher
+from nas.pipeline.prepare import metric_of, prepare_teacher
 from nas.pipeline.supernets import load_teacher, order, untrained
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet
@@ -55,10 +55,10 @@ def measure(run: Run) -> dict[str, Any]:
         model = load_teacher(run)
         put_in_order(model)
         weights = untrained(run, data, model) if name.endswith("made up") else model
-        evaluator = Evaluator(BertSupernet(weights), data.search, run.study.task.metric)
+        evaluator = Evaluator(BertSupernet(weights), data.search, metric_of(run))
         parts = {"whole teacher": run.study.space.largest()} | narrowed(run.study.space)
         accuracy[name] = {width: evaluator.evaluate(architecture).accuracy for width, architecture in parts.items()}
-    table = Table(title=f"{run.study.task.metric} on {len(data.search):,} examples of the search set")
+    table = Table(title=f"{metric_of(run).label} on {len(data.search):,} examples of the search set")
     for column in ("", *orders):
         table.add_column(column, justify="left" if not column else "right")
     for width in accuracy["Taylor"]:

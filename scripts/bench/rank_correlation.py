@@ -29,13 +29,14 @@ from rich.table import Table
 from scipy.stats import kendalltau
 
 from nas.architecture import Architecture
-from nas.data import TaskData, batches_by_length, score
+from nas.data import Metric, TaskData, batches_by_length
 from nas.errors import NasError
 from nas.evaluate.accuracy import forward_of, predict
 from nas.files import digest, read_json, write_json
 from nas.model import CompactBertForSequenceClassification
 from nas.model.sizes import count_parameters
 from nas.pipeline import Run, train
+from nas.pipeline.prepare import metric_of
 from nas.pipeline.reports import RANKING_FILE
 from nas.pipeline.supernets import distillation, load_ordered, load_supernet, supernet_inputs
 from nas.progress import say
@@ -58,16 +59,16 @@ def interval(first: list[float], second: list[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def accuracies(model: CompactBertForSequenceClassification, split: Dataset, metric: str) -> dict[str, float]:
+def accuracies(model: CompactBertForSequenceClassification, split: Dataset, metric: Metric) -> dict[str, float]:
     """The metric on the whole split and on its even and odd rows."""
     logits, labels = predict(forward_of(model), batches_by_length(split)), np.asarray(split["labels"])
     parts = {"whole": slice(None), "even": slice(0, None, 2), "odd": slice(1, None, 2)}
-    return {name: score(metric, logits[rows], labels[rows]) for name, rows in parts.items()}
+    return {name: metric.score(logits[rows], labels[rows]) for name, rows in parts.items()}
 
 
 def compare(run: Run, data: TaskData, architecture: Architecture, schedule: Schedule) -> dict[str, Any]:
     """Accuracies of one architecture: inherited, fine-tuned, and trained from the teacher's slices."""
-    folder, metric = run.folder / "rank_correlation" / "training", run.study.task.metric
+    folder, metric = run.folder / "rank_correlation" / "training", metric_of(run)
     found: dict[str, Any] = {"architecture": architecture.to_json(), "description": architecture.describe()}
     teacher = BertSupernet(load_ordered(run))
     for name, supernet in (("tuned", load_supernet(run)), ("alone", teacher)):
@@ -104,7 +105,7 @@ def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
     def column(name: str, part: str = "whole") -> list[float]:
         return [row[name][part] for row in rows]
 
-    table = Table(title=f"{run.study.task.metric} on {len(data.search):,} examples; {arguments.steps} steps alone")
+    table = Table(title=f"{metric_of(run).label} on {len(data.search):,} examples; {arguments.steps} steps alone")
     names = ("inherited", "tuned", "alone")
     for title in ("architecture", *names):
         table.add_column(title, justify="left" if title == "architecture" else "right")

@@ -14,6 +14,7 @@ import torch
 from searching import write_search
 from simulation import Pool, SimulatedExecutor
 
+from nas.data import Metric
 from nas.errors import SearchError
 from nas.evaluate import EvaluationRecipe, Memory
 from nas.search.executors import Remembering, executor_for
@@ -27,7 +28,7 @@ SETTINGS = {"inline": Search(), "ray": Search(executor="ray", workers=2), "simul
 @pytest.fixture
 def recipe(tmp_path):
     folder = write_search(tmp_path)
-    return EvaluationRecipe(folder / "supernet", folder / "data", "accuracy")
+    return EvaluationRecipe(folder / "supernet", folder / "data", Metric("accuracy"))
 
 
 def _executor(name, recipe):

@@ -100,6 +100,16 @@ def test_it_says_what_was_measured_and_how(card):
         assert f" {layer.attention} |" in cells and f" {layer.feed_forward} |" in cells
 
 
+def test_it_names_the_class_that_f1_is_of(tiny_study, tmp_path):
+    _export(tmp_path / "fast", metric="f1 of 'hate'")
+    tiny_study.write_text(tiny_study.read_text().replace('text = ["text"]', 'text = ["text"]\nmetric = "f1"'))
+    write_card(tmp_path / "fast", Study.load(tiny_study))
+    card = ModelCard.load(tmp_path / "fast" / "README.md")
+    result = card.data.eval_results[0]
+    assert (result.metric_type, result.metric_name) == ("f1", "f1 of 'hate'")
+    assert "| f1 of 'hate' on the test set | 0.8125" in card.text
+
+
 @pytest.mark.parametrize(("embedding", "rounds"), [("int8", False), ("low_rank(8)", False), ("low_rank(8)+int8", True)])
 def test_it_says_what_rounds_by_the_batch_embeddings_too(embedding, rounds, tiny_study, tmp_path):
     write_artefact(_with_embedding(embedding), make_tokenizer(), tmp_path / "fast")

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from nas.budget import Budget
+from nas.data import Metric
 from nas.evaluate import CandidateResult, EvaluationRecipe
 from nas.latency.profile import Profile
 from nas.model import CompactBertConfig
@@ -69,7 +70,7 @@ def run(
 
     The executor `held` waits for `go` after a hundred.
     """
-    recipe = EvaluationRecipe(folder / "supernet", folder / "data", "accuracy")
+    recipe = EvaluationRecipe(folder / "supernet", folder / "data", Metric("accuracy"))
 
     def make_executor() -> Executor:
         if executor == "held" or drivers > 1:

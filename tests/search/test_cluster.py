@@ -13,6 +13,7 @@ from ray.cluster_utils import Cluster
 from searching import write_search
 
 from nas.cluster import connect
+from nas.data import Metric
 from nas.errors import SearchError
 from nas.evaluate import EvaluationRecipe
 from nas.search.ray_executor import RayExecutor
@@ -36,7 +37,7 @@ def cluster():
 @pytest.fixture
 def recipe(tmp_path):
     folder = write_search(tmp_path)
-    return EvaluationRecipe(folder / "supernet", folder / "data", "accuracy")
+    return EvaluationRecipe(folder / "supernet", folder / "data", Metric("accuracy"))
 
 
 def _evaluate(executor, count):

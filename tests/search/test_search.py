@@ -15,6 +15,7 @@ import pytest
 from driver import BUDGETS, costs_of, run, trials_of
 
 from nas.budget import Budget
+from nas.data import Metric
 from nas.errors import InfeasibleBudgetError, SearchError
 from nas.evaluate import CandidateResult, EvaluationRecipe
 from nas.evaluate.recipe import weights_digest
@@ -127,7 +128,7 @@ def test_storage_of_other_inputs_is_refused(search_folder):
 def test_weights_that_change_under_a_search_are_refused(search_folder):
     weights = search_folder / "supernet" / "model.safetensors"
     digest = weights_digest(search_folder / "supernet")
-    recipe = EvaluationRecipe(search_folder / "supernet", search_folder / "data", "accuracy", weights=digest)
+    recipe = EvaluationRecipe(search_folder / "supernet", search_folder / "data", Metric("accuracy"), weights=digest)
     with executor_for(Search(), recipe) as executor:
         for ticket in range(2):
             executor.submit(ticket, SPACE.smallest(), 0.0)
@@ -166,7 +167,7 @@ def test_a_dry_sampler_is_asked_again_only_when_something_changed(search_folder,
             other.tell(proposal, CandidateResult(proposal.architecture, 0.7, 10, 0.1))
 
     monkeypatch.setattr(loop.time, "sleep", look)
-    recipe = EvaluationRecipe(search_folder / "supernet", search_folder / "data", "accuracy")
+    recipe = EvaluationRecipe(search_folder / "supernet", search_folder / "data", Metric("accuracy"))
     with logged(search_folder / "log.jsonl"):
         search(trials, 9, lambda: executor_for(Search(), recipe))
     assert looks == [looks[0]] * 4 and len(asks) == 2 * looks[0]

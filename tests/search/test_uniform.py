@@ -10,6 +10,7 @@ import pytest
 from driver import BUDGETS, costs_of, run, trials_of
 
 from nas.budget import Budget
+from nas.data import Metric
 from nas.evaluate import CandidateResult, EvaluationRecipe, Memory
 from nas.latency.measure import Texts
 from nas.latency.record import LatencyRecord
@@ -94,7 +95,7 @@ def test_uniform_networks_are_remembered_as_candidates_are(search_folder, tmp_pa
     """What a search evaluated is not evaluated for them, and a second time nothing is."""
     costs = costs_of(search_folder)
     # Only accuracies are raced: here each is evaluated wholly, so all of them are remembered.
-    recipe = EvaluationRecipe(search_folder / "supernet", search_folder / "data", "matthews_correlation")
+    recipe = EvaluationRecipe(search_folder / "supernet", search_folder / "data", Metric("matthews_correlation"))
     networks = {one for budget in BUDGETS for one in uniform_networks(SPACE, costs, budget)}
     known, memory = next(uniform_networks(SPACE, costs, BUDGETS[0])), Memory(tmp_path / "known.jsonl")
     memory.add(recipe.load().evaluate(known))
