@@ -245,7 +245,11 @@ def _classified(
     """
     threshold = model.config.exit_threshold
     if not threshold:
-        return model.classify(states.run(model, number, batch)), []
+        last = states.run(model, number, batch)
+        if model.num_labels == 1:  # bf16 has 8 bits, too few for numbers whose mean is far from 0
+            with torch.autocast(last.device.type, enabled=False):
+                return model.classify(last.float()), []
+        return model.classify(last), []
     every: list[torch.Tensor] = []
     waiting = torch.ones(len(batch.rows), dtype=torch.bool, device=batch.inputs["input_ids"].device)
     for depth, state in enumerate(states.after_each_layer(model, number, batch), start=1):

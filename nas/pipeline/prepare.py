@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+from datasets import Dataset
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -34,13 +35,16 @@ from nas.progress import busy, say
 from nas.study import Study
 from nas.supernet.checkpoints import drop_checkpoints
 from nas.supernet.loops import Schedule, fine_tune
+from nas.supernet.scale import STANDARD, Scale, last_linear
 from nas.vocabulary import prune_embeddings, prune_tokenizer
 
 _DATA_FORM = 3
 """To be raised when the same files give other tokenised data than before, so that older data is rebuilt."""
-_TEACHER_FORM = 1
+_TEACHER_FORM = 2
 """To be raised when the same files give another teacher than before, so that older teachers are rebuilt."""
 _FAMILIES = "a BERT, RoBERTa, DistilBERT or ELECTRA"
+_SOURCE = "source.json"
+"""What the teacher in the run's folder was made from, and the scale of its outputs."""
 _TOKENIZER, _KEPT = "tokenizer", "vocabulary.json"
 """A pruned tokenizer, and the rows of the teacher's word table that it keeps."""
 _JUDGED_BY = 1000
@@ -246,7 +250,8 @@ def _head(study: Study, source: str) -> Head | None:
 
 def metric_of(run: Run) -> Metric:
     """The study's metric, with the class that it is of where the data has been read."""
-    known = TaskData.load(run.data).label_names if run.is_done("data", data_inputs(run)) else ()
+    read = run.is_finished("data") and run.is_done("data", data_inputs(run))
+    known = TaskData.load(run.data).label_names if read else ()
     return Metric.of(run.study.task, known)
 
 
@@ -285,24 +290,42 @@ def prepare_teacher(run: Run) -> TaskData:
         if settings:
             schedule = Schedule(settings.learning_rate, settings.batch_size, epochs=settings.epochs)
             origin = {"form": _TEACHER_FORM, "teacher": inputs}
-            fine_tune(model, data.train, tokenizer, schedule, run.teacher, study.seed, origin)
+            train, scale = data.train, STANDARD
+            if study.task.kind == "regression":
+                scale = Scale.of(train["labels"])
+                some = train.select(range(min(_JUDGED_BY, len(train))))
+                Scale.to_begin_with(_logits(model, some)[:, 0], some["labels"]).take_out_of(last_linear(model))
+                targets = scale.standardised(train["labels"])
+                train = train.remove_columns("labels").add_column("labels", targets)
+            fine_tune(model, train, tokenizer, schedule, run.teacher, study.seed, origin)
+            scale.put_into(last_linear(model))
         model.save_pretrained(run.teacher)
         tokenizer.save_pretrained(run.teacher)
-        _judge(model, data, study)
+        outputs = _judge(model, data, study)
         about = {"model": study.teacher.model, "commit": commit(run, "model"), "fine_tuned_here": bool(settings)}
-        write_json(run.teacher / "source.json", about)
+        write_json(run.teacher / _SOURCE, about | {"outputs": asdict(outputs)})
     drop_checkpoints(run.teacher)
     return data
 
 
-def _judge(model: PreTrainedModel, data: TaskData, study: Study) -> None:
-    """Say how accurate the teacher is on some of the search set, and whether a constant answer is as good."""
+def scale_of(run: Run) -> Scale:
+    """The scale of the teacher's outputs in a regression; that of standardised ones for classes."""
+    return Scale(**read_json(run.teacher / _SOURCE, TeacherError)["outputs"])
+
+
+def _logits(model: PreTrainedModel, texts: Dataset) -> np.ndarray:
+    return predict(forward_of(model.eval(), processor=str(model.device)), batches_by_length(texts))
+
+
+def _judge(model: PreTrainedModel, data: TaskData, study: Study) -> Scale:
+    """Say how accurate the teacher is on some of the search set, and whether a constant answer is as good.
+
+    Returns the scale of its outputs if the task is a regression.
+    """
     metric = Metric.of(study.task, data.label_names)
     texts = data.search.select(range(min(_JUDGED_BY, len(data.search))))
-    model.eval()
-    forward = forward_of(model, processor=str(model.device))
     with busy("Looking at the teacher's answers"):
-        logits, labels = predict(forward, batches_by_length(texts)), np.asarray(texts["labels"])
+        logits, labels = _logits(model, texts), np.asarray(texts["labels"])
     found = metric.score(logits, labels)
     least = 0.0  # a constant correlates with nothing
     if data.label_names:
@@ -315,6 +338,18 @@ def _judge(model: PreTrainedModel, data: TaskData, study: Study) -> None:
             f"Warning: one answer for all texts has {least:.3f}, so this teacher has nothing to teach; give another, "
             "number the labels as it does, or set teacher.fine_tune"
         )
+    if data.label_names:
+        return STANDARD
+    given, wanted = Scale.of(logits[:, 0]), Scale.of(labels)
+    if study.teacher.fine_tune:
+        return given
+    far = abs(given.mean - wanted.mean) > 2 * wanted.deviation
+    if far or not 0.2 < given.deviation / wanted.deviation < 5.0:
+        say(
+            f"Note: the teacher's outputs ({given.mean:.4g} ± {given.deviation:.2g}) are on another scale than the "
+            f"targets ({wanted.mean:.4g} ± {wanted.deviation:.2g}); exports give outputs on the teacher's scale"
+        )
+    return given
 
 
 def _load_classifier(study: Study, source: str, data: TaskData) -> PreTrainedModel:

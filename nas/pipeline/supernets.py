@@ -16,7 +16,14 @@ from nas.data import TaskData
 from nas.files import digest, write_folder
 from nas.model import CompactBertConfig, CompactBertForSequenceClassification
 from nas.model.stock import compact_config, from_stock
-from nas.pipeline.prepare import load_tokenizer, prepare_teacher, task_made_of, teacher_inputs, teacher_made_of
+from nas.pipeline.prepare import (
+    load_tokenizer,
+    prepare_teacher,
+    scale_of,
+    task_made_of,
+    teacher_inputs,
+    teacher_made_of,
+)
 from nas.pipeline.run import Run
 from nas.progress import tracked
 from nas.supernet import BertSupernet, SupernetWeights
@@ -104,6 +111,7 @@ def distillation(run: Run, data: TaskData, schedule: Schedule, folder: Path, ori
         folder=folder,
         seed=run.study.seed,
         origin=origin,
+        scale=scale_of(run),
         replaced_tokens=run.study.supernet.replaced_tokens,
         train_embeddings=run.study.supernet.train_embeddings,
     )

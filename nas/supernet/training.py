@@ -25,6 +25,7 @@ from nas.supernet.augmentation import TokenReplacement
 from nas.supernet.distillation import Knowledge, LossWeights, distillation_loss, last_projections
 from nas.supernet.loops import LOG_FILE, Schedule, run_trainer, training_arguments
 from nas.supernet.sampling import Sampling, in_stages, sandwich
+from nas.supernet.scale import STANDARD, Scale
 from nas.supernet.side_by_side import SideBySideTrainer, Work, balanced, split
 from nas.supernet.supernet import BertSupernet
 from nas.threads import replica
@@ -175,6 +176,8 @@ class Distillation:
     """The mean share of a text's tokens that are replaced at random."""
     train_embeddings: bool = False
     """Whether the word table learns too; it is half of the weights of a small BERT and starts as the teacher's."""
+    scale: Scale = STANDARD
+    """That of a regression's outputs, which are standardised while the training lasts."""
 
     def train_supernet(
         self,
@@ -230,5 +233,6 @@ class Distillation:
             data_collator=DataCollatorWithPadding(self.tokenizer),
             processing_class=self.tokenizer,
         )
-        run_trainer(trainer, title, self.folder, self.origin)
+        with self.scale.out_of(weights.classifier, self.teacher.classifier):
+            run_trainer(trainer, title, self.folder, self.origin)
         weights.cpu().eval().requires_grad_(True)

@@ -233,7 +233,7 @@ def test_the_standard_error_of_few_texts_is_a_number_and_warns_of_nothing(metric
     """Though a sample of them may be of one class."""
     labels = np.array([0, 1, 1, 1])
     logits = np.random.default_rng(0).normal(size=(4, 2))
-    assert np.isfinite(standard_error(metric, logits, labels))
+    assert np.isfinite(standard_error(Metric(metric), logits, labels))
 
 
 @pytest.mark.parametrize("choice", ["none", "int8"])

@@ -1,0 +1,147 @@
+"""Regressions on any scale train alike and answer on the scale of their data."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from tiny import PAIR_STUDY, make_teacher, write_pair_study
+from torch import nn
+from transformers import AutoModelForSequenceClassification
+
+from nas.data import Metric, TaskData, batches_by_length
+from nas.data.files import write_table
+from nas.evaluate import Evaluator, predict
+from nas.evaluate.accuracy import forward_of
+from nas.model.stock import from_stock
+from nas.pipeline.prepare import prepare_teacher, scale_of
+from nas.pipeline.run import Run
+from nas.pipeline.supernets import distillation
+from nas.study import Study
+from nas.supernet import BertSupernet, SupernetWeights
+from nas.supernet.loops import Schedule
+from nas.supernet.scale import STANDARD, Scale, last_linear
+
+SCALES = [(1000.0, 5000.0), (1e-4, -0.01)]
+
+
+def test_a_scale_is_put_into_a_layer_and_taken_out_again():
+    layer, values = nn.Linear(4, 1), torch.randn(100, 4)
+    before = layer(values).detach()
+    scale = Scale.of([4000.0, 5000.0, 6000.0])
+    assert scale == Scale(5000.0, pytest.approx(np.std([4000.0, 5000.0, 6000.0])))
+    scale.put_into(layer)
+    torch.testing.assert_close(layer(values), before * scale.deviation + scale.mean)
+    with scale.out_of(layer):
+        torch.testing.assert_close(layer(values), before, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(layer(values), before * scale.deviation + scale.mean)
+    assert Scale.of([3.0, 3.0]) == Scale(3.0, 1.0) and Scale(3.0, 2.0).standardised([5.0, 1.0]) == [1.0, -1.0]
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "electra"])
+def test_the_last_linear_layer_gives_the_outputs(kind):
+    model = make_teacher(kind, 1).eval()
+    ids = torch.randint(4, 90, (3, 7))
+    with torch.no_grad():
+        before = model(ids).logits
+        Scale(-20.0, 8.0).put_into(last_linear(model))
+        torch.testing.assert_close(model(ids).logits, before * 8.0 - 20.0)
+
+
+def _outputs(model, data):
+    return predict(forward_of(model.eval()), batches_by_length(data.search))[:, 0]
+
+
+def _study(folder, factor, shift):
+    """A regression over pairs whose targets are scaled."""
+    study = write_pair_study(folder / "pairs")
+    study.write_text(PAIR_STUDY.replace("epochs = 4.0", "epochs = 3.0"))
+    for name in ("train", "test"):
+        path = study.parent / f"{name}.parquet"
+        rows = Dataset.from_parquet(str(path), keep_in_memory=True)
+        targets = [label * factor + shift for label in rows["label"]]
+        write_table(rows.remove_columns("label").add_column("label", targets), path)
+    return study
+
+
+def _trained(folder, factor, shift):
+    """The outputs of a teacher that is fine-tuned on scaled targets, and of a sub-network that learns from it."""
+    run = Run.of(Study.load(_study(folder, factor, shift)), folder / "runs")
+    data = prepare_teacher(run)
+    teacher = AutoModelForSequenceClassification.from_pretrained(run.teacher)
+    space = run.study.space
+    weights = SupernetWeights.of(from_stock(teacher), space.dimensions.hidden_size, space.compression, False)
+    weights.save_pretrained(run.ordered_teacher)
+    small = BertSupernet(weights).extract(space.smallest())
+    training = distillation(run, data, Schedule(2e-3, 16, steps=20), folder / "training", {})
+    training.train_subnetwork(small, "small")
+    found = Evaluator(BertSupernet(weights), data.search, Metric("pearson")).evaluate(space.largest())
+    return run, data, _outputs(teacher, data), _outputs(small, data), found.accuracy
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return _trained(tmp_path_factory.mktemp("plain"), 1.0, 0.0)
+
+
+@pytest.mark.parametrize(("factor", "shift"), SCALES)
+def test_any_scale_trains_alike_and_answers_on_it(plain, factor, shift, tmp_path):
+    _, data, teacher, small, pearson = plain
+    assert pearson > 0.3 and np.corrcoef(small, teacher)[0, 1] > 0.3  # something was learnt
+    _, _, scaled_teacher, scaled_small, scaled_pearson = _trained(tmp_path, factor, shift)
+    spread = np.std(data.search["labels"])
+    for expected, found in ((teacher, scaled_teacher), (small, scaled_small)):
+        np.testing.assert_allclose((found - shift) / factor, expected, atol=0.05 * spread)
+    assert scaled_pearson == pytest.approx(pearson, abs=0.01)
+
+
+def test_the_scale_is_that_of_the_teachers_outputs(plain):
+    run, data, teacher, *_ = plain
+    scale = scale_of(run)
+    assert (scale.mean, scale.deviation) == pytest.approx((teacher.mean(), teacher.std()), rel=1e-4)
+    assert abs(scale.mean - np.mean(TaskData.load(run.data).train["labels"])) < 0.5 * np.std(data.search["labels"])
+
+
+def test_a_head_that_knows_the_task_goes_on_from_it_on_another_scale(plain, tmp_path):
+    first, *_ = plain
+    study = _study(tmp_path, -1000.0, 70.0)
+    study.write_text(
+        study.read_text().replace("epochs = 3.0, learning_rate = 3e-3", "epochs = 0.01, learning_rate = 1e-9")
+    )
+    AutoModelForSequenceClassification.from_pretrained(first.teacher).save_pretrained(study.parent / "teacher")
+    run = Run.of(Study.load(study), tmp_path / "runs")
+    data = prepare_teacher(run)
+    taken, labels = AutoModelForSequenceClassification.from_pretrained(run.teacher), data.search["labels"]
+    found = _outputs(taken, data)
+    assert abs(np.corrcoef(found, labels)[0, 1]) > 0.9
+    assert (found.mean(), found.std()) == pytest.approx((np.mean(labels), np.std(labels)), rel=0.1)
+
+
+def test_outputs_that_say_nothing_are_not_made_larger():
+    targets = np.linspace(0.0, 1.0, 200)
+    noise = np.random.default_rng(0).normal(size=200)
+    assert Scale.to_begin_with(7.0 + 1e-3 * targets, targets).deviation == pytest.approx(1e-3 * targets.std())
+    assert Scale.to_begin_with(7.0 + 1e-3 * noise, targets) == Scale(pytest.approx(7.0, abs=1e-3), 1.0)
+    assert Scale.to_begin_with(9.0 * noise, targets).deviation == pytest.approx(9.0, rel=0.2)
+    assert Scale.to_begin_with(np.full(200, 5.0), targets) == Scale(5.0, 1.0)
+
+
+def test_a_given_teacher_on_another_scale_is_left_as_it_is_and_told(tmp_path, capsys):
+    study = write_pair_study(tmp_path / "pairs")
+    study.write_text(PAIR_STUDY.replace("fine_tune", "# fine_tune"))
+    run = Run.of(Study.load(study), tmp_path / "runs")
+    prepare_teacher(run)
+    assert "are on another scale than the targets (2." in capsys.readouterr().err
+    given, taken = (
+        AutoModelForSequenceClassification.from_pretrained(folder) for folder in (study.parent / "teacher", run.teacher)
+    )
+    assert all(torch.equal(taken.state_dict()[name], value) for name, value in given.state_dict().items())
+
+
+def test_classes_have_no_scale():
+    layer = nn.Linear(4, 3)
+    weight = layer.weight.detach().clone()
+    with STANDARD.out_of(layer):
+        assert torch.equal(layer.weight, weight)
+    assert torch.equal(layer.weight, weight)
