@@ -226,7 +226,7 @@ def expected_error(metric: Metric, labels: np.ndarray, outputs: int) -> float:
     else:
         shift = np.where(rng.random(len(labels)) < ASSUMED, 0, rng.integers(1, outputs, len(labels)))
         logits = np.eye(outputs)[(labels + shift) % outputs]
-    return standard_error(metric.name, logits, labels) * math.sqrt(len(labels) / count)
+    return standard_error(metric, logits, labels) * math.sqrt(len(labels) / count)
 
 
 def _warnings(found: Rows, study: Study) -> Iterator[str]:
