@@ -275,7 +275,8 @@ def _teacher(study: Study) -> Finding:
     if study.teacher.model == "embedded":
         return Finding("study", "teacher", "ok", "made by nas")
     from nas.hub import find, model_folder
-    from nas.pipeline.prepare import check_teacher, given_teacher
+    from nas.pipeline.prepare import given_teacher
+    from nas.pipeline.teachers import check_teacher
 
     try:
         source = given_teacher(study)
@@ -283,7 +284,7 @@ def _teacher(study: Study) -> Finding:
             check_teacher(study, source)
         else:
             found, _ = find("model", source, study.teacher.revision)
-            check_teacher(study, str(model_folder(found, weights=False)))
+            check_teacher(study, str(model_folder(found, weights=False)), weights=False)
             source = f"{found} is on the hub"
     except NasError as problem:
         return Finding("study", "teacher", "missing", str(problem).removeprefix("teacher.model: "))

@@ -20,8 +20,8 @@ from nas.errors import DataError, NasError, StudyError, TeacherError
 from nas.files import write_atomically, write_text
 from nas.latency.runtimes import RUNTIMES
 from nas.model.stock import compact_config, shape_of
+from nas.model.teacher_config import read_config
 from nas.pipeline.plan import check_sources
-from nas.pipeline.prepare import read_config
 from nas.space import SearchSpace, Shape, shipped_spaces
 from nas.study import METRICS, Study, study_name
 

@@ -21,12 +21,13 @@ _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cl
 
 
 def prune_tokenizer(
-    tokenizer: PreTrainedTokenizerBase, used: Collection[int]
+    tokenizer: PreTrainedTokenizerBase, used: Collection[int], rows: int
 ) -> tuple[PreTrainedTokenizerFast, list[int]]:
     """The tokenizer with the pieces `used` (ids), special tokens and single characters; and the ids that it keeps.
 
-    The place of an id in the list is its new number. Raises `TeacherError` for another kind than WordPiece, or one that
-    puts special tokens around texts in a way that is not known here.
+    The index of an id in the list is its new number. Tokens from number `rows` on, which have no embedding, are
+    dropped. Raises `TeacherError` for another kind than WordPiece, or one that puts special tokens around texts in a
+    way that is not known here.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     parts: dict[str, Any] = json.loads(backend.to_str()) if backend else {"model": {"type": type(tokenizer).__name__}}
@@ -36,13 +37,15 @@ def prune_tokenizer(
             "leave it out"
         )
     vocabulary: dict[str, int] = parts["model"]["vocab"]
+    parts["added_tokens"] = [token for token in parts["added_tokens"] if token["id"] < rows]
     special = {token["content"] for token in parts["added_tokens"]}
     prefix = parts["model"]["continuing_subword_prefix"]
     ordered = sorted(vocabulary, key=lambda piece: vocabulary[piece])
     kept = [
         piece
         for piece in ordered
-        if piece in special or vocabulary[piece] in used or len(piece.removeprefix(prefix)) == 1
+        if vocabulary[piece] < rows
+        and (piece in special or vocabulary[piece] in used or len(piece.removeprefix(prefix)) == 1)
     ]
     parts["model"]["vocab"] = {piece: number for number, piece in enumerate(kept)}
     # Tokens that were added to a finished vocabulary have the numbers behind it.
@@ -52,11 +55,13 @@ def prune_tokenizer(
         token["id"] = numbers[token["content"]]
     if parts.get("post_processor"):
         _renumber(parts["post_processor"], numbers)
-    names = {name: getattr(tokenizer, name) for name in _SPECIAL if getattr(tokenizer, name, None) is not None}
+    # A special token that was dropped would be added again, behind the vocabulary.
+    names = {name: token for name in _SPECIAL if (token := getattr(tokenizer, name, None)) in numbers}
     pruned = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(parts)),
         model_max_length=tokenizer.model_max_length,
         padding_side=tokenizer.padding_side,
+        truncation_side=tokenizer.truncation_side,
         model_input_names=tokenizer.model_input_names,
         **names,
     )

@@ -47,6 +47,7 @@ def test_a_space_is_written_for_a_teacher_of_other_sizes_and_what_its_runtime_ca
     sizes = {"hidden_size": 48, "num_hidden_layers": 5, "num_attention_heads": 6, "intermediate_size": 100}
     config = BertConfig(vocab_size=64, max_position_embeddings=64, **sizes)
     BertForSequenceClassification(config).save_pretrained(here / "odd")
+    make_tokenizer().save_pretrained(here / "odd")
     arguments = ["--teacher", "odd", *GIVEN[2:], "--runtime", "torch", "--fine-tune"]
     assert nas("init", *arguments)[0] == 0
     study = Study.load(".")
@@ -179,7 +180,7 @@ def test_a_teacher_for_several_labels_at_once_or_of_one_output_is_no_evidence_fo
     config.write_text(json.dumps(values | {"problem_type": "multi_label_classification"}))
     code, output, error = nas("init", "several", *GIVEN)
     assert code == 0 and "so it is fine-tuned first" in output, error
-    config.write_text(json.dumps(values | {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}))
+    make_teacher(outputs=1, vocab_size=64).save_pretrained(here / "my-bert")
     code, _, error = nas("init", "one", *GIVEN)
     assert code == 2 and "2 numbers from 0 to 1, and the teacher has 1 output: classes or a scale?" in error
     assert nas("init", "one", *GIVEN, "--kind", "regression")[0] == 0
@@ -247,6 +248,7 @@ def test_no_folder_can_be_where_a_file_is_or_under_a_name_that_is_too_long(here,
 def test_an_interrupted_init_leaves_nothing_and_a_killed_one_is_no_hindrance(here, nas, monkeypatch):
     odd = BertConfig(vocab_size=64, hidden_size=48, num_hidden_layers=2, num_attention_heads=6, intermediate_size=100)
     BertForSequenceClassification(odd).save_pretrained(here / "odd")
+    make_tokenizer().save_pretrained(here / "odd")
     given = ["--teacher", "odd", *GIVEN[2:]]
 
     def interrupt(*arguments):

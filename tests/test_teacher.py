@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+import torch
 from datasets import ClassLabel, Dataset
-from tiny import POSITIONS, TEACHERS, TINY_STUDY, write_tiny_study
+from tiny import POSITIONS, TEACHERS, TINY_STUDY, make_tokenizer, write_tiny_study
 from tolerance import assert_same
-from transformers import AutoConfig, AutoModelForSequenceClassification, BertForSequenceClassification, BertModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertForSequenceClassification,
+    BertModel,
+)
 
 from nas.data import TaskData, batches_by_length
 from nas.errors import TeacherError
 from nas.evaluate import predict
 from nas.evaluate.accuracy import forward_of
-from nas.pipeline.prepare import load_tokenizer, prepare_teacher
+from nas.model.tokenizer import load_tokenizer
+from nas.pipeline.prepare import prepare_teacher
 from nas.pipeline.run import Run
 from nas.pipeline.supernets import load_teacher
 from nas.space import shipped_spaces
@@ -135,7 +145,7 @@ def test_code_of_a_teacher_is_never_run_nor_asked_for(nas, tiny_study, tmp_path,
     for verb in (["check", str(tiny_study)], ["init", str(tmp_path / "new"), "--teacher", str(config.parent)]):
         code, _, error = nas(*verb)
         assert code == 2 and not asked and not (tmp_path / "run").exists()
-        assert error.splitlines()[-1].startswith("error: teacher.model: ") and "contains custom code" in error
+        assert error.splitlines()[-1].startswith("error: teacher: a model of type bert, ") and "'own'" in error
 
 
 @pytest.mark.parametrize("files", [("vocab.txt",), ("vocab.json", "merges.txt")])
@@ -158,3 +168,134 @@ def test_a_choice_for_the_word_table_must_suit_its_own_width(nas, tmp_path):
     (study.parent / "mine.toml").write_text(text.replace("low_rank(14)", "low_rank(17)"))
     code, _, error = nas("check", str(study))
     assert code == 2 and "'low_rank(17)' does not suit the teacher's word table of 64 by 20" in error
+
+
+def _configure(folder, **changes):
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | changes))
+
+
+def _multi_label(folder):
+    _configure(folder, problem_type="multi_label_classification")
+
+
+def _one_output(folder):
+    config = AutoConfig.from_pretrained(folder)
+    config.num_labels = 1
+    BertForSequenceClassification(config).save_pretrained(folder)
+
+
+def _one_name_too_few(folder):
+    _configure(folder, id2label={"0": "bad"})
+
+
+def _quantised(folder):
+    _configure(folder, quantization_config={"load_in_8bit": True})
+
+
+def _no_row(folder):
+    tokenizer = make_tokenizer()
+    tokenizer.pad_token = "<none>"
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (_bare_encoder, "it is not a fine-tuned classifier; give one, or set teacher.fine_tune"),
+        (_truncated, "model.safetensors cannot be loaded"),
+        (_no_tokenizer, "has no tokenizer; add its tokenizer.json"),
+        (
+            _multi_label,
+            "problem_type is multi_label_classification with 2 label(s), but a task of kind",
+        ),
+        (_one_output, "problem_type is regression with 1 label(s), but a task of kind 'classification' needs"),
+        (_one_name_too_few, "id2label names 1 label(s), but the classifier has 2; correct id2label"),
+        (_quantised, "quantization_config must be absent or false"),
+        (_no_row, "the token '<none>', number 64, but there are embeddings for 64 tokens only"),
+    ],
+)
+def test_check_finds_what_training_would_meet(nas, tiny_study, tmp_path, spoil, words):
+    tiny_study.write_text(FINE_TUNED)
+    spoil(tiny_study.parent / "teacher")
+    for verb in ("check", "train"):
+        code, _, error = nas(verb, str(tiny_study), "--runs", str(tmp_path / "runs"))
+        assert code == 2 and words in error and "Traceback" not in error
+        assert error.splitlines()[-1].startswith("error: teacher.model: ")
+    assert nas("doctor", str(tiny_study))[0] == 2
+    assert not (tmp_path / "runs" / "tiny" / "teacher").exists()
+
+
+@pytest.mark.parametrize("generic", [None, {}, {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}])
+def test_a_teacher_that_does_not_name_its_labels_has_as_many_as_its_classifier(tiny_study, tmp_path, generic):
+    tiny_study.write_text(FINE_TUNED)
+    _configure(tiny_study.parent / "teacher", id2label=generic, label2id=None, num_labels=7)
+    saved = AutoConfig.from_pretrained(_prepare(tiny_study, tmp_path).teacher)
+    assert saved.num_labels == 2 and saved.problem_type == "single_label_classification"
+
+
+def test_a_head_of_another_size_and_kind_is_new_and_announced(tiny_study, tmp_path, capsys):
+    folder = tiny_study.parent / "teacher"
+    config = AutoConfig.from_pretrained(folder)
+    config.num_labels, config.problem_type = 5, "multi_label_classification"
+    given = BertForSequenceClassification(config)
+    given.save_pretrained(folder)
+    saved = AutoConfig.from_pretrained(_prepare(tiny_study, tmp_path).teacher)
+    said = capsys.readouterr().err
+    assert "Teacher: its classifier has 5 label(s), the task has 2; a new one is trained" in said
+    assert "its problem_type, multi_label_classification, becomes single_label_classification" in said
+    assert (saved.num_labels, saved.problem_type) == (2, "single_label_classification")
+
+
+def test_half_precision_is_trained_and_saved_in_float32(tiny_study, tmp_path):
+    folder = tiny_study.parent / "teacher"
+    BertForSequenceClassification.from_pretrained(folder).half().save_pretrained(folder)
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "float16"
+    tiny_study.write_text(TINY_STUDY.replace("epochs = 2.0", "epochs = 0.2"))
+    run = _prepare(tiny_study, tmp_path)
+    trained, given = (
+        AutoModelForSequenceClassification.from_pretrained(at, dtype="auto") for at in (run.teacher, folder)
+    )
+    assert (
+        trained.dtype == torch.float32 and json.loads((run.teacher / "config.json").read_text())["dtype"] == "float32"
+    )
+    # Steps far below the spacing of float16 are not lost.
+    moved = trained.bert.pooler.dense.weight - given.bert.pooler.dense.weight.float()
+    assert (moved != moved.half().float()).any() and not torch.equal(moved, torch.zeros_like(moved))
+
+
+def test_the_tokenizer_of_a_run_cuts_where_accuracy_is_judged(tiny_study, tmp_path):
+    path = tiny_study.parent / "teacher" / "tokenizer_config.json"
+    settings = json.loads(path.read_text()) | {"padding_side": "left", "truncation_side": "left"}
+    path.write_text(json.dumps(settings))
+    tiny_study.write_text(FINE_TUNED.replace("max_length = 32", "max_length = 8"))
+    run = _prepare(tiny_study, tmp_path)
+    saved = AutoTokenizer.from_pretrained(run.teacher)
+    assert (saved.padding_side, saved.truncation_side, saved.model_max_length) == ("right", "left", 8)
+    texts = Dataset.from_parquet(str(tiny_study.parent / "test.parquet"), keep_in_memory=True)["text"]
+    assert saved(list(texts), truncation=True)["input_ids"] == list(TaskData.load(run.data).test["input_ids"])
+
+
+def test_a_text_with_a_token_that_has_no_embedding_is_refused_and_names_it(nas, tiny_study, tmp_path):
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["<laugh>"])
+    tokenizer.save_pretrained(tiny_study.parent / "teacher")
+    tiny_study.write_text(FINE_TUNED)
+    _prepare(tiny_study, tmp_path)
+    path = tiny_study.parent / "train.parquet"
+    rows = Dataset.from_parquet(str(path), keep_in_memory=True).to_list()
+    Dataset.from_list([*rows, {"text": "w1 <laugh>", "label": 1}]).to_parquet(path)
+    for verb in ("check", "train"):
+        code, _, error = nas(verb, str(tiny_study), "--runs", str(tmp_path / "other"))
+        assert code == 2 and "uses the token '<laugh>', number 64, but there are embeddings for 64 tokens" in error
+    assert not (tmp_path / "other" / "tiny" / "teacher").exists()
+
+
+def test_a_pruned_vocabulary_drops_tokens_without_an_embedding(tiny_study, tmp_path):
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["<laugh>"])
+    tokenizer.save_pretrained(tiny_study.parent / "teacher")
+    tiny_study.write_text(FINE_TUNED.replace('model = "./teacher"', 'model = "./teacher"\nprune_vocabulary = true'))
+    run = _prepare(tiny_study, tmp_path)
+    saved = load_tokenizer(run.teacher)
+    assert len(saved) == AutoConfig.from_pretrained(run.teacher).vocab_size <= 64

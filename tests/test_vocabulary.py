@@ -40,7 +40,7 @@ def _pieces(tokenizer, text):
 def test_known_texts_keep_their_pieces_and_others_are_cut_smaller(tokenizer, tmp_path):
     known = ["good film", "bad films"]
     used = {number for text in known for number in tokenizer(text)["input_ids"]}
-    pruned, kept = prune_tokenizer(tokenizer, used)
+    pruned, kept = prune_tokenizer(tokenizer, used, len(tokenizer))
     assert [PIECES[number] for number in kept] == [piece for piece in PIECES if piece not in ("goods", "##ood")]
     assert pruned.pad_token_id == 0 and pruned.cls_token_id == kept.index(2)
     pruned.save_pretrained(tmp_path)
@@ -55,7 +55,7 @@ def test_known_texts_keep_their_pieces_and_others_are_cut_smaller(tokenizer, tmp
 
 def test_tokens_added_to_a_finished_vocabulary_stay(tokenizer):
     tokenizer.add_tokens(["goodbad", "filmfilm"])
-    pruned, kept = prune_tokenizer(tokenizer, set(tokenizer("good film")["input_ids"]))
+    pruned, kept = prune_tokenizer(tokenizer, set(tokenizer("good film")["input_ids"]), len(tokenizer))
     assert kept[-2:] == [len(PIECES), len(PIECES) + 1] and len(pruned) == len(kept)
     text = "goodbad film filmfilm"
     assert _pieces(pruned, text) == _pieces(tokenizer, text) == ["[CLS]", *text.split(), "[SEP]"]
@@ -65,7 +65,7 @@ def test_tokens_added_to_a_finished_vocabulary_stay(tokenizer):
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "electra"])
 def test_a_model_keeps_its_function_on_known_texts(tokenizer, kind):
     model = randomise(make_teacher(kind, vocab_size=len(PIECES)))
-    pruned, kept = prune_tokenizer(tokenizer, set(tokenizer("good film")["input_ids"]))
+    pruned, kept = prune_tokenizer(tokenizer, set(tokenizer("good film")["input_ids"]), len(tokenizer))
     with torch.no_grad():
         expected = model(**tokenizer("good film", return_tensors="pt", return_token_type_ids=False)).logits
         prune_embeddings(model, kept, pruned.pad_token_id)
@@ -89,7 +89,7 @@ def test_special_tokens_have_their_new_numbers_whatever_puts_them_there(tokenize
     backend.post_processor = own if inside is None else processors.Sequence([processors.ByteLevel(), own])
     names = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     whole = PreTrainedTokenizerFast(tokenizer_object=backend, mask_token="[MASK]", **names)
-    pruned, kept = prune_tokenizer(whole, set(whole("good film")["input_ids"]))
+    pruned, kept = prune_tokenizer(whole, set(whole("good film")["input_ids"]), len(whole))
     assert len(kept) < len(pieces)
     assert _pieces(pruned, "good film") == _pieces(whole, "good film") == ["[CLS]", "good", "film", "[SEP]"]
 
@@ -104,7 +104,7 @@ def test_another_kind_of_tokenizer_is_refused():
         tokenizer_object=Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
     )
     with pytest.raises(TeacherError, match=r"prune_vocabulary: needs a WordPiece tokenizer, .* but got WordLevel"):
-        prune_tokenizer(words, {1})
+        prune_tokenizer(words, {1}, len(words))
 
 
 def test_a_study_prunes_by_its_training_texts(tmp_path):

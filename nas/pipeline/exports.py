@@ -27,7 +27,8 @@ from nas.export.tokens import check_tokens
 from nas.export.verification import Reference
 from nas.files import digest, file_digest, read_json, write_json
 from nas.model import CompactBertForSequenceClassification
-from nas.pipeline.prepare import load_tokenizer, metric_of, teacher_inputs
+from nas.model.tokenizer import load_tokenizer
+from nas.pipeline.prepare import metric_of, teacher_inputs
 from nas.pipeline.run import Run
 from nas.pipeline.searches import devices, evaluation, fingerprint, front, measured_on, search_candidates, texts
 from nas.pipeline.snapshots import commits

@@ -17,10 +17,8 @@ from nas.latency.runtimes import check_runtime
 from nas.model.precision import native_bf16
 from nas.pipeline.exports import export_inputs
 from nas.pipeline.prepare import (
-    check_teacher,
     data_inputs,
     given_teacher,
-    load_tokenizer,
     metric_of,
     teacher_folder,
     teacher_inputs,
@@ -30,6 +28,7 @@ from nas.pipeline.run import Run
 from nas.pipeline.searches import check_storage, is_searched, profile_inputs, recipes
 from nas.pipeline.snapshots import check_hub_data, looked_at, said_of_ids
 from nas.pipeline.supernets import supernet_inputs
+from nas.pipeline.teachers import check_teacher
 from nas.search.uniform import most_uniform
 from nas.study import Study
 
@@ -114,8 +113,7 @@ def check_hub(run: Run) -> dict[Kind, Snapshot]:
         check_hub_data(run.study.task, found["dataset"])
     if "model" in found:
         source = teacher_folder(run, weights=False)
-        check_teacher(run.study, source)
-        load_tokenizer(source)
+        check_teacher(run.study, source, weights=False)
     return found
 
 

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
-from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nas.compression import compression
-from nas.data import Head, Metric, Splits, TaskData, batches_by_length, read_splits
+from nas.data import Metric, Splits, TaskData, batches_by_length, read_splits
+from nas.data.files import values_of
 from nas.data.sample import SAMPLE_FILE, sample_of
 from nas.errors import SearchSpaceError, TeacherError
 from nas.evaluate.accuracy import forward_of, predict
 from nas.files import digest, file_digest, read_json, write_json
-from nas.model import CompactBertConfig
-from nas.model.stock import compact_config, shape_of
+from nas.model.teacher_config import read_config
+from nas.model.tokenizer import check_ids, load_tokenizer
 from nas.pipeline.run import Run
 from nas.pipeline.snapshots import commit, has_hub_teacher, hub_teacher, keep, said_of_ids
+from nas.pipeline.teachers import Teacher, check_shape, check_teacher, load_classifier
 from nas.progress import busy, say
 from nas.study import Study
 from nas.supernet.checkpoints import drop_checkpoints
@@ -38,19 +30,16 @@ from nas.supernet.loops import Schedule, fine_tune
 from nas.supernet.scale import STANDARD, Scale, last_linear
 from nas.vocabulary import prune_embeddings, prune_tokenizer
 
-_DATA_FORM = 3
+_DATA_FORM = 4
 """To be raised when the same files give other tokenised data than before, so that older data is rebuilt."""
-_TEACHER_FORM = 2
+_TEACHER_FORM = 3
 """To be raised when the same files give another teacher than before, so that older teachers are rebuilt."""
-_FAMILIES = "a BERT, RoBERTa, DistilBERT or ELECTRA"
 _SOURCE = "source.json"
 """What the teacher in the run's folder was made from, and the scale of its outputs."""
 _TOKENIZER, _KEPT = "tokenizer", "vocabulary.json"
 """A pruned tokenizer, and the rows of the teacher's word table that it keeps."""
 _JUDGED_BY = 1000
 """So many texts of the search set say how accurate the teacher is."""
-_TOKENIZERS = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
-"""Files that a tokenizer can be read from, each group enough."""
 
 
 def data_files(run: Run) -> dict[str, Path]:
@@ -127,79 +116,49 @@ def teacher_folder(run: Run, weights: bool = True) -> str:
     return str(hub_teacher(run, weights))
 
 
-def read_config(source: str) -> PreTrainedConfig:
-    """The configuration of a folder or hub id. Raises `TeacherError` if it cannot be read."""
-    try:
-        return AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as problem:
-        reason = str(problem).splitlines()[0]
-        raise TeacherError(
-            f"teacher.model: {source}: cannot be loaded: {reason}; give a folder or hub id of {_FAMILIES}"
-        ) from None
-
-
-def check_teacher(study: Study, source: str) -> CompactBertConfig:
-    """The teacher's configuration as a `CompactBert`; raises if it cannot be read or does not fit the study."""
-    config = read_config(source)
-    study.check_teacher(shape_of(config))
-    compact = compact_config(config)
-    for name in study.space.compression.embedding:
-        if not compression(name).suits(compact.vocab_size, compact.embedding_width):
-            raise SearchSpaceError(
-                f"search_space: {name!r} does not suit the teacher's word table of {compact.vocab_size:,} by "
-                f"{compact.embedding_width}; set search_space.exclude_compression = [{name!r}]"
-            )
-    lengths = {"task.max_length": study.task.max_length}
-    known = (device for device in study.devices if device.sequence_length != "task")
-    lengths |= {f"devices.{device.name}.sequence_length": max(device.lengths) for device in known}
-    for key, length in lengths.items():
-        if length > compact.max_position_embeddings:
-            raise TeacherError(
-                f"{key}: must be at most the tokens that the teacher has positions for, "
-                f"{compact.max_position_embeddings}, but got {length}; lower it"
-            )
-    return compact
-
-
-def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or hub id."""
-    # transformers makes up an empty tokenizer for a folder without one.
-    folder = Path(source)
-    if folder.is_dir() and not any(all((folder / name).is_file() for name in names) for names in _TOKENIZERS):
-        able = " or ".join(" and ".join(names) for names in _TOKENIZERS)
-        raise TeacherError(f"teacher.model: {source}: has no tokenizer; add its {able}")
-    try:
-        return AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
-    except (OSError, ValueError) as problem:
-        reason = str(problem).splitlines()[0]
-        raise TeacherError(f"teacher.model: {source}: has no tokenizer: {reason}; add tokenizer.json") from None
-
-
 @dataclass(frozen=True)
 class ReadTask:
     """A study's rows, split and numbered as its teacher needs them, and what tokenises them."""
 
     splits: Splits
-    tokenizer: PreTrainedTokenizerBase
-    config: CompactBertConfig
-    """The teacher's."""
+    teacher: Teacher
     max_length: int
 
-    def encode(self, tokenizer: PreTrainedTokenizerBase | None = None, splits: Splits | None = None) -> TaskData:
-        """The tokenised splits; with another tokenizer, or of other splits, if they are given."""
-        has_types = "token_type_ids" in self.config.input_names
-        return (splits or self.splits).encode(tokenizer or self.tokenizer, self.max_length, has_types)
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The teacher's tokenizer."""
+        return self.teacher.tokenizer
+
+    def encode(self, splits: Splits | None = None) -> TaskData:
+        """The tokenised splits, or others if they are given.
+
+        Raises `TeacherError` if a text contains a token that the teacher has no embedding for.
+        """
+        teacher = self.teacher
+        data = self.encode_with(self.tokenizer, splits)
+        for split in data.splits.values():
+            check_ids(
+                chain.from_iterable(values_of(split, "input_ids")), self.tokenizer, teacher.source, teacher.config
+            )
+        return data
+
+    def encode_with(self, tokenizer: PreTrainedTokenizerBase, splits: Splits | None = None) -> TaskData:
+        """The splits tokenised by another tokenizer."""
+        has_types = "token_type_ids" in self.teacher.compact.input_names
+        return (splits or self.splits).encode(tokenizer, self.max_length, has_types)
 
 
-def read_task(run: Run) -> ReadTask:
-    """Read and split the data of a study. Raises what is wrong with the files, the labels or the teacher."""
-    study, files, source = run.study, data_files(run), teacher_folder(run, weights=False)
+def read_task(run: Run, weights: bool = True) -> ReadTask:
+    """Read and split the data of a study. Raises what is wrong with the files, the labels or the teacher.
+
+    Without `weights` those of a hub teacher are neither downloaded nor checked.
+    """
+    study, files, source = run.study, data_files(run), teacher_folder(run, weights)
     task = study.task.model_copy(update={"revision": commit(run, "dataset")})
     train, test = (str(files.get(name, getattr(study.task, name))) for name in ("train", "test"))
-    config = check_teacher(study, source)
-    tokenizer = load_tokenizer(source)
-    splits = read_splits(task, train, test, study.seed, _head(study, source))
-    return ReadTask(splits, tokenizer, config, task.max_length)
+    teacher = check_teacher(study, source, weights or not has_hub_teacher(study))
+    splits = read_splits(task, train, test, study.seed, teacher.head(study))
+    return ReadTask(splits, teacher, task.max_length)
 
 
 @said_of_ids
@@ -209,7 +168,7 @@ def prepare_data(run: Run) -> TaskData:
     if study.task.train == "embedded":
         _make_embedded(run)
     keep(run)
-    check_teacher(study, teacher_folder(run, weights=False))
+    check_shape(study, read_config(teacher_folder(run, weights=False)))
     inputs = data_inputs(run)
     if not run.is_done("data", inputs):
         with run.step("data", inputs, run.data), busy("Reading, splitting and tokenising the data"):
@@ -217,11 +176,11 @@ def prepare_data(run: Run) -> TaskData:
             data = rows.encode()
             if study.teacher.prune_vocabulary:
                 used = set(chain.from_iterable(data.train["input_ids"]))
-                tokenizer, kept = prune_tokenizer(rows.tokenizer, used)
+                tokenizer, kept = prune_tokenizer(rows.tokenizer, used, rows.teacher.config.vocab_size)
                 say(f"Vocabulary: {len(kept):,} tokens stay")
                 tokenizer.save_pretrained(run.data / _TOKENIZER)
                 write_json(run.data / _KEPT, kept)
-                data = rows.encode(tokenizer)
+                data = rows.encode_with(tokenizer)
             write_json(run.data / SAMPLE_FILE, sample_of(rows.splits.texts["test"], data.test["length"]))
             data.save(run.data)
     found = TaskData.load(run.data)
@@ -237,15 +196,6 @@ def check_exits(study: Study, labels: int) -> None:
                 f"search_space: exit_threshold must be above 1/{labels}, which the likeliest of the task's {labels} "
                 f"classes always reaches, but got {threshold:g}; raise it"
             )
-
-
-def _head(study: Study, source: str) -> Head | None:
-    """The teacher's classifier; None for a model that was saved without one."""
-    config = read_config(source)
-    if not any("ForSequenceClassification" in name for name in config.architectures or ["ForSequenceClassification"]):
-        return None
-    names = tuple(str(name) for _, name in sorted((config.id2label or {}).items()))
-    return Head(source, names, trained_anew=study.teacher.fine_tune is not None)
 
 
 def metric_of(run: Run) -> Metric:
@@ -275,14 +225,7 @@ def prepare_teacher(run: Run) -> TaskData:
     study, source = run.study, teacher_folder(run)
     with run.step("teacher", inputs, run.teacher):
         torch.manual_seed(study.seed)
-        tokenizer = load_tokenizer(source)
-        try:
-            model = _load_classifier(study, source, data)
-        except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
-            reason = str(problem).splitlines()[0]
-            raise TeacherError(
-                f"teacher.model: {source}: cannot be loaded: {reason}; give a checkpoint of {_FAMILIES}"
-            ) from None
+        model, tokenizer = load_classifier(study, source, data)
         if study.teacher.prune_vocabulary:
             tokenizer = load_tokenizer(run.data / _TOKENIZER)
             prune_embeddings(model, read_json(run.data / _KEPT, TeacherError), tokenizer.pad_token_id)
@@ -300,6 +243,7 @@ def prepare_teacher(run: Run) -> TaskData:
             fine_tune(model, train, tokenizer, schedule, run.teacher, study.seed, origin)
             scale.put_into(last_linear(model))
         model.save_pretrained(run.teacher)
+        tokenizer.model_max_length = study.task.max_length  # exports cut texts where accuracy was judged
         tokenizer.save_pretrained(run.teacher)
         outputs = _judge(model, data, study)
         about = {"model": study.teacher.model, "commit": commit(run, "model"), "fine_tuned_here": bool(settings)}
@@ -350,36 +294,3 @@ def _judge(model: PreTrainedModel, data: TaskData, study: Study) -> Scale:
             f"targets ({wanted.mean:.4g} ± {wanted.deviation:.2g}); exports give outputs on the teacher's scale"
         )
     return given
-
-
-def _load_classifier(study: Study, source: str, data: TaskData) -> PreTrainedModel:
-    if study.teacher.fine_tune is None:
-        loaded: Any = AutoModelForSequenceClassification.from_pretrained(
-            source, output_loading_info=True, use_safetensors=True, trust_remote_code=False
-        )
-        classifier, about = loaded
-        _check_fine_tuned(classifier, source, data, about["missing_keys"])
-        return cast(PreTrainedModel, classifier)
-    names = dict(enumerate(data.label_names)) or {0: "score"}
-    return AutoModelForSequenceClassification.from_pretrained(
-        source,
-        num_labels=data.num_labels,
-        id2label=names,
-        label2id={name: key for key, name in names.items()},
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
-
-
-def _check_fine_tuned(model: PreTrainedModel, source: str, data: TaskData, missing: Collection[str]) -> None:
-    """Raise unless the model is a classifier with this task's number of labels; the data is numbered as it is."""
-    if missing:
-        raise TeacherError(
-            f"teacher.model: {source} has no {min(missing)}: it is not a fine-tuned classifier; "
-            "give one, or set teacher.fine_tune"
-        )
-    if model.config.num_labels != data.num_labels:
-        raise TeacherError(
-            f"teacher.model: {source} has {model.config.num_labels} labels, the task has {data.num_labels}; "
-            "give a teacher fine-tuned for this task, or set teacher.fine_tune"
-        )

@@ -83,8 +83,8 @@ class Rows:
     targets: Targets | None
     unknown: float
     """The share of the training set's tokens that are the tokenizer's unknown token."""
-    without_embedding: Mapping[str, int]
-    """Tokens of the tokenizer that the teacher has no embedding for, and how often they occur in the texts."""
+    without_embedding: tuple[str, ...]
+    """Tokens of the tokenizer that the teacher has no embedding for; no text contains one, which would be refused."""
     judged: int
     """Texts of the search set that candidates are judged by."""
     metric: str
@@ -117,7 +117,7 @@ def look_at_rows(run: Run) -> Rows | None:
     if not_seen(run.study):
         return None
     with busy("Looking at the rows"):
-        return _look(run.study, read_task(run))
+        return _look(run.study, read_task(run, weights=False))
 
 
 def _look(study: Study, task: ReadTask) -> Rows:
@@ -126,7 +126,8 @@ def _look(study: Study, task: ReadTask) -> Rows:
     data = task.encode(splits=chosen)
     counts = {name: _token_counts(split) for name, split in data.splits.items()}
     if study.teacher.prune_vocabulary:  # which not every tokenizer can be
-        prune_tokenizer(task.tokenizer, set(np.flatnonzero(counts["train"]).tolist()))
+        used = set(np.flatnonzero(counts["train"]).tolist())
+        prune_tokenizer(task.tokenizer, used, task.teacher.config.vocab_size)
     judged = judged_by(data.search, study.search.examples, study.search.least_tokens)
     metric = Metric.of(study.task, data.label_names)
     check_size(metric.name, len(judged), "What is judged (search.examples, search.least_tokens)")
@@ -140,7 +141,7 @@ def _look(study: Study, task: ReadTask) -> Rows:
         classes=_classes(task.splits),
         targets=None if data.label_names else _targets(task.splits.labels["train"]),
         unknown=0.0 if unknown is None else float(counts["train"][unknown : unknown + 1].sum() / counts["train"].sum()),
-        without_embedding=_without_embedding(task, counts),
+        without_embedding=_without_embedding(task),
         judged=len(judged),
         metric=metric.label,
         standard_error=expected_error(metric, np.asarray(values_of(judged, "labels")), data.num_labels),
@@ -199,14 +200,10 @@ def _targets(labels: Sequence[float]) -> Targets:
     return Targets(float(values.min()), float(values.max()), float(values.mean()), float(values.std()))
 
 
-def _without_embedding(task: ReadTask, counts: Mapping[str, np.ndarray]) -> dict[str, int]:
-    outside = {
-        number: token for token, number in task.tokenizer.get_vocab().items() if number >= task.config.vocab_size
-    }
-    return {
-        outside[number]: sum(int(found[number]) for found in counts.values() if number < len(found))
-        for number in sorted(outside)
-    }
+def _without_embedding(task: ReadTask) -> tuple[str, ...]:
+    numbers = task.tokenizer.get_vocab()
+    outside = (token for token, number in numbers.items() if number >= task.teacher.config.vocab_size)
+    return tuple(sorted(outside, key=numbers.__getitem__))
 
 
 def expected_error(metric: Metric, labels: np.ndarray, outputs: int) -> float:
@@ -263,11 +260,6 @@ def _of_texts(found: Rows, max_length: int) -> Iterator[str]:
         yield (
             f"{found.unknown:.1%} of the tokens of the training set are unknown to the tokenizer; a teacher of the "
             "texts' language and script would read them"
-        )
-    if used := [token for token, count in found.without_embedding.items() if count]:
-        yield (
-            f"the teacher has no embedding for {_named(used)}, which the texts contain; resize its embeddings and "
-            "train them, or remove the token from the tokenizer"
         )
 
 

@@ -16,8 +16,8 @@ from nas.data import TaskData
 from nas.files import digest, write_folder
 from nas.model import CompactBertConfig, CompactBertForSequenceClassification
 from nas.model.stock import compact_config, from_stock
+from nas.model.tokenizer import load_tokenizer
 from nas.pipeline.prepare import (
-    load_tokenizer,
     prepare_teacher,
     scale_of,
     task_made_of,

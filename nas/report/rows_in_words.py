@@ -13,7 +13,7 @@ def rows_in_words(rows: dict[str, Any]) -> Iterator[str]:
     """Lines about the labels, repeated texts and the standard error, from the JSON form of `Rows`."""
     yield _labels(rows)
     yield f"repeated: {rows['repeated']:,} rows have the text of an earlier row; {rows['in_test']:,} that of a test row"
-    if unused := [token for token, count in rows["without_embedding"].items() if not count]:
+    if unused := rows["without_embedding"]:
         yield f"tokens without an embedding: {len(unused):,} such as {unused[0]!r}, which no text contains"
     yield (
         f"search set: candidates are judged by {rows['judged']:,} texts; standard error of {rows['metric']} "

@@ -18,8 +18,9 @@ from transformers.trainer_callback import PrinterCallback
 
 from nas.data import TaskData
 from nas.model.stock import from_stock
+from nas.model.tokenizer import load_tokenizer
 from nas.pipeline import Run
-from nas.pipeline.prepare import load_tokenizer, prepare_data, teacher_source
+from nas.pipeline.prepare import prepare_data, teacher_source
 from nas.pipeline.supernets import loss_weights
 from nas.supernet import BertSupernet, SupernetWeights
 from nas.supernet.loops import Schedule, training_arguments

@@ -1,0 +1,229 @@
+"""A teacher's weights in safetensors files: checked by their names and shapes alone, then loaded in float32.
+
+The names of a checkpoint are translated to those of the family's classifier. Only the head may be absent, or be of
+another size, and only where the teacher is fine-tuned for the task; everything else would be trained from scratch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+
+from nas.errors import TeacherError
+from nas.model.families import FAMILIES, family_of
+from nas.model.teacher_config import CONFIG_FILE, SUPPORTED, teacher_file
+
+WEIGHTS_FILE = "model.safetensors"
+_INDEX_FILE = "model.safetensors.index.json"
+_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_ANCHOR = "embeddings.word_embeddings.weight"
+"""Every family's encoder has it: what stands before it in a name is a prefix of the encoder."""
+_BUFFERS = ("position_ids", "token_type_ids")
+_OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_CONVERT = (
+    'python -c "import glob, torch; from safetensors.torch import save_file; save_file({name: weight.clone().'
+    "contiguous() for file in glob.glob('pytorch_model*.bin') for name, weight in torch.load(file, map_location='cpu', "
+    "weights_only=True).items()}, 'model.safetensors', {'format': 'pt'})\""
+)
+"""Converts any pickled checkpoint without running code from it."""
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """Where a weight is stored."""
+
+    file: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The weights of a teacher, by the names of its family's classifier."""
+
+    source: str
+    tensors: Mapping[str, _Tensor]
+    shapes: Mapping[str, tuple[int, ...]]
+    """What the configuration makes the classifier's parameters."""
+    head: frozenset[str]
+    """The parameters of the head: pooler and classifier, by whatever name."""
+    classifier: str
+    """The name of the last matrix, (labels, hidden size)."""
+
+    @classmethod
+    def of(cls, source: str, config: PreTrainedConfig) -> Checkpoint:
+        """Read the names and shapes of a folder.
+
+        Raises `TeacherError` if there are no safetensors files, one is damaged, or the encoder is not all there.
+        """
+        with torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(config)
+        shapes = {name: tuple(value.shape) for name, value in model.named_parameters()}
+        base = f"{model.base_model_prefix}."
+        head = frozenset(name for name in shapes if not name.startswith(base) or name.startswith(f"{base}pooler."))
+        classifier = family_of(config.model_type).parameter("classifier.weight")
+        found = cls(source, _renamed(source, base, shapes, _headers(source)), shapes, head, classifier)
+        found._check_encoder(base)
+        return found
+
+    @property
+    def labels(self) -> int | None:
+        """The number of outputs that the classifier was trained for; None if there is no classifier."""
+        tensor = self.tensors.get(self.classifier)
+        return tensor.shape[0] if tensor and tensor.shape else None
+
+    @property
+    def new(self) -> list[str]:
+        """Parameters of the head that are absent or of another size than the configuration asks for."""
+        return sorted(
+            name for name in self.head if name not in self.tensors or self.tensors[name].shape != self.shapes[name]
+        )
+
+    def _check_encoder(self, base: str) -> None:
+        encoder = self.shapes.keys() - self.head
+        missing = sorted(encoder - self.tensors.keys())
+        if missing:
+            more = f" and {len(missing) - 1} more" if missing[1:] else ""
+            raise self._refused(
+                f"has no {missing[0]}{more} of the {len(encoder)} weights that {CONFIG_FILE} asks for; give a complete "
+                f"checkpoint of {SUPPORTED}"
+            )
+        inside = {name for name in self.tensors if name.startswith(base) and not name.startswith(f"{base}pooler.")}
+        extra = sorted(name for name in inside - encoder if not name.endswith(_BUFFERS))
+        if extra:
+            raise self._refused(f"holds {extra[0]}, which {CONFIG_FILE} has no place for; correct {CONFIG_FILE}")
+        for name in sorted(encoder):
+            tensor, wanted = self.tensors[name], self.shapes[name]
+            if tensor.shape != wanted:
+                raise self._refused(
+                    f"{name} has the shape {list(tensor.shape)}, but {CONFIG_FILE} asks for {list(wanted)}; correct "
+                    f"{CONFIG_FILE}"
+                )
+        for name in sorted(self.shapes.keys() & self.tensors.keys()):
+            if (kind := self.tensors[name].dtype) not in _FLOATS:
+                raise self._refused(
+                    f"{name} is stored as {kind}, but must be a floating-point weight ({', '.join(_FLOATS)}); give a "
+                    "checkpoint that is not quantised"
+                )
+
+    def load(self, config: PreTrainedConfig) -> PreTrainedModel:
+        """The classifier in float32. The weights of `new` are drawn at random.
+
+        Raises `TeacherError` for weights that are not numbers.
+        """
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+        wanted = {name: self.tensors[name] for name in self.shapes if name not in self.new}
+        state = {}
+        for file in sorted({tensor.file for tensor in wanted.values()}):
+            with _opened(self.source, file) as weights:
+                for name, tensor in wanted.items():
+                    if tensor.file == file:
+                        state[name] = weights.get_tensor(tensor.name).float()
+                        if not torch.isfinite(state[name]).all():
+                            raise self._refused(f"{name} holds values that are not finite numbers; give another one")
+        model.load_state_dict(state, strict=False)
+        return model.float()
+
+    def _refused(self, text: str) -> TeacherError:
+        return TeacherError(f"teacher.model: {self.source}: {text}")
+
+
+def _headers(source: str) -> Iterator[_Tensor]:
+    """Every tensor of a checkpoint, from the headers of its files."""
+    for file in _files(source):
+        with _opened(source, file) as weights:
+            for name in weights.keys():  # noqa: SIM118, which is no mapping
+                part = weights.get_slice(name)
+                yield _Tensor(file, name, tuple(part.get_shape()), part.get_dtype())
+
+
+@contextmanager
+def _opened(source: str, file: Path) -> Iterator[Any]:
+    """A safetensors file. Raises `TeacherError` if it is damaged."""
+    try:
+        with safe_open(file, "pt") as weights:
+            yield weights
+    except (SafetensorError, OSError) as problem:
+        raise TeacherError(
+            f"teacher.model: {source}: {file.name} cannot be loaded: {problem}; the file is damaged or incomplete, "
+            "copy or download it again"
+        ) from None
+
+
+def _files(source: str) -> list[Path]:
+    """The safetensors files of a checkpoint: one, or the shards that an index lists."""
+    if whole := teacher_file(source, WEIGHTS_FILE):
+        return [whole]
+    index = teacher_file(source, _INDEX_FILE)
+    if index is None:
+        raise _no_weights(source)
+    try:
+        shards = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise TeacherError(
+            f"teacher.model: {source}: {_INDEX_FILE} is not a valid index; copy or download it again"
+        ) from None
+    files = {name: teacher_file(source, name) for name in shards if Path(name).name == name}
+    for name in shards:
+        if files.get(name) is None:
+            raise TeacherError(
+                f"teacher.model: {source}: has no {name}, which {_INDEX_FILE} lists; copy or download it again"
+            )
+    return [file for file in files.values() if file]
+
+
+def _no_weights(source: str) -> TeacherError:
+    pickled = next((name for name in _PICKLED if teacher_file(source, name)), None)
+    if pickled:
+        return TeacherError(
+            f"teacher.model: {source}: has {pickled} but no {WEIGHTS_FILE}; pickled weights are not read, since they "
+            f"can run code: convert them in that folder with {_CONVERT}"
+        )
+    return TeacherError(f"teacher.model: {source}: has no {WEIGHTS_FILE}; give a checkpoint saved in safetensors")
+
+
+def _renamed(
+    source: str, base: str, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[_Tensor]
+) -> dict[str, _Tensor]:
+    """The tensors by the names of the family's classifier.
+
+    A prefix that wrappers put before all names (`module.`, `_orig_mod.`, `model.`) is removed, an encoder saved alone
+    gets its own (`bert.`), and the norms of TensorFlow's checkpoints get today's names.
+    """
+    given = {tensor.name: tensor for tensor in tensors}
+    anchors = [name for name in given if name == _ANCHOR or name.endswith(f".{_ANCHOR}")]
+    usual = [name for name in anchors if name == base + _ANCHOR]
+    if len(usual or anchors) != 1:
+        found = f"several encoders ({', '.join(sorted(anchors))})" if anchors else f"no {base}{_ANCHOR}"
+        raise TeacherError(f"teacher.model: {source}: has {found}; give a checkpoint of {SUPPORTED}")
+    prefix = (usual or anchors)[0].removesuffix(_ANCHOR)
+    outer = prefix.removesuffix(base)
+    other = next((name for name in FAMILIES if f"{name}." != base and name in outer.split(".")), None)
+    if other:
+        raise TeacherError(
+            f"teacher.model: {source}: {CONFIG_FILE}: model_type is {base[:-1]!r}, but the names of the weights begin "
+            f"with {prefix!r}; correct model_type"
+        )
+    parts = {name.split(".")[1] for name in shapes if name.startswith(base)} | {"pooler"}
+    renamed: dict[str, _Tensor] = {}
+    for name, tensor in given.items():
+        inner = name.removeprefix(prefix)
+        is_inside = name.startswith(prefix) and inner.split(".")[0] in parts
+        usual_name = base + inner if is_inside else name.removeprefix(outer)
+        for old, today in _OLD_NAMES.items():
+            usual_name = usual_name.replace(old, today)
+        if usual_name in renamed:
+            both = f"{renamed[usual_name].name} and {tensor.name}"
+            raise TeacherError(f"teacher.model: {source}: holds {usual_name} twice, as {both}; remove one")
+        renamed[usual_name] = tensor
+    return renamed

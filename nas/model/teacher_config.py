@@ -1,0 +1,183 @@
+"""A teacher's configuration, read from its folder: only what defines a classifier, each value checked.
+
+Files in the wild carry numbers as text, settings of other tools and of how a program wanted to call the model. The
+configuration is rebuilt from the settings that define the network, so that nothing else can change how it is computed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+
+from nas.errors import TeacherError
+from nas.model.families import FAMILIES, Family, family_of
+
+SUPPORTED = "a BERT, RoBERTa, DistilBERT or ELECTRA"
+CONFIG_FILE = "config.json"
+Problem = Literal["regression", "single_label_classification", "multi_label_classification"]
+"""What the outputs of a classifier are, in the words of transformers."""
+_COUNTS = (
+    "vocab_size",
+    "num_hidden_layers",
+    "hidden_size",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "embedding_size",
+)
+_RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+_NULLABLE = ("classifier_dropout", "pad_token_id")
+_OFF = {
+    "is_decoder": "give an encoder",
+    "add_cross_attention": "give an encoder",
+    "pruned_heads": "give a checkpoint with all heads",
+    "quantization_config": "give the checkpoint before quantisation; if its weights are not quantised, remove it",
+}
+"""Settings that would make it another function, or its weights another kind of numbers, and the remedy for each."""
+
+
+def teacher_file(source: str, name: str) -> Path | None:
+    """A file of a teacher's folder; None if there is none of that name."""
+    path = Path(source) / name
+    return path if path.is_file() else None
+
+
+def read_config(source: str) -> PreTrainedConfig:
+    """The configuration in a folder, in its family's class.
+
+    Raises `TeacherError` if it cannot be read, is of another family, or has a value that makes no sense.
+    """
+    values = _read(source)
+    kind = values.get("model_type")
+    if not isinstance(kind, str):
+        able = " or ".join(f'"{name}"' for name in FAMILIES)
+        raise _wrong(source, "model_type", f"must be {able}", kind, "add it")
+    family, config_class = family_of(kind), CONFIG_MAPPING[kind]
+    for alias, name in config_class.attribute_map.items():
+        if alias in values:
+            values.setdefault(name, values[alias])
+    for name, remedy in _OFF.items():
+        if values.get(name):
+            raise _wrong(source, name, "must be absent or false", values[name], remedy)
+    known = dict(_settings(source, family, config_class, values))
+    config = AutoConfig.for_model(kind, **known, **_labels(source, values))
+    architectures = values.get("architectures")
+    config.architectures = architectures if isinstance(architectures, list) else None
+    config.problem_type = _problem(source, values)
+    if config.pad_token_id is not None and config.pad_token_id >= config.vocab_size:
+        raise _wrong(source, "pad_token_id", f"must be below vocab_size, {config.vocab_size}", config.pad_token_id)
+    return config
+
+
+def _read(source: str) -> dict[str, Any]:
+    path = teacher_file(source, CONFIG_FILE)
+    if path is None:
+        merged = "; merge the adapter into its model first (merge_and_unload of peft)"
+        adapter = merged if teacher_file(source, "adapter_config.json") else ""
+        raise TeacherError(
+            f"teacher.model: {source}: has no {CONFIG_FILE}{adapter}; give a folder or hub id of {SUPPORTED}"
+        )
+    try:
+        values = json.loads(path.read_bytes())
+    except ValueError as problem:  # not JSON, or not text
+        raise TeacherError(f"teacher.model: {source}: {CONFIG_FILE} is not valid JSON: {problem}; repair it") from None
+    if not isinstance(values, dict):
+        raise TeacherError(
+            f"teacher.model: {source}: {CONFIG_FILE} must hold a JSON object, but holds "
+            f"{type(values).__name__}; give a folder or hub id of {SUPPORTED}"
+        )
+    return values
+
+
+def _settings(source: str, family: Family, config_class: Any, values: Mapping[str, Any]) -> Any:
+    """Names and values of what defines the network, under the family's own names; absent ones keep their default."""
+    defaults = config_class()
+    for setting in (*_COUNTS, *_RATES, "layer_norm_eps", "initializer_range", "pad_token_id"):
+        name = family.name(setting)
+        if setting in family.constants or name not in values or not hasattr(defaults, name):
+            continue
+        value, rule = values[name], _rule(setting)
+        if value is None and setting in _NULLABLE:
+            yield name, None
+            continue
+        number = _number(value)
+        if number is None or not _fits(setting, number):
+            raise _wrong(source, name, f"must be {rule}", value)
+        yield name, int(number) if _is_whole(setting) else number
+    for name in (family.name("hidden_act"), "position_embedding_type"):
+        if values.get(name) is not None:
+            yield name, str(values[name])
+
+
+def _is_whole(setting: str) -> bool:
+    return setting in _COUNTS or setting == "pad_token_id"
+
+
+def _rule(setting: str) -> str:
+    """What a number must be."""
+    if _is_whole(setting):
+        return "a whole number above 0" if setting in _COUNTS else "a whole number from 0, or null"
+    if setting in _RATES:
+        return "a number from 0 to below 1"
+    return "a number from 0" if setting == "initializer_range" else "a number above 0"
+
+
+def _fits(setting: str, number: float) -> bool:
+    if _is_whole(setting):
+        return number.is_integer() and number >= (setting in _COUNTS)
+    if setting in _RATES:
+        return 0.0 <= number < 1.0
+    return number >= 0.0 if setting == "initializer_range" else number > 0.0
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, also one written as text."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _labels(source: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """`id2label` and `label2id`; made from `label2id` or `num_labels` where there is no `id2label`.
+
+    Like transformers, a configuration that says nothing about labels has two.
+    """
+    given, inverse = values.get("id2label"), values.get("label2id")
+    if not given and isinstance(inverse, Mapping) and inverse:
+        given = {number: name for name, number in inverse.items()}
+    if isinstance(given, list):
+        given = dict(enumerate(given))
+    if not given:
+        count = _number(values.get("num_labels", 2))
+        if count is None or not count.is_integer() or count < 1:
+            raise _wrong(source, "num_labels", "must be a whole number above 0", values.get("num_labels"))
+        given = {number: f"LABEL_{number}" for number in range(int(count))}
+    numbers = [_number(key) for key in given] if isinstance(given, Mapping) else []
+    if not numbers or sorted(numbers, key=lambda number: number or 0.0) != list(range(len(numbers))):
+        raise _wrong(source, "id2label", "must name the labels 0, 1, 2 and so on", given)
+    names = {int(_number(key) or 0): str(name) for key, name in given.items()}
+    ordered = {number: names[number] for number in sorted(names)}
+    return {"id2label": ordered, "label2id": {name: number for number, name in ordered.items()}}
+
+
+def _problem(source: str, values: Mapping[str, Any]) -> Problem | None:
+    kind = values.get("problem_type")
+    if kind is not None and kind not in get_args(Problem):
+        raise _wrong(source, "problem_type", f"must be null or {' or '.join(get_args(Problem))}", kind)
+    return cast(Problem | None, kind)
+
+
+def _wrong(source: str, name: str, rule: str, value: Any, remedy: str = "correct it") -> TeacherError:
+    shown = json.dumps(value)
+    shown = shown if len(shown) <= 100 else f"{shown[:100]}..."
+    return TeacherError(f"teacher.model: {source}: {CONFIG_FILE}: {name} {rule}, but got {shown}; {remedy}")

@@ -1,0 +1,119 @@
+"""A teacher's tokenizer, made uniform when it is loaded, so that all exports cut and pad texts as the training did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+
+from nas.errors import TeacherError
+from nas.model.families import family_of
+
+_FILES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
+"""Files that a tokenizer can be read from; each group is sufficient."""
+_STORED = ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of")
+"""How some program last called the tokenizer; transformers keeps it among the settings."""
+_UNUSUAL = "\u2603 \u6f22 \U0001f9ea \u00df"
+"""A text of characters that hardly any vocabulary has all of."""
+
+
+def load_tokenizer(source: str | Path, config: PreTrainedConfig | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder, which pads on the right and neither pads nor cuts unless asked.
+
+    The side on which texts are cut stays the teacher's. `config` is the teacher's, where the folder's own may have
+    values that transformers does not read. Raises `TeacherError` if there is none, or only one written in Python.
+    """
+    # transformers makes up an empty tokenizer for a folder without one.
+    folder = Path(source)
+    if folder.is_dir() and not any(all((folder / name).is_file() for name in names) for names in _FILES):
+        able = " or ".join(" and ".join(names) for names in _FILES)
+        raise TeacherError(f"teacher.model: {source}: has no tokenizer; add its {able}")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(source), config=config, trust_remote_code=False)
+    except Exception as problem:  # tokenizers raises bare exceptions, and each class of tokenizers others
+        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+        raise TeacherError(
+            f"teacher.model: {source}: its tokenizer cannot be loaded: {reason}; repair it, or add tokenizer.json"
+        ) from None
+    if not tokenizer.is_fast:
+        raise TeacherError(
+            f"teacher.model: {source}: its tokenizer, {type(tokenizer).__name__}, is written in Python, but exports "
+            "need one that the tokenizers library runs; add a tokenizer.json (docs/own-model.md says how)"
+        )
+    make_uniform(tokenizer)
+    return tokenizer
+
+
+def make_uniform(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Have a tokenizer pad on the right, and forget how texts were last padded and cut, in place.
+
+    Positions are counted from the first token, so padding has to follow a text.
+    """
+    backend: Any = tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    tokenizer.padding_side = "right"
+    for name in _STORED:
+        tokenizer.init_kwargs.pop(name, None)
+    tokenizer.init_kwargs |= {"padding_side": "right", "truncation_side": tokenizer.truncation_side}
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: str, config: PreTrainedConfig) -> None:
+    """Raise `TeacherError` if a tokenizer cannot feed the teacher of that configuration.
+
+    It must be able to pad and to write unknown characters, and all that it adds to texts must have embeddings.
+    """
+    start = f"teacher.model: {source}: its tokenizer"
+    if tokenizer.pad_token_id is None:
+        raise TeacherError(
+            f'{start} has no padding token; add "pad_token" to tokenizer_config.json, with a token of the vocabulary'
+        )
+    # What it makes of an empty pair is what it adds to every pair. An empty second text counts in a batch alone.
+    try:
+        added = {name: rows[0] for name, rows in tokenizer([""], [""], return_token_type_ids=True).items()}
+        tokenizer(_UNUSUAL, _UNUSUAL)
+    except Exception as problem:  # tokenizers raises bare exceptions
+        raise TeacherError(
+            f"{start} fails on unknown characters: {problem}; add its unknown token to the vocabulary"
+        ) from None
+    unknown = [] if tokenizer.unk_token_id is None else [tokenizer.unk_token_id]
+    _check_rows(np.array([tokenizer.pad_token_id, *unknown]), tokenizer, source, config)
+    check_ids(added["input_ids"], tokenizer, source, config)
+    types, known = max(added["token_type_ids"], default=0), family_of(config.model_type).read(config, "type_vocab_size")
+    if 1 < known <= types:
+        raise TeacherError(
+            f"{start} numbers token types up to {types}, but config.json says type_vocab_size {known}; correct the "
+            "post_processor in its tokenizer.json"
+        )
+
+
+def check_ids(ids: Iterable[int], tokenizer: PreTrainedTokenizerBase, source: str, config: PreTrainedConfig) -> None:
+    """Raise `TeacherError` if one of the ids of texts is none that the teacher can read.
+
+    Tokens that were added without resizing the model have no embedding. They do no harm while no text contains them.
+    """
+    values = np.fromiter(ids, dtype=np.int64)
+    _check_rows(values, tokenizer, source, config)
+    counted = family_of(config.model_type).positions_follow_padding and config.pad_token_id != tokenizer.pad_token_id
+    if counted and (values == config.pad_token_id).any():
+        raise TeacherError(
+            f"teacher.model: {source}: config.json: pad_token_id is {config.pad_token_id}, from which positions are "
+            f"counted, but texts contain that token, {tokenizer.convert_ids_to_tokens(config.pad_token_id)!r}; set it "
+            f"to the tokenizer's, {tokenizer.pad_token_id}, or remove the token from the texts"
+        )
+
+
+def _check_rows(values: np.ndarray, tokenizer: PreTrainedTokenizerBase, source: str, config: PreTrainedConfig) -> None:
+    vocab_size = config.vocab_size
+    outside = np.unique(values[values >= vocab_size])
+    if len(outside):
+        token = tokenizer.convert_ids_to_tokens(int(outside[0]))
+        more = f" (and {len(outside) - 1} more)" if len(outside) > 1 else ""
+        raise TeacherError(
+            f"teacher.model: {source}: its tokenizer uses the token {token!r}, number {outside[0]}{more}, but there "
+            f"are embeddings for {vocab_size:,} tokens only; resize the model's embeddings and train them "
+            "(resize_token_embeddings), or remove the token from the tokenizer"
+        )

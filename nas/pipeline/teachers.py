@@ -1,0 +1,143 @@
+"""The teacher that a study gives: checked against the study without loading its weights, then loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from nas.compression import compression
+from nas.data import Head, TaskData
+from nas.errors import SearchSpaceError, TeacherError
+from nas.model import CompactBertConfig
+from nas.model.checkpoint import Checkpoint
+from nas.model.stock import compact_config, shape_of
+from nas.model.teacher_config import Problem, read_config
+from nas.model.tokenizer import check_tokenizer, load_tokenizer
+from nas.progress import say
+from nas.study import Study
+
+_PROBLEMS: dict[str, Problem] = {"classification": "single_label_classification", "regression": "regression"}
+"""The `problem_type` of a kind of task, in the words of transformers."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A teacher that fits a study, but whose weights are not loaded yet."""
+
+    source: str
+    """Its folder."""
+    config: PreTrainedConfig
+    compact: CompactBertConfig
+    tokenizer: PreTrainedTokenizerBase
+    checkpoint: Checkpoint | None
+    """None if the weights are not on this machine yet."""
+
+    def head(self, study: Study) -> Head | None:
+        """Its classifier; None for a model that was saved without one."""
+        if self.checkpoint:
+            has_one = self.checkpoint.labels is not None
+        else:
+            classes = self.config.architectures or ["ForSequenceClassification"]
+            has_one = any("ForSequenceClassification" in name for name in classes)
+        names = tuple(str(name) for _, name in sorted((self.config.id2label or {}).items()))
+        return Head(self.source, names, trained_anew=study.teacher.fine_tune is not None) if has_one else None
+
+
+def check_shape(study: Study, config: PreTrainedConfig) -> CompactBertConfig:
+    """The teacher's configuration as a `CompactBert`; raises if it does not fit the study."""
+    study.check_teacher(shape_of(config))
+    compact = compact_config(config)
+    for name in study.space.compression.embedding:
+        if not compression(name).suits(compact.vocab_size, compact.embedding_width):
+            raise SearchSpaceError(
+                f"search_space: {name!r} does not suit the teacher's word table of {compact.vocab_size:,} by "
+                f"{compact.embedding_width}; set search_space.exclude_compression = [{name!r}]"
+            )
+    lengths = {"task.max_length": study.task.max_length}
+    known = (device for device in study.devices if device.sequence_length != "task")
+    lengths |= {f"devices.{device.name}.sequence_length": max(device.lengths) for device in known}
+    for key, length in lengths.items():
+        if length > compact.max_position_embeddings:
+            raise TeacherError(
+                f"{key}: must be at most the tokens that the teacher has positions for, "
+                f"{compact.max_position_embeddings}, but got {length}; lower it"
+            )
+    return compact
+
+
+def check_teacher(study: Study, source: str, weights: bool = True) -> Teacher:
+    """All that can be known of a teacher's folder without loading its weights.
+
+    Raises if its configuration, tokenizer or weights cannot be read or do not fit the study. Without `weights` these
+    are not looked at.
+    """
+    config = read_config(source)
+    compact = check_shape(study, config)
+    checkpoint = None
+    if weights:
+        checkpoint = Checkpoint.of(source, config)
+        if study.teacher.fine_tune is None:
+            _check_head(study, config, checkpoint)
+    tokenizer = load_tokenizer(source, config)
+    check_tokenizer(tokenizer, source, config)
+    return Teacher(source, config, compact, tokenizer, checkpoint)
+
+
+def _check_head(study: Study, config: PreTrainedConfig, checkpoint: Checkpoint) -> None:
+    """Raise unless the checkpoint has a head for the study's kind of task.
+
+    A configuration that does not name its labels gets as many as the classifier has.
+    """
+    labels, where = checkpoint.labels, f"teacher.model: {checkpoint.source}"
+    unnamed = all(name == f"LABEL_{number}" for number, name in (config.id2label or {}).items())
+    if labels and unnamed:
+        config.num_labels = labels
+    if labels and labels != config.num_labels:
+        raise TeacherError(
+            f"{where}: config.json: id2label names {config.num_labels} label(s), but the classifier has {labels}; "
+            "correct id2label, or set teacher.fine_tune"
+        )
+    if missing := [name for name in checkpoint.new if name not in checkpoint.tensors]:
+        raise TeacherError(
+            f"{where} has no {missing[0]}: it is not a fine-tuned classifier; give one, or set teacher.fine_tune"
+        )
+    needed = _PROBLEMS[study.task.kind]
+    kind = config.problem_type or ("regression" if labels == 1 else "single_label_classification")
+    if kind != needed or (labels == 1) != (needed == "regression"):
+        raise TeacherError(
+            f"{where}: config.json: problem_type is {kind} with {labels} label(s), but a task of kind "
+            f"{study.task.kind!r} needs {needed}; give a teacher fine-tuned for such a task, or set teacher.fine_tune"
+        )
+
+
+def load_classifier(study: Study, source: str, data: TaskData) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The teacher in float32 and its tokenizer; with a new head where it is to be fine-tuned and has none for the task.
+
+    Raises `TeacherError` as `check_teacher` does, and for a teacher with another number of labels than the data.
+    """
+    teacher = check_teacher(study, source)
+    config, needed = teacher.config, _PROBLEMS[study.task.kind]
+    if study.teacher.fine_tune:
+        names = dict(enumerate(data.label_names)) or {0: "score"}
+        config.id2label, config.label2id = names, {name: key for key, name in names.items()}
+    elif config.num_labels != data.num_labels:
+        raise TeacherError(
+            f"teacher.model: {source} has {config.num_labels} labels, the task has {data.num_labels}; "
+            "give a teacher fine-tuned for this task, or set teacher.fine_tune"
+        )
+    checkpoint = Checkpoint.of(source, config)
+    _announce(checkpoint, config, needed)
+    config.problem_type = needed
+    return checkpoint.load(config), teacher.tokenizer
+
+
+def _announce(checkpoint: Checkpoint, config: PreTrainedConfig, needed: Problem) -> None:
+    """Say what of a head does not stay. That a model without a head gets one is what `fine_tune` is for."""
+    labels = checkpoint.labels
+    if checkpoint.new and labels not in (None, config.num_labels):
+        say(f"Teacher: its classifier has {labels} label(s), the task has {config.num_labels}; a new one is trained")
+    elif checkpoint.new and labels:
+        say(f"Teacher: its classifier is incomplete; {', '.join(checkpoint.new)} are trained from scratch")
+    if config.problem_type not in (None, needed):
+        say(f"Teacher: its problem_type, {config.problem_type}, becomes {needed}, as the task needs")

@@ -1,0 +1,169 @@
+"""Tokenizers of teachers: made uniform when loaded; one that cannot feed the network is one clear line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tiny import POSITIONS, SPECIAL, WORDS, make_teacher, make_tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from nas.errors import TeacherError
+from nas.model.teacher_config import read_config
+from nas.model.tokenizer import check_ids, check_tokenizer, load_tokenizer
+
+TEXT = "w1 w2 w3 w4 w5 w6 w7 w8"
+USUAL = [2, *range(5, 13), 3]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    make_teacher(vocab_size=len(SPECIAL + WORDS)).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    return tmp_path
+
+
+def _edit(path, change):
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def _refusal(folder):
+    with pytest.raises(TeacherError) as problem:
+        check_tokenizer(load_tokenizer(folder), str(folder), read_config(str(folder)))
+    message = str(problem.value)
+    assert message.startswith(f"teacher.model: {folder}: its tokenizer") and "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_stored_padding_and_truncation_are_forgotten_but_the_side_of_cutting_stays(folder, side):
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.backend_tokenizer.enable_truncation(5, stride=1, direction=side)
+    tokenizer.backend_tokenizer.enable_padding(direction="left", pad_id=0, pad_token="[PAD]", length=24)
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    loaded = load_tokenizer(folder)
+    loaded.save_pretrained(folder / "saved")
+    for found in (loaded, AutoTokenizer.from_pretrained(folder / "saved")):
+        assert (found.padding_side, found.truncation_side) == ("right", side)
+        assert found(TEXT)["input_ids"] == USUAL
+        padded = found([TEXT, "w1"], padding=True)
+        assert padded["input_ids"][1] == [2, 5, 3] + [0] * 7 and padded["attention_mask"][1] == [1] * 3 + [0] * 7
+        cut = [2, *(USUAL[-4:-1] if side == "left" else USUAL[1:4]), 3]
+        assert found(TEXT, truncation=True, max_length=5)["input_ids"] == cut
+    stored = json.loads((folder / "saved" / "tokenizer.json").read_text())
+    assert stored["padding"] is None and stored["truncation"] is None
+
+
+@pytest.mark.parametrize("name", ["padding_side", "truncation_side"])
+def test_sides_in_the_settings(folder, name):
+    _edit(folder / "tokenizer_config.json", lambda values: values.update({name: "left"}))
+    loaded = load_tokenizer(folder)
+    assert loaded.padding_side == "right"
+    assert loaded.truncation_side == ("left" if name == "truncation_side" else "right")
+
+
+def test_a_configuration_that_transformers_refuses_is_no_obstacle(folder):
+    _edit(folder / "config.json", lambda values: values.update(layer_norm_eps="1e-12"))
+    config = read_config(str(folder))
+    tokenizer = load_tokenizer(folder, config)
+    check_tokenizer(tokenizer, str(folder), config)
+    assert tokenizer(TEXT)["input_ids"] == USUAL
+
+
+def test_a_tokenizer_that_adds_no_special_tokens_is_taken(folder):
+    _edit(folder / "tokenizer.json", lambda values: values.update(post_processor=None))
+    tokenizer = load_tokenizer(folder)
+    check_tokenizer(tokenizer, str(folder), read_config(str(folder)))
+    assert tokenizer(TEXT)["input_ids"] == USUAL[1:-1]
+
+
+def test_one_written_in_python_is_refused(folder):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    (folder / "vocab.txt").write_text("".join(f"{word} 1\n" for word in WORDS))
+    (folder / "bpe.codes").write_text("#version: 0.2\n1 0</w> 1\n")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PhobertTokenizer"}')
+    message = _refusal(folder)
+    assert "PhobertTokenizer, is written in Python" in message and "add a tokenizer.json" in message
+
+
+def _without_padding(folder):
+    _edit(folder / "tokenizer_config.json", lambda values: values.pop("pad_token"))
+
+
+def _without_unknown(folder):
+    _edit(folder / "tokenizer_config.json", lambda values: values.pop("unk_token"))
+    _edit(folder / "tokenizer.json", lambda values: values["model"].update(unk_token="[NOTHING]"))
+
+
+def _padding_without_row(folder):
+    _edit(folder / "tokenizer_config.json", lambda values: values.update(pad_token="[FILL]"))
+
+
+def _end_without_row(folder):
+    def change(values):
+        values["post_processor"]["special_tokens"]["[SEP]"]["ids"] = [64]
+
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens("[END]")
+    tokenizer.save_pretrained(folder)
+    _edit(folder / "tokenizer.json", change)
+
+
+def _third_type(folder):
+    def change(values):
+        values["post_processor"]["pair"][-1]["SpecialToken"]["type_id"] = 2
+
+    _edit(folder / "tokenizer.json", change)
+
+
+def _broken(folder):
+    (folder / "tokenizer.json").write_text("{}")
+
+
+def _no_vocabulary(folder):
+    _edit(folder / "tokenizer.json", lambda values: values["model"].pop("vocab"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (_without_padding, 'no padding token; add "pad_token" to tokenizer_config.json'),
+        (_without_unknown, "fails on unknown characters"),
+        (_padding_without_row, "'[FILL]', number 64, but there are embeddings for 64 tokens only"),
+        (_end_without_row, "'[END]', number 64, but there are embeddings for 64 tokens only"),
+        (_third_type, "token types up to 2, but config.json says type_vocab_size 2"),
+        (_broken, "cannot be loaded"),
+        (_no_vocabulary, "cannot be loaded"),
+    ],
+)
+def test_one_that_cannot_feed_the_network_is_one_line(folder, spoil, words):
+    spoil(folder)
+    assert words in _refusal(folder)
+
+
+def test_added_tokens_are_refused_only_where_texts_contain_them(folder):
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["<laugh>", "<cry>"])
+    tokenizer.save_pretrained(folder)
+    config, tokenizer = read_config(str(folder)), load_tokenizer(folder)
+    check_tokenizer(tokenizer, str(folder), config)
+    check_ids(tokenizer(TEXT)["input_ids"], tokenizer, str(folder), config)
+    with pytest.raises(TeacherError, match=r"uses the token '<laugh>', number 64 \(and 1 more\)"):
+        check_ids(tokenizer("w1 <cry> <laugh>")["input_ids"], tokenizer, str(folder), config)
+
+
+def test_a_roberta_counts_positions_from_its_own_padding(tmp_path):
+    make_teacher("roberta", vocab_size=64).save_pretrained(tmp_path)  # its config.json says pad_token_id 1, "[UNK]"
+    make_tokenizer().save_pretrained(tmp_path)
+    config, tokenizer = read_config(str(tmp_path)), load_tokenizer(tmp_path)
+    check_tokenizer(tokenizer, str(tmp_path), config)
+    check_ids(tokenizer(TEXT)["input_ids"], tokenizer, str(tmp_path), config)
+    with pytest.raises(TeacherError, match=r"pad_token_id is 1, .* contain that token, '\[UNK\]'; set it to .* 0"):
+        check_ids(tokenizer("w1 unknown")["input_ids"], tokenizer, str(tmp_path), config)
+
+
+def test_the_longest_text_stays(folder):
+    assert load_tokenizer(folder).model_max_length == POSITIONS
