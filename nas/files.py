@@ -105,6 +105,12 @@ def _within(annotation: Any, kind: type[C]) -> type[C] | None:
     return next(filter(None, (_within(inner, kind) for inner in getattr(annotation, "__args__", ()))), None)
 
 
+def given_path(name: str) -> Path:
+    """Return the path that a user gives. A leading "~" is the home directory; "~draft.csv" is an ordinary name."""
+    path = Path(name)
+    return path.expanduser() if path.parts[:1] == ("~",) else path
+
+
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))

@@ -99,7 +99,7 @@ def _cache_remedy(where: object) -> str | None:
     """The variable that moves a library's cache elsewhere, if a path lies in one."""
     text = _text(where)
     for name in _CACHES:
-        if (folder := os.environ.get(name)) and text.startswith(folder):
+        if (folder := os.environ.get(name)) and Path(text).is_relative_to(folder):
             return f"set {name} to a folder that can be written and has space, {_AGAIN}"
     if "/.cache/huggingface" in text:
         return f"set HF_HOME to a folder that can be written and has space, {_AGAIN}"

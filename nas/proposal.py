@@ -17,7 +17,7 @@ from nas import columns
 from nas.columns import Clear, Column, Unclear
 from nas.compression import BLOCKS, compression
 from nas.errors import DataError, NasError, StudyError, TeacherError
-from nas.files import write_atomically, write_text
+from nas.files import given_path, write_atomically, write_text
 from nas.latency.runtimes import RUNTIMES
 from nas.model.stock import compact_config, shape_of
 from nas.model.teacher_config import read_config
@@ -48,7 +48,7 @@ class Teacher:
     @classmethod
     def at(cls, name: str) -> Teacher | None:
         """Read a folder; None for a hub id, which is not looked at. Raises `TeacherError` if it is no teacher."""
-        folder = Path(name).expanduser()
+        folder = given_path(name)
         if not folder.is_dir():
             if name.startswith((".", "/", "~")):
                 raise TeacherError(f"--teacher {name}: is no folder; correct the path, or give a hub id")
@@ -292,7 +292,7 @@ def _text(value: str) -> str:
 
 def _seen_from(folder: Path, name: str) -> str:
     """A path as the study file has it."""
-    path = Path(name).expanduser()
+    path = given_path(name)
     if path.is_absolute():
         return path.as_posix()
     relative = Path(os.path.relpath(path, folder)).as_posix()

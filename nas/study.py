@@ -21,7 +21,7 @@ from nas.budget import Budget
 from nas.compression import REGISTRY, compression
 from nas.device import NAME, Device, Name
 from nas.errors import StudyError
-from nas.files import Flag, Positive, Real, Settings, Whole, digest, read_toml, validate
+from nas.files import Flag, Positive, Real, Settings, Whole, digest, given_path, read_toml, validate
 from nas.space import SearchSpace, Shape, shipped_spaces
 
 DATA_SUFFIXES = (".parquet", ".csv", ".jsonl")
@@ -352,9 +352,7 @@ class Study(Settings):
 
     def resolve(self, name: str) -> Path:
         """A path of the study file, relative to its folder."""
-        path = Path(name)
-        # A leading "~" alone is the home directory; a name such as "~draft.csv" is only a name.
-        return (self.path.parent / (path.expanduser() if path.parts[:1] == ("~",) else path)).resolve()
+        return (self.path.parent / given_path(name)).resolve()
 
     def digest(self, *parts: str) -> str:
         """Changes when one of the named parts of the study changes."""

@@ -125,6 +125,8 @@ def test_a_cache_that_cannot_be_written_is_moved_by_its_variable(monkeypatch):
     monkeypatch.setenv("HF_HOME", "/caches/hf")
     line = refusal(PermissionError(errno.EACCES, "denied", "/caches/hf/datasets"))
     assert line.startswith("/caches/hf/datasets: no permission; set HF_HOME to a folder that can be written")
+    line = refusal(PermissionError(errno.EACCES, "denied", "/caches/hf-runs/a"))  # a neighbour, not within
+    assert line.startswith("/caches/hf-runs/a: no permission; change its owner")
 
 
 def test_what_does_not_fit_leaves_nothing_and_what_was_there(tmp_path):

@@ -110,6 +110,16 @@ def test_wrong_answers_leave_nothing(here, nas, arguments, words):
     assert nas("init", "own", *arguments)[0] == 2 and not list((here / "own").iterdir())
 
 
+def test_a_name_may_begin_with_a_tilde(here, nas):
+    for name in ("train.csv", "test.csv"):
+        (here / f"~{name}").write_bytes((here / name).read_bytes())
+    arguments = ["~" + value if value in ("train.csv", "test.csv") else value for value in GIVEN]
+    code, _, error = nas("init", "own", *arguments)
+    assert code == 0, error
+    study = Study.load("own")
+    assert study.resolve(study.task.train) == (here / "~train.csv").resolve()
+
+
 def test_columns_may_have_spaces_and_are_typed_with_commas(here, nas, monkeypatch):
     for name, start in (("train.csv", 0), ("test.csv", 9)):
         texts = [f"x {number}" for number in range(start, start + 9)]

@@ -87,8 +87,8 @@ def test_warnings_name_what_deserves_attention(tiny_study):
         "50.0% of the test set; the longest has 22 tokens",
         "2 training rows have the text of a test row and are not trained on",
         "1 training row has the text of an earlier row but another label",
-        "no row of the test set is 'no'",
-        "fewer than 10 rows to train on are",
+        "the test set has no row of 'no'",
+        "fewer than 10 training rows for",
         "standard error of",
     ):
         assert words in said

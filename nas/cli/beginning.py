@@ -126,12 +126,12 @@ def _check_folder(folder: Path, study_file: str) -> None:
 def _look_at(train: str, test: str) -> Columns:
     """What both data files say. Raises `DataError` if one cannot be read, or if they are the same."""
     from nas.data import read_rows
-    from nas.files import file_digest
+    from nas.files import file_digest, given_path
     from nas.progress import busy
     from nas.proposal import Columns
 
     with busy(f"Looking at {train} and {test}"):
-        paths = [Path(name).expanduser() for name in (train, test)]
+        paths = [given_path(name) for name in (train, test)]
         rows, tested = (read_rows(str(path)) for path in paths)
         if file_digest(paths[0]) == file_digest(paths[1]):
             raise DataError(

@@ -122,19 +122,21 @@ def read_json(path: Path, columns: Sequence[str]) -> pyarrow.Table:
 def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any], bool]]:
     """Where each object stands, the object, and whether its JSON has an escaped surrogate."""
     with _text_of(path) as stream:
+        begun = False
         for number, line in enumerate(stream, 1):
             if not line.strip():
                 continue
-            if number == 1 and line.lstrip().startswith("["):
-                yield from _elements(path, line + stream.read())
+            if not begun and line.lstrip().startswith("["):
+                yield from _elements(path, f"line {number}", line + stream.read())
                 return
+            begun = True
             where = f"line {number}"
             yield where, _object(_parsed(path, where, line), path, where), bool(_SURROGATE.search(line))
 
 
-def _elements(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any], bool]]:
+def _elements(path: Path, where: str, text: str) -> Iterator[tuple[str, dict[str, Any], bool]]:
     escaped = bool(_SURROGATE.search(text))
-    for number, value in enumerate(_parsed(path, "line 1", text)):
+    for number, value in enumerate(_parsed(path, where, text)):
         where = f"element {number} of the array (counted from 0)"
         yield where, _object(value, path, where), escaped
 

@@ -28,8 +28,8 @@ def check_tokens(folder: Path, test: Dataset, sample: Mapping[str, Sequence[str]
             if ids != judged:
                 raise ExportError(
                     f"{folder.name}: {name} must feed the network the tokens that its accuracy was judged on, but of "
-                    f"row {int(row) + 1} of the test set it makes {_short(ids)} in place of {_short(judged)}; save "
-                    "the teacher's tokenizer with its tokenizer.json again, or use another teacher"
+                    f"row {row} (counted from 0) of the test set it makes {_short(ids)} in place of {_short(judged)}; "
+                    "save the teacher's tokenizer with its tokenizer.json again, or use another teacher"
                 )
 
 

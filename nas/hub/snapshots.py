@@ -47,7 +47,7 @@ class Snapshot:
         return Path(constants.HF_HUB_CACHE).expanduser().resolve() / folder / "snapshots" / self.commit
 
     def files(self) -> list[str]:
-        """The paths of all its files. If the hub is out of reach, those that were downloaded may be all known."""
+        """Return the paths of all its files; perhaps only of those downloaded before, if the hub is out of reach."""
         with explained(self.kind, self.name, self.commit):
             try:
                 return self._listing()
@@ -75,9 +75,9 @@ class Snapshot:
 
 
 def find(kind: Kind, name: str, revision: str | None) -> tuple[Snapshot, str]:
-    """The snapshot that a branch, tag or commit is at, by default the main branch.
+    """Return the snapshot of a branch, tag or commit, by default of the main branch.
 
-    If the hub is out of reach it is the last one that was seen; the second value then says why, else it is empty.
+    If the hub is out of reach, it is the last one that was seen, and the second value, otherwise empty, says why.
     Raises `TeacherError` or `DataError` if there is none.
     """
     with explained(kind, name, revision):

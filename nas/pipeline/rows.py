@@ -258,26 +258,26 @@ def _of_texts(found: Rows, max_length: int) -> Iterator[str]:
         )
     if found.unknown > _MANY_UNKNOWN:
         yield (
-            f"{found.unknown:.1%} of the tokens of the training set are unknown to the tokenizer; a teacher of the "
-            "texts' language and script would read them"
+            f"{found.unknown:.1%} of the tokens of the training set are unknown to the tokenizer; use a "
+            "teacher for the language and script of the texts"
         )
 
 
 def _of_classes(found: Rows) -> Iterator[str]:
     for name in ("train", "search", "test"):
         if absent := [label for label, counts in found.classes.items() if not counts[name]]:
-            yield f"no row of the {name} set is {_named(absent)}, so nothing is known of it there"
+            yield f"the {name} set has no row of {_named(absent)}; look at how the rows were divided"
     few = [label for label, counts in found.classes.items() if 0 < counts["train"] < _FEW_ROWS]
     if few:
-        yield f"fewer than {_FEW_ROWS} rows to train on are {_named(few)}: it will hardly be learnt; give more rows"
+        yield f"fewer than {_FEW_ROWS} training rows for {_named(few)}, too few to learn from; give more rows"
     total = found.sets["train"].rows
     shares = {label: counts["train"] for label, counts in found.classes.items()}
     label = max(shares, key=lambda name: shares[name], default="")
     most = shares.get(label, 0)
     if most > _ONE_CLASS * total and found.metric == "accuracy":
         yield (
-            f"{most / total:.1%} of the training rows are {label!r}, so that one answer for all is about as accurate; "
-            "task.metric = 'f1' or 'matthews_correlation' says more"
+            f"{most / total:.1%} of the training rows are {label!r}, so that answering this always is about as "
+            "accurate; task.metric = 'f1' or 'matthews_correlation' is more informative"
         )
 
 

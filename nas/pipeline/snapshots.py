@@ -64,12 +64,12 @@ def keep(run: Run) -> None:
 
 
 def looked_at(run: Run) -> dict[Kind, Snapshot]:
-    """The snapshots that a run is, or would be, made from, after it was said where the hub has newer ones."""
+    """Return the snapshots that a run is, or would be, made from, and say which of them the hub has newer ones of."""
     return {kind: _look_at(run, kind) for kind in asked(run.study)}
 
 
 def check_hub_data(task: Task, found: Snapshot) -> None:
-    """Raise `DataError` if a data set has not the configuration and the splits of a task; no rows are downloaded."""
+    """Raise `DataError` if a data set lacks the configuration or a split of a task; no rows are downloaded."""
     with busy(f"Looking at {found}"):
         known = splits(found, task.config)
     for source in (task.train, task.test):
@@ -91,7 +91,7 @@ def forget() -> None:
 
 
 def said_of_ids(work: Callable[[Run], T]) -> Callable[[Run], T]:
-    """The same work, but what it finds wrong with files of a snapshot in the cache is said of the snapshot's id."""
+    """Wrap `work` so that its errors name a snapshot by its hub id, not by its folder in the cache."""
 
     @wraps(work)
     def named(run: Run) -> T:
@@ -126,7 +126,7 @@ def _noted(run: Run, kind: Kind) -> Snapshot | None:
 
 
 def _look_at(run: Run, kind: Kind) -> Snapshot:
-    """A run's snapshot, after what the hub says of its revision now was said."""
+    """Return a run's snapshot, and say if its branch or tag has moved."""
     name, revision = asked(run.study)[kind]
     noted = _noted(run, kind)
     if noted:
@@ -137,7 +137,7 @@ def _look_at(run: Run, kind: Kind) -> Snapshot:
 
 @lru_cache(maxsize=8)
 def _seen(kind: Kind, name: str, revision: str | None) -> tuple[Snapshot, str]:
-    """What a revision is at, asked once a process so that it means one commit; a doubt is said."""
+    """Resolve a revision once per process, so that it means one commit throughout; say if the hub was out of reach."""
     found, doubt = find(kind, name, revision)
     if doubt:
         say(f"{name}: {doubt}; {found.commit[:7]} is used, the last commit that was seen")

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 _INFORMATIVE = 0.3
-"""Outputs that correlate so much with the targets are worth to go on from."""
+"""Outputs that correlate with the targets at least this much are worth starting from."""
 
 
 @dataclass(frozen=True)

@@ -75,9 +75,10 @@ class SideBySideTrainer(SafeTrainer):
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None
     ) -> torch.Tensor:
         lanes = self.lanes(self._prepare_inputs(inputs))
-        if len(lanes) == 1 or self._pool is None:
+        if len(lanes) == 1:
             losses = self._run(0, lanes[0])
         else:
+            assert self._pool is not None  # see `train`
             begun = [self._pool.submit(self._run, number, lane) for number, lane in enumerate(lanes)]
             losses = [loss for lane in begun for loss in lane.result()]
             add_gradients(self.replicas)
@@ -95,7 +96,7 @@ class SideBySideTrainer(SafeTrainer):
     def _learn_labels(self, inputs: dict[str, torch.Tensor], share: float, number: int) -> torch.Tensor:
         seed = (self.args.seed * 1_000_003 + self.state.global_step) * _MOST_THREADS + number
         model = self.replicas[number].train()
-        with SeededDropout(seed), self.accelerator.autocast():
+        with SeededDropout(seed, self.args.device), self.accelerator.autocast():
             loss: torch.Tensor = self.compute_loss(model, inputs)  # type: ignore[assignment]
         self.accelerator.backward(loss * share)
         return loss.detach() * share
@@ -149,14 +150,14 @@ def add_gradients(replicas: Sequence[nn.Module]) -> None:
 
 
 class SeededDropout(TorchFunctionMode):
-    """Draws the masks of `torch.nn.functional.dropout` from a generator of its own.
+    """Draws the masks of `torch.nn.functional.dropout` for tensors on a device from a generator of its own.
 
-    Threads otherwise share one generator, and the order in which they reach it differs from run to run.
+    Threads otherwise share one generator, and the order in which they use it differs from run to run.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
         super().__init__()
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator(device).manual_seed(seed)  # a GPU accepts only a generator of its own
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

@@ -86,7 +86,7 @@ def test_one_json_array_is_read_too_and_types_are_kept(tmp_path):
         {"text": "null", "label": None, "more": [1]},
         {"text": "", "label": 2},
     ]
-    (tmp_path / "a.jsonl").write_text(json.dumps(rows, indent=1))
+    (tmp_path / "a.jsonl").write_text("\n" + json.dumps(rows, indent=1))
     found = _columns(read_rows(str(tmp_path / "a.jsonl")))
     assert found["text"] == ["a", "null", ""] and found["label"] == [1, None, 2]
     assert found["big"] == [str(2**70), None, None] and found["more"] == [None, [1], None]

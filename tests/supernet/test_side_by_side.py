@@ -163,11 +163,12 @@ def test_parts_hold_each_text_once():
     assert len(split(inputs, 0)) == 1 and len(split(inputs, 99)) == 7
 
 
-def test_seeded_dropout_depends_on_its_seed_alone():
-    ones = torch.ones(10_000)
+@pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+def test_seeded_dropout_depends_on_its_seed_alone(device):
+    ones = torch.ones(10_000, device=device)
 
     def dropped(seed, **about):
-        with SeededDropout(seed):
+        with SeededDropout(seed, device):
             return functional.dropout(ones, 0.2, **about)
 
     assert dropped(1).equal(dropped(1)) and not dropped(1).equal(dropped(2))
