@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,13 +32,15 @@ _LIMITS = {
     errno.EIO: ("the disk failed", f"check it, or use another place, {_AGAIN}"),
     errno.ENAMETOOLONG: ("the name is too long", "give a shorter one"),
 }
+_OF_NO_PLACE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Limits that have nothing to do with the file or folder that is worked on."""
 _OTHER_REMEDIES = {
     errno.ENOENT: "correct the path",
     errno.ENOTDIR: "a file is where a folder is needed: move it away, or use another place",
     errno.EEXIST: "a file is where a folder is needed: move it away, or use another place",
     errno.EISDIR: "a folder is where a file is needed: move it away, or use another place",
 }
-_QUOTED = re.compile(r"(?:os error|errno|error code) (\d+)", re.IGNORECASE)
+_QUOTED = re.compile(r"(?:os error|errno) (\d+)", re.IGNORECASE)
 _IN_WORDS = {
     "can't allocate memory": errno.ENOMEM,
     "out of memory": errno.ENOMEM,
@@ -70,10 +73,10 @@ def limit_behind(problem: BaseException, path: Path | str | None = None) -> Mach
             return limit_behind(seen)
         if number := _number_of(seen):
             what, remedy = _LIMITS[number]
-            where = getattr(seen, "filename", None) or path
+            where = getattr(seen, "filename", None) or (path if number not in _OF_NO_PLACE else None)
             if "temporary directory" in str(seen):
                 return MachineError(f"{seen.args[-1]}: set TMPDIR to a folder that can be written")
-            return MachineError(f"{f'{_text(where)}: ' if where else ''}{what}; {_cache_remedy(where) or remedy}")
+            return MachineError(f"{f'{_text(where)}: ' if where else ''}{what}; {_cache_remedy(where, path) or remedy}")
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     return None
 
@@ -84,7 +87,8 @@ def _number_of(problem: BaseException) -> int | None:
         return errno.ENOMEM
     said = str(problem)[:2000]
     quoted = _QUOTED.search(said)
-    number = getattr(problem, "errno", None) or (int(quoted[1]) if quoted else None)
+    own = problem.errno if isinstance(problem, OSError) and not isinstance(problem, ssl.SSLError) else None
+    number = own or (int(quoted[1]) if quoted else None)
     if number not in _LIMITS:
         return next((number for words, number in _IN_WORDS.items() if words in said.lower()), None)
     of_file = getattr(problem, "filename", None) or any(words in said for words in _OF_FILES)
@@ -95,9 +99,11 @@ def _text(where: object) -> str:
     return os.fsdecode(where) if isinstance(where, bytes | os.PathLike | str) else str(where)
 
 
-def _cache_remedy(where: object) -> str | None:
-    """The variable that moves a library's cache elsewhere, if a path lies in one."""
+def _cache_remedy(where: object, worked_on: Path | str | None) -> str | None:
+    """The variable that moves a library's cache elsewhere, if a path lies in one and not in what is worked on."""
     text = _text(where)
+    if worked_on and Path(text).is_relative_to(worked_on):
+        return None
     for name in _CACHES:
         if (folder := os.environ.get(name)) and Path(text).is_relative_to(folder):
             return f"set {name} to a folder that can be written and has space, {_AGAIN}"

@@ -7,6 +7,7 @@ import errno
 import os
 import resource
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -127,6 +128,21 @@ def test_a_cache_that_cannot_be_written_is_moved_by_its_variable(monkeypatch):
     assert line.startswith("/caches/hf/datasets: no permission; set HF_HOME to a folder that can be written")
     line = refusal(PermissionError(errno.EACCES, "denied", "/caches/hf-runs/a"))  # a neighbour, not within
     assert line.startswith("/caches/hf-runs/a: no permission; change its owner")
+
+
+def test_a_run_inside_a_cache_is_not_moved_by_the_variable_of_the_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    run = tmp_path / "runs" / "x"
+    full = OSError(errno.ENOSPC, "full", str(run / "front.json"))
+    assert "set TMPDIR" not in str(limit_behind(full, run)) and "free some" in str(limit_behind(full, run))
+    assert "set TMPDIR" in str(limit_behind(full))
+
+
+def test_memory_has_no_place_and_numbers_of_others_are_not_the_systems(tmp_path):
+    with pytest.raises(MachineError, match=r"^the memory is used up"), working_on(tmp_path):
+        raise MemoryError
+    assert limit_behind(ssl.SSLError(errno.EIO, "EOF occurred in violation of protocol")) is None
+    assert limit_behind(RuntimeError("the server answered with error code 12")) is None
 
 
 def test_what_does_not_fit_leaves_nothing_and_what_was_there(tmp_path):
