@@ -62,12 +62,18 @@ def write_table(rows: Dataset, path: Path) -> None:
     write_atomically(path, lambda temporary: pyarrow.parquet.write_table(table, temporary))
 
 
+_POINTER = b"version https://git-lfs.github.com/"
+
+
 def _read_file(path: Path, columns: Sequence[str]) -> Dataset:
     if not path.is_file():
         raise DataError(f"{path}: no such data file; correct the path in the study's [task]")
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(f"{path}: a data file must end in {', '.join(DATA_SUFFIXES)}; convert it")
+    with path.open("rb") as stream:
+        if stream.read(len(_POINTER)) == _POINTER:
+            raise DataError(f"{path}: is a pointer of Git LFS, not the data; fetch the file with git lfs pull")
     table = reader(path, columns)
     # A type that data sets do not know can be neither a text nor a label.
     return Dataset(table.select([field.name for field in table.schema if field.name in columns or _has_type(field)]))

@@ -19,6 +19,7 @@ MOST_CLASSES = 1000
 _LARGEST = float(np.finfo(np.float32).max)
 _UNNAMED = re.compile(r"LABEL_\d+")
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
+_WHOLE_WITH_POINT = re.compile(r"-?(0|[1-9][0-9]*)\.0+")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
@@ -46,9 +47,9 @@ class Numbering:
 
 
 def classes_of(source: str, column: str, rows: Dataset) -> list[str]:
-    """The class of each row, by name. Whole numbers are named by their digits.
+    """The class of each row, by name. Whole numbers are named by their digits, also if all are written as 1.0.
 
-    Raises `DataError` for rows without a label, and for labels that are no classes.
+    White space around a name is no part of it. Raises `DataError` for rows without a label, and for what is no class.
     """
     values, feature = _flat(source, column, rows), rows.features[column]
     values = [None if isinstance(value, float) and math.isnan(value) else value for value in values]
@@ -57,12 +58,15 @@ def classes_of(source: str, column: str, rows: Dataset) -> list[str]:
         values = [feature.names[value] if value in named else None for value in values]
     _refuse_missing(source, column, values)
     for number, value in enumerate(values):
-        if isinstance(value, float) and not value.is_integer():
+        odd = isinstance(value, float) and not value.is_integer()
+        if odd or not isinstance(value, str | int | float | Decimal):
             raise DataError(
                 f"{source}: column {column!r}: classes must be whole numbers or texts, but row {number} (counted from "
                 f"0) holds {value!r}; correct the column, or set kind = 'regression'"
             )
-    return [str(int(value)) if isinstance(value, float) else str(value) for value in values]
+    names = [str(int(value)) if isinstance(value, float) else str(value) for value in values]
+    whole = not isinstance(feature, ClassLabel) and all(_WHOLE_WITH_POINT.fullmatch(name) for name in names)
+    return [name.partition(".")[0] for name in names] if whole else names
 
 
 def targets_of(source: str, column: str, rows: Dataset) -> list[float]:
@@ -98,7 +102,7 @@ def _target(value: Any) -> float:
 
 
 def _flat(source: str, column: str, rows: Dataset) -> list[Any]:
-    values = ["" if isinstance(value, str) and not value.strip() else value for value in values_of(rows, column)]
+    values = [value.strip() if isinstance(value, str) else value for value in values_of(rows, column)]
     if any(isinstance(value, list | dict) for value in values):
         raise DataError(
             f"{source}: column {column!r} must hold one label a row, but holds lists or records; correct it"
@@ -126,6 +130,14 @@ def class_names(source: str, column: str, rows: Dataset, classes: Sequence[str])
             f"{len(names)}{shown}; correct the column, or set kind = 'regression' if it holds numbers to predict"
         )
     return tuple(names)
+
+
+def alike(names: Sequence[str]) -> list[str]:
+    """The first names that differ by case alone; none if all differ by more."""
+    forms: dict[str, list[str]] = {}
+    for name in names:
+        forms.setdefault(name.casefold(), []).append(name)
+    return next((same for same in forms.values() if len(same) > 1), [])
 
 
 def _in_order(names: set[str]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from datasets import Dataset
 
 from nas.data.files import read_rows, read_table, values_of, write_table
-from nas.data.labels import Head, Numbering, class_names, classes_of, numbering, targets_of
+from nas.data.labels import Head, Numbering, alike, class_names, classes_of, numbering, targets_of
 from nas.data.metrics import Metric, check_size
 from nas.data.splits import held_out, outside
 from nas.errors import DataError, TeacherError
@@ -219,6 +219,10 @@ def _labels(
     found = numbering(class_names(train[0], task.label, train[1], classes["train"]), head)
     if found.note:
         say(found.note)
+    if same := alike(found.names):
+        say(
+            f"Warning: {train[0]}: the classes {' and '.join(map(repr, same))} differ by case alone; are they the same?"
+        )
     _check_known(task, found, train, test, classes["test"])
     Metric.of(task, found.names)  # whose positive class must be one of them
     return {name: [found.numbers[label] for label in values] for name, values in classes.items()}, found.names

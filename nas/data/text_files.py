@@ -206,7 +206,7 @@ def _text_of(path: Path, newline: str | None = None) -> Iterator[TextIO]:
     with path.open("rb") as stream:
         start = stream.read(4)
     encoding = next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8")
-    if encoding == "utf-8" and b"\0" in start:
+    if encoding == "utf-8" and len(start) == 4 and b"\0\0" in (start[::2], start[1::2]):
         raise DataError(f"{path}: line 1: is not UTF-8 text but seems to be UTF-16; save the file as UTF-8")
     try:
         with path.open(encoding=encoding, newline=newline) as text:

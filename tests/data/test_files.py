@@ -131,6 +131,8 @@ def _written(content):
         ("a.jsonl", '{"text": "a", "label": true}\n{"text": "b", "label": 1}', "a truth value, True, but row 1"),
         ("a.jsonl", '{"text": "a"}\n', "no column 'label'; use one of text"),
         ("a.parquet", "no parquet", "cannot be read as Parquet: .*; convert it anew"),
+        ("a.csv", b"\x1f\x8b\x08\0\0\0\0\0text", r"line 1: is not UTF-8 text \(byte 0x8b\)"),
+        ("a.csv", "version https://git-lfs.github.com/spec/v1\noid sha256:a\n", "is a pointer of Git LFS"),
         ("a.tsv", "text\tlabel", r"must end in \.parquet, \.csv, \.jsonl; convert it"),
     ],
 )  # fmt: skip

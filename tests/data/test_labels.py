@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -36,6 +37,9 @@ def _rows(labels, feature=None):
         (["01", "1", "2"], ["01", "1", "2"]),
         (["10", "9", "b"], ["10", "9", "b"]),
         (["None", "hate", "NA"], ["NA", "None", "hate"]),
+        (["0.0", "10.0", "2.0"], ["0", "2", "10"]),
+        (["0.0", "1"], ["0.0", "1"]),
+        ([Decimal("1.00"), Decimal("0.00")], ["0", "1"]),
         ([True, False], ["False", "True"]),
         ([2**63 - 1, -(2**63)], [str(-(2**63)), str(2**63 - 1)]),
     ],
@@ -57,6 +61,7 @@ def test_classes_in_order(labels, names):
         ([0.0, 0.5], None, r"classes must be whole numbers or texts, but row 1 .* holds 0\.5"),
         ([[0], [1]], None, "must hold one label a row, but holds lists or records"),
         ([{"a": 1}, {"a": 2}], None, "must hold one label a row, but holds lists or records"),
+        ([b"a", b"b"], None, "classes must be whole numbers or texts, but row 0 .* holds b'a'"),
         ([3, 3, 3], None, r"needs 2 to 1000 classes, but there are 1 \('3'\)"),
         (list(range(1001)), None, "needs 2 to 1000 classes, but there are 1001"),
     ],
@@ -193,6 +198,15 @@ def test_empty_texts_are_taken_and_said(tmp_path, capsys):
         stream.write('\n{"text": "", "label": "a"}\n{"text": " ", "label": "b"}')
     read_splits(TASK, train, test, 0)
     assert "column 'text': 2 of 42 texts are empty, the first in row 40 (counted from 0)" in capsys.readouterr().err
+
+
+def test_white_space_around_a_label_is_no_part_of_it_and_case_is(tmp_path, capsys):
+    train, test = _files(tmp_path, [" good", "bad "])
+    assert read_splits(TASK, train, test, 0).label_names == ("bad", "good")
+    assert "differ by case" not in capsys.readouterr().err
+    train, test = _files(tmp_path, ["Good", "good"])
+    assert read_splits(TASK, train, test, 0).label_names == ("Good", "good")
+    assert "the classes 'Good' and 'good' differ by case alone; are they the same?" in capsys.readouterr().err
 
 
 def test_f1_is_of_the_class_that_is_named():
