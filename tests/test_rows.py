@@ -185,7 +185,17 @@ def _three_classes(folder):
     Dataset.from_list(rows).to_parquet(folder / "train.parquet")
 
 
+def _laugh(folder):
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["<laugh>"])
+    tokenizer.save_pretrained(folder / "teacher")
+    path = folder / "test.parquet"
+    rows = Dataset.from_parquet(str(path), keep_in_memory=True).to_list()
+    Dataset.from_list([*rows, {"text": "w1 <laugh>", "label": 1}]).to_parquet(path)
+
+
 REFUSED = {
+    "a token without an embedding": (_laugh, "uses the token '<laugh>', number 64, but there are embeddings for 64"),
     "no text column": (_rename("text"), "no column 'text'; use one of"),
     "no label column": (_rename("label"), "no column 'label'; use one of"),
     "a class that the teacher does not have": (_three_classes, "has 2 labels, the data has 3 labels"),
