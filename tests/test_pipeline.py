@@ -334,7 +334,7 @@ def test_a_teacher_of_another_task_is_refused(tiny_study, tmp_path):
     tiny_study.write_text(text.replace('text = ["text"]', 'text = ["text"]\nkind = "regression"\nmetric = "spearman"'))
     result = _nas("train", tiny_study, "--runs", tmp_path / "runs")
     said = result.stderr.splitlines()[-1]
-    assert result.returncode == 2 and "with 2 labels, but a task of kind 'regression' needs regression" in said
+    assert result.returncode == 2 and "with 2 label(s), but a task of kind 'regression' needs regression" in said
 
 
 def test_the_wheel_carries_spaces_and_the_quickstart(tmp_path):
