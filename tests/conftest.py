@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,9 +15,10 @@ os.environ.update(TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", RAY_ACCEL_
 import pytest
 import torch
 from datasets import disable_progress_bars
+from filelock import FileLock
 from hub_server import Hub
 from huggingface_hub import constants
-from tiny import make_teacher, randomise, write_tiny_study
+from tiny import PRINTED, make_teacher, randomise, write_tiny_study
 from transformers import PreTrainedModel
 from transformers import logging as transformers_logging
 
@@ -99,12 +102,41 @@ def tiny_study(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def searched_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny study that is searched, with its results in `runs` beside it; not to be spoilt."""
-    study = write_tiny_study(tmp_path_factory.mktemp("searched") / "tiny")
-    command = [sys.executable, "-m", "nas.cli", "search", str(study), "--runs", str(study.parent / "runs")]
-    subprocess.run(command, check=True, capture_output=True)
-    return study
+def _made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of the tiny study, which all processes of the tests share: to be copied."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "finished" / "tiny"
+    with FileLock(shared / "finished.lock"):
+        if not (folder / PRINTED).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            study = write_tiny_study(folder)
+            command = [sys.executable, "-m", "nas.cli", "run", str(study), "--runs", str(folder / "runs"), "--json"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            (folder / PRINTED).write_text(json.dumps({"output": done.stdout, "error": done.stderr}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished_study(_made_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny study that was run, with its results in `runs` and what was printed in PRINTED; not to be spoilt."""
+    return shutil.copytree(_made_once, tmp_path_factory.mktemp("finished") / "tiny") / "study.toml"
+
+
+@pytest.fixture(scope="session")
+def searched_study(_made_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny study that is searched and not exported, with its results in `runs`; not to be spoilt."""
+    folder = shutil.copytree(_made_once, tmp_path_factory.mktemp("searched") / "tiny")
+    run = folder / "runs" / "tiny"
+    for part in ("exports", "baselines"):
+        shutil.rmtree(run / part)
+        for step in (run / "steps").glob(f"{part.removesuffix('s')}*.json"):
+            step.unlink()
+    for page in (run / "report.html", *run.glob("*.svg")):
+        page.unlink()
+    return folder / "study.toml"
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +14,29 @@ import pytest
 BENCH = Path(__file__).parents[1] / "scripts" / "bench"
 
 
-def _bench(name, study, *options):
-    command = [sys.executable, str(BENCH / f"{name}.py"), "--study", str(study), "--runs", str(study.parent / "runs")]
-    command += ["--threads", "1", "--json", *options]
+def _given(study):
+    return ["--study", str(study), "--runs", str(study.parent / "runs"), "--threads", "1"]
+
+
+def _alone(name, *options):
+    """The JSON line of a benchmark in a process of its own."""
+    command = [sys.executable, str(BENCH / f"{name}.py"), "--json", *options]
     found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert found.returncode == 0, found.stderr
     return json.loads(found.stdout.splitlines()[-1])
+
+
+@pytest.fixture
+def bench(capsys, monkeypatch):
+    """The JSON line of a benchmark that is run in this process, where everything is imported already."""
+
+    def call(name, *options):
+        monkeypatch.setattr("sys.argv", [f"{name}.py", "--json", *options])
+        capsys.readouterr()
+        runpy.run_path(str(BENCH / f"{name}.py"), run_name="__main__")
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    return call
 
 
 def test_a_wrong_call_is_one_line():
@@ -29,16 +48,16 @@ def test_a_wrong_call_is_one_line():
 
 
 @pytest.mark.slow
-def test_supernet_step(tiny_study):
-    found = _bench("supernet_step", tiny_study, "--steps", "4", "--rounds", "1")
+def test_supernet_step(bench, searched_study):
+    found = bench("supernet_step", *_given(searched_study), "--steps", "4", "--rounds", "1")
     assert found["lean_ratio"] == pytest.approx(found["supernet_s"] / found["lean_s"], rel=1e-2)
     assert found["step_ratio"] == pytest.approx(found["supernet_s"] / found["plain_s"], rel=1e-2)
     assert 0 < found["matmul_fraction"] < 1
 
 
 @pytest.mark.slow
-def test_contention(tiny_study):
-    found = _bench("contention", tiny_study, "--steps", "2", "--rounds", "1")
+def test_contention(searched_study):
+    found = _alone("contention", *_given(searched_study), "--steps", "2", "--rounds", "1")
     assert found["wait_policy"] == "PASSIVE" and found["threads"] == 1 and found["loss_difference"] == 0.0
     for kind in ("supernet", "fine-tuning"):
         seconds = [found[f"{kind}_{condition}_s"] for condition in ("one", "all", "busy")]
@@ -47,15 +66,15 @@ def test_contention(tiny_study):
 
 
 @pytest.mark.slow
-def test_choices(tiny_study):
-    found = _bench("choices", tiny_study)["choices"]
+def test_choices(bench, searched_study):
+    found = bench("choices", *_given(searched_study))["choices"]
     assert found["attention int8"]["block_ms"] > 0 and found["embedding int8"]["block_ms"] is None
     assert found["feed_forward int8"]["size_mb"] < found["feed_forward none"]["size_mb"]
 
 
 @pytest.mark.slow
-def test_candidates_per_second(searched_study):
-    found = _bench("candidates_per_second", searched_study, "--candidates", "12")
+def test_candidates_per_second(bench, searched_study):
+    found = bench("candidates_per_second", *_given(searched_study), "--candidates", "12")
     assert found["ratio"] == pytest.approx(found["all"] / found["naive"], rel=1e-2)
     assert found["same_front"] == (found["front_loses"] <= found["standard_error"])
     assert set(found["rates"]) == {
@@ -70,8 +89,8 @@ def test_candidates_per_second(searched_study):
 
 
 @pytest.mark.slow
-def test_equal_time(searched_study):
-    found = _bench("equal_time", searched_study, "--seconds", "3", "--seeds", "0")
+def test_equal_time(bench, searched_study):
+    found = bench("equal_time", *_given(searched_study), "--seconds", "3", "--seeds", "0")
     for name in ("at first", "now"):
         (one,) = found[name]
         assert one["candidates"] >= one["whole"] > 0 and set(one["best"]) <= {"large", "small"}
@@ -79,8 +98,8 @@ def test_equal_time(searched_study):
 
 
 @pytest.mark.slow
-def test_knapsack(searched_study):
-    found = _bench("knapsack", searched_study, "--evaluations", "12", "--seeds", "0")
+def test_knapsack(bench, searched_study):
+    found = bench("knapsack", *_given(searched_study), "--evaluations", "12", "--seeds", "0")
     assert found["changes"] == 1 + 2 + 1 + 3 + 3 * (5 + 5)
     sums, without, begun = found["searches"]
     assert sums["best"].keys() == {"large", "small"} and sums["end"] is None
@@ -92,22 +111,23 @@ def test_knapsack(searched_study):
 @pytest.mark.slow
 def test_kills(searched_study):
     """The driver of a search on a cluster is killed; the same command ends the search."""
-    found = _bench("kills", searched_study, "--kills", "1")
+    found = _alone("kills", *_given(searched_study), "--kills", "1")
     assert found["whole"] == found["kills"] == 1 and found["outcomes"][0]["kind"] == "driver"
     assert found["outcomes"][0]["finished"] == found["evaluations"] == 16
 
 
 @pytest.mark.slow
 def test_ray_scaling(searched_study):
-    found = _bench("ray_scaling", searched_study, "--candidates", "12", "--rounds", "2")
+    found = _alone("ray_scaling", *_given(searched_study), "--candidates", "12", "--rounds", "2")
     assert found["workers"] == [1, 2] and all(rate > 0 for rate in found["candidates_per_second"])
 
 
 @pytest.mark.slow
-def test_scaling(searched_study, tmp_path):
+@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")  # all candidates may be equally good
+def test_scaling(bench, searched_study, tmp_path):
     picture = tmp_path / "scaling.svg"
     options = ("--workers", "1", "4", "--evaluations", "20", "--quality", "10", "--seeds", "1")
-    found = _bench("scaling", searched_study, *options, "--picture", str(picture))
+    found = bench("scaling", *_given(searched_study), *options, "--picture", str(picture))
     assert [item["workers"] for item in found["rates"]["no trouble"]] == [1, 4]
     assert all(0 < item["utilisation"] <= 1 for items in found["rates"].values() for item in items)
     assert set(found["quality"]) == {"1", "4"} and all(0 < best < 1 for best in found["quality"]["4"][0])
@@ -115,45 +135,35 @@ def test_scaling(searched_study, tmp_path):
 
 
 @pytest.mark.slow
-def test_latency_prediction_and_budgets():
+def test_latency_prediction_and_budgets(bench):
     """On the tiny space; they need no study."""
-    for name, options in (
-        ("latency_prediction", ("--only", "onnxruntime", "--tokens", "16")),
-        ("budgets", ("--pairs", "2", "--only", "1-thread-128-tokens")),
-    ):
-        command = [sys.executable, str(BENCH / f"{name}.py"), "--space", "tiny", "--json", *options]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
-        assert done.returncode == 0, done.stderr
-        found = json.loads(done.stdout.splitlines()[-1])
-        if name == "budgets":
-            assert found["pairs"] == len(found["records"]) == 2
-        else:
-            assert found["onnxruntime"]["networks"] == 24
+    found = bench("latency_prediction", "--space", "tiny", "--only", "onnxruntime", "--tokens", "16")
+    assert found["onnxruntime"]["networks"] == 24
+    found = bench("budgets", "--space", "tiny", "--pairs", "2", "--only", "1-thread-128-tokens")
+    assert found["pairs"] == len(found["records"]) == 2
 
 
 @pytest.mark.slow
-def test_what_rests_on_a_trained_supernet(tiny_study):
-    accuracy = _bench("ordering", tiny_study)["accuracy"]
+def test_what_rests_on_a_trained_supernet(bench, searched_study, tmp_path):
+    study = shutil.copytree(searched_study.parent, tmp_path / "tiny") / "study.toml"
+    accuracy = bench("ordering", *_given(study))["accuracy"]
     assert set(accuracy) == {"unordered", "magnitude", "Taylor", "Taylor, made up"}
     assert len({values["whole teacher"] for values in accuracy.values()}) == 1
     options = ("--architectures", "4", "--steps", "2")
-    found = _bench("rank_correlation", tiny_study, *options)
+    found = bench("rank_correlation", *_given(study), *options)
     assert found["architectures"] == 4 and found["low"] <= found["kendall_tau"] <= found["high"]
-    under = _bench("inherited", tiny_study)["points_under_teacher"]
+    under = bench("inherited", *_given(study))["points_under_teacher"]
     assert {"full width", "half width", "hidden_size 16", "layers 0, 2", "layers 0, half width"} <= set(under)
-    shown = json.loads((tiny_study.parent / "runs" / "tiny" / "rank_correlation.json").read_text())
+    shown = json.loads((study.parent / "runs" / "tiny" / "rank_correlation.json").read_text())
     assert shown["kendall_tau"] == found["kendall_tau"] and len(shown["rows"]) == 4
-    measured = sorted((tiny_study.parent / "runs" / "tiny" / "rank_correlation").glob("*.json"))
+    measured = sorted((study.parent / "runs" / "tiny" / "rank_correlation").glob("*.json"))
     assert len(measured) == 4
     written = [path.stat().st_mtime_ns for path in measured]
-    assert _bench("rank_correlation", tiny_study, *options) == found
+    assert bench("rank_correlation", *_given(study), *options) == found
     assert [path.stat().st_mtime_ns for path in measured] == written
 
 
-def test_driver_overhead():
-    command = [sys.executable, str(BENCH / "driver_overhead.py"), "--space", "tiny", "--trials", "120", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+def test_driver_overhead(bench):
+    found = bench("driver_overhead", "--space", "tiny", "--trials", "120")
     assert set(found["ms_per_trial"]) == {"100", "mean"} == set(found["cpu_ms_per_trial"])
     assert found["outcomes"]["evaluated"] == 120

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
 
 import pytest
-from tiny import TINY_STUDY, write_tiny_study
+from tiny import TINY_STUDY
 
 from nas.errors import DeviceError, StudyError
 from nas.pipeline import Run, export
@@ -28,6 +29,8 @@ sequence_length = { 8 = 3, 16 = 1 }
 name = "pi"
 where = "elsewhere"
 sequence_length = 16
+warm_up = 1
+repeats = 3
 """
 BUDGETS = """
 [[budgets]]
@@ -44,9 +47,10 @@ limits = [{ device = "pi", p50_ms = "80%" }, { device = "cpu", size_mb = "90%" }
 """
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    path = write_tiny_study(tmp_path_factory.mktemp("elsewhere") / "tiny")
+@pytest.fixture
+def study(finished_study, tmp_path):
+    """On three devices, of which one was measured."""
+    path = shutil.copytree(finished_study.parent, tmp_path / "tiny") / finished_study.name
     first, last = TINY_STUDY.index("[[budgets]]"), TINY_STUDY.index("[supernet]")
     path.write_text(TINY_STUDY[:first] + DEVICES + BUDGETS + TINY_STUDY[last:])
     return path
@@ -62,7 +66,7 @@ def _measure(archive, folder):
 
 
 def test_from_the_first_bundle_to_the_last_verdict(study, nas, tmp_path):
-    runs = study.parent.parent / "runs"
+    runs = study.parent / "runs"
     run = Run.of(Study.load(study), runs)
     with pytest.raises(DeviceError, match="nas device bundle"):
         export(run)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
-from tiny import TEACHER_TABLE, TINY_STUDY, write_pair_study, write_tiny_study
+from tiny import PRINTED, TEACHER_TABLE, TINY_STUDY, write_pair_study
 from tolerance import assert_same
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, RobertaForSequenceClassification
 
@@ -33,19 +33,10 @@ ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
 
 
-def _nas(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "nas.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A finished run: its study, its root folder, and what the command printed."""
-    folder = tmp_path_factory.mktemp("pipeline")
-    study = write_tiny_study(folder / "tiny")
-    result = _nas("run", study, "--runs", folder / "runs", "--json")
-    assert result.returncode == 0, result.stderr
-    return study, folder / "runs", result
+@pytest.fixture
+def finished(finished_study):
+    """A finished run: its study, its root folder, and what the command printed, as output and error."""
+    return finished_study, finished_study.parent / "runs", json.loads((finished_study.parent / PRINTED).read_text())
 
 
 def _verification(runs, budget):
@@ -53,26 +44,26 @@ def _verification(runs, budget):
 
 
 def test_run_ends_with_a_table_and_one_json_line(finished):
-    _, runs, result = finished
-    printed = json.loads(result.stdout.splitlines()[-1])
+    _, runs, said = finished
+    printed = json.loads(said["output"].splitlines()[-1])
     assert set(printed["exports"]) == {"large", "small"}
     assert set(printed["baselines"]) == {"cpu/teacher", "cpu/teacher-int8"}
-    assert "teacher-int8" in result.stdout and "Traceback" not in result.stderr
+    assert "teacher-int8" in said["output"] and "Traceback" not in said["error"]
     assert (runs / "tiny" / "report.html").is_file()
 
 
 def test_run_leaves_a_log_and_says_what_its_time_was_spent_on(finished):
-    _, runs, result = finished
+    _, runs, said = finished
     events = [json.loads(line) for line in (runs / "tiny" / "log.jsonl").read_text().splitlines()]
     started = [event["step"] for event in events if event["event"] == "started"]
     ended = {event["step"]: event for event in events if event["event"] == "finished"}
     assert set(started) == set(ended) >= {"data", "teacher", "supernet", "search", "front", "export-small"}
     assert sum(event["event"] == "evaluated" for event in events) == 16
-    printed = json.loads(result.stdout.splitlines()[-1])
+    printed = json.loads(said["output"].splitlines()[-1])
     parts = printed["parts"]["search"]
     assert set(parts) == {"start", "driver", "evaluation"}
     assert sum(parts.values()) <= printed["seconds"]["search"] + 0.2
-    assert all(name in result.stdout for name in ("What the time was spent on", "evaluation", "in all"))
+    assert all(name in said["output"] for name in ("What the time was spent on", "evaluation", "in all"))
 
 
 def test_every_export_is_verified_and_meets_its_budget(finished):
@@ -108,10 +99,11 @@ def test_exports_load_and_give_the_reported_accuracy(finished):
         assert (logits.argmax(1) == np.asarray(data.test["labels"])).mean() == pytest.approx(found["accuracy"])
 
 
-def test_front_holds_no_beaten_candidate_and_measured_figures(finished):
+def test_front_holds_no_beaten_candidate_and_measured_figures(nas, finished):
     study, runs, _ = finished
-    result = _nas("front", study, "--runs", runs, "--json")
-    found = json.loads(result.stdout.splitlines()[-1])
+    code, output, error = nas("front", str(study), "--runs", str(runs), "--json")
+    assert code == 0, error
+    found = json.loads(output.splitlines()[-1])
     accuracies = [item["search_accuracy"] for item in found["front"]]
     latencies = [item["predicted_ms"]["cpu"] for item in found["front"]]
     assert accuracies == sorted(accuracies, reverse=True) and latencies == sorted(latencies, reverse=True)
@@ -123,11 +115,11 @@ def test_front_holds_no_beaten_candidate_and_measured_figures(finished):
         assert any(item["met"] for item in items)
 
 
-def test_pairs_and_a_regression_of_a_roberta(tmp_path):
+def test_pairs_and_a_regression_of_a_roberta(nas, tmp_path):
     study, runs = write_pair_study(tmp_path / "pairs"), tmp_path / "runs"
-    result = _nas("run", study, "--runs", runs, "--json")
-    assert result.returncode == 0, result.stderr
-    found = json.loads(result.stdout.splitlines()[-1])["exports"]["only"]
+    code, output, error = nas("run", str(study), "--runs", str(runs), "--json")
+    assert code == 0, error
+    found = json.loads(output.splitlines()[-1])["exports"]["only"]
     assert found["metric"] == "spearman" and found["met"] is True and found["agreement_with_hugging_face"] is None
     assert found["teacher_accuracy"] > 0.8 and found["accuracy"] > 0.5
     run = runs / "pairs"
@@ -148,32 +140,27 @@ def _stamps(runs):
     return {path.stem: json.loads(path.read_text())["finished"] for path in (runs / "tiny" / "steps").glob("*.json")}
 
 
-def test_a_second_run_skips_everything_and_a_change_redoes_what_it_concerns(finished, tmp_path):
-    study, runs, _ = finished
-    shutil.copytree(runs, tmp_path / "runs")
-    runs = tmp_path / "runs"
+def test_a_second_run_skips_everything_and_a_change_redoes_what_it_concerns(nas, finished, tmp_path):
+    changed = shutil.copytree(finished[0].parent, tmp_path / "tiny") / "study.toml"
+    runs = changed.parent / "runs"
     before = _stamps(runs)
-    assert _nas("run", study, "--runs", runs).returncode == 0
+    assert nas("run", str(changed), "--runs", str(runs))[0] == 0
     assert _stamps(runs) == before
-    shutil.copytree(study.parent, tmp_path / "tiny")
-    changed = tmp_path / "tiny" / "study.toml"
     changed.write_text(TINY_STUDY.replace("epochs = 0.5", "epochs = 0.25"))
-    assert _nas("run", changed, "--runs", runs).returncode == 0
+    assert nas("run", str(changed), "--runs", str(runs))[0] == 0
     after = _stamps(runs)
     assert {name for name in before if before[name] != after[name]} == {"export-large", "export-small"}
 
 
-def test_a_new_budget_is_searched_and_exported(finished, tmp_path):
-    study, runs, _ = finished
-    shutil.copytree(runs, tmp_path / "runs")
-    shutil.copytree(study.parent, tmp_path / "tiny")
-    changed = tmp_path / "tiny" / "study.toml"
+def test_a_new_budget_is_searched_and_exported(nas, finished, tmp_path):
+    changed = shutil.copytree(finished[0].parent, tmp_path / "tiny") / "study.toml"
+    given = (str(changed), "--runs", str(changed.parent / "runs"), "--json")
     changed.write_text(TINY_STUDY + '[[budgets]]\nname = "mid"\ndevice = "cpu"\np50_ms = "70%"\n')
-    plan = json.loads(_nas("check", changed, "--runs", tmp_path / "runs", "--json").stdout.splitlines()[-1])
+    plan = json.loads(nas("check", *given)[1].splitlines()[-1])
     assert {step["step"]: step["state"] for step in plan["steps"]}["search"] == "to do"
-    result = _nas("export", changed, "--runs", tmp_path / "runs", "--no-fine-tune", "--json")
-    assert result.returncode == 0, result.stderr
-    exports = json.loads(result.stdout.splitlines()[-1])["exports"]
+    code, output, error = nas("export", *given, "--no-fine-tune")
+    assert code == 0, error
+    exports = json.loads(output.splitlines()[-1])["exports"]
     assert set(exports) == {"large", "small", "mid"} and not exports["mid"]["fine_tuned"]
 
 
@@ -269,21 +256,24 @@ def test_check_prints_the_plan_without_doing_anything(nas, tiny_study, tmp_path)
     assert not (tmp_path / "runs").exists()
 
 
-def test_check_knows_what_is_done(finished):
+def test_check_knows_what_is_done(nas, finished):
     study, runs, _ = finished
-    plan = json.loads(_nas("check", study, "--runs", runs, "--json").stdout.splitlines()[-1])
+    plan = json.loads(nas("check", str(study), "--runs", str(runs), "--json")[1].splitlines()[-1])
     assert {step["step"]: step["state"] for step in plan["steps"]} == dict.fromkeys(
         ("teacher", "supernet", "profile", "search", "export"), "done"
     )
 
 
-def test_infeasible_budget_stops_before_the_supernet_is_trained(tiny_study, tmp_path):
-    tiny_study.write_text(TINY_STUDY.replace('"50%"', "0.0001"))
-    result = _nas("run", tiny_study, "--runs", tmp_path / "runs")
-    assert result.returncode == 2 and "Traceback" not in result.stderr
-    last = result.stderr.splitlines()[-1]
+def test_infeasible_budget_stops_before_the_supernet_is_trained(nas, finished, tmp_path):
+    study = shutil.copytree(finished[0].parent, tmp_path / "tiny") / "study.toml"
+    supernet = study.parent / "runs" / "tiny" / "supernet"
+    shutil.rmtree(supernet)
+    study.write_text(TINY_STUDY.replace('"50%"', "0.0001"))
+    code, _, error = nas("run", str(study), "--runs", str(study.parent / "runs"))
+    last = error.splitlines()[-1]
+    assert code == 2
     assert last.startswith("error: budgets.small: p50_ms on cpu must be at least") and "raise it" in last
-    assert not (tmp_path / "runs" / "tiny" / "supernet").exists()
+    assert not supernet.exists()
 
 
 DYING = """
@@ -301,25 +291,27 @@ main()
 """
 
 
-def test_a_killed_training_ends_with_the_same_weights_and_knows_its_study(tiny_study, tmp_path):
+def test_a_killed_training_ends_with_the_same_weights_and_knows_its_study(nas, finished, tmp_path):
     """kill -9 after the first checkpoint: another study is refused, the same one ends as if nothing had happened."""
-    assert _nas("train", tiny_study, "--runs", tmp_path / "straight").returncode == 0
-    command = [sys.executable, "-c", DYING, "train", str(tiny_study), "--runs", str(tmp_path / "killed")]
-    checkpoints = tmp_path / "killed" / "tiny" / "supernet" / "checkpoints"
+    study = shutil.copytree(finished[0].parent, tmp_path / "tiny") / "study.toml"
+    runs = study.parent / "runs"
+    straight = load_file(runs / "tiny" / "supernet" / "model.safetensors")
+    shutil.rmtree(runs / "tiny" / "supernet")
+    command = [sys.executable, "-c", DYING, "train", str(study), "--runs", str(runs)]
+    checkpoints = runs / "tiny" / "supernet" / "checkpoints"
     assert subprocess.run(command, check=False, capture_output=True).returncode == -signal.SIGKILL
     assert (checkpoints / "checkpoint-10" / "complete").exists()
-    text = tiny_study.read_text()
-    tiny_study.write_text(text.replace("steps = 30", "steps = 40"))
-    refused = _nas("train", tiny_study, "--runs", tmp_path / "killed")
-    assert refused.returncode == 2 and "supernet.steps = 30, which is 40 now" in refused.stderr
-    assert refused.stderr.strip().splitlines()[-1].startswith("error: ") and "Traceback" not in refused.stderr
-    tiny_study.write_text(text)
-    assert _nas("train", tiny_study, "--runs", tmp_path / "killed").returncode == 0
-    weights = [
-        load_file(tmp_path / name / "tiny" / "supernet" / "model.safetensors") for name in ("straight", "killed")
-    ]
-    for name, tensor in weights[0].items():
-        assert_same(weights[1][name], tensor, of=name)
+    text = study.read_text()
+    study.write_text(text.replace("steps = 30", "steps = 40"))
+    code, _, error = nas("train", str(study), "--runs", str(runs))
+    assert code == 2 and "supernet.steps = 30, which is 40 now" in error
+    assert error.strip().splitlines()[-1].startswith("error: ")
+    study.write_text(text)
+    assert nas("train", str(study), "--runs", str(runs))[0] == 0
+    weights = load_file(runs / "tiny" / "supernet" / "model.safetensors")
+    assert weights.keys() == straight.keys()
+    for name, tensor in straight.items():
+        assert_same(weights[name], tensor, of=name)
 
 
 def test_two_commands_on_one_run_do_not_meet(finished):
@@ -329,12 +321,12 @@ def test_two_commands_on_one_run_do_not_meet(finished):
         pass
 
 
-def test_a_teacher_of_another_task_is_refused(tiny_study, tmp_path):
+def test_a_teacher_of_another_task_is_refused(nas, tiny_study, tmp_path):
     text = TINY_STUDY.replace("fine_tune = { epochs = 2.0, learning_rate = 2e-3 }", "")
     tiny_study.write_text(text.replace('text = ["text"]', 'text = ["text"]\nkind = "regression"\nmetric = "spearman"'))
-    result = _nas("train", tiny_study, "--runs", tmp_path / "runs")
-    said = result.stderr.splitlines()[-1]
-    assert result.returncode == 2 and "with 2 label(s), but a task of kind 'regression' needs regression" in said
+    code, _, error = nas("train", str(tiny_study), "--runs", str(tmp_path / "runs"))
+    said = error.splitlines()[-1]
+    assert code == 2 and "with 2 label(s), but a task of kind 'regression' needs regression" in said
 
 
 def test_the_wheel_carries_spaces_and_the_quickstart(tmp_path):
@@ -362,24 +354,25 @@ feed_forward = ["none", "int4", "sparse(0.5)", "low_rank(6)"]
 """
 
 
-def test_every_kind_of_choice_goes_the_whole_way(tmp_path):
-    study = write_tiny_study(tmp_path / "tiny")
+def test_every_kind_of_choice_goes_the_whole_way(nas, finished, tmp_path):
+    study = shutil.copytree(finished[0].parent, tmp_path / "tiny") / "study.toml"  # with its teacher
+    runs = study.parent / "runs"
     (study.parent / "mixed.toml").write_text(MIXED)
     text = study.read_text().replace('name = "tiny"', 'name = "mixed.toml"')
-    text = text.replace("sequence_length = 32", 'sequence_length = "task"')
+    text = text.replace("sequence_length = 32", 'sequence_length = "task"\nwarm_up = 1\nrepeats = 2')
     # Budgets that none misses: the seed alone draws the candidates.
     text = text.replace('p50_ms = "80%"', 'expected_ms = "900%"\nworst_ms = "900%"')
     text = text.replace('p50_ms = "50%"', "size_mb = 1.0").replace("[search]", '[search]\nsampler = "random"')
     study.write_text(text)
-    result = _nas("run", study, "--runs", tmp_path / "runs")
-    assert result.returncode == 0, result.stderr
+    code, _, error = nas("run", str(study), "--runs", str(runs))
+    assert code == 0, error
     for budget in ("large", "small"):
-        found = _verification(tmp_path / "runs", budget)
+        found = _verification(runs, budget)
         assert found["met"] is True and found["agreement_with_hugging_face"] >= 0.98
         assert found["worst_ms"] > 0 and found["expected_ms"] > 0
         assert bool(found.get("exits")) == bool(found["architecture"].get("exit_threshold"))
     assert len(found["latency"]["device"]["sequence_length"]) == 8
-    front = json.loads((tmp_path / "runs" / "tiny" / "search" / "front.json").read_text())
+    front = json.loads((runs / "tiny" / "search" / "front.json").read_text())
     choices = {
         choice for item in front["candidates"] for layer in item["architecture"]["layers"] for choice in layer.values()
     }

@@ -19,6 +19,8 @@ from nas.space import SearchSpace
 WORDS = [f"w{number}" for number in range(60)]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 POSITIONS = 40
+PRINTED = "printed.json"
+"""What `nas run` said of a finished study, beside it."""
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
 _DISTILBERT_SIZES = {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 64}
 # Every kind of teacher, by its model_type and what makes it one of the space "tiny" with POSITIONS usable positions.

@@ -17,6 +17,7 @@ from nas.errors import DeviceError
 from nas.latency import measure
 from nas.latency.measure import Texts, item_of
 from nas.latency.runtimes import RUNTIMES, BlockChain, check_runtime, runtime_of
+from nas.supernet import BertSupernet
 
 RUNTIME = pytest.mark.parametrize(
     "name",
@@ -84,17 +85,18 @@ def test_is_measured_in_turns_with_its_conditions(name, supernet_weights, config
 @pytest.mark.slow
 @pytest.mark.skipif(which("g++") is None, reason="PyTorch compiles for the CPU with g++")
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-def test_networks_are_compiled_once_for_each_length(supernet_weights, tmp_path):
+def test_networks_are_compiled_once_for_each_length(supernet_weights, space, tmp_path):
     """By PyTorch, where the device says so; then they are measured as any."""
     device = Device(name="cpu", runtime="torch", compiled=True, sequence_length=[4, 8])
-    item = item_of(device, "network", supernet_weights, tmp_path / "network", Texts(vocab_size=90), {})
+    model = BertSupernet(supernet_weights).extract(space.smallest())
+    item = item_of(device, "network", model, tmp_path / "network", Texts(vocab_size=90), {})
     fed = [{"input_ids": np.asarray(every["input_ids"]["values"])} for every in item["inputs"]]
     torch.compiler.reset()
     counters.clear()
     for run in 2 * runtime_of(device).load(tmp_path / "network", device, fed):
         assert run().logits.shape == (1, 3)
     assert counters["stats"]["unique_graphs"] == 2 and not counters["graph_break"]
-    record = measure(device, {"model": supernet_weights}, rounds=2, title="Testing")["model"]
+    record = measure(device, {"model": model}, rounds=2, title="Testing")["model"]
     assert len(record.by_length()) == 2 and min(record.samples_ms) > 0
 
 
@@ -125,8 +127,6 @@ def test_a_runtime_that_is_not_installed_says_how_to_get_it(monkeypatch):
 
 
 def test_int8_is_run_by_onnxruntime(supernet_weights, space, tmp_path):
-    from nas.supernet import BertSupernet
-
     model = BertSupernet(supernet_weights).extract(compress_all(space.largest(), "int8"))
     device = Device(name="cpu")
     runtime = runtime_of(device)

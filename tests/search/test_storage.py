@@ -107,8 +107,10 @@ def test_a_driver_whose_count_stands_still_is_dead(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["journal", "postgresql"], indirect=True)
-def test_two_processes_share_a_search_and_one_outlives_the_other(search_folder, where):
+def test_two_processes_share_a_search_and_one_outlives_the_other(search_folder, where, monkeypatch):
     """The first is killed when both have a share; the second goes on then."""
+    monkeypatch.setattr(storage, "_SECONDS_BETWEEN_BEATS", 0.2)  # as the drivers do
+    monkeypatch.setattr(storage, "_SECONDS_OF_SILENCE", 2.0)
     target = 120
     command = [sys.executable, str(Path(__file__).parent / "driver.py"), str(search_folder), str(target)]
     command += ["inline", "nsga2", str(where), "2"]

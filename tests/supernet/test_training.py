@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -379,14 +380,15 @@ def test_the_best_epoch_is_kept_and_training_ends_with_patience(space, config, d
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(tiny_study, tmp_path):
+def test_two_processes_train_as_one(finished_study, tmp_path):
     """Ray Train with two gloo workers at the same global batch, beyond an epoch: one loss, nearly the same weights."""
     from nas.pipeline import Run, train
     from nas.study import Study
 
     runs = []
     for workers in (1, 2):
-        study = Study.load(tiny_study)
+        study = Study.load(finished_study)
+        shutil.copytree(finished_study.parent / "runs", tmp_path / f"runs-{workers}")  # with its teacher
         settings = study.supernet.model_copy(update={"workers": workers, "steps": 20, "checkpoint_steps": 6})
         run = Run.of(study.model_copy(update={"supernet": settings}), tmp_path / f"runs-{workers}")
         train(run)
