@@ -26,8 +26,10 @@ _INDEX_FILE = "model.safetensors.index.json"
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _ANCHOR = "embeddings.word_embeddings.weight"
 """Every family's encoder has it: what stands before it in a name is a prefix of the encoder."""
+_COMPLETE = f"give a complete checkpoint of {SUPPORTED}"
 _BUFFERS = ("position_ids", "token_type_ids")
 _OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+_OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _CONVERT = (
     'python -c "import glob, torch; from safetensors.torch import save_file; save_file({name: weight.clone().'
@@ -94,9 +96,10 @@ class Checkpoint:
         missing = sorted(encoder - self.tensors.keys())
         if missing:
             more = f" and {len(missing) - 1} more" if missing[1:] else ""
+            adapted = any(".lora_" in name for name in self.tensors)
+            remedy = "merge the adapter into its model (merge_and_unload of peft)" if adapted else _COMPLETE
             raise self._refused(
-                f"has no {missing[0]}{more} of the {len(encoder)} weights that {CONFIG_FILE} asks for; give a complete "
-                f"checkpoint of {SUPPORTED}"
+                f"has no {missing[0]}{more} of the {len(encoder)} weights that {CONFIG_FILE} asks for; {remedy}"
             )
         inside = {name for name in self.tensors if name.startswith(base) and not name.startswith(f"{base}pooler.")}
         extra = sorted(name for name in inside - encoder if not name.endswith(_BUFFERS))
@@ -189,7 +192,12 @@ def _no_weights(source: str) -> TeacherError:
             f"teacher.model: {source}: has {pickled} but no {WEIGHTS_FILE}; pickled weights are not read, since they "
             f"can run code: convert them in that folder with {_CONVERT}"
         )
-    return TeacherError(f"teacher.model: {source}: has no {WEIGHTS_FILE}; give a checkpoint saved in safetensors")
+    others = sorted(path.name for path in Path(source).iterdir() if path.suffix in _OTHER_WEIGHTS)
+    only = f", only {others[0]}" if others else ""
+    return TeacherError(
+        f"teacher.model: {source}: has no {WEIGHTS_FILE}{only}; load the model with transformers and write it "
+        "there with save_pretrained"
+    )
 
 
 def _renamed(

@@ -111,7 +111,8 @@ def _settings(source: str, family: Family, config_class: Any, values: Mapping[st
             raise _wrong(source, name, f"must be {rule}", value)
         yield name, int(number) if _is_whole(setting) else number
     for name in (family.name("hidden_act"), "position_embedding_type"):
-        if values.get(name) is not None:
+        # Older versions wrote null for the usual kind of positions.
+        if name in values and (values[name] is not None or name != "position_embedding_type"):
             yield name, str(values[name])
 
 

@@ -152,6 +152,14 @@ _QUERY = "bert.encoder.layer.1.attention.self.query.weight"
         ),
         (lambda found: found | {_QUERY: torch.zeros(32, 32, dtype=torch.int8)}, [_QUERY, "stored as I8", "quantised"]),
         (lambda found: found | {_QUERY: torch.full((32, 32), torch.inf)}, [_QUERY, "not finite"]),
+        (
+            lambda found: {
+                name.replace("query.weight", part): value.clone()
+                for name, value in found.items()
+                for part in ("query.base_layer.weight", "query.lora_A.default.weight")
+            },
+            ["has no bert.encoder.layer.0.attention.self.query.weight and 2 more", "merge the adapter"],
+        ),
         (_prefixed("roberta."), ["model_type is 'bert'", "'roberta.bert.'"]),
         (
             lambda found: found | {"bert.embeddings.LayerNorm.gamma": torch.ones(32)},
@@ -203,4 +211,6 @@ def test_pickled_weights_are_told_how_to_convert(folder, teacher, sharded):
 
 def test_a_folder_without_weights_is_one_line(folder):
     (folder / WEIGHTS).unlink()
-    assert "has no model.safetensors; give a checkpoint saved in safetensors" in _refusal(folder)
+    assert "has no model.safetensors; load the model with transformers" in _refusal(folder)
+    (folder / "tf_model.h5").touch()
+    assert "has no model.safetensors, only tf_model.h5; load the model" in _refusal(folder)

@@ -9,7 +9,7 @@ from tiny import TEACHERS, make_teacher
 from transformers import AutoConfig
 
 from nas.errors import TeacherError
-from nas.model.stock import compact_config
+from nas.model.stock import compact_config, shape_of
 from nas.model.teacher_config import read_config
 
 
@@ -122,6 +122,13 @@ def test_names_of_labels(written, given, names):
     config = read_config(written(**given))
     assert config.id2label == dict(enumerate(names)) and config.num_labels == len(names)
     assert config.label2id == {name: number for number, name in enumerate(names)}
+
+
+@pytest.mark.parametrize("teacher_kind", ["bert", "distilbert"])
+def test_no_activation_is_not_the_usual_one(written, teacher_kind):
+    name = "activation" if teacher_kind == "distilbert" else "hidden_act"
+    with pytest.raises(TeacherError, match=f"{name} must be gelu or .* but got 'None'"):
+        shape_of(read_config(written(**{name: None})))
 
 
 @pytest.mark.parametrize("teacher_kind", ["distilbert"])
