@@ -133,7 +133,9 @@ class Checkpoint:
                     if tensor.file == file:
                         state[name] = weights.get_tensor(tensor.name).float()
                         if not torch.isfinite(state[name]).all():
-                            raise self._refused(f"{name} holds values that are not finite numbers; give another one")
+                            raise self._refused(
+                                f"{name} holds values that are not finite numbers; give another checkpoint"
+                            )
         model.load_state_dict(state, strict=False)
         return model.float()
 
@@ -192,7 +194,7 @@ def _no_weights(source: str) -> TeacherError:
             f"teacher.model: {source}: has {pickled} but no {WEIGHTS_FILE}; pickled weights are not read, since they "
             f"can run code: convert them in that folder with {_CONVERT}"
         )
-    others = sorted(path.name for path in Path(source).iterdir() if path.suffix in _OTHER_WEIGHTS)
+    others = sorted(path.name for path in Path(source).iterdir() if path.is_file() and path.suffix in _OTHER_WEIGHTS)
     only = f", only {others[0]}" if others else ""
     return TeacherError(
         f"teacher.model: {source}: has no {WEIGHTS_FILE}{only}; load the model with transformers and write it "
