@@ -222,11 +222,11 @@ def _needs(study: Study) -> Iterator[Finding]:
 def _data(study: Study) -> Iterator[Finding]:
     """Whether the data is there."""
     if not study.task.hub and study.task.train != "embedded":
-        from nas.pipeline.plan import check_data
+        from nas.data.files import check_file
 
         for key in ("train", "test"):
             path = study.resolve(getattr(study.task, key))
-            yield _checked(key, str(path), partial(check_data, path))
+            yield _checked(key, str(path), partial(check_file, path))
     elif study.task.hub:
         yield _checked("data", f"{study.task.hub} is on the hub", partial(_check_hub_data, study))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,14 @@ def write_table(rows: Dataset, path: Path) -> None:
 _POINTER = b"version https://git-lfs.github.com/"
 
 
-def _read_file(path: Path, columns: Sequence[str]) -> Dataset:
+def check_file(path: Path) -> None:
+    """Raise `DataError` as reading a data file would, as far as that is seen without reading its rows."""
+    if _reader_of(path) is _read_parquet:
+        with _open_parquet(path):
+            pass
+
+
+def _reader_of(path: Path) -> Callable[[Path, Sequence[str]], pyarrow.Table]:
     if not path.is_file():
         raise DataError(f"{path}: no such data file; correct the path in the study's [task]")
     reader = _READERS.get(path.suffix.lower())
@@ -74,22 +82,31 @@ def _read_file(path: Path, columns: Sequence[str]) -> Dataset:
     with path.open("rb") as stream:
         if stream.read(len(_POINTER)) == _POINTER:
             raise DataError(f"{path}: is a pointer of Git LFS, not the data; fetch the file with git lfs pull")
-    table = reader(path, columns)
+    return reader
+
+
+def _read_file(path: Path, columns: Sequence[str]) -> Dataset:
+    table = _reader_of(path)(path, columns)
     # A type that data sets do not know can be neither a text nor a label.
     return Dataset(table.select([field.name for field in table.schema if field.name in columns or _has_type(field)]))
 
 
-def _read_parquet(path: Path, columns: Sequence[str]) -> pyarrow.Table:
+@contextmanager
+def _open_parquet(path: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
     try:
         with path.open("rb") as stream:
-            file = pyarrow.parquet.ParquetFile(stream)
-            names: list[str] = file.schema_arrow.names
-            require_columns(str(path), names, columns)
-            kept = list(columns) or [name for name in names if names.count(name) == 1]
-            table = file.read(columns=kept).select(kept)
+            yield pyarrow.parquet.ParquetFile(stream)
     except pyarrow.ArrowException as problem:
         reason = str(problem).splitlines()[0]
         raise DataError(f"{path}: cannot be read as Parquet: {reason}; convert it anew") from None
+
+
+def _read_parquet(path: Path, columns: Sequence[str]) -> pyarrow.Table:
+    with _open_parquet(path) as file:
+        names: list[str] = file.schema_arrow.names
+        require_columns(str(path), names, columns)
+        kept = list(columns) or [name for name in names if names.count(name) == 1]
+        table = file.read(columns=kept).select(kept)
     for number, field in enumerate(table.schema):
         values = table.column(number)
         if pyarrow.types.is_dictionary(field.type):  # a categorical column of pandas

@@ -51,8 +51,8 @@ class Metric:
         return score(self.name, logits, labels, self.positive)
 
 
-def check_size(metric: str, texts: int, what: str) -> None:
-    """Raise `DataError` if so few texts have no such metric."""
+def check_size(metric: str, texts: int, what: str = "What is judged (search.examples, search.least_tokens)") -> None:
+    """Raise `DataError` if there are too few texts for a metric; `what` names them in the message."""
     if metric in _CORRELATIONS and texts < 2:
         raise DataError(f"{what} needs at least 2 texts for {metric}, but has {texts}; give more")
 
@@ -67,7 +67,7 @@ def score(metric: str, logits: np.ndarray, labels: np.ndarray, positive: int | N
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
     if metric in _CORRELATIONS:
-        check_size(metric, len(labels), "What is judged (search.examples, search.least_tokens)")
+        check_size(metric, len(labels))
         both = (logits[:, 0], labels)
         value = float(spearmanr(*both).statistic if metric == "spearman" else pearsonr(*both).statistic)
         return value if np.isfinite(value) else 0.0  # a constant prediction correlates with nothing

@@ -10,7 +10,7 @@ import torch
 
 from nas.architecture import Architecture
 from nas.budget import RATES
-from nas.errors import DataError
+from nas.data.files import check_file
 from nas.export.standalone import source_of
 from nas.hub import Kind, Snapshot
 from nas.latency.runtimes import check_runtime
@@ -99,7 +99,7 @@ def check_sources(study: Study) -> None:
         return
     for name in (task.train, task.test):
         if not task.hub:
-            check_data(study.resolve(name))
+            check_file(study.resolve(name))
     source = given_teacher(study)
     if Path(source).is_dir():  # see check_hub for the others
         check_teacher(study, source)
@@ -120,21 +120,6 @@ def check_hub(run: Run) -> dict[Kind, Snapshot]:
 def check_choices(study: Study) -> None:
     """Raise `ExportError` where the code of the space's compression choices could not go with an export."""
     source_of(name for _, names in study.space.compression for name in names)
-
-
-def check_data(path: Path) -> None:
-    """Raise `DataError` if a data file is not there, or is a Parquet file that cannot be read."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such data file; correct the path in the study's [task]")
-    if path.suffix != ".parquet":
-        return
-    import pyarrow.parquet
-
-    try:
-        pyarrow.parquet.read_metadata(path)
-    except pyarrow.ArrowInvalid as problem:
-        reason = str(problem).splitlines()[0]
-        raise DataError(f"{path}: cannot be read as Parquet: {reason}; convert it anew") from None
 
 
 def _states(run: Run) -> dict[str, bool]:

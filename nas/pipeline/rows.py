@@ -130,7 +130,7 @@ def _look(study: Study, task: ReadTask) -> Rows:
         prune_tokenizer(task.tokenizer, used, task.teacher.config.vocab_size)
     judged = judged_by(data.search, study.search.examples, study.search.least_tokens)
     metric = Metric.of(study.task, data.label_names)
-    check_size(metric.name, len(judged), "What is judged (search.examples, search.least_tokens)")
+    check_size(metric.name, len(judged))
     repeated, contradicted = _repeated(task.splits)
     unknown = task.tokenizer.unk_token_id
     found = Rows(

@@ -39,8 +39,9 @@ class SideBySideTrainer(SafeTrainer):
 
     def __init__(self, *, model: PreTrainedModel, **kwargs: Any) -> None:
         super().__init__(model=model, **kwargs)
-        threads = torch.get_num_threads() if self.args.device.type == "cpu" else 1
-        self.replicas = [model, *(_replica(model) for _ in range(min(threads, _MOST_THREADS) - 1))]
+        self._torch_threads = torch.get_num_threads()
+        count = min(self._torch_threads, _MOST_THREADS) if self.args.device.type == "cpu" else 1
+        self.replicas = [model, *(_replica(model) for _ in range(count - 1))]
         self._pool: Executor | None = None
 
     def train(self, *arguments: Any, **kwargs: Any) -> Any:
@@ -55,17 +56,20 @@ class SideBySideTrainer(SafeTrainer):
         What lies between the steps' gradients is bound by memory: the other threads would only have to be woken.
         """
         count = len(self.replicas)
-        with single_threads(count) as self._pool:
+        with single_threads(count) as pool:
+            self._pool = pool
             if count > 1:
                 torch.set_num_threads(1)
-            yield
-        self._pool = None
+            try:
+                yield
+            finally:
+                self._pool = None
 
     @contextmanager
     def all_threads(self) -> Iterator[None]:
-        """Let this thread use as many of torch's threads as there are replicas, for an evaluation within a training."""
+        """Let this thread use all of torch's threads, for an evaluation within a training."""
         before = torch.get_num_threads()
-        torch.set_num_threads(max(before, len(self.replicas)))
+        torch.set_num_threads(self._torch_threads)
         try:
             yield
         finally:
@@ -122,9 +126,11 @@ def split(inputs: Mapping[str, torch.Tensor], parts: int) -> list[tuple[dict[str
 
 
 def balanced(first: Sequence[tuple[float, Work]], rest: Sequence[tuple[float, Work]], lanes: int) -> list[list[Work]]:
-    """Work with its costs, distributed so that all lanes take about as long: the largest goes where least is to do.
+    """Distribute work, given with its costs, so that all lanes take about as long: the largest item that is left goes
+    to the lane with the least work.
 
-    Lanes begin with `first`, which the rest may wait for.
+    The rest may wait for results of `first`: with at most as many of these as lanes, each begins a lane of its own, so
+    none is kept waiting by another one that failed.
     """
     loads, work = [0.0] * lanes, list[list[Work]]([] for _ in range(lanes))
     for cost, item in (*first, *sorted(rest, key=lambda each: each[0], reverse=True)):

@@ -44,16 +44,22 @@ def _settings(model, folder, data, steps=3):
     return {"args": about, "train_dataset": data.train, "data_collator": collator}
 
 
-def _distil(weights, space, data, folder):
-    """Train a copy of the weights for some steps; returns the weights and the losses."""
+def _distillation(weights, space, data, folder, random_subnets=2, teacher=None):
+    """A trainer of a copy of the weights, and that copy."""
     model = copy.deepcopy(weights)
     trainer = DistillationTrainer(
         supernet=BertSupernet(model),
-        teacher=copy.deepcopy(weights),
-        architectures=sandwich(space, 2, "spread", 0),
+        teacher=teacher or copy.deepcopy(weights),
+        architectures=sandwich(space, random_subnets, "spread", 0),
         losses=LossWeights(relations=0.5),
         **_settings(model, folder, data),
     )
+    return trainer, model
+
+
+def _distil(weights, space, data, folder):
+    """Train a copy of the weights for some steps; returns the weights and the losses."""
+    trainer, model = _distillation(weights, space, data, folder)
     trainer.train()
     return model.state_dict(), [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
@@ -89,14 +95,7 @@ def test_a_step_has_the_gradients_of_one_thread(supernet_weights, space, data, t
 
     def gradients(count):
         threads(count)
-        model = copy.deepcopy(supernet_weights)
-        trainer = DistillationTrainer(
-            supernet=BertSupernet(model),
-            teacher=copy.deepcopy(supernet_weights),
-            architectures=sandwich(space, 3, "spread", 0),
-            losses=LossWeights(relations=0.5),
-            **_settings(model, tmp_path, data),
-        )
+        trainer, model = _distillation(supernet_weights, space, data, tmp_path, random_subnets=3)
         assert len(trainer.lanes(dict(batch))) == count
         with trainer.threads():
             loss = trainer.gradients(model, dict(batch), None)
@@ -131,13 +130,7 @@ def test_an_error_in_a_thread_ends_the_training(supernet_weights, space, data, t
     threads(2)
     teacher = from_stock(randomise(make_teacher("bert", 3)))
     teacher.bert.embeddings.word_embeddings.register_forward_hook(lambda *_: 1 / 0)
-    trainer = DistillationTrainer(
-        supernet=BertSupernet(supernet_weights),
-        teacher=teacher,
-        architectures=sandwich(space, 1, "spread", 0),
-        losses=LossWeights(),
-        **_settings(supernet_weights, tmp_path, data),
-    )
+    trainer, _ = _distillation(supernet_weights, space, data, tmp_path, teacher=teacher)
     with pytest.raises(ZeroDivisionError):
         trainer.train()
 
