@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import runpy
 import shutil
 import subprocess
@@ -10,6 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from scaling import Recorded
+
+from nas.evaluate import CandidateResult
+from nas.space import SearchSpace
 
 BENCH = Path(__file__).parents[1] / "scripts" / "bench"
 
@@ -123,7 +128,6 @@ def test_ray_scaling(searched_study):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")  # all candidates may be equally good
 def test_scaling(bench, searched_study, tmp_path):
     picture = tmp_path / "scaling.svg"
     options = ("--workers", "1", "4", "--evaluations", "20", "--quality", "10", "--seeds", "1")
@@ -132,6 +136,13 @@ def test_scaling(bench, searched_study, tmp_path):
     assert all(0 < item["utilisation"] <= 1 for items in found["rates"].values() for item in items)
     assert set(found["quality"]) == {"1", "4"} and all(0 < best < 1 for best in found["quality"]["4"][0])
     assert picture.read_text().startswith("<svg")
+
+
+def test_a_fit_of_accuracies_that_are_all_equal():
+    space, rng = SearchSpace.load("tiny"), random.Random(0)
+    recorded = Recorded([CandidateResult(space.sample(rng), 0.7, 120, 0.1) for _ in range(12)])
+    assert recorded.r_squared == 0.0
+    assert recorded.evaluate(space.largest(), 0.0).accuracy == pytest.approx(0.7, abs=1e-6)
 
 
 @pytest.mark.slow

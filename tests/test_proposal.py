@@ -76,9 +76,13 @@ def test_a_hub_study_needs_columns_and_a_space(here, nas):
     arguments += ["--test", "validation", "--text", "sentence1", "--text", "sentence2"]
     code, _, error = nas("init", "hub", *arguments)
     assert code == 2 and "--space" in error and "bert-base" in error and "Looking" not in error
-    assert nas("init", "hub", *arguments, "--space", "bert-base")[0] == 0
+    code, output, _ = nas("init", "hub", *arguments, "--space", "bert-base")
+    assert code == 0 and "assumed: --label label, --kind classification; give others if" in output
     task = tomllib.loads((here / "hub" / "study.toml").read_text())["task"]
     assert task["hub"] == "nyu-mll/glue" and task["text"] == ["sentence1", "sentence2"] and task["train"] == "train"
+    given = ("--space", "bert-base", "--label", "label", "--metric", "f1")
+    code, output, _ = nas("init", "given", *arguments, *given)
+    assert code == 0 and "not looked at: nyu-mll/glue" in output and "assumed" not in output
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from tiny import PAIR_STUDY, TINY_STUDY, make_pairs, make_rows, make_tokenizer, 
 
 from nas.data import Metric
 from nas.pipeline import rows as module
-from nas.pipeline.prepare import prepare_data
+from nas.pipeline.prepare import prepare_data, teacher_source
 from nas.pipeline.rows import expected_error, look_at_rows
 from nas.pipeline.run import Run
 from nas.study import Study
@@ -66,6 +67,23 @@ def test_the_numbers_of_a_small_data_set(tiny_study):
     assert found.targets is None and found.judged == sets["search"].rows and found.metric == "accuracy"
     assert found.standard_error == pytest.approx(0.3 / math.sqrt(found.judged), rel=1e-12)
     assert not run.folder.exists()
+
+
+def test_code_of_a_tokenizer_is_not_run_and_that_is_said(tiny_study, capsys):
+    run = _write(tiny_study.parent)
+    path = Path(teacher_source(run)) / "tokenizer_config.json"
+    values = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(values | {"auto_map": {"AutoTokenizer": ["own.Slow", "own.Fast"]}}))
+    look_at_rows(run)
+    assert (
+        capsys.readouterr().err.count("Teacher: code of its tokenizer (own.Fast) is not run; its tokenizer.json") == 1
+    )
+
+
+def test_the_share_of_a_token_among_none_is_zero():
+    """Empty texts have no tokens where the tokenizer adds none."""
+    assert module._share(np.bincount(np.zeros(0, np.int64), minlength=1), 1) == 0.0
+    assert module._share(np.bincount([0, 1, 1, 5]), 1) == 0.5 and module._share(np.bincount([0, 2]), 9) == 0.0
 
 
 def test_lengths_and_classes_are_those_of_the_data_that_is_trained_on(tiny_study):

@@ -106,6 +106,9 @@ def init(  # noqa: PLR0913 (an option for each answer)
         print(columns.described(answers.text, answers.label, answers.kind))
     else:
         print(f"not looked at: {hub}; text: {', '.join(answers.text)}; label: {answers.label} ({answers.kind})")
+        assumed = {"--label": (label, answers.label), "--kind": (kind or metric, answers.kind)}
+        if missing := [f"{flag} {taken}" for flag, (given, taken) in assumed.items() if given is None]:
+            print(f"assumed: {', '.join(missing)}; give others if the data set has others")
     if task.fine_tune and fine_tune is None:
         print(f"teacher: {teacher} has no classifier for this task yet, so it is fine-tuned first")
     print(f"search space: {found.space.name} ({found.space.description})")

@@ -150,14 +150,16 @@ def numbering(names: Sequence[str], head: Head | None = None) -> Numbering:
     """Number the classes of the data as the teacher does; in their own order if no classifier of its is to be kept.
 
     Names are matched by name, whatever their order. Numbers that the teacher does not use as names are the numbers of
-    its classes if it has as many, else they are taken in order. Raises `TeacherError` for one of other classes.
+    its classes if it has them; else they are taken in order if there are as many. Numbers from 0 without a gap that
+    are fewer than the teacher's classes are probably those of another task. Raises `TeacherError` for a teacher of
+    other classes.
     """
     own = Numbering(tuple(names), {name: number for number, name in enumerate(names)})
     if head is None:
         return own
     known, count = head.names, len(head.names)
     unnamed = all(_UNNAMED.fullmatch(name) for name in known)
-    by_name = {} if unnamed else _by_name(names, known)
+    by_name = _by_name(names, known)
     if head.trained_anew:
         return Numbering(known, by_name) if by_name and len(names) == count else own
     if count == 1:
@@ -167,7 +169,8 @@ def numbering(names: Sequence[str], head: Head | None = None) -> Numbering:
         )
     if by_name:
         return Numbering(known, by_name, _absent(known, by_name))
-    if all(_WHOLE.fullmatch(name) and 0 <= int(name) < count for name in names):
+    whole = all(_WHOLE.fullmatch(name) and 0 <= int(name) < count for name in names)
+    if whole and (len(names) == count or max(map(int, names)) >= len(names)):
         numbers = {name: int(name) for name in names}
         every = tuple(map(str, range(count))) if unnamed else known
         return Numbering(every, numbers, _absent(every, numbers))

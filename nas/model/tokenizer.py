@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,21 @@ def load_tokenizer(source: str | Path, config: PreTrainedConfig | None = None) -
         )
     make_uniform(tokenizer)
     return tokenizer
+
+
+def ignored_code(source: str | Path) -> str:
+    """The file and class of a tokenizer of the folder's own, which is not run; empty if it has none.
+
+    Such a folder is read by its `tokenizer.json` alone.
+    """
+    path = Path(source) / "tokenizer_config.json"
+    try:
+        named = json.loads(path.read_text(encoding="utf-8"))["auto_map"]
+        classes = named["AutoTokenizer"] if isinstance(named, dict) else named
+    except (OSError, ValueError, LookupError, TypeError):  # what is wrong with the file is said by who loads it
+        return ""
+    found = classes if isinstance(classes, list) else [classes]
+    return next((name for name in reversed(found) if isinstance(name, str)), "")
 
 
 def make_uniform(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -19,7 +19,7 @@ from nas.errors import SearchSpaceError, TeacherError
 from nas.evaluate.accuracy import forward_of, predict
 from nas.files import digest, file_digest, read_json, write_json
 from nas.model.teacher_config import read_config
-from nas.model.tokenizer import check_ids, load_tokenizer
+from nas.model.tokenizer import check_ids, ignored_code, load_tokenizer
 from nas.pipeline.run import Run
 from nas.pipeline.snapshots import commit, has_hub_teacher, hub_teacher, keep, said_of_ids
 from nas.pipeline.teachers import Teacher, check_shape, check_teacher, load_classifier
@@ -157,6 +157,8 @@ def read_task(run: Run, weights: bool = True) -> ReadTask:
     task = study.task.model_copy(update={"revision": commit(run, "dataset")})
     train, test = (str(files.get(name, getattr(study.task, name))) for name in ("train", "test"))
     teacher = check_teacher(study, source, weights or not has_hub_teacher(study))
+    if code := ignored_code(source):
+        say(f"Teacher: code of its tokenizer ({code}) is not run; its tokenizer.json alone makes the tokens")
     splits = read_splits(task, train, test, study.seed, teacher.head(study))
     return ReadTask(splits, teacher, task.max_length)
 

@@ -140,7 +140,7 @@ def _look(study: Study, task: ReadTask) -> Rows:
         contradicted=contradicted,
         classes=_classes(task.splits),
         targets=None if data.label_names else _targets(task.splits.labels["train"]),
-        unknown=0.0 if unknown is None else float(counts["train"][unknown : unknown + 1].sum() / counts["train"].sum()),
+        unknown=0.0 if unknown is None else _share(counts["train"], unknown),
         without_embedding=_without_embedding(task),
         judged=len(judged),
         metric=metric.label,
@@ -161,6 +161,11 @@ def _sample(splits: Splits, name: str) -> Splits:
 def _token_counts(split: Dataset) -> np.ndarray:
     """How often each token id occurs."""
     return np.bincount(np.fromiter(chain.from_iterable(values_of(split, "input_ids")), np.int64), minlength=1)
+
+
+def _share(counts: np.ndarray, token: int) -> float:
+    """The share of a token among all; 0 if there are none, as in empty texts without special tokens."""
+    return float(counts[token : token + 1].sum() / max(1, counts.sum()))
 
 
 def _lengths(task: ReadTask, chosen: Splits, data: TaskData, name: str) -> Lengths:

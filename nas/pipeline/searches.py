@@ -253,7 +253,7 @@ def search_candidates(run: Run) -> SearchState:
     if not run.is_done("front", front_inputs):
         with run.step("front", front_inputs, run.front):
             costs, recipe, fed = costs_of(run), evaluation(run), texts(run)
-            uniform = best_uniform(executor_of(run, recipe), study.space, costs)
+            uniform = best_uniform(lambda: executor_of(run, recipe), study.space, costs)
             evaluator = recipe.load()
             measurement = Measurement(evaluator.network, study.space.largest(), costs, fed)
             found = {"metric": metric_of(run).label} | measure_front(measurement, state, study, uniform)

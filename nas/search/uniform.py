@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, product
 
 from nas.architecture import Architecture, Layer, compress_all
@@ -54,16 +54,21 @@ def widths(space: SearchSpace) -> list[tuple[int, int]]:
     return [(heads, nearest(unit * heads)) for heads in sizes.num_attention_heads]
 
 
-def best_uniform(executor: Executor, space: SearchSpace, costs: Costs) -> dict[str, list[CandidateResult]]:
+def best_uniform(
+    make_executor: Callable[[], Executor], space: SearchSpace, costs: Costs
+) -> dict[str, list[CandidateResult]]:
     """For each budget the most accurate of them, best first: some, since prediction errs about who keeps the budget.
 
-    They are evaluated as candidates are, by the same executor; what several budgets have in common is evaluated once.
+    They are evaluated as candidates are, by the same kind of executor, which is made only if there are any; what
+    several budgets have in common is evaluated once.
     """
     networks = {budget.name: list(uniform_networks(space, costs, budget)) for budget in costs.budgets}
     every = list(dict.fromkeys(chain.from_iterable(networks.values())))
     best = {name: list[CandidateResult]() for name in networks}
+    if not every:
+        return best
     handed = 0
-    with executor, track("Evaluating uniform networks", len(every)) as progress:
+    with make_executor() as executor, track("Evaluating uniform networks", len(every)) as progress:
         for done in range(1, len(every) + 1):
             while handed < len(every) and handed - done < executor.capacity - 1:
                 executor.submit(handed, every[handed], _rival(every[handed], networks, best))

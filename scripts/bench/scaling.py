@@ -53,7 +53,8 @@ class Recorded:
         folds = np.arange(len(rows)) % _FOLDS
         parts = [(folds == fold, _fitted(rows[folds != fold], wanted[folds != fold])) for fold in range(_FOLDS)]
         missed = np.concatenate([wanted[own] - rows[own] @ weights for own, weights in parts])
-        self.r_squared = float(1.0 - missed.var() / wanted.var())
+        # Of accuracies that are all equal there is nothing to explain.
+        self.r_squared = float(1.0 - missed.var() / wanted.var()) if np.ptp(wanted) > 0.0 else 0.0
         self._seconds = {whole: [r.seconds for r in results if r.complete == whole] for whole in (True, False)}
 
     def evaluate(self, architecture: Architecture, rival: float) -> CandidateResult:

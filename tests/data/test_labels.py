@@ -114,6 +114,7 @@ def test_targets_are_read_as_numbers():
         # Fewer classes than the teacher has: its numbers stay.
         (["neg", "pos"], ["neg", "neutral", "pos"], ["neg", "neutral", "pos"], [0, 2], "2 of the .*neutral"),
         (["0", "2"], ["LABEL_0", "LABEL_1", "LABEL_2"], ["0", "1", "2"], [0, 2], "2 of the teacher's .*'1'"),
+        (["LABEL_0", "LABEL_1"], ["LABEL_0", "LABEL_1", "LABEL_2"], ["LABEL_0", "LABEL_1", "LABEL_2"], [0, 1], "2 of"),
         (["0", "2"], ["a", "b", "c"], ["a", "b", "c"], [0, 2], "2 of the teacher's .*'b'"),
         # What cannot be matched but is as many is taken in order, and that is said.
         (["1", "2"], ["LABEL_0", "LABEL_1"], ["1", "2"], [0, 1], "taken in order: '1' is 0, '2' is 1"),
@@ -136,6 +137,8 @@ def test_the_data_is_numbered_as_the_teacher(names, known, found, numbers, note)
         (["a", "b", "c"], ["a", "b"], "has 2 labels: 'a', 'b', the data has 3"),
         (["0", "1", "2"], ["LABEL_0", "LABEL_1"], "has 2 labels, the data has 3"),
         (["a", "b"], ["LABEL_0", "LABEL_1", "LABEL_2"], "has 3 labels, the data has 2"),
+        (["0", "1"], ["LABEL_0", "LABEL_1", "LABEL_2"], "has 3 labels, the data has 2 labels: '0', '1'"),
+        (["0", "1"], ["entailment", "neutral", "contradiction"], "'contradiction', the data has 2 labels: '0', '1'"),
         (["Yes", "yes"], ["YES", "no"], "has 2 labels"),
         (["0", "1"], ["LABEL_0"], "gives one number, the task has 2 classes"),
     ],

@@ -164,6 +164,8 @@ def test_infer_takes_pairs_and_says_what_it_needs(exports, few_packages):
     assert done.returncode == 2 and first != second
     said = "error: text 3: a pair must be two texts with one tab between them, but has 2 tabs; correct it\n"
     assert done.stderr == said
+    empty = _infer(few_packages, folder, "--pairs", lines=b"w1\t\r\n\tw1\n\t\n")
+    assert empty.returncode == 0 and len(set(empty.stdout.splitlines())) == 3
     none = _infer(few_packages, folder, lines=b"")
     assert (none.returncode, none.stdout, none.stderr) == (0, "", "")
     wide = _infer(few_packages, folder, lines="w1\n".encode("utf-16"))

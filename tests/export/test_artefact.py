@@ -106,6 +106,16 @@ def test_the_readme_s_way_with_onnx_runtime_feeds_just_the_inputs(teacher, tmp_p
     assert json.loads((tmp_path / "export" / "config.json").read_text())["text_pairs"] is True
 
 
+def test_a_pair_with_an_empty_text_is_served_as_it_was_judged(config, tmp_path):
+    """In a list: transformers drops the empty second text of a pair that is given alone."""
+    texts = [["w1 w2", "", "", "w5"], ["", "w3 w4", "", "w6"]]
+    task = Splits(dict.fromkeys(SPLITS, texts), {name: [0] * 4 for name in SPLITS}, ("a",))
+    test = task.encode(make_tokenizer(), MAX_LENGTH).test
+    assert [len(ids) for ids in test["input_ids"]] == [5, 5, 3, 5]
+    served_tokenizer(make_tokenizer(), config, MAX_LENGTH).save_pretrained(tmp_path / "fast")
+    check_tokens(tmp_path / "fast", test, {str(row): pair for row, pair in enumerate(zip(*texts, strict=True))})
+
+
 def test_a_tokenizer_that_comes_back_as_another_is_refused(config, tmp_path):
     """Of the sample of a test set: the longest, the shortest, and some between."""
     texts = [" ".join(WORDS[: 1 + row % 40]) for row in range(300)]

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from nas.errors import TeacherError
 from nas.model.teacher_config import read_config
-from nas.model.tokenizer import check_ids, check_tokenizer, load_tokenizer
+from nas.model.tokenizer import check_ids, check_tokenizer, ignored_code, load_tokenizer
 
 TEXT = "w1 w2 w3 w4 w5 w6 w7 w8"
 USUAL = [2, *range(5, 13), 3]
@@ -125,6 +125,24 @@ def _broken(folder):
 
 def _no_vocabulary(folder):
     _edit(folder / "tokenizer.json", lambda values: values["model"].pop("vocab"))
+
+
+@pytest.mark.parametrize(
+    ("auto_map", "said"),
+    [
+        ({"AutoTokenizer": ["own.Slow", "own.Fast"]}, "own.Fast"),
+        ({"AutoTokenizer": ["own.Slow", None]}, "own.Slow"),
+        (["own.Slow", "own.Fast"], "own.Fast"),
+        ({"AutoTokenizer": "own.Slow"}, "own.Slow"),
+        ({"AutoModel": "own.Model"}, ""),
+    ],
+)
+def test_code_that_is_not_run_is_named(folder, auto_map, said):
+    _edit(folder / "tokenizer_config.json", lambda values: values.update(auto_map=auto_map))
+    assert ignored_code(folder) == said
+    assert load_tokenizer(folder)(TEXT)["input_ids"] == USUAL
+    (folder / "tokenizer_config.json").unlink()
+    assert ignored_code(folder) == ""
 
 
 @pytest.mark.parametrize(

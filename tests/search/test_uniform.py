@@ -71,7 +71,7 @@ def test_the_best_uniform_networks_race_for_three_places(search_folder):
         accuracy = 1.0 - 0.1 * len(architecture.layers) - 0.001 * len(rivals)
         return CandidateResult(architecture, accuracy, 120, 0.0, complete=accuracy >= rival)
 
-    found = best_uniform(_OneByOne(evaluate), SPACE, costs)[BUDGETS[0].name]
+    found = best_uniform(lambda: _OneByOne(evaluate), SPACE, costs)[BUDGETS[0].name]
     assert [len(result.architecture.layers) for result in found] == [1, 1, 1]
     assert rivals[:3] == [0.0, 0.0, 0.0] and set(rivals[3:]) == {found[-1].accuracy}
 
@@ -84,11 +84,22 @@ def test_what_budgets_have_in_common_is_evaluated_once_for_all(search_folder):
         seen.append(architecture)
         return CandidateResult(architecture, 0.5 + len(architecture.layers) / 10, 120, 0.0)
 
-    found = best_uniform(_OneByOne(evaluate), SPACE, costs)
+    found = best_uniform(lambda: _OneByOne(evaluate), SPACE, costs)
     assert found["again"] == found[BUDGETS[0].name] and len(found) == len(alike)
     assert len(seen) == len(set(seen)) <= most_uniform(SPACE, len(alike))
     for budget in alike:
         assert {result.architecture for result in found[budget.name]} <= set(uniform_networks(SPACE, costs, budget))
+
+
+def test_where_there_is_none_nothing_is_started(search_folder):
+    """On a cluster an executor takes its workers as soon as it is made."""
+    budget = Budget(name="tight", device="cpu", p50_ms="0.001%")
+    costs = replace(costs_of(search_folder), budgets=(budget,))
+
+    def refuse():
+        raise AssertionError("there is nothing to evaluate")
+
+    assert best_uniform(refuse, SPACE, costs) == {budget.name: []}
 
 
 def test_uniform_networks_are_remembered_as_candidates_are(search_folder, tmp_path):
@@ -100,9 +111,10 @@ def test_uniform_networks_are_remembered_as_candidates_are(search_folder, tmp_pa
     known, memory = next(uniform_networks(SPACE, costs, BUDGETS[0])), Memory(tmp_path / "known.jsonl")
     memory.add(recipe.load().evaluate(known))
     first, second = _Counting(recipe), _Counting(recipe)
-    found = best_uniform(Remembering(first, memory), SPACE, costs)
+    found = best_uniform(lambda: Remembering(first, memory), SPACE, costs)
     assert set(first.asked) == networks - {known} and len(first.asked) == len(networks) - 1
-    assert best_uniform(Remembering(second, Memory(tmp_path / "known.jsonl")), SPACE, costs) == found
+    again = Remembering(second, Memory(tmp_path / "known.jsonl"))
+    assert best_uniform(lambda: again, SPACE, costs) == found
     assert second.asked == []
 
 
