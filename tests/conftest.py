@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,11 +35,18 @@ transformers_logging.set_verbosity_error()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of each module that compares numbers by `tolerance`."""
+    """Mark the tests of each module that compares numbers by `tolerance`.
+
+    Of several processes, each takes one file after the other. Those with many slow tests come first, so that no process
+    is left with a long one when the others have finished.
+    """
     for item in items:
         names = vars(item.module).values() if isinstance(item, pytest.Function) else ()
         if any(getattr(value, "__module__", None) == "tolerance" for value in names):
             item.add_marker(pytest.mark.numeric)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+        items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture

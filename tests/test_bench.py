@@ -44,12 +44,12 @@ def bench(capsys, monkeypatch):
     return call
 
 
-def test_a_wrong_call_is_one_line():
-    found = subprocess.run(
-        [sys.executable, str(BENCH / "ordering.py"), "--study", "nonsense"], capture_output=True, text=True, check=False
-    )
-    assert found.returncode == 2 and found.stderr.startswith("error: nonsense: no such study")
-    assert len(found.stderr.strip().splitlines()) == 1
+def test_a_wrong_call_is_one_line(bench, capsys):
+    with pytest.raises(SystemExit) as stop:
+        bench("ordering", "--study", "nonsense")
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith("error: nonsense: no such study")
+    assert len(error.strip().splitlines()) == 1
 
 
 @pytest.mark.slow

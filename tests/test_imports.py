@@ -85,6 +85,19 @@ def test_import_is_quick_and_light():
 
 
 @pytest.mark.parametrize(
+    ("module", "unused"),
+    [
+        ("nas.search.ray_executor", {"sklearn", "onnx", "onnxruntime"}),
+        ("nas.latency.ray_lane", {"torch", "transformers", "datasets", "onnx", "onnxruntime"}),
+    ],
+)
+def test_processes_on_nodes_do_not_wait_for_what_they_do_not_use(module, unused):
+    script = f"import sys, {module}; print(*({unused} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
     "first", ["import nas; from transformers import pipeline", "import transformers.models.auto.modeling_auto"]
 )
 def test_auto_model_loads_a_sub_network_after_import_nas(first, tmp_path, space, supernet_weights):

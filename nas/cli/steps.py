@@ -23,7 +23,7 @@ from nas.cli.app import (
 )
 
 if TYPE_CHECKING:
-    from nas.latency import Profile
+    from nas.latency.profile import Profile
     from nas.pipeline import Run
 
 

@@ -63,17 +63,18 @@ def score(metric: str, logits: np.ndarray, labels: np.ndarray, positive: int | N
     `positive` is the class that f1 is of; without it f1 is that of class 1 for two classes, else the mean over classes.
     Raises `DataError` for a correlation of fewer than two examples.
     """
-    from scipy.stats import pearsonr, spearmanr
-    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
-
     if metric in _CORRELATIONS:
+        from scipy.stats import pearsonr, spearmanr
+
         check_size(metric, len(labels))
         both = (logits[:, 0], labels)
         value = float(spearmanr(*both).statistic if metric == "spearman" else pearsonr(*both).statistic)
         return value if np.isfinite(value) else 0.0  # a constant prediction correlates with nothing
     predictions = logits.argmax(axis=1)
     if metric == "accuracy":
-        return float(accuracy_score(labels, predictions))
+        return float((predictions == labels).mean())
+    from sklearn.metrics import f1_score, matthews_corrcoef  # a second, which workers need not wait for accuracy
+
     if metric == "f1":
         if positive is None and logits.shape[1] == 2:
             positive = 1

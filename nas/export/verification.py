@@ -24,10 +24,9 @@ from nas.evaluate.accuracy import exit_shares, forward_of
 from nas.export.artefact import SAMPLES_FILE, VERIFICATION_FILE, served_files
 from nas.export.standalone import MODELING_FILE
 from nas.files import canonical_json, file_digest, write_json, write_text
-from nas.latency import LatencyRecord
 from nas.latency.exits import measure_with_exits
 from nas.latency.measure import Network, Texts, measure_peak_memory
-from nas.latency.record import latency_figures
+from nas.latency.record import LatencyRecord, latency_figures
 from nas.latency.runtimes import placed_in_torch, runtime_of
 from nas.model import CompactBertForSequenceClassification
 from nas.model.sizes import MB

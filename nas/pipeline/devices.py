@@ -22,11 +22,11 @@ from nas.export.verification import (
     stored_figures,
 )
 from nas.files import canonical_json, digest, file_digest, read_json, write_json, write_text
-from nas.latency import Profile, Recipe
 from nas.latency.bundle import VERSION, Job
 from nas.latency.exits import at_each_depth, mixed
 from nas.latency.measure import Texts
-from nas.latency.profiling import BLOCK_ROUNDS, WHOLE_ROUNDS
+from nas.latency.profile import Profile
+from nas.latency.profiling import BLOCK_ROUNDS, WHOLE_ROUNDS, Recipe
 from nas.pipeline.exports import baselines_of, forget_export, is_exported
 from nas.pipeline.prepare import prepare_teacher
 from nas.pipeline.run import Run

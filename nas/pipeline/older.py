@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nas.device import Device
 from nas.errors import DeviceError, NasError
-from nas.latency import Profile
+from nas.latency.profile import Profile
 from nas.pipeline.prepare import teacher_inputs
 from nas.pipeline.run import Run
 from nas.pipeline.searches import devices, front, has_ended, search_inputs

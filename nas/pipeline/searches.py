@@ -13,8 +13,9 @@ from nas.evaluate import EvaluationRecipe, Memory
 from nas.evaluate.accuracy import FORM as EVALUATION
 from nas.evaluate.recipe import weights_digest
 from nas.files import digest, file_digest, read_json, write_json
-from nas.latency import Profile, Recipe, build_profile
 from nas.latency.measure import Texts, conditions
+from nas.latency.profile import Profile
+from nas.latency.profiling import Recipe, build_profile
 from nas.latency.runner import environment
 from nas.latency.runtimes import check_runtime
 from nas.model.precision import training_processor

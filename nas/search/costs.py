@@ -11,7 +11,7 @@ from itertools import combinations, product
 from nas.architecture import Architecture
 from nas.budget import FIGURES, LATENCIES, RATES, STORED, Budget
 from nas.errors import InfeasibleBudgetError
-from nas.latency import Profile
+from nas.latency.profile import Profile
 from nas.model import CompactBertConfig
 from nas.model.sizes import count_parameters, stored_mb
 from nas.search.encoding import Encoding

@@ -19,7 +19,6 @@ from typing import Any, Literal, Self
 
 import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -29,7 +28,6 @@ from nas.evaluate import CandidateResult
 from nas.search.costs import Costs, no_dearer
 from nas.search.encoding import Encoding
 from nas.search.generations import Generations
-from nas.search.guided import GuidedSampler
 from nas.search.starts import designs
 from nas.search.storage import Storage
 from nas.space import SearchSpace
@@ -106,6 +104,8 @@ class Trials:
         if settings.sampler == "random":
             return RandomSampler(seed=seed)
         if settings.sampler == "guided":
+            from nas.search.guided import GuidedSampler  # with scikit-learn, which workers need not wait for
+
             return GuidedSampler(self._distributions, self.encoding, self.costs, self._known, self._running, seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -305,6 +305,8 @@ class Trials:
 
         By functional ANOVA (Hutter et al., ICML 2014), over all evaluated candidates; nothing where all are alike.
         """
+        from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
         results = self.results()
         if len({result.accuracy for result in results}) < 2:
             return {}

@@ -11,9 +11,9 @@ from typing import Any
 from nas.architecture import Architecture
 from nas.budget import FIGURES, LATENCIES, RATES, STORED, Budget
 from nas.evaluate import CandidateResult
-from nas.latency import Profile
 from nas.latency.exits import measure_with_exits
 from nas.latency.measure import Texts, measure_peak_memory
+from nas.latency.profile import Profile
 from nas.latency.record import latency_figures
 from nas.model import CompactBertForSequenceClassification
 from nas.search.costs import Costs

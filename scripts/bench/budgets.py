@@ -24,8 +24,10 @@ from nas.architecture import Architecture
 from nas.budget import Budget
 from nas.device import Device
 from nas.evaluate import CandidateResult
-from nas.latency import LatencyRecord, Profile, Recipe, build_profile, measure
-from nas.latency.measure import NO_TEXTS, Texts
+from nas.latency.measure import NO_TEXTS, Texts, measure
+from nas.latency.profile import Profile
+from nas.latency.profiling import Recipe, build_profile
+from nas.latency.record import LatencyRecord
 from nas.latency.runtimes import runtime_of
 from nas.model import CompactBertForSequenceClassification
 from nas.search.costs import Costs

@@ -18,8 +18,9 @@ from rich.table import Table
 from nas.architecture import LAYER_BLOCKS, Architecture
 from nas.compression import BLOCKS, Block, compression
 from nas.evaluate.accuracy import Evaluator
-from nas.latency import Recipe, measure
+from nas.latency.measure import measure
 from nas.latency.profile import part_name
+from nas.latency.profiling import Recipe
 from nas.model.sizes import stored_mb
 from nas.pipeline import Run
 from nas.pipeline.prepare import metric_of, prepare_teacher

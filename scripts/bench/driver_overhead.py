@@ -24,8 +24,7 @@ from nas.architecture import LAYER_BLOCKS, Architecture
 from nas.budget import Budget
 from nas.device import Device
 from nas.evaluate import CandidateResult
-from nas.latency import Profile
-from nas.latency.profile import Fit
+from nas.latency.profile import Fit, Profile
 from nas.search import search
 from nas.search.costs import Costs
 from nas.search.executors import AHEAD

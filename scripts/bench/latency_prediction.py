@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nas.device import Device
-from nas.latency import Recipe, build_profile
+from nas.latency.profiling import Recipe, build_profile
 from nas.latency.runtimes import check_runtime
 from nas.space import SearchSpace
 

@@ -25,7 +25,7 @@ from nas.device import Device
 from nas.errors import SearchSpaceError
 from nas.export.artefact import ONNX_FILE, write_artefact
 from nas.export.verification import reload_alone
-from nas.latency import Recipe, build_profile
+from nas.latency.profiling import Recipe, build_profile
 from nas.latency.runner import onnx_session
 from nas.model import CompactBertForSequenceClassification
 from nas.model.sizes import stored_mb

@@ -14,8 +14,7 @@ from torch._dynamo.utils import counters
 from nas.architecture import Layer, compress_all
 from nas.device import Device
 from nas.errors import DeviceError
-from nas.latency import measure
-from nas.latency.measure import Texts, item_of
+from nas.latency.measure import Texts, item_of, measure
 from nas.latency.runtimes import RUNTIMES, BlockChain, check_runtime, runtime_of
 from nas.supernet import BertSupernet
 

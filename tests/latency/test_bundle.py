@@ -14,10 +14,9 @@ import pytest
 from nas.architecture import Architecture, Layer
 from nas.device import Device
 from nas.errors import DeviceError
-from nas.latency import Recipe
 from nas.latency.bundle import Job
 from nas.latency.measure import REFERENCE, Texts
-from nas.latency.profiling import _network
+from nas.latency.profiling import Recipe, _network
 from nas.model import CompactBertConfig
 from nas.pipeline.devices import _profile_job
 from nas.space import SearchSpace

@@ -12,9 +12,8 @@ from ray.cluster_utils import Cluster
 
 from nas.device import Device
 from nas.errors import ClusterError, DeviceError
-from nas.latency import measure
 from nas.latency.lanes import open_lane
-from nas.latency.measure import NO_TEXTS, Texts, conditions, item_of, measure_peak_memory
+from nas.latency.measure import NO_TEXTS, Texts, conditions, item_of, measure, measure_peak_memory
 from nas.latency.runtimes import runtime_of
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet
@@ -23,18 +22,25 @@ NODE = {"num_cpus": 1, "resources": {"pi": 1}}
 DEVICE = Device(name="pi", where="ray", sequence_length=[4, 8])
 
 
-@pytest.fixture
-def cluster(monkeypatch):
+@pytest.fixture(scope="module")
+def started():
+    """A head, and the node of the device."""
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    monkeypatch.setenv("RAY_ADDRESS", found.address)
+    found.add_node(**NODE)
     yield found
-    ray.shutdown()
     found.shutdown()
+
+
+@pytest.fixture
+def cluster(started, monkeypatch):
+    """The cluster of all tests, which a lane connects to; each test leaves it with one node of the device."""
+    monkeypatch.setenv("RAY_ADDRESS", started.address)
+    yield started
+    ray.shutdown()
 
 
 @pytest.mark.slow
 def test_a_device_may_be_a_node_of_a_cluster(cluster, supernet_weights):
-    cluster.add_node(**NODE)
     records = measure(DEVICE, {"model": supernet_weights}, rounds=2, title="Testing")
     assert len(records["model"].samples_ms) >= 8 and records["model"].device == DEVICE
     here = Device(name="pi", sequence_length=[4, 8])
@@ -46,7 +52,6 @@ def test_a_device_may_be_a_node_of_a_cluster(cluster, supernet_weights):
 @pytest.mark.slow
 def test_files_of_one_name_stay_apart(cluster, supernet_weights, tmp_path):
     """As exports and teachers have it: each is a model.onnx."""
-    cluster.add_node(**NODE)
     space = SearchSpace.load("tiny")
     files = {}
     for name, architecture in (("small", space.smallest()), ("large", space.largest())):
@@ -64,7 +69,7 @@ def test_files_of_one_name_stay_apart(cluster, supernet_weights, tmp_path):
 def test_a_node_that_goes_away_is_waited_for(cluster, supernet_weights, monkeypatch, capsys):
     """The lane says what it lost and what it waits for; when the node is back the networks are measured again."""
     monkeypatch.setattr("nas.latency.ray_lane._PATIENCE_S", 1.0)
-    node = cluster.add_node(**NODE)
+    (node,) = cluster.worker_nodes
     with open_lane(DEVICE) as lane, ThreadPoolExecutor(1) as pool:
         item = item_of(DEVICE, "model", supernet_weights, lane.folder / "model", NO_TEXTS, {})
         (raylet,) = node.all_processes["raylet"]
@@ -84,7 +89,6 @@ def test_a_node_that_goes_away_is_waited_for(cluster, supernet_weights, monkeypa
 
 @pytest.mark.slow
 def test_another_machine_under_the_same_name_is_refused(cluster, supernet_weights):
-    cluster.add_node(**NODE)
     with open_lane(DEVICE) as lane:
         item = item_of(DEVICE, "model", supernet_weights, lane.folder / "model", NO_TEXTS, {})
         ray.kill(lane._keeper)
@@ -95,7 +99,6 @@ def test_another_machine_under_the_same_name_is_refused(cluster, supernet_weight
 
 @pytest.mark.slow
 def test_what_a_node_cannot_do_is_said(cluster, supernet_weights):
-    cluster.add_node(**NODE)
     device = DEVICE.model_copy(update={"pin_to": (9999,)})
     with pytest.raises(DeviceError, match="Invalid argument"):
         measure(device, {"model": supernet_weights}, rounds=2, title="Testing")

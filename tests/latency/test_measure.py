@@ -9,9 +9,8 @@ import pytest
 
 from nas.device import Device
 from nas.export.verification import Artefact, Reference, served_networks
-from nas.latency import measure
 from nas.latency.bundle import Job
-from nas.latency.measure import GROUP, Texts, on_one_scale
+from nas.latency.measure import GROUP, Texts, measure, on_one_scale
 from nas.latency.record import LatencyRecord, pooled
 
 DEVICE = Device(name="pi", where="elsewhere", sequence_length=[4, 8])

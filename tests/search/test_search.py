@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
+import torch
 from driver import BUDGETS, costs_of, run, trials_of
 
 from nas.budget import Budget
@@ -67,9 +69,19 @@ def test_the_start_is_the_first_generation_and_another_run_goes_on_with_the_last
 @pytest.mark.slow
 def test_ray_gives_the_same_trials_as_inline(search_folder):
     inline = run(search_folder, 12, where="inline.log")
-    ray = run(search_folder, 12, executor="ray", where="ray.log")
-    assert [(r.architecture, r.accuracy) for r in ray.results] == [(r.architecture, r.accuracy) for r in inline.results]
-    assert ray.outcomes == inline.outcomes
+    others = run(search_folder, 12, executor="ray", where="ray.log")
+    pairs = zip(others.results, inline.results, strict=True)
+    assert all((r.architecture, r.accuracy) == (s.architecture, s.accuracy) for r, s in pairs)
+    assert others.outcomes == inline.outcomes
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_gpus_that_this_machine_lacks_are_refused_and_ray_is_left(search_folder):
+    recipe = EvaluationRecipe(search_folder / "supernet", search_folder / "data", Metric("accuracy"))
+    with pytest.raises(SearchError, match=r"search.worker_gpus: each worker asks for 0.5, but this machine has 0"):
+        executor_for(Search(executor="ray", worker_gpus=0.5), recipe)
+    assert not ray.is_initialized()
 
 
 @pytest.mark.slow

@@ -380,8 +380,11 @@ def test_the_best_epoch_is_kept_and_training_ends_with_patience(space, config, d
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(finished_study, tmp_path):
+def test_two_processes_train_as_one(finished_study, tmp_path, monkeypatch):
     """Ray Train with two gloo workers at the same global batch, beyond an epoch: one loss, nearly the same weights."""
+    # One process fewer to start, and no two seconds between two looks at the workers.
+    monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     from nas.pipeline import Run, train
     from nas.study import Study
 
