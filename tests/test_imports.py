@@ -84,15 +84,8 @@ def test_import_is_quick_and_light():
     assert found["seconds"] < 1.0
 
 
-@pytest.mark.parametrize(
-    ("module", "unused"),
-    [
-        ("nas.search.ray_executor", {"sklearn", "onnx", "onnxruntime"}),
-        ("nas.latency.ray_lane", {"torch", "transformers", "datasets", "onnx", "onnxruntime"}),
-    ],
-)
-def test_processes_on_nodes_do_not_wait_for_what_they_do_not_use(module, unused):
-    script = f"import sys, {module}; print(*({unused} & set(sys.modules)))"
+def test_what_measures_on_a_node_starts_without_pytorch():
+    script = "import sys, nas.latency.ray_lane; print(*{'torch', 'transformers', 'onnx'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == ""
 
