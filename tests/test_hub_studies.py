@@ -13,7 +13,8 @@ from huggingface_hub import constants
 from tiny import HUB_STUDY, as_parquet, fill_hub, make_rows
 
 from nas.pipeline import Run, snapshots
-from nas.pipeline.prepare import data_inputs, prepare_teacher, teacher_inputs
+from nas.pipeline.commands import prepare_teacher
+from nas.pipeline.prepare import data_inputs, teacher_inputs
 from nas.study import Study
 
 TUNED = "fine_tune = { epochs = 2.0, learning_rate = 2e-3 }\n"

@@ -13,7 +13,8 @@ from tiny import PAIR_STUDY, TINY_STUDY, make_pairs, make_rows, make_tokenizer, 
 
 from nas.data import Metric
 from nas.pipeline import rows as module
-from nas.pipeline.prepare import prepare_data, teacher_source
+from nas.pipeline.commands import prepare_teacher
+from nas.pipeline.prepare import teacher_source
 from nas.pipeline.rows import expected_error, look_at_rows
 from nas.pipeline.run import Run
 from nas.study import Study
@@ -88,7 +89,7 @@ def test_the_share_of_a_token_among_none_is_zero():
 
 def test_lengths_and_classes_are_those_of_the_data_that_is_trained_on(tiny_study):
     run = _write(tiny_study.parent)
-    found, data = look_at_rows(run), prepare_data(run)
+    found, data = look_at_rows(run), prepare_teacher(run)
     assert found == look_at_rows(run)
     for name, split in data.splits.items():
         assert found.sets[name].rows == len(split)

@@ -22,7 +22,7 @@ from nas.errors import TeacherError
 from nas.evaluate import predict
 from nas.evaluate.accuracy import forward_of
 from nas.model.tokenizer import load_tokenizer
-from nas.pipeline.prepare import prepare_teacher
+from nas.pipeline.commands import prepare_teacher
 from nas.pipeline.run import Run
 from nas.pipeline.supernets import load_teacher
 from nas.space import shipped_spaces

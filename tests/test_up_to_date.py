@@ -13,9 +13,12 @@ from tiny import make_rows
 
 from nas import files
 from nas.errors import DeviceError, TrainingError
-from nas.pipeline import Run, exports, searches, supernets
+from nas.pipeline import Run, export, exports, profile, search_candidates, searches, supernets
+from nas.pipeline.commands import evaluate_candidates
 from nas.pipeline.devices import _command
 from nas.pipeline.older import older
+from nas.pipeline.runner import states
+from nas.pipeline.steps import steps_of
 from nas.study import Study
 from nas.supernet.checkpoints import claim
 
@@ -42,6 +45,14 @@ def _states(nas, study, runs):
     return {step["step"]: step["state"] for step in json.loads(output.splitlines()[-1])["steps"]}
 
 
+SEARCHED = {"data", "teacher", "profile-cpu", "supernet", "search", "front"}
+
+
+def _done(run):
+    """The steps that are up to date."""
+    return {step.name for step, done in states(run, steps_of(run)) if done}
+
+
 def _measured_again(run):
     """What a profile that was made anew is: another file."""
     path = run.profile("cpu")
@@ -63,12 +74,12 @@ def placed(study):
 def test_a_study_that_is_moved_with_its_data_and_its_run_is_up_to_date(placed, tmp_path):
     """Identity is what files hold, not where they are: another computer may join from another mount."""
     before = Run.of(Study.load(placed), placed.parent / "runs")
-    assert older(before) == "" and searches.is_searched(before)
+    assert older(before) == "" and _done(before) == SEARCHED
     moved = tmp_path / "elsewhere" / "tiny"
     placed.parent.rename(moved.parent.mkdir() or moved)
     (moved / "study.toml").write_text((moved / "study.toml").read_text().replace(str(placed.parent), str(moved)))
     run = Run.of(Study.load(moved / "study.toml"), moved / "runs")
-    assert older(run) == "" and searches.is_searched(run)
+    assert older(run) == "" and _done(run) == SEARCHED
     assert len(searches.join_search(run).results) == 16
 
 
@@ -123,7 +134,7 @@ def test_a_run_that_is_up_to_date_reads_no_file_twice_for_its_digest(run, monkey
         hashlib, "file_digest", lambda file, kind: hashed.update([file.name]) or file_digest(file, kind)
     )
     files._file_digest.cache_clear()
-    searches.search_candidates(run)
+    search_candidates(run)
     assert {run.study.resolve("train.parquet"), run.study.resolve("teacher/model.safetensors")} <= {*map(Path, hashed)}
     assert max(hashed.values()) == 1
 
@@ -149,7 +160,7 @@ def test_an_unfinished_training_of_another_version_is_refused(run, monkeypatch):
 def test_candidates_are_evaluated_and_judged_on_the_processor_that_trains(run, monkeypatch):
     monkeypatch.setattr("nas.pipeline.searches.training_processor", lambda: "meta")
     assert searches.evaluation(run).processor == "meta"
-    writer = exports._Writer(run, None, fine_tune=False)
+    writer = exports._Writer(run, fine_tune=False)
     assert writer.evaluator.processor == "meta"
     assert {batch.inputs["input_ids"].device.type for batch in writer.evaluator.batches} == {"meta"}
 
@@ -188,15 +199,17 @@ def test_front_and_report_say_so(nas, study):
 
 def test_check_judges_search_and_front_as_they_do(nas, study, run):
     runs = study.parent / "runs"
-    done = {"teacher": "done", "supernet": "done", "profile": "done", "search": "done", "export": "to do"}
+    steps = [step.name for step, _ in states(run, steps_of(run))]
+    done = {step: "done" if step in SEARCHED else "to do" for step in steps}
     assert _states(nas, study, runs) == done
     text = study.read_text()
-    for old, new in (("evaluations = 16", "evaluations = 17"), ("candidates = 2", "candidates = 3")):
-        study.write_text(text.replace(old, new))
-        assert _states(nas, study, runs) == done | {"search": "to do"}
+    study.write_text(text.replace("evaluations = 16", "evaluations = 17"))
+    assert _states(nas, study, runs) == done | {"search": "to do", "front": "to do"}
+    study.write_text(text.replace("candidates = 2", "candidates = 3"))
+    assert _states(nas, study, runs) == done | {"front": "to do"}
     study.write_text(text)
     _measured_again(run)
-    assert _states(nas, study, runs) == done | {"search": "to do"}
+    assert _states(nas, study, runs) == done | {"front": "to do"}
 
 
 def test_a_search_that_ran_dry_is_not_begun_again_for_as_many(run, monkeypatch):
@@ -209,11 +222,11 @@ def test_a_search_that_ran_dry_is_not_begun_again_for_as_many(run, monkeypatch):
     monkeypatch.setattr(searches, "search", dry)
     more = _changed(run, "search", evaluations=50)
     for _ in range(2):
-        assert len(searches.evaluate_candidates(more).results) == 16
+        assert len(evaluate_candidates(more).results) == 16
     assert asked == [50]
     assert len(json.loads(run.front.read_text())["candidates"]) == 16 and older(more) == ""
-    searches.evaluate_candidates(_changed(run, "search", evaluations=60))
-    searches.evaluate_candidates(_changed(run, "search", evaluations=60, sampler="random"))
+    evaluate_candidates(_changed(run, "search", evaluations=60))
+    evaluate_candidates(_changed(run, "search", evaluations=60, sampler="random"))
     assert asked == [50, 60, 60]
 
 
@@ -224,21 +237,21 @@ def _made(run, name, inputs):
 
 
 def test_an_export_that_was_fine_tuned_serves_who_wants_none_trained(run, monkeypatch, capsys):
-    monkeypatch.setattr(exports, "baselines_of", lambda *given: None)
+    monkeypatch.setattr(exports, "make_baselines", lambda *given, device: None)
     monkeypatch.setattr(exports, "read_json", lambda path, error: path.parent.name)
     monkeypatch.setattr(exports, "front", lambda run: (_ for _ in ()).throw(AssertionError("one is made anew")))
     for budget in run.study.budgets:
         _made(run, budget.name, exports.export_inputs(run, budget, fine_tune=True))
-    assert exports.export(run, fine_tune=False) == {"large": "large", "small": "small"}
+    assert export(run, fine_tune=False) == {"large": "large", "small": "small"}
     assert capsys.readouterr().err.count("was exported with fine-tuning and is up to date; it stays") == 2
     with pytest.raises(AssertionError, match="made anew"):
-        exports.export(_changed(run, "export", epochs=0.25), fine_tune=False)
+        export(_changed(run, "export", epochs=0.25), fine_tune=False)
 
 
 def test_the_export_of_a_candidate_is_of_the_devices_as_they_were_measured(run):
     candidate = searches.front(run)["candidates"][0]
     name = exports.trial_name(candidate)
-    _made(run, name, exports._trial_inputs(run, candidate, fine_tune=False))
+    _made(run, name, exports.trial_inputs(run, candidate, fine_tune=False))
     assert exports.exported(run) == [name]
     _measured_again(run)
     assert exports.exported(run) == []
@@ -261,7 +274,7 @@ def test_a_device_without_a_profile_does_not_keep_others_from_theirs(run, monkey
     known = searches.Profile.load(run.profile("cpu"))
     monkeypatch.setattr(searches, "build_profile", lambda recipe, inputs, parts: known)
     with pytest.raises(DeviceError, match=r"devices\.phone: .*nas device bundle .*; likewise pi"):
-        searches.profile(several)
+        profile(several)
     assert searches.Profile.load(run.profile("other")) == known
 
 

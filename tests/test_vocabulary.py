@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from nas.data import TaskData
 from nas.errors import TeacherError
 from nas.pipeline import Run
-from nas.pipeline.prepare import prepare_teacher
+from nas.pipeline.commands import prepare_teacher
 from nas.pipeline.supernets import load_teacher
 from nas.study import Study
 from nas.vocabulary import _renumber, prune_embeddings, prune_tokenizer

@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -155,7 +154,7 @@ def work_on(
     from nas.pipeline import Run
 
     run = Run.of(loaded, runs)
-    with run.locked() if alone else nullcontext():
+    with run.locked() if alone else run.remembering():
         return work(run)
 
 

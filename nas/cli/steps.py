@@ -50,9 +50,10 @@ def train(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None,
 
     def work(run: Run) -> dict[str, Any]:
         from nas.pipeline import train
+        from nas.pipeline.steps import seconds
 
         train(run)
-        return {"supernet": str(run.supernet), "seconds": run.seconds()}
+        return {"supernet": str(run.supernet), "seconds": seconds(run)}
 
     result = work_on(study, runs, set_, work)
     print(f"supernet: {result['supernet']}")
@@ -133,7 +134,7 @@ def export(
     """Fine-tune, write, reload and verify the best sub-network of each budget, or one candidate of the search."""
 
     def work(run: Run) -> dict[str, Any]:
-        from nas.pipeline.exports import export, export_trial
+        from nas.pipeline import export, export_trial
 
         exports = export(run, fine_tune) if trial is None else export_trial(run, trial, fine_tune)
         return {"exports": exports, **results(run)}
@@ -208,6 +209,7 @@ def about_profile(found: Profile) -> dict[str, Any]:
 def results(run: Run) -> dict[str, Any]:
     """What goes with exports in a table."""
     from nas.pipeline.exports import baselines
+    from nas.pipeline.steps import seconds
 
     about = {"study": run.study.name, "folder": str(run.folder), "baselines": baselines(run)}
-    return {**about, "seconds": run.seconds(), "parts": run.parts()}
+    return {**about, "seconds": seconds(run), "parts": run.parts()}

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from nas.budget import Budget
-from nas.data import TaskData
 from nas.device import Device
 from nas.errors import DeviceError, ExportError, StudyError
 from nas.export.artefact import SAMPLES_FILE, VERIFICATION_FILE
 from nas.export.verification import (
     Artefact,
+    Reference,
     exits_of,
     judged,
     on_all,
@@ -27,10 +27,11 @@ from nas.latency.exits import at_each_depth, mixed
 from nas.latency.measure import Texts
 from nas.latency.profile import Profile
 from nas.latency.profiling import BLOCK_ROUNDS, WHOLE_ROUNDS, Recipe
-from nas.pipeline.exports import baselines_of, forget_export, is_exported
-from nas.pipeline.prepare import prepare_teacher
+from nas.pipeline.exports import forget_export, is_exported, reference_of
 from nas.pipeline.run import Run
-from nas.pipeline.searches import profile_inputs, recipes, texts
+from nas.pipeline.runner import bring_up_to_date
+from nas.pipeline.searches import profile_inputs, recipe_of, texts
+from nas.pipeline.steps import steps_of
 from nas.report.card import write_card
 
 _MOST_ERROR = 0.5
@@ -42,7 +43,7 @@ def bundle_profile(run: Run, device: str, output: Path, variables: Sequence[str]
 
     `variables` are the study's as they were given, `NAME=VALUE`: the archive says how its result is imported.
     """
-    prepare_teacher(run)
+    bring_up_to_date(run, steps_of(run), "teacher")
     recipe, _ = _recipe(run, device)
     _profile_job(recipe).write(output, _command(run, device, variables))
     return output
@@ -50,7 +51,7 @@ def bundle_profile(run: Run, device: str, output: Path, variables: Sequence[str]
 
 def import_profile(run: Run, device: str, result: Path) -> Profile:
     """Make the profile of a device elsewhere from what was measured there. Raises `DeviceError` if it cannot be so."""
-    prepare_teacher(run)
+    bring_up_to_date(run, steps_of(run), "teacher")
     recipe, inputs = _recipe(run, device)
     records, peaks = _profile_job(recipe).read(result)
     blocks = {name: record for name, record in records.items() if name not in recipe.chosen}
@@ -85,7 +86,7 @@ def import_verification(run: Run, budget: str, device: str, result: Path) -> dic
     records, peaks = job.read(result)
     each = on_each(found)
     own = each[device]
-    reference = baselines_of(run, job.device, TaskData.load(run.data))
+    reference = _reference(run, device)
     timed = judged(
         mixed(records, exits_of(own.get("exits", ()))),
         {_plain(name): peak for name, peak in peaks.items()},
@@ -106,8 +107,12 @@ def import_verification(run: Run, budget: str, device: str, result: Path) -> dic
 
 def _recipe(run: Run, device: str) -> tuple[Recipe, str]:
     _elsewhere(run, device)
-    recipe = next(recipe for recipe in recipes(run) if recipe.device.name == device)
-    return recipe, profile_inputs(recipe)
+    return recipe_of(run, device), profile_inputs(run, device)
+
+
+def _reference(run: Run, device: str) -> Reference:
+    bring_up_to_date(run, steps_of(run), f"baselines-{device}")
+    return reference_of(run, device)
 
 
 def _elsewhere(run: Run, name: str) -> Device:
@@ -151,7 +156,7 @@ def _export_job(run: Run, budget: str, device: str) -> tuple[Job, Budget, dict[s
     recipe, _ = _recipe(run, device)
     found = read_json(folder / VERIFICATION_FILE, ExportError)
     own = on_each(found)[device]
-    reference = baselines_of(run, recipe.device, TaskData.load(run.data))
+    reference = _reference(run, device)
     artefact, fed = Artefact(folder, recipe.device), texts(run)
     exits = own.get("exits", ())
     served = served_networks(artefact, reference, exits)

@@ -1,13 +1,13 @@
-"""The last step: for each budget the most accurate candidate that is measured to meet it, written and verified.
+"""The last steps: for each budget the most accurate candidate that is measured to meet it, written and verified.
 
-Single candidates can be written and verified in the same way.
+The teacher is written and verified first, and single candidates can be, in the same way.
 """
 
 from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,10 +16,9 @@ from typing import Any
 from nas.architecture import Architecture, compress_all
 from nas.budget import TRIAL, Budget
 from nas.compression import compression
-from nas.data import TaskData
 from nas.data.sample import SAMPLE_FILE
 from nas.device import Device
-from nas.errors import ExportError, MissedBudgetsError
+from nas.errors import ExportError
 from nas.evaluate import Evaluator
 from nas.export import verify, write_artefact
 from nas.export.artefact import VERIFICATION_FILE
@@ -28,14 +27,13 @@ from nas.export.verification import Reference
 from nas.files import digest, file_digest, read_json, write_json
 from nas.model import CompactBertForSequenceClassification
 from nas.model.tokenizer import load_tokenizer
-from nas.pipeline.prepare import metric_of, teacher_inputs
+from nas.pipeline.prepare import metric_of, splits, teacher_inputs
 from nas.pipeline.run import Run
-from nas.pipeline.searches import devices, evaluation, fingerprint, front, measured_on, search_candidates, texts
+from nas.pipeline.searches import device_of, evaluation, fingerprint, front, measured_on, texts
 from nas.pipeline.snapshots import commits
 from nas.pipeline.supernets import distillation, load_teacher, supernet_inputs
-from nas.progress import say
+from nas.progress import Laps, say
 from nas.report.card import write_card
-from nas.supernet.checkpoints import drop_checkpoints
 from nas.supernet.loops import Schedule
 
 _FORM = 5
@@ -48,60 +46,12 @@ luck grows with the noise of the metric on that set, so this holds for any metri
 """
 
 
-def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
-    """Export one sub-network for each budget, after a search if there is none yet.
-
-    Returns the verifications by the budget's name.
-
-    Raises `MissedBudgetsError` when no measured candidate of a budget meets it, after the other budgets are served.
-    """
-    search_candidates(run)
-    data = TaskData.load(run.data)
-    references = {device: baselines_of(run, device, data) for device in devices(run)}
-    fine_tune = fine_tune and run.study.export.fine_tune
-    verified, missed = {}, dict[str, str]()
-    for budget in run.study.budgets:
-        inputs, step = export_inputs(run, budget, fine_tune), f"export-{budget.name}"
-        folder = run.export(budget.name)
-        try:
-            if not _is_current(run, budget.name, partial(export_inputs, run, budget), fine_tune):
-                with run.step(step, inputs, folder, run.trainings(budget.name)):
-                    own = {device: found for device, found in references.items() if device.name in budget.devices}
-                    _export_best(run, budget, _in_order(budget, own), data, fine_tune)
-            _drop_checkpoints(run, budget.name)
-            verified[budget.name] = read_json(folder / VERIFICATION_FILE, ExportError)
-        except ExportError as problem:
-            missed[budget.name] = str(problem)
-    if missed:
-        raise MissedBudgetsError(missed)
-    return verified
-
-
-def export_trial(run: Run, trial: str, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
-    """Export one candidate, given by its trial's number or the first digits of its digest, as those of budgets are.
-
-    Returns its verification by the export's name. Raises `ExportError` if no or several candidates are meant.
-    """
-    search_candidates(run)
-    candidate = _candidate(run, trial)
-    name = trial_name(candidate)
-    fine_tune = fine_tune and run.study.export.fine_tune
-    inputs = _trial_inputs(run, candidate, fine_tune)
-    if not _is_current(run, name, partial(_trial_inputs, run, candidate), fine_tune):
-        data = TaskData.load(run.data)
-        references = {device: baselines_of(run, device, data) for device in devices(run)}
-        with run.step(f"export-{name}", inputs, run.export(name), run.trainings(name)):
-            _Writer(run, data, fine_tune).write(name, candidate, None, references)
-    _drop_checkpoints(run, name)
-    return {name: read_json(run.export(name) / VERIFICATION_FILE, ExportError)}
-
-
-def _is_current(run: Run, name: str, inputs: Callable[[bool], str], fine_tune: bool) -> bool:
+def is_current(run: Run, name: str, inputs: Callable[..., str], fine_tune: bool) -> bool:
     """Whether an export is up to date. A fine-tuned one also serves who wants none trained: it is not thrown away."""
     step = f"export-{name}"
-    if run.is_done(step, inputs(fine_tune)):
+    if run.is_done(step, inputs(run, fine_tune=fine_tune)):
         return True
-    tuned = not fine_tune and run.is_done(step, inputs(True))
+    tuned = not fine_tune and run.is_done(step, inputs(run, fine_tune=True))
     if tuned:
         say(f"{name}: was exported with fine-tuning and is up to date; it stays")
     return tuned
@@ -114,7 +64,7 @@ def exported(run: Run) -> list[str]:
     trials = [
         name
         for candidate in front(run)["candidates"]
-        if _is_written(run, name := trial_name(candidate), partial(_trial_inputs, run, candidate))
+        if _is_written(run, name := trial_name(candidate), partial(trial_inputs, run, candidate))
     ]
     return [budget.name for budget in run.study.budgets if is_exported(run, budget)] + trials
 
@@ -130,7 +80,7 @@ def _is_written(run: Run, name: str, inputs: Callable[[bool], str]) -> bool:
     return run.is_finished(step) and any(run.is_done(step, inputs(tuned)) for tuned in (True, False))
 
 
-def _trial_inputs(run: Run, candidate: dict[str, Any], fine_tune: bool) -> str:
+def trial_inputs(run: Run, candidate: dict[str, Any], fine_tune: bool) -> str:
     """What the export of a single candidate is made from, the devices that it is measured on included."""
     given = [_FORM, candidate["architecture"], supernet_inputs(run), run.study.digest("export"), fine_tune]
     return digest([*given, measured_on(run)])
@@ -141,7 +91,8 @@ def trial_name(candidate: dict[str, Any]) -> str:
     return f"{TRIAL}{candidate.get('trial', candidate['digest'][:8])}"
 
 
-def _candidate(run: Run, trial: str) -> dict[str, Any]:
+def candidate_of(run: Run, trial: str) -> dict[str, Any]:
+    """The candidate that a trial's number or the first digits of a digest mean. Raises `ExportError` if not one is."""
     candidates = front(run)["candidates"]
     found = [item for item in candidates if str(item.get("trial")) == trial]
     found = found or [item for item in candidates if item["digest"].startswith(trial)]
@@ -186,41 +137,49 @@ def baselines(run: Run) -> dict[str, dict[str, Any]]:
     return {name: read_json(path, ExportError) for name, path in files.items() if path.exists()}
 
 
-def _drop_checkpoints(run: Run, name: str) -> None:
-    for folder in run.trainings(name).glob("*"):
-        drop_checkpoints(folder)
+def verification(run: Run, name: str) -> dict[str, Any]:
+    """What was measured of an export."""
+    found: dict[str, Any] = read_json(run.export(name) / VERIFICATION_FILE, ExportError)
+    return found
 
 
-def _in_order(budget: Budget, references: dict[Device, Reference]) -> dict[Device, Reference]:
-    """The references in the order of the budget's devices."""
-    return dict(sorted(references.items(), key=lambda item: budget.devices.index(item[0].name)))
+def baselines_inputs(run: Run, device: str) -> str:
+    """What the baselines of a device are made from, its machine included."""
+    found = device_of(run, device)
+    return digest([_FORM, teacher_inputs(run), found.model_dump(mode="json"), fingerprint(found)])
 
 
-def baselines_of(run: Run, device: Device, data: TaskData) -> Reference:
+def make_baselines(run: Run, laps: Laps, device: str) -> None:
     """The teacher as it is and, where the runtime can run it, wholly in int8: verified like any export."""
-    metric = metric_of(run)
-    folder, step = run.folder / "baselines" / device.name / "teacher", f"baselines-{device.name}"
-    inputs = digest([_FORM, teacher_inputs(run), device.model_dump(mode="json"), fingerprint(device)])
-    if not run.is_done(step, inputs):
-        with run.step(step, inputs, folder.parent):
-            teacher = load_teacher(run)
-            _write(run, data, teacher, folder, [device.runtime])
-            accuracy = verify(folder, None, {device: None}, data.test, metric, texts(run))["accuracy"]
-            if compression("int8").runs_on(device.runtime, device.processor):
-                quantised = _quantised(teacher)
-                _write(run, data, quantised, folder.with_name("teacher-int8"), [device.runtime])
-                reference = Reference(folder, accuracy)
-                verify(folder.with_name("teacher-int8"), None, {device: reference}, data.test, metric, texts(run))
+    found, folder = device_of(run, device), _teacher_of(run, device)
+    teacher, test, metric, fed = load_teacher(run), splits(run).test, metric_of(run), texts(run)
+    _write(run, teacher, folder, [found.runtime])
+    accuracy = verify(folder, None, {found: None}, test, metric, fed)["accuracy"]
+    if compression("int8").runs_on(found.runtime, found.processor):
+        smaller = folder.with_name("teacher-int8")
+        _write(run, _quantised(teacher), smaller, [found.runtime])
+        verify(smaller, None, {found: Reference(folder, accuracy)}, test, metric, fed)
+
+
+def _teacher_of(run: Run, device: str) -> Path:
+    return run.baselines(device) / "teacher"
+
+
+def reference_of(run: Run, device: str) -> Reference:
+    """The verified teacher that exports are compared with on a device."""
+    folder = _teacher_of(run, device)
     return Reference(folder, read_json(folder / VERIFICATION_FILE, ExportError)["accuracy"])
 
 
-def _write(
-    run: Run, data: TaskData, model: CompactBertForSequenceClassification, folder: Path, runtimes: Collection[str]
-) -> None:
+def _references(run: Run, names: Iterable[str]) -> dict[Device, Reference]:
+    return {device_of(run, name): reference_of(run, name) for name in names}
+
+
+def _write(run: Run, model: CompactBertForSequenceClassification, folder: Path, runtimes: Collection[str]) -> None:
     """Write a network with the teacher's tokenizer. Raises `ExportError` if that comes back as another."""
     task, tokenizer = run.study.task, load_tokenizer(run.teacher)
     write_artefact(model, tokenizer, folder, runtimes, task.max_length, pairs=len(task.text) > 1)
-    check_tokens(folder, data.test, read_json(run.data / SAMPLE_FILE, ExportError))
+    check_tokens(folder, splits(run).test, read_json(run.data / SAMPLE_FILE, ExportError))
 
 
 def _quantised(teacher: CompactBertForSequenceClassification) -> CompactBertForSequenceClassification:
@@ -230,11 +189,13 @@ def _quantised(teacher: CompactBertForSequenceClassification) -> CompactBertForS
     return model
 
 
-def _export_best(
-    run: Run, budget: Budget, references: dict[Device, Reference], data: TaskData, fine_tune: bool
-) -> None:
+def make_export(run: Run, laps: Laps, budget: Budget, fine_tune: bool) -> None:
+    """The export for a budget: the most accurate candidate that meets it when verified.
+
+    Raises `ExportError` if no measured candidate does.
+    """
     measured, missed = front(run)["budgets"][budget.name], _missed(run, budget)
-    writer = _Writer(run, data, fine_tune)
+    writer, references = _Writer(run, fine_tune), _references(run, budget.devices)
     for candidate in (item for item in measured if item["met"] and item["digest"] not in missed):
         if writer.write(budget.name, candidate, budget, references)["met"] is not False:
             return
@@ -246,12 +207,17 @@ def _export_best(
     raise ExportError(f"budgets.{budget.name}: {found}; raise {remedy}")
 
 
+def make_trial(run: Run, laps: Laps, candidate: dict[str, Any], fine_tune: bool) -> None:
+    """The export of a single candidate, compared with the teacher on all devices."""
+    devices = [device.name for device in run.study.devices]
+    _Writer(run, fine_tune).write(trial_name(candidate), candidate, None, _references(run, devices))
+
+
 @dataclass(frozen=True)
 class _Writer:
     """Trains candidates of a run, writes and verifies them."""
 
     run: Run
-    data: TaskData
     fine_tune: bool
 
     @cached_property
@@ -275,7 +241,7 @@ class _Writer:
             if not gains:
                 say(f"{name}: fine-tuning went from {accuracies[0]:.4f} to {max(accuracies[1:]):.4f}: left out")
                 model.load_state_dict(start)
-        _write(run, self.data, model, folder, [device.runtime for device in references])
+        _write(run, model, folder, [device.runtime for device in references])
         about = {
             "search_accuracy_inherited": accuracies[0],
             "search_accuracy": self.evaluator.accuracy_of(model) if gains else accuracies[0],
@@ -287,7 +253,7 @@ class _Writer:
             "description": candidate["description"],
             "commits": commits(run),
         }
-        found = verify(folder, budget, references, self.data.test, metric_of(run), texts(run), about)
+        found = verify(folder, budget, references, splits(run).test, metric_of(run), texts(run), about)
         if found["met"] is not False:
             write_card(folder, run.study)
         return found
@@ -305,7 +271,7 @@ class _Writer:
             "export": settings.model_dump(mode="json"),
             "architecture": architecture.to_json(),
         }
-        training = distillation(self.run, self.data, schedule, folder, origin)
+        training = distillation(self.run, splits(self.run), schedule, folder, origin)
         return training.train_subnetwork(model, f"Fine-tuning for {name}", self.evaluator.accuracy_of)
 
 

@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from nas import embedded
 from nas.data import Metric, Splits, TaskData, batches_by_length, read_splits
 from nas.data.files import values_of
 from nas.data.sample import SAMPLE_FILE, sample_of
@@ -20,12 +21,11 @@ from nas.evaluate.accuracy import forward_of, predict
 from nas.files import digest, file_digest, read_json, write_json
 from nas.model.teacher_config import read_config
 from nas.model.tokenizer import check_ids, ignored_code, load_tokenizer
-from nas.pipeline.run import Run
+from nas.pipeline.run import Run, once
 from nas.pipeline.snapshots import commit, has_hub_teacher, hub_teacher, keep, said_of_ids
 from nas.pipeline.teachers import Teacher, check_shape, check_teacher, load_classifier
-from nas.progress import busy, say
+from nas.progress import Laps, busy, say
 from nas.study import Study
-from nas.supernet.checkpoints import drop_checkpoints
 from nas.supernet.loops import Schedule, fine_tune
 from nas.supernet.scale import STANDARD, Scale, last_linear
 from nas.vocabulary import prune_embeddings, prune_tokenizer
@@ -46,10 +46,11 @@ def data_files(run: Run) -> dict[str, Path]:
     """The files that the training and the test set are read from; none for a hub data set."""
     task = run.study.task
     if task.train == "embedded":
-        return {name: run.folder / "embedded" / f"{name}.parquet" for name in ("train", "test")}
+        return {name: run.embedded / f"{name}.parquet" for name in ("train", "test")}
     return {} if task.hub else {name: run.study.resolve(getattr(task, name)) for name in ("train", "test")}
 
 
+@once
 def task_made_of(run: Run) -> dict[str, Any]:
     """The task's settings as JSON values, with the content of its files for their paths, and the commit of hub data."""
     files = data_files(run)
@@ -58,6 +59,7 @@ def task_made_of(run: Run) -> dict[str, Any]:
     return run.study.task.model_dump(mode="json") | known | {"revision": commit(run, "dataset")}
 
 
+@once
 def teacher_made_of(run: Run) -> dict[str, Any]:
     """The teacher's settings as JSON values, without the path if it is a folder, and with the commit of a hub model."""
     is_folder = Path(teacher_source(run)).is_dir()
@@ -65,6 +67,7 @@ def teacher_made_of(run: Run) -> dict[str, Any]:
     return values | {"revision": commit(run, "model")}
 
 
+@once
 def data_inputs(run: Run) -> str:
     """The digest of everything that the tokenised data is made from."""
     teacher = teacher_made_of(run)
@@ -74,6 +77,7 @@ def data_inputs(run: Run) -> str:
     return digest([_DATA_FORM, task_made_of(run), run.study.seed, given, tokenizer])
 
 
+@once
 def teacher_inputs(run: Run) -> str:
     """The digest of everything that the teacher is made from."""
     weights = _contents(teacher_source(run), "*.safetensors")
@@ -88,7 +92,7 @@ def _contents(source: str, *patterns: str) -> dict[str, str]:
 def teacher_source(run: Run) -> str:
     """The folder or hub id that the teacher is loaded from."""
     if run.study.teacher.model == "embedded":
-        return str(run.folder / "embedded" / "teacher")
+        return str(run.embedded / "teacher")
     return given_teacher(run.study)
 
 
@@ -163,31 +167,45 @@ def read_task(run: Run, weights: bool = True) -> ReadTask:
     return ReadTask(splits, teacher, task.max_length)
 
 
+def embedded_inputs(run: Run) -> str:
+    """What the embedded task is made from, beside the documentation of the packages here."""
+    return digest([run.study.seed, embedded.VERSION])
+
+
+def make_embedded(run: Run, laps: Laps) -> None:
+    """Data and teacher of the embedded task."""
+    with busy("Building the embedded task from the documentation here"):
+        embedded.build(run.embedded, run.study.seed)
+
+
 @said_of_ids
-def prepare_data(run: Run) -> TaskData:
-    """The tokenised, split data; made if it is not there."""
-    study = run.study
-    if study.task.train == "embedded":
-        _make_embedded(run)
+def settle_sources(run: Run) -> None:
+    """Note the commits that the run is made from. Raises if the teacher's shape does not fit the study."""
     keep(run)
-    check_shape(study, read_config(teacher_folder(run, weights=False)))
-    inputs = data_inputs(run)
-    if not run.is_done("data", inputs):
-        with run.step("data", inputs, run.data), busy("Reading, splitting and tokenising the data"):
-            rows = read_task(run)
-            data = rows.encode()
-            if study.teacher.prune_vocabulary:
-                used = set(chain.from_iterable(data.train["input_ids"]))
-                tokenizer, kept = prune_tokenizer(rows.tokenizer, used, rows.teacher.config.vocab_size)
-                say(f"Vocabulary: {len(kept):,} tokens stay")
-                tokenizer.save_pretrained(run.data / _TOKENIZER)
-                write_json(run.data / _KEPT, kept)
-                data = rows.encode_with(tokenizer)
-            write_json(run.data / SAMPLE_FILE, sample_of(rows.splits.texts["test"], data.test["length"]))
-            data.save(run.data)
-    found = TaskData.load(run.data)
-    check_exits(study, found.num_labels)
-    return found
+    check_shape(run.study, read_config(teacher_folder(run, weights=False)))
+
+
+@said_of_ids
+def make_data(run: Run, laps: Laps) -> None:
+    """The tokenised splits, and where the vocabulary is pruned the tokenizer."""
+    with busy("Reading, splitting and tokenising the data"):
+        rows = read_task(run)
+        data = rows.encode()
+        if run.study.teacher.prune_vocabulary:
+            used = set(chain.from_iterable(data.train["input_ids"]))
+            tokenizer, kept = prune_tokenizer(rows.tokenizer, used, rows.teacher.config.vocab_size)
+            say(f"Vocabulary: {len(kept):,} tokens stay")
+            tokenizer.save_pretrained(run.data / _TOKENIZER)
+            write_json(run.data / _KEPT, kept)
+            data = rows.encode_with(tokenizer)
+        write_json(run.data / SAMPLE_FILE, sample_of(rows.splits.texts["test"], data.test["length"]))
+        data.save(run.data)
+
+
+@once
+def splits(run: Run) -> TaskData:
+    """The tokenised splits, read from the run's folder."""
+    return TaskData.load(run.data)
 
 
 def check_exits(study: Study, labels: int) -> None:
@@ -200,58 +218,51 @@ def check_exits(study: Study, labels: int) -> None:
             )
 
 
+def check_labels(run: Run) -> None:
+    """Raise `SearchSpaceError` if the task's labels are too few for the space's early exits."""
+    check_exits(run.study, splits(run).num_labels)
+
+
+@once
 def metric_of(run: Run) -> Metric:
     """The study's metric, with the class that it is of where the data has been read."""
     read = run.is_finished("data") and run.is_done("data", data_inputs(run))
-    known = TaskData.load(run.data).label_names if read else ()
-    return Metric.of(run.study.task, known)
-
-
-def _make_embedded(run: Run) -> None:
-    from nas import embedded
-
-    folder = run.folder / "embedded"
-    inputs = digest([run.study.seed, embedded.VERSION])
-    if not run.is_done("embedded", inputs):
-        with run.step("embedded", inputs, folder), busy("Building the embedded task from the documentation here"):
-            embedded.build(folder, run.study.seed)
+    return Metric.of(run.study.task, splits(run).label_names if read else ())
 
 
 @said_of_ids
-def prepare_teacher(run: Run) -> TaskData:
-    """The fine-tuned teacher in the run's folder; loaded or trained if it is not there. Returns the data."""
-    data = prepare_data(run)
-    inputs = teacher_inputs(run)
-    if run.is_done("teacher", inputs):
-        return data
-    study, source = run.study, teacher_folder(run)
-    with run.step("teacher", inputs, run.teacher):
-        torch.manual_seed(study.seed)
-        model, tokenizer = load_classifier(study, source, data)
-        if study.teacher.prune_vocabulary:
-            tokenizer = load_tokenizer(run.data / _TOKENIZER)
-            prune_embeddings(model, read_json(run.data / _KEPT, TeacherError), tokenizer.pad_token_id)
-        settings = study.teacher.fine_tune
-        if settings:
-            schedule = Schedule(settings.learning_rate, settings.batch_size, epochs=settings.epochs)
-            origin = {"form": _TEACHER_FORM, "teacher": inputs}
-            train, scale = data.train, STANDARD
-            if study.task.kind == "regression":
-                scale = Scale.of(train["labels"])
-                some = train.select(range(min(_JUDGED_BY, len(train))))
-                Scale.to_begin_with(_logits(model, some)[:, 0], some["labels"]).take_out_of(last_linear(model))
-                targets = scale.standardised(train["labels"])
-                train = train.remove_columns("labels").add_column("labels", targets)
-            fine_tune(model, train, tokenizer, schedule, run.teacher, study.seed, origin)
-            scale.put_into(last_linear(model))
-        model.save_pretrained(run.teacher)
-        tokenizer.model_max_length = study.task.max_length  # exports cut texts where accuracy was judged
-        tokenizer.save_pretrained(run.teacher)
-        outputs = _judge(model, data, study)
-        about = {"model": study.teacher.model, "commit": commit(run, "model"), "fine_tuned_here": bool(settings)}
-        write_json(run.teacher / _SOURCE, about | {"outputs": asdict(outputs)})
-    drop_checkpoints(run.teacher)
-    return data
+def make_teacher(run: Run, laps: Laps) -> None:
+    """The teacher in the run's folder, loaded or fine-tuned."""
+    study, data = run.study, splits(run)
+    torch.manual_seed(study.seed)
+    model, tokenizer = load_classifier(study, teacher_folder(run), data)
+    if study.teacher.prune_vocabulary:
+        tokenizer = load_tokenizer(run.data / _TOKENIZER)
+        prune_embeddings(model, read_json(run.data / _KEPT, TeacherError), tokenizer.pad_token_id)
+    if study.teacher.fine_tune:
+        _fine_tune(run, model, tokenizer, data)
+    model.save_pretrained(run.teacher)
+    tokenizer.model_max_length = study.task.max_length  # exports cut texts where accuracy was judged
+    tokenizer.save_pretrained(run.teacher)
+    outputs, tuned = _judge(model, data, study), study.teacher.fine_tune is not None
+    about = {"model": study.teacher.model, "commit": commit(run, "model"), "fine_tuned_here": tuned}
+    write_json(run.teacher / _SOURCE, about | {"outputs": asdict(outputs)})
+
+
+def _fine_tune(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: TaskData) -> None:
+    """Train the teacher in place; for a regression on standardised targets, which its last layer then undoes."""
+    settings, train, scale = run.study.teacher.fine_tune, data.train, STANDARD
+    assert settings
+    schedule = Schedule(settings.learning_rate, settings.batch_size, epochs=settings.epochs)
+    if run.study.task.kind == "regression":
+        scale = Scale.of(train["labels"])
+        some = train.select(range(min(_JUDGED_BY, len(train))))
+        Scale.to_begin_with(_logits(model, some)[:, 0], some["labels"]).take_out_of(last_linear(model))
+        targets = scale.standardised(train["labels"])
+        train = train.remove_columns("labels").add_column("labels", targets)
+    origin = {"form": _TEACHER_FORM, "teacher": teacher_inputs(run)}
+    fine_tune(model, train, tokenizer, schedule, run.teacher, run.study.seed, origin)
+    scale.put_into(last_linear(model))
 
 
 def scale_of(run: Run) -> Scale:

@@ -13,6 +13,7 @@ from nas.pipeline.exports import baselines, exported
 from nas.pipeline.older import older
 from nas.pipeline.prepare import metric_of
 from nas.pipeline.run import Run
+from nas.pipeline.steps import seconds
 from nas.pipeline.supernets import supernet_inputs
 from nas.progress import say
 from nas.report.architecture_drawing import architectures_of, architectures_picture
@@ -68,7 +69,7 @@ def _contents(run: Run) -> Contents:
         teacher_log=_log(run.teacher, run.is_finished("teacher")),
         export_logs={name: _export_log(run, name) for name in names},
         rank_correlation=_ranking(run),
-        seconds=run.seconds(),
+        seconds=seconds(run),
         older=older(run),
     )
 

@@ -34,11 +34,12 @@ from __future__ import annotations
 import fcntl
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nas.errors import NasError, StudyError
 from nas.files import read_json, write_json
@@ -47,6 +48,7 @@ from nas.progress import Laps, log, logged, say
 from nas.study import Study
 
 LOG_FILE = "log.jsonl"
+T = TypeVar("T")
 
 
 class Run:
@@ -55,11 +57,20 @@ class Run:
     def __init__(self, study: Study, folder: Path) -> None:
         self.study = study
         self.folder = folder
+        self._known: dict[Callable[..., Any], Any] | None = None
+
+    def __reduce__(self) -> tuple[type[Run], tuple[Study, Path]]:
+        return Run, (self.study, self.folder)  # a worker looks for itself
 
     @classmethod
     def of(cls, study: Study, root: Path) -> Run:
         """The run of a study below `root`, whether or not it is there yet."""
         return cls(study, root.resolve() / study.name)
+
+    @property
+    def embedded(self) -> Path:
+        """Data and teacher of the embedded task."""
+        return self.folder / "embedded"
 
     @property
     def data(self) -> Path:
@@ -102,6 +113,10 @@ class Run:
     def export(self, budget: str) -> Path:
         """The export for a budget."""
         return self.folder / "exports" / budget
+
+    def baselines(self, device: str) -> Path:
+        """The teacher as it is served on a device."""
+        return self.folder / "baselines" / device
 
     def trainings(self, export: str) -> Path:
         """Where the candidates for an export are trained, each in a folder named by its digest."""
@@ -159,6 +174,7 @@ class Run:
             known["finished"] = None
             write_json(mark, known)
         started, laps, finished = time.monotonic(), Laps(known.get("parts", {})), known["finished"]
+        self._forget()
         with logged(self.folder / LOG_FILE):
             log("started", step=step)
             if replaces:
@@ -172,7 +188,9 @@ class Run:
             finally:
                 seconds = round(known["seconds"] + time.monotonic() - started, 1)
                 parts = {part: round(taken, 1) for part, taken in laps.items()}
+                known = read_json(mark, StudyError)  # with what the block has noted
                 write_json(mark, known | {"finished": finished, "seconds": seconds, "parts": parts})
+                self._forget()
             log("finished", step=step, seconds=seconds, parts=parts)
 
     def note(self, step: str, **facts: Any) -> None:
@@ -183,9 +201,10 @@ class Run:
         """What was added to the mark of a step that was started; None where nothing was."""
         return read_json(self._mark(step), StudyError).get(fact)
 
-    def seconds(self) -> dict[str, float]:
-        """How long each finished step took."""
+    def seconds(self, order: Sequence[str] = ()) -> dict[str, float]:
+        """How long each finished step took: those of a list in its order, then others."""
         steps = sorted(mark.stem for mark in (self.folder / "steps").glob("*.json"))
+        steps.sort(key=lambda step: order.index(step) if step in order else len(order))
         return {step: read_json(self._mark(step), StudyError)["seconds"] for step in steps if self.is_finished(step)}
 
     def parts(self) -> dict[str, dict[str, float]]:
@@ -193,9 +212,23 @@ class Run:
         return {step: read_json(self._mark(step), StudyError).get("parts", {}) for step in self.seconds()}
 
     @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Keep what functions marked `once` find in the block, until a step is begun or ended."""
+        before = self._known
+        self._known = {} if before is None else before
+        try:
+            yield
+        finally:
+            self._known = before
+
+    def _forget(self) -> None:
+        if self._known is not None:
+            self._known.clear()
+
+    @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run: two commands that write to one run would spoil each other's steps."""
-        with working_on(self.folder), self._lock():
+        with working_on(self.folder), self._lock(), self.remembering():
             write_json(self.folder / "study.json", self.study.model_dump(mode="json"))
             yield
 
@@ -211,3 +244,19 @@ class Run:
                     "nas search --join, or use another --runs"
                 ) from None
             yield
+
+
+def once(find: Callable[[Run], T]) -> Callable[[Run], T]:
+    """Wrap a function of a run that is asked for the same thing by several steps: see `Run.remembering`."""
+
+    @wraps(find)
+    def found(run: Run) -> T:
+        known = run._known
+        if known is None:
+            return find(run)
+        if find not in known:
+            known[find] = find(run)
+        value: T = known[find]
+        return value
+
+    return found

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
-from nas.data import TaskData
 from nas.device import Device
 from nas.errors import DeviceError, SearchError
 from nas.evaluate import EvaluationRecipe, Memory
@@ -19,9 +19,9 @@ from nas.latency.profiling import Recipe, build_profile
 from nas.latency.runner import environment
 from nas.latency.runtimes import check_runtime
 from nas.model.precision import training_processor
-from nas.pipeline.prepare import metric_of, prepare_teacher
-from nas.pipeline.run import Run
-from nas.pipeline.supernets import load_teacher, refuse_other_training, supernet_inputs, teacher_config, train
+from nas.pipeline.prepare import metric_of, splits
+from nas.pipeline.run import Run, once
+from nas.pipeline.supernets import load_teacher, supernet_inputs, teacher_config
 from nas.progress import Laps, say
 from nas.search import SearchState, search
 from nas.search.costs import Costs
@@ -39,6 +39,7 @@ _FORM = 3
 """To be raised when the front holds other things than before, so that older ones are rebuilt."""
 
 
+@once
 def search_inputs(run: Run) -> str:
     """What a search depends on; how many results there are and who proposes candidates may change."""
     profiles = [recipe.digest for recipe in recipes(run)]
@@ -51,20 +52,28 @@ def _judged_by(run: Run) -> list[object]:
     return [EVALUATION, settings.examples, settings.least_tokens, settings.bf16]
 
 
+@once
 def devices(run: Run) -> tuple[Device, ...]:
     """The study's devices; those with the task's own lengths have the lengths of what candidates are judged by."""
     if all(device.sequence_length != "task" for device in run.study.devices):
         return run.study.devices
     least = run.study.search.least_tokens
-    lengths = [length for length in TaskData.load(run.data).search["length"] if length >= least]
+    lengths = [length for length in splits(run).search["length"] if length >= least]
     return tuple(device.with_lengths_of(lengths) for device in run.study.devices)
 
 
+def device_of(run: Run, name: str) -> Device:
+    """The device of a name, with the lengths that it is measured at."""
+    return next(device for device in devices(run) if device.name == name)
+
+
+@once
 def texts(run: Run) -> Texts:
     """Real token ids to feed networks with, from the search set."""
-    return Texts(tuple(chain.from_iterable(TaskData.load(run.data).search[:_TEXTS]["input_ids"])))
+    return Texts(tuple(chain.from_iterable(splits(run).search[:_TEXTS]["input_ids"])))
 
 
+@once
 def recipes(run: Run) -> list[Recipe]:
     """What the profile of each device is made from, but the machine."""
     study, config, fed = run.study, teacher_config(run), texts(run)
@@ -86,39 +95,42 @@ def fingerprint(device: Device) -> str:
     return found
 
 
-def profile_inputs(recipe: Recipe) -> str:
-    """What a profile is made from, the device's machine included."""
+def recipe_of(run: Run, device: str) -> Recipe:
+    """What the profile of one device is made from, but the machine."""
+    return next(recipe for recipe in recipes(run) if recipe.device.name == device)
+
+
+def profile_inputs(run: Run, device: str) -> str:
+    """What the profile of a device is made from, the machine included."""
+    recipe = recipe_of(run, device)
     return digest([recipe.digest, fingerprint(recipe.device)])
 
 
-def profile(run: Run) -> dict[str, Profile]:
-    """The profiles of the study's devices, measured where they are missing or from another machine.
+def samples_of(run: Run, device: str) -> Path:
+    """All that was measured for the profile of a device."""
+    return run.profile(device).with_suffix(".samples.json")
 
-    Raises `DeviceError` if a device elsewhere has none, after all others have theirs.
-    """
-    prepare_teacher(run)
-    lacking = []
-    for recipe in recipes(run):
-        device, inputs = recipe.device, profile_inputs(recipe)
-        path, step = run.profile(device.name), f"profile-{device.name}"
-        if run.is_done(step, inputs):
-            continue
-        if device.where == "elsewhere":
-            lacking.append(device.name)
-            continue
-        parts = path.with_suffix(".samples.json")
-        with run.step(step, inputs, path, parts):
-            build_profile(recipe, inputs, parts).save(path)
+
+def make_profile(run: Run, laps: Laps, device: str) -> None:
+    """The profile of a device that is measured from here."""
+    built = build_profile(recipe_of(run, device), profile_inputs(run, device), samples_of(run, device))
+    built.save(run.profile(device))
+
+
+def refuse_unmeasured(run: Run) -> None:
+    """Raise `DeviceError` if the profile of a device elsewhere is not there yet."""
+    away = [device.name for device in run.study.devices if device.where == "elsewhere"]
+    lacking = [name for name in away if not run.is_done(f"profile-{name}", profile_inputs(run, name))]
     if lacking:
         raise DeviceError(
             f"devices.{lacking[0]}: is off the cluster and has no profile of this space yet; run "
             f"`nas device bundle {run.study.path} {lacking[0]}`, measure there, and `nas device import` the result"
             + (f"; likewise {', '.join(lacking[1:])}" if lacking[1:] else "")
         )
-    return _profiles(run)
 
 
-def _profiles(run: Run) -> dict[str, Profile]:
+def profiles_of(run: Run) -> dict[str, Profile]:
+    """The profiles of the study's devices."""
     return {device.name: Profile.load(run.profile(device.name)) for device in run.study.devices}
 
 
@@ -145,10 +157,15 @@ def executor_of(run: Run, recipe: EvaluationRecipe) -> Executor:
     return Remembering(executor_for(settings, recipe), Memory(run.evaluations(of), precision))
 
 
+@once
 def costs_of(run: Run) -> Costs:
     """What candidates cost by the profiles."""
-    profiles = profile(run)  # which makes the teacher, if it is not there
-    return Costs(teacher_config(run), profiles, run.study.budgets)
+    return Costs(teacher_config(run), profiles_of(run), run.study.budgets)
+
+
+def check_feasible(run: Run) -> None:
+    """Raise `StudyError` if a budget is below what the profiles say of the smallest sub-network."""
+    costs_of(run).check_feasible(run.study.space)
 
 
 def check_storage(study: Study) -> None:
@@ -169,11 +186,19 @@ def trials_of(run: Run, costs: Costs) -> Trials:
     return trials
 
 
-def _go_on(run: Run, costs: Costs, laps: Laps, knapsack: bool = False) -> SearchState:
-    """Evaluate until there are enough, beginning with a knapsack if there shall be one. Raises `SearchError` if other
-    profiles, or weights, were used before.
+@once
+def searched(run: Run) -> SearchState:
+    """The search as far as it has come."""
+    return SearchState.of(trials_of(run, costs_of(run)))
+
+
+def evaluate(run: Run, laps: Laps, knapsack: bool = False) -> SearchState:
+    """Evaluate candidates until there are enough, beginning with a knapsack if there shall be one.
+
+    Raises `SearchError` if other profiles, or weights, were used before.
     """
-    trials, recipe, settings = trials_of(run, costs), evaluation(run), run.study.search
+    costs, recipe, settings = costs_of(run), evaluation(run), run.study.search
+    trials = trials_of(run, costs)
     trials.rest_on("profiles", digest(measured_on(run)))
     executor = partial(executor_of, run, recipe)
     if trials.evaluated < settings.evaluations:
@@ -197,30 +222,23 @@ def join_search(run: Run) -> SearchState:
 
     Writes nothing but trials and accuracies; what comes before and after is that command's.
     """
-    study = run.study
     if not run.is_started("search") or not run.is_started("search", search_inputs(run)):
         raise SearchError(
             f"{run.folder}: no search of this study with these settings has begun that could be joined; start one "
             "with nas search"
         )
-    return _go_on(run, Costs(teacher_config(run), _profiles(run), study.budgets), Laps())
+    return evaluate(run, Laps())
 
 
-def evaluate_candidates(run: Run) -> SearchState:
+def make_search(run: Run, laps: Laps) -> None:
     """Search the space. Goes on where a killed search stopped."""
-    study = run.study
-    check_storage(study)
-    refuse_other_training(run)
-    costs = costs_of(run)
-    costs.check_feasible(study.space)
-    train(run)
-    inputs = search_inputs(run)
-    state = SearchState.of(trials_of(run, costs)) if run.is_done("search", inputs) else None
-    if state is None or not has_ended(run, len(state.results)):
-        with run.step("search", inputs, run.journal.parent) as laps:
-            state = _go_on(run, costs, laps, study.search.knapsack)
-        run.note("search", ended=_end(run, len(state.results)))
-    return state
+    state = evaluate(run, laps, run.study.search.knapsack)
+    run.note("search", ended=_end(run, len(state.results)))
+
+
+def is_searched(run: Run) -> bool:
+    """Whether there is a search of this supernet with these profiles, and it has ended."""
+    return run.is_done("search", search_inputs(run)) and has_ended(run, len(searched(run).results))
 
 
 def has_ended(run: Run, count: int) -> bool:
@@ -233,35 +251,22 @@ def _end(run: Run, count: int) -> list[object]:
     return [run.study.search.evaluations, run.study.search.sampler, count]
 
 
-def is_searched(run: Run) -> bool:
-    """Whether search and front are up to date, judged as the steps do. Supernet and profiles must be there."""
-    if not run.is_done("search", search_inputs(run)):
-        return False
-    costs = Costs(teacher_config(run), _profiles(run), run.study.budgets)
-    state = SearchState.of(trials_of(run, costs))
-    return has_ended(run, len(state.results)) and run.is_done("front", _front_inputs(run, state))
-
-
-def _front_inputs(run: Run, state: SearchState) -> str:
-    results = [result.to_json() for result in state.results]
+def front_inputs(run: Run) -> str:
+    """What the front is made from."""
+    results = [result.to_json() for result in searched(run).results]
     return digest([_FORM, results, run.study.export.candidates, measured_on(run)])
 
 
-def search_candidates(run: Run) -> SearchState:
-    """Search the space, then measure the best of each budget whole."""
-    study, state = run.study, evaluate_candidates(run)
-    front_inputs = _front_inputs(run, state)
-    if not run.is_done("front", front_inputs):
-        with run.step("front", front_inputs, run.front):
-            costs, recipe, fed = costs_of(run), evaluation(run), texts(run)
-            uniform = best_uniform(lambda: executor_of(run, recipe), study.space, costs)
-            evaluator = recipe.load()
-            measurement = Measurement(evaluator.network, study.space.largest(), costs, fed)
-            found = {"metric": metric_of(run).label} | measure_front(measurement, state, study, uniform)
-            found["importance"] = trials_of(run, costs).importance()
-            found["teacher_search_accuracy"] = evaluator.accuracy_of(load_teacher(run))
-            write_json(run.front, found)
-    return state
+def make_front(run: Run, laps: Laps) -> None:
+    """Measure the best of each budget whole."""
+    study, costs, recipe = run.study, costs_of(run), evaluation(run)
+    uniform = best_uniform(partial(executor_of, run, recipe), study.space, costs)
+    evaluator = recipe.load()
+    measurement = Measurement(evaluator.network, study.space.largest(), costs, texts(run))
+    found = {"metric": metric_of(run).label} | measure_front(measurement, searched(run), study, uniform)
+    found["importance"] = trials_of(run, costs).importance()
+    found["teacher_search_accuracy"] = evaluator.accuracy_of(load_teacher(run))
+    write_json(run.front, found)
 
 
 def front(run: Run) -> dict[str, Any]:

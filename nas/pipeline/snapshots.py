@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import lru_cache, wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from nas.errors import NasError, StudyError
 from nas.files import read_json, write_json
@@ -20,6 +20,7 @@ from nas.progress import busy, say
 from nas.study import Study, Task
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 def asked(study: Study) -> dict[Kind, tuple[str, str | None]]:
@@ -90,13 +91,13 @@ def forget() -> None:
     _say_newer.cache_clear()
 
 
-def said_of_ids(work: Callable[[Run], T]) -> Callable[[Run], T]:
+def said_of_ids(work: Callable[Concatenate[Run, P], T]) -> Callable[Concatenate[Run, P], T]:
     """Wrap `work` so that its errors name a snapshot by its hub id, not by its folder in the cache."""
 
     @wraps(work)
-    def named(run: Run) -> T:
+    def named(run: Run, /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return work(run)
+            return work(run, *args, **kwargs)
         except NasError as problem:
             said = str(problem)
             for found in _known(run):

@@ -1,4 +1,4 @@
-"""The step that makes the supernet: teacher, ordering by importance, training."""
+"""The step that makes the supernet: ordering the teacher's units by importance, training."""
 
 from __future__ import annotations
 
@@ -17,15 +17,9 @@ from nas.files import digest, write_folder
 from nas.model import CompactBertConfig, CompactBertForSequenceClassification
 from nas.model.stock import compact_config, from_stock
 from nas.model.tokenizer import load_tokenizer
-from nas.pipeline.prepare import (
-    prepare_teacher,
-    scale_of,
-    task_made_of,
-    teacher_inputs,
-    teacher_made_of,
-)
-from nas.pipeline.run import Run
-from nas.progress import tracked
+from nas.pipeline.prepare import scale_of, splits, task_made_of, teacher_inputs, teacher_made_of
+from nas.pipeline.run import Run, once
+from nas.progress import Laps, tracked
 from nas.supernet import BertSupernet, SupernetWeights
 from nas.supernet.checkpoints import drop_checkpoints, refuse_others
 from nas.supernet.distillation import LossWeights
@@ -37,6 +31,7 @@ _FORM = 4
 """To be raised when a supernet holds other weights than before, or is identified otherwise: older ones are rebuilt."""
 
 
+@once
 def supernet_inputs(run: Run) -> str:
     """What the supernet's weights are made from."""
     return digest(_origin(run))
@@ -63,28 +58,21 @@ def refuse_other_training(run: Run) -> None:
     refuse_others(run.supernet / "checkpoints", _origin(run))
 
 
-def train(run: Run) -> None:
-    """The supernet: data, teacher, ordering by importance, training."""
-    refuse_other_training(run)
-    data = prepare_teacher(run)
-    origin = _origin(run)
-    inputs = digest(origin)
-    if run.is_done("supernet", inputs):
+def make_supernet(run: Run, laps: Laps) -> None:
+    """The supernet's weights, and the ordered teacher that its training starts from."""
+    origin, workers = _origin(run), run.study.supernet.workers
+    torch.manual_seed(run.study.seed)
+    if not run.ordered_teacher.exists():
+        teacher, data = load_teacher(run), splits(run)
+        order(run, data, teacher)
+        write_folder(run.ordered_teacher, untrained(run, data, teacher).save_pretrained)
+    if workers == 1:
+        _train_ordered(run, origin)
         return
-    with run.step("supernet", inputs, run.supernet):
-        torch.manual_seed(run.study.seed)
-        if not run.ordered_teacher.exists():
-            teacher = load_teacher(run)
-            order(run, data, teacher)
-            write_folder(run.ordered_teacher, untrained(run, data, teacher).save_pretrained)
-        if run.study.supernet.workers == 1:
-            _train_ordered(run, origin)
-        else:
-            from nas.supernet.ray_training import train_on_workers
+    from nas.supernet.ray_training import train_on_workers
 
-            train_on_workers(partial(_train_ordered, run, origin), run.study.supernet.workers, run.supernet / "ray")
-            shutil.rmtree(run.supernet / "ray", ignore_errors=True)
-    drop_checkpoints(run.supernet)
+    train_on_workers(partial(_train_ordered, run, origin), workers, run.supernet / "ray")
+    shutil.rmtree(run.supernet / "ray", ignore_errors=True)
 
 
 def _train_ordered(run: Run, origin: dict[str, Any]) -> None:
@@ -94,7 +82,7 @@ def _train_ordered(run: Run, origin: dict[str, Any]) -> None:
         settings.learning_rate, settings.batch_size, steps=settings.steps, checkpoint_steps=settings.checkpoint_steps
     )
     weights = load_ordered(run)
-    training = distillation(run, TaskData.load(run.data), schedule, run.supernet, origin)
+    training = distillation(run, splits(run), schedule, run.supernet, origin)
     training.train_supernet(weights, run.study.space, settings.random_subnets, settings.sampling, settings.progressive)
     if PartialState().is_main_process:
         weights.save_pretrained(run.supernet)
@@ -128,6 +116,7 @@ def load_teacher(run: Run) -> CompactBertForSequenceClassification:
     return from_stock(AutoModelForSequenceClassification.from_pretrained(run.teacher))
 
 
+@once
 def teacher_config(run: Run) -> CompactBertConfig:
     """The teacher's configuration as a `CompactBert`."""
     return compact_config(AutoConfig.from_pretrained(run.teacher))

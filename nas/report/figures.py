@@ -58,16 +58,6 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-_STEPS = ("embedded", "data", "teacher", "profile", "supernet", "search", "front", "baselines", "export")
-"""The steps of a run in the order of their work; what follows a hyphen is the device or budget."""
-
-
-def order_of_step(step: str) -> tuple[int, str]:
-    """Sorts steps as they are done."""
-    kind = step.split("-", 1)[0]
-    return (_STEPS.index(kind) if kind in _STEPS else len(_STEPS)), step
-
-
 # Names of figures in words, and their units.
 _FIGURES = {
     "p50_ms": ("p50", "ms"),

@@ -10,7 +10,7 @@ from nas.report.answer import against_uniform, cards, measured_how, table
 from nas.report.architecture_drawing import architecture_drawing, architectures_of, choices_legend, choices_of
 from nas.report.bars import bars
 from nas.report.contents import Contents, Record
-from nas.report.figures import duration, limits, order_of_step, percent
+from nas.report.figures import duration, limits, percent
 from nas.report.front_chart import front_chart, legend
 from nas.report.front_table import front_table
 from nas.report.latency_chart import latency_chart, measured_networks
@@ -204,9 +204,8 @@ def _ranking(contents: Contents) -> str:
 def _times(contents: Contents) -> str:
     if not contents.seconds:
         return ""
-    steps = sorted(contents.seconds.items(), key=lambda item: order_of_step(item[0]))
     total = duration(sum(contents.seconds.values()))
-    rows = ((step, seconds, duration(seconds)) for step, seconds in steps)
+    rows = ((step, seconds, duration(seconds)) for step, seconds in contents.seconds.items())
     return _section("Time each step took", bars(rows, ("in all", total)))
 
 

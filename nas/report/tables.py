@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from nas.report.figures import duration, order_of_step, other_figures, verdict
+from nas.report.figures import duration, other_figures, verdict
 from nas.report.rows_in_words import rows_in_words
 from nas.report.terminal import console
 
@@ -132,8 +132,8 @@ def print_times(seconds: Mapping[str, float], parts: Mapping[str, Mapping[str, f
     """How long each step took, and what of it each part that a step tells of."""
     total = sum(seconds.values())
     table = _table("What the time was spent on", "step", "time", "share")
-    for step in sorted(seconds, key=order_of_step):
-        spent = {step: seconds[step]} | {f"  {part}": taken for part, taken in parts.get(step, {}).items()}
+    for step, whole in seconds.items():
+        spent = {step: whole} | {f"  {part}": taken for part, taken in parts.get(step, {}).items()}
         for name, taken in spent.items():
             table.add_row(name, duration(taken), f"{taken / total:.0%}" if total else "")
     table.add_row("in all", duration(total), "")

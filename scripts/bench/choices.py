@@ -23,7 +23,8 @@ from nas.latency.profile import part_name
 from nas.latency.profiling import Recipe
 from nas.model.sizes import stored_mb
 from nas.pipeline import Run
-from nas.pipeline.prepare import metric_of, prepare_teacher
+from nas.pipeline.commands import prepare_teacher
+from nas.pipeline.prepare import metric_of
 from nas.pipeline.searches import devices, texts
 from nas.pipeline.supernets import load_teacher, order, ranking_batches, teacher_config
 from nas.space import SearchSpace

@@ -23,7 +23,7 @@ from nas.errors import ExportError, InfeasibleBudgetError, MissedBudgetsError, S
 from nas.export.artefact import VERIFICATION_FILE
 from nas.files import read_json, write_json, write_text
 from nas.pipeline import Run, export, profile
-from nas.pipeline.prepare import prepare_teacher
+from nas.pipeline.commands import prepare_teacher
 from nas.pipeline.supernets import teacher_config
 from nas.report.style import CHOICES, standalone_style
 from nas.report.svg import Scale, drawing, element, frame, path, text, tooltip

@@ -32,8 +32,8 @@ from rich.table import Table
 from nas.cluster import connect, processors
 from nas.errors import NasError
 from nas.pipeline import Run
-from nas.pipeline.searches import costs_of, evaluate_candidates, profile
-from nas.pipeline.supernets import train
+from nas.pipeline.commands import evaluate_candidates, profile, train
+from nas.pipeline.searches import costs_of
 
 KINDS = ("driver", "worker", "node")
 _NODE = {"num_cpus": 1}

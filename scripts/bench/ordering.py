@@ -20,7 +20,8 @@ from nas.architecture import Architecture
 from nas.evaluate.accuracy import Evaluator
 from nas.model import CompactBertForSequenceClassification
 from nas.pipeline import Run
-from nas.pipeline.prepare import metric_of, prepare_teacher
+from nas.pipeline.commands import prepare_teacher
+from nas.pipeline.prepare import metric_of
 from nas.pipeline.supernets import load_teacher, order, untrained
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet

@@ -16,7 +16,7 @@ def test_what_came_of_an_older_supernet_is_not_shown(tiny_study, tmp_path):
     made_from = {
         budget.name: exports.export_inputs(run, budget, fine_tune=False),
         "trial-5": "of another candidate",
-        "trial-7": exports._trial_inputs(run, candidate, fine_tune=True),
+        "trial-7": exports.trial_inputs(run, candidate, fine_tune=True),
     }
     for name, inputs in made_from.items():
         with run.step(f"export-{name}", inputs, run.export(name)):

@@ -16,8 +16,8 @@ from nas.budget import Budget
 from nas.evaluate import CandidateResult
 from nas.latency.profile import Fit
 from nas.pipeline import Run
+from nas.pipeline.commands import evaluate_candidates
 from nas.pipeline.searches import costs_of as costs_of_run
-from nas.pipeline.searches import evaluate_candidates
 from nas.search.executors import AHEAD
 from nas.search.knapsack import best_sums, score, single_changes
 from nas.space import SearchSpace

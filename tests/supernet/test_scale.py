@@ -15,7 +15,8 @@ from nas.data.files import write_table
 from nas.evaluate import Evaluator, predict
 from nas.evaluate.accuracy import forward_of
 from nas.model.stock import from_stock
-from nas.pipeline.prepare import prepare_teacher, scale_of
+from nas.pipeline.commands import prepare_teacher
+from nas.pipeline.prepare import scale_of
 from nas.pipeline.run import Run
 from nas.pipeline.supernets import distillation
 from nas.study import Study

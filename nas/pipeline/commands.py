@@ -1,0 +1,80 @@
+"""What can be asked of a run: each brings the steps that it needs up to date, and returns what they left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nas.data import TaskData
+from nas.errors import ExportError, MissedBudgetsError
+from nas.latency.profile import Profile
+from nas.pipeline.exports import candidate_of, trial_name, verification
+from nas.pipeline.prepare import splits
+from nas.pipeline.run import Run
+from nas.pipeline.runner import bring_up_to_date
+from nas.pipeline.searches import profiles_of, searched
+from nas.pipeline.steps import steps_of, trial_step
+from nas.search import SearchState
+
+
+def prepare_teacher(run: Run) -> TaskData:
+    """Make data and teacher; returns the tokenised splits."""
+    with run.remembering():
+        bring_up_to_date(run, steps_of(run), "teacher")
+        return splits(run)
+
+
+def train(run: Run) -> None:
+    """Make the supernet."""
+    bring_up_to_date(run, steps_of(run), "supernet")
+
+
+def profile(run: Run) -> dict[str, Profile]:
+    """The profiles of the study's devices, measured where they are missing or from another machine.
+
+    Raises `DeviceError` if a device elsewhere has none, after all others have theirs.
+    """
+    bring_up_to_date(run, steps_of(run), *(f"profile-{device.name}" for device in run.study.devices))
+    return profiles_of(run)
+
+
+def evaluate_candidates(run: Run) -> SearchState:
+    """Search the space."""
+    with run.remembering():
+        bring_up_to_date(run, steps_of(run), "search")
+        return searched(run)
+
+
+def search_candidates(run: Run) -> SearchState:
+    """Search the space, then measure the best of each budget whole."""
+    with run.remembering():
+        bring_up_to_date(run, steps_of(run), "front")
+        return searched(run)
+
+
+def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
+    """Export one sub-network for each budget, after a search if there is none yet.
+
+    Returns the verifications by the budget's name.
+
+    Raises `MissedBudgetsError` when no measured candidate of a budget meets it, after the other budgets are served.
+    """
+    names = {f"export-{budget.name}": budget.name for budget in run.study.budgets}
+    problems = bring_up_to_date(run, steps_of(run, fine_tune), *names, tolerated=ExportError)
+    if problems:
+        raise MissedBudgetsError({names[step]: str(problem) for step, problem in problems.items()})
+    return {name: verification(run, name) for name in names.values()}
+
+
+def export_trial(run: Run, trial: str, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
+    """Export one candidate, given by its trial's number or the first digits of its digest, as those of budgets are.
+
+    Returns its verification by the export's name. Raises `ExportError` if no or several candidates are meant.
+    """
+    with run.remembering():
+        steps = steps_of(run)
+        bring_up_to_date(run, steps, "front")
+        candidate = candidate_of(run, trial)
+        step = trial_step(run, candidate, fine_tune)
+        bring_up_to_date(run, (*steps, step), step.name)
+    name = trial_name(candidate)
+    return {name: verification(run, name)}

@@ -1,0 +1,127 @@
+"""How long steps take: estimated from the settings, the number and length of the texts, and this machine's speed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from nas.architecture import Architecture
+from nas.model.precision import native_bf16
+from nas.pipeline.rows import Rows
+from nas.search.uniform import most_uniform
+from nas.study import Study
+
+_SMALL = 0.25
+"""Share of the teacher's operations that an average candidate under budget takes."""
+_TYPICAL_SHARE = 1 / 3
+"""The length of a text as a share of max_length, for estimates when the rows are not on this machine."""
+_UNSEEN_ROWS = 20_000
+"""Training rows, for the same estimates."""
+_EFFICIENCY = 0.35
+"""Share of the measured matrix rate that whole training and evaluation loops reach."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The texts of a study, the operations that one takes, and the speed of this machine."""
+
+    rows: int
+    """Training rows."""
+    tokens: float
+    """Mean tokens of a text."""
+    judged: int
+    """Texts that a candidate is judged by."""
+    operations: float
+    """Operations of the teacher's layers for one token."""
+    rate: float
+    """Operations a second of a matrix product, as measured."""
+
+    @classmethod
+    def of(cls, study: Study, rows: Rows | None, rate: float) -> Workload:
+        """The workload of a study; typical numbers where its rows are not known."""
+        train = rows.sets["train"] if rows else None
+        return cls(
+            rows=train.rows if train else _UNSEEN_ROWS,
+            tokens=max(8.0, train.mean if train else study.task.max_length * _TYPICAL_SHARE),
+            judged=rows.judged if rows else study.task.holdout.size,
+            operations=_operations(study.space.largest(), study.space.teacher.head_size),
+            rate=rate,
+        )
+
+    def seconds(self, texts: float) -> float:
+        """How long the teacher takes to read so many texts; a training step takes three times as long for each."""
+        return texts * self.tokens * self.operations / (self.rate * _EFFICIENCY)
+
+
+def embedded(study: Study, work: Workload) -> float:
+    """Of building the embedded task."""
+    return 15.0
+
+
+def data(study: Study, work: Workload) -> float:
+    """Of reading, splitting and tokenising the rows."""
+    return 1.0 + work.rows * work.tokens / 1e5
+
+
+def teacher(study: Study, work: Workload) -> float:
+    """Of loading the teacher, or of fine-tuning it."""
+    tuning = study.teacher.fine_tune
+    return 3 * work.seconds(work.rows) * tuning.epochs if tuning else 5.0
+
+
+def supernet(study: Study, work: Workload) -> float:
+    """Of training the supernet."""
+    settings = study.supernet
+    # A step: the teacher forward; forward and backward (3 passes) of the largest and of random ones of half its size.
+    passes = 1 + 3 * (1 + 0.5 * settings.random_subnets)
+    return work.seconds(settings.steps * settings.batch_size) * passes
+
+
+def profile(study: Study, work: Workload) -> float:
+    """Of the profile of one device."""
+    space = study.space
+    blocks = len(space.attention_options) + len(space.feed_forward_options)
+    return 20 + 0.4 * blocks * len(space.dimensions.hidden_size)
+
+
+def search(study: Study, work: Workload) -> float:
+    """Of evaluating the candidates."""
+    return _SMALL * work.seconds(study.search.evaluations * work.judged)
+
+
+def front(study: Study, work: Workload) -> float:
+    """Of evaluating the uniform networks."""
+    return _SMALL * work.seconds(most_uniform(study.space, len(study.budgets)) * work.judged)
+
+
+def baselines(study: Study, work: Workload) -> float:
+    """Of the baselines of one device."""
+    return 15.0
+
+
+def export(study: Study, work: Workload) -> float:
+    """Of the export for one budget."""
+    epochs = study.export.epochs if study.export.fine_tune else 0.0
+    return 15 + (1 + 3 * _SMALL) * work.seconds(work.rows) * epochs
+
+
+def measured_rate() -> float:
+    """Operations a second of a matrix product, as training uses it."""
+    kind = torch.bfloat16 if native_bf16("cpu") else torch.float32
+    matrix = torch.ones(768, 768, dtype=kind)
+    matrix @ matrix
+    started = time.perf_counter()
+    for _ in range(10):
+        matrix @ matrix
+    return 10 * 2 * 768**3 / (time.perf_counter() - started)
+
+
+def _operations(architecture: Architecture, head_size: int) -> float:
+    """Operations for one token, matrix products of the layers only."""
+    hidden = architecture.hidden_size
+    return sum(
+        2.0 * hidden * (4 * layer.num_attention_heads * head_size + 2 * layer.intermediate_size)
+        for layer in architecture.resolved
+    )

@@ -1,0 +1,65 @@
+"""What brings the steps of a run up to date: skips, resumes or makes each, timed and logged by the run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from nas.errors import NasError
+from nas.pipeline.run import Run
+from nas.pipeline.step import Check, Step
+from nas.supernet.checkpoints import drop_checkpoints
+
+
+def bring_up_to_date(
+    run: Run, steps: Sequence[Step | Check], *names: str, tolerated: type[NasError] | tuple[()] = ()
+) -> dict[str, NasError]:
+    """Make what is not up to date of the named steps and of all that they need, in the order of the list.
+
+    A `tolerated` error of a named step does not keep those after it from being made; they are returned by the step.
+    """
+    problems: dict[str, NasError] = {}
+    with run.remembering():
+        for step in _needed(steps, names):
+            try:
+                _bring_up_to_date(run, step)
+            except tolerated as problem:
+                if step.name not in names:
+                    raise
+                problems[step.name] = problem
+    return problems
+
+
+def _bring_up_to_date(run: Run, step: Step | Check) -> None:
+    if isinstance(step, Check):
+        step.check(run)
+        return
+    if step.make and not step.is_current(run):
+        with run.step(step.name, step.inputs(run), step.result, *step.aside) as laps:
+            step.make(run, laps)
+    for output in (step.result, *step.aside):
+        for folder in (output, *output.glob("*")):
+            drop_checkpoints(folder)
+
+
+def states(run: Run, steps: Iterable[Step | Check]) -> list[tuple[Step, bool]]:
+    """Each step, and whether it is up to date, as it is not if one that it needs is not. Nothing is made or checked."""
+    known: dict[str, bool] = {}
+    found = []
+    with run.remembering():
+        for step in steps:
+            is_done = all(known[name] for name in step.needs)
+            if isinstance(step, Step):
+                trusted = step.is_remote and run.is_finished(step.name)
+                is_done = is_done and (trusted or step.is_current(run))
+                found.append((step, is_done))
+            known[step.name] = is_done
+    return found
+
+
+def _needed(steps: Sequence[Step | Check], names: Iterable[str]) -> list[Step | Check]:
+    """The named steps and all that they need, in the order of the list."""
+    wanted = set(names)
+    for step in reversed(steps):
+        if step.name in wanted:
+            wanted.update(step.needs)
+    return [step for step in steps if step.name in wanted]

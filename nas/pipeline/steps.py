@@ -1,0 +1,119 @@
+"""The steps of a study: one list, which `nas check`, `nas run` and the verbs between them read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from nas.budget import Budget
+from nas.device import Device
+from nas.pipeline import estimates, exports, prepare, searches, supernets
+from nas.pipeline.run import Run
+from nas.pipeline.step import Check, Step
+
+
+def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
+    """The steps of a run's study, each after all that it needs; without `fine_tune` exports keep inherited weights."""
+    study = run.study
+    embedded = study.task.train == "embedded"
+    here = [device for device in study.devices if device.where != "elsewhere"]
+    away = [device for device in study.devices if device.where == "elsewhere"]
+    return (
+        Check("storage", (), lambda run: searches.check_storage(run.study)),
+        Check("other training", (), supernets.refuse_other_training),
+        *([_embedded(run)] if embedded else []),
+        Check("sources", ("embedded",) if embedded else (), prepare.settle_sources),
+        Step("data", ("sources",), prepare.data_inputs, prepare.make_data, run.data, estimates.data),
+        Check("labels", ("data",), prepare.check_labels),
+        Step("teacher", ("labels",), prepare.teacher_inputs, prepare.make_teacher, run.teacher, estimates.teacher),
+        *(_profile(run, device) for device in here),
+        Check("imports", ("teacher", *_profiles(here)), searches.refuse_unmeasured),
+        *(_profile(run, device) for device in away),
+        Check("budgets", _profiles(study.devices), searches.check_feasible),
+        Step(
+            "supernet",
+            ("other training", "teacher"),
+            supernets.supernet_inputs,
+            supernets.make_supernet,
+            run.supernet,
+            estimates.supernet,
+        ),
+        Step(
+            "search",
+            ("storage", "budgets", "supernet"),
+            searches.search_inputs,
+            searches.make_search,
+            run.journal.parent,
+            estimates.search,
+            current=searches.is_searched,
+        ),
+        Step("front", ("search",), searches.front_inputs, searches.make_front, run.front, estimates.front),
+        *(_baselines(run, device) for device in study.devices),
+        *(_export(run, budget, fine_tune) for budget in study.budgets),
+    )
+
+
+def seconds(run: Run) -> dict[str, float]:
+    """How long each finished step of a run took, in the order of the list."""
+    return run.seconds([step.name for step in steps_of(run)])
+
+
+def trial_step(run: Run, candidate: dict[str, Any], fine_tune: bool) -> Step:
+    """The export of a single candidate of a front, beside those of budgets."""
+    inputs, make = partial(exports.trial_inputs, candidate=candidate), partial(exports.make_trial, candidate=candidate)
+    return _written(run, exports.trial_name(candidate), inputs, make, fine_tune)
+
+
+def _embedded(run: Run) -> Step:
+    return Step("embedded", (), prepare.embedded_inputs, prepare.make_embedded, run.embedded, estimates.embedded)
+
+
+def _profiles(devices: Iterable[Device]) -> tuple[str, ...]:
+    return tuple(f"profile-{device.name}" for device in devices)
+
+
+def _profile(run: Run, device: Device) -> Step:
+    name, is_here = device.name, device.where != "elsewhere"
+    return Step(
+        f"profile-{name}",
+        ("teacher",) if is_here else ("imports",),
+        partial(searches.profile_inputs, device=name),
+        partial(searches.make_profile, device=name) if is_here else None,
+        run.profile(name),
+        estimates.profile,
+        aside=(searches.samples_of(run, name),),
+        is_remote=device.where == "ray",
+    )
+
+
+def _baselines(run: Run, device: Device) -> Step:
+    return Step(
+        f"baselines-{device.name}",
+        ("teacher",),
+        partial(exports.baselines_inputs, device=device.name),
+        partial(exports.make_baselines, device=device.name),
+        run.baselines(device.name),
+        estimates.baselines,
+        is_remote=device.where == "ray",
+    )
+
+
+def _export(run: Run, budget: Budget, fine_tune: bool) -> Step:
+    inputs, make = partial(exports.export_inputs, budget=budget), partial(exports.make_export, budget=budget)
+    return _written(run, budget.name, inputs, make, fine_tune)
+
+
+def _written(run: Run, name: str, inputs: Callable[..., str], make: Callable[..., None], fine_tune: bool) -> Step:
+    """The step that exports under a name; `inputs` and `make` take whether the export is fine-tuned."""
+    tuned = fine_tune and run.study.export.fine_tune
+    return Step(
+        f"export-{name}",
+        ("front", *(f"baselines-{device.name}" for device in run.study.devices)),
+        partial(inputs, fine_tune=tuned),
+        partial(make, fine_tune=tuned),
+        run.export(name),
+        estimates.export,
+        aside=(run.trainings(name),),
+        current=partial(exports.is_current, name=name, inputs=inputs, fine_tune=tuned),
+    )

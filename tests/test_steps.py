@@ -1,0 +1,256 @@
+"""Steps as values: the list of a study, what brings it up to date, and the digests that mark what was made."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from nas.data import TaskData
+from nas.errors import ExportError, StudyError
+from nas.evaluate.accuracy import FORM as EVALUATION
+from nas.files import digest, file_digest
+from nas.pipeline import Run, exports, prepare, search_candidates, searches, supernets
+from nas.pipeline.estimates import Workload
+from nas.pipeline.run import once
+from nas.pipeline.runner import bring_up_to_date, states
+from nas.pipeline.step import Check, Step
+from nas.pipeline.steps import steps_of
+from nas.study import Study, shipped_studies
+
+
+@pytest.fixture
+def run(tiny_study, tmp_path):
+    return Run.of(Study.load(tiny_study), tmp_path / "runs")
+
+
+class Work:
+    """Steps that leave a file each, and note what is done."""
+
+    def __init__(self, run):
+        self.run, self.done, self.inputs, self.failing = run, [], {}, {}
+
+    def step(self, name, *needs, **about):
+        def make(run, laps):
+            self.done.append(name)
+            if name in self.failing:
+                raise self.failing[name]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+        path = self.run.folder / "results" / name
+        return Step(name, needs, lambda run: self.inputs.get(name, ""), make, path, lambda study, work: 1.0, **about)
+
+    def check(self, name, *needs):
+        def check(run):
+            self.done.append(name)
+            if name in self.failing:
+                raise self.failing[name]
+
+        return Check(name, needs, check)
+
+    def bring(self, steps, *names, **how):
+        """What is done for some steps, in order, and the errors that were tolerated."""
+        self.done.clear()
+        return bring_up_to_date(self.run, steps, *names, **how), list(self.done)
+
+
+@pytest.fixture
+def work(run):
+    return Work(run)
+
+
+@pytest.fixture
+def listed(work):
+    return (
+        work.check("early"),
+        work.step("data"),
+        work.step("profile", "data"),
+        work.check("budgets", "profile"),
+        work.step("supernet", "data", "early"),
+        work.step("search", "budgets", "supernet"),
+    )
+
+
+def test_a_step_is_made_after_all_that_it_needs_and_once(work, listed):
+    assert work.bring(listed, "search")[1] == ["early", "data", "profile", "budgets", "supernet", "search"]
+    assert work.bring(listed, "search")[1] == ["early", "budgets"], "checks are done each time"
+    assert work.bring(listed, "profile")[1] == []
+
+
+def test_nothing_is_made_that_is_not_needed(work, listed):
+    assert work.bring(listed, "supernet")[1] == ["early", "data", "supernet"]
+
+
+def test_other_inputs_make_a_step_anew_and_no_other(work, listed):
+    work.bring(listed, "search")
+    work.inputs["supernet"] = "others"
+    assert work.bring(listed, "search")[1] == ["early", "budgets", "supernet"]
+
+
+def test_a_check_that_fails_stops_what_needs_it_and_leaves_what_came_before(work, listed):
+    work.failing["budgets"] = StudyError("too tight")
+    with pytest.raises(StudyError, match="too tight"):
+        work.bring(listed, "search")
+    assert work.done == ["early", "data", "profile", "budgets"]
+    assert [step.name for step, done in states(work.run, listed) if done] == ["data", "profile"]
+    work.failing["early"] = StudyError("another training")
+    with pytest.raises(StudyError, match="another training"):
+        work.bring(listed, "search")
+    assert work.done == ["early"], "before anything is made"
+
+
+def test_a_tolerated_error_of_a_named_step_does_not_keep_others_from_being_made(work):
+    listed = (work.step("front"), work.step("large", "front"), work.step("small", "front"))
+    work.failing["large"] = ExportError("missed")
+    problems, done = work.bring(listed, "large", "small", tolerated=ExportError)
+    assert problems == {"large": work.failing["large"]} and done == ["front", "large", "small"]
+    with pytest.raises(ExportError):
+        work.bring(listed, "large", "small")
+    work.failing["front"], work.inputs["front"] = ExportError("no front"), "others"
+    with pytest.raises(ExportError, match="no front"):
+        work.bring(listed, "large", "small", tolerated=ExportError)
+
+
+def test_what_needs_something_that_is_not_up_to_date_is_not_so_either(work, listed):
+    work.bring(listed, "search")
+    assert all(done for _, done in states(work.run, listed))
+    work.inputs["profile"] = "others"
+    assert {step.name: done for step, done in states(work.run, listed)} == {
+        "data": True, "profile": False, "supernet": True, "search": False,
+    }  # fmt: skip
+
+
+def test_inputs_are_not_asked_for_before_what_they_are_read_from_is_there(work, listed):
+    """They could not be told: those of a front are read from the search."""
+    work.bring(listed, "search")
+    work.inputs["profile"] = "others"
+    unknown = replace(listed[-1], inputs=lambda run: pytest.fail("asked for"))
+    step, done = states(work.run, (*listed[:-1], unknown))[-1]
+    assert step is unknown and not done
+
+
+def test_a_step_may_judge_itself_and_one_that_is_imported_is_not_made(work):
+    enough = []
+    imported = Step("imported", (), lambda run: "", None, work.run.folder / "none", lambda study, load: 1.0)
+    listed = (imported, work.step("search", "imported", current=lambda run: bool(enough)))
+    for _ in range(2):
+        assert work.bring(listed, "search")[1] == ["search"], "as one that is asked for more"
+    enough.append(True)
+    assert work.bring(listed, "search")[1] == []
+
+
+def test_inputs_of_another_machine_are_not_asked_for_to_tell_the_state(work):
+    listed = (work.step("profile", is_remote=True),)
+    assert not states(work.run, listed)[0][1]
+    work.bring(listed, "profile")
+    work.inputs["profile"] = "another machine"
+    assert states(work.run, listed)[0][1]
+    assert work.bring(listed, "profile")[1] == ["profile"]
+
+
+def test_checkpoints_go_when_a_step_is_done(work):
+    step = work.step("teacher", aside=(work.run.folder / "trainings",))
+    for left in (folder := work.run.folder / "trainings", folder / "candidate"):
+        (left / "checkpoints").mkdir(parents=True)
+    work.failing["teacher"] = StudyError("killed")
+    with work.run.step("teacher", "", step.result):  # was begun before
+        step.result.mkdir(parents=True)
+    step.result.rmdir()
+    with pytest.raises(StudyError):
+        work.bring((step,), "teacher")
+    assert len(list(folder.rglob("checkpoints"))) == 2
+    work.failing.clear()
+    work.bring((step,), "teacher")
+    assert folder.exists() and not list(folder.rglob("checkpoints"))
+
+
+def test_what_steps_ask_for_is_found_once_until_one_of_them_is_made(run):
+    asked = []
+
+    @once
+    def find(run):
+        asked.append(run)
+        return len(asked)
+
+    assert [find(run), find(run)] == [1, 2], "alone it is found each time"
+    with run.remembering():
+        with run.remembering():
+            assert [find(run), find(run)] == [3, 3]
+        assert find(run) == 3
+        with run.step("step", "", run.folder / "result"):
+            assert [find(run), find(run)] == [4, 4]
+        assert find(run) == 5
+    assert find(run) == 6
+
+
+@pytest.mark.parametrize("path", shipped_studies().values(), ids=shipped_studies())
+def test_the_list_of_a_study_is_in_the_order_of_needs(path, tmp_path):
+    variables = tomllib.loads(path.read_text()).get("variables", {})
+    listed = steps_of(Run.of(Study.load(path, dict.fromkeys(variables, str(tmp_path))), tmp_path))
+    names = [step.name for step in listed]
+    assert len(set(names)) == len(names)
+    for at, step in enumerate(listed):
+        assert set(step.needs) <= set(names[:at]), step.name
+
+
+def test_estimates_follow_the_speed_the_rows_and_the_settings(run):
+    slow = Workload(rows=1000, tokens=20.0, judged=100, operations=1e6, rate=1e9)
+    fast = Workload(rows=1000, tokens=20.0, judged=100, operations=1e6, rate=2e9)
+    steps = {step.name: step for step in steps_of(run) if isinstance(step, Step)}
+    for name in ("teacher", "supernet", "search", "front"):
+        estimate = steps[name].seconds
+        assert 0 < estimate(run.study, slow) == pytest.approx(2 * estimate(run.study, fast))
+    longer = run.study.model_copy(update={"supernet": run.study.supernet.model_copy(update={"steps": 60})})
+    assert steps["supernet"].seconds(longer, slow) == pytest.approx(2 * steps["supernet"].seconds(run.study, slow))
+
+
+@pytest.fixture(scope="module")
+def finished(finished_study):
+    return Run.of(Study.load(finished_study), finished_study.parent / "runs")
+
+
+def test_a_run_that_is_up_to_date_reads_its_splits_and_its_trials_once(finished, monkeypatch):
+    counts, load, of = Counter(), TaskData.load, searches.SearchState.of
+    monkeypatch.setattr(TaskData, "load", lambda path: counts.update(["splits"]) or load(path))
+    monkeypatch.setattr(searches.SearchState, "of", lambda trials: counts.update(["trials"]) or of(trials))
+    assert len(search_candidates(finished).results) == 16
+    assert counts == {"splits": 1, "trials": 1}
+
+
+def test_digests_are_made_of_what_they_always_were(finished):
+    """They are on disk: a run of another day is up to date only while these stay as they are."""
+    study, folder, made = finished.study, finished.study.path.parent, {}
+
+    def contents(*patterns):
+        return {path.name: file_digest(path) for pattern in patterns for path in (folder / "teacher").glob(pattern)}
+
+    task = study.task.model_dump(mode="json") | {"revision": None}
+    task |= {name: [".parquet", file_digest(folder / f"{name}.parquet")] for name in ("train", "test")}
+    teacher = study.teacher.model_dump(mode="json", exclude={"model"}) | {"revision": None}
+    tokenizer = {"model": None, "revision": None, "prune_vocabulary": False, "tuned": True}
+    made["data"] = digest([4, task, study.seed, tokenizer, contents("*.json", "*.txt", "*.model")])
+    made["teacher"] = digest([3, made["data"], teacher, study.seed, contents("*.safetensors")])
+    recipe, *others = searches.recipes(finished)
+    assert not others
+    machine = searches.fingerprint(recipe.device)
+    made["profile-cpu"] = digest([recipe.digest, machine])
+    origin = {"form": 4, "task": task, "teacher": teacher, "files": made["teacher"], "seed": study.seed}
+    settings = study.supernet.model_dump(mode="json", exclude={"workers", "progressive"})
+    made["supernet"] = digest(origin | {"search_space": study.space.definition, "supernet": settings})
+    judged = [EVALUATION, study.search.examples, study.search.least_tokens, study.search.bf16]
+    made["search"] = digest([made["supernet"], [recipe.digest], study.digest("budgets"), *judged])
+    results = [result.to_json() for result in searches.searched(finished).results]
+    measured = [file_digest(finished.profile("cpu"))]
+    made["front"] = digest([searches._FORM, results, study.export.candidates, measured])
+    made["baselines-cpu"] = digest([exports._FORM, made["teacher"], recipe.device.model_dump(mode="json"), machine])
+    for budget in study.budgets:
+        given = [exports._FORM, file_digest(finished.front), made["supernet"], study.digest("export")]
+        made[f"export-{budget.name}"] = digest([*given, budget.model_dump(mode="json"), study.export.fine_tune])
+    assert (prepare._DATA_FORM, prepare._TEACHER_FORM, supernets._FORM) == (4, 3, 4)
+    marks = {path.stem: json.loads(path.read_text()) for path in (finished.folder / "steps").glob("*.json")}
+    assert {name: mark["inputs"] for name, mark in marks.items()} == made
+    assert {step.name for step, done in states(finished, steps_of(finished)) if done} == set(made)
