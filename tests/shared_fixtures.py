@@ -1,0 +1,169 @@
+"""Fixtures, and quiet libraries; see conftest.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import disable_progress_bars
+from filelock import FileLock
+from hub_server import Hub
+from huggingface_hub import constants
+from tiny import PRINTED, make_teacher, randomise, write_tiny_study
+from transformers import PreTrainedModel
+from transformers import logging as transformers_logging
+
+from nas.model import CompactBertConfig
+from nas.model.stock import compact_config, from_stock
+from nas.space import SearchSpace
+from nas.supernet import SupernetWeights
+
+torch.set_num_threads(1)
+disable_progress_bars()
+transformers_logging.disable_progress_bar()
+transformers_logging.set_verbosity_error()
+
+
+@pytest.fixture
+def space() -> SearchSpace:
+    return SearchSpace.load("tiny")
+
+
+@pytest.fixture
+def teacher_kind() -> str:
+    """The kind of teacher that models are made from; a test may be parametrised over `tiny.TEACHERS`."""
+    return "bert"
+
+
+@pytest.fixture
+def outputs() -> int:
+    return 3
+
+
+@pytest.fixture
+def teacher(teacher_kind: str, outputs: int) -> PreTrainedModel:
+    return randomise(make_teacher(teacher_kind, outputs))
+
+
+@pytest.fixture
+def config(teacher: PreTrainedModel) -> CompactBertConfig:
+    return compact_config(teacher.config)
+
+
+@pytest.fixture
+def supernet_weights(teacher: PreTrainedModel, space: SearchSpace) -> SupernetWeights:
+    """The teacher with random parts for narrow sub-networks and random matrices of compression methods."""
+    exits = bool(space.dimensions.exit_threshold)
+    torch.manual_seed(1)  # exits are drawn by torch
+    weights = SupernetWeights.of(from_stock(teacher), space.dimensions.hidden_size, space.compression, exits)
+    randomise(weights.narrow, seed=1, scale=0.1)
+    generator = torch.Generator().manual_seed(2)
+    for name, parameter in weights.named_parameters():
+        if not name.endswith((".weight", ".bias")):
+            parameter.data.normal_(0.0, 0.4, generator=generator)
+    return weights
+
+
+@pytest.fixture
+def batch(config: CompactBertConfig) -> dict[str, torch.Tensor]:
+    """Padded texts, the last four of them pairs where the network has token types."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(4, 90, (5, 11), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[1, 7:] = 0
+    mask[3, 4:] = 0
+    ids[mask == 0] = config.pad_token_id
+    types = torch.zeros_like(ids)
+    types[1:, 6:] = 1
+    inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+    return {name: inputs[name] for name in config.input_names}
+
+
+@pytest.fixture
+def tiny_study(tmp_path: Path) -> Path:
+    return write_tiny_study(tmp_path / "tiny")
+
+
+@pytest.fixture(scope="session")
+def _made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of the tiny study, which all processes of the tests share: to be copied."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "finished" / "tiny"
+    with FileLock(shared / "finished.lock"):
+        if not (folder / PRINTED).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            study = write_tiny_study(folder)
+            command = [sys.executable, "-m", "nas.cli", "run", str(study), "--runs", str(folder / "runs"), "--json"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            (folder / PRINTED).write_text(json.dumps({"output": done.stdout, "error": done.stderr}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished_study(_made_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny study that was run, with its results in `runs` and what was printed in PRINTED; not to be spoilt."""
+    return shutil.copytree(_made_once, tmp_path_factory.mktemp("finished") / "tiny") / "study.toml"
+
+
+@pytest.fixture(scope="session")
+def searched_study(_made_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny study that is searched and not exported, with its results in `runs`; not to be spoilt."""
+    folder = shutil.copytree(_made_once, tmp_path_factory.mktemp("searched") / "tiny")
+    run = folder / "runs" / "tiny"
+    for part in ("exports", "baselines"):
+        shutil.rmtree(run / part)
+        for step in (run / "steps").glob(f"{part.removesuffix('s')}*.json"):
+            step.unlink()
+    for page in (run / "report.html", *run.glob("*.svg")):
+        page.unlink()
+    return folder / "study.toml"
+
+
+@pytest.fixture
+def nas(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line in this process: exit code, standard output, standard error."""
+    from nas import cli
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["nas", *arguments])
+        capsys.readouterr()
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """An empty hub that this process is connected to, with a cache of its own and nobody logged in."""
+    from nas.pipeline import snapshots
+
+    with Hub() as server:
+        settings = {
+            "ENDPOINT": server.endpoint,
+            "HUGGINGFACE_CO_URL_TEMPLATE": server.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_CACHE": str(tmp_path / "hub-cache"),
+            "HF_TOKEN_PATH": str(tmp_path / "token"),
+        }
+        for name, value in settings.items():
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        snapshots.forget()
+        yield server
+    snapshots.forget()
