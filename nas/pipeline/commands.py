@@ -1,4 +1,4 @@
-"""What can be asked of a run: each brings the steps that it needs up to date, and returns what they left."""
+"""The commands of a run: each brings the steps that it needs up to date and returns their results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nas.search import SearchState
 
 
 def prepare_teacher(run: Run) -> TaskData:
-    """Make data and teacher; returns the tokenised splits."""
+    """Make data and teacher. Returns the tokenised splits."""
     with run.remembering():
         bring_up_to_date(run, steps_of(run), "teacher")
         return splits(run)
@@ -29,7 +29,7 @@ def train(run: Run) -> None:
 
 
 def profile(run: Run) -> dict[str, Profile]:
-    """The profiles of the study's devices, measured where they are missing or from another machine.
+    """Profile the study's devices, as far as profiles are missing or from another machine. Returns all by device.
 
     Raises `DeviceError` if a device elsewhere has none, after all others have theirs.
     """
@@ -38,7 +38,7 @@ def profile(run: Run) -> dict[str, Profile]:
 
 
 def evaluate_candidates(run: Run) -> SearchState:
-    """Search the space."""
+    """Search the space. Returns the candidates and their outcomes."""
     with run.remembering():
         bring_up_to_date(run, steps_of(run), "search")
         return searched(run)

@@ -1,4 +1,4 @@
-"""How long steps take: estimated from the settings, the number and length of the texts, and this machine's speed."""
+"""Estimates of how many seconds steps take, from the settings, the texts and the measured speed of this machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _EFFICIENCY = 0.35
 
 @dataclass(frozen=True)
 class Workload:
-    """The texts of a study, the operations that one takes, and the speed of this machine."""
+    """The number and length of a study's texts, the operations that they take, and the speed of this machine."""
 
     rows: int
     """Training rows."""
@@ -51,28 +51,28 @@ class Workload:
         )
 
     def seconds(self, texts: float) -> float:
-        """How long the teacher takes to read so many texts; a training step takes three times as long for each."""
+        """Seconds of the teacher's forward pass over so many texts; with the backward pass, three times as many."""
         return texts * self.tokens * self.operations / (self.rate * _EFFICIENCY)
 
 
 def embedded(study: Study, work: Workload) -> float:
-    """Of building the embedded task."""
+    """Building the embedded task."""
     return 15.0
 
 
 def data(study: Study, work: Workload) -> float:
-    """Of reading, splitting and tokenising the rows."""
+    """Reading, splitting and tokenising the rows."""
     return 1.0 + work.rows * work.tokens / 1e5
 
 
 def teacher(study: Study, work: Workload) -> float:
-    """Of loading the teacher, or of fine-tuning it."""
+    """Loading or fine-tuning the teacher."""
     tuning = study.teacher.fine_tune
     return 3 * work.seconds(work.rows) * tuning.epochs if tuning else 5.0
 
 
 def supernet(study: Study, work: Workload) -> float:
-    """Of training the supernet."""
+    """Training the supernet."""
     settings = study.supernet
     # A step: the teacher forward; forward and backward (3 passes) of the largest and of random ones of half its size.
     passes = 1 + 3 * (1 + 0.5 * settings.random_subnets)
@@ -80,29 +80,29 @@ def supernet(study: Study, work: Workload) -> float:
 
 
 def profile(study: Study, work: Workload) -> float:
-    """Of the profile of one device."""
+    """Measuring the profile of one device."""
     space = study.space
     blocks = len(space.attention_options) + len(space.feed_forward_options)
     return 20 + 0.4 * blocks * len(space.dimensions.hidden_size)
 
 
 def search(study: Study, work: Workload) -> float:
-    """Of evaluating the candidates."""
+    """Evaluating the candidates."""
     return _SMALL * work.seconds(study.search.evaluations * work.judged)
 
 
 def front(study: Study, work: Workload) -> float:
-    """Of evaluating the uniform networks."""
+    """Evaluating the uniform networks."""
     return _SMALL * work.seconds(most_uniform(study.space, len(study.budgets)) * work.judged)
 
 
 def baselines(study: Study, work: Workload) -> float:
-    """Of the baselines of one device."""
+    """Writing and verifying the baselines of one device."""
     return 15.0
 
 
 def export(study: Study, work: Workload) -> float:
-    """Of the export for one budget."""
+    """Training, writing and verifying the export for one budget."""
     epochs = study.export.epochs if study.export.fine_tune else 0.0
     return 15 + (1 + 3 * _SMALL) * work.seconds(work.rows) * epochs
 

@@ -138,19 +138,19 @@ def baselines(run: Run) -> dict[str, dict[str, Any]]:
 
 
 def verification(run: Run, name: str) -> dict[str, Any]:
-    """What was measured of an export."""
+    """The verification of an export."""
     found: dict[str, Any] = read_json(run.export(name) / VERIFICATION_FILE, ExportError)
     return found
 
 
 def baselines_inputs(run: Run, device: str) -> str:
-    """What the baselines of a device are made from, its machine included."""
+    """The digest of what the baselines of a device are made from, its machine included."""
     found = device_of(run, device)
     return digest([_FORM, teacher_inputs(run), found.model_dump(mode="json"), fingerprint(found)])
 
 
 def make_baselines(run: Run, laps: Laps, device: str) -> None:
-    """The teacher as it is and, where the runtime can run it, wholly in int8: verified like any export."""
+    """Write and verify the teacher as it is and, if the runtime can run it, wholly in int8, like any export."""
     found, folder = device_of(run, device), _teacher_of(run, device)
     teacher, test, metric, fed = load_teacher(run), splits(run).test, metric_of(run), texts(run)
     _write(run, teacher, folder, [found.runtime])
@@ -190,7 +190,7 @@ def _quantised(teacher: CompactBertForSequenceClassification) -> CompactBertForS
 
 
 def make_export(run: Run, laps: Laps, budget: Budget, fine_tune: bool) -> None:
-    """The export for a budget: the most accurate candidate that meets it when verified.
+    """Export for a budget the most accurate candidate that meets it when verified.
 
     Raises `ExportError` if no measured candidate does.
     """
@@ -208,7 +208,7 @@ def make_export(run: Run, laps: Laps, budget: Budget, fine_tune: bool) -> None:
 
 
 def make_trial(run: Run, laps: Laps, candidate: dict[str, Any], fine_tune: bool) -> None:
-    """The export of a single candidate, compared with the teacher on all devices."""
+    """Export a single candidate, compared with the teacher on all devices."""
     devices = [device.name for device in run.study.devices]
     _Writer(run, fine_tune).write(trial_name(candidate), candidate, None, _references(run, devices))
 

@@ -43,9 +43,12 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
     work = Workload.of(study, rows, rate)
     tokens = f"texts of {rows.sets['train'].mean:.0f} tokens" if rows else "texts of a third of max_length"
     steps = [
-        {"step": step.name, "state": "done" if done else "to do", "estimated_s": 0 if done else round(seconds)}
+        {
+            "step": step.name,
+            "state": "done" if done else "to do",
+            "estimated_s": 0 if done else round(step.seconds(study, work)),
+        }
         for step, done in states(run, steps_of(run))
-        for seconds in [step.seconds(study, work)]
     ]
     return {
         "study": study.name,

@@ -168,12 +168,12 @@ def read_task(run: Run, weights: bool = True) -> ReadTask:
 
 
 def embedded_inputs(run: Run) -> str:
-    """What the embedded task is made from, beside the documentation of the packages here."""
+    """The digest of the embedded task's settings; the documentation that its texts come from does not count."""
     return digest([run.study.seed, embedded.VERSION])
 
 
 def make_embedded(run: Run, laps: Laps) -> None:
-    """Data and teacher of the embedded task."""
+    """Make data and teacher of the embedded task."""
     with busy("Building the embedded task from the documentation here"):
         embedded.build(run.embedded, run.study.seed)
 
@@ -187,7 +187,7 @@ def settle_sources(run: Run) -> None:
 
 @said_of_ids
 def make_data(run: Run, laps: Laps) -> None:
-    """The tokenised splits, and where the vocabulary is pruned the tokenizer."""
+    """Tokenise the splits, and prune the tokenizer if the study asks for it."""
     with busy("Reading, splitting and tokenising the data"):
         rows = read_task(run)
         data = rows.encode()
@@ -232,7 +232,7 @@ def metric_of(run: Run) -> Metric:
 
 @said_of_ids
 def make_teacher(run: Run, laps: Laps) -> None:
-    """The teacher in the run's folder, loaded or fine-tuned."""
+    """Load or fine-tune the teacher into the run's folder."""
     study, data = run.study, splits(run)
     torch.manual_seed(study.seed)
     model, tokenizer = load_classifier(study, teacher_folder(run), data)

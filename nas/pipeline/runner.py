@@ -1,4 +1,4 @@
-"""What brings the steps of a run up to date: skips, resumes or makes each, timed and logged by the run's folder."""
+"""The runner: skips the steps of a run that are up to date, resumes or makes the others, times and logs them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def bring_up_to_date(
 ) -> dict[str, NasError]:
     """Make what is not up to date of the named steps and of all that they need, in the order of the list.
 
-    A `tolerated` error of a named step does not keep those after it from being made; they are returned by the step.
+    After a `tolerated` error of a named step the next one is made. Returns these errors by the name of the step.
     """
     problems: dict[str, NasError] = {}
     with run.remembering():
@@ -42,7 +42,7 @@ def _bring_up_to_date(run: Run, step: Step | Check) -> None:
 
 
 def states(run: Run, steps: Iterable[Step | Check]) -> list[tuple[Step, bool]]:
-    """Each step, and whether it is up to date, as it is not if one that it needs is not. Nothing is made or checked."""
+    """Return each step with whether it and all that it needs are up to date. Nothing is made, and no check is done."""
     known: dict[str, bool] = {}
     found = []
     with run.remembering():

@@ -101,18 +101,18 @@ def recipe_of(run: Run, device: str) -> Recipe:
 
 
 def profile_inputs(run: Run, device: str) -> str:
-    """What the profile of a device is made from, the machine included."""
+    """The digest of what the profile of a device is made from, the machine included."""
     recipe = recipe_of(run, device)
     return digest([recipe.digest, fingerprint(recipe.device)])
 
 
 def samples_of(run: Run, device: str) -> Path:
-    """All that was measured for the profile of a device."""
+    """The file with all measurements for the profile of a device."""
     return run.profile(device).with_suffix(".samples.json")
 
 
 def make_profile(run: Run, laps: Laps, device: str) -> None:
-    """The profile of a device that is measured from here."""
+    """Measure the profile of a device that can be reached from here."""
     built = build_profile(recipe_of(run, device), profile_inputs(run, device), samples_of(run, device))
     built.save(run.profile(device))
 
@@ -164,7 +164,7 @@ def costs_of(run: Run) -> Costs:
 
 
 def check_feasible(run: Run) -> None:
-    """Raise `StudyError` if a budget is below what the profiles say of the smallest sub-network."""
+    """Raise `InfeasibleBudgetError` if no sub-network can meet a budget, by the profiles."""
     costs_of(run).check_feasible(run.study.space)
 
 
@@ -188,7 +188,7 @@ def trials_of(run: Run, costs: Costs) -> Trials:
 
 @once
 def searched(run: Run) -> SearchState:
-    """The search as far as it has come."""
+    """The candidates that were searched so far, and their outcomes."""
     return SearchState.of(trials_of(run, costs_of(run)))
 
 
@@ -231,7 +231,7 @@ def join_search(run: Run) -> SearchState:
 
 
 def make_search(run: Run, laps: Laps) -> None:
-    """Search the space. Goes on where a killed search stopped."""
+    """Search the space, and note how the search ended. Goes on where a killed search stopped."""
     state = evaluate(run, laps, run.study.search.knapsack)
     run.note("search", ended=_end(run, len(state.results)))
 
@@ -252,7 +252,7 @@ def _end(run: Run, count: int) -> list[object]:
 
 
 def front_inputs(run: Run) -> str:
-    """What the front is made from."""
+    """The digest of what the front is made from."""
     results = [result.to_json() for result in searched(run).results]
     return digest([_FORM, results, run.study.export.candidates, measured_on(run)])
 

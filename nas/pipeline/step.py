@@ -14,7 +14,7 @@ from nas.study import Study
 
 @dataclass(frozen=True)
 class Check:
-    """What must hold before the steps that need it are begun. It leaves no result and is done each time."""
+    """A condition for the steps that need it. It leaves no result, so every command checks it."""
 
     name: str
     needs: tuple[str, ...]
@@ -40,11 +40,11 @@ class Step:
     seconds: Callable[[Study, Workload], float]
     """An estimate of how long it takes."""
     aside: tuple[Path, ...] = field(default=(), kw_only=True)
-    """What else it writes, and is removed with the result."""
+    """Other files and folders that it writes, removed together with the result."""
     current: Callable[[Run], bool] | None = field(default=None, kw_only=True)
-    """Whether the result is up to date, where this is another question than whether it was made from `inputs`."""
+    """Whether the result is up to date; None if it is when it was made from `inputs`."""
     is_remote: bool = field(default=False, kw_only=True)
-    """Whether `inputs` asks another machine, as `nas check` does not."""
+    """Whether `inputs` asks another machine. `nas check` does not, and takes the result for up to date."""
 
     def is_current(self, run: Run) -> bool:
         """Whether the result is there and up to date."""

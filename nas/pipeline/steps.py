@@ -1,4 +1,4 @@
-"""The steps of a study: one list, which `nas check`, `nas run` and the verbs between them read."""
+"""The list of a study's steps, which all commands, `nas check` and the report read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from nas.pipeline.step import Check, Step
 
 
 def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
-    """The steps of a run's study, each after all that it needs; without `fine_tune` exports keep inherited weights."""
+    """Return the steps of a run's study, each after all that it needs.
+
+    Without `fine_tune` exports keep the weights that they inherit from the supernet.
+    """
     study = run.study
     embedded = study.task.train == "embedded"
     here = [device for device in study.devices if device.where != "elsewhere"]
@@ -55,12 +58,12 @@ def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
 
 
 def seconds(run: Run) -> dict[str, float]:
-    """How long each finished step of a run took, in the order of the list."""
+    """Return how long each finished step of a run took, in the order of the list."""
     return run.seconds([step.name for step in steps_of(run)])
 
 
 def trial_step(run: Run, candidate: dict[str, Any], fine_tune: bool) -> Step:
-    """The export of a single candidate of a front, beside those of budgets."""
+    """Return the step that exports a single candidate of the front, as the budgets' exports are made."""
     inputs, make = partial(exports.trial_inputs, candidate=candidate), partial(exports.make_trial, candidate=candidate)
     return _written(run, exports.trial_name(candidate), inputs, make, fine_tune)
 
@@ -105,7 +108,7 @@ def _export(run: Run, budget: Budget, fine_tune: bool) -> Step:
 
 
 def _written(run: Run, name: str, inputs: Callable[..., str], make: Callable[..., None], fine_tune: bool) -> Step:
-    """The step that exports under a name; `inputs` and `make` take whether the export is fine-tuned."""
+    """Return the step that exports under a name. `inputs` and `make` are told whether the export is fine-tuned."""
     tuned = fine_tune and run.study.export.fine_tune
     return Step(
         f"export-{name}",

@@ -59,7 +59,7 @@ def refuse_other_training(run: Run) -> None:
 
 
 def make_supernet(run: Run, laps: Laps) -> None:
-    """The supernet's weights, and the ordered teacher that its training starts from."""
+    """Order the teacher's units, then train the supernet from it."""
     origin, workers = _origin(run), run.study.supernet.workers
     torch.manual_seed(run.study.seed)
     if not run.ordered_teacher.exists():
