@@ -265,7 +265,7 @@ holdout = {{ size = {searched} }}  # training rows that judge candidates; by = "
 
 [teacher]
 model = {_text(_seen_from(folder, answers.teacher) if teacher else answers.teacher)}
-{tune}fine_tune = {{ epochs = 2.0 }}  # for a teacher that has not seen the task yet
+{tune}fine_tune = {{}}  # for a teacher that has not seen the task yet; epochs by the number of rows
 
 [search_space]
 name = {_text(space)}

@@ -120,7 +120,7 @@ def searched_study(_made_once: Path, tmp_path_factory: pytest.TempPathFactory) -
     """A tiny study that is searched and not exported, with its results in `runs`; not to be spoilt."""
     folder = shutil.copytree(_made_once, tmp_path_factory.mktemp("searched") / "tiny")
     run = folder / "runs" / "tiny"
-    for part in ("exports", "baselines"):
+    for part in ("exports", "baselines", "finalists"):
         shutil.rmtree(run / part)
         for step in (run / "steps").glob(f"{part.removesuffix('s')}*.json"):
             step.unlink()

@@ -29,11 +29,13 @@ from nas.pipeline import Run, export, export_trial, exports, searches
 from nas.pipeline.reports import report
 from nas.progress import Laps
 from nas.study import Study
+from nas.supernet.training import Distillation
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
 STEPS = (
-    "data", "teacher", "profile-cpu", "supernet", "search", "front", "baselines-cpu", "export-large", "export-small",
+    "data", "teacher", "profile-cpu", "supernet", "search", "front", "finalists", "baselines-cpu",
+    "export-large", "export-small",
 )  # fmt: skip
 
 
@@ -75,7 +77,7 @@ def test_every_export_is_verified_and_meets_its_budget(finished):
     for budget, share in (("large", 0.8), ("small", 0.5)):
         found = _verification(runs, budget)
         assert found["met"] is True and found["p50_ms"] <= share * found["teacher_p50_ms"]
-        before, after = found["search_accuracy_by_epoch"]
+        before, after = found["search_accuracy_inherited"], found["search_accuracy_in_training"][-1][1]
         assert found["search_accuracy"] == pytest.approx(after if found["fine_tuned"] else before)
         assert found["p95_ms"] >= found["p50_ms"] > 0
         assert found["test_examples"] == 200 and 0 <= found["accuracy"] <= 1
@@ -153,7 +155,7 @@ def test_a_second_run_skips_everything_and_a_change_redoes_what_it_concerns(nas,
     changed.write_text(TINY_STUDY.replace("epochs = 0.5", "epochs = 0.25"))
     assert nas("run", str(changed), "--runs", str(runs))[0] == 0
     after = _stamps(runs)
-    assert {name for name in before if before[name] != after[name]} == {"export-large", "export-small"}
+    assert {name for name in before if before[name] != after[name]} == {"finalists", "export-large", "export-small"}
 
 
 def test_a_new_budget_is_searched_and_exported(nas, finished, tmp_path):
@@ -208,16 +210,17 @@ def test_one_candidate_alone_is_exported_by_its_number_or_digest(copied):
         export_trial(copied, "zz")
 
 
-def test_fine_tuning_that_harms_is_left_out(copied, monkeypatch):
-    def harms(writer, model, name):
-        for parameter in model.parameters():
+def test_a_training_that_harms_is_left_out(copied, monkeypatch):
+    def harms(training, networks, halving, judge, title):
+        for parameter in networks[0].parameters():
             parameter.data.zero_()
-        return [0.0]
+        return [{0: 0.0}] * (len(halving.rungs) + 1)
 
-    monkeypatch.setattr(exports._Writer, "_fine_tune", harms)
+    monkeypatch.setattr(Distillation, "train_cohort", harms)
+    shutil.rmtree(copied.finalists)
     chosen = searches.front(copied)["candidates"][0]
     found = export_trial(copied, chosen["digest"])[exports.trial_name(chosen)]
-    assert found["fine_tuned"] is False and found["search_accuracy_by_epoch"][1:] == [0.0]
+    assert found["fine_tuned"] is False and {value for _, value in found["search_accuracy_in_training"]} == {0.0}
     assert found["search_accuracy"] == found["search_accuracy_inherited"] > 0.0
 
 

@@ -10,9 +10,9 @@ from dataclasses import replace
 import pytest
 
 from nas.data import TaskData
-from nas.errors import ExportError, StudyError
+from nas.errors import ExportError, SearchError, StudyError
 from nas.evaluate.accuracy import FORM as EVALUATION
-from nas.files import digest, file_digest
+from nas.files import digest, file_digest, read_json
 from nas.pipeline import Run, exports, prepare, search_candidates, searches, supernets
 from nas.pipeline.estimates import Workload
 from nas.pipeline.run import once
@@ -247,9 +247,13 @@ def test_digests_are_made_of_what_they_always_were(finished):
     measured = [file_digest(finished.profile("cpu"))]
     made["front"] = digest([searches._FORM, results, study.export.candidates, measured])
     made["baselines-cpu"] = digest([exports._FORM, made["teacher"], recipe.device.model_dump(mode="json"), machine])
+    budgets = read_json(finished.front, SearchError)["budgets"]
+    groups = {name: [item["digest"] for item in found if item["met"]][:3] for name, found in budgets.items()}
+    kept = study.export.model_dump(mode="json", include={"finalists", "epochs", "learning_rate", "batch_size"})
+    made["finalists"] = digest([groups, {"form": 1, "supernet": made["supernet"], "export": kept}])
     for budget in study.budgets:
         given = [exports._FORM, file_digest(finished.front), made["supernet"], study.digest("export")]
-        made[f"export-{budget.name}"] = digest([*given, budget.model_dump(mode="json"), study.export.fine_tune])
+        made[f"export-{budget.name}"] = digest([*given, budget.model_dump(mode="json"), made["finalists"]])
     assert (prepare._DATA_FORM, prepare._TEACHER_FORM, supernets._FORM) == (4, 3, 4)
     marks = {path.stem: json.loads(path.read_text()) for path in (finished.folder / "steps").glob("*.json")}
     assert {name: mark["inputs"] for name, mark in marks.items()} == made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset
@@ -17,16 +18,18 @@ from transformers import (
     BertModel,
 )
 
-from nas.data import TaskData, batches_by_length
+from nas.data import Metric, TaskData, batches_by_length
 from nas.errors import TeacherError
 from nas.evaluate import predict
 from nas.evaluate.accuracy import forward_of
+from nas.files import read_json
 from nas.model.tokenizer import load_tokenizer
 from nas.pipeline.commands import prepare_teacher
 from nas.pipeline.run import Run
 from nas.pipeline.supernets import load_teacher
 from nas.space import shipped_spaces
-from nas.study import Study
+from nas.study import FineTuning, Study
+from nas.supernet.loops import LOG_FILE
 
 FINE_TUNED = TINY_STUDY.replace("fine_tune = { epochs = 2.0, learning_rate = 2e-3 }", "")
 
@@ -115,6 +118,25 @@ def test_a_teacher_that_has_learnt_is_told_of_without_a_warning(tiny_study, tmp_
     _prepare(tiny_study, tmp_path)
     said = capsys.readouterr().err
     assert "Teacher: accuracy" in said and "on 200 texts of the search set" in said and "Warning" not in said
+
+
+@pytest.mark.slow
+def test_without_epochs_the_best_epoch_of_ten_is_kept(tiny_study, tmp_path):
+    """The tiny study has 800 training rows."""
+    tiny_study.write_text(TINY_STUDY.replace("epochs = 2.0, learning_rate = 2e-3", "learning_rate = 5e-3"))
+    run = _prepare(tiny_study, tmp_path)
+    log = read_json(run.teacher / LOG_FILE, TeacherError)
+    judged = [entry["eval_accuracy"] for entry in log if "eval_accuracy" in entry]
+    best = judged.index(max(judged)) + 1
+    assert len(judged) == min(10, best + 3)
+    search, metric = TaskData.load(run.data).search, Metric("accuracy")
+    logits = predict(forward_of(load_teacher(run)), batches_by_length(search))
+    assert metric.score(logits, np.asarray(search["labels"])) == pytest.approx(max(judged))
+
+
+@pytest.mark.parametrize(("rows", "epochs"), [(100, 10), (5_000, 10), (8_000, 7), (20_000, 3), (62_000, 2), (10**6, 2)])
+def test_few_rows_are_read_more_often(rows, epochs):
+    assert FineTuning().epochs_on(rows) == epochs and FineTuning(epochs=1.5).epochs_on(rows) == 1.5
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])

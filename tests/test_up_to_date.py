@@ -16,6 +16,7 @@ from nas.errors import DeviceError, TrainingError
 from nas.pipeline import Run, export, exports, profile, search_candidates, searches, supernets
 from nas.pipeline.commands import evaluate_candidates
 from nas.pipeline.devices import _command
+from nas.pipeline.finalists import Finalist
 from nas.pipeline.older import older
 from nas.pipeline.runner import states
 from nas.pipeline.steps import steps_of
@@ -161,14 +162,15 @@ def test_candidates_are_evaluated_and_judged_on_the_processor_that_trains(run, m
     monkeypatch.setattr("nas.pipeline.searches.training_processor", lambda: "meta")
     assert searches.evaluation(run).processor == "meta"
     writer = exports._Writer(run, fine_tune=False)
-    assert writer.evaluator.processor == "meta"
-    assert {batch.inputs["input_ids"].device.type for batch in writer.evaluator.batches} == {"meta"}
+    assert writer.judge.processor == "meta"
+    assert {batch.inputs["input_ids"].device.type for batch in writer.judge.batches} == {"meta"}
 
 
 def test_inherited_weights_have_a_handicap_of_two_standard_errors():
     """For any metric: 1.4 points of SST-2's accuracy, whose standard error is 0.7, and four of a noisy correlation."""
-    assert exports._gains([0.900, 0.880, 0.887], 0.007) and not exports._gains([0.900, 0.885], 0.007)
-    assert exports._gains([0.80, 0.77], 0.02) and not exports._gains([0.80, 0.75], 0.02)
+    assert Finalist(0.900, 0.007, ((5, 0.880), (9, 0.887))).is_gain
+    assert not Finalist(0.900, 0.007, ((5, 0.900), (9, 0.885))).is_gain
+    assert Finalist(0.80, 0.02, ((5, 0.77),)).is_gain and not Finalist(0.80, 0.02, ((5, 0.75),)).is_gain
 
 
 def test_what_is_of_an_older_form_of_the_study_is_said(run):

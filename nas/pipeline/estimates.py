@@ -68,7 +68,7 @@ def data(study: Study, work: Workload) -> float:
 def teacher(study: Study, work: Workload) -> float:
     """Loading or fine-tuning the teacher."""
     tuning = study.teacher.fine_tune
-    return 3 * work.seconds(work.rows) * tuning.epochs if tuning else 5.0
+    return 3 * work.seconds(work.rows) * tuning.epochs_on(work.rows) if tuning else 5.0
 
 
 def supernet(study: Study, work: Workload) -> float:
@@ -101,10 +101,17 @@ def baselines(study: Study, work: Workload) -> float:
     return 15.0
 
 
+def finalists(study: Study, work: Workload) -> float:
+    """The final training; on average half of the finalists are trained."""
+    settings = study.export
+    steps = work.rows / settings.batch_size * settings.epochs if settings.epochs else study.supernet.steps
+    passes = 1 + 3 * _SMALL * len(study.budgets) * settings.finalists / 2
+    return passes * work.seconds(steps * settings.batch_size)
+
+
 def export(study: Study, work: Workload) -> float:
-    """Training, writing and verifying the export for one budget."""
-    epochs = study.export.epochs if study.export.fine_tune else 0.0
-    return 15 + (1 + 3 * _SMALL) * work.seconds(work.rows) * epochs
+    """Writing and verifying the export for one budget."""
+    return 15.0
 
 
 def measured_rate() -> float:

@@ -1,14 +1,13 @@
-"""The last steps: for each budget the most accurate candidate that is measured to meet it, written and verified.
+"""The last steps: for each budget the most accurate network that is measured to meet it, written and verified.
 
 The teacher is written and verified first, and single candidates can be, in the same way.
 """
 
 from __future__ import annotations
 
-import copy
 import shutil
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -27,23 +26,24 @@ from nas.export.verification import Reference
 from nas.files import digest, file_digest, read_json, write_json
 from nas.model import CompactBertForSequenceClassification
 from nas.model.tokenizer import load_tokenizer
+from nas.pipeline.finalists import (
+    Finalist,
+    finalists_inputs,
+    judge_of,
+    load_trained,
+    train_together,
+    trained,
+)
 from nas.pipeline.prepare import metric_of, splits, teacher_inputs
 from nas.pipeline.run import Run
-from nas.pipeline.searches import device_of, evaluation, fingerprint, front, measured_on, texts
+from nas.pipeline.searches import device_of, fingerprint, front, measured_on, texts
 from nas.pipeline.snapshots import commits
-from nas.pipeline.supernets import distillation, load_teacher, supernet_inputs
+from nas.pipeline.supernets import load_teacher, supernet_inputs
 from nas.progress import Laps, say
 from nas.report.card import write_card
-from nas.supernet.loops import Schedule
 
-_FORM = 5
+_FORM = 6
 """To be raised when an export or a baseline holds other things than before, so that older ones are rebuilt."""
-_FLATTERED = 2.0
-"""By so many standard errors of the metric the search set flatters a network that was chosen on it, before fine-tuning.
-
-On SST-2, where one is 0.7 points of accuracy, it was 1.5 points (studies/LOG.md, 2026-11-26). What a choice gains by
-luck grows with the noise of the metric on that set, so this holds for any metric and any number of texts.
-"""
 
 
 def is_current(run: Run, name: str, inputs: Callable[..., str], fine_tune: bool) -> bool:
@@ -108,7 +108,7 @@ def candidate_of(run: Run, trial: str) -> dict[str, Any]:
 def export_inputs(run: Run, budget: Budget, fine_tune: bool) -> str:
     """What an export is made from."""
     asked, settings = budget.model_dump(mode="json"), run.study.digest("export")
-    given = [_FORM, file_digest(run.front), supernet_inputs(run), settings, asked, fine_tune]
+    given = [_FORM, file_digest(run.front), supernet_inputs(run), settings, asked, fine_tune and finalists_inputs(run)]
     return digest([*given, missed] if (missed := _missed(run, budget)) else given)
 
 
@@ -190,13 +190,17 @@ def _quantised(teacher: CompactBertForSequenceClassification) -> CompactBertForS
 
 
 def make_export(run: Run, laps: Laps, budget: Budget, fine_tune: bool) -> None:
-    """Export for a budget the most accurate candidate that meets it when verified.
+    """Export for a budget the most accurate network that meets it when verified.
 
     Raises `ExportError` if no measured candidate does.
     """
     measured, missed = front(run)["budgets"][budget.name], _missed(run, budget)
     writer, references = _Writer(run, fine_tune), _references(run, budget.devices)
-    for candidate in (item for item in measured if item["met"] and item["digest"] not in missed):
+    able = [item for item in measured if item["met"] and item["digest"] not in missed]
+    if fine_tune:  # the sort is stable: who is no finalist keeps its place behind those who are
+        finalists = trained(run.finalists)
+        able.sort(key=lambda item: finalists[item["digest"]].order if item["digest"] in finalists else (0, 0.0))
+    for candidate in able:
         if writer.write(budget.name, candidate, budget, references)["met"] is not False:
             return
         say(f"{budget.name}: {candidate['description']} missed the budget when verified; taking the next best")
@@ -213,41 +217,30 @@ def make_trial(run: Run, laps: Laps, candidate: dict[str, Any], fine_tune: bool)
     _Writer(run, fine_tune).write(trial_name(candidate), candidate, None, _references(run, devices))
 
 
+Weighed = tuple[CompactBertForSequenceClassification, dict[str, Any]]
+"""A network, and what its verification says about its accuracy on the search set."""
+
+
 @dataclass(frozen=True)
 class _Writer:
-    """Trains candidates of a run, writes and verifies them."""
+    """Writes candidates of a run and verifies them; trains those that were not in the final training."""
 
     run: Run
     fine_tune: bool
 
     @cached_property
-    def evaluator(self) -> Evaluator:
-        recipe = replace(evaluation(self.run), examples=None)
-        say(f"export: candidates are trained and judged on {recipe.processor}")
-        return recipe.load()
+    def judge(self) -> Evaluator:
+        return judge_of(self.run)
 
     def write(
         self, name: str, candidate: dict[str, Any], budget: Budget | None, references: dict[Device, Reference]
     ) -> dict[str, Any]:
         """The verification of a candidate, exported under a name."""
         run, folder = self.run, self.run.export(name)
-        model = self.evaluator.network(Architecture.from_json(candidate["architecture"]))
-        inherited, error = self.evaluator.judged(model)
-        accuracies, gains = [inherited], False
-        if self.fine_tune:
-            start = copy.deepcopy(model.state_dict())
-            accuracies += self._fine_tune(model, name)
-            gains = _gains(accuracies, error)
-            if not gains:
-                say(f"{name}: fine-tuning went from {accuracies[0]:.4f} to {max(accuracies[1:]):.4f}: left out")
-                model.load_state_dict(start)
+        architecture = Architecture.from_json(candidate["architecture"])
+        model, accuracies = (self._trained if self.fine_tune else self._inherited)(name, architecture)
         _write(run, model, folder, [device.runtime for device in references])
-        about = {
-            "search_accuracy_inherited": accuracies[0],
-            "search_accuracy": self.evaluator.accuracy_of(model) if gains else accuracies[0],
-            "search_accuracy_by_epoch": accuracies,
-            "search_accuracy_standard_error": error,
-            "fine_tuned": gains,
+        about = accuracies | {
             "predicted_ms": candidate["predicted_ms"],
             "architecture": candidate["architecture"],
             "description": candidate["description"],
@@ -258,26 +251,29 @@ class _Writer:
             write_card(folder, run.study)
         return found
 
-    def _fine_tune(self, model: CompactBertForSequenceClassification, name: str) -> list[float]:
-        """Train a model in place; returns the accuracies after each epoch, of which the best one stays."""
-        settings, architecture = self.run.study.export, model.config.architecture
-        schedule = Schedule(
-            settings.learning_rate, settings.batch_size, epochs=settings.epochs, patience=settings.patience
-        )
-        folder = self.run.trainings(name) / architecture.digest
-        origin = {
-            "form": _FORM,
-            "supernet": supernet_inputs(self.run),
-            "export": settings.model_dump(mode="json"),
-            "architecture": architecture.to_json(),
-        }
-        training = distillation(self.run, splits(self.run), schedule, folder, origin)
-        return training.train_subnetwork(model, f"Fine-tuning for {name}", self.evaluator.accuracy_of)
+    def _inherited(self, name: str, architecture: Architecture) -> Weighed:
+        model = self.judge.network(architecture)
+        return model, _accuracies(Finalist(*self.judge.judged(model), ()), False)
+
+    def _trained(self, name: str, architecture: Architecture) -> Weighed:
+        """The network as it was trained, or as it was inherited if that is better."""
+        folder = self.run.finalists
+        together = self.run.is_done("finalists", finalists_inputs(self.run))
+        if not (together and (folder / architecture.digest).exists()):
+            folder = self.run.trainings(name) / architecture.digest
+            train_together(self.run, folder, [[architecture]], f"Training for {name}")
+        found = trained(folder)[architecture.digest]
+        if found.is_gain:
+            return load_trained(folder, architecture), _accuracies(found, True)
+        say(f"{name}: the training went from {found.inherited:.4f} to {found.accuracies[-1][1]:.4f}: left out")
+        return self.judge.network(architecture), _accuracies(found, False)
 
 
-def _gains(accuracies: list[float], standard_error: float) -> bool:
-    """Whether fine-tuning was worth it: `accuracies` on the search set are those before it and after each epoch.
-
-    `standard_error` is that of the first one.
-    """
-    return max(accuracies[1:]) >= accuracies[0] - _FLATTERED * standard_error
+def _accuracies(found: Finalist, is_trained: bool) -> dict[str, Any]:
+    return {
+        "search_accuracy_inherited": found.inherited,
+        "search_accuracy": found.accuracies[-1][1] if is_trained else found.inherited,
+        "search_accuracy_in_training": [list(each) for each in found.accuracies],
+        "search_accuracy_standard_error": found.standard_error,
+        "fine_tuned": is_trained,
+    }

@@ -26,7 +26,7 @@ from nas.pipeline.snapshots import commit, has_hub_teacher, hub_teacher, keep, s
 from nas.pipeline.teachers import Teacher, check_shape, check_teacher, load_classifier
 from nas.progress import Laps, busy, say
 from nas.study import Study
-from nas.supernet.loops import Schedule, fine_tune
+from nas.supernet.loops import FineTuning, Judge, Schedule
 from nas.supernet.scale import STANDARD, Scale, last_linear
 from nas.vocabulary import prune_embeddings, prune_tokenizer
 
@@ -40,6 +40,8 @@ _TOKENIZER, _KEPT = "tokenizer", "vocabulary.json"
 """A pruned tokenizer, and the rows of the teacher's word table that it keeps."""
 _JUDGED_BY = 1000
 """So many texts of the search set say how accurate the teacher is."""
+_PATIENCE = 3
+"""Where the study says no epochs: fine-tuning ends after so many in a row that were no better on the search set."""
 
 
 def data_files(run: Run) -> dict[str, Path]:
@@ -253,16 +255,29 @@ def _fine_tune(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
     """Train the teacher in place; for a regression on standardised targets, which its last layer then undoes."""
     settings, train, scale = run.study.teacher.fine_tune, data.train, STANDARD
     assert settings
-    schedule = Schedule(settings.learning_rate, settings.batch_size, epochs=settings.epochs)
     if run.study.task.kind == "regression":
         scale = Scale.of(train["labels"])
-        some = train.select(range(min(_JUDGED_BY, len(train))))
+        some = _some_of(train)
         Scale.to_begin_with(_logits(model, some)[:, 0], some["labels"]).take_out_of(last_linear(model))
         targets = scale.standardised(train["labels"])
         train = train.remove_columns("labels").add_column("labels", targets)
     origin = {"form": _TEACHER_FORM, "teacher": teacher_inputs(run)}
-    fine_tune(model, train, tokenizer, schedule, run.teacher, run.study.seed, origin)
+    judge, patience = (None, 0) if settings.epochs else (_judge_of(run.study, data), _PATIENCE)
+    epochs = settings.epochs_on(len(train))
+    schedule = Schedule(settings.learning_rate, settings.batch_size, epochs=epochs, patience=patience)
+    FineTuning(train, tokenizer, schedule, run.teacher, run.study.seed, origin, judge).tune(model)
     scale.put_into(last_linear(model))
+
+
+def _judge_of(study: Study, data: TaskData) -> Judge:
+    """Tells how accurate a teacher is on some of the search set, which it does not learn from."""
+    metric, texts = Metric.of(study.task, data.label_names), _some_of(data.search)
+    labels = np.asarray(texts["labels"])
+    return lambda model: metric.score(_logits(model, texts), labels)
+
+
+def _some_of(texts: Dataset) -> Dataset:
+    return texts.select(range(min(_JUDGED_BY, len(texts))))
 
 
 def scale_of(run: Run) -> Scale:
@@ -280,7 +295,7 @@ def _judge(model: PreTrainedModel, data: TaskData, study: Study) -> Scale:
     Returns the scale of its outputs if the task is a regression.
     """
     metric = Metric.of(study.task, data.label_names)
-    texts = data.search.select(range(min(_JUDGED_BY, len(data.search))))
+    texts = _some_of(data.search)
     with busy("Looking at the teacher's answers"):
         logits, labels = _logits(model, texts), np.asarray(texts["labels"])
     found = metric.score(logits, labels)

@@ -17,7 +17,9 @@
         search/front.json     the Pareto front, with measured latencies
         evaluations/          accuracies that the next search of the same supernet need not find anew
         baselines/<device>/   the teacher and the int8 teacher, written and verified like exports
-        fine-tuning/<export>/ log and, until it ends, checkpoints of the final training, one folder a candidate
+        finalists/       finalists.json: what the final training of the best candidates came to; its log; and a
+                              Hugging Face folder for each of them, named by its architecture's digest
+        fine-tuning/<export>/ the same for candidates that were not among them, each trained alone when it is exported
         missed/<budget>.json  digests of what missed a budget on a device elsewhere
         exports/<export>/     Hugging Face folder that loads anywhere, model.onnx, infer.py, README.md,
                               architecture.json, verification.json; an export is named by its budget, or trial-<number>
@@ -118,8 +120,13 @@ class Run:
         """The teacher as it is served on a device."""
         return self.folder / "baselines" / device
 
+    @property
+    def finalists(self) -> Path:
+        """The final training of the best candidates of all budgets."""
+        return self.folder / "finalists"
+
     def trainings(self, export: str) -> Path:
-        """Where the candidates for an export are trained, each in a folder named by its digest."""
+        """Where candidates for an export that are no finalists are trained, each in a folder named by its digest."""
         return self.folder / "fine-tuning" / export
 
     def missed(self, budget: str) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 from nas.budget import Budget
 from nas.device import Device
-from nas.pipeline import estimates, exports, prepare, searches, supernets
+from nas.pipeline import estimates, exports, finalists, prepare, searches, supernets
 from nas.pipeline.run import Run
 from nas.pipeline.step import Check, Step
 
@@ -52,6 +52,7 @@ def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
             current=searches.is_searched,
         ),
         Step("front", ("search",), searches.front_inputs, searches.make_front, run.front, estimates.front),
+        *([_finalists(run)] if fine_tune and study.export.fine_tune else []),
         *(_baselines(run, device) for device in study.devices),
         *(_export(run, budget, fine_tune) for budget in study.budgets),
     )
@@ -65,7 +66,7 @@ def seconds(run: Run) -> dict[str, float]:
 def trial_step(run: Run, candidate: dict[str, Any], fine_tune: bool) -> Step:
     """Return the step that exports a single candidate of the front, as the budgets' exports are made."""
     inputs, make = partial(exports.trial_inputs, candidate=candidate), partial(exports.make_trial, candidate=candidate)
-    return _written(run, exports.trial_name(candidate), inputs, make, fine_tune)
+    return _written(run, exports.trial_name(candidate), ("front",), inputs, make, fine_tune)
 
 
 def _embedded(run: Run) -> Step:
@@ -102,17 +103,30 @@ def _baselines(run: Run, device: Device) -> Step:
     )
 
 
+def _finalists(run: Run) -> Step:
+    inputs, make = finalists.finalists_inputs, finalists.make_finalists
+    return Step("finalists", ("front",), inputs, make, run.finalists, estimates.finalists)
+
+
 def _export(run: Run, budget: Budget, fine_tune: bool) -> Step:
     inputs, make = partial(exports.export_inputs, budget=budget), partial(exports.make_export, budget=budget)
-    return _written(run, budget.name, inputs, make, fine_tune)
+    needs = ("front", "finalists") if fine_tune and run.study.export.fine_tune else ("front",)
+    return _written(run, budget.name, needs, inputs, make, fine_tune)
 
 
-def _written(run: Run, name: str, inputs: Callable[..., str], make: Callable[..., None], fine_tune: bool) -> Step:
+def _written(
+    run: Run,
+    name: str,
+    needs: tuple[str, ...],
+    inputs: Callable[..., str],
+    make: Callable[..., None],
+    fine_tune: bool,
+) -> Step:
     """Return the step that exports under a name. `inputs` and `make` are told whether the export is fine-tuned."""
     tuned = fine_tune and run.study.export.fine_tune
     return Step(
         f"export-{name}",
-        ("front", *(f"baselines-{device.name}" for device in run.study.devices)),
+        (*needs, *(f"baselines-{device.name}" for device in run.study.devices)),
         partial(inputs, fine_tune=tuned),
         partial(make, fine_tune=tuned),
         run.export(name),

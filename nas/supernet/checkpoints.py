@@ -33,6 +33,7 @@ from nas.files import digest, read_json, write_json
 
 _COMPLETE = "complete"
 _ORIGIN_FILE = "origin.json"
+_WEIGHTS = "model.safetensors"
 
 
 class _ByLength(LengthGroupedSampler):
@@ -93,8 +94,22 @@ class SafeTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if self.args.should_save:
-            assert isinstance(self.model, PreTrainedModel) and output_dir
-            self.model.save_pretrained(output_dir)
+            assert self.model is not None and output_dir
+            if isinstance(self.model, PreTrainedModel):
+                self.model.save_pretrained(output_dir)
+            else:  # what is frozen is as it was when the training was begun
+                trained = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+                folder = Path(output_dir)
+                folder.mkdir(parents=True, exist_ok=True)
+                save_file({name: value.detach().contiguous() for name, value in trained.items()}, folder / _WEIGHTS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        model = model or self.model
+        if isinstance(model, PreTrainedModel):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            assert model is not None
+            model.load_state_dict(load_file(Path(resume_from_checkpoint) / _WEIGHTS), strict=False)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.args.should_save:

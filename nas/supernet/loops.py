@@ -7,7 +7,7 @@ processor multiplies it natively.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,8 @@ import torch
 from datasets import Dataset
 from transformers import (
     DataCollatorWithPadding,
+    EarlyStoppingCallback,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerCallback,
@@ -49,6 +51,9 @@ _JUDGED: dict[str, Any] = {
 }
 """Settings of a training that is asked for its accuracy after each epoch."""
 
+Judge = Callable[[PreTrainedModel], float]
+"""Tells a network's accuracy."""
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -64,8 +69,8 @@ class Schedule:
     and then nobody asks for the accuracy."""
 
 
-def training_arguments(model: PreTrainedModel, folder: Path, schedule: Schedule, seed: int) -> TrainingArguments:
-    """The Trainer's settings for a model, with checkpoints below `folder`."""
+def training_arguments(config: PreTrainedConfig, folder: Path, schedule: Schedule, seed: int) -> TrainingArguments:
+    """The Trainer's settings for a model of a configuration, with checkpoints below `folder`."""
     processor = training_processor()
     return TrainingArguments(
         output_dir=str(folder / "checkpoints"),
@@ -77,7 +82,7 @@ def training_arguments(model: PreTrainedModel, folder: Path, schedule: Schedule,
         warmup_steps=0.06,
         weight_decay=0.01,
         optim="adamw_torch_fused",
-        bf16=uses_bf16(model.config.hidden_size, processor),
+        bf16=uses_bf16(config.hidden_size, processor),
         use_cpu=processor == "cpu",
         save_steps=schedule.checkpoint_steps,
         save_total_limit=2,
@@ -159,25 +164,51 @@ def run_trainer(trainer: SafeTrainer, title: str, folder: Path, origin: dict[str
         write_json(folder / LOG_FILE, trainer.state.log_history)
 
 
-def fine_tune(
-    model: PreTrainedModel,
-    train: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    schedule: Schedule,
-    folder: Path,
-    seed: int,
-    origin: dict[str, Any],
-) -> None:
-    """Train a teacher on labels, in place. `origin` is what the training is made of."""
-    model.set_attn_implementation("eager")  # the one whose dropout `SeededDropout` can seed
-    trainer = SideBySideTrainer(
-        model=model,
-        args=training_arguments(model, folder, schedule, seed),
-        train_dataset=train,
-        data_collator=DataCollatorWithPadding(tokenizer),
-        processing_class=tokenizer,
-    )
-    run_trainer(trainer, "Fine-tuning the teacher", folder, origin)
+class _JudgedTrainer(SideBySideTrainer):
+    """Tells the accuracy of its model where the Trainer would evaluate it."""
+
+    def __init__(self, *, model: PreTrainedModel, judge: Judge, **kwargs: Any) -> None:
+        super().__init__(model=model, **kwargs)
+        self._judged, self._judge = model, judge
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        with self.all_threads():
+            metrics = {"eval_accuracy": self._judge(self._judged)}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """What a training of a teacher on labels needs besides the teacher."""
+
+    train: Dataset
+    tokenizer: PreTrainedTokenizerBase
+    schedule: Schedule
+    folder: Path
+    seed: int
+    origin: dict[str, Any]
+    """What this training is made of, as JSON values: checkpoints of something else are refused."""
+    judge: Judge | None = None
+    """Needed by a schedule with patience: the epoch that it finds the most accurate is kept."""
+
+    def tune(self, model: PreTrainedModel) -> None:
+        """Train a teacher in place."""
+        model.set_attn_implementation("eager")  # the one whose dropout `SeededDropout` can seed
+        settings: dict[str, Any] = {
+            "model": model,
+            "args": training_arguments(model.config, self.folder, self.schedule, self.seed),
+            "train_dataset": self.train,
+            "data_collator": DataCollatorWithPadding(self.tokenizer),
+            "processing_class": self.tokenizer,
+        }
+        if self.judge:
+            callbacks = [EarlyStoppingCallback(self.schedule.patience)]
+            # The Trainer insists on an `eval_dataset`; `judge` has its own.
+            settings |= {"judge": self.judge, "callbacks": callbacks, "eval_dataset": self.train}
+        trainer = (_JudgedTrainer if self.judge else SideBySideTrainer)(**settings)
+        run_trainer(trainer, "Fine-tuning the teacher", self.folder, self.origin)
 
 
 def labelled_batches(

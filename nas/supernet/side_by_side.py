@@ -14,11 +14,11 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from transformers import PreTrainedModel
 
 from nas.supernet.checkpoints import SafeTrainer
 from nas.threads import keep_freed_memory, replica, single_threads
@@ -37,7 +37,7 @@ class SideBySideTrainer(SafeTrainer):
     `replicas` holds the model itself and the copies that share its weights, one for each thread.
     """
 
-    def __init__(self, *, model: PreTrainedModel, **kwargs: Any) -> None:
+    def __init__(self, *, model: nn.Module, **kwargs: Any) -> None:
         super().__init__(model=model, **kwargs)
         self._torch_threads = torch.get_num_threads()
         count = min(self._torch_threads, _MOST_THREADS) if self.args.device.type == "cpu" else 1
@@ -106,7 +106,7 @@ class SideBySideTrainer(SafeTrainer):
         return loss.detach() * share
 
 
-def _replica(model: PreTrainedModel) -> PreTrainedModel:
+def _replica(model: nn.Module) -> nn.Module:
     """A replica whose embedding tables have sparse gradients: a part of a batch has few of the tokens."""
     made = replica(model)
     for module in made.modules():
@@ -158,12 +158,14 @@ def add_gradients(replicas: Sequence[nn.Module]) -> None:
 class SeededDropout(TorchFunctionMode):
     """Draws the masks of `torch.nn.functional.dropout` for tensors on a device from a generator of its own.
 
-    Threads otherwise share one generator, and the order in which they use it differs from run to run.
+    Threads otherwise share one generator, and the order in which they use it differs from run to run. On a CPU numpy
+    draws the masks, from 16 bits each: torch's own draws take six times as long, a sixth of a fine-tuning step.
     """
 
     def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
         super().__init__()
-        self._generator = torch.Generator(device).manual_seed(seed)  # a GPU accepts only a generator of its own
+        on_cpu = torch.device(device).type == "cpu"
+        self._draw = _drawn_by_numpy(seed) if on_cpu else _drawn_by_torch(seed, device)
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -176,4 +178,28 @@ class SeededDropout(TorchFunctionMode):
     ) -> torch.Tensor:
         if not training or not p:
             return input
-        return input * torch.empty_like(input).bernoulli_(1.0 - p, generator=self._generator).div_(1.0 - p)
+        return input * self._draw(input, 1.0 - p)
+
+
+Draw = Callable[[torch.Tensor, float], torch.Tensor]
+"""A mask for a tensor: the inverse of the share that is kept, or 0."""
+
+
+def _drawn_by_numpy(seed: int) -> Draw:
+    generator, most = np.random.Generator(np.random.SFC64(seed)), 1 << 16
+
+    def draw(tensor: torch.Tensor, kept: float) -> torch.Tensor:
+        numbers = generator.integers(0, most, tensor.shape, dtype=np.uint16)
+        mask = torch.from_numpy(numbers < round(kept * most))
+        return mask.to(tensor.dtype).div_(kept or 1.0)
+
+    return draw
+
+
+def _drawn_by_torch(seed: int, device: torch.device | str) -> Draw:
+    generator = torch.Generator(device).manual_seed(seed)  # a GPU accepts only a generator of its own
+
+    def draw(tensor: torch.Tensor, kept: float) -> torch.Tensor:
+        return torch.empty_like(tensor).bernoulli_(kept, generator=generator).div_(kept or 1.0)
+
+    return draw

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from datasets import Dataset
 from torch import distributed, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import DataCollatorWithPadding, EarlyStoppingCallback, PreTrainedTokenizerBase
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+)
 
 from nas.architecture import Architecture
-from nas.errors import TrainingError
-from nas.files import read_json
 from nas.model import CompactBertConfig, CompactBertForSequenceClassification
 from nas.space import SearchSpace
 from nas.supernet.augmentation import TokenReplacement
+from nas.supernet.cohort import Cohort, Halving
 from nas.supernet.distillation import Knowledge, LossWeights, distillation_loss, last_projections
-from nas.supernet.loops import LOG_FILE, Schedule, run_trainer, training_arguments
+from nas.supernet.loops import Schedule, run_trainer, training_arguments
 from nas.supernet.sampling import Sampling, in_stages, sandwich
 from nas.supernet.scale import STANDARD, Scale
 from nas.supernet.side_by_side import SideBySideTrainer, Work, balanced, split
@@ -36,34 +41,37 @@ _PART_TOKENS = 1024
 """Parts of a batch of this many tokens are worth the work that is done once for each part."""
 Judge = Callable[[CompactBertForSequenceClassification], float]
 """Tells a network's accuracy."""
+Student = tuple[int, Architecture]
+"""A sub-network that a step trains: the number of the network that holds its weights, and its architecture."""
+
+T = TypeVar("T", bound="DistillationTrainer")
+_TOLD = "accuracy_"
+"""What the accuracies of a cohort's networks are called in the Trainer's log, before their numbers."""
 
 
 class DistillationTrainer(SideBySideTrainer):
-    """A Trainer whose step distils the teacher into the sub-networks that `architectures` names for it.
+    """A Trainer whose step distils the teacher into the students that `students` names for it.
 
-    After an epoch, if the Trainer's settings ask for it, `judge` tells the accuracy of the first of them.
+    `model` is a supernet's weights, whose sub-networks share them, or a `Cohort`.
     """
 
     def __init__(
         self,
         *,
-        supernet: BertSupernet,
+        model: nn.Module,
         teacher: CompactBertForSequenceClassification,
-        architectures: Callable[[int], list[Architecture]],
+        students: Callable[[int], list[Student]],
         losses: LossWeights,
         replacement: TokenReplacement | None = None,
-        judge: Judge | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(model=supernet.weights, **kwargs)
-        self.judge = judge
+        super().__init__(model=model, **kwargs)
         self.replacement = replacement
-        self.supernet = supernet
-        self.supernets = [supernet, *(BertSupernet(copy) for copy in self.replicas[1:])]  # type: ignore[arg-type]
+        self.supernets = [_supernets(replica) for replica in self.replicas]
         teacher.eval().requires_grad_(False)
         nn.Module.to(teacher, self.args.device)
         self.teachers = [teacher, *(replica(teacher) for _ in self.replicas[1:])]
-        self.architectures = architectures
+        self.students = students
         self.losses = losses
 
     def gradients(
@@ -80,16 +88,16 @@ class DistillationTrainer(SideBySideTrainer):
         count, tokens = len(self.replicas), inputs["input_ids"].numel()
         # Sub-networks differ in size, so that two threads are about as busy; more threads need parts of the batch.
         parts = split(inputs, min(count, max(-(-count // 2), tokens // _PART_TOKENS)))
-        architectures, config = self.architectures(self.state.global_step), self.supernet.weights.config
+        students, config = self.students(self.state.global_step), self.teachers[0].config
         teaching, distilling = list[tuple[float, Work]](), list[tuple[float, Work]]()
         for part, share in parts:
             target, length = Future[Knowledge](), _FIXED_TOKENS + share * tokens
             teaching.append((length * _cost(config, config.architecture), partial(self._teach, part, target)))
-            for architecture in architectures:
+            for student in students:
                 # A backward pass takes twice as long as a forward pass.
-                cost = 3 * length * _cost(config, architecture)
-                weight = share / len(architectures)
-                distilling.append((cost, partial(self._distil, architecture, part, target, weight)))
+                cost = 3 * length * _cost(config, student[1])
+                weight = share * self.weight(len(students))
+                distilling.append((cost, partial(self._distil, student, part, target, weight)))
         return balanced(teaching, distilling, count)
 
     def _teach(self, inputs: dict[str, torch.Tensor], target: Future[Knowledge], number: int) -> None:
@@ -106,14 +114,15 @@ class DistillationTrainer(SideBySideTrainer):
 
     def _distil(
         self,
-        architecture: Architecture,
+        student: Student,
         inputs: dict[str, torch.Tensor],
         target: Future[Knowledge],
         weight: float,
         number: int,
     ) -> torch.Tensor:
-        """Add the gradients of a sub-network's loss on a part of the batch, times `weight`; returns that product."""
-        supernet, every_token = self.supernets[number], self.losses.relations > 0
+        """Add the gradients of a student's loss on a part of the batch, times `weight`; returns that product."""
+        holder, architecture = student
+        supernet, every_token = self.supernets[number][holder], self.losses.relations > 0
         with self.accelerator.autocast(), last_projections(supernet.skeleton(architecture)) as projections:
             output = supernet.run(architecture, **inputs, output_hidden_states=True, every_token=every_token)
             found = Knowledge.of(output, projections)
@@ -121,20 +130,14 @@ class DistillationTrainer(SideBySideTrainer):
         self.accelerator.backward(loss * weight)
         return loss.detach() * weight
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """The accuracy of the network as it would be extracted now, in the numbers that it is exported in."""
-        assert self.judge
-        model = self.supernet.extract(self.architectures(self.state.global_step)[0])
-        with self.all_threads():
-            metrics = {"eval_accuracy": self.judge(model.cpu())}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+    def weight(self, students: int) -> float:
+        """How much each student's loss counts: sub-networks that share weights are averaged."""
+        return 1.0 / students
 
     def _averaged(self, loss: torch.Tensor) -> torch.Tensor:
         """Give every process the mean of all processes' gradients and losses; returns the loss."""
         if self.accelerator.num_processes > 1:
-            parameters = self.supernet.weights.parameters()
+            parameters = self.replicas[0].parameters()
             tensors = [loss, *(parameter.grad for parameter in parameters if parameter.grad is not None)]
             flat = torch.cat([tensor.flatten() for tensor in tensors])
             distributed.all_reduce(flat)
@@ -142,6 +145,84 @@ class DistillationTrainer(SideBySideTrainer):
             for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
                 tensor.copy_(mean.view_as(tensor))
         return loss
+
+
+class CohortTrainer(DistillationTrainer):
+    """Trains the networks of a cohort, each as it would be alone, and drops those that lose at a rung.
+
+    `judge` tells the accuracy of a network, as it would be extracted now. What it told stands in the Trainer's log, so
+    that a resumed training keeps the same ones.
+    """
+
+    def __init__(self, *, model: Cohort, halving: Halving, judge: Judge, **kwargs: Any) -> None:
+        super().__init__(model=model, students=self._remaining, **kwargs)
+        self.halving, self.judge = halving, judge
+        self.add_callback(_AtRungs(self))
+
+    def told(self) -> list[dict[int, float]]:
+        """The accuracies at the rungs that are behind, by the number of the network."""
+        return [
+            {int(key.removeprefix(_TOLD)): value for key, value in entry.items() if key.startswith(_TOLD)}
+            for entry in self.state.log_history
+            if any(key.startswith(_TOLD) for key in entry)
+        ]
+
+    def remaining(self) -> list[int]:
+        """The numbers of the networks that are still trained."""
+        return sorted(set().union(*self.halving.kept(self.told())))
+
+    def judge_remaining(self) -> None:
+        """Ask for the accuracies of the networks that are still trained, and write them into the log."""
+        with self.all_threads():
+            self.log({f"{_TOLD}{number}": self.judge(self._network(number)) for number in self.remaining()})
+
+    def weight(self, students: int) -> float:
+        return 1.0
+
+    def _remaining(self, step: int) -> list[Student]:
+        return [(number, self._network(number).config.architecture) for number in self.remaining()]
+
+    def _network(self, number: int) -> CompactBertForSequenceClassification:
+        assert isinstance(self.model, Cohort)
+        return self.model.networks[number]
+
+    def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
+        """Bound the gradients of each network by themselves; returns the norm of all."""
+        norms = [
+            self.accelerator.clip_grad_norm_(self._network(number).parameters(), self.args.max_grad_norm)
+            for number in self.remaining()
+        ]
+        return torch.stack([norm for norm in norms if norm is not None]).norm()
+
+
+class _AtRungs(TrainerCallback):
+    def __init__(self, trainer: CohortTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step in self.trainer.halving.rungs:
+            before = self.trainer.remaining()
+            self.trainer.judge_remaining()
+            control.should_save = True
+            for number in set(before) - set(self.trainer.remaining()):
+                self.trainer._network(number).zero_grad(set_to_none=True)
+
+
+def of_one(architectures: Callable[[int], list[Architecture]]) -> Callable[[int], list[Student]]:
+    """The students of each step where all of them have the weights of one network."""
+    return lambda step: [(0, architecture) for architecture in architectures(step)]
+
+
+def _supernets(model: nn.Module) -> list[BertSupernet]:
+    """The networks of a cohort, or the one that is given, each as a supernet."""
+    return [BertSupernet(network) for network in _networks(model)]
+
+
+def _networks(model: nn.Module) -> list[CompactBertForSequenceClassification]:
+    if isinstance(model, Cohort):
+        return model.networks
+    assert isinstance(model, CompactBertForSequenceClassification)
+    return [model]
 
 
 def _cost(config: CompactBertConfig, architecture: Architecture) -> float:
@@ -193,46 +274,55 @@ class Distillation:
             return sandwich(stage, random_subnets, sampling, self.seed)
 
         chosen = in_stages(space, self.schedule.steps, draws) if progressive else draws(space)
-        self._train(weights, chosen, "Training the supernet")
+        trainer = self._trainer(DistillationTrainer, weights, students=of_one(chosen))
+        self._run(trainer, [weights], "Training the supernet")
 
-    def train_subnetwork(
-        self, model: CompactBertForSequenceClassification, title: str, judge: Judge | None = None
-    ) -> list[float]:
-        """Train one extracted sub-network, in place, without dropout as in the supernet.
-
-        With `judge` it stops as soon as the schedule's patience is at its end, with the weights of the most accurate
-        epoch; returns the accuracies after each epoch.
-        """
+    def train_subnetwork(self, model: CompactBertForSequenceClassification, title: str) -> None:
+        """Train one extracted sub-network, in place, without dropout as in the supernet."""
         architecture = model.config.architecture
-        self._train(model, lambda step: [architecture], title, judge)
-        log = read_json(self.folder / LOG_FILE, TrainingError)
-        return [entry["eval_accuracy"] for entry in log if "eval_accuracy" in entry]
+        self._run(
+            self._trainer(DistillationTrainer, model, students=of_one(lambda step: [architecture])), [model], title
+        )
 
-    def _train(
+    def train_cohort(
         self,
-        weights: CompactBertForSequenceClassification,
-        architectures: Callable[[int], list[Architecture]],
+        networks: Sequence[CompactBertForSequenceClassification],
+        halving: Halving,
+        judge: Judge,
         title: str,
-        judge: Judge | None = None,
-    ) -> None:
-        table = weights.bert.embeddings.word_embeddings
-        for matrix in table.parameters():  # what is as long as the vocabulary is frozen, a projection behind it is not
-            matrix.requires_grad_(self.train_embeddings or matrix.shape[0] != table.rows)
+    ) -> list[dict[int, float]]:
+        """Train networks together, in place, each as `train_subnetwork` does; those that lose at a rung stop there.
+
+        Returns their accuracies by their numbers, at each rung and at the end.
+        """
+        trainer = self._trainer(CohortTrainer, Cohort(networks), halving=halving, judge=judge)
+        self._run(trainer, networks, title)
+        trainer.judge_remaining()
+        return trainer.told()
+
+    def _trainer(self, kind: type[T], model: nn.Module, **kwargs: Any) -> T:
+        for network in _networks(model):
+            table = network.bert.embeddings.word_embeddings
+            for matrix in table.parameters():  # a table as long as the vocabulary is frozen, a projection behind it not
+                matrix.requires_grad_(self.train_embeddings or matrix.shape[0] != table.rows)
         share, special = self.replaced_tokens, self.tokenizer.all_special_ids
-        trainer = DistillationTrainer(
-            supernet=BertSupernet(weights),
+        return kind(
+            model=model,
             teacher=self.teacher,
-            architectures=architectures,
             losses=self.losses,
             replacement=TokenReplacement(self.train, special, share, self.seed) if share else None,
-            judge=judge,
-            args=training_arguments(weights, self.folder, self.schedule, self.seed),
+            args=training_arguments(self.teacher.config, self.folder, self.schedule, self.seed),
             train_dataset=self.train,
-            eval_dataset=self.train if judge else None,  # the Trainer insists; `judge` has its own
-            callbacks=[EarlyStoppingCallback(self.schedule.patience)] if judge else None,
             data_collator=DataCollatorWithPadding(self.tokenizer),
             processing_class=self.tokenizer,
+            **kwargs,
         )
-        with self.scale.out_of(weights.classifier, self.teacher.classifier):
+
+    def _run(
+        self, trainer: DistillationTrainer, networks: Sequence[CompactBertForSequenceClassification], title: str
+    ) -> None:
+        classifiers = [network.classifier for network in networks]
+        with self.scale.out_of(*classifiers, self.teacher.classifier):
             run_trainer(trainer, title, self.folder, self.origin)
-        weights.cpu().eval().requires_grad_(True)
+        for network in networks:
+            network.cpu().eval().requires_grad_(True)

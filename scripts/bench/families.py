@@ -24,6 +24,7 @@ from nas.export.artefact import VERIFICATION_FILE
 from nas.files import read_json, write_json, write_text
 from nas.pipeline import Run, export, profile
 from nas.pipeline.commands import prepare_teacher
+from nas.pipeline.finalists import training_steps
 from nas.pipeline.supernets import teacher_config
 from nas.report.style import CHOICES, standalone_style
 from nas.report.svg import Scale, drawing, element, frame, path, text, tooltip
@@ -79,7 +80,7 @@ def _records(run: Run, path: Path) -> list[dict[str, Any]]:
     about = {"space": path.stem, "sequence_length": study.devices[0].sequence_length}
     about |= {
         "supernet_steps": study.supernet.steps if reached else 0,
-        "epochs": study.export.epochs if reached else 0.0,
+        "final_steps": training_steps(own) if reached else 0,
     }
     return [{"budget": budget.name, **about, **found[budget.name]} for budget in study.budgets]
 

@@ -23,11 +23,11 @@ from nas.pipeline import Run
 from nas.pipeline.commands import prepare_teacher
 from nas.pipeline.prepare import teacher_source
 from nas.pipeline.supernets import loss_weights
-from nas.supernet import BertSupernet, SupernetWeights
+from nas.supernet import SupernetWeights
 from nas.supernet.loops import Schedule, training_arguments
 from nas.supernet.sampling import sandwich
 from nas.supernet.side_by_side import SideBySideTrainer
-from nas.supernet.training import DistillationTrainer
+from nas.supernet.training import DistillationTrainer, of_one
 
 
 class Steps:
@@ -47,7 +47,7 @@ class Steps:
         return AutoModelForSequenceClassification.from_pretrained(self.source, num_labels=self.data.num_labels)
 
     def _about(self, model: PreTrainedModel) -> dict[str, Any]:
-        about = training_arguments(model, self.folder, self.schedule, self.run.study.seed)
+        about = training_arguments(model.config, self.folder, self.schedule, self.run.study.seed)
         about.save_strategy, about.logging_steps = "no", min(20, self.schedule.steps)
         collator = DataCollatorWithPadding(load_tokenizer(self.source))
         return {"args": about, "train_dataset": self.data.train, "data_collator": collator}
@@ -73,9 +73,9 @@ class Steps:
         weights = SupernetWeights.of(from_stock(teacher), study.space.dimensions.hidden_size)
         weights.bert.embeddings.word_embeddings.requires_grad_(settings.train_embeddings)
         return DistillationTrainer(
-            supernet=BertSupernet(weights),
+            model=weights,
             teacher=from_stock(teacher),
-            architectures=sandwich(study.space, self.random_subnets, settings.sampling, study.seed),
+            students=of_one(sandwich(study.space, self.random_subnets, settings.sampling, study.seed)),
             losses=loss_weights(self.run),
             **self._about(teacher),
         )

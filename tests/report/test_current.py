@@ -12,7 +12,7 @@ def test_what_came_of_an_older_supernet_is_not_shown(tiny_study, tmp_path):
     run = Run.of(Study.load(tiny_study), tmp_path / "runs")
     candidate, budget = {"trial": 7, "digest": "7", "architecture": {}}, run.study.budgets[1]
     with run.step("front", "", run.front):
-        write_json(run.front, {"candidates": [candidate | {"trial": 5}, candidate]})
+        write_json(run.front, {"candidates": [candidate | {"trial": 5}, candidate], "budgets": {}})
     made_from = {
         budget.name: exports.export_inputs(run, budget, fine_tune=False),
         "trial-5": "of another candidate",

@@ -13,12 +13,11 @@ from transformers import DataCollatorWithPadding
 from nas.data import prepare
 from nas.model.stock import from_stock
 from nas.study import Task
-from nas.supernet import BertSupernet
 from nas.supernet.distillation import LossWeights
 from nas.supernet.loops import Schedule, training_arguments
 from nas.supernet.sampling import sandwich
 from nas.supernet.side_by_side import SeededDropout, SideBySideTrainer, balanced, split
-from nas.supernet.training import DistillationTrainer
+from nas.supernet.training import DistillationTrainer, of_one
 
 
 @pytest.fixture
@@ -38,7 +37,7 @@ def threads():
 
 
 def _settings(model, folder, data, steps=3):
-    about = training_arguments(model, folder, Schedule(1e-3, 64, steps=steps), seed=0)
+    about = training_arguments(model.config, folder, Schedule(1e-3, 64, steps=steps), seed=0)
     about.save_strategy, about.logging_steps = "no", 1
     collator = DataCollatorWithPadding(make_tokenizer())
     return {"args": about, "train_dataset": data.train, "data_collator": collator}
@@ -48,9 +47,9 @@ def _distillation(weights, space, data, folder, random_subnets=2, teacher=None):
     """A trainer of a copy of the weights, and that copy."""
     model = copy.deepcopy(weights)
     trainer = DistillationTrainer(
-        supernet=BertSupernet(model),
+        model=model,
         teacher=teacher or copy.deepcopy(weights),
-        architectures=sandwich(space, random_subnets, "spread", 0),
+        students=of_one(sandwich(space, random_subnets, "spread", 0)),
         losses=LossWeights(relations=0.5),
         **_settings(model, folder, data),
     )

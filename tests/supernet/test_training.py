@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import make_rows, make_tokenizer, mixed_space, randomise
+from tiny import make_rows, make_teacher, make_tokenizer, mixed_space, randomise
 from tolerance import assert_same
 from transformers.integrations.integration_utils import is_tensorboard_available
 
@@ -30,7 +30,7 @@ from nas.supernet.distillation import (
     logits_loss,
     relation_loss,
 )
-from nas.supernet.loops import LOG_FILE, Schedule
+from nas.supernet.loops import LOG_FILE, FineTuning, Schedule
 from nas.supernet.sampling import in_stages, sandwich
 from nas.supernet.training import Distillation, DistillationTrainer
 
@@ -340,9 +340,9 @@ def test_a_single_sub_network_is_trained_alone(space, config, data, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", ["never", "in the third epoch", "after the end"])
-def test_the_best_epoch_is_kept_and_training_ends_with_patience(space, config, data, tmp_path, monkeypatch, killed):
+def test_the_best_epoch_of_a_teacher_is_kept_and_patience_ends_it(data, tmp_path, monkeypatch, killed):
     """Of five epochs four run, and the second one's weights stay; a kill changes nothing, even where a save is due."""
-    supernet, seen, kills = BertSupernet(randomise(CompactBertForSequenceClassification(config))), [], []
+    seen, kills = [], []
 
     class Killed(BaseException):
         """What a signal would do."""
@@ -359,24 +359,30 @@ def test_the_best_epoch_is_kept_and_training_ends_with_patience(space, config, d
     def judge(network):
         if len(seen) == 2:
             kill("in the third epoch")
-        seen.append(network.state_dict())
+        seen.append({name: value.clone() for name, value in network.state_dict().items()})
         return (0.6, 0.9, 0.8, 0.7, 0.95)[len(seen) - 1]
 
     monkeypatch.setattr("nas.supernet.loops.all_finite", all_finite)
     steps = len(data.train) // 64  # of an epoch
     schedule = Schedule(1e-3, 64, epochs=5.0, checkpoint_steps=steps, patience=2)
-    training = replace(_distillation(supernet.weights, data, tmp_path / "run", -1), schedule=schedule)
+    training = FineTuning(data.train, make_tokenizer(), schedule, tmp_path / "run", 0, {}, judge)
     if killed != "never":
         with pytest.raises(Killed):
-            training.train_subnetwork(supernet.extract(space.smallest()), "Fine-tuning", judge)
-    model = supernet.extract(space.smallest())
-    assert training.train_subnetwork(model, "Fine-tuning", judge) == [0.6, 0.9, 0.8, 0.7]
+            training.tune(_stock())
+    model = _stock()
+    training.tune(model)
     log = read_json(tmp_path / "run" / LOG_FILE, TrainingError)
-    assert [entry["epoch"] for entry in log if "eval_accuracy" in entry] == [1, 2, 3, 4]
-    assert model.state_dict().keys() == seen[1].keys()
+    assert [(entry["epoch"], entry["eval_accuracy"]) for entry in log if "eval_accuracy" in entry] == [
+        (1, 0.6), (2, 0.9), (3, 0.8), (4, 0.7),
+    ]  # fmt: skip
     for name, value in model.state_dict().items():
         assert_same(value, seen[1][name], of=name)
     assert any(not torch.equal(seen[0][name], value) for name, value in seen[1].items())
+
+
+def _stock():
+    torch.manual_seed(0)
+    return make_teacher("bert", 2)
 
 
 @pytest.mark.slow

@@ -1,0 +1,146 @@
+"""The final training: the best candidates of all budgets, each trained by itself, side by side.
+
+The supernet's weights rank candidates well, but they are not the best that a network can have, since they are shared.
+So the finalists of every budget go on learning from the teacher, without sharing. Those of a budget compete: the less
+accurate ones are dropped on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from nas.architecture import Architecture
+from nas.errors import ExportError
+from nas.evaluate import Evaluator
+from nas.files import digest, read_json, write_folder, write_json
+from nas.model import CompactBertForSequenceClassification
+from nas.pipeline.prepare import splits
+from nas.pipeline.run import Run
+from nas.pipeline.searches import evaluation, front
+from nas.pipeline.supernets import distillation, supernet_inputs
+from nas.progress import Laps, say
+from nas.supernet.cohort import Halving
+from nas.supernet.loops import Schedule
+
+_FORM = 1
+"""To be raised when a network holds other weights after its training than before, so that older ones are rebuilt."""
+_RUNGS = (0.25, 0.5)
+"""After these shares of the steps the less accurate half of each budget's finalists is dropped."""
+_FLATTERED = 2.0
+"""By so many standard errors of the metric the search set flatters a network that was chosen on it, before fine-tuning.
+
+On SST-2, where one is 0.7 points of accuracy, it was 1.5 points (studies/LOG.md, 2026-11-26). What a choice gains by
+luck grows with the noise of the metric on that set, so this holds for any metric and any number of texts.
+"""
+_RESULT = "finalists.json"
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """What the training of a network came to. Accuracies are those of the study's metric on the search set."""
+
+    inherited: float
+    """With the supernet's weights."""
+    standard_error: float
+    """Of `inherited`, by resampling the texts."""
+    accuracies: tuple[tuple[int, float], ...]
+    """Steps and the accuracy after them, at each rung that the network reached and, if it was not dropped, at the
+    end."""
+
+    @property
+    def is_gain(self) -> bool:
+        """Whether the training was worth it."""
+        return self.accuracies[-1][1] >= self.inherited - _FLATTERED * self.standard_error
+
+    @property
+    def order(self) -> tuple[int, float]:
+        """What comes first is better: who was trained longer, and then who is more accurate."""
+        return (-len(self.accuracies), -self.accuracies[-1][1])
+
+
+def finalists_inputs(run: Run) -> str:
+    """What the final training is made from."""
+    groups = {name: [each.digest for each in group] for name, group in finalists_of(run).items()}
+    return digest([groups, _origin(run)])
+
+
+def _origin(run: Run) -> dict[str, Any]:
+    trained = run.study.export.model_dump(mode="json", include={"finalists", "epochs", "learning_rate", "batch_size"})
+    return {"form": _FORM, "supernet": supernet_inputs(run), "export": trained}
+
+
+def finalists_of(run: Run) -> dict[str, list[Architecture]]:
+    """The most accurate of each budget's candidates that are measured to meet it, at most `export.finalists`."""
+    count, budgets = run.study.export.finalists, front(run)["budgets"]
+    met = {name: [item for item in measured if item["met"]] for name, measured in budgets.items()}
+    return {
+        name: [Architecture.from_json(item["architecture"]) for item in candidates[:count]]
+        for name, candidates in met.items()
+    }
+
+
+def make_finalists(run: Run, laps: Laps) -> None:
+    """Train the finalists of all budgets together."""
+    groups = [group for group in finalists_of(run).values() if group]
+    train_together(run, run.finalists, groups, "The final training")
+
+
+def train_together(run: Run, folder: Path, groups: Sequence[Sequence[Architecture]], title: str) -> None:
+    """Train the networks of some groups, each of which keeps the more accurate ones; goes on after an interruption.
+
+    Weights are written to `folder`, a Hugging Face folder for each network, named by its architecture's digest.
+    """
+    architectures = list(dict.fromkeys(chain.from_iterable(groups)))
+    evaluator = judge_of(run)
+    say(f"{title}: networks are trained and judged on {evaluator.processor}")
+    settings = run.study.export
+    networks = [evaluator.network(architecture) for architecture in architectures]
+    inherited = [evaluator.judged(network) for network in networks]
+    schedule = Schedule(settings.learning_rate, settings.batch_size, steps=training_steps(run))
+    origin = _origin(run) | {"groups": [[each.digest for each in group] for group in groups]}
+    halving = Halving.of([[architectures.index(each) for each in group] for group in groups], schedule.steps, _RUNGS)
+    told = []
+    if networks:
+        training = distillation(run, splits(run), schedule, folder, origin)
+        told = training.train_cohort(networks, halving, evaluator.accuracy_of, title)
+    found = {}
+    for number, (architecture, network) in enumerate(zip(architectures, networks, strict=True)):
+        write_folder(folder / architecture.digest, network.save_pretrained)
+        reached = [
+            (step, at[number]) for step, at in zip((*halving.rungs, schedule.steps), told, strict=True) if number in at
+        ]
+        found[architecture.digest] = asdict(Finalist(*inherited[number], tuple(reached)))
+    write_json(folder / _RESULT, found)
+
+
+def judge_of(run: Run) -> Evaluator:
+    """What judges networks by all texts of the search set that candidates are judged by some of."""
+    return replace(evaluation(run), examples=None).load()
+
+
+def training_steps(run: Run) -> int:
+    """The steps of the final training."""
+    settings = run.study.export
+    if settings.epochs is None:
+        return run.study.supernet.steps
+    return max(1, round(settings.epochs * (len(splits(run).train) // settings.batch_size)))
+
+
+def trained(folder: Path) -> dict[str, Finalist]:
+    """The networks that were trained in a folder, by the digest of their architecture."""
+    values = read_json(folder / _RESULT, ExportError)
+    return {
+        name: Finalist(
+            one["inherited"], one["standard_error"], tuple((step, value) for step, value in one["accuracies"])
+        )
+        for name, one in values.items()
+    }
+
+
+def load_trained(folder: Path, architecture: Architecture) -> CompactBertForSequenceClassification:
+    """A network with the weights that it was trained to."""
+    return CompactBertForSequenceClassification.from_pretrained(folder / architecture.digest).eval()

@@ -1,0 +1,194 @@
+"""Does `nas run` beat a careful hand in the same time?
+
+For each budget, networks that a person would choose are cut from the ordered teacher and trained alone, by the same
+distillation, for as long as the whole of `nas run` took without data and teacher:
+  - `uniform`: the network of equal layers that is the most accurate with the supernet's weights;
+  - `N layers`: for each number of evenly spaced layers the widest network that keeps the budget, in int8 if it can be;
+  - `narrowed`: the uniform network by way of one twice as wide, which gets a third of the time.
+Beside them `same, alone`, the exported architecture trained alone for that time, and `nas run`, the export itself.
+
+How many steps fit into the time is found by timing steps of each network alone. The networks of a budget are then
+trained together, each as it would be alone, because they can share the teacher's forward pass; they all get the steps
+of the fastest of them. Accuracies are those of the search set and of the test set.
+
+Each seed has a folder of its own below --runs. Goes on after an interruption.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import common
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from nas.architecture import Architecture, Layer
+from nas.budget import Budget
+from nas.errors import NasError
+from nas.evaluate import Evaluator
+from nas.files import digest, read_json, write_json
+from nas.model import CompactBertForSequenceClassification
+from nas.pipeline import Run, export
+from nas.pipeline.finalists import judge_of
+from nas.pipeline.prepare import metric_of, splits
+from nas.pipeline.searches import costs_of, front
+from nas.pipeline.supernets import distillation, load_ordered
+from nas.search.uniform import uniform_networks, widths
+from nas.space import SearchSpace
+from nas.study import Study
+from nas.supernet import BertSupernet
+from nas.supernet.cohort import Halving
+from nas.supernet.loops import Schedule
+
+_NOT_COUNTED = ("embedded", "data", "teacher")
+_FREE, _TIMED = 10, 40
+"""Steps of a training that warm it up, and those that are timed."""
+_SHARE_OF_WIDE = 1 / 3
+
+
+def by_hand(run: Run, budget: Budget) -> dict[str, Architecture]:
+    """The networks that a person would choose for a budget, by a name for each."""
+    space, best = run.study.space, front(run)["uniform"][budget.name]
+    found = {"uniform": Architecture.from_json(best["architecture"])} if best else {}
+    full = [
+        each for each in uniform_networks(space, costs_of(run), budget) if each.hidden_size == space.teacher.hidden_size
+    ]
+    for architecture in sorted(full, key=lambda each: each.layers[0].attention != "int8"):
+        found.setdefault(f"{len(architecture.layers)} layers", architecture)
+    return found
+
+
+def wider(space: SearchSpace, architecture: Architecture) -> Architecture:
+    """A uniform network of twice the width, in float, that the architecture can be cut from."""
+    heads = min(2 * architecture.layers[0].num_attention_heads, space.teacher.num_attention_heads)
+    size = dict(widths(space)).get(heads, space.teacher.intermediate_size)
+    layers = tuple(
+        Layer(each.source, max(heads, each.num_attention_heads), max(size, each.intermediate_size))
+        for each in architecture.layers
+    )
+    return Architecture(space.teacher.hidden_size, layers)
+
+
+class Alone:
+    """Trains networks of a run as each would be trained alone."""
+
+    def __init__(self, run: Run, folder: Path) -> None:
+        self.run, self.folder = run, folder
+        self.settings = run.study.export
+        self.teacher = BertSupernet(load_ordered(run))
+        self.judge: Evaluator = judge_of(run)
+
+    def seconds_per_step(self, architecture: Architecture) -> float:
+        """What a step takes that trains this network by itself."""
+        ends = []
+        for steps in (_FREE, _FREE + _TIMED):
+            folder = self.folder / "timing"
+            shutil.rmtree(folder, ignore_errors=True)
+            started = time.perf_counter()
+            self.train([self.teacher.extract(architecture)], steps, folder, "Timing steps")
+            ends.append(time.perf_counter() - started)
+        shutil.rmtree(self.folder / "timing", ignore_errors=True)
+        return (ends[1] - ends[0]) / _TIMED
+
+    def train(
+        self, networks: Sequence[CompactBertForSequenceClassification], steps: int, folder: Path, title: str
+    ) -> None:
+        """Train networks, in place; goes on after an interruption."""
+        schedule = Schedule(self.settings.learning_rate, self.settings.batch_size, steps=steps)
+        origin = {"steps": steps, "networks": [network.config.architecture.digest for network in networks]}
+        training = distillation(self.run, splits(self.run), schedule, folder, origin)
+        training.train_cohort(networks, Halving.never(len(networks)), self.judge.accuracy_of, title)
+
+    def narrowed(self, architecture: Architecture, steps: int) -> CompactBertForSequenceClassification:
+        """A network that is cut from a trained one of twice the width."""
+        first = round(_SHARE_OF_WIDE * steps)
+        wide = self.teacher.extract(wider(self.run.study.space, architecture))
+        self.train([wide], first, self.folder / "wide", "Training the wide network")
+        network = BertSupernet(wide).extract(architecture)
+        self.train([network], steps - first, self.folder / "narrowed", "Training what is cut from it")
+        return network
+
+
+def compare(run: Run, budget: Budget, seconds: float) -> dict[str, Any]:
+    """Accuracies on search and test set, and steps, of each way to spend so many seconds on a budget."""
+    exported = read_json(run.export(budget.name) / "verification.json", NasError)
+    chosen = by_hand(run, budget) | {"same, alone": Architecture.from_json(exported["architecture"])}
+    alone = Alone(run, run.folder / "equal_training" / budget.name)
+    taken = {name: alone.seconds_per_step(architecture) for name, architecture in chosen.items()}
+    steps = round(seconds / min(taken.values()))
+    networks = {name: alone.teacher.extract(architecture) for name, architecture in chosen.items()}
+    alone.train([*networks.values()], steps, alone.folder / "together", f"Networks for {budget.name}")
+    if "uniform" in chosen:
+        networks["narrowed"] = alone.narrowed(chosen["uniform"], steps)
+    test = Evaluator(alone.teacher, splits(run).test, metric_of(run), bf16=False)
+    found = {
+        name: {
+            "architecture": network.config.architecture.describe(),
+            "search": alone.judge.accuracy_of(network),
+            "test": test.accuracy_of(network),
+            "steps": steps,
+            "seconds_per_step": taken.get(name),
+        }
+        for name, network in networks.items()
+    }
+    own = {"architecture": exported["description"], "search": exported["search_accuracy"], "test": exported["accuracy"]}
+    return found | {"nas run": own}
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure and print; returns all accuracies."""
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    variables = dict(item.partition("=")[::2] for item in arguments.variables)
+    given = Study.load(arguments.study, variables)
+    found: dict[str, dict[str, list[Any]]] = {}
+    for seed in arguments.seeds:
+        run = Run.of(given.model_copy(update={"seed": seed}), arguments.runs / f"seed-{seed}")
+        with run.locked():
+            export(run)
+            parts = {step: seconds for step, seconds in run.seconds().items() if step not in _NOT_COUNTED}
+            for budget in run.study.budgets:
+                if arguments.budgets and budget.name not in arguments.budgets:
+                    continue
+                made_of = digest([parts, read_json(run.export(budget.name) / "verification.json", NasError)])
+                file = run.folder / "equal_training" / f"{budget.name}-{made_of}.json"
+                if not file.exists():
+                    write_json(file, compare(run, budget, arguments.share * sum(parts.values())))
+                for name, row in read_json(file, NasError).items():
+                    found.setdefault(budget.name, {}).setdefault(name, []).append(row)
+    for budget_name, rows in found.items():
+        table = Table(title=f"{given.name}, {budget_name}: {len(arguments.seeds)} seed(s)")
+        for column in ("", "search set", "test set", "steps", "architectures"):
+            table.add_column(column, justify="left" if column in ("", "architectures") else "right")
+        for name, each in sorted(rows.items(), key=lambda item: -fmean(row["test"] for row in item[1])):
+            figures = (_with_error([row[key] for row in each]) for key in ("search", "test"))
+            steps = fmean(row["steps"] for row in each) if "steps" in each[0] else 0
+            drawn = "; ".join(dict.fromkeys(row["architecture"] for row in each))
+            table.add_row(name, *figures, f"{steps:.0f}" if steps else "", drawn)
+        Console().print(table)
+    return {"study": given.name, "seeds": arguments.seeds, "budgets": found}
+
+
+def _with_error(values: Sequence[float]) -> str:
+    """The mean in percent, with the standard error over seeds if there are several."""
+    error = f" ± {100 * stdev(values) / len(values) ** 0.5:.1f}" if len(values) > 1 else ""
+    return f"{100 * fmean(values):.1f}{error}"
+
+
+def _arguments() -> argparse.Namespace:
+    made = common.parser(__doc__)
+    made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    made.add_argument("--budgets", nargs="+", default=[], metavar="NAME", help="only these budgets of the study")
+    made.add_argument("--share", type=float, default=1.0, help="share of the time of `nas run` that each hand gets")
+    return made.parse_args()
+
+
+if __name__ == "__main__":
+    common.alone(_arguments(), measure)

@@ -1,0 +1,128 @@
+"""Networks that are trained together, and the dropping of those that lose."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from tiny import make_rows, make_tokenizer, randomise
+from tolerance import assert_same
+
+from nas.architecture import compress_all
+from nas.data import prepare
+from nas.model import CompactBertForSequenceClassification
+from nas.study import Task
+from nas.supernet import BertSupernet
+from nas.supernet.cohort import Halving
+from nas.supernet.distillation import LossWeights
+from nas.supernet.loops import Schedule
+from nas.supernet.training import CohortTrainer, Distillation
+
+
+@pytest.fixture
+def data(tmp_path):
+    make_rows(400, 0).to_parquet(tmp_path / "train.parquet")
+    make_rows(50, 1).to_parquet(tmp_path / "test.parquet")
+    task = Task(train="train.parquet", test="test.parquet", text=("text",), max_length=16, holdout={"size": 50})
+    files = (str(tmp_path / "train.parquet"), str(tmp_path / "test.parquet"))
+    return prepare(task, *files, make_tokenizer(), 0)
+
+
+@pytest.fixture
+def teacher(config):
+    return randomise(CompactBertForSequenceClassification(config)).eval()
+
+
+def _networks(teacher, space):
+    """The smallest network, the largest one, and the smallest one in int8."""
+    supernet = BertSupernet(teacher)
+    chosen = (space.smallest(), space.largest(), compress_all(space.smallest(), "int8"))
+    return [supernet.extract(architecture) for architecture in chosen]
+
+
+def _training(teacher, data, folder, steps=12):
+    schedule = Schedule(1e-3, 32, steps=steps, checkpoint_steps=5)
+    return Distillation(
+        copy.deepcopy(teacher),
+        data.train,
+        make_tokenizer(),
+        schedule,
+        LossWeights(),
+        folder,
+        0,
+        {},
+        replaced_tokens=0.2,
+    )
+
+
+def _weights(networks):
+    return [{name: value.clone() for name, value in network.state_dict().items()} for network in networks]
+
+
+def test_each_rung_keeps_the_more_accurate_half_of_each_group():
+    halving = Halving.of([[0, 1, 2], [2, 3], [4]], 100, (0.25, 0.5, 1.0))
+    assert halving.rungs == (25, 50)
+    assert halving.kept([]) == [{0, 1, 2}, {2, 3}, {4}]
+    first = {0: 0.9, 1: 0.7, 2: 0.8, 3: 0.85, 4: 0.1}
+    assert halving.kept([first]) == [{0, 2}, {3}, {4}]
+    assert halving.kept([first, {0: 0.9, 2: 0.95, 3: 0.9, 4: 0.2}]) == [{2}, {3}, {4}]
+
+
+def test_of_equal_networks_the_first_one_stays():
+    assert Halving(((frozenset({3, 1, 2}),)), (1,)).kept([{1: 0.5, 2: 0.5, 3: 0.5}]) == [{1, 2}]
+
+
+def test_a_rung_that_would_be_the_end_is_left_out():
+    assert Halving.of([[0, 1]], 3, (0.25, 0.5, 0.9)).rungs == (1, 2)
+
+
+@pytest.mark.slow
+def test_together_each_learns_what_it_learns_alone(space, teacher, data, tmp_path):
+    together = _networks(teacher, space)
+    told = _training(teacher, data, tmp_path / "together").train_cohort(
+        together, Halving(((frozenset({0, 1, 2}),)), ()), lambda network: 0.5, "Together"
+    )
+    assert told == [{0: 0.5, 1: 0.5, 2: 0.5}]
+    for number, network in enumerate(_networks(teacher, space)):
+        before = _weights([network])[0]
+        _training(teacher, data, tmp_path / f"alone-{number}").train_subnetwork(network, "Alone")
+        assert any(not torch.equal(before[name], value) for name, value in network.state_dict().items())
+        for name, value in network.state_dict().items():
+            assert_same(together[number].state_dict()[name], value, of=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True])
+def test_losers_stop_at_a_rung_and_a_kill_changes_nothing(space, teacher, data, tmp_path, monkeypatch, killed):
+    """The first one stops after four steps, the second one after eight; a kill comes at the tenth."""
+    halving, seen = Halving((frozenset({0, 1, 2}),), (4, 8)), list[int]()
+
+    def judge(network):
+        number = next(number for number, each in enumerate(networks) if each is network)
+        seen.append(number)
+        states.setdefault(number, []).append(_weights([network])[0])
+        return 0.1 * number
+
+    states, networks = dict[int, list](), _networks(teacher, space)
+    training = _training(teacher, data, tmp_path / "run")
+    if killed:
+        step = CohortTrainer.gradients
+
+        def stops(trainer, *arguments):
+            if trainer.state.global_step == 9:
+                raise KeyboardInterrupt
+            return step(trainer, *arguments)
+
+        monkeypatch.setattr(CohortTrainer, "gradients", stops)
+        with pytest.raises(KeyboardInterrupt):
+            training.train_cohort(networks, halving, judge, "Together")
+        monkeypatch.setattr(CohortTrainer, "gradients", step)
+        networks = _networks(teacher, space)
+    told = training.train_cohort(networks, halving, judge, "Together")
+    assert [sorted(rung) for rung in told] == [[0, 1, 2], [1, 2], [2]]
+    assert seen == [0, 1, 2, 1, 2, 2], "nothing is judged twice"
+    final, last = _weights(networks), {number: each[-1] for number, each in states.items()}
+    for number in (0, 1):
+        assert all(torch.equal(final[number][name], value) for name, value in last[number].items()), number
+    assert any(not torch.equal(states[2][1][name], value) for name, value in final[2].items())

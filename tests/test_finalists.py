@@ -1,0 +1,49 @@
+"""The final training of a study: who takes part, what is kept, and what an export takes from it."""
+
+from __future__ import annotations
+
+import pytest
+
+from nas.architecture import Architecture
+from nas.pipeline import Run, export
+from nas.pipeline.finalists import Finalist, finalists_inputs, finalists_of, load_trained, trained
+from nas.pipeline.searches import front
+from nas.study import Study
+
+
+def test_who_was_trained_longer_comes_first_and_then_who_is_more_accurate():
+    dropped = Finalist(0.9, 0.01, ((4, 0.95),))
+    first, second = Finalist(0.5, 0.01, ((4, 0.6), (8, 0.7))), Finalist(0.6, 0.01, ((4, 0.7), (8, 0.65)))
+    assert sorted([dropped, second, first], key=lambda each: each.order) == [first, second, dropped]
+
+
+@pytest.fixture
+def run(finished_study):
+    return Run.of(Study.load(finished_study), finished_study.parent / "runs")
+
+
+@pytest.mark.slow
+def test_exports_are_the_most_accurate_finalists(run):
+    found, groups = trained(run.finalists), finalists_of(run)
+    met = {name: [item for item in measured if item["met"]] for name, measured in front(run)["budgets"].items()}
+    assert {name: len(group) for name, group in groups.items()} == {
+        name: min(3, len(candidates)) for name, candidates in met.items()
+    }
+    assert set(found) == {each.digest for group in groups.values() for each in group}
+    for name, exported in export(run).items():
+        architecture = Architecture.from_json(exported["architecture"])
+        best = min(groups[name], key=lambda each: found[each.digest].order)
+        assert architecture == best and exported["search_accuracy_inherited"] == found[best.digest].inherited
+        model = load_trained(run.finalists, architecture)
+        assert model.config.architecture == architecture
+    longest = max(len(one.accuracies) for one in found.values())
+    ends = [one.accuracies[-1][0] for one in found.values() if len(one.accuracies) == longest]
+    assert len(ends) >= len(groups) - 1 and len(set(ends)) == 1
+
+
+def test_other_budgets_or_settings_are_another_training(run):
+    before = finalists_inputs(run)
+    assert finalists_inputs(Run(run.study, run.folder)) == before
+    for changed in ({"epochs": 0.75}, {"learning_rate": 1e-4}, {"finalists": 1}):
+        settings = run.study.export.model_copy(update=changed)
+        assert finalists_inputs(Run(run.study.model_copy(update={"export": settings}), run.folder)) != before, changed
