@@ -124,9 +124,15 @@ def logged(path: Path) -> Iterator[None]:
 class Laps(dict[str, float]):
     """Seconds by what they were spent on: each lap ends what went on since the one before."""
 
-    def __init__(self, before: Mapping[str, float] = MappingProxyType({})) -> None:
+    def __init__(self, before: Mapping[str, float] = MappingProxyType({}), left: float = float("inf")) -> None:
         super().__init__(before)
         self._last = time.monotonic()
+        self._end = self._last + left
+
+    @property
+    def left(self) -> float:
+        """The seconds until the time is over that was `left` at the beginning."""
+        return self._end - time.monotonic()
 
     def end(self, part: str) -> None:
         """Count the time since the last lap, or since the beginning, to a part."""

@@ -249,6 +249,14 @@ class Export(Settings):
     """Whether there is a final training."""
 
 
+class Training(Settings):
+    """The time that a run may take."""
+
+    hours: PositiveReal | None = None
+    """Of the whole run. The steps of supernet and final training, and the evaluations of the search, follow from it and
+    from the speed of this machine; what the study says of them does not count then."""
+
+
 class Study(Settings):
     """A whole study. `path` is the file it was read from."""
 
@@ -263,6 +271,7 @@ class Study(Settings):
     supernet: Supernet = Supernet()
     search: Search = Search()
     export: Export = Export()
+    training: Training = Training()
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:
@@ -280,6 +289,11 @@ class Study(Settings):
             raise ValueError(f"teacher.revision: {self.teacher.revision!r} is for a hub model; remove it")
         if (self.teacher.model == "embedded") != (self.task.train == "embedded"):
             raise ValueError("teacher.model: the embedded teacher and the embedded task go together; set both")
+        if self.training.hours and self.supernet.workers > 1:
+            raise ValueError(
+                "training.hours: the speed of a training is measured in one process, but supernet.workers is "
+                f"{self.supernet.workers}; remove one of them"
+            )
         return self
 
     @classmethod
@@ -360,6 +374,15 @@ class Study(Settings):
         workers = max(1, min(processors, self.search.population))
         found = self.search.model_copy(update={"executor": "ray", "workers": workers})
         return self.model_copy(update={"search": found})
+
+    def within(self, hours: float) -> Study:
+        """The same study in so many hours, or by its own numbers of steps if it is 0.
+
+        Raises `StudyError` if they are no positive number, or if the study cannot be done within a time.
+        """
+        given = {name: getattr(self, name) for name in type(self).model_fields}
+        values = given | {"training": {"hours": hours or None}}
+        return validate(Study, values, self.path, StudyError)
 
     def resolve(self, name: str) -> Path:
         """A path of the study file, relative to its folder."""

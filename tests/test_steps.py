@@ -201,7 +201,9 @@ def test_estimates_follow_the_speed_the_rows_and_the_settings(run):
     slow = Workload(rows=1000, tokens=20.0, judged=100, operations=1e6, rate=1e9)
     fast = Workload(rows=1000, tokens=20.0, judged=100, operations=1e6, rate=2e9)
     steps = {step.name: step for step in steps_of(run) if isinstance(step, Step)}
-    for name in ("teacher", "supernet", "search", "front"):
+    front = steps["front"].seconds
+    assert front(run.study, slow) > front(run.study, fast) > front(run.study.within(1.0), fast) > 0
+    for name in ("teacher", "supernet", "search"):
         estimate = steps[name].seconds
         assert 0 < estimate(run.study, slow) == pytest.approx(2 * estimate(run.study, fast))
     longer = run.study.model_copy(update={"supernet": run.study.supernet.model_copy(update={"steps": 60})})

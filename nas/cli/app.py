@@ -73,6 +73,13 @@ AddressOption = Annotated[
         help="Evaluate candidates on that Ray cluster; auto: on the one that this machine belongs to.",
     ),
 ]
+HoursOption = Annotated[
+    float | None,
+    typer.Option(
+        "--hours",
+        help="Time for the whole run, in place of numbers of steps, also for the run's later commands; 0: none.",
+    ),
+]
 RUNS = Path("runs")
 
 
@@ -139,10 +146,11 @@ def work_on(
     work: Callable[[Run], Any],
     address: str | None = None,
     alone: bool = True,
+    hours: float | None = None,
 ) -> Any:
     """Do some work on a run without other libraries' chatter; on a Ray cluster if there is an address.
 
-    `alone`: it writes to the run, so no other may.
+    `alone`: it writes to the run, so no other may. See `within` about `hours`.
     """
     loaded = load(study, assignments)
     if address:
@@ -153,9 +161,19 @@ def work_on(
     import_packages()
     from nas.pipeline import Run
 
-    run = Run.of(loaded, runs)
+    run = Run.of(within(loaded, runs, hours), runs)
     with run.locked() if alone else run.remembering():
         return work(run)
+
+
+def within(study: Study, runs: Path, hours: float | None) -> Study:
+    """The study in the hours that are given, else in those that its run's supernet was begun with, if it sets none."""
+    from nas.pipeline import Run
+
+    run = Run.of(study, runs)
+    if hours is None and study.training.hours is None and run.is_started("supernet"):
+        hours = run.noted("supernet", "hours")
+    return study if hours is None else study.within(hours)
 
 
 def import_packages() -> None:

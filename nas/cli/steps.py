@@ -9,6 +9,7 @@ from nas.cli.app import (
     RUNS,
     AddressOption,
     FineTuneOption,
+    HoursOption,
     JoinOption,
     JsonOption,
     RunsOption,
@@ -19,6 +20,7 @@ from nas.cli.app import (
     examples,
     finish,
     load,
+    within,
     work_on,
 )
 
@@ -30,12 +32,19 @@ if TYPE_CHECKING:
 @app.command(
     epilog=examples(
         "nas check study.toml",
+        "nas check study.toml --hours 1",
         "nas check sst2-minilm-onnxruntime --set MINILM=/models/minilm --set SST2=/data/sst2",
     )
 )
-def check(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None, json_: JsonOption = False) -> None:
+def check(
+    study: StudyArgument,
+    hours: HoursOption = None,
+    runs: RunsOption = RUNS,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
     """Validate a study and print the plan: space, budgets, steps, estimated time."""
-    loaded = load(study, set_)
+    loaded = within(load(study, set_), runs, hours)
     from nas.pipeline.plan import plan
     from nas.report.tables import print_plan
 
@@ -160,16 +169,22 @@ def report(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None
     finish(json_, result)
 
 
-@app.command(name="run", epilog=examples("nas run study.toml", "nas run study.toml --runs /data/runs --json"))
+@app.command(
+    name="run",
+    epilog=examples(
+        "nas run study.toml", "nas run study.toml --hours 1", "nas run study.toml --runs /data/runs --json"
+    ),
+)
 def run_all(
     study: StudyArgument,
+    hours: HoursOption = None,
     address: AddressOption = None,
     runs: RunsOption = RUNS,
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Do all steps; those that are up to date are skipped."""
-    _run_all(study, runs, set_, json_, address)
+    _run_all(study, runs, set_, json_, address, hours)
 
 
 @app.command(epilog=examples("nas quickstart --runs /tmp/runs"))
@@ -178,7 +193,14 @@ def quickstart(runs: RunsOption = RUNS, json_: JsonOption = False) -> None:
     _run_all("quickstart", runs, None, json_)
 
 
-def _run_all(study: str, runs: Path, set_: list[str] | None, json_: bool, address: str | None = None) -> None:
+def _run_all(
+    study: str,
+    runs: Path,
+    set_: list[str] | None,
+    json_: bool,
+    address: str | None = None,
+    hours: float | None = None,
+) -> None:
     def work(run: Run) -> dict[str, Any]:
         from nas.errors import ExportError
         from nas.pipeline import export
@@ -193,7 +215,7 @@ def _run_all(study: str, runs: Path, set_: list[str] | None, json_: bool, addres
 
     from nas.report.tables import print_results, print_times
 
-    result = work_on(study, runs, set_, work, address)
+    result = work_on(study, runs, set_, work, address, hours=hours)
     print_results(result)
     print_times(result["seconds"], result["parts"])
     print(f"report: {result['report']}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from nas.architecture import Architecture
+from nas.data import TaskData
 from nas.model.precision import native_bf16
 from nas.pipeline.rows import Rows
 from nas.search.uniform import most_uniform
@@ -19,6 +20,10 @@ _TYPICAL_SHARE = 1 / 3
 """The length of a text as a share of max_length, for estimates when the rows are not on this machine."""
 _UNSEEN_ROWS = 20_000
 """Training rows, for the same estimates."""
+_MEASURED = 2.0
+"""Seconds that measuring one candidate whole takes."""
+_WRITING = 3.0
+"""Seconds that an export takes beside what its verification does."""
 _EFFICIENCY = 0.35
 """Share of the measured matrix rate that whole training and evaluation loops reach."""
 
@@ -37,9 +42,11 @@ class Workload:
     """Operations of the teacher's layers for one token."""
     rate: float
     """Operations a second of a matrix product, as measured."""
+    verified: float | None = None
+    """Seconds that all baselines took, where they were made."""
 
     @classmethod
-    def of(cls, study: Study, rows: Rows | None, rate: float) -> Workload:
+    def of(cls, study: Study, rows: Rows | None, rate: float, verified: float | None = None) -> Workload:
         """The workload of a study; typical numbers where its rows are not known."""
         train = rows.sets["train"] if rows else None
         return cls(
@@ -48,6 +55,20 @@ class Workload:
             judged=rows.judged if rows else study.task.holdout.size,
             operations=_operations(study.space.largest(), study.space.teacher.head_size),
             rate=rate,
+            verified=verified,
+        )
+
+    @classmethod
+    def of_data(cls, study: Study, data: TaskData, rate: float, verified: float | None = None) -> Workload:
+        """The workload of a study whose data is made."""
+        lengths = data.train["length"]
+        return cls(
+            rows=len(lengths),
+            tokens=max(8.0, sum(lengths) / len(lengths)),
+            judged=len(data.search),
+            operations=_operations(study.space.largest(), study.space.teacher.head_size),
+            rate=rate,
+            verified=verified,
         )
 
     def seconds(self, texts: float) -> float:
@@ -88,12 +109,22 @@ def profile(study: Study, work: Workload) -> float:
 
 def search(study: Study, work: Workload) -> float:
     """Evaluating the candidates."""
-    return _SMALL * work.seconds(study.search.evaluations * work.judged)
+    return study.search.evaluations * evaluation(study, work)
+
+
+def evaluation(study: Study, work: Workload) -> float:
+    """Evaluating one candidate."""
+    return _SMALL * work.seconds(work.judged)
 
 
 def front(study: Study, work: Workload) -> float:
-    """Evaluating the uniform networks."""
-    return _SMALL * work.seconds(most_uniform(study.space, len(study.budgets)) * work.judged)
+    """Measuring the best candidates, judging the teacher, and evaluating the uniform networks.
+
+    With hours the search evaluates those, and counts them.
+    """
+    measured = len(study.budgets) * (study.export.candidates + 1) * _MEASURED
+    uniform = 0 if study.training.hours else most_uniform(study.space, len(study.budgets))
+    return measured + work.seconds(work.judged) + uniform * evaluation(study, work)
 
 
 def baselines(study: Study, work: Workload) -> float:
@@ -110,8 +141,8 @@ def finalists(study: Study, work: Workload) -> float:
 
 
 def export(study: Study, work: Workload) -> float:
-    """Writing and verifying the export for one budget."""
-    return 15.0
+    """Writing and verifying the export for one budget: it is smaller than the two baselines of each device."""
+    return 15.0 if work.verified is None else _WRITING + work.verified / 2
 
 
 def measured_rate() -> float:

@@ -205,7 +205,8 @@ def make_export(run: Run, laps: Laps, budget: Budget, fine_tune: bool) -> None:
             return
         say(f"{budget.name}: {candidate['description']} missed the budget when verified; taking the next best")
         shutil.rmtree(run.export(budget.name))
-    found, remedy = "no candidate is predicted to meet it", "search.evaluations or the budget"
+    more = "training.hours" if run.study.training.hours else "search.evaluations"
+    found, remedy = "no candidate is predicted to meet it", f"{more} or the budget"
     if measured:
         found, remedy = f"none of the {len(measured)} measured candidates meets it", f"export.candidates, {remedy}"
     raise ExportError(f"budgets.{budget.name}: {found}; raise {remedy}")

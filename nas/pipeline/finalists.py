@@ -7,10 +7,12 @@ accurate ones are dropped on the way.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from nas.architecture import Architecture
@@ -18,11 +20,12 @@ from nas.errors import ExportError
 from nas.evaluate import Evaluator
 from nas.files import digest, read_json, write_folder, write_json
 from nas.model import CompactBertForSequenceClassification
+from nas.pipeline import division
 from nas.pipeline.prepare import splits
 from nas.pipeline.run import Run
 from nas.pipeline.searches import evaluation, front
-from nas.pipeline.supernets import distillation, supernet_inputs
-from nas.progress import Laps, say
+from nas.pipeline.supernets import decided, distillation, supernet_inputs, supernet_steps
+from nas.progress import Laps, busy, say
 from nas.supernet.cohort import Halving
 from nas.supernet.loops import Schedule
 
@@ -69,7 +72,8 @@ def finalists_inputs(run: Run) -> str:
 
 
 def _origin(run: Run) -> dict[str, Any]:
-    trained = run.study.export.model_dump(mode="json", include={"finalists", "epochs", "learning_rate", "batch_size"})
+    names = {"finalists", "learning_rate", "batch_size"} | (set() if run.study.training.hours else {"epochs"})
+    trained = run.study.export.model_dump(mode="json", include=names)
     return {"form": _FORM, "supernet": supernet_inputs(run), "export": trained}
 
 
@@ -86,22 +90,30 @@ def finalists_of(run: Run) -> dict[str, list[Architecture]]:
 def make_finalists(run: Run, laps: Laps) -> None:
     """Train the finalists of all budgets together."""
     groups = [group for group in finalists_of(run).values() if group]
-    train_together(run, run.finalists, groups, "The final training")
+    train_together(run, run.finalists, groups, "The final training", laps)
 
 
-def train_together(run: Run, folder: Path, groups: Sequence[Sequence[Architecture]], title: str) -> None:
+def train_together(
+    run: Run, folder: Path, groups: Sequence[Sequence[Architecture]], title: str, laps: Laps | None = None
+) -> None:
     """Train the networks of some groups, each of which keeps the more accurate ones; goes on after an interruption.
 
-    Weights are written to `folder`, a Hugging Face folder for each network, named by its architecture's digest.
+    Weights are written to `folder`, a Hugging Face folder for each network, named by its architecture's digest. With
+    the laps of the final training, what they leave of a study's hours decides how many steps it has.
     """
     architectures = list(dict.fromkeys(chain.from_iterable(groups)))
     evaluator = judge_of(run)
     say(f"{title}: networks are trained and judged on {evaluator.processor}")
     settings = run.study.export
     networks = [evaluator.network(architecture) for architecture in architectures]
+    started = time.monotonic()
     inherited = [evaluator.judged(network) for network in networks]
+    judging = (time.monotonic() - started) / max(1, len(networks))
+    if laps is not None and networks and run.study.training.hours and decided(run, "finalists") is None:
+        _decide(run, laps, groups, evaluator, judging)
     schedule = Schedule(settings.learning_rate, settings.batch_size, steps=training_steps(run))
     origin = _origin(run) | {"groups": [[each.digest for each in group] for group in groups]}
+    origin |= {"steps": schedule.steps} if run.study.training.hours else {}
     halving = Halving.of([[architectures.index(each) for each in group] for group in groups], schedule.steps, _RUNGS)
     told = []
     if networks:
@@ -122,9 +134,45 @@ def judge_of(run: Run) -> Evaluator:
     return replace(evaluation(run), examples=None).load()
 
 
+def _decide(
+    run: Run, laps: Laps, groups: Sequence[Sequence[Architecture]], evaluator: Evaluator, judging: float
+) -> None:
+    """Note how many steps the final training has, by what is left and the speed with all networks and with few.
+
+    `judging` is how long it takes to judge one of them.
+    """
+    every, first = list(dict.fromkeys(chain.from_iterable(groups))), list(dict.fromkeys(group[0] for group in groups))
+    with busy("Timing a few steps"):
+        many = len(every), _seconds_per_step(run, evaluator, every)
+        few = (len(first), _seconds_per_step(run, evaluator, first)) if len(first) < len(every) else many
+    laps.end("timing")
+    kept = [len(group) for group in groups]
+    trained = [len(every)]
+    for _ in _RUNGS:
+        kept = [-(-count // 2) for count in kept]
+        trained.append(min(len(every), sum(kept)))
+    step = division.mean_step(_RUNGS, trained, few, many)
+    steps = division.training_steps(laps.left - judging * sum(trained), step)
+    run.note("finalists", steps=steps)
+    say(f"The final training: {steps:,} steps of {step:.2f} s, of the {laps.left / 60:.0f} minutes that are left")
+
+
+def _seconds_per_step(run: Run, evaluator: Evaluator, architectures: Sequence[Architecture]) -> float:
+    settings, warm_up = run.study.export, division.WARM_UP_STEPS
+    schedule = Schedule(settings.learning_rate, settings.batch_size, steps=warm_up + division.TIMED_STEPS)
+    with TemporaryDirectory(prefix=".timing-", dir=run.folder) as folder:
+        training = distillation(run, splits(run), schedule, Path(folder), {})
+        return training.time_cohort([evaluator.network(each) for each in architectures], warm_up)
+
+
 def training_steps(run: Run) -> int:
-    """The steps of the final training."""
+    """The steps of the final training: as the study says, or with hours as was decided.
+
+    A network that is trained alone, before there were finalists, is trained as long as the supernet.
+    """
     settings = run.study.export
+    if run.study.training.hours:
+        return decided(run, "finalists") or supernet_steps(run)
     if settings.epochs is None:
         return run.study.supernet.steps
     return max(1, round(settings.epochs * (len(splits(run).train) // settings.batch_size)))

@@ -10,6 +10,7 @@ from nas.data.files import check_file
 from nas.export.standalone import source_of
 from nas.hub import Kind, Snapshot
 from nas.latency.runtimes import check_runtime
+from nas.pipeline.allowance import divided
 from nas.pipeline.estimates import Workload, measured_rate
 from nas.pipeline.prepare import data_inputs, given_teacher, metric_of, teacher_folder
 from nas.pipeline.rows import look_at_rows, not_seen
@@ -42,13 +43,14 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
     rate = measured_rate()
     work = Workload.of(study, rows, rate)
     tokens = f"texts of {rows.sets['train'].mean:.0f} tokens" if rows else "texts of a third of max_length"
+    listed, known = states(run, steps_of(run)), run.seconds()
+    if study.training.hours:
+        estimated = divided(study, work, [(step, known[step.name] if done else None) for step, done in listed])
+    else:
+        estimated = {step.name: 0.0 if done else step.seconds(study, work) for step, done in listed}
     steps = [
-        {
-            "step": step.name,
-            "state": "done" if done else "to do",
-            "estimated_s": 0 if done else round(step.seconds(study, work)),
-        }
-        for step, done in states(run, steps_of(run))
+        {"step": step.name, "state": "done" if done else "to do", "estimated_s": round(estimated[step.name])}
+        for step, done in listed
     ]
     return {
         "study": study.name,
@@ -69,6 +71,7 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
             for budget in study.budgets
             for limits in budget.limits
         ],
+        "hours": study.training.hours,
         "steps": steps,
         "estimated_s": sum(step["estimated_s"] for step in steps),
         "assumption": f"{tokens}, {rate / 1e9:.0f} GFLOP/s measured",

@@ -3,7 +3,7 @@
     runs/<study>/
         study.json            the study as the last command that wrote to the run read it
         hub.json              commits of the hub's teacher and data set that the run is made from
-        steps/<step>.json     what a step was made from, when it finished, how long it took
+        steps/<step>.json     what a step was made from, when it finished, how long it took, what was decided for it
         embedded/             data and teacher of the embedded task, if the study uses it
         data/                 train.parquet, search.parquet, test.parquet (tokenised), labels.json, sample.json (some
                               texts); if the vocabulary is pruned also tokenizer/ and vocabulary.json, the rows of the
@@ -159,10 +159,11 @@ class Run:
         return known["finished"] is not None and (self.folder / known["result"]).exists()
 
     @contextmanager
-    def step(self, step: str, inputs: str, result: Path, *aside: Path) -> Iterator[Laps]:
+    def step(self, step: str, inputs: str, result: Path, *aside: Path, allowed: float = float("inf")) -> Iterator[Laps]:
         """Mark a step as started, and as finished when the block ends; the block may say what its time was spent on.
 
-        Its result, and what it needs aside, are removed first if they were begun from other inputs.
+        Its result, and what it needs aside, are removed first if they were begun from other inputs. What is left of
+        the seconds that it is `allowed`, those before an interruption included, is told to the block.
         """
         mark = self._mark(step)
         known: dict[str, Any] = read_json(mark, StudyError) if mark.exists() else {}
@@ -180,7 +181,8 @@ class Run:
         elif not result.exists():  # somebody took it away: half of the next one must not count as finished
             known["finished"] = None
             write_json(mark, known)
-        started, laps, finished = time.monotonic(), Laps(known.get("parts", {})), known["finished"]
+        started, finished = time.monotonic(), known["finished"]
+        laps = Laps(known.get("parts", {}), allowed - known["seconds"])
         self._forget()
         with logged(self.folder / LOG_FILE):
             log("started", step=step)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import inf
 
 from nas.errors import NasError
+from nas.pipeline.allowance import seconds_allowed
 from nas.pipeline.run import Run
 from nas.pipeline.step import Check, Step
 from nas.supernet.checkpoints import drop_checkpoints
@@ -21,7 +23,7 @@ def bring_up_to_date(
     with run.remembering():
         for step in _needed(steps, names):
             try:
-                _bring_up_to_date(run, step)
+                _bring_up_to_date(run, step, steps)
             except tolerated as problem:
                 if step.name not in names:
                     raise
@@ -29,12 +31,13 @@ def bring_up_to_date(
     return problems
 
 
-def _bring_up_to_date(run: Run, step: Step | Check) -> None:
+def _bring_up_to_date(run: Run, step: Step | Check, steps: Sequence[Step | Check]) -> None:
     if isinstance(step, Check):
         step.check(run)
         return
     if step.make and not step.is_current(run):
-        with run.step(step.name, step.inputs(run), step.result, *step.aside) as laps:
+        allowed = seconds_allowed(run, steps, step) if step.is_divided else inf
+        with run.step(step.name, step.inputs(run), step.result, *step.aside, allowed=allowed) as laps:
             step.make(run, laps)
     for output in (step.result, *step.aside):
         for folder in (output, *output.glob("*")):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from nas.device import Device
@@ -19,9 +20,11 @@ from nas.latency.profiling import Recipe, build_profile
 from nas.latency.runner import environment
 from nas.latency.runtimes import check_runtime
 from nas.model.precision import training_processor
+from nas.pipeline.division import evaluations as in_search
+from nas.pipeline.division import search_seconds
 from nas.pipeline.prepare import metric_of, splits
 from nas.pipeline.run import Run, once
-from nas.pipeline.supernets import load_teacher, supernet_inputs, teacher_config
+from nas.pipeline.supernets import decided, load_teacher, supernet_inputs, teacher_config
 from nas.progress import Laps, say
 from nas.search import SearchState, search
 from nas.search.costs import Costs
@@ -30,7 +33,7 @@ from nas.search.knapsack import best_sums, score, single_changes
 from nas.search.sampler import Trials
 from nas.search.selection import Measurement, measure_front
 from nas.search.storage import Storage, check_database, database
-from nas.search.uniform import best_uniform
+from nas.search.uniform import best_uniform, every_uniform
 from nas.study import Study
 
 _TEXTS = 256
@@ -197,18 +200,54 @@ def evaluate(run: Run, laps: Laps, knapsack: bool = False) -> SearchState:
 
     Raises `SearchError` if other profiles, or weights, were used before.
     """
-    costs, recipe, settings = costs_of(run), evaluation(run), run.study.search
+    costs, recipe, settings, wanted = costs_of(run), evaluation(run), run.study.search, evaluations(run)
     trials = trials_of(run, costs)
     trials.rest_on("profiles", digest(measured_on(run)))
     executor = partial(executor_of, run, recipe)
-    if trials.evaluated < settings.evaluations:
+    if trials.evaluated < wanted:
         processor = evaluating_processor(settings)
         say(f"search: candidates are evaluated on {processor} in {recipe.precision(processor)}")
-    if knapsack and trials.evaluated < settings.evaluations:
+    if knapsack and trials.evaluated < wanted:
         changes = single_changes(run.study.space)
         trials.begin_with(best_sums(run.study.space, costs, score(executor(), changes)))
         laps.end("knapsack")
-    return search(trials, settings.evaluations, executor, laps)
+    return search(trials, wanted, executor, laps)
+
+
+def evaluations(run: Run) -> int:
+    """How many evaluations the search has: as the study says, or with hours as was decided.
+
+    Raises `SearchError` where that is not decided yet, as for who joins a search in its first seconds.
+    """
+    if not run.study.training.hours:
+        return run.study.search.evaluations
+    found = decided(run, "search")
+    if found is None:
+        raise SearchError(
+            f"{run.folder}: how many candidates fit into the hours of this search is still being measured; try again "
+            "in a minute"
+        )
+    return found
+
+
+def _decide(run: Run, laps: Laps) -> None:
+    """Note how many candidates are evaluated, by the search's share of what is left.
+
+    The uniform networks of the front, which are as large as the budgets allow, tell how long an evaluation takes; that
+    belongs to the share, and is remembered.
+    """
+    seconds, costs = search_seconds(laps.left), costs_of(run)
+    before = laps.left
+    found = best_uniform(partial(executor_of, run, evaluation(run)), run.study.space, costs)
+    taken = before - laps.left
+    laps.end("timing")
+    count = len(every_uniform(run.study.space, costs))
+    # What an earlier search remembers took no time now.
+    known = [result.seconds for results in found.values() for result in results]
+    each = max([taken / max(1, count), *([mean(known) / run.study.search.workers] if known else [])])
+    steps = in_search(seconds - taken, each)
+    run.note("search", steps=steps)
+    say(f"search: {steps} evaluations of {each:.2f} s, of the {laps.left / 60:.0f} minutes that are left")
 
 
 def measured_on(run: Run, *names: str) -> list[str]:
@@ -232,6 +271,8 @@ def join_search(run: Run) -> SearchState:
 
 def make_search(run: Run, laps: Laps) -> None:
     """Search the space, and note how the search ended. Goes on where a killed search stopped."""
+    if run.study.training.hours and decided(run, "search") is None:
+        _decide(run, laps)
     state = evaluate(run, laps, run.study.search.knapsack)
     run.note("search", ended=_end(run, len(state.results)))
 
@@ -243,12 +284,12 @@ def is_searched(run: Run) -> bool:
 
 def has_ended(run: Run, count: int) -> bool:
     """Whether a search that has begun and has so many results is at its end: those asked for, or it had run dry."""
-    return count >= run.study.search.evaluations or run.noted("search", "ended") == _end(run, count)
+    return count >= evaluations(run) or run.noted("search", "ended") == _end(run, count)
 
 
 def _end(run: Run, count: int) -> list[object]:
     """What a search ended with: another sampler, asked for as many, may find what this one did not."""
-    return [run.study.search.evaluations, run.study.search.sampler, count]
+    return [evaluations(run), run.study.search.sampler, count]
 
 
 def front_inputs(run: Run) -> str:

@@ -43,6 +43,8 @@ class Step:
     """Other files and folders that it writes, removed together with the result."""
     current: Callable[[Run], bool] | None = field(default=None, kw_only=True)
     """Whether the result is up to date; None if it is when it was made from `inputs`."""
+    is_divided: bool = field(default=False, kw_only=True)
+    """Whether it takes what it is given of a run's hours, where the study sets them."""
     is_remote: bool = field(default=False, kw_only=True)
     """Whether `inputs` asks another machine. `nas check` does not, and takes the result for up to date."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from nas.budget import Budget
 from nas.device import Device
-from nas.pipeline import estimates, exports, finalists, prepare, searches, supernets
+from nas.pipeline import allowance, estimates, exports, finalists, prepare, searches, supernets
 from nas.pipeline.run import Run
 from nas.pipeline.step import Check, Step
 
@@ -25,6 +25,7 @@ def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
     return (
         Check("storage", (), lambda run: searches.check_storage(run.study)),
         Check("other training", (), supernets.refuse_other_training),
+        Check("hours", (), partial(_refuse_hours, fine_tune=fine_tune)),
         *([_embedded(run)] if embedded else []),
         Check("sources", ("embedded",) if embedded else (), prepare.settle_sources),
         Step("data", ("sources",), prepare.data_inputs, prepare.make_data, run.data, estimates.data),
@@ -34,13 +35,16 @@ def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
         Check("imports", ("teacher", *_profiles(here)), searches.refuse_unmeasured),
         *(_profile(run, device) for device in away),
         Check("budgets", _profiles(study.devices), searches.check_feasible),
+        *(_baselines(run, device) for device in study.devices),  # they tell what exports will take
+        Check("hours left", ("teacher",), partial(_refuse_hours, fine_tune=fine_tune)),
         Step(
             "supernet",
-            ("other training", "teacher"),
+            ("other training", "hours", "hours left"),
             supernets.supernet_inputs,
             supernets.make_supernet,
             run.supernet,
             estimates.supernet,
+            is_divided=True,
         ),
         Step(
             "search",
@@ -50,10 +54,10 @@ def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
             run.journal.parent,
             estimates.search,
             current=searches.is_searched,
+            is_divided=True,
         ),
         Step("front", ("search",), searches.front_inputs, searches.make_front, run.front, estimates.front),
         *([_finalists(run)] if fine_tune and study.export.fine_tune else []),
-        *(_baselines(run, device) for device in study.devices),
         *(_export(run, budget, fine_tune) for budget in study.budgets),
     )
 
@@ -67,6 +71,13 @@ def trial_step(run: Run, candidate: dict[str, Any], fine_tune: bool) -> Step:
     """Return the step that exports a single candidate of the front, as the budgets' exports are made."""
     inputs, make = partial(exports.trial_inputs, candidate=candidate), partial(exports.make_trial, candidate=candidate)
     return _written(run, exports.trial_name(candidate), ("front",), inputs, make, fine_tune)
+
+
+def _refuse_hours(run: Run, fine_tune: bool) -> None:
+    """Raise `StudyError` if the study's hours are too few, but not for a supernet that was begun."""
+    begun = run.is_finished("teacher") and run.is_started("supernet", supernets.supernet_inputs(run))
+    if not begun:
+        allowance.refuse_too_few(run, steps_of(run, fine_tune))
 
 
 def _embedded(run: Run) -> Step:
@@ -105,7 +116,7 @@ def _baselines(run: Run, device: Device) -> Step:
 
 def _finalists(run: Run) -> Step:
     inputs, make = finalists.finalists_inputs, finalists.make_finalists
-    return Step("finalists", ("front",), inputs, make, run.finalists, estimates.finalists)
+    return Step("finalists", ("front",), inputs, make, run.finalists, estimates.finalists, is_divided=True)
 
 
 def _export(run: Run, budget: Budget, fine_tune: bool) -> Step:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -17,14 +18,17 @@ from nas.files import digest, write_folder
 from nas.model import CompactBertConfig, CompactBertForSequenceClassification
 from nas.model.stock import compact_config, from_stock
 from nas.model.tokenizer import load_tokenizer
+from nas.pipeline.division import TIMED_STEPS, WARM_UP_STEPS, supernet_seconds, training_steps
 from nas.pipeline.prepare import scale_of, splits, task_made_of, teacher_inputs, teacher_made_of
 from nas.pipeline.run import Run, once
-from nas.progress import Laps, tracked
+from nas.progress import Laps, busy, say, tracked
+from nas.space import SearchSpace
 from nas.supernet import BertSupernet, SupernetWeights
 from nas.supernet.checkpoints import drop_checkpoints, refuse_others
 from nas.supernet.distillation import LossWeights
 from nas.supernet.importance import measure_importance, reorder
 from nas.supernet.loops import Schedule, labelled_batches
+from nas.supernet.sampling import Sampling
 from nas.supernet.training import Distillation
 
 _FORM = 4
@@ -40,6 +44,7 @@ def supernet_inputs(run: Run) -> str:
 def _origin(run: Run) -> dict[str, Any]:
     study = run.study
     unused = {"workers"} if study.supernet.progressive else {"workers", "progressive"}  # older runs do not know it
+    unused |= {"steps"} if study.training.hours else set()
     return {
         "form": _FORM,
         "task": task_made_of(run),
@@ -48,24 +53,40 @@ def _origin(run: Run) -> dict[str, Any]:
         "search_space": study.space.definition,
         "supernet": study.supernet.model_dump(mode="json", exclude=unused),
         "seed": study.seed,
+        **({"hours": study.training.hours} if study.training.hours else {}),
     }
+
+
+def _training_origin(run: Run) -> dict[str, Any]:
+    """What the training is bound to: with hours also the number of steps that was decided for it."""
+    if not run.study.training.hours:
+        return _origin(run)
+    return _origin(run) | {"steps": decided(run, "supernet")}
+
+
+def decided(run: Run, step: str) -> int | None:
+    """How many training steps or evaluations a step has by the study's hours; None before it is decided."""
+    return run.noted(step, "steps") if run.is_started(step) else None
 
 
 def refuse_other_training(run: Run) -> None:
     """Raise `TrainingError` if another training of the supernet was begun and not ended; before a teacher is made."""
     if run.is_finished("supernet"):
         drop_checkpoints(run.supernet)
-    refuse_others(run.supernet / "checkpoints", _origin(run))
+    refuse_others(run.supernet / "checkpoints", _training_origin(run))
 
 
 def make_supernet(run: Run, laps: Laps) -> None:
     """Order the teacher's units, then train the supernet from it."""
-    origin, workers = _origin(run), run.study.supernet.workers
+    workers = run.study.supernet.workers
     torch.manual_seed(run.study.seed)
     if not run.ordered_teacher.exists():
         teacher, data = load_teacher(run), splits(run)
         order(run, data, teacher)
         write_folder(run.ordered_teacher, untrained(run, data, teacher).save_pretrained)
+    if run.study.training.hours and decided(run, "supernet") is None:
+        _decide(run, laps)
+    origin = _training_origin(run)
     if workers == 1:
         _train_ordered(run, origin)
         return
@@ -75,15 +96,43 @@ def make_supernet(run: Run, laps: Laps) -> None:
     shutil.rmtree(run.supernet / "ray", ignore_errors=True)
 
 
+def _decide(run: Run, laps: Laps) -> None:
+    """Note how many steps the supernet is trained for, by its share of what is left and the speed of its training."""
+    study, settings = run.study, run.study.supernet
+    schedule = Schedule(settings.learning_rate, settings.batch_size, steps=WARM_UP_STEPS + TIMED_STEPS)
+    with busy("Timing a few steps"), TemporaryDirectory(prefix=".timing-", dir=run.folder) as folder:
+        training = distillation(run, splits(run), schedule, Path(folder), {})
+        step = training.time_supernet(load_ordered(run), *_of_training(run), warm_up=WARM_UP_STEPS)
+    laps.end("timing")
+    steps = training_steps(supernet_seconds(laps.left, study.export.fine_tune), step)
+    run.note("supernet", steps=steps, hours=study.training.hours)
+    say(f"The supernet: {steps:,} steps of {step:.2f} s, of the {laps.left / 60:.0f} minutes that are left")
+
+
+def _of_training(run: Run) -> tuple[SearchSpace, int, Sampling, bool]:
+    """What the training of the supernet draws its sub-networks by."""
+    settings = run.study.supernet
+    return run.study.space, settings.random_subnets, settings.sampling, settings.progressive
+
+
+def supernet_steps(run: Run) -> int:
+    """The steps of the supernet's training: as the study says, or with hours as was decided."""
+    found = decided(run, "supernet") if run.study.training.hours else None
+    return found or run.study.supernet.steps
+
+
 def _train_ordered(run: Run, origin: dict[str, Any]) -> None:
     """From the ordered teacher to the supernet's weights, alone or as one of several processes."""
     settings = run.study.supernet
     schedule = Schedule(
-        settings.learning_rate, settings.batch_size, steps=settings.steps, checkpoint_steps=settings.checkpoint_steps
+        settings.learning_rate,
+        settings.batch_size,
+        steps=supernet_steps(run),
+        checkpoint_steps=settings.checkpoint_steps,
     )
     weights = load_ordered(run)
     training = distillation(run, splits(run), schedule, run.supernet, origin)
-    training.train_supernet(weights, run.study.space, settings.random_subnets, settings.sampling, settings.progressive)
+    training.train_supernet(weights, *_of_training(run))
     if PartialState().is_main_process:
         weights.save_pretrained(run.supernet)
 

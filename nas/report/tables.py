@@ -35,6 +35,12 @@ def print_plan(plan: dict[str, Any]) -> None:
         table.add_row(step["step"], step["state"], duration(step["estimated_s"]))
     console.print(table)
     console.print(f"in all about {duration(plan['estimated_s'])} ({plan['assumption']})", soft_wrap=True, markup=False)
+    if plan["hours"]:
+        console.print(
+            f"hours: {plan['hours']:g}, divided as above; the numbers of steps follow from the speed of this machine",
+            soft_wrap=True,
+            markup=False,
+        )
     if plan["rows"]:
         _print_rows(plan["rows"])
     else:

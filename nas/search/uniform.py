@@ -54,6 +54,15 @@ def widths(space: SearchSpace) -> list[tuple[int, int]]:
     return [(heads, nearest(unit * heads)) for heads in sizes.num_attention_heads]
 
 
+def every_uniform(space: SearchSpace, costs: Costs) -> list[Architecture]:
+    """The uniform networks of all budgets, each once."""
+    return list(dict.fromkeys(chain.from_iterable(_by_budget(space, costs).values())))
+
+
+def _by_budget(space: SearchSpace, costs: Costs) -> dict[str, list[Architecture]]:
+    return {budget.name: list(uniform_networks(space, costs, budget)) for budget in costs.budgets}
+
+
 def best_uniform(
     make_executor: Callable[[], Executor], space: SearchSpace, costs: Costs
 ) -> dict[str, list[CandidateResult]]:
@@ -62,8 +71,8 @@ def best_uniform(
     They are evaluated as candidates are, by the same kind of executor, which is made only if there are any; what
     several budgets have in common is evaluated once.
     """
-    networks = {budget.name: list(uniform_networks(space, costs, budget)) for budget in costs.budgets}
-    every = list(dict.fromkeys(chain.from_iterable(networks.values())))
+    networks = _by_budget(space, costs)
+    every = every_uniform(space, costs)
     best = {name: list[CandidateResult]() for name in networks}
     if not every:
         return best

@@ -34,6 +34,8 @@ from nas.files import digest, read_json, write_json
 _COMPLETE = "complete"
 _ORIGIN_FILE = "origin.json"
 _WEIGHTS = "model.safetensors"
+_STRETCH = 50
+"""So many batches does transformers sort by length together, if there are four times as many."""
 
 
 class _ByLength(LengthGroupedSampler):
@@ -62,6 +64,7 @@ class SafeTrainer(Trainer):
         super().__init__(train_dataset=train_dataset, **kwargs)
         self.args._n_gpu = min(1, self.args.n_gpu)  # several GPUs are for several processes
         self._lengths = list(train_dataset["length"])
+        self._rows: list[int] | None = None
         self.args.dataloader_drop_last = len(self._lengths) >= self.args.train_batch_size
 
     def _init_training_state(self, *arguments: Any) -> tuple[int, int]:
@@ -69,7 +72,20 @@ class SafeTrainer(Trainer):
         # What was stopped early stays so: transformers itself would forget it and train another epoch.
         return (self.state.num_train_epochs, 0) if self.control.should_training_stop else begun
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> _ByLength:
+    def spread(self, first: int, batches: int) -> None:
+        """Train on so many batches of an epoch alone, of all lengths, the `first` of them twice.
+
+        An epoch is sorted by length in stretches of `_STRETCH` batches, the longest texts first.
+        """
+        size, order = self.args.train_batch_size, list(self._get_train_sampler())
+        stretch = [order[at : at + size] for at in range(0, min(len(order), _STRETCH * size), size)]
+        whole = [batch for batch in stretch if len(batch) == len(stretch[0])]
+        chosen = [whole[(2 * number + 1) * len(whole) // (2 * batches)] for number in range(batches)]
+        self._rows = [row for batch in (*chosen[:first], *chosen) for row in batch]
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self._rows is not None:
+            return self._rows
         size = self.args.train_batch_size
         batches = max(1, len(self._lengths) // size)
         return _ByLength(size, self._lengths, self.args.seed, lambda: self.state.global_step // batches)

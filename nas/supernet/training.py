@@ -32,6 +32,7 @@ from nas.supernet.loops import Schedule, run_trainer, training_arguments
 from nas.supernet.sampling import Sampling, in_stages, sandwich
 from nas.supernet.scale import STANDARD, Scale
 from nas.supernet.side_by_side import SideBySideTrainer, Work, balanced, split
+from nas.supernet.speed import seconds_per_step
 from nas.supernet.supernet import BertSupernet
 from nas.threads import replica
 
@@ -269,13 +270,36 @@ class Distillation:
         progressive: bool = False,
     ) -> None:
         """Train all sub-networks of a space at once, in place; if `progressive` the large ones first."""
+        trainer = self._supernet_trainer(weights, space, random_subnets, sampling, progressive)
+        self._run(trainer, [weights], "Training the supernet")
 
+    def time_supernet(
+        self,
+        weights: CompactBertForSequenceClassification,
+        space: SearchSpace,
+        random_subnets: int,
+        sampling: Sampling,
+        progressive: bool = False,
+        *,
+        warm_up: int,
+    ) -> float:
+        """The seconds of a step of `train_supernet`, by the schedule's steps but the first ones. Spoils `weights`."""
+        trainer = self._supernet_trainer(weights, space, random_subnets, sampling, progressive)
+        return self._timed(trainer, [weights], warm_up)
+
+    def _supernet_trainer(
+        self,
+        weights: CompactBertForSequenceClassification,
+        space: SearchSpace,
+        random_subnets: int,
+        sampling: Sampling,
+        progressive: bool,
+    ) -> DistillationTrainer:
         def draws(stage: SearchSpace) -> Callable[[int], list[Architecture]]:
             return sandwich(stage, random_subnets, sampling, self.seed)
 
         chosen = in_stages(space, self.schedule.steps, draws) if progressive else draws(space)
-        trainer = self._trainer(DistillationTrainer, weights, students=of_one(chosen))
-        self._run(trainer, [weights], "Training the supernet")
+        return self._trainer(DistillationTrainer, weights, students=of_one(chosen))
 
     def train_subnetwork(self, model: CompactBertForSequenceClassification, title: str) -> None:
         """Train one extracted sub-network, in place, without dropout as in the supernet."""
@@ -300,6 +324,12 @@ class Distillation:
         trainer.judge_remaining()
         return trainer.told()
 
+    def time_cohort(self, networks: Sequence[CompactBertForSequenceClassification], warm_up: int) -> float:
+        """The seconds of a step of `train_cohort` while none is dropped, as `time_supernet` finds them."""
+        students = [(number, network.config.architecture) for number, network in enumerate(networks)]
+        trainer = self._trainer(DistillationTrainer, Cohort(networks), students=lambda step: students)
+        return self._timed(trainer, networks, warm_up)
+
     def _trainer(self, kind: type[T], model: nn.Module, **kwargs: Any) -> T:
         for network in _networks(model):
             table = network.bert.embeddings.word_embeddings
@@ -321,8 +351,16 @@ class Distillation:
     def _run(
         self, trainer: DistillationTrainer, networks: Sequence[CompactBertForSequenceClassification], title: str
     ) -> None:
-        classifiers = [network.classifier for network in networks]
-        with self.scale.out_of(*classifiers, self.teacher.classifier):
+        with self._standardised(networks):
             run_trainer(trainer, title, self.folder, self.origin)
         for network in networks:
             network.cpu().eval().requires_grad_(True)
+
+    def _timed(
+        self, trainer: DistillationTrainer, networks: Sequence[CompactBertForSequenceClassification], warm_up: int
+    ) -> float:
+        with self._standardised(networks):
+            return seconds_per_step(trainer, warm_up)
+
+    def _standardised(self, networks: Sequence[CompactBertForSequenceClassification]) -> AbstractContextManager[None]:
+        return self.scale.out_of(*(network.classifier for network in networks), self.teacher.classifier)

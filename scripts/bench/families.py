@@ -25,7 +25,7 @@ from nas.files import read_json, write_json, write_text
 from nas.pipeline import Run, export, profile
 from nas.pipeline.commands import prepare_teacher
 from nas.pipeline.finalists import training_steps
-from nas.pipeline.supernets import teacher_config
+from nas.pipeline.supernets import supernet_steps, teacher_config
 from nas.report.style import CHOICES, standalone_style
 from nas.report.svg import Scale, drawing, element, frame, path, text, tooltip
 from nas.search.costs import Costs
@@ -79,7 +79,7 @@ def _records(run: Run, path: Path) -> list[dict[str, Any]]:
             found[name] = _record(read_json(file, ExportError)) if known else {"reached": False, "why": missed[name]}
     about = {"space": path.stem, "sequence_length": study.devices[0].sequence_length}
     about |= {
-        "supernet_steps": study.supernet.steps if reached else 0,
+        "supernet_steps": supernet_steps(own) if reached else 0,
         "final_steps": training_steps(own) if reached else 0,
     }
     return [{"budget": budget.name, **about, **found[budget.name]} for budget in study.budgets]

@@ -1,0 +1,98 @@
+"""What a run's hours leave for the steps that are divided, by what its other steps took and are estimated to take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+
+from nas.errors import StudyError
+from nas.pipeline import division, estimates
+from nas.pipeline.estimates import Workload, measured_rate
+from nas.pipeline.prepare import splits
+from nas.pipeline.run import Run
+from nas.pipeline.step import Check, Step
+from nas.study import Study
+
+_BY_ROWS = ("embedded", "data", "teacher")
+"""How long these take is not counted before it is known: it depends on rows that may not have been read."""
+
+
+def seconds_allowed(run: Run, steps: Sequence[Step | Check], step: Step) -> float:
+    """The seconds that a step may take which is divided, together with the divided ones behind it.
+
+    Without hours there is no limit.
+    """
+    hours = run.study.training.hours
+    if not hours:
+        return float("inf")
+    known, listed, work = run.seconds(), _made(steps), _workload(run)
+    at = listed.index(step)
+    before = sum(known.get(each.name, 0.0) for each in listed[:at])
+    after = sum(each.seconds(run.study, work) for each in listed[at + 1 :] if not each.is_divided)
+    return 3600 * hours - division.BESIDE - before - after
+
+
+def refuse_too_few(run: Run, steps: Sequence[Step | Check]) -> None:
+    """Raise `StudyError` if the run's hours do not even suffice for the steps of a fixed cost."""
+    if not run.study.training.hours:
+        return
+    known, work = run.seconds(), _workload(run)
+    counted = [
+        each for each in _made(steps) if not each.is_divided and (each.name in known or each.name not in _BY_ROWS)
+    ]
+    refuse(run.study, work, sum(known.get(each.name, each.seconds(run.study, work)) for each in counted))
+
+
+def refuse(study: Study, work: Workload, fixed: float) -> None:
+    """Raise `StudyError` if steps of a fixed cost, which take so many seconds, leave nothing of a study's hours."""
+    fixed, hours = fixed + division.BESIDE, study.training.hours or 0.0
+    if 3600 * hours <= fixed:
+        least = ceil(1000 * (fixed + _least(study, work)) / 3600) / 1000
+        raise StudyError(
+            f"training.hours: {hours:g} are too few: what does not depend on them takes {fixed / 3600:.3f} hours; "
+            f"give at least {least:g}"
+        )
+
+
+def divided(study: Study, work: Workload, steps: Sequence[tuple[Step, float | None]]) -> dict[str, float]:
+    """The estimated seconds of each step of a study with hours, in the order of the list; 0 if it is made.
+
+    `steps` has each with the seconds that it took, or None if it is not made. Raises `StudyError` if nothing is left.
+    """
+    found = {step.name: step.seconds(study, work) for step, _ in steps if not step.is_divided}
+    found |= {step.name: took for step, took in steps if took is not None}
+    refuse(study, work, sum(found.values()))
+    left = 3600 * (study.training.hours or 0.0) - division.BESIDE - sum(found.values())
+    names = [step.name for step, _ in steps]
+    if "supernet" not in found:
+        found["supernet"] = division.supernet_seconds(left, "finalists" in names)
+        left -= found["supernet"]
+    if "search" not in found:
+        each = estimates.evaluation(study, work)
+        found["search"] = each * division.evaluations(division.search_seconds(left), each)
+        left -= found["search"]
+    return {step.name: 0.0 if took is not None else found.get(step.name, max(0.0, left)) for step, took in steps}
+
+
+def _least(study: Study, work: Workload) -> float:
+    """About the seconds of the shortest supernet, search and final training."""
+    supernet = study.supernet.model_copy(update={"steps": division.LEAST_STEPS})
+    search = study.search.model_copy(update={"evaluations": division.LEAST_EVALUATIONS})
+    export = study.export.model_copy(update={"epochs": None})
+    least = study.model_copy(update={"supernet": supernet, "search": search, "export": export})
+    finalists = estimates.finalists(least, work) if export.fine_tune else 0.0
+    return estimates.supernet(least, work) + estimates.search(least, work) + finalists
+
+
+def _workload(run: Run) -> Workload:
+    """What the steps of a run work on, as far as it is known."""
+    study, rate, known = run.study, measured_rate(), run.seconds()
+    baselines = [known.get(f"baselines-{device.name}") for device in study.devices]
+    verified = None if None in baselines else sum(seconds for seconds in baselines if seconds is not None)
+    if run.is_finished("data"):
+        return Workload.of_data(study, splits(run), rate, verified)
+    return Workload.of(study, None, rate, verified)
+
+
+def _made(steps: Sequence[Step | Check]) -> list[Step]:
+    return [step for step in steps if isinstance(step, Step)]

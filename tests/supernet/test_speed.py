@@ -1,0 +1,51 @@
+"""The speed of a training, found by a few steps of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import make_rows, make_teacher, make_tokenizer
+from transformers import DataCollatorWithPadding
+
+from nas.supernet.checkpoints import SafeTrainer
+from nas.supernet.loops import Schedule, training_arguments
+from nas.supernet.speed import seconds_per_step
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    tokenizer, rows = make_tokenizer(), make_rows(400, 0)
+    made = [tokenizer(text) for text in rows["text"]]
+    data = {
+        "input_ids": [each["input_ids"] for each in made],
+        "attention_mask": [each["attention_mask"] for each in made],
+    }
+    data |= {"labels": list(rows["label"]), "length": [len(each["input_ids"]) for each in made]}
+    torch.manual_seed(0)
+    model = make_teacher()
+    arguments = training_arguments(model.config, tmp_path, Schedule(1e-3, 4, steps=8), 0)
+    return SafeTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=type(rows).from_dict(data),
+        data_collator=DataCollatorWithPadding(tokenizer),
+        processing_class=tokenizer,
+    )
+
+
+def test_batches_are_of_all_lengths_and_the_first_come_twice(trainer):
+    order = list(trainer._get_train_sampler())
+    trainer.spread(2, 6)
+    rows = list(trainer._get_train_sampler())
+    batches = [rows[at : at + 4] for at in range(0, len(rows), 4)]
+    assert len(batches) == 8 and batches[:2] == batches[2:4]
+    assert all(batch == order[order.index(batch[0]) :][:4] for batch in batches), "as they are met in an epoch"
+    timed = [trainer._lengths[row] for row in rows[8:]]
+    assert max(timed) >= max(trainer._lengths) - 2 and min(timed) <= min(trainer._lengths) + 2
+    assert abs(sum(timed) / len(timed) - sum(trainer._lengths) / 400) < 1.0
+
+
+def test_seconds_of_a_step_are_told_and_nothing_is_written(trainer, tmp_path):
+    assert seconds_per_step(trainer, 2) > 0
+    assert trainer.state.global_step == 8
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
