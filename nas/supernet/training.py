@@ -177,6 +177,11 @@ class CohortTrainer(DistillationTrainer):
         with self.all_threads():
             self.log({f"{_TOLD}{number}": self.judge(self._network(number)) for number in self.remaining()})
 
+    def stop(self, number: int) -> None:
+        """Leave no gradients of a network behind, not even zeros, from which the optimiser would go on."""
+        for replica in self.replicas:
+            _networks(replica)[number].zero_grad(set_to_none=True)
+
     def weight(self, students: int) -> float:
         return 1.0
 
@@ -206,7 +211,7 @@ class _AtRungs(TrainerCallback):
             self.trainer.judge_remaining()
             control.should_save = True
             for number in set(before) - set(self.trainer.remaining()):
-                self.trainer._network(number).zero_grad(set_to_none=True)
+                self.trainer.stop(number)
 
 
 def of_one(architectures: Callable[[int], list[Architecture]]) -> Callable[[int], list[Student]]:

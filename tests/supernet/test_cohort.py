@@ -13,7 +13,7 @@ from nas.architecture import compress_all
 from nas.data import prepare
 from nas.model import CompactBertForSequenceClassification
 from nas.study import Task
-from nas.supernet import BertSupernet
+from nas.supernet import BertSupernet, training
 from nas.supernet.cohort import Halving
 from nas.supernet.distillation import LossWeights
 from nas.supernet.loops import Schedule
@@ -92,10 +92,24 @@ def test_together_each_learns_what_it_learns_alone(space, teacher, data, tmp_pat
             assert_same(together[number].state_dict()[name], value, of=name)
 
 
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("killed", [False, True])
-def test_losers_stop_at_a_rung_and_a_kill_changes_nothing(space, teacher, data, tmp_path, monkeypatch, killed):
-    """The first one stops after four steps, the second one after eight; a kill comes at the tenth."""
+@pytest.mark.parametrize(("count", "killed"), [(1, False), (1, True), (2, False)])
+def test_losers_stop_at_a_rung_and_a_kill_changes_nothing(
+    space, teacher, data, tmp_path, monkeypatch, threads, count, killed
+):
+    """The first one stops after four steps, the second one after eight; a kill comes at the tenth.
+
+    Two threads compute parts of the batch, so that both have gradients of each network.
+    """
+    threads(count)
+    monkeypatch.setattr(training, "_PART_TOKENS", 64)
     halving, seen = Halving((frozenset({0, 1, 2}),), (4, 8)), list[int]()
 
     def judge(network):
@@ -105,7 +119,7 @@ def test_losers_stop_at_a_rung_and_a_kill_changes_nothing(space, teacher, data, 
         return 0.1 * number
 
     states, networks = dict[int, list](), _networks(teacher, space)
-    training = _training(teacher, data, tmp_path / "run")
+    run = _training(teacher, data, tmp_path / "run")
     if killed:
         step = CohortTrainer.gradients
 
@@ -116,10 +130,10 @@ def test_losers_stop_at_a_rung_and_a_kill_changes_nothing(space, teacher, data, 
 
         monkeypatch.setattr(CohortTrainer, "gradients", stops)
         with pytest.raises(KeyboardInterrupt):
-            training.train_cohort(networks, halving, judge, "Together")
+            run.train_cohort(networks, halving, judge, "Together")
         monkeypatch.setattr(CohortTrainer, "gradients", step)
         networks = _networks(teacher, space)
-    told = training.train_cohort(networks, halving, judge, "Together")
+    told = run.train_cohort(networks, halving, judge, "Together")
     assert [sorted(rung) for rung in told] == [[0, 1, 2], [1, 2], [2]]
     assert seen == [0, 1, 2, 1, 2, 2], "nothing is judged twice"
     final, last = _weights(networks), {number: each[-1] for number, each in states.items()}
