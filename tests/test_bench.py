@@ -15,6 +15,7 @@ from scaling import Recorded
 
 from nas.evaluate import CandidateResult
 from nas.space import SearchSpace
+from nas.supernet.training import Distillation
 
 BENCH = Path(__file__).parents[1] / "scripts" / "bench"
 
@@ -172,6 +173,34 @@ def test_what_rests_on_a_trained_supernet(bench, searched_study, tmp_path):
     written = [path.stat().st_mtime_ns for path in measured]
     assert bench("rank_correlation", *_given(study), *options) == found
     assert [path.stat().st_mtime_ns for path in measured] == written
+
+
+@pytest.mark.slow
+def test_equal_training_goes_on_after_an_interruption(bench, finished_study, tmp_path, monkeypatch):
+    """Steps are timed once: other numbers of steps would be another training."""
+    study = shutil.copytree(finished_study.parent, tmp_path / "tiny") / "study.toml"
+    runs, train = study.parent / "runs", Distillation.train_cohort
+    shutil.move(runs / "tiny", runs / "seed-0" / "tiny")
+    options = (*_given(study), "--seeds", "0", "--share", "0.01", "--budgets", "large")
+
+    def stops(training, networks, halving, judge, title):
+        if title == "Training what is cut from it":
+            raise KeyboardInterrupt
+        return train(training, networks, halving, judge, title)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Distillation, "train_cohort", stops)
+        bench("equal_training", *options)
+    folder = runs / "seed-0" / "tiny" / "equal_training"
+    timed = [json.loads(path.read_text()) for path in folder.glob("*/seconds_per_step.json")]
+    found = bench("equal_training", *options)["budgets"]
+    first = next(iter(found.values()))
+    assert {name: row[0]["seconds_per_step"] for name, row in first.items() if name in timed[0]} == timed[0]
+    for rows in found.values():
+        assert {"uniform", "narrowed", "same, alone", "nas run"} <= set(rows)
+        assert all(0 <= row[0][key] <= 1 for row in rows.values() for key in ("search", "test"))
+    assert sorted(path.suffix for path in folder.iterdir()) == [".json"] * len(found), "no checkpoints are left"
+    assert bench("equal_training", *options)["budgets"] == found
 
 
 def test_driver_overhead(bench):

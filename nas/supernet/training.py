@@ -179,8 +179,8 @@ class CohortTrainer(DistillationTrainer):
 
     def stop(self, number: int) -> None:
         """Leave no gradients of a network behind, not even zeros, from which the optimiser would go on."""
-        for replica in self.replicas:
-            _networks(replica)[number].zero_grad(set_to_none=True)
+        for model in self.replicas:
+            _networks(model)[number].zero_grad(set_to_none=True)
 
     def weight(self, students: int) -> float:
         return 1.0

@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -97,6 +97,14 @@ class Alone:
         shutil.rmtree(self.folder / "timing", ignore_errors=True)
         return (ends[1] - ends[0]) / _TIMED
 
+    def timed(self, chosen: Mapping[str, Architecture]) -> dict[str, float]:
+        """Seconds per step of each network; once found they stay, since the number of steps follows from them."""
+        file = self.folder / "seconds_per_step.json"
+        if not file.exists():
+            write_json(file, {name: self.seconds_per_step(architecture) for name, architecture in chosen.items()})
+        found: dict[str, float] = read_json(file, NasError)
+        return found
+
     def train(
         self, networks: Sequence[CompactBertForSequenceClassification], steps: int, folder: Path, title: str
     ) -> None:
@@ -116,12 +124,15 @@ class Alone:
         return network
 
 
-def compare(run: Run, budget: Budget, seconds: float) -> dict[str, Any]:
-    """Accuracies on search and test set, and steps, of each way to spend so many seconds on a budget."""
+def compare(run: Run, budget: Budget, seconds: float, folder: Path) -> dict[str, Any]:
+    """Accuracies on search and test set, and steps, of each way to spend so many seconds on a budget.
+
+    Trainings are kept in `folder`, so that an interrupted comparison goes on.
+    """
     exported = read_json(run.export(budget.name) / "verification.json", NasError)
     chosen = by_hand(run, budget) | {"same, alone": Architecture.from_json(exported["architecture"])}
-    alone = Alone(run, run.folder / "equal_training" / budget.name)
-    taken = {name: alone.seconds_per_step(architecture) for name, architecture in chosen.items()}
+    alone = Alone(run, folder)
+    taken = alone.timed(chosen)
     steps = round(seconds / min(taken.values()))
     networks = {name: alone.teacher.extract(architecture) for name, architecture in chosen.items()}
     alone.train([*networks.values()], steps, alone.folder / "together", f"Networks for {budget.name}")
@@ -153,14 +164,18 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         run = Run.of(given.model_copy(update={"seed": seed}), arguments.runs / f"seed-{seed}")
         with run.locked():
             export(run)
-            parts = {step: seconds for step, seconds in run.seconds().items() if step not in _NOT_COUNTED}
+            parts = {
+                step: arguments.share * seconds for step, seconds in run.seconds().items() if step not in _NOT_COUNTED
+            }
             for budget in run.study.budgets:
                 if arguments.budgets and budget.name not in arguments.budgets:
                     continue
                 made_of = digest([parts, read_json(run.export(budget.name) / "verification.json", NasError)])
-                file = run.folder / "equal_training" / f"{budget.name}-{made_of}.json"
+                folder = run.folder / "equal_training" / f"{budget.name}-{made_of}"
+                file = folder.with_name(f"{folder.name}.json")
                 if not file.exists():
-                    write_json(file, compare(run, budget, arguments.share * sum(parts.values())))
+                    write_json(file, compare(run, budget, sum(parts.values()), folder))
+                    shutil.rmtree(folder)
                 for name, row in read_json(file, NasError).items():
                     found.setdefault(budget.name, {}).setdefault(name, []).append(row)
     for budget_name, rows in found.items():
