@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from nas.architecture import Architecture
-from nas.pipeline import Run, export
-from nas.pipeline.finalists import Finalist, finalists_inputs, finalists_of, load_trained, trained
+from nas.pipeline import Run, export, export_trial, exports
+from nas.pipeline.finalists import (
+    Finalist,
+    finalists_inputs,
+    finalists_of,
+    load_trained,
+    trained,
+    training_steps,
+)
 from nas.pipeline.searches import front
 from nas.study import Study
 
@@ -41,9 +50,26 @@ def test_exports_are_the_most_accurate_finalists(run):
     assert len(ends) >= len(groups) - 1 and len(set(ends)) == 1
 
 
+@pytest.mark.slow
+def test_a_single_candidate_that_was_dropped_is_trained_to_the_end(run, tmp_path):
+    copied = Run(run.study, shutil.copytree(run.folder, tmp_path / "copy"))
+    steps, done = training_steps(copied), trained(copied.finalists)
+    dropped = next(name for name, one in done.items() if one.accuracies[-1][0] < steps)
+    (found,) = export_trial(copied, dropped).values()
+    assert [step for step, _ in found["search_accuracy_in_training"]][-1] == steps
+    ended = next(name for name, one in done.items() if one.accuracies[-1][0] == steps)
+    (found,) = export_trial(copied, ended).values()
+    assert found["search_accuracy_in_training"] == [list(each) for each in done[ended].accuracies]
+    candidate = next(each for each in front(copied)["candidates"] if each["digest"] == ended)
+    assert not copied.trainings(exports.trial_name(candidate)).exists(), "not trained again"
+
+
 def test_other_budgets_or_settings_are_another_training(run):
     before = finalists_inputs(run)
     assert finalists_inputs(Run(run.study, run.folder)) == before
     for changed in ({"epochs": 0.75}, {"learning_rate": 1e-4}, {"finalists": 1}):
         settings = run.study.export.model_copy(update=changed)
         assert finalists_inputs(Run(run.study.model_copy(update={"export": settings}), run.folder)) != before, changed
+    search = run.study.search.model_copy(update={"least_tokens": 5})
+    others = Run(run.study.model_copy(update={"search": search}), run.folder)
+    assert finalists_inputs(others) != before, "judged by other texts"

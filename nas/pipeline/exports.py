@@ -33,6 +33,7 @@ from nas.pipeline.finalists import (
     load_trained,
     train_together,
     trained,
+    training_steps,
 )
 from nas.pipeline.prepare import metric_of, splits, teacher_inputs
 from nas.pipeline.run import Run
@@ -239,7 +240,10 @@ class _Writer:
         """The verification of a candidate, exported under a name."""
         run, folder = self.run, self.run.export(name)
         architecture = Architecture.from_json(candidate["architecture"])
-        model, accuracies = (self._trained if self.fine_tune else self._inherited)(name, architecture)
+        if self.fine_tune:
+            model, accuracies = self._trained(name, architecture, dropped=budget is not None)
+        else:
+            model, accuracies = self._inherited(architecture)
         _write(run, model, folder, [device.runtime for device in references])
         about = accuracies | {
             "predicted_ms": candidate["predicted_ms"],
@@ -252,15 +256,18 @@ class _Writer:
             write_card(folder, run.study)
         return found
 
-    def _inherited(self, name: str, architecture: Architecture) -> Weighed:
+    def _inherited(self, architecture: Architecture) -> Weighed:
         model = self.judge.network(architecture)
         return model, _accuracies(Finalist(*self.judge.judged(model), ()), False)
 
-    def _trained(self, name: str, architecture: Architecture) -> Weighed:
-        """The network as it was trained, or as it was inherited if that is better."""
+    def _trained(self, name: str, architecture: Architecture, dropped: bool) -> Weighed:
+        """The network as it was trained, or as it was inherited if that is better.
+
+        Unless it was in the final training it is trained alone now; so is one that was dropped there if `dropped` ones
+        are not wanted.
+        """
         folder = self.run.finalists
-        together = self.run.is_done("finalists", finalists_inputs(self.run))
-        if not (together and (folder / architecture.digest).exists()):
+        if not self._is_finalist(architecture, dropped):
             folder = self.run.trainings(name) / architecture.digest
             train_together(self.run, folder, [[architecture]], f"Training for {name}")
         found = trained(folder)[architecture.digest]
@@ -268,6 +275,13 @@ class _Writer:
             return load_trained(folder, architecture), _accuracies(found, True)
         say(f"{name}: the training went from {found.inherited:.4f} to {found.accuracies[-1][1]:.4f}: left out")
         return self.judge.network(architecture), _accuracies(found, False)
+
+    def _is_finalist(self, architecture: Architecture, dropped: bool) -> bool:
+        """Whether the final training has weights of a network; those of a dropped one count only if `dropped`."""
+        if not self.run.is_done("finalists", finalists_inputs(self.run)):
+            return False
+        found = trained(self.run.finalists).get(architecture.digest)
+        return found is not None and (dropped or found.accuracies[-1][0] == training_steps(self.run))
 
 
 def _accuracies(found: Finalist, is_trained: bool) -> dict[str, Any]:

@@ -74,7 +74,9 @@ def finalists_inputs(run: Run) -> str:
 def _origin(run: Run) -> dict[str, Any]:
     names = {"finalists", "learning_rate", "batch_size"} | (set() if run.study.training.hours else {"epochs"})
     trained = run.study.export.model_dump(mode="json", include=names)
-    return {"form": _FORM, "supernet": supernet_inputs(run), "export": trained}
+    least = run.study.search.least_tokens  # which texts judge; older runs without such a limit do not know it
+    judged = {"least_tokens": least} if least else {}
+    return {"form": _FORM, "supernet": supernet_inputs(run), "export": trained} | judged
 
 
 def finalists_of(run: Run) -> dict[str, list[Architecture]]:

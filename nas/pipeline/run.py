@@ -17,9 +17,10 @@
         search/front.json     the Pareto front, with measured latencies
         evaluations/          accuracies that the next search of the same supernet need not find anew
         baselines/<device>/   the teacher and the int8 teacher, written and verified like exports
-        finalists/       finalists.json: what the final training of the best candidates came to; its log; and a
+        finalists/            finalists.json: what the final training of the best candidates came to; its log; and a
                               Hugging Face folder for each of them, named by its architecture's digest
-        fine-tuning/<export>/ the same for candidates that were not among them, each trained alone when it is exported
+        fine-tuning/<export>/ the same for candidates that were not among them, each trained alone when it is exported;
+                              also for a single candidate (`nas export --trial`) that was dropped in the final training
         missed/<budget>.json  digests of what missed a budget on a device elsewhere
         exports/<export>/     Hugging Face folder that loads anywhere, model.onnx, infer.py, README.md,
                               architecture.json, verification.json; an export is named by its budget, or trial-<number>
