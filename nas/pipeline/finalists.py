@@ -156,7 +156,8 @@ def _decide(
     step = division.mean_step(_RUNGS, trained, few, many)
     steps = division.training_steps(laps.left - judging * sum(trained), step)
     run.note("finalists", steps=steps)
-    say(f"The final training: {steps:,} steps of {step:.2f} s, of the {laps.left / 60:.0f} minutes that are left")
+    left = max(0.0, laps.left) / 60
+    say(f"The final training: {steps:,} steps of {step:.2f} s, of the {left:.0f} minutes that are left")
 
 
 def _seconds_per_step(run: Run, evaluator: Evaluator, architectures: Sequence[Architecture]) -> float:

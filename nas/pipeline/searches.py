@@ -238,16 +238,18 @@ def _decide(run: Run, laps: Laps) -> None:
     """
     seconds, costs = search_seconds(laps.left), costs_of(run)
     before = laps.left
-    found = best_uniform(partial(executor_of, run, evaluation(run)), run.study.space, costs)
+    executor, space = partial(executor_of, run, evaluation(run)), run.study.space
+    found, count = best_uniform(executor, space, costs), len(every_uniform(space, costs))
+    if not count:  # none that is as wide in every layer keeps a budget
+        count = len(score(executor(), [space.smallest()]))
     taken = before - laps.left
     laps.end("timing")
-    count = len(every_uniform(run.study.space, costs))
-    # What an earlier search remembers took no time now.
-    known = [result.seconds for results in found.values() for result in results]
-    each = max([taken / max(1, count), *([mean(known) / run.study.search.workers] if known else [])])
+    known = [result.seconds / run.study.search.workers for results in found.values() for result in results]
+    # What an earlier search remembers took no time now: then those that are best, and large, say how long each took.
+    each = mean(known) if sum(known) > taken else taken / count
     steps = in_search(seconds - taken, each)
     run.note("search", steps=steps)
-    say(f"search: {steps} evaluations of {each:.2f} s, of the {laps.left / 60:.0f} minutes that are left")
+    say(f"search: {steps} evaluations of {each:.2f} s, of the {max(0.0, laps.left) / 60:.0f} minutes that are left")
 
 
 def measured_on(run: Run, *names: str) -> list[str]:

@@ -99,6 +99,7 @@ def make_supernet(run: Run, laps: Laps) -> None:
 def _decide(run: Run, laps: Laps) -> None:
     """Note how many steps the supernet is trained for, by its share of what is left and the speed of its training."""
     study, settings = run.study, run.study.supernet
+    laps.end("ordering")
     schedule = Schedule(settings.learning_rate, settings.batch_size, steps=WARM_UP_STEPS + TIMED_STEPS)
     with busy("Timing a few steps"), TemporaryDirectory(prefix=".timing-", dir=run.folder) as folder:
         training = distillation(run, splits(run), schedule, Path(folder), {})
@@ -106,7 +107,7 @@ def _decide(run: Run, laps: Laps) -> None:
     laps.end("timing")
     steps = training_steps(supernet_seconds(laps.left, study.export.fine_tune), step)
     run.note("supernet", steps=steps, hours=study.training.hours)
-    say(f"The supernet: {steps:,} steps of {step:.2f} s, of the {laps.left / 60:.0f} minutes that are left")
+    say(f"The supernet: {steps:,} steps of {step:.2f} s, of the {max(0.0, laps.left) / 60:.0f} minutes that are left")
 
 
 def _of_training(run: Run) -> tuple[SearchSpace, int, Sampling, bool]:
