@@ -243,7 +243,7 @@ class Export(Settings):
     """Of those that meet the budget so many go through the final training, which keeps the better ones."""
     epochs: PositiveReal | None = None
     """The final training, by distillation; as many steps as the supernet's where it is left out."""
-    learning_rate: PositiveReal = 1e-3
+    learning_rate: PositiveReal = 5e-4
     batch_size: Positive = 64
     fine_tune: Flag = True
     """Whether there is a final training."""

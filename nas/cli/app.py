@@ -80,6 +80,12 @@ HoursOption = Annotated[
         help="Time for the whole run, in place of numbers of steps, also for the run's later commands; 0: none.",
     ),
 ]
+SeedsOption = Annotated[
+    int,
+    typer.Option(
+        "--seeds", min=1, help="Run the study with so many seeds, one after the other, and tell how far exports differ."
+    ),
+]
 RUNS = Path("runs")
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nas.architecture import Architecture
 from nas.errors import DeviceError, ExportError, SearchError, TeacherError
-from nas.export.artefact import ARCHITECTURE_FILE, VERIFICATION_FILE
+from nas.export.artefact import VERIFICATION_FILE
 from nas.files import read_json, write_text
 from nas.pipeline.exports import baselines, exported
 from nas.pipeline.older import older
 from nas.pipeline.prepare import metric_of
 from nas.pipeline.run import Run
+from nas.pipeline.seeds import spread_of
 from nas.pipeline.steps import seconds
 from nas.pipeline.supernets import supernet_inputs
 from nas.progress import say
@@ -69,6 +69,7 @@ def _contents(run: Run) -> Contents:
         teacher_log=_log(run.teacher, run.is_finished("teacher")),
         export_logs={name: _export_log(run, name) for name in names},
         rank_correlation=_ranking(run),
+        seeds=spread_of(run),
         seconds=seconds(run),
         older=older(run),
     )
@@ -87,9 +88,9 @@ def _snippets(run: Run, name: str) -> list[Snippet]:
 
 
 def _export_log(run: Run, name: str) -> list[dict[str, Any]]:
-    """The log of the fine-tuning that led to an export."""
-    architecture = Architecture.from_json(read_json(run.export(name) / ARCHITECTURE_FILE, ExportError))
-    return _log(run.trainings(name) / architecture.digest, True)
+    """What an export's network reached in its final training, as a training logs it."""
+    found = read_json(run.export(name) / VERIFICATION_FILE, ExportError)
+    return [{"step": step, "eval_accuracy": value} for step, value in found["search_accuracy_in_training"]]
 
 
 def _baselines(run: Run) -> dict[str, Any]:

@@ -48,6 +48,8 @@ class Contents:
     """What the fine-tuning of each export logged, by its name."""
     rank_correlation: Record | None = None
     """How well inherited weights rank sub-networks, where `scripts/bench/rank_correlation` asked."""
+    seeds: Mapping[str, Record] = field(default_factory=dict)
+    """Each budget's test accuracies over several seeds, where the study was run with several."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """How long each finished step took."""
     older: str = ""

@@ -10,7 +10,7 @@ from nas.report.answer import against_uniform, cards, measured_how, table
 from nas.report.architecture_drawing import architecture_drawing, architectures_of, choices_legend, choices_of
 from nas.report.bars import bars
 from nas.report.contents import Contents, Record
-from nas.report.figures import duration, limits, percent
+from nas.report.figures import duration, limits, percent, score
 from nas.report.front_chart import front_chart, legend
 from nas.report.front_table import front_table
 from nas.report.latency_chart import latency_chart, measured_networks
@@ -28,7 +28,7 @@ def render(contents: Contents) -> str:
     if contents.is_empty:
         raise NasError(f"{contents.study}: there is nothing to report yet; run `nas search` or `nas run` first")
     sections = (
-        _answer, _front, _architectures, _importance, _latency, _training, _ranking, _times, _loading
+        _answer, _seeds, _front, _architectures, _importance, _latency, _training, _ranking, _times, _loading
     )  # fmt: skip
     title = escape(f"{contents.study}: compact BERTs within a latency budget")
     head = (
@@ -199,6 +199,21 @@ def _ranking(contents: Contents) -> str:
     chart = element("figure", rank_chart(found["rows"]))
     body = element("div", chart + element("div", _facts(facts)), class_="side-by-side")
     return _section("Rank correlation", _note(note) + body)
+
+
+def _seeds(contents: Contents) -> str:
+    if not contents.seeds:
+        return ""
+    some = next(iter(contents.seeds.values()))
+    note = (
+        f"The whole study with {len(some['seeds'])} seeds, which split the rows, train and search differently. "
+        f"{some['metric'].capitalize()} on the test set, and the standard error of the mean."
+    )
+    facts = []
+    for name, found in contents.seeds.items():
+        mean = score(found["mean"], found["standard_error"])
+        facts.append((name, f"{mean} ({', '.join(score(value) for value in found['accuracies'])})"))
+    return _section("Several seeds", _note(note) + _facts(facts))
 
 
 def _times(contents: Contents) -> str:

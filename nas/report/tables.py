@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from nas.report.figures import duration, other_figures, verdict
+from nas.report.figures import duration, other_figures, score, verdict
 from nas.report.rows_in_words import rows_in_words
 from nas.report.terminal import console
 
@@ -132,6 +132,20 @@ def print_results(result: dict[str, Any]) -> None:
         )
     console.print(table)
     console.print(f"files: {result['folder']}/exports", soft_wrap=True, markup=False)
+
+
+def print_spread(found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Each budget's test accuracy over several seeds; nothing where there is one seed."""
+    if not found:
+        return
+    some = next(iter(found.values()))
+    columns = ("", f"test {some['metric']}: mean", *(f"seed {seed}" for seed in some["seeds"]), "budget met")
+    table = _table("Several seeds: the mean, and its standard error", *columns)
+    for name, each in found.items():
+        met = f"{sum(bool(one) for one in each['met'])} of {len(each['met'])}"
+        values = (score(value) for value in each["accuracies"])
+        table.add_row(name, score(each["mean"], each["standard_error"]), *values, met)
+    console.print(table)
 
 
 def print_times(seconds: Mapping[str, float], parts: Mapping[str, Mapping[str, float]]) -> None:

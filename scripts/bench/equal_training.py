@@ -124,7 +124,7 @@ class Alone:
         return network
 
 
-def compare(run: Run, budget: Budget, seconds: float, folder: Path) -> dict[str, Any]:
+def compare(run: Run, budget: Budget, seconds: float, folder: Path, narrowed: bool) -> dict[str, Any]:
     """Accuracies on search and test set, and steps, of each way to spend so many seconds on a budget.
 
     Trainings are kept in `folder`, so that an interrupted comparison goes on.
@@ -136,7 +136,7 @@ def compare(run: Run, budget: Budget, seconds: float, folder: Path) -> dict[str,
     steps = round(seconds / min(taken.values()))
     networks = {name: alone.teacher.extract(architecture) for name, architecture in chosen.items()}
     alone.train([*networks.values()], steps, alone.folder / "together", f"Networks for {budget.name}")
-    if "uniform" in chosen:
+    if narrowed and "uniform" in chosen:
         networks["narrowed"] = alone.narrowed(chosen["uniform"], steps)
     test = Evaluator(alone.teacher, splits(run).test, metric_of(run), bf16=False)
     found = {
@@ -160,6 +160,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     variables = dict(item.partition("=")[::2] for item in arguments.variables)
     given = Study.load(arguments.study, variables)
     found: dict[str, dict[str, list[Any]]] = {}
+    narrowed = not arguments.no_narrowed
     for seed in arguments.seeds:
         run = Run.of(given.model_copy(update={"seed": seed}), arguments.runs / f"seed-{seed}")
         with run.locked():
@@ -170,11 +171,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             for budget in run.study.budgets:
                 if arguments.budgets and budget.name not in arguments.budgets:
                     continue
-                made_of = digest([parts, read_json(run.export(budget.name) / "verification.json", NasError)])
+                made_of = digest(
+                    [parts, arguments.no_narrowed, read_json(run.export(budget.name) / "verification.json", NasError)]
+                )
                 folder = run.folder / "equal_training" / f"{budget.name}-{made_of}"
                 file = folder.with_name(f"{folder.name}.json")
                 if not file.exists():
-                    write_json(file, compare(run, budget, sum(parts.values()), folder))
+                    write_json(file, compare(run, budget, sum(parts.values()), folder, narrowed))
                     shutil.rmtree(folder)
                 for name, row in read_json(file, NasError).items():
                     found.setdefault(budget.name, {}).setdefault(name, []).append(row)
@@ -202,6 +205,7 @@ def _arguments() -> argparse.Namespace:
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     made.add_argument("--budgets", nargs="+", default=[], metavar="NAME", help="only these budgets of the study")
     made.add_argument("--share", type=float, default=1.0, help="share of the time of `nas run` that each hand gets")
+    made.add_argument("--no-narrowed", action="store_true", help="leave out `narrowed`, which shares nothing")
     return made.parse_args()
 
 

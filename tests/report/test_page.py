@@ -128,6 +128,15 @@ def _contents(**changed):
             }
         },
         "supernet_log": [{"step": 20, "loss": 0.9}, {"step": 40, "loss": 0.5}, {"train_runtime": 3.0}],
+        "seeds": {
+            "half": {
+                "metric": "accuracy",
+                "seeds": [0, 1],
+                "accuracies": [0.9, 0.88],
+                "mean": 0.89,
+                "standard_error": 0.01,
+            }
+        },
         "export_logs": {"half": [{"step": step, "eval_accuracy": 0.8 + step / 1e4} for step in (10, 20)]},
         "rank_correlation": RANKING,
         "seconds": {"supernet": 192.0, "data": 3.0},
@@ -300,6 +309,7 @@ def test_drawings_and_picture_are_well_formed():
         ({"rank_correlation": None}, "Rank correlation"),
         ({"front": _front() | {"importance": {}}}, "What accuracy depends on"),
         ({"front": _front() | {"uniform": {"half": None}}}, "What the search brought"),
+        ({"seeds": {}}, "Several seeds"),
         ({"seconds": {}}, "Time each step took"),
         ({"snippets": {}}, "How to load an export"),
     ],
@@ -307,6 +317,10 @@ def test_drawings_and_picture_are_well_formed():
 def test_missing_parts_are_left_out(missing, title):
     assert title in render(_contents())
     assert title not in render(_contents(**missing))
+
+
+def test_the_spread_over_seeds_has_each_seed_and_the_standard_error():
+    assert "0.8900 ± 0.0100 (0.9000, 0.8800)" in render(_contents())
 
 
 def test_an_empty_run_is_an_error_that_says_what_to_run():

@@ -1,0 +1,69 @@
+"""The same study with several seeds: how far exports differ by chance alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from statistics import fmean, stdev
+from typing import Any
+
+from nas.errors import ExportError
+from nas.export.artefact import VERIFICATION_FILE
+from nas.files import file_digest, read_json, write_json
+from nas.pipeline.run import Run
+
+_FILE = "seeds.json"
+
+
+def runs_of_seeds(run: Run, count: int) -> dict[int, Run]:
+    """The run itself and runs with the next seeds, by their seeds; `count` in all.
+
+    A seed decides how the rows are split, and all that is random in training, profile and search. The folders of the
+    other runs lie beside that of the first one.
+    """
+    found = {run.study.seed: run}
+    for seed in range(run.study.seed + 1, run.study.seed + count):
+        study = run.study.model_copy(update={"seed": seed, "name": f"{run.study.name}-seed-{seed}"})
+        found[seed] = Run(study, run.folder.with_name(study.name))
+    return found
+
+
+def spread(verified: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """For each budget that all seeds have an export for: its test accuracies, their mean, and its standard error.
+
+    `verified` holds the verifications of each seed's exports by the budget's name. The standard error of a mean over
+    one seed is None.
+    """
+    names = [name for name in next(iter(verified.values())) if all(name in found for found in verified.values())]
+    return {name: _of({seed: found[name] for seed, found in verified.items()}) for name in names}
+
+
+def _of(exports: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    values = [found["accuracy"] for found in exports.values()]
+    return {
+        "metric": next(iter(exports.values()))["metric"],
+        "seeds": list(exports),
+        "accuracies": values,
+        "mean": fmean(values),
+        "standard_error": stdev(values) / len(values) ** 0.5 if len(values) > 1 else None,
+        "p50_ms": [found["p50_ms"] for found in exports.values()],
+        "met": [found["met"] for found in exports.values()],
+        "descriptions": [found["description"] for found in exports.values()],
+    }
+
+
+def keep_spread(run: Run, found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write the spread into the folder of the run that has the first seed."""
+    write_json(run.folder / _FILE, {"of": _exports(run, found), "spread": found})
+
+
+def spread_of(run: Run) -> dict[str, dict[str, Any]]:
+    """The spread over several seeds, if it was measured with the exports that the run has now."""
+    path = run.folder / _FILE
+    known = read_json(path, ExportError) if path.exists() else {"of": None, "spread": {}}
+    return dict(known["spread"]) if known["of"] == _exports(run, known["spread"]) else {}
+
+
+def _exports(run: Run, names: Iterable[str]) -> list[str | None]:
+    """The digests of what was measured of some exports; None for one that is not there."""
+    files = [run.export(name) / VERIFICATION_FILE for name in names]
+    return [file_digest(path) if path.exists() else None for path in files]

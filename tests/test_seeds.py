@@ -1,0 +1,74 @@
+"""The same study with several seeds."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nas.files import write_json
+from nas.pipeline import Run
+from nas.pipeline.seeds import keep_spread, runs_of_seeds, spread, spread_of
+from nas.study import Study
+
+
+@pytest.fixture
+def run(tiny_study, tmp_path):
+    return Run.of(Study.load(tiny_study), tmp_path / "runs")
+
+
+def _verified(accuracy):
+    return {"accuracy": accuracy, "metric": "accuracy", "p50_ms": 1.0, "met": True, "description": "h16"}
+
+
+def test_other_seeds_have_folders_beside_the_first_one(run):
+    found = runs_of_seeds(run, 3)
+    assert list(found) == [0, 1, 2] and found[0] is run
+    assert [each.folder.name for each in found.values()] == ["tiny", "tiny-seed-1", "tiny-seed-2"]
+    assert {each.folder.parent for each in found.values()} == {run.folder.parent}
+    assert [each.study.seed for each in found.values()] == [0, 1, 2]
+
+
+def test_the_standard_error_is_that_of_the_mean():
+    verified = {seed: {"small": _verified(value)} for seed, value in enumerate((0.80, 0.82, 0.84))}
+    (found,) = spread(verified).values()
+    assert found["accuracies"] == [0.80, 0.82, 0.84] and found["mean"] == pytest.approx(0.82)
+    assert found["standard_error"] == pytest.approx(0.02 / 3**0.5)
+    assert spread({0: {"small": _verified(0.8)}})["small"]["standard_error"] is None
+
+
+def test_a_budget_that_one_seed_has_no_export_for_has_no_spread():
+    assert list(spread({0: {"small": _verified(0.8), "large": _verified(0.9)}, 1: {"large": _verified(0.9)}})) == [
+        "large"
+    ]
+
+
+@pytest.mark.slow
+def test_two_seeds_are_two_runs_and_one_table(nas, finished_study):
+    """The first seed's run is there already."""
+    runs = finished_study.parent / "runs"
+    code, output, error = nas("run", str(finished_study), "--runs", str(runs), "--seeds", "2", "--json")
+    assert code == 0, error
+    found = json.loads(output.splitlines()[-1])["seeds"]
+    assert set(found) == {"large", "small"}
+    for name, each in found.items():
+        own = [json.loads((folder / "exports" / name / "verification.json").read_text()) for folder in _folders(runs)]
+        assert each["seeds"] == [0, 1] and each["accuracies"] == [one["accuracy"] for one in own]
+    assert "Several seeds" in output and "Several seeds" in (runs / "tiny" / "report.html").read_text()
+
+
+def _folders(runs):
+    return [runs / "tiny", runs / "tiny-seed-1"]
+
+
+def test_a_spread_belongs_to_the_exports_that_it_was_measured_with(run):
+    assert spread_of(run) == {}
+    verification = run.export("small") / "verification.json"
+    write_json(verification, _verified(0.8))
+    found = spread({0: {"small": _verified(0.8)}, 1: {"small": _verified(0.9)}})
+    keep_spread(run, found)
+    assert spread_of(run) == json.loads(json.dumps(found))
+    write_json(verification, _verified(0.7))
+    assert spread_of(run) == {}
+    verification.unlink()
+    assert spread_of(run) == {}
