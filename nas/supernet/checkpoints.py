@@ -114,10 +114,10 @@ class SafeTrainer(Trainer):
             if isinstance(self.model, PreTrainedModel):
                 self.model.save_pretrained(output_dir)
             else:  # what is frozen is as it was when the training was begun
-                trained = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
                 folder = Path(output_dir)
                 folder.mkdir(parents=True, exist_ok=True)
-                save_file({name: value.detach().contiguous() for name, value in trained.items()}, folder / _WEIGHTS)
+                weights = {name: value.detach().contiguous() for name, value in _trained(self.model).items()}
+                save_file(weights, folder / _WEIGHTS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         model = model or self.model
@@ -125,7 +125,13 @@ class SafeTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             assert model is not None
-            model.load_state_dict(load_file(Path(resume_from_checkpoint) / _WEIGHTS), strict=False)
+            found, known = load_file(Path(resume_from_checkpoint) / _WEIGHTS), _trained(model)
+            if found.keys() != known.keys():
+                raise TrainingError(
+                    f"{resume_from_checkpoint}: must hold the weights that are trained, but has "
+                    f"{len(found.keys() ^ known.keys())} too many or too few; remove the folder to begin anew"
+                )
+            model.load_state_dict(found, strict=False)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.args.should_save:
@@ -179,6 +185,11 @@ class SafeTrainer(Trainer):
         torch.random.set_rng_state(torch.tensor(states["torch"], dtype=torch.uint8))
         for device, state in zip(range(torch.cuda.device_count()), states["cuda"], strict=False):
             torch.cuda.set_rng_state(torch.tensor(state, dtype=torch.uint8), device)
+
+
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of a model that are not frozen, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def mark_complete(checkpoint: Path, model: nn.Module) -> None:

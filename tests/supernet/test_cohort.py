@@ -6,11 +6,13 @@ import copy
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import make_rows, make_tokenizer, randomise
 from tolerance import assert_same
 
 from nas.architecture import compress_all
 from nas.data import prepare
+from nas.errors import TrainingError
 from nas.model import CompactBertForSequenceClassification
 from nas.study import Task
 from nas.supernet import BertSupernet, training
@@ -140,3 +142,24 @@ def test_losers_stop_at_a_rung_and_a_kill_changes_nothing(
     for number in (0, 1):
         assert all(torch.equal(final[number][name], value) for name, value in last[number].items()), number
     assert any(not torch.equal(states[2][1][name], value) for name, value in final[2].items())
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_other_weights_is_refused(space, teacher, data, tmp_path, monkeypatch):
+    training, step = _training(teacher, data, tmp_path / "run"), CohortTrainer.gradients
+
+    def stops(trainer, *arguments):
+        if trainer.state.global_step == 7:
+            raise KeyboardInterrupt
+        return step(trainer, *arguments)
+
+    monkeypatch.setattr(CohortTrainer, "gradients", stops)
+    with pytest.raises(KeyboardInterrupt):
+        training.train_cohort(_networks(teacher, space), Halving.never(3), lambda network: 0.5, "Together")
+    monkeypatch.setattr(CohortTrainer, "gradients", step)
+    file = tmp_path / "run" / "checkpoints" / "checkpoint-5" / "model.safetensors"
+    weights = load_file(file)
+    weights.popitem()
+    save_file(weights, file)
+    with pytest.raises(TrainingError, match="must hold the weights that are trained, but has 1 too many or too few"):
+        training.train_cohort(_networks(teacher, space), Halving.never(3), lambda network: 0.5, "Together")
