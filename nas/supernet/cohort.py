@@ -1,9 +1,8 @@
 """Networks that are trained together by one teacher, of which the less accurate ones are dropped on the way.
 
-In the training of one small network most of the time goes into the teacher's forward pass. Networks of a cohort share
-it, and their batches, so that several of them take little longer than one. Which of them is the best is often plain
-long before the end: each time a rung is reached the less accurate half of a group stops (successive halving, Jamieson
-and Talwalkar, arXiv:1502.07943).
+Networks of a cohort share the teacher's forward pass and the batches. Which of them is the best is often plain long
+before the end: each time a rung is reached the less accurate half of a group stops (successive halving, Jamieson and
+Talwalkar, arXiv:1502.07943).
 """
 
 from __future__ import annotations
