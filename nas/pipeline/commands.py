@@ -16,6 +16,13 @@ from nas.pipeline.steps import steps_of, trial_step
 from nas.search import SearchState
 
 
+def prepare_data(run: Run) -> TaskData:
+    """Read, split and tokenise the data; returns the tokenised splits."""
+    with run.remembering():
+        bring_up_to_date(run, steps_of(run), "data")
+        return splits(run)
+
+
 def prepare_teacher(run: Run) -> TaskData:
     """Make data and teacher. Returns the tokenised splits."""
     with run.remembering():

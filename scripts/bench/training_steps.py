@@ -20,7 +20,7 @@ from nas.data import TaskData
 from nas.model.stock import from_stock
 from nas.model.tokenizer import load_tokenizer
 from nas.pipeline import Run
-from nas.pipeline.commands import prepare_teacher
+from nas.pipeline.commands import prepare_data
 from nas.pipeline.prepare import teacher_source
 from nas.pipeline.supernets import loss_weights
 from nas.supernet import SupernetWeights
@@ -35,7 +35,7 @@ class Steps:
 
     def __init__(self, run: Run, steps: int, random_subnets: int, folder: Path) -> None:
         self.run = run
-        self.data: TaskData = prepare_teacher(run)
+        self.data: TaskData = prepare_data(run)
         self.source = teacher_source(run)
         self.random_subnets = random_subnets
         self.folder = folder
