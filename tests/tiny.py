@@ -14,7 +14,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 
 from nas.architecture import Architecture, Layer
+from nas.data import TaskData, prepare
 from nas.space import SearchSpace
+from nas.study import Task
 
 WORDS = [f"w{number}" for number in range(60)]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
@@ -51,6 +53,14 @@ def make_teacher(kind: str = "bert", outputs: int = 2, vocab_size: int = 90) -> 
     family, settings = TEACHERS[kind]
     settings = {"vocab_size": vocab_size, "max_position_embeddings": POSITIONS, "num_labels": outputs} | settings
     return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(family, **settings))
+
+
+def prepare_rows(folder: Path, train: int, test: int) -> TaskData:
+    """So many training rows, of which as many as there are test rows make the search set, tokenised."""
+    for name, count, seed in (("train", train, 0), ("test", test, 1)):
+        make_rows(count, seed).to_parquet(folder / f"{name}.parquet")
+    task = Task(train="train.parquet", test="test.parquet", text=("text",), max_length=16, holdout={"size": test})
+    return prepare(task, *(str(folder / f"{name}.parquet") for name in ("train", "test")), make_tokenizer(), 0)
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from nas.data import TaskData
 from nas.errors import ExportError, MissedBudgetsError
@@ -15,19 +16,24 @@ from nas.pipeline.searches import profiles_of, searched
 from nas.pipeline.steps import steps_of, trial_step
 from nas.search import SearchState
 
+T = TypeVar("T")
+
+
+def _after(run: Run, step: str, read: Callable[[Run], T]) -> T:
+    """Bring a step up to date, then read what it left."""
+    with run.remembering():
+        bring_up_to_date(run, steps_of(run), step)
+        return read(run)
+
 
 def prepare_data(run: Run) -> TaskData:
     """Read, split and tokenise the data; returns the tokenised splits."""
-    with run.remembering():
-        bring_up_to_date(run, steps_of(run), "data")
-        return splits(run)
+    return _after(run, "data", splits)
 
 
 def prepare_teacher(run: Run) -> TaskData:
     """Make data and teacher. Returns the tokenised splits."""
-    with run.remembering():
-        bring_up_to_date(run, steps_of(run), "teacher")
-        return splits(run)
+    return _after(run, "teacher", splits)
 
 
 def train(run: Run) -> None:
@@ -46,16 +52,12 @@ def profile(run: Run) -> dict[str, Profile]:
 
 def evaluate_candidates(run: Run) -> SearchState:
     """Search the space. Returns the candidates and their outcomes."""
-    with run.remembering():
-        bring_up_to_date(run, steps_of(run), "search")
-        return searched(run)
+    return _after(run, "search", searched)
 
 
 def search_candidates(run: Run) -> SearchState:
     """Search the space, then measure the best of each budget whole."""
-    with run.remembering():
-        bring_up_to_date(run, steps_of(run), "front")
-        return searched(run)
+    return _after(run, "front", searched)
 
 
 def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from nas.architecture import Architecture
@@ -22,11 +21,11 @@ from nas.files import digest, read_json, write_folder, write_json
 from nas.model import CompactBertForSequenceClassification
 from nas.pipeline import division
 from nas.pipeline.prepare import splits
-from nas.pipeline.run import Run
+from nas.pipeline.run import Run, once
 from nas.pipeline.searches import evaluation, front
-from nas.pipeline.supernets import decided, distillation, supernet_inputs, supernet_steps
+from nas.pipeline.supernets import decided, distillation, supernet_inputs, supernet_steps, to_be_timed
 from nas.progress import Laps, busy, say
-from nas.supernet.cohort import Halving
+from nas.supernet.cohort import Halving, half
 from nas.supernet.loops import Schedule
 
 _FORM = 1
@@ -65,6 +64,7 @@ class Finalist:
         return (-len(self.accuracies), -self.accuracies[-1][1])
 
 
+@once
 def finalists_inputs(run: Run) -> str:
     """What the final training is made from."""
     groups = {name: [each.digest for each in group] for name, group in finalists_of(run).items()}
@@ -151,7 +151,7 @@ def _decide(
     kept = [len(group) for group in groups]
     trained = [len(every)]
     for _ in _RUNGS:
-        kept = [-(-count // 2) for count in kept]
+        kept = [half(count) for count in kept]
         trained.append(min(len(every), sum(kept)))
     step = division.mean_step(_RUNGS, trained, few, many)
     steps = division.training_steps(laps.left - judging * sum(trained), step)
@@ -161,11 +161,9 @@ def _decide(
 
 
 def _seconds_per_step(run: Run, evaluator: Evaluator, architectures: Sequence[Architecture]) -> float:
-    settings, warm_up = run.study.export, division.WARM_UP_STEPS
-    schedule = Schedule(settings.learning_rate, settings.batch_size, steps=warm_up + division.TIMED_STEPS)
-    with TemporaryDirectory(prefix=".timing-", dir=run.folder) as folder:
-        training = distillation(run, splits(run), schedule, Path(folder), {})
-        return training.time_cohort([evaluator.network(each) for each in architectures], warm_up)
+    settings = run.study.export
+    with to_be_timed(run, settings.learning_rate, settings.batch_size) as training:
+        return training.time_cohort([evaluator.network(each) for each in architectures], division.WARM_UP_STEPS)
 
 
 def training_steps(run: Run) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -100,14 +101,20 @@ def _decide(run: Run, laps: Laps) -> None:
     """Note how many steps the supernet is trained for, by its share of what is left and the speed of its training."""
     study, settings = run.study, run.study.supernet
     laps.end("ordering")
-    schedule = Schedule(settings.learning_rate, settings.batch_size, steps=WARM_UP_STEPS + TIMED_STEPS)
-    with busy("Timing a few steps"), TemporaryDirectory(prefix=".timing-", dir=run.folder) as folder:
-        training = distillation(run, splits(run), schedule, Path(folder), {})
+    with busy("Timing a few steps"), to_be_timed(run, settings.learning_rate, settings.batch_size) as training:
         step = training.time_supernet(load_ordered(run), *_of_training(run), warm_up=WARM_UP_STEPS)
     laps.end("timing")
     steps = training_steps(supernet_seconds(laps.left, study.export.fine_tune), step)
     run.note("supernet", steps=steps, hours=study.training.hours)
     say(f"The supernet: {steps:,} steps of {step:.2f} s, of the {max(0.0, laps.left) / 60:.0f} minutes that are left")
+
+
+@contextmanager
+def to_be_timed(run: Run, learning_rate: float, batch_size: int) -> Iterator[Distillation]:
+    """A training of the few steps that tell the speed, in a folder that is removed when the block ends."""
+    schedule = Schedule(learning_rate, batch_size, steps=WARM_UP_STEPS + TIMED_STEPS)
+    with TemporaryDirectory(prefix=".timing-", dir=run.folder) as folder:
+        yield distillation(run, splits(run), schedule, Path(folder), {})
 
 
 def _of_training(run: Run) -> tuple[SearchSpace, int, Sampling, bool]:

@@ -65,7 +65,11 @@ class Halving:
         groups = [set(group) for group in self.groups]
         for rung in scores:
             groups = [
-                set(sorted(group, key=lambda number: (-rung[number], number))[: -(-len(group) // 2)])
-                for group in groups
+                set(sorted(group, key=lambda number: (-rung[number], number))[: half(len(group))]) for group in groups
             ]
         return groups
+
+
+def half(count: int) -> int:
+    """How many of so many networks a rung keeps."""
+    return -(-count // 2)

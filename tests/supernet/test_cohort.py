@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import copy
+from contextlib import contextmanager
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import make_rows, make_tokenizer, randomise
+from tiny import make_tokenizer, prepare_rows, randomise
 from tolerance import assert_same
 
 from nas.architecture import compress_all
-from nas.data import prepare
 from nas.errors import TrainingError
 from nas.model import CompactBertForSequenceClassification
-from nas.study import Task
 from nas.supernet import BertSupernet, training
 from nas.supernet.cohort import Halving
 from nas.supernet.distillation import LossWeights
@@ -24,11 +23,7 @@ from nas.supernet.training import CohortTrainer, Distillation
 
 @pytest.fixture
 def data(tmp_path):
-    make_rows(400, 0).to_parquet(tmp_path / "train.parquet")
-    make_rows(50, 1).to_parquet(tmp_path / "test.parquet")
-    task = Task(train="train.parquet", test="test.parquet", text=("text",), max_length=16, holdout={"size": 50})
-    files = (str(tmp_path / "train.parquet"), str(tmp_path / "test.parquet"))
-    return prepare(task, *files, make_tokenizer(), 0)
+    return prepare_rows(tmp_path, 400, 50)
 
 
 @pytest.fixture
@@ -56,6 +51,21 @@ def _training(teacher, data, folder, steps=12):
         {},
         replaced_tokens=0.2,
     )
+
+
+@contextmanager
+def _killed_after(steps):
+    """Interrupts each training of a cohort after so many steps, as long as the block runs."""
+    gradients = CohortTrainer.gradients
+
+    def stops(trainer, *arguments):
+        if trainer.state.global_step == steps:
+            raise KeyboardInterrupt
+        return gradients(trainer, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CohortTrainer, "gradients", stops)
+        yield
 
 
 def _weights(networks):
@@ -123,17 +133,8 @@ def test_losers_stop_at_a_rung_and_a_kill_changes_nothing(
     states, networks = dict[int, list](), _networks(teacher, space)
     run = _training(teacher, data, tmp_path / "run")
     if killed:
-        step = CohortTrainer.gradients
-
-        def stops(trainer, *arguments):
-            if trainer.state.global_step == 9:
-                raise KeyboardInterrupt
-            return step(trainer, *arguments)
-
-        monkeypatch.setattr(CohortTrainer, "gradients", stops)
-        with pytest.raises(KeyboardInterrupt):
+        with _killed_after(9), pytest.raises(KeyboardInterrupt):
             run.train_cohort(networks, halving, judge, "Together")
-        monkeypatch.setattr(CohortTrainer, "gradients", step)
         networks = _networks(teacher, space)
     told = run.train_cohort(networks, halving, judge, "Together")
     assert [sorted(rung) for rung in told] == [[0, 1, 2], [1, 2], [2]]
@@ -145,18 +146,10 @@ def test_losers_stop_at_a_rung_and_a_kill_changes_nothing(
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_other_weights_is_refused(space, teacher, data, tmp_path, monkeypatch):
-    training, step = _training(teacher, data, tmp_path / "run"), CohortTrainer.gradients
-
-    def stops(trainer, *arguments):
-        if trainer.state.global_step == 7:
-            raise KeyboardInterrupt
-        return step(trainer, *arguments)
-
-    monkeypatch.setattr(CohortTrainer, "gradients", stops)
-    with pytest.raises(KeyboardInterrupt):
+def test_a_checkpoint_of_other_weights_is_refused(space, teacher, data, tmp_path):
+    training = _training(teacher, data, tmp_path / "run")
+    with _killed_after(7), pytest.raises(KeyboardInterrupt):
         training.train_cohort(_networks(teacher, space), Halving.never(3), lambda network: 0.5, "Together")
-    monkeypatch.setattr(CohortTrainer, "gradients", step)
     file = tmp_path / "run" / "checkpoints" / "checkpoint-5" / "model.safetensors"
     weights = load_file(file)
     weights.popitem()

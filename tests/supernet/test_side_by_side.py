@@ -6,13 +6,11 @@ import copy
 
 import pytest
 import torch
-from tiny import make_rows, make_teacher, make_tokenizer, randomise
+from tiny import make_teacher, make_tokenizer, prepare_rows, randomise
 from torch.nn import functional
 from transformers import DataCollatorWithPadding
 
-from nas.data import prepare
 from nas.model.stock import from_stock
-from nas.study import Task
 from nas.supernet.distillation import LossWeights
 from nas.supernet.loops import Schedule, training_arguments
 from nas.supernet.sampling import sandwich
@@ -22,10 +20,7 @@ from nas.supernet.training import DistillationTrainer, of_one
 
 @pytest.fixture
 def data(tmp_path):
-    for name, count, seed in (("train", 300, 0), ("test", 30, 1)):
-        make_rows(count, seed).to_parquet(tmp_path / f"{name}.parquet")
-    task = Task(train="train.parquet", test="test.parquet", text=("text",), max_length=16, holdout={"size": 30})
-    return prepare(task, *(str(tmp_path / f"{name}.parquet") for name in ("train", "test")), make_tokenizer(), 0)
+    return prepare_rows(tmp_path, 300, 30)
 
 
 @pytest.fixture

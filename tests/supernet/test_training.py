@@ -8,17 +8,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import make_rows, make_teacher, make_tokenizer, mixed_space, randomise
+from tiny import make_teacher, make_tokenizer, mixed_space, prepare_rows, randomise
 from tolerance import assert_same
 from transformers.integrations.integration_utils import is_tensorboard_available
 
 from nas.architecture import compress_all
-from nas.data import prepare
 from nas.errors import TrainingError
 from nas.files import read_json
 from nas.model import CompactBertForSequenceClassification
 from nas.model.stock import from_stock
-from nas.study import Task
 from nas.supernet import BertSupernet, SupernetWeights
 from nas.supernet.checkpoints import last_complete
 from nas.supernet.distillation import (
@@ -37,11 +35,7 @@ from nas.supernet.training import Distillation, DistillationTrainer
 
 @pytest.fixture
 def data(tmp_path):
-    make_rows(400, 0).to_parquet(tmp_path / "train.parquet")
-    make_rows(50, 1).to_parquet(tmp_path / "test.parquet")
-    task = Task(train="train.parquet", test="test.parquet", text=("text",), max_length=16, holdout={"size": 50})
-    files = (str(tmp_path / "train.parquet"), str(tmp_path / "test.parquet"))
-    return prepare(task, *files, make_tokenizer(), 0)
+    return prepare_rows(tmp_path, 400, 50)
 
 
 def _distillation(weights, data, folder, steps, origin=None):
