@@ -250,11 +250,14 @@ class Export(Settings):
 
 
 class Training(Settings):
-    """The time that a run may take."""
+    """The time and the room that a run may take."""
 
     hours: PositiveReal | None = None
     """Of the whole run. The steps of supernet and final training, and the evaluations of the search, follow from it and
     from the speed of this machine; what the study says of them does not count then."""
+    outputs_gb: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 8.0
+    """The most room on disk, in GB, for the teacher's outputs on the training texts, so that they are computed once and
+    not in every step; 0 for none."""
 
 
 class Study(Settings):

@@ -20,6 +20,7 @@ from nas.evaluate import Evaluator
 from nas.files import digest, read_json, write_folder, write_json
 from nas.model import CompactBertForSequenceClassification
 from nas.pipeline import division
+from nas.pipeline.outputs import drop_outputs
 from nas.pipeline.prepare import splits
 from nas.pipeline.run import Run, once
 from nas.pipeline.searches import evaluation, front
@@ -129,6 +130,7 @@ def train_together(
         ]
         found[architecture.digest] = asdict(Finalist(*inherited[number], tuple(reached)))
     write_json(folder / _RESULT, found)
+    drop_outputs(run)
 
 
 def judge_of(run: Run) -> Evaluator:

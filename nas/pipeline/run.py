@@ -11,6 +11,8 @@
         teacher/              the fine-tuned teacher: Hugging Face folder
         supernet/             the trained weights: Hugging Face folder of the largest sub-network
         supernet/ordered/     the teacher with its units in order of importance
+        supernet/outputs/     the teacher's logits and hidden states for all training texts, until the final training
+                              has ended
         profiles/<device>.json  and .samples.json, all that was measured for it
         search/journal.log    Optuna's storage, unless the study names a database
         search/journal.log.drivers/  a locked file for each process that evaluates candidates
@@ -94,6 +96,11 @@ class Run:
     def ordered_teacher(self) -> Path:
         """The teacher with ordered units."""
         return self.supernet / "ordered"
+
+    @property
+    def outputs(self) -> Path:
+        """What the ordered teacher says of the training texts, while trainings need it."""
+        return self.supernet / "outputs"
 
     @property
     def journal(self) -> Path:

@@ -20,6 +20,7 @@ from nas.model import CompactBertConfig, CompactBertForSequenceClassification
 from nas.model.stock import compact_config, from_stock
 from nas.model.tokenizer import load_tokenizer
 from nas.pipeline.division import TIMED_STEPS, WARM_UP_STEPS, supernet_seconds, training_steps
+from nas.pipeline.outputs import drop_outputs, outputs_of
 from nas.pipeline.prepare import scale_of, splits, task_made_of, teacher_inputs, teacher_made_of
 from nas.pipeline.run import Run, once
 from nas.progress import Laps, busy, say, tracked
@@ -85,22 +86,26 @@ def make_supernet(run: Run, laps: Laps) -> None:
         teacher, data = load_teacher(run), splits(run)
         order(run, data, teacher)
         write_folder(run.ordered_teacher, untrained(run, data, teacher).save_pretrained)
+    laps.end("ordering")
+    outputs_of(run, splits(run), load_ordered(run))  # once for all workers
+    laps.end("outputs")
     if run.study.training.hours and decided(run, "supernet") is None:
         _decide(run, laps)
     origin = _training_origin(run)
     if workers == 1:
         _train_ordered(run, origin)
-        return
-    from nas.supernet.ray_training import train_on_workers
+    else:
+        from nas.supernet.ray_training import train_on_workers
 
-    train_on_workers(partial(_train_ordered, run, origin), workers, run.supernet / "ray")
-    shutil.rmtree(run.supernet / "ray", ignore_errors=True)
+        train_on_workers(partial(_train_ordered, run, origin), workers, run.supernet / "ray")
+        shutil.rmtree(run.supernet / "ray", ignore_errors=True)
+    if not run.study.export.fine_tune:
+        drop_outputs(run)
 
 
 def _decide(run: Run, laps: Laps) -> None:
     """Note how many steps the supernet is trained for, by its share of what is left and the speed of its training."""
     study, settings = run.study, run.study.supernet
-    laps.end("ordering")
     with busy("Timing a few steps"), to_be_timed(run, settings.learning_rate, settings.batch_size) as training:
         step = training.time_supernet(load_ordered(run), *_of_training(run), warm_up=WARM_UP_STEPS)
     laps.end("timing")
@@ -147,8 +152,9 @@ def _train_ordered(run: Run, origin: dict[str, Any]) -> None:
 
 def distillation(run: Run, data: TaskData, schedule: Schedule, folder: Path, origin: dict[str, Any]) -> Distillation:
     """Training by distillation from the run's ordered teacher, with checkpoints in `folder`."""
+    teacher = load_ordered(run)
     return Distillation(
-        teacher=load_ordered(run),
+        teacher=teacher,
         train=data.train,
         tokenizer=load_tokenizer(run.teacher),
         schedule=schedule,
@@ -159,6 +165,7 @@ def distillation(run: Run, data: TaskData, schedule: Schedule, folder: Path, ori
         scale=scale_of(run),
         replaced_tokens=run.study.supernet.replaced_tokens,
         train_embeddings=run.study.supernet.train_embeddings,
+        outputs=outputs_of(run, data, teacher),
     )
 
 

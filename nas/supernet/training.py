@@ -29,6 +29,7 @@ from nas.supernet.augmentation import TokenReplacement
 from nas.supernet.cohort import Cohort, Halving
 from nas.supernet.distillation import Knowledge, LossWeights, distillation_loss, last_projections
 from nas.supernet.loops import Schedule, run_trainer, training_arguments
+from nas.supernet.outputs import TeacherOutputs
 from nas.supernet.sampling import Sampling, in_stages, sandwich
 from nas.supernet.scale import STANDARD, Scale
 from nas.supernet.side_by_side import SideBySideTrainer, Work, balanced, split
@@ -64,10 +65,12 @@ class DistillationTrainer(SideBySideTrainer):
         students: Callable[[int], list[Student]],
         losses: LossWeights,
         replacement: TokenReplacement | None = None,
+        outputs: TeacherOutputs | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(model=model, **kwargs)
         self.replacement = replacement
+        self.outputs = outputs
         self.supernets = [_supernets(replica) for replica in self.replicas]
         teacher.eval().requires_grad_(False)
         nn.Module.to(teacher, self.args.device)
@@ -93,7 +96,8 @@ class DistillationTrainer(SideBySideTrainer):
         teaching, distilling = list[tuple[float, Work]](), list[tuple[float, Work]]()
         for part, share in parts:
             target, length = Future[Knowledge](), _FIXED_TOKENS + share * tokens
-            teaching.append((length * _cost(config, config.architecture), partial(self._teach, part, target)))
+            asking = 0.0 if self.outputs else length * _cost(config, config.architecture)
+            teaching.append((asking, partial(self._teach, part, target)))
             for student in students:
                 # A backward pass takes twice as long as a forward pass.
                 cost = 3 * length * _cost(config, student[1])
@@ -102,16 +106,19 @@ class DistillationTrainer(SideBySideTrainer):
         return balanced(teaching, distilling, count)
 
     def _teach(self, inputs: dict[str, torch.Tensor], target: Future[Knowledge], number: int) -> None:
-        """Compute what the sub-networks of a part of the batch are compared with."""
-        teacher = self.teachers[number]
-        # Relations are those between all tokens of the last layer, of which nothing else needs but the first.
-        asked = {"output_hidden_states": True, "every_token": self.losses.relations > 0, "details": True}
+        """Look up, or compute, what the sub-networks of a part of the batch are compared with."""
         try:
-            with torch.no_grad(), self.accelerator.autocast(), last_projections(teacher) as projections:
-                target.set_result(Knowledge.of(teacher(**inputs, **asked), projections))
+            known = self.outputs.recall(inputs) if self.outputs else None
+            target.set_result(known or self._computed(self.teachers[number], inputs))
         except BaseException as problem:
             target.set_exception(problem)
             raise
+
+    def _computed(self, teacher: CompactBertForSequenceClassification, inputs: dict[str, torch.Tensor]) -> Knowledge:
+        # Relations are those between all tokens of the last layer, of which nothing else needs but the first.
+        asked = {"output_hidden_states": True, "every_token": self.losses.relations > 0, "details": True}
+        with torch.no_grad(), self.accelerator.autocast(), last_projections(teacher) as projections:
+            return Knowledge.of(teacher(**inputs, **asked), projections)
 
     def _distil(
         self,
@@ -265,6 +272,8 @@ class Distillation:
     """Whether the word table learns too; it is half of the weights of a small BERT and starts as the teacher's."""
     scale: Scale = STANDARD
     """That of a regression's outputs, which are standardised while the training lasts."""
+    outputs: TeacherOutputs | None = None
+    """What the teacher says of the texts, where it is kept; otherwise it is computed in every step."""
 
     def train_supernet(
         self,
@@ -346,6 +355,7 @@ class Distillation:
             teacher=self.teacher,
             losses=self.losses,
             replacement=TokenReplacement(self.train, special, share, self.seed) if share else None,
+            outputs=self.outputs,
             args=training_arguments(self.teacher.config, self.folder, self.schedule, self.seed),
             train_dataset=self.train,
             data_collator=DataCollatorWithPadding(self.tokenizer),

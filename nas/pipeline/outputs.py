@@ -1,0 +1,67 @@
+"""The teacher's outputs for the training texts: when they are kept, where, and how long."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+from nas.data import TaskData
+from nas.files import file_digest
+from nas.model import CompactBertForSequenceClassification
+from nas.model.precision import training_processor, uses_bf16
+from nas.pipeline.prepare import scale_of
+from nas.pipeline.run import Run
+from nas.supernet.outputs import TeacherOutputs, made_from, size_in_bytes, write
+
+_FORM = 1
+"""To be raised when the files hold other values than before."""
+_LEAST_EPOCHS = 2.0
+"""With fewer epochs, computing all outputs beforehand saves too little."""
+_GB = 1e9
+
+
+def outputs_of(run: Run, data: TaskData, teacher: CompactBertForSequenceClassification) -> TeacherOutputs | None:
+    """Return what the ordered teacher says of the training texts, which is computed first if it is not on disk.
+
+    None if it is to be computed in every step: on a GPU, where it changes from step to step or more than logits and
+    hidden states are compared, where it takes too much room, and where training is too short.
+    """
+    if not _is_kept(run, data, teacher):
+        return None
+    width = teacher.config.hidden_size
+    made_of: dict[str, Any] = {
+        "form": _FORM,
+        "teacher": file_digest(run.ordered_teacher / "model.safetensors"),
+        "texts": file_digest(run.data / "train.parquet"),
+        "bf16": uses_bf16(width, "cpu"),
+    }
+    if made_from(run.outputs) != made_of:
+        with scale_of(run).out_of(teacher.classifier):
+            write(run.outputs, teacher, data.train, made_of, made_of["bf16"])
+    return TeacherOutputs(run.outputs, data.train)
+
+
+def drop_outputs(run: Run) -> None:
+    """Free the room that the outputs take."""
+    shutil.rmtree(run.outputs, ignore_errors=True)
+
+
+def _is_kept(run: Run, data: TaskData, teacher: CompactBertForSequenceClassification) -> bool:
+    settings = run.study.supernet
+    varies = settings.replaced_tokens > 0 or settings.relation_weight > 0
+    if varies or training_processor() != "cpu" or _epochs(run, data) < _LEAST_EPOCHS:
+        return False
+    needed, room = size_in_bytes(teacher.config, data.train), shutil.disk_usage(run.folder).free
+    return needed <= min(run.study.training.outputs_gb * _GB, room / 2)
+
+
+def _epochs(run: Run, data: TaskData) -> float:
+    """How often supernet and final training together read each text; with hours that is not known beforehand."""
+    study, rows = run.study, max(1, len(data.train))
+    if study.training.hours:
+        return _LEAST_EPOCHS
+    supernet = study.supernet.steps * study.supernet.batch_size / rows
+    if not study.export.fine_tune:
+        return supernet
+    own = study.supernet.steps * study.export.batch_size / rows
+    return supernet + (own if study.export.epochs is None else study.export.epochs)

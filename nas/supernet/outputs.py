@@ -1,0 +1,149 @@
+"""The teacher's outputs for the texts of a training, computed once and kept on disk.
+
+A training by distillation meets every text several times, and for a small student the teacher's forward pass takes
+longer than the student's forward and backward passes together. `write` computes what the teacher says of each text,
+and `TeacherOutputs` maps the files into memory and gives the outputs for a batch.
+
+    outputs.json        what the outputs were made from
+    rows.npy            the order in which the texts' outputs are kept, as row numbers
+    logits.npy          (texts, num_labels), float32
+    last.npy            the hidden state of the first token after the last layer, (texts, hidden_size), float16
+    states-<n>.npy      the hidden states before layer n, (tokens of all texts, hidden_size), float16
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.lib.format import write_array_header_2_0
+
+from nas.data import Batch, batches_by_length
+from nas.data.files import values_of
+from nas.errors import TrainingError
+from nas.files import read_json, write_folder, write_json
+from nas.model import CompactBertConfig, CompactBertForSequenceClassification
+from nas.progress import track
+from nas.supernet.distillation import Knowledge
+from nas.threads import side_by_side
+
+_ABOUT = "outputs.json"
+_STATE = np.dtype(np.float16)
+_IDENTITY = ("input_ids", "token_type_ids")
+"""The columns that tell texts apart."""
+_TITLE = "The teacher's outputs"
+
+
+def size_in_bytes(config: CompactBertConfig, train: Dataset) -> int:
+    """How much room the outputs for these texts take on disk."""
+    tokens, width = sum(values_of(train, "length")), config.hidden_size
+    layers = len(config.architecture.layers)
+    return tokens * layers * width * _STATE.itemsize + len(train) * (4 * config.outputs + 2 * width)
+
+
+def write(
+    folder: Path, teacher: CompactBertForSequenceClassification, train: Dataset, made_from: dict[str, Any], bf16: bool
+) -> None:
+    """Compute the teacher's outputs for all texts and write them to a folder, which appears when it is complete.
+
+    `teacher` is on the CPU, and computed in bf16 if that is asked for; `made_from` is kept beside the outputs.
+    """
+    batches = list(batches_by_length(train))
+    write_folder(folder, lambda draft: _fill(draft, teacher.eval(), batches, made_from, bf16))
+
+
+class TeacherOutputs:
+    """The outputs that `write` left in a folder, for batches of the same texts."""
+
+    def __init__(self, folder: Path, train: Dataset) -> None:
+        self._logits, self._last = (_mapped(folder / f"{name}.npy") for name in ("logits", "last"))
+        count = len(list(folder.glob("states-*.npy")))
+        self._states = [_mapped(folder / f"states-{number}.npy") for number in range(count)]
+        order, lengths = np.load(folder / "rows.npy", allow_pickle=False), np.asarray(values_of(train, "length"))
+        if len(order) != len(lengths) or len(self._states[0]) != lengths.sum():
+            raise TrainingError(f"{folder}: must be of {len(lengths)} texts, but is of others; remove it")
+        starts = np.concatenate([[0], np.cumsum(lengths[order])[:-1]])
+        columns = [values_of(train, name) for name in _IDENTITY if name in train.column_names]
+        keys = [_key(*text) for text in zip(*columns, strict=True)]
+        self._places = {keys[row]: (place, int(starts[place])) for place, row in enumerate(order)}
+
+    def recall(self, inputs: Mapping[str, torch.Tensor]) -> Knowledge | None:
+        """What the teacher says of a batch of padded texts; None if one of them is not known.
+
+        Hidden states are zero where a text is padded; the last one is of the first token alone.
+        """
+        mask = inputs["attention_mask"].bool().numpy()
+        columns = [inputs[name].numpy() for name in _IDENTITY if name in inputs]
+        places = [self._places.get(_key(*(column[row][real] for column in columns))) for row, real in enumerate(mask)]
+        known = [place for place in places if place is not None]
+        if len(known) < len(places):
+            return None
+        rows = np.array([row for row, _ in known])
+        ends = [start + length for (_, start), length in zip(known, mask.sum(axis=1), strict=True)]
+        tokens = np.concatenate([np.arange(start, end) for (_, start), end in zip(known, ends, strict=True)])
+        where = torch.from_numpy(mask)
+        states = []
+        for kept in self._states:
+            state = torch.zeros(*mask.shape, kept.shape[1])
+            state[where] = torch.from_numpy(kept[tokens]).float()
+            states.append(state)
+        states.append(torch.from_numpy(self._last[rows]).float()[:, None])
+        return Knowledge((torch.from_numpy(self._logits[rows]),), tuple(states), (None,) * len(states))
+
+
+def made_from(folder: Path) -> dict[str, Any] | None:
+    """What the outputs in a folder were made from; None where there are none."""
+    found: dict[str, Any] | None = read_json(folder / _ABOUT, TrainingError) if folder.exists() else None
+    return found
+
+
+def _fill(
+    folder: Path,
+    teacher: CompactBertForSequenceClassification,
+    batches: list[Batch],
+    made_from: dict[str, Any],
+    bf16: bool,
+) -> None:
+    def outputs(batch: Batch) -> tuple[np.ndarray, list[np.ndarray]]:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            output = teacher(**batch.inputs, output_hidden_states=True, details=True)
+        return output.logits.float().numpy(), [state.float().numpy().astype(_STATE) for state in output.hidden_states]
+
+    tokens, texts = (
+        sum(batch.inputs["input_ids"].numel() for batch in batches),
+        sum(len(batch.rows) for batch in batches),
+    )
+    width, layers = teacher.config.hidden_size, len(teacher.layers)
+    with ExitStack() as stack:
+
+        def opened(name: str, shape: tuple[int, int], kind: np.dtype[Any]) -> BinaryIO:
+            stream = stack.enter_context((folder / f"{name}.npy").open("wb"))
+            header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
+            write_array_header_2_0(stream, header)
+            return stream
+
+        logits = opened("logits", (texts, teacher.config.outputs), np.dtype(np.float32))
+        last = opened("last", (texts, width), _STATE)
+        states = [opened(f"states-{number}", (tokens, width), _STATE) for number in range(layers)]
+        with track(_TITLE, len(batches)) as progress, side_by_side(outputs, batches) as results:
+            for done, (answers, hidden) in enumerate(results, start=1):
+                logits.write(answers.tobytes())
+                for stream, state in zip((*states, last), hidden, strict=True):
+                    stream.write(state.tobytes())
+                progress(done)
+    np.save(folder / "rows.npy", np.concatenate([batch.rows for batch in batches]), allow_pickle=False)
+    write_json(folder / _ABOUT, made_from)
+
+
+def _mapped(path: Path) -> np.ndarray:
+    found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    return found
+
+
+def _key(*columns: Sequence[int] | np.ndarray) -> bytes:
+    return b"".join(np.asarray(column, dtype=np.int32).tobytes() for column in columns)

@@ -1,0 +1,115 @@
+"""The teacher's outputs on disk: what is recalled is what the teacher says."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from tiny import make_teacher, make_tokenizer, prepare_rows, randomise
+from tolerance import assert_same
+from transformers import DataCollatorWithPadding
+
+from nas.errors import TrainingError
+from nas.model.stock import from_stock
+from nas.supernet.distillation import Knowledge, LossWeights
+from nas.supernet.loops import Schedule
+from nas.supernet.outputs import TeacherOutputs, made_from, size_in_bytes, write
+from nas.supernet.training import Distillation
+
+HALF = 2.0**-10
+"""The relative error of a number that is kept in half precision, twice the most that rounding makes."""
+
+
+@pytest.fixture
+def data(tmp_path):
+    return prepare_rows(tmp_path, 120, 40)
+
+
+@pytest.fixture
+def ordered():
+    return from_stock(randomise(make_teacher())).eval()
+
+
+def _padded(train, rows):
+    texts = train.remove_columns("length").select(rows)
+    return dict(DataCollatorWithPadding(make_tokenizer())([texts[row] for row in range(len(rows))]))
+
+
+def test_what_is_recalled_is_what_the_teacher_says_of_padded_texts(data, ordered, tmp_path):
+    folder = tmp_path / "outputs"
+    write(folder, ordered, data.train, {"form": 1}, bf16=False)
+    batch = _padded(data.train, [3, 77, 5, 3, 40])
+    labels = batch.pop("labels")
+    assert len({int(length) for length in batch["attention_mask"].sum(dim=1)}) > 1 and len(labels) == 5
+    recalled = TeacherOutputs(folder, data.train).recall(batch)
+    with torch.no_grad():
+        said = Knowledge.of(ordered(**batch, output_hidden_states=True, details=True), [])
+    assert_same(recalled.logits[0], said.logits[0])
+    mask = batch["attention_mask"].bool()
+    assert len(recalled.states) == len(said.states) == 4
+    for number, (found, expected) in enumerate(zip(recalled.states, said.states, strict=True)):
+        assert found.shape == expected.shape
+        real = mask if number < 3 else torch.ones(5, 1, dtype=torch.bool)
+        assert not found[~real].any()
+        torch.testing.assert_close(found[real], expected[real], rtol=HALF, atol=1e-5)
+
+
+def test_texts_that_were_not_written_are_not_known(data, ordered, tmp_path):
+    folder = tmp_path / "outputs"
+    write(folder, ordered, data.train, {"form": 1}, bf16=False)
+    outputs = TeacherOutputs(folder, data.train)
+    batch = _padded(data.train, [0, 1])
+    changed = batch["input_ids"].clone()
+    changed[0, 1] = 4 if changed[0, 1] != 4 else 5
+    changed[0, 2] = 60
+    changed[0, 3] = 61
+    assert outputs.recall(batch) is not None
+    assert outputs.recall({**batch, "input_ids": changed}) is None
+    assert made_from(folder) == {"form": 1} and made_from(tmp_path / "nowhere") is None
+    with pytest.raises(TrainingError, match="must be of 40 texts"):
+        TeacherOutputs(folder, data.search)
+
+
+def test_the_size_on_disk_is_known_beforehand(data, ordered, tmp_path):
+    folder = tmp_path / "outputs"
+    write(folder, ordered, data.train, {}, bf16=False)
+    written = sum(path.stat().st_size for path in folder.glob("*.npy") if path.name != "rows.npy")
+    headers = 128 * 5
+    assert written - headers == size_in_bytes(ordered.config, data.train)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_training_on_kept_outputs_is_the_same_training(space, config, data, ordered, tmp_path, threads, monkeypatch):
+    write(tmp_path / "outputs", ordered, data.train, {}, bf16=False)
+    other = from_stock(randomise(make_teacher(), seed=1))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    asked = []
+    try:
+        weights = []
+        for name, outputs in (("computed", None), ("kept", TeacherOutputs(tmp_path / "outputs", data.train))):
+            student = copy.deepcopy(other)
+            teacher = copy.deepcopy(ordered)
+            teacher.register_forward_hook(lambda *_, name=name: asked.append(name))
+            training = Distillation(
+                teacher,
+                data.train,
+                make_tokenizer(),
+                Schedule(1e-3, 16, steps=8),
+                LossWeights(),
+                tmp_path / name,
+                0,
+                {},
+                outputs=outputs,
+            )
+            training.train_supernet(student, space, 2, "spread")
+            weights.append(student.state_dict())
+    finally:
+        torch.set_num_threads(before)
+    assert "computed" in asked and "kept" not in asked
+    start, computed, kept = (
+        torch.cat([value.flatten() for value in state.values()]) for state in (other.state_dict(), *weights)
+    )
+    # AdamW makes full steps of the smallest gradients too, so that rounding shows in a few weights.
+    assert (computed - kept).norm() < 0.02 * (computed - start).norm()
