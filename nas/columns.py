@@ -16,7 +16,7 @@ import pyarrow
 import pyarrow.compute
 from datasets import ClassLabel, Dataset, Value
 
-from nas.data.labels import MOST_CLASSES
+from nas.tasks.labels import MOST_CLASSES
 
 T = TypeVar("T")
 Form = Literal["text", "classes", "numbers", "codes", "lists", "empty"]

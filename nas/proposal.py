@@ -23,7 +23,8 @@ from nas.model.stock import compact_config, shape_of
 from nas.model.teacher_config import read_config
 from nas.pipeline.plan import check_sources
 from nas.space import SearchSpace, Shape, shipped_spaces
-from nas.study import METRICS, Study, study_name
+from nas.study import Study, study_name
+from nas.tasks import REGISTRY, task_kind
 
 STUDY_FILE, SPACE_FILE = "study.toml", "search_space.toml"
 LENGTH = 128
@@ -62,10 +63,11 @@ class Teacher:
     def misfit(self, data: Columns, label: str, kind: str) -> str | None:
         """How its classifier does not fit the task, if it has one."""
         known = data.column(label)
-        wanted = 1 if kind == "regression" else known.classes or len(known.counts)
+        is_number = task_kind(kind).predicts_numbers
+        wanted = 1 if is_number else known.classes or len(known.counts)
         if self.outputs in (None, wanted):
             return None
-        task = "a regression needs 1" if kind == "regression" else f"{label} has {wanted} classes"
+        task = f"a {kind} needs 1" if is_number else f"{label} has {wanted} classes"
         return f"the teacher's classifier has {self.outputs} outputs, but {task}"
 
 
@@ -107,9 +109,9 @@ class Columns:
     def described(self, text: Sequence[str], label: str, kind: str) -> str:
         """What was taken, in one line."""
         values = self.column(label).counts
-        if kind == "regression":
+        if task_kind(kind).predicts_numbers:
             numbers = self.column(label).numbers or [math.nan]
-            about = f"regression, numbers from {numbers[0]:g} to {numbers[-1]:g}"
+            about = f"{kind}, numbers from {numbers[0]:g} to {numbers[-1]:g}"
         else:
             names = sorted(values)[:_SHOWN] + ["..."][: max(0, len(values) - _SHOWN)]
             about = f"{self.column(label).classes or len(values)} classes: {', '.join(names)}"
@@ -258,8 +260,8 @@ def _study_text(folder: Path, answers: Answers, space: str, teacher: Teacher | N
 test = {_text(test)}  # read once, for the final figure
 text = {json.dumps(list(answers.text), ensure_ascii=False)}  # two columns for pairs
 label = {_text(answers.label)}
-kind = {_text(kind)}  # or {", ".join(name for name in METRICS if name != kind)}
-metric = {_text(answers.metric)}  # or {", ".join(name for name in METRICS[kind] if name != answers.metric)}
+kind = {_text(kind)}  # or {", ".join(name for name in REGISTRY if name != kind)}
+metric = {_text(answers.metric)}  # or {", ".join(name for name in task_kind(kind).metrics if name != answers.metric)}
 max_length = {min(longest, teacher.positions) if teacher else longest}  # tokens; what is longer is cut
 holdout = {{ size = {searched} }}  # training rows that judge candidates; by = "sentence" where rows are parts of others
 

@@ -23,12 +23,9 @@ from nas.device import NAME, Device, Name
 from nas.errors import StudyError
 from nas.files import Flag, Positive, Real, Settings, Whole, digest, given_path, read_toml, validate
 from nas.space import SearchSpace, Shape, shipped_spaces
+from nas.tasks import task_kind
 
 DATA_SUFFIXES = (".parquet", ".csv", ".jsonl")
-METRICS = {
-    "classification": ("accuracy", "f1", "matthews_correlation"),
-    "regression": ("spearman", "pearson"),
-}
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 PositiveReal = Annotated[float, Field(gt=0.0, strict=True, allow_inf_nan=False)]
@@ -88,7 +85,8 @@ class Task(Settings):
     text: tuple[str, ...] = Field(min_length=1, max_length=2)
     """One column for single texts, two for pairs."""
     label: str = "label"
-    kind: Literal["classification", "regression"] = "classification"
+    kind: str = "classification"
+    """A name of `nas.tasks.REGISTRY`."""
     metric: str = "accuracy"
     positive: str | None = Field(default=None, min_length=1)
     """The name of the class that f1 is of. Left out: the second of two classes, or the mean over more."""
@@ -97,15 +95,7 @@ class Task(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Task:
-        if self.metric not in METRICS[self.kind]:
-            raise ValueError(
-                f"metric: {self.metric!r} does not measure {self.kind}; use {', '.join(METRICS[self.kind])}"
-            )
-        if self.positive is not None and self.metric != "f1":
-            raise ValueError(
-                f"positive: only f1 is of one class, but the metric is {self.metric!r}; remove positive or set "
-                "metric = 'f1'"
-            )
+        task_kind(self.kind).check(self)
         for key in ("config", "revision"):
             if (value := getattr(self, key)) and not self.hub:
                 raise ValueError(f"{key}: {value!r} belongs to a hub data set; set hub as well, or remove it")
@@ -320,10 +310,10 @@ class Study(Settings):
         return loaded
 
     def _check_space(self) -> None:
-        if self.space.dimensions.exit_threshold and self.task.kind == "regression":
+        if self.space.dimensions.exit_threshold and (why := task_kind(self.task.kind).no_exits):
             raise StudyError(
                 f"{self.path}: search_space: {self.space.name!r} leaves networks early when a class is sure "
-                "(exit_threshold), but the task is a regression; use another space"
+                f"(exit_threshold), but {why}; use another space"
             )
         for device in self.devices:
             try:

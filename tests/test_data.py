@@ -10,9 +10,10 @@ import pytest
 from datasets import ClassLabel, Dataset
 from tiny import make_rows, make_tokenizer
 
-from nas.data import TaskData, batches_by_length, held_out, prepare, score
+from nas.data import TaskData, batches_by_length, held_out, prepare
 from nas.errors import DataError
 from nas.study import Task
+from nas.tasks import ClassMetric, Correlation
 
 SENTENCES = ["a fine film", "a fine", "fine film", "film", "A  Fine Film", "what a mess", "a mess", "the plot"]
 
@@ -137,7 +138,7 @@ def test_a_correlation_needs_two_texts(files, tmp_path, metric):
     with pytest.raises(
         DataError, match=f"search.least_tokens.* needs at least 2 texts for {metric}, but has 1; give more"
     ):
-        score(metric, np.array([[0.5]]), np.array([0.5]))
+        Correlation(metric).score(np.array([[0.5]]), np.array([0.5]))
 
 
 @pytest.mark.parametrize(
@@ -193,9 +194,9 @@ def test_batches_hold_one_length_and_every_row_once(files):
 def test_metrics():
     logits = np.array([[2.0, 0.0], [0.0, 1.0], [0.0, 1.0], [3.0, 1.0]])
     labels = np.array([0, 1, 0, 0])
-    assert score("accuracy", logits, labels) == 0.75
-    assert score("f1", logits, labels) == pytest.approx(2 / 3)
-    assert score("matthews_correlation", logits, labels) == pytest.approx(1 / np.sqrt(3))
+    assert ClassMetric("accuracy").score(logits, labels) == 0.75
+    assert ClassMetric("f1").score(logits, labels) == pytest.approx(2 / 3)
+    assert ClassMetric("matthews_correlation").score(logits, labels) == pytest.approx(1 / np.sqrt(3))
     scores = np.array([[0.1], [0.4], [0.2], [0.9]])
-    assert score("spearman", scores, np.array([1.0, 3.0, 2.0, 4.0])) == pytest.approx(1.0)
-    assert score("pearson", np.zeros((4, 1)) + scores * 2, scores[:, 0]) == pytest.approx(1.0)
+    assert Correlation("spearman").score(scores, np.array([1.0, 3.0, 2.0, 4.0])) == pytest.approx(1.0)
+    assert Correlation("pearson").score(np.zeros((4, 1)) + scores * 2, scores[:, 0]) == pytest.approx(1.0)

@@ -11,7 +11,7 @@ from tiny import make_rows, make_tokenizer, mixed_space
 from tolerance import assert_same
 
 from nas.budget import Budget
-from nas.data import Metric, prepare
+from nas.data import prepare
 from nas.device import Device
 from nas.evaluate.accuracy import Evaluator
 from nas.export.artefact import ONNX_FILE, write_artefact
@@ -24,6 +24,7 @@ from nas.space import SearchSpace, shipped_spaces
 from nas.study import Task
 from nas.supernet import BertSupernet, SupernetWeights
 from nas.supernet.distillation import Knowledge, LossWeights, distillation_loss
+from nas.tasks import ClassMetric, task_kind
 
 
 @pytest.fixture
@@ -72,14 +73,14 @@ def test_exits_learn_from_the_teacher(space, teacher, batch):
     """Every exit has a share in the loss, and narrow networks have exits of their own width."""
     weights = SupernetWeights.of(from_stock(teacher), space.dimensions.hidden_size, space.compression, exits=True)
     weights.fit([batch])
-    supernet = BertSupernet(weights)
+    supernet, kind = BertSupernet(weights), task_kind("classification")
     for hidden in space.dimensions.hidden_size:
         architecture = replace(_early(space), hidden_size=hidden)
         weights.zero_grad()
         known = Knowledge.of(weights(**batch, output_hidden_states=True, details=True), [])
         found = Knowledge.of(supernet.run(architecture, **batch, output_hidden_states=True), [])
         assert len(found.logits) == 3 and len(known.logits) == 1
-        distillation_loss(found, known, architecture, batch["attention_mask"], LossWeights(1.0, 0.0)).backward()
+        distillation_loss(found, known, architecture, batch["attention_mask"], LossWeights(1.0, 0.0), kind).backward()
         for layer in weights.layers[:-1]:
             assert layer.exit.weight.grad[:, :hidden].abs().sum() > 0
     assert not hasattr(weights.layers[-1], "exit")
@@ -96,7 +97,7 @@ def searched(tmp_path):
 
 
 def test_an_evaluation_says_where_texts_leave(space, supernet_weights, searched):
-    evaluator = Evaluator(BertSupernet(supernet_weights), searched, Metric("accuracy"))
+    evaluator = Evaluator(BertSupernet(supernet_weights), searched, ClassMetric("accuracy"))
     found = evaluator.evaluate(_early(space, 0.6))
     assert len(found.exits) == 3 and sum(found.exits) == pytest.approx(1.0, abs=1e-5)
     assert evaluator.evaluate(space.largest()).exits == ()
@@ -108,7 +109,7 @@ def test_networks_with_exits_share_layers_and_threads_and_lose_nothing(space, su
     """Each finds what the model by itself does, whatever others computed before."""
     rng, before = random.Random(0), torch.get_num_threads()
     supernet = BertSupernet(supernet_weights)
-    evaluator, candidates = Evaluator(supernet, searched, Metric("accuracy"), raced=False), [_early(space, 0.6)]
+    evaluator, candidates = Evaluator(supernet, searched, ClassMetric("accuracy"), raced=False), [_early(space, 0.6)]
     while len(candidates) < 12:
         drawn = space.mutate(rng.choice(candidates), rng, rate=0.15)
         candidates.append(replace(drawn, exit_threshold=rng.choice([0.6, 0.9])) if len(drawn.layers) > 1 else drawn)
@@ -122,7 +123,7 @@ def test_networks_with_exits_share_layers_and_threads_and_lose_nothing(space, su
 
 
 def test_networks_with_exits_race(space, supernet_weights, searched):
-    evaluator = Evaluator(BertSupernet(supernet_weights), searched, Metric("accuracy"))
+    evaluator = Evaluator(BertSupernet(supernet_weights), searched, ClassMetric("accuracy"))
     whole = evaluator.evaluate(_early(space, 0.6))
     lost = evaluator.evaluate(_early(space, 0.9), rival=1.5)
     assert whole.complete and not lost.complete and lost.examples < whole.examples
@@ -132,7 +133,7 @@ def test_networks_with_exits_race(space, supernet_weights, searched):
 def test_layers_that_another_network_with_exits_computed_are_not_computed_again(
     space, supernet_weights, searched, monkeypatch
 ):
-    evaluator = Evaluator(BertSupernet(supernet_weights), searched, Metric("accuracy"), raced=False)
+    evaluator = Evaluator(BertSupernet(supernet_weights), searched, ClassMetric("accuracy"), raced=False)
     evaluator.evaluate(_early(space, 0.999999))
     computed = []
     after = type(supernet_weights.bert).after
@@ -149,7 +150,7 @@ def test_layers_that_no_text_needs_are_not_computed(space, supernet_weights, sea
     with torch.no_grad():
         for layer in supernet_weights.layers[:-1]:
             layer.exit.bias[0] = 100.0
-    evaluator = Evaluator(BertSupernet(supernet_weights), searched, Metric("accuracy"))
+    evaluator = Evaluator(BertSupernet(supernet_weights), searched, ClassMetric("accuracy"))
     assert evaluator.evaluate(_early(space, 0.9)).exits == (1.0, 0.0, 0.0)
     assert [len(states) for states in evaluator.states._states] == [len(evaluator.batches)] * 2 + [0, 0]
 

@@ -11,13 +11,13 @@ import pytest
 from datasets import Dataset
 from tiny import PAIR_STUDY, TINY_STUDY, make_pairs, make_rows, make_tokenizer, write_pair_study
 
-from nas.data import Metric
 from nas.pipeline import rows as module
 from nas.pipeline.commands import prepare_teacher
 from nas.pipeline.prepare import teacher_source
 from nas.pipeline.rows import expected_error, look_at_rows
 from nas.pipeline.run import Run
 from nas.study import Study
+from nas.tasks import ClassMetric, Correlation
 
 SMALL = TINY_STUDY.replace("max_length = 32", "max_length = 8").replace("size = 200", "size = 3")
 
@@ -162,13 +162,13 @@ def test_targets_of_a_regression(tmp_path):
 
 def test_expected_errors_agree_with_theory():
     labels = np.random.default_rng(1).integers(0, 2, 4000)
-    assert expected_error(Metric("accuracy"), labels, 2) == pytest.approx(math.sqrt(0.09 / 4000), rel=1e-12)
+    assert expected_error(ClassMetric("accuracy"), labels, 2) == pytest.approx(math.sqrt(0.09 / 4000), rel=1e-12)
     # For two balanced classes the correlation of Matthews is 2 * accuracy - 1.
-    assert expected_error(Metric("matthews_correlation"), labels, 2) == pytest.approx(
+    assert expected_error(ClassMetric("matthews_correlation"), labels, 2) == pytest.approx(
         2 * math.sqrt(0.09 / 4000), rel=0.2
     )
     targets = np.random.default_rng(2).standard_normal(4000)
-    assert expected_error(Metric("pearson"), targets, 1) == pytest.approx((1 - 0.81) / math.sqrt(4000), rel=0.2)
+    assert expected_error(Correlation("pearson"), targets, 1) == pytest.approx((1 - 0.81) / math.sqrt(4000), rel=0.2)
 
 
 def test_tokens_without_an_embedding_are_named_and_counted(tiny_study):

@@ -18,7 +18,7 @@ from transformers import (
     BertModel,
 )
 
-from nas.data import Metric, TaskData, batches_by_length
+from nas.data import TaskData, batches_by_length
 from nas.errors import TeacherError
 from nas.evaluate import predict
 from nas.evaluate.accuracy import forward_of
@@ -30,6 +30,7 @@ from nas.pipeline.supernets import load_teacher
 from nas.space import shipped_spaces
 from nas.study import FineTuning, Study
 from nas.supernet.loops import LOG_FILE
+from nas.tasks import ClassMetric
 
 FINE_TUNED = TINY_STUDY.replace("fine_tune = { epochs = 2.0, learning_rate = 2e-3 }", "")
 
@@ -129,7 +130,7 @@ def test_without_epochs_the_best_epoch_of_ten_is_kept(tiny_study, tmp_path):
     judged = [entry["eval_accuracy"] for entry in log if "eval_accuracy" in entry]
     best = judged.index(max(judged)) + 1
     assert len(judged) == min(10, best + 3)
-    search, metric = TaskData.load(run.data).search, Metric("accuracy")
+    search, metric = TaskData.load(run.data).search, ClassMetric("accuracy")
     logits = predict(forward_of(load_teacher(run)), batches_by_length(search))
     assert metric.score(logits, np.asarray(search["labels"])) == pytest.approx(max(judged))
 

@@ -161,7 +161,7 @@ def _settle_task(columns: Columns | None, teacher: Teacher | None, given: _Task)
     Raises `StudyError` with all that is unclear and the flags that settle it.
     """
     from nas.columns import Clear
-    from nas.study import METRICS
+    from nas.tasks import REGISTRY, task_kind
 
     task, unclear = replace(given), _Unclear()
     if not task.text:
@@ -175,23 +175,24 @@ def _settle_task(columns: Columns | None, teacher: Teacher | None, given: _Task)
         task.label = unclear.settle("--label", "Column of labels", found_label, columns, str)
     fitting = teacher.outputs if teacher and not task.fine_tune else None
     if task.kind is None and task.metric:
-        task.kind = next((kind for kind, names in METRICS.items() if task.metric in names), "classification")
+        task.kind = next((name for name, kind in REGISTRY.items() if task.metric in kind.metrics), "classification")
+    if task.kind is not None and task.kind not in REGISTRY:
+        raise StudyError(f"--kind {task.kind}: is none of {', '.join(REGISTRY)}; use one of them")
     if columns and task.label:
         found_kind = columns.kind(task.label, fitting)
         if task.kind is None:
-            task.kind = unclear.settle("--kind", "classification or regression", found_kind, columns, str)
-        if task.kind == "regression" and (held := columns.column(task.label)).numbers is None:
+            task.kind = unclear.settle("--kind", " or ".join(REGISTRY), found_kind, columns, str)
+        known = REGISTRY.get(task.kind)
+        if known and known.predicts_numbers and (held := columns.column(task.label)).numbers is None:
             raise DataError(
-                f"{task.label}: a regression needs numbers, but the column holds {min(held.counts)!r}; "
+                f"{task.label}: a {task.kind} needs numbers, but the column holds {min(held.counts)!r}; "
                 "correct the column, or give --kind classification"
             )
         if fitting and task.kind and (why := teacher and teacher.misfit(columns, task.label, task.kind)):
             task.fine_tune = unclear.settle_fine_tuning(why, task.fine_tune)
     unclear.refuse()
     task.kind = task.kind or "classification"
-    if task.kind not in METRICS:
-        raise StudyError(f"--kind {task.kind}: is none of {', '.join(METRICS)}; use one of them")
-    task.metric = _ask("--metric", "Metric", task.metric, METRICS[task.kind][0])
+    task.metric = _ask("--metric", "Metric", task.metric, task_kind(task.kind).metrics[0])
     if task.fine_tune is None:
         task.fine_tune = bool(teacher and teacher.outputs is None)
     return task

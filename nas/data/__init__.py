@@ -1,4 +1,4 @@
-"""A task's data: read, split into train / search / test, tokenised once, batched without padding, and scored.
+"""A task's data: read, split into train / search / test, tokenised once, and batched without padding.
 
 The three sets are disjoint. The search set is held out of the training rows, by row or by sentence; the test set
 is the official validation set and is read once, for the final metric.
@@ -6,15 +6,11 @@ is the official validation set and is read once, for the final metric.
 
 from nas.data.batches import Batch, batches_by_length
 from nas.data.files import read_rows
-from nas.data.labels import Head
-from nas.data.metrics import Metric, score
 from nas.data.splits import held_out
 from nas.data.task import Splits, TaskData, prepare, read_splits
 
 __all__ = [
     "Batch",
-    "Head",
-    "Metric",
     "Splits",
     "TaskData",
     "batches_by_length",
@@ -22,5 +18,4 @@ __all__ = [
     "prepare",
     "read_rows",
     "read_splits",
-    "score",
 ]

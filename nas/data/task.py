@@ -6,18 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 
 from nas.data.files import read_rows, read_table, values_of, write_table
-from nas.data.labels import Head, Numbering, alike, class_names, classes_of, numbering, targets_of
-from nas.data.metrics import Metric, check_size
 from nas.data.splits import held_out, outside
-from nas.errors import DataError, TeacherError
+from nas.errors import DataError
 from nas.files import read_json, write_json
 from nas.progress import say
 from nas.study import Task
+from nas.tasks import Head, LabelColumn, TaskLabels, task_kind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,7 +50,7 @@ class TaskData:
 
     splits: Mapping[str, Dataset]
     label_names: tuple[str, ...]
-    """Class names in the order of their numbers; empty for regression."""
+    """The names of a network's outputs in order; empty where it outputs a number."""
 
     @property
     def train(self) -> Dataset:
@@ -70,7 +69,7 @@ class TaskData:
 
     @property
     def num_labels(self) -> int:
-        """Outputs of a classifier for this task; one for regression."""
+        """The number of a network's outputs."""
         return len(self.label_names) or 1
 
     def save(self, folder: Path) -> None:
@@ -100,7 +99,8 @@ class Splits:
 
     texts: Mapping[str, Sequence[Sequence[str]]]
     """For each split its columns of texts."""
-    labels: Mapping[str, Sequence[int] | Sequence[float]]
+    labels: Mapping[str, Sequence[Any]]
+    """For each split the label of each row, in the form that the kind of task stores."""
     label_names: tuple[str, ...]
     in_test: int = 0
     """Training rows that were removed because their text is in the test set."""
@@ -145,7 +145,8 @@ def read_splits(task: Task, train: str, test: str, seed: int, head: Head | None 
     """
     training, official = _read(task, train), _read(task, test)
     texts = {"train": _texts(task, train, training), "test": _texts(task, test, official)}
-    labels, names = _labels(task, (train, training), (test, official), head)
+    read = _labels(task, (train, training), (test, official), head)
+    labels = read.values
     kept = outside(texts["train"], texts["test"])
     if not kept:
         raise DataError(f"{task.train}: every row stands in {task.test} too; give another test set")
@@ -161,11 +162,11 @@ def read_splits(task: Task, train: str, test: str, seed: int, head: Head | None 
         "search": [kept[position] for position in searched],
     }
     for name, source, count in (("search", train, len(searched)), ("test", test, len(official))):
-        check_size(task.metric, count, f"{source}: the {name} set")
+        task_kind(task.kind).metric(task).check_size(count, f"{source}: the {name} set")
     return Splits(
         {name: _rows(texts["train"], rows) for name, rows in numbers.items()} | {"test": texts["test"]},
         {name: [labels["train"][row] for row in rows] for name, rows in numbers.items()} | {"test": labels["test"]},
-        names,
+        read.names,
         in_test=len(training) - len(kept),
     )
 
@@ -203,40 +204,17 @@ def _texts(task: Task, source: str, rows: Dataset) -> list[list[str]]:
     return found
 
 
-def _labels(
-    task: Task, train: tuple[str, Dataset], test: tuple[str, Dataset], head: Head | None
-) -> tuple[dict[str, list[int]] | dict[str, list[float]], tuple[str, ...]]:
-    """Labels of training and test rows, and the names of the classes."""
-    files = {"train": train, "test": test}
-    if task.kind == "regression":
-        if head and not head.trained_anew and len(head.names) != 1:
-            raise TeacherError(
-                f"teacher.model: {head.source} has {len(head.names)} labels, the task is a regression to one number; "
-                "give a teacher fine-tuned for this task, or set teacher.fine_tune"
-            )
-        return {name: targets_of(source, task.label, rows) for name, (source, rows) in files.items()}, ()
-    classes = {name: classes_of(source, task.label, rows) for name, (source, rows) in files.items()}
-    found = numbering(class_names(train[0], task.label, train[1], classes["train"]), head)
-    if found.note:
-        say(found.note)
-    if same := alike(found.names):
-        say(
-            f"Warning: {train[0]}: the classes {' and '.join(map(repr, same))} differ by case alone; are they the same?"
-        )
-    _check_known(task, found, train, test, classes["test"])
-    Metric.of(task, found.names)  # whose positive class must be one of them
-    return {name: [found.numbers[label] for label in values] for name, values in classes.items()}, found.names
+def _labels(task: Task, train: tuple[str, Dataset], test: tuple[str, Dataset], head: Head | None) -> TaskLabels:
+    """The labels of training and test rows, as the kind of task reads them."""
+    kind = task_kind(task.kind)
+    found = kind.read([_label_column(task.label, *train)], [_label_column(task.label, *test)], head)
+    for note in found.notes:
+        say(note)
+    kind.metric(task, found.names)  # whose positive class must be one of them
+    return found
 
 
-def _check_known(
-    task: Task, found: Numbering, train: tuple[str, Dataset], test: tuple[str, Dataset], classes: Sequence[str]
-) -> None:
-    """Raise `DataError` if a class of the test set is none of the training set."""
-    number = next((number for number, label in enumerate(classes) if label not in found.numbers), None)
-    if number is None:
-        return
-    shown = classes[number] if classes[number].lstrip("-").isdigit() else repr(classes[number])
-    raise DataError(
-        f"{test[0]}: column {task.label!r}: label {shown} is no class of {train[0]}, which has {len(found.numbers)} "
-        f"such as {next(iter(found.numbers))!r}; use the same labels in both (row {number}, counted from 0)"
-    )
+def _label_column(name: str, source: str, rows: Dataset) -> LabelColumn:
+    feature = rows.features[name]
+    classes = tuple(feature.names) if isinstance(feature, ClassLabel) else None
+    return LabelColumn(source, name, values_of(rows, name), classes)

@@ -14,7 +14,7 @@ from datasets import Dataset
 from torch import nn
 
 from nas.architecture import Architecture
-from nas.data import Batch, Metric, batches_by_length
+from nas.data import Batch, batches_by_length
 from nas.evaluate.racing import Race
 from nas.evaluate.shared import SharedStates
 from nas.evaluate.spread import standard_error
@@ -24,6 +24,7 @@ from nas.model.modeling import first_sure
 from nas.model.precision import precision_name, uses_bf16
 from nas.progress import tracked
 from nas.supernet import BertSupernet
+from nas.tasks import Metric
 from nas.threads import side_by_side
 
 _TITLE = "Accuracy on the search set"
@@ -116,7 +117,7 @@ class Evaluator:
         self._order = np.random.default_rng(0).permutation(len(self.batches)).tolist()
         fast = bf16 and uses_bf16(supernet.weights.config.hidden_size, processor)
         self._dtype = torch.bfloat16 if fast else torch.float32
-        self._race = Race(len(self.labels)) if raced and metric.name == "accuracy" else None
+        self._race = Race(len(self.labels)) if raced and metric.is_share else None
 
     def evaluate(self, architecture: Architecture, rival: float = 0.0) -> CandidateResult:
         """The architecture's metric with the weights that it inherits.
@@ -157,7 +158,7 @@ class Evaluator:
 
         def answered(number: int) -> tuple[np.ndarray, list[int]]:
             with self._computing():
-                logits, layers = _classified(model, states, number, self.batches[number])
+                logits, layers = _classified(model, states, number, self.batches[number], self.metric.needs_float32)
                 return logits.float().cpu().numpy(), layers
 
         with side_by_side(answered, self._order, 1 if self.processor != "cpu" else None) as results:
@@ -166,7 +167,7 @@ class Evaluator:
                 left += layers
                 rows.append(self.batches[number].rows)
                 if self._race:
-                    right.append(self._right(logits, rows[-1]))
+                    right.append(self.metric.right(logits, self.labels[rows[-1]]))
                     if rival and self._race.is_lost(np.concatenate(rows), np.concatenate(right), rival):
                         break
         seen = np.concatenate(rows)
@@ -183,15 +184,10 @@ class Evaluator:
         ):
             yield
 
-    def _right(self, logits: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """For each of some rows whether the likeliest class is the right one."""
-        same: np.ndarray = logits.argmax(axis=1) == self.labels[rows]
-        return same
-
     def _score(self, logits: np.ndarray, rows: np.ndarray) -> float:
         """The metric, estimated where rows are missing."""
         if self._race and len(rows) < len(self.labels):
-            return self._race.estimate(rows, self._right(logits, rows))[0]
+            return self._race.estimate(rows, self.metric.right(logits, self.labels[rows]))[0]
         return self.metric.score(logits, self.labels[rows])
 
     def measure(
@@ -237,16 +233,16 @@ class _Answers:
 
 
 def _classified(
-    model: CompactBertForSequenceClassification, states: SharedStates, number: int, batch: Batch
+    model: CompactBertForSequenceClassification, states: SharedStates, number: int, batch: Batch, in_float32: bool
 ) -> tuple[torch.Tensor, list[int]]:
-    """Logits of a batch, and how many layers each text took if the network has exits.
+    """Logits of a batch, from a head `in_float32` or not, and how many layers each text took if there are exits.
 
     Layers behind the one that the last text leaves after are not computed.
     """
     threshold = model.config.exit_threshold
     if not threshold:
         last = states.run(model, number, batch)
-        if model.num_labels == 1:  # bf16 has 8 bits, too few for numbers whose mean is far from 0
+        if in_float32:
             with torch.autocast(last.device.type, enabled=False):
                 return model.classify(last.float()), []
         return model.classify(last), []

@@ -12,12 +12,13 @@ import pyarrow
 import torch
 from datasets import Dataset
 
-from nas.data import Metric, TaskData
+from nas.data import TaskData
 from nas.errors import DataError, SearchError
 from nas.evaluate.accuracy import Evaluator
 from nas.files import file_digest, read_json
 from nas.model.precision import precision_name, uses_bf16
 from nas.supernet import BertSupernet, SupernetWeights
+from nas.tasks import Metric
 
 _WEIGHTS = "model.safetensors"
 

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 
-from nas.data import Metric
+from nas.tasks import Metric
 
 _DRAWS = 200
 

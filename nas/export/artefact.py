@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
@@ -34,11 +35,12 @@ def write_artefact(
     runtimes: Collection[str] = (),
     max_length: int | None = None,
     pairs: bool = False,
+    about_task: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Write weights (safetensors), configuration, tokenizer, ONNX and architecture; the folder appears complete.
 
     `max_length` is the number of tokens that texts are cut to, by default the tokenizer's own; `pairs` says whether an
-    example is two texts.
+    example is two texts; `about_task` is what `config.json` shall say of the task besides.
 
     An architecture that the teacher's own class can express (`BertForSequenceClassification` and the like) is saved
     as such; any other as `CompactBertForSequenceClassification`, with the file that defines it. `infer.py` serves the
@@ -50,7 +52,7 @@ def write_artefact(
         (to_stock(model) if stock else model).save_pretrained(draft)
         if not stock:
             (draft / MODELING_FILE).write_text(modeling_source(model.config), encoding="utf-8")
-        _complete(draft / "config.json", model, stock, pairs)
+        _complete(draft / "config.json", stock, pairs, about_task)
         served_tokenizer(tokenizer, model.config, max_length).save_pretrained(draft)
         save(to_onnx(model), draft / ONNX_FILE)
         if "openvino" in runtimes:
@@ -61,11 +63,11 @@ def write_artefact(
     write_folder(folder, fill)
 
 
-def _complete(path: Path, model: CompactBertForSequenceClassification, stock: bool, pairs: bool) -> None:
-    """Say in `config.json` where the model's class is defined, that one output is a regression, and what it reads."""
+def _complete(path: Path, stock: bool, pairs: bool, about_task: Mapping[str, Any]) -> None:
+    """Say in `config.json` where the model's class is defined, what its outputs are, and what it reads."""
     values = read_json(path, ExportError)
     values |= {} if stock else {"auto_map": AUTO_MAP}
-    values |= {"problem_type": "regression"} if model.config.outputs == 1 else {}
+    values |= about_task
     values |= {"text_pairs": True} if pairs else {}
     write_json(path, values)
 

@@ -16,7 +16,7 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification
 
 from nas.budget import LATENCIES, RATES, Budget, Limits
-from nas.data import Batch, Metric, batches_by_length
+from nas.data import Batch, batches_by_length
 from nas.device import Device
 from nas.errors import DeviceError
 from nas.evaluate import predict
@@ -31,6 +31,7 @@ from nas.latency.runtimes import placed_in_torch, runtime_of
 from nas.model import CompactBertForSequenceClassification
 from nas.model.sizes import MB
 from nas.progress import say
+from nas.tasks import Metric
 
 _AGREE = 0.99
 """So many predictions of the served file and of the folder's model should be the same."""
@@ -184,7 +185,7 @@ def _verify_on(
     accuracy = metric.score(logits, labels)
     model = reload_alone(artefact.folder)
     simulated = predict(forward_of(model), batches_by_length(test), "The same by its Hugging Face folder")
-    agreement = _agreement(logits, simulated)
+    agreement = _agreement(metric.answers(logits), metric.answers(simulated))
     exits = exit_shares(left, len(model.layers)) if left else ()
     stored = stored_figures(artefact)
     limits = budget.on(artefact.device.name) if budget else None
@@ -275,16 +276,18 @@ def stored_figures(artefact: Artefact) -> dict[str, float]:
 
 def _standard_error(metric: Metric, accuracy: float, examples: int) -> float | None:
     """Of a share of right answers; other metrics have no such simple one."""
-    return math.sqrt(accuracy * (1.0 - accuracy) / examples) if metric.name == "accuracy" else None
+    return math.sqrt(accuracy * (1.0 - accuracy) / examples) if metric.is_share else None
 
 
-def _agreement(first: np.ndarray, second: np.ndarray) -> float | None:
-    """The share of equal predictions; none for a regression."""
-    return float((first.argmax(axis=1) == second.argmax(axis=1)).mean()) if first.shape[1] > 1 else None
+def _agreement(first: np.ndarray | None, second: np.ndarray | None) -> float | None:
+    """The share of texts with equal answers, one row a text; None where answers cannot be equal."""
+    if first is None or second is None:
+        return None
+    return float((first == second).reshape(len(first), -1).all(axis=1).mean())
 
 
 def _agrees(agreement: float | None, texts: int, device: Device) -> bool | None:
-    """Whether that is enough. None for a regression, and for batches, whose activations int8 rounds otherwise."""
+    """Whether that is enough. None without an agreement, and for batches, whose activations int8 rounds otherwise."""
     if agreement is None or device.batch_size != 1:
         return None
     return round((1.0 - agreement) * texts) <= max(_FEW, (1.0 - _AGREE) * texts)

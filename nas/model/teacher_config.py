@@ -10,17 +10,16 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from nas.errors import TeacherError
 from nas.model.families import FAMILIES, Family, family_of
+from nas.tasks import Problem
 
 SUPPORTED = "a BERT, RoBERTa, DistilBERT or ELECTRA"
 CONFIG_FILE = "config.json"
-Problem = Literal["regression", "single_label_classification", "multi_label_classification"]
-"""What the outputs of a classifier are, in the words of transformers."""
 _COUNTS = (
     "vocab_size",
     "num_hidden_layers",

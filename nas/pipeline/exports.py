@@ -42,6 +42,7 @@ from nas.pipeline.snapshots import commits
 from nas.pipeline.supernets import load_teacher, supernet_inputs
 from nas.progress import Laps, say
 from nas.report.card import write_card
+from nas.tasks import task_kind
 
 _FORM = 6
 """To be raised when an export or a baseline holds other things than before, so that older ones are rebuilt."""
@@ -179,7 +180,8 @@ def _references(run: Run, names: Iterable[str]) -> dict[Device, Reference]:
 def _write(run: Run, model: CompactBertForSequenceClassification, folder: Path, runtimes: Collection[str]) -> None:
     """Write a network with the teacher's tokenizer. Raises `ExportError` if that comes back as another."""
     task, tokenizer = run.study.task, load_tokenizer(run.teacher)
-    write_artefact(model, tokenizer, folder, runtimes, task.max_length, pairs=len(task.text) > 1)
+    about = {"problem_type": task_kind(task.kind).problem_type}
+    write_artefact(model, tokenizer, folder, runtimes, task.max_length, pairs=len(task.text) > 1, about_task=about)
     check_tokens(folder, splits(run).test, read_json(run.data / SAMPLE_FILE, ExportError))
 
 

@@ -13,7 +13,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nas import embedded
-from nas.data import Metric, Splits, TaskData, batches_by_length, read_splits
+from nas.data import Splits, TaskData, batches_by_length, read_splits
 from nas.data.files import values_of
 from nas.data.sample import SAMPLE_FILE, sample_of
 from nas.errors import SearchSpaceError, TeacherError
@@ -28,6 +28,7 @@ from nas.progress import Laps, busy, say
 from nas.study import Study
 from nas.supernet.loops import FineTuning, Judge, Schedule
 from nas.supernet.scale import STANDARD, Scale, last_linear
+from nas.tasks import Metric, task_kind
 from nas.vocabulary import prune_embeddings, prune_tokenizer
 
 _DATA_FORM = 4
@@ -229,7 +230,11 @@ def check_labels(run: Run) -> None:
 def metric_of(run: Run) -> Metric:
     """The study's metric, with the class that it is of where the data has been read."""
     read = run.is_finished("data") and run.is_done("data", data_inputs(run))
-    return Metric.of(run.study.task, splits(run).label_names if read else ())
+    return _metric(run.study, splits(run) if read else None)
+
+
+def _metric(study: Study, data: TaskData | None) -> Metric:
+    return task_kind(study.task.kind).metric(study.task, data.label_names if data else ())
 
 
 @said_of_ids
@@ -252,10 +257,10 @@ def make_teacher(run: Run, laps: Laps) -> None:
 
 
 def _fine_tune(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: TaskData) -> None:
-    """Train the teacher in place; for a regression on standardised targets, which its last layer then undoes."""
+    """Train the teacher in place; where labels are numbers on standardised ones, which its last layer then undoes."""
     settings, train, scale = run.study.teacher.fine_tune, data.train, STANDARD
     assert settings
-    if run.study.task.kind == "regression":
+    if task_kind(run.study.task.kind).predicts_numbers:
         scale = Scale.of(train["labels"])
         some = _some_of(train)
         Scale.to_begin_with(_logits(model, some)[:, 0], some["labels"]).take_out_of(last_linear(model))
@@ -271,7 +276,7 @@ def _fine_tune(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
 
 def _judge_of(study: Study, data: TaskData) -> Judge:
     """Tells how accurate a teacher is on some of the search set, which it does not learn from."""
-    metric, texts = Metric.of(study.task, data.label_names), _some_of(data.search)
+    metric, texts = _metric(study, data), _some_of(data.search)
     labels = np.asarray(texts["labels"])
     return lambda model: metric.score(_logits(model, texts), labels)
 
@@ -281,7 +286,7 @@ def _some_of(texts: Dataset) -> Dataset:
 
 
 def scale_of(run: Run) -> Scale:
-    """The scale of the teacher's outputs in a regression; that of standardised ones for classes."""
+    """The scale of the teacher's outputs where they are numbers to be predicted, else that of standardised ones."""
     return Scale(**read_json(run.teacher / _SOURCE, TeacherError)["outputs"])
 
 
@@ -292,25 +297,22 @@ def _logits(model: PreTrainedModel, texts: Dataset) -> np.ndarray:
 def _judge(model: PreTrainedModel, data: TaskData, study: Study) -> Scale:
     """Say how accurate the teacher is on some of the search set, and whether a constant answer is as good.
 
-    Returns the scale of its outputs if the task is a regression.
+    Returns the scale of its outputs; see `scale_of`.
     """
-    metric = Metric.of(study.task, data.label_names)
+    metric = _metric(study, data)
     texts = _some_of(data.search)
     with busy("Looking at the teacher's answers"):
         logits, labels = _logits(model, texts), np.asarray(texts["labels"])
     found = metric.score(logits, labels)
-    least = 0.0  # a constant correlates with nothing
-    if data.label_names:
-        constant = np.zeros_like(logits)
-        constant[:, np.bincount(labels).argmax()] = 1.0
-        least = metric.score(constant, labels)
+    constant = metric.constant(labels, logits.shape[1])
+    least = 0.0 if constant is None else metric.score(constant, labels)
     say(f"Teacher: {metric.label} {found:.3f} on {len(texts):,} texts of the search set")
     if found <= least:
         say(
             f"Warning: one answer for all texts has {least:.3f}, so this teacher has nothing to teach; give another, "
             "number the labels as it does, or set teacher.fine_tune"
         )
-    if data.label_names:
+    if not task_kind(study.task.kind).predicts_numbers:
         return STANDARD
     given, wanted = Scale.of(logits[:, 0]), Scale.of(labels)
     if study.teacher.fine_tune:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
@@ -17,9 +16,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from nas.data import Metric, Splits, TaskData
+from nas.data import Splits, TaskData
 from nas.data.files import values_of
-from nas.data.metrics import check_size
 from nas.data.splits import normal
 from nas.evaluate.recipe import judged_by
 from nas.evaluate.spread import standard_error
@@ -28,6 +26,7 @@ from nas.pipeline.run import Run
 from nas.pipeline.snapshots import said_of_ids
 from nas.progress import busy
 from nas.study import Study
+from nas.tasks import Metric, TaskKind, task_kind
 from nas.vocabulary import prune_tokenizer
 
 ASSUMED = 0.9
@@ -58,7 +57,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Targets:
-    """The targets of a regression in the training set."""
+    """Labels that are numbers, in the training set."""
 
     least: float
     most: float
@@ -79,7 +78,7 @@ class Rows:
     contradicted: int
     """Rows among the repeated ones whose label is another than that of the first row with this text."""
     classes: Mapping[str, Mapping[str, int]]
-    """Rows of each class in each set, by its name; empty for a regression."""
+    """Rows of each label in each set, by its name; empty where labels have no names."""
     targets: Targets | None
     unknown: float
     """The share of the training set's tokens that are the tokenizer's unknown token."""
@@ -129,8 +128,9 @@ def _look(study: Study, task: ReadTask) -> Rows:
         used = set(np.flatnonzero(counts["train"]).tolist())
         prune_tokenizer(task.tokenizer, used, task.teacher.config.vocab_size)
     judged = judged_by(data.search, study.search.examples, study.search.least_tokens)
-    metric = Metric.of(study.task, data.label_names)
-    check_size(metric.name, len(judged))
+    kind = task_kind(study.task.kind)
+    metric = kind.metric(study.task, data.label_names)
+    metric.check_size(len(judged))
     repeated, contradicted = _repeated(task.splits)
     unknown = task.tokenizer.unk_token_id
     found = Rows(
@@ -138,8 +138,8 @@ def _look(study: Study, task: ReadTask) -> Rows:
         in_test=task.splits.in_test,
         repeated=repeated,
         contradicted=contradicted,
-        classes=_classes(task.splits),
-        targets=None if data.label_names else _targets(task.splits.labels["train"]),
+        classes=_classes(kind, task.splits),
+        targets=_targets(task.splits.labels["train"]) if kind.predicts_numbers else None,
         unknown=0.0 if unknown is None else _share(counts["train"], unknown),
         without_embedding=_without_embedding(task),
         judged=len(judged),
@@ -192,12 +192,9 @@ def _repeated(splits: Splits) -> tuple[int, int]:
     return repeated - len(first), contradicted
 
 
-def _classes(splits: Splits) -> dict[str, dict[str, int]]:
-    counts = {name: Counter(labels) for name, labels in splits.labels.items()}
-    return {
-        label: {name: found[number] for name, found in counts.items()}
-        for number, label in enumerate(splits.label_names)
-    }
+def _classes(kind: TaskKind, splits: Splits) -> dict[str, dict[str, int]]:
+    counts = {name: kind.counts(labels, splits.label_names) for name, labels in splits.labels.items()}
+    return {label: {name: found[label] for name, found in counts.items()} for label in counts["train"]}
 
 
 def _targets(labels: Sequence[float]) -> Targets:
@@ -214,20 +211,15 @@ def _without_embedding(task: ReadTask) -> tuple[str, ...]:
 def expected_error(metric: Metric, labels: np.ndarray, outputs: int) -> float:
     """The standard error of a metric on texts with these labels, for answers of which a share ASSUMED is right.
 
-    That of accuracy is binomial. Others are found by the bootstrap from answers made up at random: wrong ones are
-    any other class, and predicted targets correlate with the true ones by ASSUMED.
+    That of a share of right answers is binomial. Others are found by the bootstrap from answers made up at random, as
+    the metric says.
     """
     count = len(labels)
-    if metric.name == "accuracy":
+    if metric.is_share:
         return math.sqrt(ASSUMED * (1.0 - ASSUMED) / count)
     rng = np.random.default_rng(0)
     labels = labels[rng.permutation(count)[:_SIMULATED]]
-    if outputs == 1:
-        noise = labels.std() * math.sqrt(ASSUMED**-2 - 1.0)
-        logits = (labels + noise * rng.standard_normal(len(labels)))[:, None]
-    else:
-        shift = np.where(rng.random(len(labels)) < ASSUMED, 0, rng.integers(1, outputs, len(labels)))
-        logits = np.eye(outputs)[(labels + shift) % outputs]
+    logits = metric.imagined(labels, outputs, ASSUMED, rng)
     return standard_error(metric, logits, labels) * math.sqrt(len(labels) / count)
 
 

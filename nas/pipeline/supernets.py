@@ -32,6 +32,7 @@ from nas.supernet.importance import measure_importance, reorder
 from nas.supernet.loops import Schedule, labelled_batches
 from nas.supernet.sampling import Sampling
 from nas.supernet.training import Distillation
+from nas.tasks import task_kind
 
 _FORM = 4
 """To be raised when a supernet holds other weights than before, or is identified otherwise: older ones are rebuilt."""
@@ -162,6 +163,7 @@ def distillation(run: Run, data: TaskData, schedule: Schedule, folder: Path, ori
         folder=folder,
         seed=run.study.seed,
         origin=origin,
+        kind=task_kind(run.study.task.kind),
         scale=scale_of(run),
         replaced_tokens=run.study.supernet.replaced_tokens,
         train_embeddings=run.study.supernet.train_embeddings,

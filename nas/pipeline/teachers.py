@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nas.compression import compression
-from nas.data import Head, TaskData
+from nas.data import TaskData
 from nas.errors import SearchSpaceError, TeacherError
 from nas.model import CompactBertConfig
 from nas.model.checkpoint import Checkpoint
 from nas.model.stock import compact_config, shape_of
-from nas.model.teacher_config import Problem, read_config
+from nas.model.teacher_config import read_config
 from nas.model.tokenizer import check_tokenizer, load_tokenizer
 from nas.progress import say
 from nas.study import Study
-
-_PROBLEMS: dict[str, Problem] = {"classification": "single_label_classification", "regression": "regression"}
-"""The `problem_type` of a kind of task, in the words of transformers."""
+from nas.tasks import Head, Problem, task_kind
+from nas.tasks.base import problem_of
 
 
 @dataclass(frozen=True)
@@ -102,12 +101,13 @@ def _check_head(study: Study, config: PreTrainedConfig, checkpoint: Checkpoint) 
         raise TeacherError(
             f"{where} has no {missing[0]}: it is not a fine-tuned classifier; give one, or set teacher.fine_tune"
         )
-    needed = _PROBLEMS[study.task.kind]
-    kind = config.problem_type or ("regression" if labels == 1 else "single_label_classification")
-    if kind != needed or (labels == 1) != (needed == "regression"):
+    kind = task_kind(study.task.kind)
+    found = problem_of(config.problem_type, labels)
+    if not kind.takes(config.problem_type, labels):
         raise TeacherError(
-            f"{where}: config.json: problem_type is {kind} with {labels} label(s), but a task of kind "
-            f"{study.task.kind!r} needs {needed}; give a teacher fine-tuned for such a task, or set teacher.fine_tune"
+            f"{where}: config.json: problem_type is {found} with {labels} label(s), but a task of kind "
+            f"{kind.name!r} needs {kind.problem_type}; give a teacher fine-tuned for such a task, or set "
+            "teacher.fine_tune"
         )
 
 
@@ -117,9 +117,9 @@ def load_classifier(study: Study, source: str, data: TaskData) -> tuple[PreTrain
     Raises `TeacherError` as `check_teacher` does, and for a teacher with another number of labels than the data.
     """
     teacher = check_teacher(study, source)
-    config, needed = teacher.config, _PROBLEMS[study.task.kind]
+    config, kind = teacher.config, task_kind(study.task.kind)
     if study.teacher.fine_tune:
-        names = dict(enumerate(data.label_names)) or {0: "score"}
+        names = kind.output_names(data.label_names)
         config.id2label, config.label2id = names, {name: key for key, name in names.items()}
     elif config.num_labels != data.num_labels:
         raise TeacherError(
@@ -127,8 +127,8 @@ def load_classifier(study: Study, source: str, data: TaskData) -> tuple[PreTrain
             "give a teacher fine-tuned for this task, or set teacher.fine_tune"
         )
     checkpoint = Checkpoint.of(source, config)
-    _announce(checkpoint, config, needed)
-    config.problem_type = needed
+    _announce(checkpoint, config, kind.problem_type)
+    config.problem_type = kind.problem_type
     return checkpoint.load(config), teacher.tokenizer
 
 

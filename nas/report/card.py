@@ -22,13 +22,12 @@ from nas.files import read_json, write_text
 from nas.report.figures import conditions, limits, milliseconds, percent, score, significant, times, verdict
 from nas.report.loading import snippets
 from nas.study import Study
+from nas.tasks import task_kind
 
 CARD_FILE = "README.md"
 _LICENCE = ("license", "license_name", "license_link")
 _METRICS = {"spearman": "spearmanr", "pearson": "pearsonr"}
 """Where a hub has another name."""
-_MANY_LABELS = 8
-"""From so many on they are counted, not named."""
 _BODY = """
 # {title}
 
@@ -134,13 +133,11 @@ def _licence(study: Study, found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _summary(study: Study, found: Mapping[str, Any], labels: list[str]) -> str:
-    kind = "pairs of texts" if len(study.task.text) > 1 else "texts"
-    what = "Scores" if study.task.kind == "regression" else "Classifies"
-    into = f" as {', '.join(labels[:-1])} or {labels[-1]}" if len(labels) > 1 else ""
-    into = f" by {len(labels)} labels" if len(labels) >= _MANY_LABELS else into
+    texts = "pairs of texts" if len(study.task.text) > 1 else "texts"
+    what = task_kind(study.task.kind).in_words(texts, labels)
     faster = "" if found["speed_up"] is None else f", {times(found['speed_up'])} as fast as its teacher"
     return (
-        f"{what} {kind}{into}{faster}. A compact BERT whose layers have sizes and compression choices of their own, "
+        f"{what}{faster}. A compact BERT whose layers have sizes and compression choices of their own, "
         "found by neural architecture search on latencies that were measured (`nas`)."
     )
 

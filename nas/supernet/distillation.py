@@ -22,6 +22,7 @@ from nas.architecture import Architecture
 from nas.model import CompactBertForSequenceClassification
 from nas.model.layers import at_places
 from nas.model.modeling import CompactBertOutput
+from nas.tasks import TaskKind
 
 
 @dataclass(frozen=True)
@@ -78,26 +79,19 @@ def distillation_loss(
     architecture: Architecture,
     attention_mask: torch.Tensor,
     weights: LossWeights,
+    kind: TaskKind,
 ) -> torch.Tensor:
-    """The loss of a sub-network against the teacher."""
+    """The loss of a sub-network against the teacher, in a kind of task."""
     loss = student.logits[-1].new_zeros((), dtype=torch.float32)
     if weights.logits:
-        loss = loss + weights.logits * logits_loss(student.logits[-1], teacher.logits[-1])
-        early = [logits_loss(logits, teacher.logits[-1]) for logits in student.logits[:-1]]
+        loss = loss + weights.logits * kind.divergence(student.logits[-1], teacher.logits[-1])
+        early = [kind.divergence(logits, teacher.logits[-1]) for logits in student.logits[:-1]]
         loss = loss + weights.logits * sum(early) / max(1, len(early))
     if weights.hidden:
         loss = loss + weights.hidden * hidden_loss(student, teacher, architecture, attention_mask)
     if weights.relations and student.projections:
         loss = loss + weights.relations * relation_loss(student, teacher, attention_mask)
     return loss
-
-
-def logits_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Kullback-Leibler divergence to the teacher's classes; mean squared error for a regression."""
-    student, teacher = student.float(), teacher.float()
-    if student.shape[-1] == 1:
-        return functional.mse_loss(student, teacher)
-    return functional.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), reduction="batchmean", log_target=True)
 
 
 def hidden_loss(

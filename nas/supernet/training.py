@@ -35,6 +35,7 @@ from nas.supernet.scale import STANDARD, Scale
 from nas.supernet.side_by_side import SideBySideTrainer, Work, balanced, split
 from nas.supernet.speed import seconds_per_step
 from nas.supernet.supernet import BertSupernet
+from nas.tasks import TaskKind
 from nas.threads import replica
 
 _FIXED_TOKENS = 256
@@ -64,6 +65,7 @@ class DistillationTrainer(SideBySideTrainer):
         teacher: CompactBertForSequenceClassification,
         students: Callable[[int], list[Student]],
         losses: LossWeights,
+        kind: TaskKind,
         replacement: TokenReplacement | None = None,
         outputs: TeacherOutputs | None = None,
         **kwargs: Any,
@@ -77,6 +79,7 @@ class DistillationTrainer(SideBySideTrainer):
         self.teachers = [teacher, *(replica(teacher) for _ in self.replicas[1:])]
         self.students = students
         self.losses = losses
+        self.kind = kind
 
     def gradients(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None
@@ -134,7 +137,8 @@ class DistillationTrainer(SideBySideTrainer):
         with self.accelerator.autocast(), last_projections(supernet.skeleton(architecture)) as projections:
             output = supernet.run(architecture, **inputs, output_hidden_states=True, every_token=every_token)
             found = Knowledge.of(output, projections)
-            loss = distillation_loss(found, target.result(), architecture, inputs["attention_mask"], self.losses)
+            mask = inputs["attention_mask"]
+            loss = distillation_loss(found, target.result(), architecture, mask, self.losses, self.kind)
         self.accelerator.backward(loss * weight)
         return loss.detach() * weight
 
@@ -266,6 +270,8 @@ class Distillation:
     seed: int
     origin: dict[str, Any]
     """What this training is made of, as JSON values: checkpoints of something else are refused."""
+    kind: TaskKind
+    """Says how far a network's logits are from the teacher's."""
     replaced_tokens: float = 0.0
     """The mean share of a text's tokens that are replaced at random."""
     train_embeddings: bool = False
@@ -354,6 +360,7 @@ class Distillation:
             model=model,
             teacher=self.teacher,
             losses=self.losses,
+            kind=self.kind,
             replacement=TokenReplacement(self.train, special, share, self.seed) if share else None,
             outputs=self.outputs,
             args=training_arguments(self.teacher.config, self.folder, self.schedule, self.seed),

@@ -28,7 +28,7 @@ from rich.table import Table
 from torch.nn.utils.rnn import pad_sequence
 
 from nas.architecture import Architecture
-from nas.data import Batch, Metric, batches_by_length
+from nas.data import Batch, batches_by_length
 from nas.evaluate import CandidateResult
 from nas.evaluate.accuracy import Evaluator, exit_shares, forward_of, predict
 from nas.evaluate.shared import prefix_keys
@@ -40,6 +40,7 @@ from nas.search.executors import Waiting, take_most_alike
 from nas.search.front import pareto_front
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet
+from nas.tasks import Metric
 
 _TEXTS = 32
 """In a naive batch."""

@@ -29,7 +29,7 @@ from rich.table import Table
 from scipy.stats import kendalltau
 
 from nas.architecture import Architecture
-from nas.data import Metric, TaskData, batches_by_length
+from nas.data import TaskData, batches_by_length
 from nas.errors import NasError
 from nas.evaluate.accuracy import forward_of, predict
 from nas.files import digest, read_json, write_json
@@ -42,6 +42,7 @@ from nas.pipeline.supernets import distillation, load_ordered, load_supernet, su
 from nas.progress import say
 from nas.supernet import BertSupernet
 from nas.supernet.loops import Schedule
+from nas.tasks import Metric
 
 RESAMPLES = 2_000
 

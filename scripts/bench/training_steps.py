@@ -28,6 +28,7 @@ from nas.supernet.loops import Schedule, training_arguments
 from nas.supernet.sampling import sandwich
 from nas.supernet.side_by_side import SideBySideTrainer
 from nas.supernet.training import DistillationTrainer, of_one
+from nas.tasks import task_kind
 
 
 class Steps:
@@ -77,6 +78,7 @@ class Steps:
             teacher=from_stock(teacher),
             students=of_one(sandwich(study.space, self.random_subnets, settings.sampling, study.seed)),
             losses=loss_weights(self.run),
+            kind=task_kind(study.task.kind),
             **self._about(teacher),
         )
 

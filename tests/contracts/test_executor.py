@@ -13,11 +13,11 @@ from searching import write_search
 from simulation import Pool, SimulatedExecutor
 
 from nas.cluster import join
-from nas.data import Metric
 from nas.evaluate import EvaluationRecipe, Memory
 from nas.search.executors import Remembering, executor_for
 from nas.space import SearchSpace
 from nas.study import Search
+from nas.tasks import ClassMetric
 
 SPACE = SearchSpace.load("tiny")
 SETTINGS = {"inline": Search(), "ray": Search(executor="ray", workers=2), "simulated": Search()}
@@ -26,7 +26,7 @@ SETTINGS = {"inline": Search(), "ray": Search(executor="ray", workers=2), "simul
 @pytest.fixture
 def recipe(tmp_path):
     folder = write_search(tmp_path)
-    return EvaluationRecipe(folder / "supernet", folder / "data", Metric("accuracy"))
+    return EvaluationRecipe(folder / "supernet", folder / "data", ClassMetric("accuracy"))
 
 
 @pytest.fixture(scope="module")

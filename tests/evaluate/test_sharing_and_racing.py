@@ -13,7 +13,7 @@ from tiny import mixed_space
 from tolerance import assert_same, is_same
 
 from nas.architecture import Architecture, Layer, compress_all
-from nas.data import Metric, TaskData
+from nas.data import TaskData
 from nas.errors import DataError
 from nas.evaluate import CandidateResult, EvaluationRecipe
 from nas.evaluate.accuracy import Evaluator
@@ -22,6 +22,7 @@ from nas.evaluate.shared import SharedStates, most_alike, prefix_keys, shared_de
 from nas.evaluate.spread import standard_error
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet
+from nas.tasks import ClassMetric, Correlation
 from nas.threads import side_by_side
 
 SPACE = SearchSpace.load("tiny")
@@ -46,8 +47,8 @@ def _relatives(count, rng):
 def test_shared_states_change_no_result(parts, limit_bytes):
     """Also where there is memory for some of them only."""
     supernet, split = parts
-    alone = Evaluator(supernet, split, Metric("accuracy"), shared=False, raced=False)
-    shared = Evaluator(supernet, split, Metric("accuracy"), raced=False)
+    alone = Evaluator(supernet, split, ClassMetric("accuracy"), shared=False, raced=False)
+    shared = Evaluator(supernet, split, ClassMetric("accuracy"), raced=False)
     shared.states = SharedStates(limit_bytes)
     for architecture in _relatives(12, random.Random(0)):
         found = shared._answers(supernet.extract(architecture), architecture)
@@ -59,7 +60,7 @@ def test_shared_states_change_no_result(parts, limit_bytes):
 
 def test_a_relative_computes_only_what_it_does_not_share(parts, monkeypatch):
     supernet, split = parts
-    evaluator = Evaluator(supernet, split, Metric("accuracy"), raced=False)
+    evaluator = Evaluator(supernet, split, ClassMetric("accuracy"), raced=False)
     largest = SPACE.largest()
     *first, last = largest.layers
     relative = replace(largest, layers=(*first, replace(last, intermediate_size=8)))
@@ -146,7 +147,7 @@ def test_estimates_of_those_that_were_stopped_are_near():
 
 def test_short_texts_may_be_left_out(tmp_path):
     folder = write_search(tmp_path)
-    recipe = EvaluationRecipe(folder / "supernet", folder / "data", Metric("accuracy"))
+    recipe = EvaluationRecipe(folder / "supernet", folder / "data", ClassMetric("accuracy"))
     lengths = np.asarray(TaskData.load(folder / "data").search["length"])
     least = int(np.median(lengths)) + 1
     found = replace(recipe, least_tokens=least).load()
@@ -157,7 +158,7 @@ def test_short_texts_may_be_left_out(tmp_path):
 
 def test_a_stopped_candidate_is_recorded_as_such(tmp_path):
     folder = write_search(tmp_path)
-    recipe = EvaluationRecipe(folder / "supernet", folder / "data", Metric("accuracy"))
+    recipe = EvaluationRecipe(folder / "supernet", folder / "data", ClassMetric("accuracy"))
     evaluator = recipe.load()
     whole = evaluator.evaluate(SPACE.largest())
     assert whole.complete and whole.examples == len(evaluator.labels)
@@ -171,7 +172,7 @@ def test_threads_compute_batches_of_their_own_and_change_nothing(parts):
 
     def results(threads: int) -> list[CandidateResult]:
         torch.set_num_threads(threads)
-        evaluator = Evaluator(*parts, Metric("accuracy"))
+        evaluator = Evaluator(*parts, ClassMetric("accuracy"))
         found = [evaluator.evaluate(SPACE.largest()), evaluator.evaluate(SPACE.smallest(), rival=1.5)]
         assert torch.get_num_threads() == threads
         return [replace(result, seconds=0.0) for result in found]
@@ -197,13 +198,13 @@ def test_threads_are_told_what_failed():
 def test_an_evaluator_is_made_on_the_processor_that_its_recipe_names(tmp_path):
     """`meta` is a processor that every machine has: weights and texts must be on it."""
     folder = write_search(tmp_path)
-    evaluator = EvaluationRecipe(folder / "supernet", folder / "data", Metric("accuracy"), processor="meta").load()
+    evaluator = EvaluationRecipe(folder / "supernet", folder / "data", ClassMetric("accuracy"), processor="meta").load()
     texts = {value.device.type for batch in evaluator.batches for value in batch.inputs.values()}
     assert texts == {parameter.device.type for parameter in evaluator.supernet.weights.parameters()} == {"meta"}
 
 
 def test_a_network_to_be_judged_is_moved_to_the_processor_and_back(parts, monkeypatch):
-    evaluator, seen = Evaluator(*parts, Metric("accuracy")), []
+    evaluator, seen = Evaluator(*parts, ClassMetric("accuracy")), []
     model = evaluator.network(SPACE.largest())
     move = torch.nn.Module.to
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, where: seen.append(str(where)) or move(self, where))
@@ -216,33 +217,37 @@ def test_the_standard_error_of_an_accuracy_is_that_of_a_share():
     labels = np.arange(2000) % 2
     right = np.random.default_rng(0).random(2000) < 0.9
     logits = np.eye(2)[np.where(right, labels, 1 - labels)]
-    assert standard_error(Metric("accuracy"), logits, labels) == pytest.approx((0.9 * 0.1 / 2000) ** 0.5, rel=0.15)
+    assert standard_error(ClassMetric("accuracy"), logits, labels) == pytest.approx((0.9 * 0.1 / 2000) ** 0.5, rel=0.15)
 
 
 def test_the_standard_error_of_a_correlation_is_fishers():
     rng = np.random.default_rng(0)
     labels = rng.normal(size=1000)
     scores = 0.8 * labels + 0.6 * rng.normal(size=1000)
-    assert standard_error(Metric("pearson"), scores[:, None], labels) == pytest.approx(
+    assert standard_error(Correlation("pearson"), scores[:, None], labels) == pytest.approx(
         (1 - 0.8**2) / 1000**0.5, rel=0.2
     )
 
 
-@pytest.mark.parametrize("metric", ["f1", "matthews_correlation", "spearman", "pearson"])
+@pytest.mark.parametrize(
+    "metric",
+    [ClassMetric("f1"), ClassMetric("matthews_correlation"), Correlation("spearman"), Correlation("pearson")],
+    ids=lambda metric: metric.name,
+)
 def test_the_standard_error_of_few_texts_is_a_number_and_warns_of_nothing(metric):
     """Though a sample of them may be of one class."""
     labels = np.array([0, 1, 1, 1])
     logits = np.random.default_rng(0).normal(size=(4, 2))
-    assert np.isfinite(standard_error(Metric(metric), logits, labels))
+    assert np.isfinite(standard_error(metric, logits, labels))
 
 
 @pytest.mark.parametrize("choice", ["none", "int8"])
 @torch.inference_mode()
 def test_bf16_changes_states_by_its_rounding_alone(parts, monkeypatch, choice):
     supernet, split = parts
-    exact = Evaluator(supernet, split, Metric("accuracy"), bf16=False)
+    exact = Evaluator(supernet, split, ClassMetric("accuracy"), bf16=False)
     monkeypatch.setattr("nas.evaluate.accuracy.uses_bf16", lambda hidden_size, processor: True)
-    rounded = Evaluator(supernet, split, Metric("accuracy"))
+    rounded = Evaluator(supernet, split, ClassMetric("accuracy"))
     architecture = compress_all(SPACE.largest(), choice)
     for evaluator in (exact, rounded):
         evaluator.evaluate(architecture)

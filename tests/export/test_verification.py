@@ -12,13 +12,13 @@ from datasets import Dataset
 from sklearn.metrics import f1_score
 from tiny import make_tokenizer
 
-from nas.data import Metric
 from nas.device import Device
 from nas.export.artefact import ONNX_FILE, VERIFICATION_FILE, write_artefact
 from nas.export.verification import Artefact, _agrees, verify
 from nas.latency.measure import NO_TEXTS
 from nas.study import Task
 from nas.supernet import BertSupernet
+from nas.tasks import ClassMetric, task_kind
 
 
 @pytest.fixture
@@ -34,10 +34,10 @@ def test_a_file_that_answers_otherwise_than_its_folder_is_told(space, supernet_w
     for name, architecture in (("export", space.largest()), ("other", space.smallest())):
         write_artefact(supernet.extract(architecture), make_tokenizer(), tmp_path / name)
     device = Device(name="phone", where="elsewhere", sequence_length=8)  # nothing is timed
-    found = verify(tmp_path / "export", None, {device: None}, test_set, Metric("accuracy"), NO_TEXTS)
+    found = verify(tmp_path / "export", None, {device: None}, test_set, ClassMetric("accuracy"), NO_TEXTS)
     assert found["agrees"] is True and "same answer" not in capsys.readouterr().err
     shutil.copy(tmp_path / "other" / ONNX_FILE, tmp_path / "export" / ONNX_FILE)
-    found = verify(tmp_path / "export", None, {device: None}, test_set, Metric("accuracy"), NO_TEXTS)
+    found = verify(tmp_path / "export", None, {device: None}, test_set, ClassMetric("accuracy"), NO_TEXTS)
     assert found["agrees"] is False and found["agreement_with_hugging_face"] < 0.9
     assert json.loads((tmp_path / "export" / VERIFICATION_FILE).read_text())["agrees"] is False
     said = f"export: on device phone .* only {found['agreement_with_hugging_face']:.1%} of the texts the same answer"
@@ -47,8 +47,9 @@ def test_a_file_that_answers_otherwise_than_its_folder_is_told(space, supernet_w
 def test_the_metric_is_stored_with_the_class_that_it_is_of(space, supernet_weights, test_set, tmp_path):
     write_artefact(BertSupernet(supernet_weights).extract(space.smallest()), make_tokenizer(), tmp_path / "export")
     device = Device(name="phone", where="elsewhere", sequence_length=8)
-    names = Task(train="a.csv", test="b.csv", text=("text",), metric="f1", positive="b"), ("a", "b", "c")
-    found = verify(tmp_path / "export", None, {device: None}, test_set, Metric.of(*names), NO_TEXTS)
+    task = Task(train="a.csv", test="b.csv", text=("text",), metric="f1", positive="b")
+    metric = task_kind("classification").metric(task, ("a", "b", "c"))
+    found = verify(tmp_path / "export", None, {device: None}, test_set, metric, NO_TEXTS)
     predictions = Artefact(tmp_path / "export", device).logits(test_set).argmax(axis=1)
     assert found["metric"] == "f1 of 'b'"
     assert found["accuracy"] == f1_score(test_set["labels"], predictions, labels=[1], average="macro", zero_division=0)

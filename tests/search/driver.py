@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from nas.budget import Budget
-from nas.data import Metric
 from nas.evaluate import CandidateResult, EvaluationRecipe
 from nas.latency.profile import Profile
 from nas.model import CompactBertConfig
@@ -21,6 +20,7 @@ from nas.search.sampler import Trials
 from nas.search.storage import Storage
 from nas.space import SearchSpace
 from nas.study import Search
+from nas.tasks import ClassMetric
 
 BUDGETS = (
     Budget(name="half", device="cpu", p50_ms="50%"),
@@ -70,7 +70,7 @@ def run(
 
     The executor `held` waits for `go` after a hundred.
     """
-    recipe = EvaluationRecipe(folder / "supernet", folder / "data", Metric("accuracy"))
+    recipe = EvaluationRecipe(folder / "supernet", folder / "data", ClassMetric("accuracy"))
 
     def make_executor() -> Executor:
         if executor == "held" or drivers > 1:

@@ -13,12 +13,12 @@ from ray.cluster_utils import Cluster
 from searching import write_search
 
 from nas.cluster import connect
-from nas.data import Metric
 from nas.errors import SearchError
 from nas.evaluate import EvaluationRecipe
 from nas.search.ray_executor import RayExecutor
 from nas.space import SearchSpace
 from nas.study import Search
+from nas.tasks import ClassMetric
 
 SPACE = SearchSpace.load("tiny")
 TWO = Search(executor="ray", workers=2)
@@ -37,7 +37,7 @@ def cluster():
 @pytest.fixture
 def recipe(tmp_path):
     folder = write_search(tmp_path)
-    return EvaluationRecipe(folder / "supernet", folder / "data", Metric("accuracy"))
+    return EvaluationRecipe(folder / "supernet", folder / "data", ClassMetric("accuracy"))
 
 
 def _evaluate(executor, count):

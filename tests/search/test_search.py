@@ -17,7 +17,6 @@ import torch
 from driver import BUDGETS, costs_of, run, trials_of
 
 from nas.budget import Budget
-from nas.data import Metric
 from nas.errors import InfeasibleBudgetError, SearchError
 from nas.evaluate import CandidateResult, EvaluationRecipe
 from nas.evaluate.recipe import weights_digest
@@ -28,6 +27,7 @@ from nas.search.executors import AHEAD, executor_for
 from nas.search.front import pareto_front, ranking
 from nas.space import SearchSpace
 from nas.study import Search
+from nas.tasks import ClassMetric
 
 SPACE = SearchSpace.load("tiny")
 
@@ -78,7 +78,7 @@ def test_ray_gives_the_same_trials_as_inline(search_folder):
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_gpus_that_this_machine_lacks_are_refused_and_ray_is_left(search_folder):
-    recipe = EvaluationRecipe(search_folder / "supernet", search_folder / "data", Metric("accuracy"))
+    recipe = EvaluationRecipe(search_folder / "supernet", search_folder / "data", ClassMetric("accuracy"))
     with pytest.raises(SearchError, match=r"search.worker_gpus: each worker asks for 0.5, but this machine has 0"):
         executor_for(Search(executor="ray", worker_gpus=0.5), recipe)
     assert not ray.is_initialized()
@@ -140,7 +140,8 @@ def test_storage_of_other_inputs_is_refused(search_folder):
 def test_weights_that_change_under_a_search_are_refused(search_folder):
     weights = search_folder / "supernet" / "model.safetensors"
     digest = weights_digest(search_folder / "supernet")
-    recipe = EvaluationRecipe(search_folder / "supernet", search_folder / "data", Metric("accuracy"), weights=digest)
+    metric = ClassMetric("accuracy")
+    recipe = EvaluationRecipe(search_folder / "supernet", search_folder / "data", metric, weights=digest)
     with executor_for(Search(), recipe) as executor:
         for ticket in range(2):
             executor.submit(ticket, SPACE.smallest(), 0.0)
@@ -179,7 +180,7 @@ def test_a_dry_sampler_is_asked_again_only_when_something_changed(search_folder,
             other.tell(proposal, CandidateResult(proposal.architecture, 0.7, 10, 0.1))
 
     monkeypatch.setattr(loop.time, "sleep", look)
-    recipe = EvaluationRecipe(search_folder / "supernet", search_folder / "data", Metric("accuracy"))
+    recipe = EvaluationRecipe(search_folder / "supernet", search_folder / "data", ClassMetric("accuracy"))
     with logged(search_folder / "log.jsonl"):
         search(trials, 9, lambda: executor_for(Search(), recipe))
     assert looks == [looks[0]] * 4 and len(asks) == 2 * looks[0]

@@ -10,7 +10,6 @@ import pytest
 from driver import BUDGETS, costs_of, run, trials_of
 
 from nas.budget import Budget
-from nas.data import Metric
 from nas.evaluate import CandidateResult, EvaluationRecipe, Memory
 from nas.latency.measure import Texts
 from nas.latency.record import LatencyRecord
@@ -21,6 +20,7 @@ from nas.search.selection import Measurement, measure_budget
 from nas.search.uniform import best_uniform, most_uniform, uniform_networks
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet
+from nas.tasks import ClassMetric
 
 SPACE = SearchSpace.load("tiny")
 
@@ -106,7 +106,7 @@ def test_uniform_networks_are_remembered_as_candidates_are(search_folder, tmp_pa
     """What a search evaluated is not evaluated for them, and a second time nothing is."""
     costs = costs_of(search_folder)
     # Only accuracies are raced: here each is evaluated wholly, so all of them are remembered.
-    recipe = EvaluationRecipe(search_folder / "supernet", search_folder / "data", Metric("matthews_correlation"))
+    recipe = EvaluationRecipe(search_folder / "supernet", search_folder / "data", ClassMetric("matthews_correlation"))
     networks = {one for budget in BUDGETS for one in uniform_networks(SPACE, costs, budget)}
     known, memory = next(uniform_networks(SPACE, costs, BUDGETS[0])), Memory(tmp_path / "known.jsonl")
     memory.add(recipe.load().evaluate(known))

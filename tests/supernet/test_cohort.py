@@ -19,6 +19,7 @@ from nas.supernet.cohort import Halving
 from nas.supernet.distillation import LossWeights
 from nas.supernet.loops import Schedule
 from nas.supernet.training import CohortTrainer, Distillation
+from nas.tasks import task_kind
 
 
 @pytest.fixture
@@ -49,6 +50,7 @@ def _training(teacher, data, folder, steps=12):
         folder,
         0,
         {},
+        task_kind("classification"),
         replaced_tokens=0.2,
     )
 

@@ -16,6 +16,7 @@ from nas.supernet.distillation import Knowledge, LossWeights
 from nas.supernet.loops import Schedule
 from nas.supernet.outputs import TeacherOutputs, made_from, size_in_bytes, write
 from nas.supernet.training import Distillation
+from nas.tasks import task_kind
 
 HALF = 2.0**-10
 """The relative error of a number that is kept in half precision, twice the most that rounding makes."""
@@ -101,6 +102,7 @@ def test_training_on_kept_outputs_is_the_same_training(space, config, data, orde
                 tmp_path / name,
                 0,
                 {},
+                task_kind("classification"),
                 outputs=outputs,
             )
             training.train_supernet(student, space, 2, "spread")

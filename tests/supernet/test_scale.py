@@ -10,7 +10,7 @@ from tiny import PAIR_STUDY, make_teacher, write_pair_study
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
-from nas.data import Metric, TaskData, batches_by_length
+from nas.data import TaskData, batches_by_length
 from nas.data.files import write_table
 from nas.evaluate import Evaluator, predict
 from nas.evaluate.accuracy import forward_of
@@ -23,6 +23,7 @@ from nas.study import Study
 from nas.supernet import BertSupernet, SupernetWeights
 from nas.supernet.loops import Schedule
 from nas.supernet.scale import STANDARD, Scale, last_linear
+from nas.tasks import Correlation
 
 SCALES = [(1000.0, 5000.0), (1e-4, -0.01)]
 
@@ -77,7 +78,7 @@ def _trained(folder, factor, shift):
     small = BertSupernet(weights).extract(space.smallest())
     training = distillation(run, data, Schedule(2e-3, 16, steps=20), folder / "training", {})
     training.train_subnetwork(small, "small")
-    found = Evaluator(BertSupernet(weights), data.search, Metric("pearson")).evaluate(space.largest())
+    found = Evaluator(BertSupernet(weights), data.search, Correlation("pearson")).evaluate(space.largest())
     return run, data, _outputs(teacher, data), _outputs(small, data), found.accuracy
 
 

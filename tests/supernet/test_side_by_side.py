@@ -16,6 +16,7 @@ from nas.supernet.loops import Schedule, training_arguments
 from nas.supernet.sampling import sandwich
 from nas.supernet.side_by_side import SeededDropout, SideBySideTrainer, balanced, split
 from nas.supernet.training import DistillationTrainer, of_one
+from nas.tasks import task_kind
 
 
 @pytest.fixture
@@ -46,6 +47,7 @@ def _distillation(weights, space, data, folder, random_subnets=2, teacher=None):
         teacher=teacher or copy.deepcopy(weights),
         students=of_one(sandwich(space, random_subnets, "spread", 0)),
         losses=LossWeights(relations=0.5),
+        kind=task_kind("classification"),
         **_settings(model, folder, data),
     )
     return trainer, model

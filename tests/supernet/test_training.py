@@ -25,12 +25,14 @@ from nas.supernet.distillation import (
     distillation_loss,
     hidden_loss,
     last_projections,
-    logits_loss,
     relation_loss,
 )
 from nas.supernet.loops import LOG_FILE, FineTuning, Schedule
 from nas.supernet.sampling import in_stages, sandwich
 from nas.supernet.training import Distillation, DistillationTrainer
+from nas.tasks import task_kind
+
+KIND = task_kind("classification")
 
 
 @pytest.fixture
@@ -38,10 +40,14 @@ def data(tmp_path):
     return prepare_rows(tmp_path, 400, 50)
 
 
+def _loss(*compared):
+    return distillation_loss(*compared, KIND)
+
+
 def _distillation(weights, data, folder, steps, origin=None):
     schedule = Schedule(1e-3, 32, steps=steps, checkpoint_steps=6)
     teacher, losses = copy.deepcopy(weights), LossWeights(relations=0.5)
-    return Distillation(teacher, data.train, make_tokenizer(), schedule, losses, folder, 0, origin or {}, True)
+    return Distillation(teacher, data.train, make_tokenizer(), schedule, losses, folder, 0, origin or {}, KIND, 1.0)
 
 
 def _knowledge(model, batch, every_token=True):
@@ -101,7 +107,7 @@ def test_stages_widen_what_varies(space):
 def test_loss_is_zero_for_the_teacher_itself(space, supernet_weights, batch):
     with torch.no_grad():
         known = _knowledge(supernet_weights, batch)
-        loss = distillation_loss(known, known, space.largest(), batch["attention_mask"], LossWeights(1.0, 1.0, 1.0))
+        loss = _loss(known, known, space.largest(), batch["attention_mask"], LossWeights(1.0, 1.0, 1.0))
     assert_same(loss, 0.0, size=known.logits[0].square().mean())
 
 
@@ -144,7 +150,7 @@ def test_tokens_that_are_left_are_compared_with_the_teacher_s_at_their_places(sp
         # Up to the first layer nothing differs, so its tokens are the teacher's.
         exact = (teacher.states[0], teacher.states[1].gather(1, places[:, :, None].expand(-1, -1, 32)))
         assert_same(found.states[1], exact[1])
-        loss = distillation_loss(found, teacher, dropping, mask, LossWeights(0.0, 1.0, 0.5))
+        loss = _loss(found, teacher, dropping, mask, LossWeights(0.0, 1.0, 0.5))
     assert loss.isfinite() and loss > 0
 
 
@@ -154,7 +160,7 @@ def test_relations_of_a_last_layer_that_borrows_its_attention(space, supernet_we
     with torch.no_grad():
         found = _knowledge(BertSupernet(supernet_weights).extract(architecture), batch)
         teacher = _knowledge(supernet_weights, batch)
-        loss = distillation_loss(found, teacher, architecture, batch["attention_mask"], LossWeights(0.0, 0.0, 1.0))
+        loss = _loss(found, teacher, architecture, batch["attention_mask"], LossWeights(0.0, 0.0, 1.0))
     assert loss.isfinite() and loss > 0
 
 
@@ -181,7 +187,7 @@ def test_compressed_projections_of_the_last_attention_are_seen_in_training(choic
     if every_token:
         with torch.no_grad():
             known = _knowledge(weights, batch)
-        distillation_loss(found, known, architecture, batch["attention_mask"], LossWeights(0.0, 0.0, 1.0)).backward()
+        _loss(found, known, architecture, batch["attention_mask"], LossWeights(0.0, 0.0, 1.0)).backward()
         attention = supernet.weights.layers[-1].attention.self
         for part in (attention.query, attention.key, attention.value):
             assert any(value.grad is not None and value.grad.abs().sum() > 0 for value in part.parameters())
@@ -223,18 +229,10 @@ def test_the_mean_of_halves_is_the_loss_of_the_whole(space, supernet_weights, ba
         with torch.no_grad():
             found, target = _knowledge(smallest, part), _knowledge(supernet_weights, part)
             weights = LossWeights(1.0, 1.0, 1.0)
-            return distillation_loss(found, target, space.smallest(), part["attention_mask"], weights).item()
+            return _loss(found, target, space.smallest(), part["attention_mask"], weights).item()
 
     halves = [loss({name: tensor[start : start + 2] for name, tensor in batch.items()}) for start in (0, 2)]
     assert_same(loss(batch), sum(halves) / 2)
-
-
-def test_logits_loss_is_a_divergence_or_an_error():
-    logits = torch.tensor([[1.0, 2.0], [0.0, 0.5]])
-    p, q = torch.tensor([[0.0, 0.0], [1.0, 1.0]]).log_softmax(-1), logits.log_softmax(-1)
-    expected = (q.exp() * (q - p)).sum(-1).mean()
-    assert_same(logits_loss(p, logits), expected)
-    assert logits_loss(torch.tensor([[1.0]]), torch.tensor([[3.0]])).item() == 4.0
 
 
 @pytest.mark.slow
@@ -246,7 +244,7 @@ def test_training_brings_the_smallest_closer_to_the_teacher(space, config, data,
     def distance(model):
         with torch.no_grad():
             target, found = _knowledge(weights, batch), _knowledge(BertSupernet(model).extract(space.smallest()), batch)
-            return distillation_loss(found, target, space.smallest(), batch["attention_mask"], LossWeights()).item()
+            return _loss(found, target, space.smallest(), batch["attention_mask"], LossWeights()).item()
 
     assert distance(student) < 0.9 * distance(weights)
 

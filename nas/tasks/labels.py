@@ -10,9 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset
 
-from nas.data.files import values_of
 from nas.errors import DataError, TeacherError
 
 MOST_CLASSES = 1000
@@ -21,6 +19,24 @@ _UNNAMED = re.compile(r"LABEL_\d+")
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
 _WHOLE_WITH_POINT = re.compile(r"-?(0|[1-9][0-9]*)\.0+")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+@dataclass(frozen=True)
+class LabelColumn:
+    """A column of labels as it stands in a file."""
+
+    source: str
+    """The file."""
+    name: str
+    values: Sequence[Any]
+    """One a row. Those of a `ClassLabel` are numbers."""
+    classes: tuple[str, ...] | None = None
+    """The names that a `ClassLabel` gives to its numbers."""
+
+    @property
+    def place(self) -> str:
+        """How messages begin that are about it."""
+        return f"{self.source}: column {self.name!r}"
 
 
 @dataclass(frozen=True)
@@ -46,45 +62,45 @@ class Numbering:
     """What a user should know about it, in a line."""
 
 
-def classes_of(source: str, column: str, rows: Dataset) -> list[str]:
+def classes_of(column: LabelColumn) -> list[str]:
     """The class of each row, by name. Whole numbers are named by their digits, also if all are written as 1.0.
 
     White space around a name is no part of it. Raises `DataError` for rows without a label, and for what is no class.
     """
-    values, feature = _flat(source, column, rows), rows.features[column]
+    values, declared = _flat(column), column.classes
     values = [None if isinstance(value, float) and math.isnan(value) else value for value in values]
-    if isinstance(feature, ClassLabel):
-        named = range(len(feature.names))
-        values = [feature.names[value] if value in named else None for value in values]
-    _refuse_missing(source, column, values)
+    if declared is not None:
+        named = range(len(declared))
+        values = [declared[value] if value in named else None for value in values]
+    _refuse_missing(column, values)
     for number, value in enumerate(values):
         odd = isinstance(value, float) and not value.is_integer()
         if odd or not isinstance(value, str | int | float | Decimal):
             raise DataError(
-                f"{source}: column {column!r}: classes must be whole numbers or texts, but row {number} (counted from "
+                f"{column.place}: classes must be whole numbers or texts, but row {number} (counted from "
                 f"0) holds {value!r}; correct the column, or set kind = 'regression'"
             )
     names = [str(int(value)) if isinstance(value, float) else str(value) for value in values]
-    whole = not isinstance(feature, ClassLabel) and all(_WHOLE_WITH_POINT.fullmatch(name) for name in names)
+    whole = declared is None and all(_WHOLE_WITH_POINT.fullmatch(name) for name in names)
     return [name.partition(".")[0] for name in names] if whole else names
 
 
-def targets_of(source: str, column: str, rows: Dataset) -> list[float]:
+def targets_of(column: LabelColumn) -> list[float]:
     """The target of each row. Raises `DataError` for rows without a finite number, and if all are equal."""
-    values = _flat(source, column, rows)
-    _refuse_missing(source, column, values)
+    values = _flat(column)
+    _refuse_missing(column, values)
     numbers = [_target(value) for value in values]
     bad = next((number for number, value in enumerate(numbers) if not abs(value) < _LARGEST), None)
     if bad is not None:
         comma = isinstance(values[bad], str) and _NUMBER.fullmatch(values[bad].strip().replace(",", "."))
         remedy = "write a point in place of the comma" if comma else "correct the column"
         raise DataError(
-            f"{source}: column {column!r}: regression needs a number in every row, but row {bad} (counted from 0) "
+            f"{column.place}: regression needs a number in every row, but row {bad} (counted from 0) "
             f"holds {values[bad]!r}; {remedy}"
         )
     if len(numbers) > 1 and min(numbers) == max(numbers):
         raise DataError(
-            f"{source}: column {column!r}: all {len(numbers)} targets are {numbers[0]:g}, so there is nothing to "
+            f"{column.place}: all {len(numbers)} targets are {numbers[0]:g}, so there is nothing to "
             "predict; give rows with different ones"
         )
     return numbers
@@ -101,32 +117,29 @@ def _target(value: Any) -> float:
         return math.nan
 
 
-def _flat(source: str, column: str, rows: Dataset) -> list[Any]:
-    values = [value.strip() if isinstance(value, str) else value for value in values_of(rows, column)]
+def _flat(column: LabelColumn) -> list[Any]:
+    values = [value.strip() if isinstance(value, str) else value for value in column.values]
     if any(isinstance(value, list | dict) for value in values):
-        raise DataError(
-            f"{source}: column {column!r} must hold one label a row, but holds lists or records; correct it"
-        )
+        raise DataError(f"{column.place} must hold one label a row, but holds lists or records; correct it")
     return values
 
 
-def _refuse_missing(source: str, column: str, values: Sequence[Any]) -> None:
+def _refuse_missing(column: LabelColumn, values: Sequence[Any]) -> None:
     without = [number for number, value in enumerate(values) if value is None or value == ""]
     if without:
         raise DataError(
-            f"{source}: column {column!r}: row {without[0]} (counted from 0) has no label, {len(without)} of "
+            f"{column.place}: row {without[0]} (counted from 0) has no label, {len(without)} of "
             f"{len(values)} rows have none; fill or drop them, or use a split whose labels are public"
         )
 
 
-def class_names(source: str, column: str, rows: Dataset, classes: Sequence[str]) -> tuple[str, ...]:
+def class_names(column: LabelColumn, classes: Sequence[str]) -> tuple[str, ...]:
     """The classes in their own order: that of a `ClassLabel`, of numbers by value, of texts by alphabet."""
-    feature = rows.features[column]
-    names = list(feature.names) if isinstance(feature, ClassLabel) else _in_order(set(classes))
+    names = list(column.classes) if column.classes is not None else _in_order(set(classes))
     if not 2 <= len(names) <= MOST_CLASSES:
         shown = f" ({', '.join(map(repr, names))})" if len(names) < 2 else ""
         raise DataError(
-            f"{source}: column {column!r}: classification needs 2 to {MOST_CLASSES} classes, but there are "
+            f"{column.place}: classification needs 2 to {MOST_CLASSES} classes, but there are "
             f"{len(names)}{shown}; correct the column, or set kind = 'regression' if it holds numbers to predict"
         )
     return tuple(names)
@@ -216,3 +229,15 @@ def _some(names: Sequence[str], most: int = 8) -> str:
 def _listed(pairs: Any, most: int = 8) -> str:
     found = [f"{name!r} is {known}" for name, known in pairs]
     return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
+
+
+def check_known(found: Numbering, train: LabelColumn, test: LabelColumn, classes: Sequence[str]) -> None:
+    """Raise `DataError` if one of the test set's `classes`, one a row, is none of the training set."""
+    number = next((number for number, label in enumerate(classes) if label not in found.numbers), None)
+    if number is None:
+        return
+    shown = classes[number] if classes[number].lstrip("-").isdigit() else repr(classes[number])
+    raise DataError(
+        f"{test.place}: label {shown} is no class of {train.source}, which has {len(found.numbers)} such as "
+        f"{next(iter(found.numbers))!r}; use the same labels in both (row {number}, counted from 0)"
+    )

@@ -12,19 +12,19 @@ from datasets import ClassLabel, Dataset, Features, Value
 from sklearn.metrics import f1_score
 from tiny import make_rows, make_tokenizer
 
-from nas.data import Head, Metric, TaskData, prepare, read_splits, score
+from nas.data import TaskData, prepare, read_splits
 from nas.data.files import write_table
-from nas.data.labels import class_names, classes_of, numbering, targets_of
 from nas.errors import DataError, StudyError, TeacherError
 from nas.files import validate
 from nas.study import Task
+from nas.tasks import ClassMetric, Head, LabelColumn, task_kind
+from nas.tasks.labels import class_names, classes_of, numbering, targets_of
 
 TASK = Task(train="train.csv", test="test.csv", text=("text",), max_length=16, holdout={"size": 5})
 
 
-def _rows(labels, feature=None):
-    features = Features({"label": feature}) if feature else None
-    return Dataset.from_dict({"label": labels}, features=features)
+def _column(labels, classes=None):
+    return LabelColumn("a.csv", "label", labels, classes)
 
 
 @pytest.mark.parametrize(
@@ -45,19 +45,19 @@ def _rows(labels, feature=None):
     ],
 )
 def test_classes_in_order(labels, names):
-    rows = _rows(labels)
-    classes = classes_of("a.csv", "label", rows)
-    assert list(class_names("a.csv", "label", rows, classes)) == names
+    column = _column(labels)
+    classes = classes_of(column)
+    assert list(class_names(column, classes)) == names
     assert len(set(classes)) == len(set(labels))
 
 
 @pytest.mark.parametrize(
-    ("labels", "feature", "message"),
+    ("labels", "declared", "message"),
     [
         (["a", "", "b", " "], None, r"row 1 \(counted from 0\) has no label, 2 of 4 rows have none"),
         ([0, 1, None], None, "row 2 .* has no label, 1 of 3 rows"),
         ([0.0, float("nan"), 1.0], None, "row 1 .* has no label"),
-        ([0, -1, -1], ClassLabel(names=["a", "b"]), "row 1 .* has no label, 2 of 3 .* labels are public"),
+        ([0, -1, -1], ("a", "b"), "row 1 .* has no label, 2 of 3 .* labels are public"),
         ([0.0, 0.5], None, r"classes must be whole numbers or texts, but row 1 .* holds 0\.5"),
         ([[0], [1]], None, "must hold one label a row, but holds lists or records"),
         ([{"a": 1}, {"a": 2}], None, "must hold one label a row, but holds lists or records"),
@@ -66,10 +66,10 @@ def test_classes_in_order(labels, names):
         (list(range(1001)), None, "needs 2 to 1000 classes, but there are 1001"),
     ],
 )
-def test_labels_that_are_no_classes(labels, feature, message):
-    rows = _rows(labels, feature)
+def test_labels_that_are_no_classes(labels, declared, message):
+    column = _column(labels, declared)
     with pytest.raises(DataError, match=f"a.csv: column 'label'.*{message}"):
-        class_names("a.csv", "label", rows, classes_of("a.csv", "label", rows))
+        class_names(column, classes_of(column))
 
 
 @pytest.mark.parametrize(
@@ -91,12 +91,12 @@ def test_labels_that_are_no_classes(labels, feature, message):
 )
 def test_targets_that_are_none(labels, message):
     with pytest.raises(DataError, match=f"a.csv: column 'label'.*{message}"):
-        targets_of("a.csv", "label", _rows(labels))
+        targets_of(_column(labels))
 
 
 def test_targets_are_read_as_numbers():
-    assert targets_of("a.csv", "label", _rows(["3.5", " -1 ", "1e3", ".5", "2."])) == [3.5, -1.0, 1000.0, 0.5, 2.0]
-    assert targets_of("a.csv", "label", _rows([3, -(10**6)])) == [3.0, -1e6]
+    assert targets_of(_column(["3.5", " -1 ", "1e3", ".5", "2."])) == [3.5, -1.0, 1000.0, 0.5, 2.0]
+    assert targets_of(_column([3, -(10**6)])) == [3.0, -1e6]
 
 
 @pytest.mark.parametrize(
@@ -212,21 +212,25 @@ def test_white_space_around_a_label_is_no_part_of_it_and_case_is(tmp_path, capsy
     assert "the classes 'Good' and 'good' differ by case alone; are they the same?" in capsys.readouterr().err
 
 
+def _metric(task, names=()):
+    return task_kind(task.kind).metric(task, names)
+
+
 def test_f1_is_of_the_class_that_is_named():
     names, task = ("hate", "normal"), TASK.model_copy(update={"metric": "f1"})
     logits, labels = np.array([[2.0, 0], [0, 1], [0, 1], [3, 1], [4, 1]]), np.array([0, 1, 0, 0, 0])
     predictions = logits.argmax(axis=1)
-    by_default, hate = Metric.of(task, names), Metric.of(task.model_copy(update={"positive": "Hate"}), names)
+    by_default, hate = _metric(task, names), _metric(task.model_copy(update={"positive": "Hate"}), names)
     assert (by_default.label, hate.label) == ("f1 of 'normal'", "f1 of 'hate'")
-    assert by_default.score(logits, labels) == score("f1", logits, labels) == f1_score(labels, predictions)
+    assert by_default.score(logits, labels) == ClassMetric("f1").score(logits, labels) == f1_score(labels, predictions)
     assert hate.score(logits, labels) == f1_score(labels, predictions, pos_label=0) != f1_score(labels, predictions)
     three = np.pad(logits, ((0, 0), (0, 1)), constant_values=-1.0)
-    macro = Metric.of(task, ("a", "b", "c"))
+    macro = _metric(task, ("a", "b", "c"))
     assert macro.label == "macro f1"
     assert macro.score(three, labels) == f1_score(labels, predictions, average="macro")
-    assert Metric.of(task).label == "f1" and Metric.of(TASK, names).label == "accuracy"
+    assert _metric(task).label == "f1" and _metric(TASK, names).label == "accuracy"
     with pytest.raises(DataError, match="must be one of the classes hate, normal, but got 'hatred'"):
-        Metric.of(task.model_copy(update={"positive": "hatred"}), names)
+        _metric(task.model_copy(update={"positive": "hatred"}), names)
 
 
 def test_a_positive_class_is_for_f1(tmp_path):

@@ -1,0 +1,30 @@
+"""Kinds of task: what a label is, what is learnt from the teacher, and how answers are judged."""
+
+from __future__ import annotations
+
+from nas.tasks.base import Metric, Problem, TaskKind, TaskLabels
+from nas.tasks.classification import Classification, ClassMetric
+from nas.tasks.labels import Head, LabelColumn
+from nas.tasks.regression import Correlation, Regression
+
+__all__ = [
+    "REGISTRY",
+    "ClassMetric",
+    "Correlation",
+    "Head",
+    "LabelColumn",
+    "Metric",
+    "Problem",
+    "TaskKind",
+    "TaskLabels",
+    "task_kind",
+]
+
+REGISTRY: dict[str, TaskKind] = {kind.name: kind for kind in (Classification(), Regression())}
+
+
+def task_kind(name: str) -> TaskKind:
+    """The kind of that name. Raises `ValueError` with rule, value and remedy if there is none."""
+    if name not in REGISTRY:
+        raise ValueError(f"kind: must be one of {', '.join(REGISTRY)}, but got {name!r}; use one of them")
+    return REGISTRY[name]

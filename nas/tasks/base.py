@@ -1,0 +1,173 @@
+"""The contract of a kind of task: what a row's label is, what a network outputs for it, and how that is judged.
+
+A kind is one file with one subclass of `TaskKind`, its `Metric`, and one line in the registry. Torch, scikit-learn and
+scipy are only touched inside the methods, so that a study can be read and checked without them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+import numpy as np
+
+from nas.errors import DataError
+from nas.tasks.labels import Head, LabelColumn
+
+if TYPE_CHECKING:
+    import torch
+
+Problem = Literal["regression", "single_label_classification", "multi_label_classification"]
+"""What the outputs of a classifier are, in the words of transformers."""
+_MANY_LABELS = 8
+"""From this number on labels are counted, not named."""
+
+
+class TaskSettings(Protocol):
+    """What a kind is told of a study's `[task]`."""
+
+    @property
+    def metric(self) -> str:
+        """The name of the metric."""
+
+    @property
+    def positive(self) -> str | None:
+        """The class that f1 is of."""
+
+
+@dataclass(frozen=True)
+class TaskLabels:
+    """The labels of a task's files as numbers."""
+
+    values: Mapping[str, list[Any]]
+    """The label of each row, by the name of the file: a class number, a target, or whatever the kind stores."""
+    names: tuple[str, ...]
+    """The names of a network's outputs in order; none where it outputs a number."""
+    notes: tuple[str, ...] = ()
+    """What a user should know about them, a line each."""
+
+
+@dataclass(frozen=True)
+class Metric(ABC):
+    """How outputs become answers, and how these are scored. It travels to the processes that evaluate candidates."""
+
+    name: str
+    """As in the study's `task.metric`."""
+    label: str = ""
+    """How tables and messages name it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", self.label or self.name)
+
+    @property
+    def is_share(self) -> bool:
+        """Whether the score is the share of texts whose answer is right."""
+        return False
+
+    @property
+    def needs_float32(self) -> bool:
+        """Whether the score depends on small differences between outputs, for which bf16 has too few bits."""
+        return False
+
+    @property
+    def least_texts(self) -> int:
+        """The number of texts that it can be computed from."""
+        return 1
+
+    @abstractmethod
+    def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
+        """The score of logits (texts, outputs) for labels (texts, ...); higher is better."""
+
+    @abstractmethod
+    def answers(self, logits: np.ndarray) -> np.ndarray | None:
+        """What a network answers with logits (texts, outputs), one row a text; None where answers cannot be equal."""
+
+    def right(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """For each text whether its answer is right, (texts,); for metrics that are the share of these."""
+        raise NotImplementedError(f"{self.name} is not a share of right answers")
+
+    def constant(self, labels: np.ndarray, outputs: int) -> np.ndarray | None:
+        """Logits (texts, outputs) of the best answer that is the same for all texts; None if that scores 0."""
+        return None
+
+    @abstractmethod
+    def imagined(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
+        """Logits (texts, outputs) of a network that is right in a share of its answers, wrong ones drawn at random."""
+
+    def check_size(self, texts: int, what: str = "What is judged (search.examples, search.least_tokens)") -> None:
+        """Raise `DataError` if there are too few texts for the metric; `what` names them in the message."""
+        if texts < self.least_texts:
+            least = self.least_texts
+            raise DataError(f"{what} needs at least {least} texts for {self.name}, but has {texts}; give more")
+
+
+class TaskKind(ABC):
+    """One kind of task, a value without state."""
+
+    name: ClassVar[str]
+    """The word that stands for it in `task.kind`."""
+    metrics: ClassVar[tuple[str, ...]]
+    """The metrics that judge it; the first one is proposed."""
+    examples: ClassVar[tuple[Mapping[str, Sequence[Any]], ...]]
+    """Label columns as files hold them, each by its name: what its contract suite is run with."""
+    problem_type: ClassVar[Problem]
+    """What transformers calls it in `config.json`."""
+    predicts_numbers: ClassVar[bool] = False
+    """Whether labels are numbers on a scale of their own, which trainings see standardised, and the output is one."""
+    no_exits: ClassVar[str] = ""
+    """Why a text cannot leave a network early; empty where it can."""
+
+    def check(self, asked: TaskSettings) -> None:
+        """Raise `ValueError` with key, rule, value and remedy for settings that do not fit the kind."""
+        if asked.metric not in self.metrics:
+            raise ValueError(f"metric: {asked.metric!r} does not measure {self.name}; use {', '.join(self.metrics)}")
+        if asked.positive is not None and asked.metric != "f1":
+            raise ValueError(
+                f"positive: only f1 is of one class, but the metric is {asked.metric!r}; remove positive or set "
+                "metric = 'f1'"
+            )
+
+    @abstractmethod
+    def metric(self, asked: TaskSettings, names: Sequence[str] = ()) -> Metric:
+        """The metric of a task with these outputs; without names, as far as the study says it.
+
+        Raises `DataError` if the names do not fit the settings.
+        """
+
+    @abstractmethod
+    def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
+        """The labels of both files by `train` and `test`, from the columns that the study names.
+
+        They are numbered as the teacher's classifier `head` numbers them.
+        Raises `DataError` for labels that do not fit the kind, and `TeacherError` for a classifier that does not.
+        """
+
+    def output_names(self, names: Sequence[str]) -> dict[int, str]:
+        """The names of a network's outputs by their numbers, as in `config.json`."""
+        return dict(enumerate(names))
+
+    @abstractmethod
+    def takes(self, problem_type: str | None, outputs: int | None) -> bool:
+        """Whether a fine-tuned teacher with that problem type and number of outputs is one for such a task."""
+
+    def counts(self, labels: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
+        """The number of rows of each label, by its name; nothing where labels have no names."""
+        found = Counter(labels)
+        return {name: found[number] for number, name in enumerate(names)}
+
+    @abstractmethod
+    def divergence(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        """How far a network's logits (texts, outputs) are from the teacher's: a mean over texts, differentiable."""
+
+    def in_words(self, texts: str, labels: Sequence[str]) -> str:
+        """What a network does with texts, for its model card. `labels` names its outputs."""
+        into = f" as {', '.join(labels[:-1])} or {labels[-1]}" if len(labels) > 1 else ""
+        return f"Classifies {texts}{f' by {len(labels)} labels' if len(labels) >= _MANY_LABELS else into}"
+
+
+def problem_of(problem_type: str | None, outputs: int | None) -> str:
+    """The problem type as transformers reads a configuration that may not name it."""
+    return problem_type or ("regression" if outputs == 1 else "single_label_classification")

@@ -1,0 +1,89 @@
+"""A number for each text, or for each pair of texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nas.errors import TeacherError
+from nas.tasks.base import Metric, TaskKind, TaskLabels, TaskSettings, problem_of
+from nas.tasks.labels import Head, LabelColumn, targets_of
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Correlation(Metric):
+    """`spearman` or `pearson`, between the outputs and the targets. Labels are targets, (texts,)."""
+
+    @property
+    def needs_float32(self) -> bool:
+        return True
+
+    @property
+    def least_texts(self) -> int:
+        return 2
+
+    def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
+        from scipy.stats import pearsonr, spearmanr
+
+        self.check_size(len(labels))
+        both = (logits[:, 0], labels)
+        value = float(spearmanr(*both).statistic if self.name == "spearman" else pearsonr(*both).statistic)
+        return value if np.isfinite(value) else 0.0  # a constant prediction correlates with nothing
+
+    def answers(self, logits: np.ndarray) -> None:
+        return None
+
+    def imagined(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
+        """Targets that correlate with the true ones by `share`."""
+        noise = labels.std() * math.sqrt(share**-2 - 1.0)
+        found: np.ndarray = (labels + noise * rng.standard_normal(len(labels)))[:, None]
+        return found
+
+
+class Regression(TaskKind):
+    """A number on a scale."""
+
+    name = "regression"
+    metrics = ("spearman", "pearson")
+    examples = ({"label": [0.5, 4.0, 1.25, 3.0]}, {"label": ["1", "2.5", "-3e2", ".5"]})
+    problem_type = "regression"
+    predicts_numbers = True
+    no_exits = "the task is a regression"
+
+    def metric(self, asked: TaskSettings, names: Sequence[str] = ()) -> Correlation:
+        return Correlation(asked.metric)
+
+    def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
+        (trained,), (tested,) = train, test
+        if head and not head.trained_anew and len(head.names) != 1:
+            raise TeacherError(
+                f"teacher.model: {head.source} has {len(head.names)} labels, the task is a regression to one number; "
+                "give a teacher fine-tuned for this task, or set teacher.fine_tune"
+            )
+        values: dict[str, list[Any]] = {"train": targets_of(trained), "test": targets_of(tested)}
+        return TaskLabels(values, ())
+
+    def output_names(self, names: Sequence[str]) -> dict[int, str]:
+        return {0: "score"}
+
+    def takes(self, problem_type: str | None, outputs: int | None) -> bool:
+        return problem_of(problem_type, outputs) == self.problem_type and outputs == 1
+
+    def counts(self, labels: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
+        return {}
+
+    def divergence(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        """Mean squared error; trainings see the outputs standardised."""
+        from torch.nn import functional
+
+        return functional.mse_loss(student.float(), teacher.float())
+
+    def in_words(self, texts: str, labels: Sequence[str]) -> str:
+        return f"Scores {texts}"

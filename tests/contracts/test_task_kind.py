@@ -1,0 +1,160 @@
+"""What every kind of task must do."""
+
+from __future__ import annotations
+
+import pickle
+from types import SimpleNamespace
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from tiny import make_teacher, make_tokenizer, randomise
+from tolerance import assert_same
+from transformers import DataCollatorWithPadding
+
+from nas.data import TaskData
+from nas.data.task import SPLITS
+from nas.evaluate.spread import standard_error
+from nas.model.stock import from_stock
+from nas.tasks import REGISTRY, LabelColumn, Problem, task_kind
+
+ALL = pytest.mark.parametrize("kind", REGISTRY.values(), ids=REGISTRY)
+EXAMPLES = pytest.mark.parametrize(
+    ("kind", "columns"),
+    [(kind, example) for kind in REGISTRY.values() for example in kind.examples],
+    ids=[f"{name} {number}" for name, kind in REGISTRY.items() for number in range(len(kind.examples))],
+)
+METRICS = pytest.mark.parametrize(
+    ("kind", "name"),
+    [(kind, metric) for kind in REGISTRY.values() for metric in kind.metrics],
+    ids=[f"{name} {metric}" for name, kind in REGISTRY.items() for metric in kind.metrics],
+)
+
+
+def asked(kind, metric=None, **settings):
+    """What a study of a kind says of its task."""
+    return SimpleNamespace(**{"metric": metric or kind.metrics[0], "positive": None} | settings)
+
+
+def read(kind, columns=None):
+    """The labels of a kind's example, as training and as test set."""
+    columns = columns or kind.examples[0]
+    train, test = (
+        [LabelColumn(f"{name}.csv", column, list(values)) for column, values in columns.items()]
+        for name in ("train", "test")
+    )
+    return kind.read(train, test, None)
+
+
+def many(kind, count=400):
+    """Labels of a kind, (count, ...), drawn from its first example."""
+    found = read(kind)
+    rows = np.random.default_rng(0).integers(0, len(found.values["train"]), count)
+    return np.asarray(found.values["train"])[rows], len(kind.output_names(found.names)), found.names
+
+
+def test_every_kind_is_found_by_its_name():
+    for name, kind in REGISTRY.items():
+        assert task_kind(name) is kind and kind.name == name
+    with pytest.raises(ValueError, match=r"kind: must be one of classification, .*, but got 'poetry'"):
+        task_kind("poetry")
+
+
+@ALL
+def test_says_what_it_is_for(kind):
+    assert kind.metrics and len(set(kind.metrics)) == len(kind.metrics)
+    assert kind.problem_type in get_args(Problem)
+    with pytest.raises(ValueError, match=f"metric: 'beauty' does not measure {kind.name}; use {kind.metrics[0]}"):
+        kind.check(asked(kind, "beauty"))
+    for metric in kind.metrics:
+        kind.check(asked(kind, metric))
+
+
+@EXAMPLES
+def test_labels_are_read_in_both_files_alike_and_survive_the_disk(kind, columns, tmp_path):
+    found = read(kind, columns)
+    rows = len(next(iter(columns.values())))
+    assert found.values["train"] == found.values["test"] and len(found.values["train"]) == rows
+    assert list(kind.output_names(found.names)) == list(range(max(1, len(found.names))))
+    labels = found.values["train"]
+    split = Dataset.from_dict({"input_ids": [[2, 3]] * rows, "labels": labels, "length": [2] * rows})
+    TaskData(dict.fromkeys(SPLITS, split), found.names).save(tmp_path)
+    again = TaskData.load(tmp_path)
+    assert again.label_names == found.names and again.num_labels == len(kind.output_names(found.names))
+    assert np.array_equal(np.asarray(again.search["labels"]), np.asarray(labels))
+
+
+@METRICS
+def test_a_right_network_scores_one_and_a_worse_one_less(kind, name):
+    labels, outputs, names = many(kind)
+    metric = kind.metric(asked(kind, name), names)
+    right, worse = (metric.imagined(labels, outputs, share, np.random.default_rng(1)) for share in (1.0, 0.7))
+    assert right.shape == worse.shape == (len(labels), outputs)
+    assert metric.score(right, labels) == pytest.approx(1.0)
+    assert 0.9 > metric.score(worse, labels) > 0.2
+    constant = metric.constant(labels, outputs)
+    assert constant is None or metric.score(constant, labels) < metric.score(worse, labels)
+
+
+@METRICS
+def test_a_metric_travels_and_says_what_is_answered_and_what_is_right(kind, name):
+    labels, outputs, names = many(kind, 60)
+    metric = pickle.loads(pickle.dumps(kind.metric(asked(kind, name), names)))
+    assert metric.label
+    logits = metric.imagined(labels, outputs, 0.7, np.random.default_rng(1))
+    answers = metric.answers(logits)
+    if answers is not None:
+        assert len(answers) == len(labels) and np.array_equal(answers, metric.answers(logits.copy()))
+        assert not np.array_equal(answers, metric.answers(-logits))
+    if metric.is_share:
+        assert metric.right(logits, labels).mean() == metric.score(logits, labels)
+    few = slice(0, metric.least_texts + 1)
+    assert np.isfinite(standard_error(metric, logits[few], labels[few]))
+
+
+@ALL
+def test_what_is_learnt_from_the_teacher_is_a_mean_over_texts_and_least_for_equal_logits(kind):
+    _, outputs, _ = many(kind)
+    student, teacher = torch.randn(2, 8, outputs, generator=torch.Generator().manual_seed(0))
+    student.requires_grad_()
+    loss = kind.divergence(student, teacher)
+    loss.backward()
+    assert loss.item() > 0.01 and student.grad.abs().sum() > 0
+    assert kind.divergence(teacher, teacher).item() == pytest.approx(0.0, abs=1e-6)
+    halves = [kind.divergence(student[part], teacher[part]) for part in (slice(0, 4), slice(4, 8))]
+    assert_same(loss, sum(halves) / 2)
+    rounded = kind.divergence(student.bfloat16(), teacher.bfloat16())
+    assert rounded.dtype == torch.float32 and rounded.item() == pytest.approx(loss.item(), rel=0.1)
+
+
+@ALL
+def test_a_teacher_of_the_kind_is_known_from_those_of_other_kinds(kind):
+    _, outputs, _ = many(kind)
+    assert kind.takes(kind.problem_type, outputs)
+    for other in REGISTRY.values():
+        if other.problem_type != kind.problem_type:
+            assert not other.takes(kind.problem_type, outputs)
+
+
+@EXAMPLES
+def test_classifiers_of_transformers_and_of_nas_learn_from_the_labels_as_they_are_stored(kind, columns):
+    """The same loss, by the problem type that stands in config.json."""
+    found = read(kind, columns)
+    names = kind.output_names(found.names)
+    teacher = randomise(make_teacher(outputs=len(names)))
+    teacher.config.problem_type = kind.problem_type
+    rows = [{"input_ids": [2, 4, 5 + number, 3], "labels": label} for number, label in enumerate(found.values["train"])]
+    batch = DataCollatorWithPadding(make_tokenizer())(rows)
+    losses = [model(**batch).loss for model in (teacher, from_stock(teacher))]
+    assert losses[0].item() > 0.0
+    assert_same(*losses)
+
+
+@ALL
+def test_rows_of_each_label_are_counted(kind):
+    labels, _, names = many(kind, 50)
+    counts = kind.counts(labels.tolist(), names)
+    assert set(counts) == set(names) and (not names or sum(counts.values()) >= 50)
+    assert kind.in_words("texts", names).split()[1] == "texts"
