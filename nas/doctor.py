@@ -221,14 +221,15 @@ def _needs(study: Study) -> Iterator[Finding]:
 
 def _data(study: Study) -> Iterator[Finding]:
     """Whether the data is there."""
-    if not study.task.hub and study.task.train != "embedded":
-        from nas.data.files import check_file
+    from nas.data.files import check_file
 
-        for key in ("train", "test"):
-            path = study.resolve(getattr(study.task, key))
-            yield _checked(key, str(path), partial(check_file, path))
-    elif study.task.hub:
-        yield _checked("data", f"{study.task.hub} is on the hub", partial(_check_hub_data, study))
+    task = study.task
+    named = [] if task.hub or task.train == "embedded" else [("train", task.train), ("test", task.test)]
+    for key, name in (*named, *(("unlabelled", name) for name in task.unlabelled_files)):
+        path = study.resolve(name)
+        yield _checked(key, str(path), partial(check_file, path))
+    if task.hub:
+        yield _checked("data", f"{task.hub} is on the hub", partial(_check_hub_data, study))
 
 
 def _rows(study: Study) -> Iterator[Finding]:

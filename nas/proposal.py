@@ -23,7 +23,7 @@ from nas.model.stock import compact_config, shape_of
 from nas.model.teacher_config import read_config
 from nas.pipeline.plan import check_sources
 from nas.space import SearchSpace, Shape, shipped_spaces
-from nas.study import Study, study_name
+from nas.study import DATA_SUFFIXES, Study, study_name
 from nas.tasks import REGISTRY, task_kind
 
 STUDY_FILE, SPACE_FILE = "study.toml", "search_space.toml"
@@ -136,6 +136,7 @@ class Answers:
     config: str | None
     train: str
     test: str
+    unlabelled: Sequence[str]
     text: Sequence[str]
     label: str
     kind: str
@@ -246,6 +247,12 @@ def _study_text(folder: Path, answers: Answers, space: str, teacher: Teacher | N
     kind, name = answers.kind, study_name(folder)
     own_name = f"name = {_text(name)}  # of the run's folder\n" if name != folder.resolve().name else ""
     train, test = (name if answers.hub else _seen_from(folder, name) for name in (answers.train, answers.test))
+    more = ""
+    if answers.unlabelled:
+        names = [
+            name if answers.hub and not _is_file(name) else _seen_from(folder, name) for name in answers.unlabelled
+        ]
+        more = f"unlabelled = {json.dumps(names, ensure_ascii=False)}  # more texts, that the teacher is distilled on\n"
     hub = [f"{key} = {_text(value)}\n" for key in ("hub", "config") if (value := getattr(answers, key))]
     searched = max(1, min(_SEARCHED, columns.rows // 5)) if columns else _SEARCHED
     tune = "" if answers.fine_tune else "# "
@@ -258,7 +265,7 @@ def _study_text(folder: Path, answers: Answers, space: str, teacher: Teacher | N
 [task]
 {"".join(hub)}train = {_text(train)}
 test = {_text(test)}  # read once, for the final figure
-text = {json.dumps(list(answers.text), ensure_ascii=False)}  # two columns for pairs
+{more}text = {json.dumps(list(answers.text), ensure_ascii=False)}  # two columns for pairs
 label = {_text(answers.label)}
 kind = {_text(kind)}  # or {", ".join(name for name in REGISTRY if name != kind)}
 metric = {_text(answers.metric)}  # or {", ".join(name for name in task_kind(kind).metrics if name != answers.metric)}
@@ -299,6 +306,10 @@ def _seen_from(folder: Path, name: str) -> str:
         return path.as_posix()
     relative = Path(os.path.relpath(path, folder)).as_posix()
     return relative if relative.startswith(".") else f"./{relative}"
+
+
+def _is_file(name: str) -> bool:
+    return name.lower().endswith(DATA_SUFFIXES)
 
 
 def _excluded(space: SearchSpace, runtime: str) -> str:

@@ -82,6 +82,9 @@ class Task(Settings):
     """Parquet, CSV or JSONL; `embedded` for the task that `nas` builds itself."""
     test: str
     """The official validation set: read once, for the final figure."""
+    unlabelled: tuple[str, ...] = ()
+    """More texts of the domain, without labels, that the teacher is distilled on: files, or with `hub` names of its
+    splits. A name that ends as a data file's does is always a file."""
     text: tuple[str, ...] = Field(min_length=1, max_length=2)
     """One column for single texts, two for pairs."""
     label: str = "label"
@@ -99,9 +102,10 @@ class Task(Settings):
         for key in ("config", "revision"):
             if (value := getattr(self, key)) and not self.hub:
                 raise ValueError(f"{key}: {value!r} belongs to a hub data set; set hub as well, or remove it")
-        for key in ("train", "test"):
-            name = getattr(self, key)
-            if not self.hub and name != "embedded" and not name.lower().endswith(DATA_SUFFIXES):
+        named = [("train", self.train), ("test", self.test), *(("unlabelled", name) for name in self.unlabelled)]
+        for key, name in named:
+            is_made_here = name == "embedded" and key != "unlabelled"
+            if not self.hub and not is_made_here and not name.lower().endswith(DATA_SUFFIXES):
                 raise ValueError(
                     f"{key}: a data file must end in {', '.join(DATA_SUFFIXES)}, but got {name!r}; convert it"
                 )
@@ -110,6 +114,11 @@ class Task(Settings):
         if (self.train == "embedded") != (self.test == "embedded"):
             raise ValueError("test: train and test must both be 'embedded' or neither; set both")
         return self
+
+    @property
+    def unlabelled_files(self) -> tuple[str, ...]:
+        """Those of `unlabelled` that are files."""
+        return tuple(name for name in self.unlabelled if not self.hub or name.lower().endswith(DATA_SUFFIXES))
 
 
 class SpaceChoice(Settings):

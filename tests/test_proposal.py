@@ -43,6 +43,17 @@ def test_what_is_written_is_checked_and_proposed_from_teacher_and_data(here, nas
     assert code == 2 and "is there already" in error
 
 
+def test_text_without_labels_is_written_as_the_study_sees_it(here, nas):
+    make_rows(20, 3).remove_columns("label").to_csv(here / "more.csv")
+    assert nas("init", "mine", *GIVEN, "--unlabelled", "more.csv", "--unlabelled", str(here / "train.csv"))[0] == 0
+    study = Study.load("mine")
+    assert study.task.unlabelled == ("../more.csv", str(here / "train.csv"))
+    code, output, _ = nas("check", "mine")
+    assert code == 0 and "of 320 texts without labels are new; left out: " in output
+    code, _, error = nas("init", "other", *GIVEN, "--unlabelled", "none.csv")
+    assert code == 2 and "none.csv: no such data file" in error and not (here / "other").exists()
+
+
 def test_a_space_is_written_for_a_teacher_of_other_sizes_and_what_its_runtime_can_run(here, nas):
     sizes = {"hidden_size": 48, "num_hidden_layers": 5, "num_attention_heads": 6, "intermediate_size": 100}
     config = BertConfig(vocab_size=64, max_position_embeddings=64, **sizes)

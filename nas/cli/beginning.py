@@ -41,6 +41,9 @@ def init(  # noqa: PLR0913 (an option for each answer)
     config: Annotated[str | None, _option("--config", "Its configuration.")] = None,
     train: Annotated[str | None, _option("--train", "Parquet, CSV or JSONL.")] = None,
     test: Annotated[str | None, _option("--test", "Likewise; read once, for the final figure.")] = None,
+    unlabelled: Annotated[
+        list[str] | None, _option("--unlabelled", "Text without labels, to distil the teacher on.", "FILE")
+    ] = None,
     text: Annotated[list[str] | None, _option("--text", "The column of texts; twice for pairs.", "COLUMN")] = None,
     label: Annotated[str | None, _option("--label", "The column of labels.", "COLUMN")] = None,
     kind: Annotated[
@@ -84,6 +87,7 @@ def init(  # noqa: PLR0913 (an option for each answer)
         config=config,
         train=train,
         test=test,
+        unlabelled=unlabelled or [],
         text=task.text,
         label=str(task.label),
         kind=str(task.kind),

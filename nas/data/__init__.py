@@ -8,14 +8,17 @@ from nas.data.batches import Batch, batches_by_length
 from nas.data.files import read_rows
 from nas.data.splits import held_out
 from nas.data.task import Splits, TaskData, prepare, read_splits
+from nas.data.unlabelled import Unlabelled, read_unlabelled
 
 __all__ = [
     "Batch",
     "Splits",
     "TaskData",
+    "Unlabelled",
     "batches_by_length",
     "held_out",
     "prepare",
     "read_rows",
     "read_splits",
+    "read_unlabelled",
 ]

@@ -118,15 +118,28 @@ class Splits:
         )
 
     def _encode(self, name: str, tokenizer: PreTrainedTokenizerBase, max_length: int, token_types: bool) -> Dataset:
-        tokens = tokenizer(
-            *map(list, self.texts[name]),
-            truncation=True,
-            max_length=max_length,
-            return_token_type_ids=token_types,
-            return_attention_mask=False,
-        )
-        lengths = [len(ids) for ids in tokens["input_ids"]]
-        return Dataset.from_dict({**tokens, "labels": list(self.labels[name]), "length": lengths})
+        labels = {"labels": list(self.labels[name])}
+        return tokenised(self.texts[name], tokenizer, max_length, token_types, labels)
+
+
+def tokenised(
+    texts: Sequence[Sequence[str]],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    token_types: bool,
+    labels: Mapping[str, list[Any]] | None = None,
+) -> Dataset:
+    """Columns of texts as `input_ids`, `token_type_ids` if the model has types, columns of `labels` if given, and
+    `length`."""
+    tokens = tokenizer(
+        *map(list, texts),
+        truncation=True,
+        max_length=max_length,
+        return_token_type_ids=token_types,
+        return_attention_mask=False,
+    )
+    lengths = [len(ids) for ids in tokens["input_ids"]]
+    return Dataset.from_dict({**tokens, **(labels or {}), "length": lengths})
 
 
 def prepare(
@@ -143,8 +156,9 @@ def read_splits(task: Task, train: str, test: str, seed: int, head: Head | None 
     `head` numbers them. Raises `DataError` for a missing file or column, an empty split, or texts or labels that do
     not fit the task, and `TeacherError` for a classifier that does not fit the labels.
     """
-    training, official = _read(task, train), _read(task, test)
-    texts = {"train": _texts(task, train, training), "test": _texts(task, test, official)}
+    columns = (*task.text, task.label)
+    training, official = (read_columns(task, source, columns) for source in (train, test))
+    texts = {"train": texts_of(task, train, training), "test": texts_of(task, test, official)}
     read = _labels(task, (train, training), (test, official), head)
     labels = read.values
     kept = outside(texts["train"], texts["test"])
@@ -175,16 +189,19 @@ def _rows(columns: Sequence[Sequence[str]], numbers: Sequence[int]) -> list[list
     return [[column[number] for number in numbers] for column in columns]
 
 
-def _read(task: Task, source: str) -> Dataset:
-    columns = tuple(dict.fromkeys((*task.text, task.label)))
-    rows = read_rows(source, task.hub, task.config, columns, task.revision)
+def read_columns(task: Task, source: str, columns: Sequence[str], is_file: bool = False) -> Dataset:
+    """Some columns of a file, or of a split of the task's hub data set unless `is_file`.
+
+    Raises `DataError` if there are no rows, or as `read_rows` does.
+    """
+    rows = read_rows(source, None if is_file else task.hub, task.config, tuple(dict.fromkeys(columns)), task.revision)
     if not len(rows):
         raise DataError(f"{source}: holds no rows; give a data set with examples")
     return rows
 
 
-def _texts(task: Task, source: str, rows: Dataset) -> list[list[str]]:
-    """The columns of texts."""
+def texts_of(task: Task, source: str, rows: Dataset) -> list[list[str]]:
+    """The columns of texts. Raises `DataError` if a row has none; says how many are empty."""
     found = []
     for column in task.text:
         values = values_of(rows, column)

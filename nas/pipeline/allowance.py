@@ -11,9 +11,10 @@ from nas.pipeline.estimates import Workload, measured_rate
 from nas.pipeline.prepare import splits
 from nas.pipeline.run import Run
 from nas.pipeline.step import Check, Step
+from nas.pipeline.unlabelled import unlabelled_lengths
 from nas.study import Study
 
-_BY_ROWS = ("embedded", "data", "teacher")
+_BY_ROWS = ("embedded", "data", "unlabelled", "teacher")
 """How long these take is not counted before it is known: it depends on rows that may not have been read."""
 
 
@@ -90,7 +91,7 @@ def _workload(run: Run) -> Workload:
     baselines = [known.get(f"baselines-{device.name}") for device in study.devices]
     verified = None if None in baselines else sum(seconds for seconds in baselines if seconds is not None)
     if run.is_finished("data"):
-        return Workload.of_data(study, splits(run), rate, verified)
+        return Workload.of_data(study, splits(run), rate, verified, unlabelled_lengths(run))
     return Workload.of(study, None, rate, verified)
 
 

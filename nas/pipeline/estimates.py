@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -44,11 +45,16 @@ class Workload:
     """Operations a second of a matrix product, as measured."""
     verified: float | None = None
     """Seconds that all baselines took, where they were made."""
+    unlabelled: int = 0
+    """Texts without labels."""
+    unlabelled_tokens: float = 0.0
+    """Mean tokens of one of them."""
 
     @classmethod
     def of(cls, study: Study, rows: Rows | None, rate: float, verified: float | None = None) -> Workload:
         """The workload of a study; typical numbers where its rows are not known."""
         train = rows.sets["train"] if rows else None
+        more = rows.sets.get("unlabelled") if rows else None
         return cls(
             rows=train.rows if train else _UNSEEN_ROWS,
             tokens=max(8.0, train.mean if train else study.task.max_length * _TYPICAL_SHARE),
@@ -56,11 +62,15 @@ class Workload:
             operations=_operations(study.space.largest(), study.space.teacher.head_size),
             rate=rate,
             verified=verified,
+            unlabelled=more.rows if more else 0,
+            unlabelled_tokens=more.mean if more else 0.0,
         )
 
     @classmethod
-    def of_data(cls, study: Study, data: TaskData, rate: float, verified: float | None = None) -> Workload:
-        """The workload of a study whose data is made."""
+    def of_data(
+        cls, study: Study, data: TaskData, rate: float, verified: float | None = None, unlabelled: Sequence[int] = ()
+    ) -> Workload:
+        """The workload of a study whose data is made. `unlabelled` are the lengths of its texts without labels."""
         lengths = data.train["length"]
         return cls(
             rows=len(lengths),
@@ -69,7 +79,16 @@ class Workload:
             operations=_operations(study.space.largest(), study.space.teacher.head_size),
             rate=rate,
             verified=verified,
+            unlabelled=len(unlabelled),
+            unlabelled_tokens=sum(unlabelled) / max(1, len(unlabelled)),
         )
+
+    @property
+    def distilled(self) -> Workload:
+        """The workload with all texts of the distillation in place of the training rows."""
+        texts = self.rows + self.unlabelled
+        tokens = (self.rows * self.tokens + self.unlabelled * self.unlabelled_tokens) / texts
+        return replace(self, rows=texts, tokens=tokens, unlabelled=0)
 
     def seconds(self, texts: float) -> float:
         """Seconds of the teacher's forward pass over so many texts; with the backward pass, three times as many."""
@@ -86,6 +105,11 @@ def data(study: Study, work: Workload) -> float:
     return 1.0 + work.rows * work.tokens / 1e5
 
 
+def unlabelled(study: Study, work: Workload) -> float:
+    """Reading the rows again, and reading and tokenising text without labels."""
+    return data(study, work) + work.unlabelled * work.unlabelled_tokens / 1e5
+
+
 def teacher(study: Study, work: Workload) -> float:
     """Loading or fine-tuning the teacher."""
     tuning = study.teacher.fine_tune
@@ -97,7 +121,7 @@ def supernet(study: Study, work: Workload) -> float:
     settings = study.supernet
     # A step: the teacher forward; forward and backward (3 passes) of the largest and of random ones of half its size.
     passes = 1 + 3 * (1 + 0.5 * settings.random_subnets)
-    return work.seconds(settings.steps * settings.batch_size) * passes
+    return work.distilled.seconds(settings.steps * settings.batch_size) * passes
 
 
 def profile(study: Study, work: Workload) -> float:
@@ -134,7 +158,7 @@ def baselines(study: Study, work: Workload) -> float:
 
 def finalists(study: Study, work: Workload) -> float:
     """The final training; on average half of the finalists are trained."""
-    settings = study.export
+    settings, work = study.export, work.distilled
     steps = work.rows / settings.batch_size * settings.epochs if settings.epochs else study.supernet.steps
     passes = 1 + 3 * _SMALL * len(study.budgets) * settings.finalists / 2
     return passes * work.seconds(steps * settings.batch_size)

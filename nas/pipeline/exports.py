@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from nas.pipeline.run import Run
 from nas.pipeline.searches import device_of, fingerprint, front, measured_on, texts
 from nas.pipeline.snapshots import commits
 from nas.pipeline.supernets import load_teacher, supernet_inputs
+from nas.pipeline.unlabelled import unlabelled_counts
 from nas.progress import Laps, say
 from nas.report.card import write_card
 from nas.tasks import task_kind
@@ -253,6 +254,8 @@ class _Writer:
             "description": candidate["description"],
             "commits": commits(run),
         }
+        if counts := unlabelled_counts(run):
+            about["unlabelled"] = asdict(counts)
         found = verify(folder, budget, references, splits(run).test, metric_of(run), texts(run), about)
         if found["met"] is not False:
             write_card(folder, run.study)

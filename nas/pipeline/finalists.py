@@ -25,6 +25,7 @@ from nas.pipeline.prepare import splits
 from nas.pipeline.run import Run, once
 from nas.pipeline.searches import evaluation, front
 from nas.pipeline.supernets import decided, distillation, supernet_inputs, supernet_steps, to_be_timed
+from nas.pipeline.unlabelled import distilled_texts
 from nas.progress import Laps, busy, say
 from nas.supernet.cohort import Halving, half
 from nas.supernet.loops import Schedule
@@ -178,7 +179,8 @@ def training_steps(run: Run) -> int:
         return decided(run, "finalists") or supernet_steps(run)
     if settings.epochs is None:
         return run.study.supernet.steps
-    return max(1, round(settings.epochs * (len(splits(run).train) // settings.batch_size)))
+    texts = distilled_texts(run, splits(run))
+    return max(1, round(settings.epochs * (len(texts) // settings.batch_size)))
 
 
 def trained(folder: Path) -> dict[str, Finalist]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
-from nas.data import TaskData
+from datasets import Dataset
+
 from nas.files import file_digest
 from nas.model import CompactBertForSequenceClassification
 from nas.model.precision import training_processor, uses_bf16
 from nas.pipeline.prepare import scale_of
 from nas.pipeline.run import Run
+from nas.pipeline.unlabelled import distilled_from
 from nas.supernet.outputs import TeacherOutputs, made_from, size_in_bytes, write
 
 _FORM = 1
@@ -20,25 +22,25 @@ _LEAST_EPOCHS = 2.0
 _GB = 1e9
 
 
-def outputs_of(run: Run, data: TaskData, teacher: CompactBertForSequenceClassification) -> TeacherOutputs | None:
-    """Return what the ordered teacher says of the training texts, which is computed first if it is not on disk.
+def outputs_of(run: Run, texts: Dataset, teacher: CompactBertForSequenceClassification) -> TeacherOutputs | None:
+    """Return what the ordered teacher says of the distillation's texts, which is computed first if it is not on disk.
 
     None if it is to be computed in every step: on a GPU, where it changes from step to step or more than logits and
     hidden states are compared, where it takes too much room, and where training is too short.
     """
-    if not _is_kept(run, data, teacher):
+    if not _is_kept(run, texts, teacher):
         return None
     width = teacher.config.hidden_size
     made_of: dict[str, Any] = {
         "form": _FORM,
         "teacher": file_digest(run.ordered_teacher / "model.safetensors"),
-        "texts": file_digest(run.data / "train.parquet"),
+        "texts": [file_digest(path) for path in distilled_from(run)],
         "bf16": uses_bf16(width, "cpu"),
     }
     if made_from(run.outputs) != made_of:
         with scale_of(run).out_of(teacher.classifier):
-            write(run.outputs, teacher, data.train, made_of, made_of["bf16"])
-    return TeacherOutputs(run.outputs, data.train)
+            write(run.outputs, teacher, texts, made_of, made_of["bf16"])
+    return TeacherOutputs(run.outputs, texts)
 
 
 def drop_outputs(run: Run) -> None:
@@ -46,18 +48,18 @@ def drop_outputs(run: Run) -> None:
     shutil.rmtree(run.outputs, ignore_errors=True)
 
 
-def _is_kept(run: Run, data: TaskData, teacher: CompactBertForSequenceClassification) -> bool:
+def _is_kept(run: Run, texts: Dataset, teacher: CompactBertForSequenceClassification) -> bool:
     settings = run.study.supernet
     varies = settings.replaced_tokens > 0 or settings.relation_weight > 0
-    if varies or training_processor() != "cpu" or _epochs(run, data) < _LEAST_EPOCHS:
+    if varies or training_processor() != "cpu" or _epochs(run, texts) < _LEAST_EPOCHS:
         return False
-    needed, room = size_in_bytes(teacher.config, data.train), shutil.disk_usage(run.folder).free
+    needed, room = size_in_bytes(teacher.config, texts), shutil.disk_usage(run.folder).free
     return needed <= min(run.study.training.outputs_gb * _GB, room / 2)
 
 
-def _epochs(run: Run, data: TaskData) -> float:
+def _epochs(run: Run, texts: Dataset) -> float:
     """How often supernet and final training together read each text; with hours that is not known beforehand."""
-    study, rows = run.study, max(1, len(data.train))
+    study, rows = run.study, max(1, len(texts))
     if study.training.hours:
         return _LEAST_EPOCHS
     supernet = study.supernet.steps * study.supernet.batch_size / rows

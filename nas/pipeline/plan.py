@@ -83,11 +83,11 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
 def check_sources(study: Study) -> None:
     """Raise the error that data or teacher would meet, as far as they are files on this machine."""
     task = study.task
-    if task.train == "embedded":
+    is_made_here = task.train == "embedded"
+    for name in (*(() if task.hub or is_made_here else (task.train, task.test)), *task.unlabelled_files):
+        check_file(study.resolve(name))
+    if is_made_here:
         return
-    for name in (task.train, task.test):
-        if not task.hub:
-            check_file(study.resolve(name))
     source = given_teacher(study)
     if Path(source).is_dir():  # see check_hub for the others
         check_teacher(study, source)

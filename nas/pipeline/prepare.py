@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -16,6 +17,7 @@ from nas import embedded
 from nas.data import Splits, TaskData, batches_by_length, read_splits
 from nas.data.files import values_of
 from nas.data.sample import SAMPLE_FILE, sample_of
+from nas.data.task import tokenised
 from nas.errors import SearchSpaceError, TeacherError
 from nas.evaluate.accuracy import forward_of, predict
 from nas.files import digest, file_digest, read_json, write_json
@@ -59,7 +61,8 @@ def task_made_of(run: Run) -> dict[str, Any]:
     files = data_files(run)
     # The suffix says how the bytes are read.
     known = {name: [path.suffix, file_digest(path) if path.is_file() else None] for name, path in files.items()}
-    return run.study.task.model_dump(mode="json") | known | {"revision": commit(run, "dataset")}
+    task = run.study.task.model_dump(mode="json", exclude={"unlabelled"})  # a step of its own reads those
+    return task | known | {"revision": commit(run, "dataset")}
 
 
 @once
@@ -141,18 +144,32 @@ class ReadTask:
 
         Raises `TeacherError` if a text contains a token that the teacher has no embedding for.
         """
-        teacher = self.teacher
         data = self.encode_with(self.tokenizer, splits)
         for split in data.splits.values():
-            check_ids(
-                chain.from_iterable(values_of(split, "input_ids")), self.tokenizer, teacher.source, teacher.config
-            )
+            self._check_ids(split)
         return data
 
     def encode_with(self, tokenizer: PreTrainedTokenizerBase, splits: Splits | None = None) -> TaskData:
         """The splits tokenised by another tokenizer."""
-        has_types = "token_type_ids" in self.teacher.compact.input_names
-        return (splits or self.splits).encode(tokenizer, self.max_length, has_types)
+        return (splits or self.splits).encode(tokenizer, self.max_length, self._has_types)
+
+    def tokenised(self, texts: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase | None = None) -> Dataset:
+        """Columns of texts without labels, tokenised by the teacher's tokenizer or another one.
+
+        Raises `TeacherError` if a text contains a token that the teacher has no embedding for.
+        """
+        found = tokenised(texts, tokenizer or self.tokenizer, self.max_length, self._has_types)
+        if tokenizer in (None, self.tokenizer):
+            self._check_ids(found)
+        return found
+
+    @property
+    def _has_types(self) -> bool:
+        return "token_type_ids" in self.teacher.compact.input_names
+
+    def _check_ids(self, rows: Dataset) -> None:
+        ids = chain.from_iterable(values_of(rows, "input_ids"))
+        check_ids(ids, self.tokenizer, self.teacher.source, self.teacher.config)
 
 
 def read_task(run: Run, weights: bool = True) -> ReadTask:
@@ -168,6 +185,11 @@ def read_task(run: Run, weights: bool = True) -> ReadTask:
         say(f"Teacher: code of its tokenizer ({code}) is not run; its tokenizer.json alone makes the tokens")
     splits = read_splits(task, train, test, study.seed, teacher.head(study))
     return ReadTask(splits, teacher, task.max_length)
+
+
+def tokenizer_of(run: Run, task: ReadTask) -> PreTrainedTokenizerBase:
+    """The tokenizer that the run's data was made with: the teacher's, pruned if the study asks for it."""
+    return load_tokenizer(run.data / _TOKENIZER) if run.study.teacher.prune_vocabulary else task.tokenizer
 
 
 def embedded_inputs(run: Run) -> str:

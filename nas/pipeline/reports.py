@@ -15,6 +15,7 @@ from nas.pipeline.run import Run
 from nas.pipeline.seeds import spread_of
 from nas.pipeline.steps import seconds
 from nas.pipeline.supernets import supernet_inputs
+from nas.pipeline.unlabelled import unlabelled_counts
 from nas.progress import say
 from nas.report.architecture_drawing import architectures_of, architectures_picture
 from nas.report.contents import Contents
@@ -70,6 +71,7 @@ def _contents(run: Run) -> Contents:
         export_logs={name: _export_log(run, name) for name in names},
         rank_correlation=_ranking(run),
         seeds=spread_of(run),
+        unlabelled=counts.in_words() if (counts := unlabelled_counts(run)) else "",
         seconds=seconds(run),
         older=older(run),
     )

@@ -16,14 +16,16 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from nas.data import Splits, TaskData
+from nas.data import Splits, Unlabelled
 from nas.data.files import values_of
 from nas.data.splits import normal
+from nas.data.unlabelled import Counts
 from nas.evaluate.recipe import judged_by
 from nas.evaluate.spread import standard_error
 from nas.pipeline.prepare import ReadTask, check_exits, read_task
 from nas.pipeline.run import Run
 from nas.pipeline.snapshots import said_of_ids
+from nas.pipeline.unlabelled import read_new_texts
 from nas.progress import busy
 from nas.study import Study
 from nas.tasks import Metric, TaskKind, task_kind
@@ -70,7 +72,7 @@ class Rows:
     """What is in a study's rows."""
 
     sets: Mapping[str, Lengths]
-    """By `train`, `search` and `test`."""
+    """By `train`, `search` and `test`, and by `unlabelled` where the study has text without labels."""
     in_test: int
     """Training rows that were removed because their text is in the test set."""
     repeated: int
@@ -90,6 +92,10 @@ class Rows:
     """As tables name it."""
     standard_error: float
     """Of the metric on these texts, for a network whose answers are right for a share ASSUMED of them."""
+    unlabelled: Counts | None = None
+    """What was read, and left out, of text without labels."""
+    unlabelled_unknown: float = 0.0
+    """The share of its tokens that are the tokenizer's unknown token."""
     warnings: tuple[str, ...] = ()
     """What deserves attention, a line each."""
 
@@ -116,10 +122,12 @@ def look_at_rows(run: Run) -> Rows | None:
     if not_seen(run.study):
         return None
     with busy("Looking at the rows"):
-        return _look(run.study, read_task(run, weights=False))
+        task = read_task(run, weights=False)
+        more = read_new_texts(run, task) if run.study.task.unlabelled else None
+        return _look(run.study, task, more)
 
 
-def _look(study: Study, task: ReadTask) -> Rows:
+def _look(study: Study, task: ReadTask, more: Unlabelled | None) -> Rows:
     check_exits(study, len(task.splits.label_names) or 1)
     chosen = _sample(_sample(task.splits, "train"), "test")
     data = task.encode(splits=chosen)
@@ -134,7 +142,10 @@ def _look(study: Study, task: ReadTask) -> Rows:
     repeated, contradicted = _repeated(task.splits)
     unknown = task.tokenizer.unk_token_id
     found = Rows(
-        sets={name: _lengths(task, chosen, data, name) for name in data.splits},
+        sets={
+            name: _lengths(task, len(task.splits.labels[name]), chosen.texts[name], split)
+            for name, split in data.splits.items()
+        },
         in_test=task.splits.in_test,
         repeated=repeated,
         contradicted=contradicted,
@@ -146,16 +157,38 @@ def _look(study: Study, task: ReadTask) -> Rows:
         metric=metric.label,
         standard_error=expected_error(metric, np.asarray(values_of(judged, "labels")), data.num_labels),
     )
+    if more:
+        found = _with_unlabelled(found, task, more)
     return replace(found, warnings=tuple(_warnings(found, study)))
+
+
+def _with_unlabelled(found: Rows, task: ReadTask, more: Unlabelled) -> Rows:
+    """What was found, with the texts without labels."""
+    rows = _sampled(more.texts)
+    texts = [[column[row] for row in rows] for column in more.texts] if rows else more.texts
+    encoded = task.tokenised(texts)
+    lengths = _lengths(task, more.counts.kept, texts, encoded)
+    unknown = task.tokenizer.unk_token_id
+    return replace(
+        found,
+        sets={**found.sets, "unlabelled": lengths},
+        unlabelled=more.counts,
+        unlabelled_unknown=0.0 if unknown is None else _share(_token_counts(encoded), unknown),
+    )
 
 
 def _sample(splits: Splits, name: str) -> Splits:
     """The splits with a random sample of a set that would take long to tokenise."""
-    rows, characters = len(splits.labels[name]), sum(len(text) for column in splits.texts[name] for text in column)
+    rows = _sampled(splits.texts[name])
+    return splits.select(name, rows) if rows else splits
+
+
+def _sampled(texts: Sequence[Sequence[str]]) -> list[int]:
+    """The numbers of the rows of a random sample, in ascending order; none if all rows can be tokenised."""
+    rows, characters = len(texts[0]), sum(len(text) for column in texts for text in column)
     if characters <= _CHARACTERS:
-        return splits
-    size = max(1, rows * _CHARACTERS // characters)
-    return splits.select(name, sorted(random.Random(0).sample(range(rows), size)))
+        return []
+    return sorted(random.Random(0).sample(range(rows), max(1, rows * _CHARACTERS // characters)))
 
 
 def _token_counts(split: Dataset) -> np.ndarray:
@@ -168,16 +201,17 @@ def _share(counts: np.ndarray, token: int) -> float:
     return float(counts[token : token + 1].sum() / max(1, counts.sum()))
 
 
-def _lengths(task: ReadTask, chosen: Splits, data: TaskData, name: str) -> Lengths:
-    lengths = np.asarray(values_of(data.splits[name], "length"))
+def _lengths(task: ReadTask, rows: int, texts: Sequence[Sequence[str]], encoded: Dataset) -> Lengths:
+    """The lengths of a set of so many rows, of which `texts` are tokenised."""
+    lengths = np.asarray(values_of(encoded, "length"))
     full = np.flatnonzero(lengths >= task.max_length).tolist()
     longest, cut = int(lengths.max()), 0
     if full:  # these may be longer
-        columns = [[column[row] for row in full] for column in chosen.texts[name]]
+        columns = [[column[row] for row in full] for column in texts]
         tokens = task.tokenizer(*columns, truncation=False, return_attention_mask=False, verbose=False)["input_ids"]
         whole = [len(ids) for ids in tokens]
         longest, cut = max(whole), sum(length > task.max_length for length in whole)
-    return Lengths(len(task.splits.labels[name]), len(lengths), cut, longest, float(lengths.mean()))
+    return Lengths(rows, len(lengths), cut, longest, float(lengths.mean()))
 
 
 def _repeated(splits: Splits) -> tuple[int, int]:
@@ -257,6 +291,11 @@ def _of_texts(found: Rows, max_length: int) -> Iterator[str]:
         yield (
             f"{found.unknown:.1%} of the tokens of the training set are unknown to the tokenizer; use a "
             "teacher for the language and script of the texts"
+        )
+    if found.unlabelled_unknown > _MANY_UNKNOWN:
+        yield (
+            f"{found.unlabelled_unknown:.1%} of the tokens of text without labels are unknown to the tokenizer; look "
+            "at whether it is of the task's language and domain"
         )
 
 

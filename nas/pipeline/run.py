@@ -8,6 +8,7 @@
         data/                 train.parquet, search.parquet, test.parquet (tokenised), labels.json, sample.json (some
                               texts); if the vocabulary is pruned also tokenizer/ and vocabulary.json, the rows of the
                               teacher's table that stay
+        unlabelled/           text without labels, if the study has some: texts.parquet (tokenised), counts.json
         teacher/              the fine-tuned teacher: Hugging Face folder
         supernet/             the trained weights: Hugging Face folder of the largest sub-network
         supernet/ordered/     the teacher with its units in order of importance
@@ -81,6 +82,11 @@ class Run:
     def data(self) -> Path:
         """Tokenised splits."""
         return self.folder / "data"
+
+    @property
+    def unlabelled(self) -> Path:
+        """Tokenised texts without labels."""
+        return self.folder / "unlabelled"
 
     @property
     def teacher(self) -> Path:

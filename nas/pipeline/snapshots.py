@@ -73,7 +73,8 @@ def check_hub_data(task: Task, found: Snapshot) -> None:
     """Raise `DataError` if a data set lacks the configuration or a split of a task; no rows are downloaded."""
     with busy(f"Looking at {found}"):
         known = splits(found, task.config)
-    for source in (task.train, task.test):
+    splits_of_it = (name for name in task.unlabelled if name not in task.unlabelled_files)
+    for source in (task.train, task.test, *splits_of_it):
         for name in names_in(source):
             check_split(found, known, name)
 

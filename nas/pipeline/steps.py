@@ -8,7 +8,7 @@ from typing import Any
 
 from nas.budget import Budget
 from nas.device import Device
-from nas.pipeline import allowance, estimates, exports, finalists, prepare, searches, supernets
+from nas.pipeline import allowance, estimates, exports, finalists, prepare, searches, supernets, unlabelled
 from nas.pipeline.run import Run
 from nas.pipeline.step import Check, Step
 
@@ -30,6 +30,7 @@ def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
         Check("sources", ("embedded",) if embedded else (), prepare.settle_sources),
         Step("data", ("sources",), prepare.data_inputs, prepare.make_data, run.data, estimates.data),
         Check("labels", ("data",), prepare.check_labels),
+        *([_unlabelled(run)] if study.task.unlabelled else []),
         Step("teacher", ("labels",), prepare.teacher_inputs, prepare.make_teacher, run.teacher, estimates.teacher),
         *(_profile(run, device) for device in here),
         Check("imports", ("teacher", *_profiles(here)), searches.refuse_unmeasured),
@@ -39,7 +40,7 @@ def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
         Check("hours left", ("teacher",), partial(_refuse_hours, fine_tune=fine_tune)),
         Step(
             "supernet",
-            ("other training", "hours", "hours left"),
+            ("other training", "hours", *(["unlabelled"] if study.task.unlabelled else []), "hours left"),
             supernets.supernet_inputs,
             supernets.make_supernet,
             run.supernet,
@@ -82,6 +83,11 @@ def _refuse_hours(run: Run, fine_tune: bool) -> None:
 
 def _embedded(run: Run) -> Step:
     return Step("embedded", (), prepare.embedded_inputs, prepare.make_embedded, run.embedded, estimates.embedded)
+
+
+def _unlabelled(run: Run) -> Step:
+    inputs, make = unlabelled.unlabelled_inputs, unlabelled.make_unlabelled
+    return Step("unlabelled", ("data",), inputs, make, run.unlabelled, estimates.unlabelled)
 
 
 def _profiles(devices: Iterable[Device]) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from nas.pipeline.division import TIMED_STEPS, WARM_UP_STEPS, supernet_seconds, 
 from nas.pipeline.outputs import drop_outputs, outputs_of
 from nas.pipeline.prepare import scale_of, splits, task_made_of, teacher_inputs, teacher_made_of
 from nas.pipeline.run import Run, once
+from nas.pipeline.unlabelled import distilled_texts, unlabelled_inputs
 from nas.progress import Laps, busy, say, tracked
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet, SupernetWeights
@@ -56,6 +57,7 @@ def _origin(run: Run) -> dict[str, Any]:
         "search_space": study.space.definition,
         "supernet": study.supernet.model_dump(mode="json", exclude=unused),
         "seed": study.seed,
+        **({"unlabelled": unlabelled_inputs(run)} if study.task.unlabelled else {}),
         **({"hours": study.training.hours} if study.training.hours else {}),
     }
 
@@ -88,7 +90,7 @@ def make_supernet(run: Run, laps: Laps) -> None:
         order(run, data, teacher)
         write_folder(run.ordered_teacher, untrained(run, data, teacher).save_pretrained)
     laps.end("ordering")
-    outputs_of(run, splits(run), load_ordered(run))  # once for all workers
+    outputs_of(run, distilled_texts(run, splits(run)), load_ordered(run))  # once for all workers
     laps.end("outputs")
     if run.study.training.hours and decided(run, "supernet") is None:
         _decide(run, laps)
@@ -153,10 +155,10 @@ def _train_ordered(run: Run, origin: dict[str, Any]) -> None:
 
 def distillation(run: Run, data: TaskData, schedule: Schedule, folder: Path, origin: dict[str, Any]) -> Distillation:
     """Training by distillation from the run's ordered teacher, with checkpoints in `folder`."""
-    teacher = load_ordered(run)
+    teacher, texts = load_ordered(run), distilled_texts(run, data)
     return Distillation(
         teacher=teacher,
-        train=data.train,
+        train=texts,
         tokenizer=load_tokenizer(run.teacher),
         schedule=schedule,
         losses=loss_weights(run),
@@ -167,7 +169,7 @@ def distillation(run: Run, data: TaskData, schedule: Schedule, folder: Path, ori
         scale=scale_of(run),
         replaced_tokens=run.study.supernet.replaced_tokens,
         train_embeddings=run.study.supernet.train_embeddings,
-        outputs=outputs_of(run, data, teacher),
+        outputs=outputs_of(run, texts, teacher),
     )
 
 

@@ -14,6 +14,7 @@ from nas import __version__
 from nas.architecture import LAYER_BLOCKS, Architecture
 from nas.budget import Budget
 from nas.compression import REGISTRY, Block, compression
+from nas.data.unlabelled import Counts
 from nas.errors import ExportError
 from nas.export.artefact import ARCHITECTURE_FILE, INFER_FILE, VERIFICATION_FILE
 from nas.export.standalone import MODELING_FILE
@@ -246,6 +247,10 @@ def _origin(study: Study, found: Mapping[str, Any], own: bool) -> Iterator[str]:
         f"Data: {train} and {test}{hub}, column{'s' if len(task.text) > 1 else ''} "
         f"{' and '.join(task.text)}, label {task.label}. Licence: not known here."
     )
+    if counts := found.get("unlabelled"):
+        more = ", ".join(Path(name).name if name in task.unlabelled_files else name for name in task.unlabelled)
+        said = Counts(**counts).in_words()
+        yield f"Text without labels, for the distillation: {more}; {said}. Licence: not known here."
     yield f"Code: {f'{MODELING_FILE} and {INFER_FILE} are' if own else f'{INFER_FILE} is'} of nas, Apache-2.0."
     packages = ("torch", "transformers", "onnx", "onnxruntime")
     yield f"Versions: nas {__version__}, {', '.join(f'{name} {import_module(name).__version__}' for name in packages)}."

@@ -50,6 +50,8 @@ class Contents:
     """How well inherited weights rank sub-networks, where `scripts/bench/rank_correlation` asked."""
     seeds: Mapping[str, Record] = field(default_factory=dict)
     """Each budget's test accuracies over several seeds, where the study was run with several."""
+    unlabelled: str = ""
+    """How many texts without labels were read and left out, in one line; empty if the study has none."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """How long each finished step took."""
     older: str = ""

@@ -180,7 +180,8 @@ def _training(contents: Contents) -> str:
         charts = loss_chart(log, f"Training loss: {name}")
         charts += accuracy_chart(log, f"Accuracy during training: {name}", f"{contents.metric} on the search set")
         figures += element("figure", element("h3", escape(name)) + charts) if charts else ""
-    return _section("Training", element("div", figures, class_="side-by-side"), "long") if figures else ""
+    note = _note(f"{contents.unlabelled}.") if contents.unlabelled else ""
+    return _section("Training", note + element("div", figures, class_="side-by-side"), "long") if figures else ""
 
 
 def _ranking(contents: Contents) -> str:

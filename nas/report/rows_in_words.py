@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from nas.data.unlabelled import Counts
+
 _FEW_CLASSES = 6
 """So many classes are listed; of more only the smallest and the largest."""
 
@@ -13,6 +15,8 @@ def rows_in_words(rows: dict[str, Any]) -> Iterator[str]:
     """Lines about the labels, repeated texts and the standard error, from the JSON form of `Rows`."""
     yield _labels(rows)
     yield f"repeated: {rows['repeated']:,} rows have the text of an earlier row; {rows['in_test']:,} that of a test row"
+    if unlabelled := rows["unlabelled"]:
+        yield Counts(**unlabelled).in_words()
     if unused := rows["without_embedding"]:
         yield f"tokens without an embedding: {len(unused):,} such as {unused[0]!r}, which no text contains"
     yield (

@@ -89,7 +89,7 @@ class DistillationTrainer(SideBySideTrainer):
             return self._averaged(super().gradients(model, inputs, num_items_in_batch))
 
     def lanes(self, inputs: dict[str, torch.Tensor]) -> list[list[Work]]:
-        inputs.pop("labels")
+        inputs.pop("labels", None)
         if self.replacement:
             inputs = self.replacement(inputs, self.state.global_step)
         count, tokens = len(self.replicas), inputs["input_ids"].numel()
@@ -263,6 +263,7 @@ class Distillation:
 
     teacher: CompactBertForSequenceClassification
     train: Dataset
+    """Tokenised texts; labels are not needed."""
     tokenizer: PreTrainedTokenizerBase
     schedule: Schedule
     losses: LossWeights

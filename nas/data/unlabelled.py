@@ -1,0 +1,87 @@
+"""Text without labels: the rows whose text the task does not have yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from nas.data.splits import normal
+from nas.data.task import Splits, read_columns, texts_of
+from nas.errors import DataError
+from nas.study import Task
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many rows without labels were read, and why some were left out. Each row is counted once."""
+
+    read: int
+    kept: int
+    in_test: int
+    """Rows whose text is in the test set."""
+    in_search: int
+    """Rows whose text is in the search set."""
+    in_train: int
+    """Rows whose text is in the training set."""
+    repeated: int
+    """Rows whose text is that of an earlier row without a label."""
+
+    def in_words(self) -> str:
+        """One line."""
+        out = {
+            "in the test set": self.in_test,
+            "in the search set": self.in_search,
+            "in the training set": self.in_train,
+            "repeated": self.repeated,
+        }
+        listed = ", ".join(f"{count:,} {why}" for why, count in out.items() if count)
+        left_out = f"; left out: {listed}" if listed else ""
+        return f"{self.kept:,} of {self.read:,} texts without labels are new{left_out}"
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """The texts without labels that a task does not have yet."""
+
+    texts: Sequence[Sequence[str]]
+    """Columns of texts, as those of a split."""
+    counts: Counts
+
+
+def read_unlabelled(task: Task, sources: Sequence[tuple[str, bool]], splits: Splits) -> Unlabelled:
+    """Read the rows without labels, and leave out those whose text is in one of the splits or in an earlier row.
+
+    Texts are compared as the splits' own are, without case and white space. Each of the `sources` is a path or a split
+    of the hub data set, with whether it is a file. Raises `DataError` for a file or column that is missing, for rows
+    without a text, and if no row is new.
+    """
+    known = {normal(row): name for name in ("train", "search", "test") for row in _rows_of(splits.texts[name])}
+    found = dict.fromkeys(("kept", "repeated", *splits.texts), 0)
+    kept: list[tuple[str, ...]] = []
+    for source, is_file in sources:
+        rows = read_columns(task, source, task.text, is_file)
+        for row in _rows_of(texts_of(task, source, rows)):
+            text = normal(row)
+            where = known.get(text, "kept")
+            found[where] += 1
+            if where == "kept":
+                known[text] = "repeated"
+                kept.append(row)
+    counts = Counts(
+        read=sum(found.values()),
+        kept=found["kept"],
+        in_test=found["test"],
+        in_search=found["search"],
+        in_train=found["train"],
+        repeated=found["repeated"],
+    )
+    if not kept:
+        raise DataError(
+            f"task.unlabelled: {', '.join(source for source, _ in sources)}: {counts.in_words()}; give other texts, or "
+            "remove it"
+        )
+    return Unlabelled([list(column) for column in zip(*kept, strict=True)], counts)
+
+
+def _rows_of(columns: Sequence[Sequence[str]]) -> Iterator[tuple[str, ...]]:
+    return zip(*columns, strict=True)

@@ -1,0 +1,102 @@
+"""The step that reads text without labels, and the texts that the teacher is distilled on.
+
+The step stands beside the one that makes the data: with other texts the supernet is trained anew, but neither is the
+data split again nor the teacher fine-tuned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, concatenate_datasets
+
+from nas.data import TaskData, Unlabelled, read_unlabelled
+from nas.data.files import read_table, values_of, write_table
+from nas.data.unlabelled import Counts
+from nas.errors import DataError
+from nas.files import digest, file_digest, read_json, write_json
+from nas.pipeline.prepare import ReadTask, data_inputs, read_task, tokenizer_of
+from nas.pipeline.run import Run, once
+from nas.pipeline.snapshots import commit, said_of_ids
+from nas.progress import Laps, busy, say
+
+_FORM = 1
+"""To be raised when the same files give other texts than before, so that older ones are rebuilt."""
+_TEXTS, _COUNTS = "texts.parquet", "counts.json"
+
+
+def sources(run: Run) -> list[tuple[str, bool]]:
+    """Paths and splits of text without labels, each with whether it is a file."""
+    task = run.study.task
+    files = task.unlabelled_files
+    return [(str(run.study.resolve(name)) if name in files else name, name in files) for name in task.unlabelled]
+
+
+@once
+def unlabelled_made_of(run: Run) -> list[Any]:
+    """The content of each file, and the name and commit of each split, as JSON values."""
+    return [_content(Path(name)) if is_file else [name, commit(run, "dataset")] for name, is_file in sources(run)]
+
+
+def _content(path: Path) -> list[str | None]:
+    return [path.suffix, file_digest(path) if path.is_file() else None]
+
+
+@once
+def unlabelled_inputs(run: Run) -> str:
+    """The digest of everything that the tokenised texts are made from."""
+    return digest([_FORM, data_inputs(run), unlabelled_made_of(run)])
+
+
+def read_new_texts(run: Run, task: ReadTask) -> Unlabelled:
+    """The study's texts without labels that its splits do not have."""
+    settings = run.study.task.model_copy(update={"revision": commit(run, "dataset")})
+    return read_unlabelled(settings, sources(run), task.splits)
+
+
+@said_of_ids
+def make_unlabelled(run: Run, laps: Laps) -> None:
+    """Read the texts without labels, leave out what the splits have, and tokenise the rest."""
+    with busy("Reading and tokenising text without labels"):
+        task = read_task(run, weights=False)
+        found = read_new_texts(run, task)
+        texts = task.tokenised(found.texts, tokenizer_of(run, task))
+    say(f"Distillation: {found.counts.in_words()}")
+    write_table(texts, run.unlabelled / _TEXTS)
+    write_json(run.unlabelled / _COUNTS, asdict(found.counts))
+
+
+def unlabelled_counts(run: Run) -> Counts | None:
+    """How many texts without labels were read and left out; None if the study has none or the step is not made."""
+    if not run.study.task.unlabelled or not run.is_finished("unlabelled"):
+        return None
+    return Counts(**read_json(run.unlabelled / _COUNTS, DataError))
+
+
+@once
+def unlabelled_texts(run: Run) -> Dataset:
+    """The tokenised texts without labels."""
+    return read_table(run.unlabelled / _TEXTS)
+
+
+def distilled_texts(run: Run, data: TaskData) -> Dataset:
+    """The texts that the teacher is distilled on: those of the training set, then those without labels.
+
+    Labels are left out. In training each text is drawn as often as any other.
+    """
+    train = data.train.remove_columns("labels")
+    return concatenate_datasets([train, unlabelled_texts(run)]) if run.study.task.unlabelled else train
+
+
+def distilled_from(run: Run) -> list[Path]:
+    """The files that hold the texts of the distillation."""
+    return [run.data / "train.parquet", *([run.unlabelled / _TEXTS] if run.study.task.unlabelled else [])]
+
+
+def unlabelled_lengths(run: Run) -> list[int]:
+    """The tokens of each text without labels; nothing where the study has none, or they are not read yet."""
+    if unlabelled_counts(run) is None:
+        return []
+    return values_of(unlabelled_texts(run), "length")

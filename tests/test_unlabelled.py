@@ -1,0 +1,303 @@
+"""Text without labels: what of it is new, what it is part of, and what it leaves as it was."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from datasets import Dataset
+from tiny import (
+    HUB_STUDY,
+    PAIR_STUDY,
+    TINY_STUDY,
+    as_parquet,
+    fill_hub,
+    make_pairs,
+    make_rows,
+    make_tokenizer,
+    write_pair_study,
+)
+
+from nas.data import read_splits, read_unlabelled
+from nas.data.files import values_of
+from nas.errors import DataError, StudyError
+from nas.pipeline import Run, older, snapshots
+from nas.pipeline.commands import prepare_data
+from nas.pipeline.estimates import Workload
+from nas.pipeline.finalists import training_steps
+from nas.pipeline.prepare import data_inputs, splits, teacher_inputs
+from nas.pipeline.rows import look_at_rows
+from nas.pipeline.runner import bring_up_to_date
+from nas.pipeline.steps import steps_of
+from nas.pipeline.supernets import distillation, supernet_inputs
+from nas.pipeline.unlabelled import distilled_texts, unlabelled_counts, unlabelled_inputs
+from nas.study import Study, Task
+from nas.supernet.loops import Schedule
+
+WITH_TEXTS = TINY_STUDY.replace("max_length = 32", 'unlabelled = ["more.parquet"]\nmax_length = 32')
+
+
+def _write(path, texts, **columns):
+    Dataset.from_dict({"text": texts, **columns}).to_parquet(path)
+
+
+def _new_rows(count):
+    """Texts of which none is in the tiny data, of 13 to 15 words."""
+    return [
+        " ".join([*row["text"].split(), *["w0"] * 13][:13] + ["w1"] * (at % 3)) for at, row in enumerate(_rows(count))
+    ]
+
+
+def _rows(count):
+    return make_rows(count, 5).to_list()
+
+
+@pytest.fixture
+def study(tiny_study):
+    """The tiny study with 300 texts without labels, and some that it has already."""
+    known = {
+        name: Dataset.from_parquet(str(tiny_study.parent / f"{name}.parquet"), keep_in_memory=True)["text"]
+        for name in ("train", "test")
+    }
+    new = list(dict.fromkeys(_new_rows(300)))
+    _write(tiny_study.parent / "more.parquet", [*new, known["train"][0], known["test"][0].upper(), new[0]])
+    tiny_study.write_text(WITH_TEXTS)
+    return tiny_study
+
+
+@pytest.fixture
+def run(study, tmp_path):
+    return Run.of(Study.load(study), tmp_path / "runs")
+
+
+def _small(tmp_path, **changes):
+    """A task of single texts whose search set is known, its splits, and the path of its texts without labels."""
+    _write(tmp_path / "train.parquet", [f"w{number} w1" for number in range(10)], label=[0, 1] * 5)
+    _write(tmp_path / "test.parquet", ["w50 w51", "w52"], label=[0, 1])
+    task = Task(train="train.parquet", test="test.parquet", text=("text",), holdout={"size": 2}, **changes)
+    train, test = (str(tmp_path / f"{name}.parquet") for name in ("train", "test"))
+    return task, read_splits(task, train, test, 0), tmp_path / "more.parquet"
+
+
+def test_each_row_is_kept_or_counted_once_by_why_it_is_left_out(tmp_path):
+    task, splits, path = _small(tmp_path)
+    searched, trained = splits.texts["search"][0][0], splits.texts["train"][0][0]
+    other = ["w60", " W60", "w61 w62", "w61  w62 "]
+    _write(path, ["W50  w51", "w52", "w52", searched.upper(), *[f"{trained} "] * 3, *other, "w61"])
+    found = read_unlabelled(task, [(str(path), True)], splits)
+    assert found.texts == [["w60", "w61 w62", "w61"]], "the first of several, as it is written"
+    counts = found.counts
+    assert (counts.read, counts.kept) == (12, 3)
+    assert (counts.in_test, counts.in_search, counts.in_train, counts.repeated) == (3, 1, 3, 2)
+    assert counts.in_words() == (
+        "3 of 12 texts without labels are new; left out: 3 in the test set, 1 in the search set, 3 in the training "
+        "set, 2 repeated"
+    )
+
+
+def test_several_files_of_several_kinds_are_one_set(tmp_path):
+    task, splits, path = _small(tmp_path)
+    _write(path, ["w60"])
+    (tmp_path / "more.csv").write_text("text,other\nw61,1\nw60,2\n")
+    (tmp_path / "more.jsonl").write_text('{"text": "w62", "n": 1}\n')
+    files = [(str(path.with_suffix(suffix)), True) for suffix in (".parquet", ".csv", ".jsonl")]
+    found = read_unlabelled(task, files, splits)
+    assert found.texts == [["w60", "w61", "w62"]] and found.counts.repeated == 1
+
+
+def test_of_a_pair_both_texts_count(tmp_path):
+    for name, seed in (("train", 0), ("test", 1)):
+        make_pairs(60, seed).to_parquet(tmp_path / f"{name}.parquet")
+    task = Task(train="train.parquet", test="test.parquet", text=("first", "second"), kind="regression",
+                metric="spearman", holdout={"size": 20})  # fmt: skip
+    splits = read_splits(task, *(str(tmp_path / f"{name}.parquet") for name in ("train", "test")), 0)
+    one, other = (column[0] for column in splits.texts["test"])
+    pairs = {"first": [one, other, one], "second": [other, one, "w9 w9 w9 w9 w9 w9 w9"]}
+    Dataset.from_dict(pairs).to_parquet(tmp_path / "more.parquet")
+    found = read_unlabelled(task, [(str(tmp_path / "more.parquet"), True)], splits)
+    assert found.texts == [[other, one], [one, "w9 w9 w9 w9 w9 w9 w9"]] and found.counts.in_test == 1
+
+
+def test_what_is_no_text_is_refused_as_in_the_training_set(tmp_path, capsys):
+    task, splits, path = _small(tmp_path)
+    refused = {
+        "no column 'text'; use one of words": {"words": ["w60"]},
+        "must hold texts, but row 1 holds None": {"text": ["w60", None]},
+        "holds no rows": {"text": []},
+    }
+    for words, columns in refused.items():
+        Dataset.from_dict(columns).to_parquet(path)
+        with pytest.raises(DataError, match=words):
+            read_unlabelled(task, [(str(path), True)], splits)
+    _write(path, ["w50 w51", "w1 w1"])
+    with pytest.raises(
+        DataError, match=r"task.unlabelled: .*more.parquet: 0 of 2 texts without labels are new; .*remove"
+    ):
+        read_unlabelled(task, [(str(path), True)], splits)
+    _write(path, ["w60", " "])
+    assert read_unlabelled(task, [(str(path), True)], splits).counts.kept == 2
+    assert "1 of 2 texts are empty, the first in row 1" in capsys.readouterr().err
+
+
+def test_a_name_that_is_no_data_file_is_refused_unless_it_is_a_split(tiny_study):
+    tiny_study.write_text(WITH_TEXTS.replace("more.parquet", "more.txt"))
+    with pytest.raises(StudyError, match=r"unlabelled: a data file must end in .*'more.txt'; convert it"):
+        Study.load(tiny_study)
+    tiny_study.write_text(WITH_TEXTS.replace("more.parquet", "embedded"))
+    with pytest.raises(StudyError, match="unlabelled: a data file must end in"):
+        Study.load(tiny_study)
+    tiny_study.write_text(HUB_STUDY.replace("max_length", 'unlabelled = ["unsupervised", "more.csv"]\nmax_length'))
+    assert Study.load(tiny_study).task.unlabelled_files == ("more.csv",)
+
+
+def test_data_and_teacher_stay_and_the_supernet_is_another(run, study):
+    without = Run(Study.load(study).model_copy(update={"task": _without(run.study.task)}), run.folder)
+    assert data_inputs(run) == data_inputs(without) and teacher_inputs(run) == teacher_inputs(without)
+    assert supernet_inputs(run) != supernet_inputs(without)
+    names = [step.name for step in steps_of(run)]
+    assert "unlabelled" in names and "unlabelled" not in [step.name for step in steps_of(without)]
+
+
+def _without(task):
+    return task.model_copy(update={"unlabelled": ()})
+
+
+def test_content_is_the_identity_of_texts_not_their_path(run, study):
+    made, inputs = supernet_inputs(run), unlabelled_inputs(run)
+    more = study.parent / "more.parquet"
+    moved = more.rename(study.parent / "moved.parquet")
+    study.write_text(study.read_text().replace("more.parquet", "moved.parquet"))
+    other = Run.of(Study.load(study), run.folder.parent)
+    assert (supernet_inputs(other), unlabelled_inputs(other)) == (made, inputs)
+    _write(moved, ["w1 w2 w3"])
+    assert supernet_inputs(other) != made and unlabelled_inputs(other) != inputs
+
+
+def test_a_finished_run_whose_study_gets_texts_keeps_its_teacher(finished_study):
+    run = Run.of(Study.load(finished_study), finished_study.parent / "runs")
+    assert older.older(run) == ""
+    _write(finished_study.parent / "more.parquet", _new_rows(20))
+    finished_study.write_text(finished_study.read_text().replace(TINY_STUDY, WITH_TEXTS))
+    run = Run.of(Study.load(finished_study), finished_study.parent / "runs")
+    assert "older nas: supernet, front; nas run rebuilds it" in older.older(run)
+
+
+def test_distillation_reads_labelled_and_new_texts_and_no_label(run, capsys):
+    bring_up_to_date(run, steps_of(run), "unlabelled")
+    data, counts = splits(run), unlabelled_counts(run)
+    assert (counts.in_test, counts.in_search + counts.in_train, counts.repeated) == (1, 1, 1)
+    assert counts.read == counts.kept + 3 and counts.in_words() in capsys.readouterr().err
+    texts = distilled_texts(run, data)
+    assert len(texts) == len(data.train) + counts.kept and set(texts.column_names) == {
+        "input_ids", "token_type_ids", "length",
+    }  # fmt: skip
+    assert values_of(texts, "input_ids")[: len(data.train)] == values_of(data.train, "input_ids")
+    new = make_tokenizer()(list(dict.fromkeys(_new_rows(300))), truncation=True, max_length=32)["input_ids"]
+    assert values_of(texts, "input_ids")[len(data.train) :] == new
+    assert not (run.folder / "teacher").exists(), "texts need no teacher"
+
+
+def test_an_epoch_of_the_final_training_is_all_texts_once(run):
+    bring_up_to_date(run, steps_of(run), "unlabelled")
+    texts = len(splits(run).train) + unlabelled_counts(run).kept
+    assert training_steps(run) == round(0.5 * (texts // 64))
+
+
+def test_without_texts_the_distillation_reads_the_training_rows(tiny_study, tmp_path):
+    run = Run.of(Study.load(tiny_study), tmp_path / "runs")
+    data = prepare_data(run)
+    assert unlabelled_counts(run) is None
+    texts = distilled_texts(run, data)
+    assert "labels" not in texts.column_names and values_of(texts, "length") == values_of(data.train, "length")
+
+
+def test_check_looks_at_them_and_writes_nothing(nas, study, tmp_path):
+    code, output, _ = nas("check", str(study), "--runs", str(tmp_path / "runs"), "--json")
+    plan = json.loads(output.splitlines()[-1])
+    rows, counts = plan["rows"], plan["rows"]["unlabelled"]
+    assert code == 0 and not (tmp_path / "runs").exists()
+    assert counts["read"] == counts["kept"] + 3 and counts["in_test"] == 1
+    lengths = rows["sets"]["unlabelled"]
+    assert lengths["rows"] == lengths["tokenised"] == counts["kept"] and lengths["cut"] == 0
+    assert lengths["longest"] == 17 and lengths["mean"] == pytest.approx(16, abs=0.1)
+    assert f"{counts['kept']:,} of {counts['read']:,} texts without labels are new; left out: " in output
+    assert [step["step"] for step in plan["steps"]][:3] == ["data", "unlabelled", "teacher"]
+    assert "unlabelled" in nas("doctor", str(study))[1]
+
+
+def test_check_warns_of_texts_that_the_tokenizer_does_not_know(run, study):
+    _write(study.parent / "more.parquet", ["wie geht es", "w1 w2", " ".join(["w3"] * 40)])
+    found = look_at_rows(run)
+    assert found.unlabelled_unknown == pytest.approx(3 / (5 + 4 + 32))
+    said = "\n".join(found.warnings)
+    assert "7.3% of the tokens of text without labels are unknown to the tokenizer" in said
+    assert "33.3% of the unlabelled set; the longest has 42 tokens" in said
+
+
+def test_what_train_would_refuse_check_refuses_in_the_same_words(nas, study, tmp_path):
+    messages = set()
+    for change in (lambda path: path.unlink(), lambda path: Dataset.from_dict({"words": ["w1"]}).to_parquet(path)):
+        change(study.parent / "more.parquet")
+        for verb in ("check", "train"):
+            code, _, error = nas(verb, str(study), "--runs", str(tmp_path / "runs"))
+            messages.add(error.splitlines()[-1])
+            assert code == 2
+    assert len(messages) == 2 and {"no such data file", "no column 'text'"} <= {
+        words for words in ("no such data file", "no column 'text'") for message in messages if words in message
+    }  # fmt: skip
+
+
+def test_longer_texts_make_the_estimate_longer(run):
+    work = Workload(rows=1000, tokens=10.0, judged=100, operations=1e6, rate=1e9)
+    more = Workload(1000, 10.0, 100, 1e6, 1e9, unlabelled=3000, unlabelled_tokens=30.0)
+    steps = {step.name: step for step in steps_of(run) if hasattr(step, "seconds")}
+    assert steps["supernet"].seconds(run.study, more) == pytest.approx(2.5 * steps["supernet"].seconds(run.study, work))
+    assert steps["teacher"].seconds(run.study, more) == steps["teacher"].seconds(run.study, work)
+    longer = steps["finalists"].seconds(run.study, more) / steps["finalists"].seconds(run.study, work)
+    assert longer == pytest.approx(4 * 2.5), "an epoch has four times as many texts"
+
+
+def test_splits_of_the_hub_and_files_beside_them(hub, tmp_path, monkeypatch):
+    fill_hub(hub, tmp_path / "uploaded")
+    rows = {"train": make_rows(1200, 0), "test": make_rows(200, 1)}
+    rows["unsupervised"] = Dataset.from_dict({"text": _new_rows(30)})
+    files = {f"data/{name}-00000-of-00001.parquet": as_parquet(found) for name, found in rows.items()}
+    hub.add("dataset", "someone/more", files)
+    folder = tmp_path / "study"
+    folder.mkdir()
+    _write(folder / "more.parquet", ["w7 " * 14])
+    text = HUB_STUDY.replace("someone/words", "someone/more")
+    (folder / "study.toml").write_text(
+        text.replace("max_length", 'unlabelled = ["unsupervised[:20]", "more.parquet"]\nmax_length')
+    )
+    run = Run.of(Study.load(folder), tmp_path / "runs")
+    bring_up_to_date(run, steps_of(run), "unlabelled")
+    assert unlabelled_counts(run).read == 21
+    (folder / "study.toml").write_text(text.replace("max_length", 'unlabelled = ["none"]\nmax_length'))
+    snapshots.forget()
+    with pytest.raises(DataError, match="no split 'none'; use one of train, test, unsupervised"):
+        bring_up_to_date(run := Run.of(Study.load(folder), tmp_path / "runs"), steps_of(run), "unlabelled")
+
+
+def test_a_run_of_pairs_tells_of_them_in_card_and_report(nas, tmp_path):
+    study = write_pair_study(tmp_path)
+    Dataset.from_parquet(str(tmp_path / "test.parquet"), keep_in_memory=True).remove_columns("label").to_parquet(
+        tmp_path / "more.parquet"
+    )
+    for name in ("a.parquet", "b.parquet"):
+        make_pairs(300, 9).remove_columns("label").to_parquet(tmp_path / name)
+    study.write_text(
+        PAIR_STUDY.replace(
+            "max_length = 32", 'unlabelled = ["more.parquet", "a.parquet", "b.parquet"]\nmax_length = 32'
+        )
+    )
+    code, _, error = nas("run", str(study), "--runs", str(tmp_path / "runs"))
+    assert code == 0, error
+    run = Run.of(Study.load(study), tmp_path / "runs")
+    counts = unlabelled_counts(run)
+    assert counts.in_test == 200 and counts.repeated == counts.kept > 290
+    assert json.loads((run.export("only") / "verification.json").read_text())["unlabelled"]["kept"] == counts.kept
+    for path in (run.export("only") / "README.md", run.folder / "report.html"):
+        assert counts.in_words() in path.read_text()
+    training = distillation(run, splits(run), Schedule(1e-3, 64, steps=1), tmp_path / "none", {})
+    assert len(training.train) == len(splits(run).train) + counts.kept
