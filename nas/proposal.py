@@ -149,7 +149,8 @@ class Answers:
     sequence_length: str
     """A number, or `task`."""
     budgets: Sequence[str]
-    """Limits of the median latency, as "20%" or "4.0", each with a name before an equals sign or without."""
+    """Limits of the median latency, as "20%" or "4.0", or points that may be lost, as "1pt"; each with a name before an
+    equals sign or without."""
 
 
 def write_study(folder: Path, answers: Answers, teacher: Teacher | None, columns: Columns | None) -> list[Path]:
@@ -320,15 +321,26 @@ def _excluded(space: SearchSpace, runtime: str) -> str:
 
 
 def _budget_text(budget: str) -> str:
-    """A budget's table. Raises `StudyError` if its limit is neither a share nor a number."""
+    """A budget's table. Raises `StudyError` if its limit is neither a share nor a number nor points."""
     name, _, limit = budget.rpartition("=")
-    is_share = limit.endswith("%")
+    is_share, is_loss = limit.endswith("%"), limit.endswith("pt")
     try:
-        value: Any = limit if is_share else float(limit)
+        value: Any = limit if is_share else float(limit.removesuffix("pt"))
     except ValueError:
         value = math.nan
     if not is_share and not math.isfinite(value):
-        raise StudyError(f'--budget {budget}: must be a share such as "20%", or milliseconds such as 4.0; correct it')
+        raise StudyError(
+            f'--budget {budget}: must be a share such as "20%", milliseconds such as 4.0, or points of accuracy that '
+            "may be lost such as 1pt; correct it"
+        )
+    if is_loss:
+        return f"""
+[[budgets]]
+name = {_text(name or f"{limit.removesuffix('pt')}-point{'' if value == 1 else 's'}")}
+device = "here"
+accuracy_loss = {json.dumps(value)}  # points under the teacher, on the search set; the fastest network that keeps this
+# minimise = "size_mb"  # the smallest one in place of the fastest
+"""
     return f"""
 [[budgets]]
 name = {_text(name or (f"{limit[:-1]}-percent" if is_share else f"{limit}-ms"))}

@@ -53,7 +53,7 @@ def test_run_ends_with_a_table_and_one_json_line(finished):
     _, runs, said = finished
     printed = json.loads(said["output"].splitlines()[-1])
     assert set(printed["exports"]) == {"large", "small"}
-    assert set(printed["baselines"]) == {"cpu/teacher", "cpu/teacher-int8"}
+    assert set(printed["baselines"]) == {"cpu/teacher", "cpu/teacher-int8", "cpu/static"}
     assert "teacher-int8" in said["output"] and "Traceback" not in said["error"]
     assert (runs / "tiny" / "report.html").is_file()
 

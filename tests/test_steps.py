@@ -249,6 +249,7 @@ def test_digests_are_made_of_what_they_always_were(finished):
     measured = [file_digest(finished.profile("cpu"))]
     made["front"] = digest([searches._FORM, results, study.export.candidates, measured])
     made["baselines-cpu"] = digest([exports._FORM, made["teacher"], recipe.device.model_dump(mode="json"), machine])
+    made["static-cpu"] = digest([1, made["baselines-cpu"]])
     budgets = read_json(finished.front, SearchError)["budgets"]
     groups = {name: [item["digest"] for item in found if item["met"]][:3] for name, found in budgets.items()}
     kept = study.export.model_dump(mode="json", include={"finalists", "epochs", "learning_rate", "batch_size"})

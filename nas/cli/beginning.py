@@ -59,7 +59,11 @@ def init(  # noqa: PLR0913 (an option for each answer)
     ] = None,
     budget: Annotated[
         list[str] | None,
-        _option("--budget", "Of the median latency: a share of the teacher's, or ms.", "[NAME=]LIMIT"),
+        _option(
+            "--budget",
+            "A share of the teacher's median latency, as 20%, or ms; or points of accuracy that may be lost, as 1pt.",
+            "[NAME=]LIMIT",
+        ),
     ] = None,
     json_: JsonOption = False,
 ) -> None:
@@ -98,7 +102,7 @@ def init(  # noqa: PLR0913 (an option for each answer)
         batch_size=_ask("--batch-size", "Batch size", batch_size, 1),
         sequence_length=_ask("--sequence-length", "Tokens of a text", sequence_length, length),
         budgets=budget
-        or _ask("--budget", "Budgets: 20%, or 4.0 for milliseconds, with spaces between", None, "20%").split(),
+        or _ask("--budget", "Budgets: 20%, 4.0 for ms, 1pt for a loss, with spaces between", None, "20%").split(),
     )
     written = write_study(folder, answers, known, columns)
     for path in written:

@@ -27,7 +27,7 @@ from nas.files import canonical_json, file_digest, write_json, write_text
 from nas.latency.exits import measure_with_exits
 from nas.latency.measure import Network, Texts, measure_peak_memory
 from nas.latency.record import LatencyRecord, latency_figures
-from nas.latency.runtimes import placed_in_torch, runtime_of
+from nas.latency.runtimes import OnnxRuntime, placed_in_torch, runtime_of
 from nas.model import CompactBertForSequenceClassification
 from nas.model.sizes import MB
 from nas.progress import say
@@ -267,6 +267,48 @@ def judged(
 
 def _peak(peaks: Mapping[str, float], name: str) -> dict[str, float]:
     return {"peak_memory_mb": peaks[name]} if name in peaks else {}
+
+
+def verify_file(
+    path: Path, device: Device, reference: Reference, test: Dataset, metric: Metric, texts: Texts, params: int
+) -> dict[str, Any]:
+    """The verification of an ONNX file that is no network of ours: it reads `input_ids` and gives `logits`.
+
+    Its accuracy is computed by ONNX Runtime, text by text. Latencies are those of the device beside the teacher, and
+    None where the device serves no files or is elsewhere.
+    """
+    serving = device.model_copy(update={"runtime": "onnxruntime", "processor": "cpu", "number_format": "float32"})
+    session = OnnxRuntime().session(path, serving)
+    labels = np.asarray(test["labels"])
+    logits = predict(
+        lambda batch: session({name: value.numpy() for name, value in batch.inputs.items()})["logits"],
+        batches_by_length(test),
+    )
+    accuracy, stored = metric.score(logits, labels), {"size_mb": path.stat().st_size / MB, "params": params}
+    timed: dict[str, Any] = dict.fromkeys((*LATENCIES, *RATES, "teacher_p50_ms", "speed_up")) | {"met": None}
+    if device.where != "elsewhere" and device.runtime != "torch":
+        teacher = Artefact(reference.folder, device)
+        records = measure_with_exits(
+            device,
+            {_TEACHER: teacher.network(), _EXPORT: path},
+            {},
+            device.repeats,
+            f"Measuring {path.parent.name}",
+            Texts(texts.ids, as_compact(reference.folder).config.vocab_size),
+        )
+        timed = judged(records, {}, None, stored, stored_figures(teacher))
+        timed.pop("samples_ms")
+    return {
+        "device": device.name,
+        "metric": metric.label,
+        "budget": None,
+        "accuracy": accuracy,
+        "accuracy_standard_error": _standard_error(metric, accuracy, len(labels)),
+        "teacher_accuracy": reference.accuracy,
+        "test_examples": len(labels),
+        **timed,
+        **stored,
+    }
 
 
 def stored_figures(artefact: Artefact) -> dict[str, float]:

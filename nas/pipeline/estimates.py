@@ -12,6 +12,7 @@ from nas.architecture import Architecture
 from nas.data import TaskData
 from nas.model.precision import native_bf16
 from nas.pipeline.rows import Rows
+from nas.search.selection import WIDER
 from nas.search.uniform import most_uniform
 from nas.study import Study
 
@@ -146,8 +147,9 @@ def front(study: Study, work: Workload) -> float:
 
     With hours the search evaluates those, and counts them.
     """
-    measured = len(study.budgets) * (study.export.candidates + 1) * _MEASURED
-    uniform = 0 if study.training.hours else most_uniform(study.space, len(study.budgets))
+    limited = sum(not budget.has_floor for budget in study.budgets)
+    measured = (_times_candidates(study) * study.export.candidates + len(study.budgets)) * _MEASURED
+    uniform = 0 if study.training.hours else most_uniform(study.space, limited)
     return measured + work.seconds(work.judged) + uniform * evaluation(study, work)
 
 
@@ -156,17 +158,27 @@ def baselines(study: Study, work: Workload) -> float:
     return 15.0
 
 
+def static(study: Study, work: Workload) -> float:
+    """Fitting and measuring the static model of one device."""
+    return 10.0
+
+
 def finalists(study: Study, work: Workload) -> float:
     """The final training; on average half of the finalists are trained."""
     settings, work = study.export, work.distilled
     steps = work.rows / settings.batch_size * settings.epochs if settings.epochs else study.supernet.steps
-    passes = 1 + 3 * _SMALL * len(study.budgets) * settings.finalists / 2
+    passes = 1 + 3 * _SMALL * _times_candidates(study) * settings.finalists / 2
     return passes * work.seconds(steps * settings.batch_size)
 
 
 def export(study: Study, work: Workload) -> float:
     """Writing and verifying the export for one budget: it is smaller than the two baselines of each device."""
     return 15.0 if work.verified is None else _WRITING + work.verified / 2
+
+
+def _times_candidates(study: Study) -> int:
+    """How often all budgets together take the candidates and finalists of one."""
+    return sum(WIDER if budget.has_floor else 1 for budget in study.budgets)
 
 
 def measured_rate() -> float:

@@ -1,4 +1,6 @@
-"""The last steps: for each budget the most accurate network that is measured to meet it, written and verified.
+"""The last steps: for each budget the best network that is measured to meet it, written and verified.
+
+The best is the most accurate one, or the cheapest that keeps an accuracy where the budget has a floor.
 
 The teacher is written and verified first, and single candidates can be, in the same way.
 """
@@ -10,10 +12,10 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nas.architecture import Architecture, compress_all
-from nas.budget import TRIAL, Budget
+from nas.budget import TRIAL, Budget, Floor
 from nas.compression import compression
 from nas.data.sample import SAMPLE_FILE
 from nas.device import Device
@@ -27,6 +29,7 @@ from nas.files import digest, file_digest, read_json, write_json
 from nas.model import CompactBertForSequenceClassification
 from nas.model.tokenizer import load_tokenizer
 from nas.pipeline.finalists import (
+    Contest,
     Finalist,
     finalists_inputs,
     judge_of,
@@ -35,6 +38,7 @@ from nas.pipeline.finalists import (
     trained,
     training_steps,
 )
+from nas.pipeline.floors import floors_of_exports
 from nas.pipeline.prepare import metric_of, splits, teacher_inputs
 from nas.pipeline.run import Run
 from nas.pipeline.searches import device_of, fingerprint, front, measured_on, texts
@@ -43,6 +47,7 @@ from nas.pipeline.supernets import load_teacher, supernet_inputs
 from nas.pipeline.unlabelled import unlabelled_counts
 from nas.progress import Laps, say
 from nas.report.card import write_card
+from nas.report.figures import figure
 from nas.tasks import task_kind
 
 _FORM = 6
@@ -134,8 +139,8 @@ def _missed_of(run: Run, budget: Budget) -> str:
 
 
 def baselines(run: Run) -> dict[str, dict[str, Any]]:
-    """The verifications of the uncompressed and the int8 teacher, by `<device>/<kind>`."""
-    names = [f"{device.name}/{kind}" for device in run.study.devices for kind in ("teacher", "teacher-int8")]
+    """The verifications of the uncompressed and the int8 teacher and of the static model, by `<device>/<kind>`."""
+    names = [f"{device.name}/{kind}" for device in run.study.devices for kind in ("teacher", "teacher-int8", "static")]
     files = {name: run.folder / "baselines" / name / VERIFICATION_FILE for name in names}
     return {name: read_json(path, ExportError) for name, path in files.items() if path.exists()}
 
@@ -194,21 +199,35 @@ def _quantised(teacher: CompactBertForSequenceClassification) -> CompactBertForS
 
 
 def make_export(run: Run, laps: Laps, budget: Budget, fine_tune: bool) -> None:
-    """Export for a budget the most accurate network that meets it when verified.
+    """Export for a budget the most accurate network that meets it when verified, or the cheapest that keeps its floor.
 
     Raises `ExportError` if no measured candidate does.
     """
     measured, missed = front(run)["budgets"][budget.name], _missed(run, budget)
-    writer, references = _Writer(run, fine_tune), _references(run, budget.devices)
+    floor = floors_of_exports(run).get(budget.name)
+    writer, references = _Writer(run, fine_tune, floor), _references(run, budget.devices)
     able = [item for item in measured if item["met"] and item["digest"] not in missed]
-    if fine_tune:  # the sort is stable: who is no finalist keeps its place behind those who are
-        finalists = trained(run.finalists)
+    finalists = trained(run.finalists) if fine_tune else {}
+    done = {name for name, found in finalists.items() if floor and found.accuracies[-1][0] == training_steps(run)}
+    if floor:
+        able.sort(key=lambda item: (item["digest"] not in done, item[floor.minimise]))
+    elif fine_tune:  # the sort is stable: who is no finalist keeps its place behind those who are
         able.sort(key=lambda item: finalists[item["digest"]].order if item["digest"] in finalists else (0, 0.0))
+    below: list[tuple[float, dict[str, Any]]] = []
     for candidate in able:
-        if writer.write(budget.name, candidate, budget, references)["met"] is not False:
+        untried = candidate["digest"] not in done
+        if untried and any(candidate["search_accuracy"] <= other["search_accuracy"] for _, other in below):
+            continue  # a more accurate one did not keep the floor
+        weighed = writer.weighed(budget.name, candidate, dropped=floor is None)
+        if floor and weighed.found.assured < floor.least:
+            below.append((weighed.found.assured, candidate))
+            continue
+        if writer.write(budget.name, candidate, weighed, budget, references)["met"] is not False:
             return
         say(f"{budget.name}: {candidate['description']} missed the budget when verified; taking the next best")
         shutil.rmtree(run.export(budget.name))
+    if floor and below:
+        raise ExportError(f"budgets.{budget.name}: {_below(floor, below)}")
     more = "training.hours" if run.study.training.hours else "search.evaluations"
     found, remedy = "no candidate is predicted to meet it", f"{more} or the budget"
     if measured:
@@ -216,14 +235,41 @@ def make_export(run: Run, laps: Laps, budget: Budget, fine_tune: bool) -> None:
     raise ExportError(f"budgets.{budget.name}: {found}; raise {remedy}")
 
 
+def _below(floor: Floor, below: list[tuple[float, dict[str, Any]]]) -> str:
+    """That a floor is missed, and by how little."""
+    accuracy, nearest = max(below, key=lambda one: one[0])
+    return (
+        f"no measured candidate keeps {floor.least:.4f} on the search set, where the teacher has {floor.teacher:.4f}; "
+        f"the nearest is {nearest['description']} ({nearest['digest'][:8]}) with {accuracy:.4f} at "
+        f"{figure(floor.minimise, nearest[floor.minimise])}; lower the floor, or raise supernet.steps, "
+        "search.evaluations or export.epochs"
+    )
+
+
 def make_trial(run: Run, laps: Laps, candidate: dict[str, Any], fine_tune: bool) -> None:
     """Export a single candidate, compared with the teacher on all devices."""
-    devices = [device.name for device in run.study.devices]
-    _Writer(run, fine_tune).write(trial_name(candidate), candidate, None, _references(run, devices))
+    writer, name = _Writer(run, fine_tune), trial_name(candidate)
+    references = _references(run, (device.name for device in run.study.devices))
+    writer.write(name, candidate, writer.weighed(name, candidate, dropped=False), None, references)
 
 
-Weighed = tuple[CompactBertForSequenceClassification, dict[str, Any]]
-"""A network, and what its verification says about its accuracy on the search set."""
+class _Weighed(NamedTuple):
+    """A network with the weights that it is exported with."""
+
+    model: CompactBertForSequenceClassification
+    found: Finalist
+    is_trained: bool
+
+    def accuracies(self) -> dict[str, Any]:
+        """What a verification says about its accuracy on the search set."""
+        found = self.found
+        return {
+            "search_accuracy_inherited": found.inherited,
+            "search_accuracy": found.accuracies[-1][1] if self.is_trained else found.inherited,
+            "search_accuracy_in_training": [list(each) for each in found.accuracies],
+            "search_accuracy_standard_error": found.standard_error,
+            "fine_tuned": self.is_trained,
+        }
 
 
 @dataclass(frozen=True)
@@ -232,23 +278,35 @@ class _Writer:
 
     run: Run
     fine_tune: bool
+    floor: Floor | None = None
 
     @cached_property
     def judge(self) -> Evaluator:
         return judge_of(self.run)
 
+    def weighed(self, name: str, candidate: dict[str, Any], dropped: bool) -> _Weighed:
+        """A candidate with its weights: as it was trained, or as it was inherited if that is better.
+
+        Unless it was in the final training it is trained alone now; so is one that was dropped there if `dropped` ones
+        are not wanted.
+        """
+        architecture = Architecture.from_json(candidate["architecture"])
+        return self._trained(name, architecture, dropped) if self.fine_tune else self._inherited(architecture)
+
     def write(
-        self, name: str, candidate: dict[str, Any], budget: Budget | None, references: dict[Device, Reference]
+        self,
+        name: str,
+        candidate: dict[str, Any],
+        weighed: _Weighed,
+        budget: Budget | None,
+        references: dict[Device, Reference],
     ) -> dict[str, Any]:
         """The verification of a candidate, exported under a name."""
         run, folder = self.run, self.run.export(name)
-        architecture = Architecture.from_json(candidate["architecture"])
-        if self.fine_tune:
-            model, accuracies = self._trained(name, architecture, dropped=budget is not None)
-        else:
-            model, accuracies = self._inherited(architecture)
-        _write(run, model, folder, [device.runtime for device in references])
-        about = accuracies | {
+        _write(run, weighed.model, folder, [device.runtime for device in references])
+        about: dict[str, Any] = {
+            **weighed.accuracies(),
+            **({"floor": self.floor.least, "teacher_search_accuracy": self.floor.teacher} if self.floor else {}),
             "predicted_ms": candidate["predicted_ms"],
             "architecture": candidate["architecture"],
             "description": candidate["description"],
@@ -261,25 +319,20 @@ class _Writer:
             write_card(folder, run.study)
         return found
 
-    def _inherited(self, architecture: Architecture) -> Weighed:
+    def _inherited(self, architecture: Architecture) -> _Weighed:
         model = self.judge.network(architecture)
-        return model, _accuracies(Finalist(*self.judge.judged(model), ()), False)
+        return _Weighed(model, Finalist(*self.judge.judged(model), ()), False)
 
-    def _trained(self, name: str, architecture: Architecture, dropped: bool) -> Weighed:
-        """The network as it was trained, or as it was inherited if that is better.
-
-        Unless it was in the final training it is trained alone now; so is one that was dropped there if `dropped` ones
-        are not wanted.
-        """
+    def _trained(self, name: str, architecture: Architecture, dropped: bool) -> _Weighed:
         folder = self.run.finalists
         if not self._is_finalist(architecture, dropped):
             folder = self.run.trainings(name) / architecture.digest
-            train_together(self.run, folder, [[architecture]], f"Training for {name}")
+            train_together(self.run, folder, [Contest([architecture])], f"Training for {name}")
         found = trained(folder)[architecture.digest]
         if found.is_gain:
-            return load_trained(folder, architecture), _accuracies(found, True)
+            return _Weighed(load_trained(folder, architecture), found, True)
         say(f"{name}: the training went from {found.inherited:.4f} to {found.accuracies[-1][1]:.4f}: left out")
-        return self.judge.network(architecture), _accuracies(found, False)
+        return _Weighed(self.judge.network(architecture), found, False)
 
     def _is_finalist(self, architecture: Architecture, dropped: bool) -> bool:
         """Whether the final training has weights of a network; those of a dropped one count only if `dropped`."""
@@ -287,13 +340,3 @@ class _Writer:
             return False
         found = trained(self.run.finalists).get(architecture.digest)
         return found is not None and (dropped or found.accuracies[-1][0] == training_steps(self.run))
-
-
-def _accuracies(found: Finalist, is_trained: bool) -> dict[str, Any]:
-    return {
-        "search_accuracy_inherited": found.inherited,
-        "search_accuracy": found.accuracies[-1][1] if is_trained else found.inherited,
-        "search_accuracy_in_training": [list(each) for each in found.accuracies],
-        "search_accuracy_standard_error": found.standard_error,
-        "fine_tuned": is_trained,
-    }

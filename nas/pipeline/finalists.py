@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from nas.architecture import Architecture
+from nas.budget import Floor
 from nas.errors import ExportError
 from nas.evaluate import Evaluator
+from nas.evaluate.spread import FLATTERED
 from nas.files import digest, read_json, write_folder, write_json
 from nas.model import CompactBertForSequenceClassification
 from nas.pipeline import division
+from nas.pipeline.floors import floors_of_exports
 from nas.pipeline.outputs import drop_outputs
 from nas.pipeline.prepare import splits
 from nas.pipeline.run import Run, once
@@ -27,19 +30,14 @@ from nas.pipeline.searches import evaluation, front
 from nas.pipeline.supernets import decided, distillation, supernet_inputs, supernet_steps, to_be_timed
 from nas.pipeline.unlabelled import distilled_texts
 from nas.progress import Laps, busy, say
-from nas.supernet.cohort import Halving, half
+from nas.search.selection import WIDER
+from nas.supernet.cohort import Goal, Halving, kept_of
 from nas.supernet.loops import Schedule
 
 _FORM = 1
 """To be raised when a network holds other weights after its training than before, so that older ones are rebuilt."""
 _RUNGS = (0.25, 0.5)
 """After these shares of the steps the less accurate half of each budget's finalists is dropped."""
-_FLATTERED = 2.0
-"""By so many standard errors of the metric the search set flatters a network that was chosen on it, before fine-tuning.
-
-On SST-2, where one is 0.7 points of accuracy, it was 1.5 points (studies/LOG.md, 2026-11-26). What a choice gains by
-luck grows with the noise of the metric on that set, so this holds for any metric and any number of texts.
-"""
 _RESULT = "finalists.json"
 
 
@@ -58,7 +56,17 @@ class Finalist:
     @property
     def is_gain(self) -> bool:
         """Whether the training was worth it."""
-        return self.accuracies[-1][1] >= self.inherited - _FLATTERED * self.standard_error
+        return self.accuracies[-1][1] >= self.inherited_less_luck
+
+    @property
+    def inherited_less_luck(self) -> float:
+        """The accuracy before the training as it would be if the network had not been chosen by it."""
+        return self.inherited - FLATTERED * self.standard_error
+
+    @property
+    def assured(self) -> float:
+        """The accuracy that counts of the better weights, trained or inherited."""
+        return max([self.inherited_less_luck, *(accuracy for _, accuracy in self.accuracies[-1:])])
 
     @property
     def order(self) -> tuple[int, float]:
@@ -66,11 +74,30 @@ class Finalist:
         return (-len(self.accuracies), -self.accuracies[-1][1])
 
 
+@dataclass(frozen=True)
+class Contest:
+    """Networks that compete for a budget in a training."""
+
+    networks: Sequence[Architecture]
+    floor: Floor | None = None
+    """What accuracy shall be kept at the least cost; the most accurate network wins without one."""
+    costs: Sequence[float] = ()
+    """What each network costs, where there is a floor."""
+
+    def goal(self, numbers: Sequence[int], inherited: Sequence[float]) -> Goal | None:
+        """The goal of the networks of these numbers, by the accuracies of all networks before the training."""
+        if self.floor is None:
+            return None
+        known = {number: inherited[number] for number in numbers}
+        return Goal(self.floor.least, known, dict(zip(numbers, self.costs, strict=True)))
+
+
 @once
 def finalists_inputs(run: Run) -> str:
     """What the final training is made from."""
     groups = {name: [each.digest for each in group] for name, group in finalists_of(run).items()}
-    return digest([groups, _origin(run)])
+    floors = {name: floor.least for name, floor in floors_of_exports(run).items()}
+    return digest([groups, _origin(run), *([floors] if floors else [])])
 
 
 def _origin(run: Run) -> dict[str, Any]:
@@ -82,30 +109,47 @@ def _origin(run: Run) -> dict[str, Any]:
 
 
 def finalists_of(run: Run) -> dict[str, list[Architecture]]:
-    """The most accurate of each budget's candidates that are measured to meet it, at most `export.finalists`."""
-    count, budgets = run.study.export.finalists, front(run)["budgets"]
-    met = {name: [item for item in measured if item["met"]] for name, measured in budgets.items()}
+    """The most accurate of each budget's candidates that are measured to meet it, at most `export.finalists`.
+
+    Of a budget with a floor twice as many, evenly from the most to the least accurate.
+    """
     return {
-        name: [Architecture.from_json(item["architecture"]) for item in candidates[:count]]
-        for name, candidates in met.items()
+        name: [Architecture.from_json(item["architecture"]) for item in items] for name, items in _chosen(run).items()
     }
+
+
+def _chosen(run: Run) -> dict[str, list[dict[str, Any]]]:
+    """What was measured of the finalists."""
+    count, floors = run.study.export.finalists, {budget.name for budget in run.study.budgets if budget.has_floor}
+    met = {name: [item for item in found if item["met"]] for name, found in front(run)["budgets"].items()}
+    return {name: _evenly(items, WIDER * count) if name in floors else items[:count] for name, items in met.items()}
+
+
+def _evenly(items: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    """At most so many items of a list, two or more, evenly and with both ends."""
+    if len(items) <= most:
+        return items
+    return [items[round(number * (len(items) - 1) / (most - 1))] for number in range(most)]
 
 
 def make_finalists(run: Run, laps: Laps) -> None:
     """Train the finalists of all budgets together."""
-    groups = [group for group in finalists_of(run).values() if group]
-    train_together(run, run.finalists, groups, "The final training", laps)
+    floors, chosen = floors_of_exports(run), _chosen(run)
+    contests = [
+        Contest(group, floor := floors.get(name), [item[floor.minimise] for item in chosen[name]] if floor else ())
+        for name, group in finalists_of(run).items()
+        if group
+    ]
+    train_together(run, run.finalists, contests, "The final training", laps)
 
 
-def train_together(
-    run: Run, folder: Path, groups: Sequence[Sequence[Architecture]], title: str, laps: Laps | None = None
-) -> None:
-    """Train the networks of some groups, each of which keeps the more accurate ones; goes on after an interruption.
+def train_together(run: Run, folder: Path, contests: Sequence[Contest], title: str, laps: Laps | None = None) -> None:
+    """Train the networks of some contests, each of which keeps the better half; goes on after an interruption.
 
     Weights are written to `folder`, a Hugging Face folder for each network, named by its architecture's digest. With
     the laps of the final training, what they leave of a study's hours decides how many steps it has.
     """
-    architectures = list(dict.fromkeys(chain.from_iterable(groups)))
+    architectures = list(dict.fromkeys(chain.from_iterable(contest.networks for contest in contests)))
     evaluator = judge_of(run)
     say(f"{title}: networks are trained and judged on {evaluator.processor}")
     settings = run.study.export
@@ -114,11 +158,16 @@ def train_together(
     inherited = [evaluator.judged(network) for network in networks]
     judging = (time.monotonic() - started) / max(1, len(networks))
     if laps is not None and networks and run.study.training.hours and decided(run, "finalists") is None:
-        _decide(run, laps, groups, evaluator, judging)
+        _decide(run, laps, contests, evaluator, judging)
     schedule = Schedule(settings.learning_rate, settings.batch_size, steps=training_steps(run))
-    origin = _origin(run) | {"groups": [[each.digest for each in group] for group in groups]}
+    origin = _origin(run) | {"groups": [[each.digest for each in contest.networks] for contest in contests]}
+    floors = [[contest.floor.least, list(contest.costs)] for contest in contests if contest.floor]
+    origin |= {"floors": floors} if floors else {}
     origin |= {"steps": schedule.steps} if run.study.training.hours else {}
-    halving = Halving.of([[architectures.index(each) for each in group] for group in groups], schedule.steps, _RUNGS)
+    groups = [[architectures.index(each) for each in contest.networks] for contest in contests]
+    before = [accuracy for accuracy, _ in inherited]
+    goals = [contest.goal(numbers, before) for contest, numbers in zip(contests, groups, strict=True)]
+    halving = Halving.of(groups, schedule.steps, _RUNGS, goals)
     told = []
     if networks:
         training = distillation(run, splits(run), schedule, folder, origin)
@@ -139,23 +188,23 @@ def judge_of(run: Run) -> Evaluator:
     return replace(evaluation(run), examples=None).load()
 
 
-def _decide(
-    run: Run, laps: Laps, groups: Sequence[Sequence[Architecture]], evaluator: Evaluator, judging: float
-) -> None:
+def _decide(run: Run, laps: Laps, contests: Sequence[Contest], evaluator: Evaluator, judging: float) -> None:
     """Note how many steps the final training has, by what is left and the speed with all networks and with few.
 
     `judging` is how long it takes to judge one of them.
     """
-    every, first = list(dict.fromkeys(chain.from_iterable(groups))), list(dict.fromkeys(group[0] for group in groups))
+    counts = [(len(contest.networks), contest.floor is not None) for contest in contests]
+    every = list(dict.fromkeys(chain.from_iterable(contest.networks for contest in contests)))
+    last = (contest.networks[: 2 if contest.floor else 1] for contest in contests)
+    first = list(dict.fromkeys(chain.from_iterable(last)))
     with busy("Timing a few steps"):
         many = len(every), _seconds_per_step(run, evaluator, every)
         few = (len(first), _seconds_per_step(run, evaluator, first)) if len(first) < len(every) else many
     laps.end("timing")
-    kept = [len(group) for group in groups]
     trained = [len(every)]
     for _ in _RUNGS:
-        kept = [half(count) for count in kept]
-        trained.append(min(len(every), sum(kept)))
+        counts = [(kept_of(count, has_floor), has_floor) for count, has_floor in counts]
+        trained.append(min(len(every), sum(count for count, _ in counts)))
     step = division.mean_step(_RUNGS, trained, few, many)
     steps = division.training_steps(laps.left - judging * sum(trained), step)
     run.note("finalists", steps=steps)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nas.budget import RATES
+from nas.budget import RATES, Budget
 from nas.data.files import check_file
 from nas.export.standalone import source_of
 from nas.hub import Kind, Snapshot
@@ -20,6 +21,7 @@ from nas.pipeline.searches import check_storage
 from nas.pipeline.snapshots import check_hub_data, looked_at, said_of_ids
 from nas.pipeline.steps import steps_of
 from nas.pipeline.teachers import check_teacher
+from nas.report.figures import in_points
 from nas.study import Study
 
 _PLACES = {"here": "", "ray": ", on a Ray node of that name", "elsewhere": ", measured by a bundle"}
@@ -65,12 +67,7 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
             f"{device.lengths_in_words}" + _PLACES[device.where]
             for device in study.devices
         ],
-        "budgets": [
-            f"{budget.name} on {limits.device}: "
-            + ", ".join(f"{key} {'>=' if key in RATES else '<='} {value}" for key, value in limits.given.items())
-            for budget in study.budgets
-            for limits in budget.limits
-        ],
+        "budgets": [line for budget in study.budgets for line in _in_words(budget)],
         "hours": study.training.hours,
         "steps": steps,
         "estimated_s": sum(step["estimated_s"] for step in steps),
@@ -78,6 +75,21 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
         "rows": rows.to_json() if rows else None,
         "rows_not_seen": not_seen(study),
     }
+
+
+def _in_words(budget: Budget) -> Iterator[str]:
+    """A line for each device of a budget, and one for its floor."""
+    for limits in budget.limits:
+        asked = (f"{key} {'>=' if key in RATES else '<='} {value}" for key, value in limits.given.items())
+        yield f"{budget.name} on {limits.device}: {', '.join(asked)}"
+    if budget.has_floor:
+        floor = [] if budget.accuracy is None else [f"accuracy >= {budget.accuracy:g}"]
+        floor += (
+            []
+            if budget.accuracy_loss is None
+            else [f"accuracy >= the teacher's less {in_points(budget.accuracy_loss)}"]
+        )
+        yield f"{budget.name}: {', '.join(floor)} on the search set, with the least {budget.minimise}"
 
 
 def check_sources(study: Study) -> None:

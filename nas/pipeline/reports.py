@@ -96,8 +96,11 @@ def _export_log(run: Run, name: str) -> list[dict[str, Any]]:
 
 
 def _baselines(run: Run) -> dict[str, Any]:
-    known = [device.name for device in run.study.devices if run.is_finished(f"baselines-{device.name}")]
-    return {key: found for key, found in baselines(run).items() if key.split("/")[0] in known}
+    def is_finished(name: str) -> bool:
+        device, kind = name.split("/")
+        return run.is_finished(f"static-{device}" if kind == "static" else f"baselines-{device}")
+
+    return {name: found for name, found in baselines(run).items() if is_finished(name)}
 
 
 def _log(folder: Path, finished: bool) -> list[dict[str, Any]]:

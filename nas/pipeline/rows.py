@@ -266,6 +266,13 @@ def _warnings(found: Rows, study: Study) -> Iterator[str]:
             f"standard error of {100 * found.standard_error:.1f} points: those that differ by less can hardly be told "
             "apart; raise task.holdout.size (or search.examples)"
         )
+    for budget in study.budgets:
+        if budget.accuracy_loss is not None and budget.accuracy_loss < 100 * found.standard_error:
+            yield (
+                f"budgets.{budget.name}: accuracy_loss = {budget.accuracy_loss:g} is less than the standard error of "
+                f"{found.metric} on the {found.judged:,} texts of the search set, {100 * found.standard_error:.1f} "
+                "points; raise accuracy_loss or task.holdout.size"
+            )
 
 
 def _of_texts(found: Rows, max_length: int) -> Iterator[str]:

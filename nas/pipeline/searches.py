@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -22,6 +23,7 @@ from nas.latency.runtimes import check_runtime
 from nas.model.precision import training_processor
 from nas.pipeline.division import evaluations as in_search
 from nas.pipeline.division import search_seconds
+from nas.pipeline.floors import floors_of_candidates
 from nas.pipeline.prepare import metric_of, splits
 from nas.pipeline.run import Run, once
 from nas.pipeline.supernets import decided, load_teacher, supernet_inputs, teacher_config
@@ -166,6 +168,12 @@ def costs_of(run: Run) -> Costs:
     return Costs(teacher_config(run), profiles_of(run), run.study.budgets)
 
 
+@once
+def costs_and_floors_of(run: Run) -> Costs:
+    """The same with the floors of the budgets, which the teacher's accuracy decides."""
+    return replace(costs_of(run), floors=floors_of_candidates(run))
+
+
 def check_feasible(run: Run) -> None:
     """Raise `InfeasibleBudgetError` if no sub-network can meet a budget, by the profiles."""
     costs_of(run).check_feasible(run.study.space)
@@ -200,7 +208,7 @@ def evaluate(run: Run, laps: Laps, knapsack: bool = False) -> SearchState:
 
     Raises `SearchError` if other profiles, or weights, were used before.
     """
-    costs, recipe, settings, wanted = costs_of(run), evaluation(run), run.study.search, evaluations(run)
+    costs, recipe, settings, wanted = costs_and_floors_of(run), evaluation(run), run.study.search, evaluations(run)
     trials = trials_of(run, costs)
     trials.rest_on("profiles", digest(measured_on(run)))
     executor = partial(executor_of, run, recipe)
@@ -240,8 +248,9 @@ def _decide(run: Run, laps: Laps) -> None:
     before = laps.left
     executor, space = partial(executor_of, run, evaluation(run)), run.study.space
     found, count = best_uniform(executor, space, costs), len(every_uniform(space, costs))
-    if not count:  # none that is as wide in every layer keeps a budget
-        count = len(score(executor(), [space.smallest()]))
+    if not count:  # none that is as wide in every layer keeps a budget, or all budgets have floors
+        floors = any(budget.has_floor for budget in run.study.budgets)
+        count = len(score(executor(), [space.smallest(), *([space.largest()] if floors else [])]))
     taken = before - laps.left
     laps.end("timing")
     known = [result.seconds / run.study.search.workers for results in found.values() for result in results]
@@ -297,12 +306,14 @@ def _end(run: Run, count: int) -> list[object]:
 def front_inputs(run: Run) -> str:
     """The digest of what the front is made from."""
     results = [result.to_json() for result in searched(run).results]
-    return digest([_FORM, results, run.study.export.candidates, measured_on(run)])
+    floors = [budget.model_dump(mode="json") for budget in run.study.budgets if budget.has_floor]
+    given = [_FORM, results, run.study.export.candidates, measured_on(run)]
+    return digest([*given, floors] if floors else given)
 
 
 def make_front(run: Run, laps: Laps) -> None:
     """Measure the best of each budget whole."""
-    study, costs, recipe = run.study, costs_of(run), evaluation(run)
+    study, costs, recipe = run.study, costs_and_floors_of(run), evaluation(run)
     uniform = best_uniform(partial(executor_of, run, recipe), study.space, costs)
     evaluator = recipe.load()
     measurement = Measurement(evaluator.network, study.space.largest(), costs, texts(run))

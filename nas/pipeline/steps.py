@@ -8,7 +8,7 @@ from typing import Any
 
 from nas.budget import Budget
 from nas.device import Device
-from nas.pipeline import allowance, estimates, exports, finalists, prepare, searches, supernets, unlabelled
+from nas.pipeline import allowance, estimates, exports, finalists, prepare, searches, statics, supernets, unlabelled
 from nas.pipeline.run import Run
 from nas.pipeline.step import Check, Step
 
@@ -37,6 +37,7 @@ def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
         *(_profile(run, device) for device in away),
         Check("budgets", _profiles(study.devices), searches.check_feasible),
         *(_baselines(run, device) for device in study.devices),  # they tell what exports will take
+        *(_static(run, device) for device in study.devices),
         Check("hours left", ("teacher",), partial(_refuse_hours, fine_tune=fine_tune)),
         Step(
             "supernet",
@@ -120,6 +121,18 @@ def _baselines(run: Run, device: Device) -> Step:
     )
 
 
+def _static(run: Run, device: Device) -> Step:
+    return Step(
+        f"static-{device.name}",
+        (f"baselines-{device.name}",),
+        partial(statics.static_inputs, device=device.name),
+        partial(statics.make_static, device=device.name),
+        statics.folder_of(run, device.name),
+        estimates.static,
+        is_remote=device.where == "ray",
+    )
+
+
 def _finalists(run: Run) -> Step:
     inputs, make = finalists.finalists_inputs, finalists.make_finalists
     return Step("finalists", ("front",), inputs, make, run.finalists, estimates.finalists, is_divided=True)
@@ -143,7 +156,7 @@ def _written(
     tuned = fine_tune and run.study.export.fine_tune
     return Step(
         f"export-{name}",
-        (*needs, *(f"baselines-{device.name}" for device in run.study.devices)),
+        (*needs, *(f"{kind}-{device.name}" for device in run.study.devices for kind in ("baselines", "static"))),
         partial(inputs, fine_tune=tuned),
         partial(make, fine_tune=tuned),
         run.export(name),

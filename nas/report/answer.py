@@ -22,7 +22,7 @@ from nas.report.figures import (
 )
 from nas.report.svg import element
 
-_KINDS = {"teacher": "teacher", "teacher-int8": "teacher, all int8"}
+_KINDS = {"teacher": "teacher", "teacher-int8": "teacher, all int8", "static": "static: averaged word vectors"}
 
 
 def cards(contents: Contents) -> str:
@@ -46,14 +46,47 @@ def _card(contents: Contents, name: str, found: Record) -> str:
         ("muted", _share_of_teacher(contents, found)),
         ("", _fine_tuning(found)),
         ("muted", _agreement(found)),
+        ("muted", _kept(found)),
     ]
     body = "".join(element("p", escape(line), class_=kind) for kind, line in lines if line)
     return element("div", head + big + body, class_="card")
 
 
+def warning(contents: Contents) -> str:
+    """What is to be read first: exports that are no better than averaged word vectors; nothing if all are."""
+    lines = []
+    for key, static in contents.baselines.items():
+        device, kind = key.split("/", 1)
+        if kind != "static":
+            continue
+        error = static["accuracy_standard_error"] or 0.0
+        beaten = {name: found for name, found in contents.exports.items() if found.get("device", device) == device}
+        beaten = {name: found for name, found in beaten.items() if found["accuracy"] <= static["accuracy"] + error}
+        if beaten:
+            own = score(static["accuracy"], static["accuracy_standard_error"])
+            others = ", ".join(f"{name} ({score(found['accuracy'])})" for name, found in beaten.items())
+            took = f" at {milliseconds(static['p50_ms'])}" if static["p50_ms"] is not None else ""
+            lines.append(
+                f"Averaged word vectors with a linear classifier reach {own} on the test set{took} and "
+                f"{significant(static['size_mb'])} MB: as good, within one standard error, as {others}. Such a model "
+                "may be all that the task needs."
+            )
+    return "".join(element("p", element("strong", escape(line))) for line in lines)
+
+
 def _share_of_teacher(contents: Contents, found: Record) -> str:
     teacher = contents.baselines.get(f"{found['device']}/teacher") if "device" in found else None
     return f"{percent(found['size_mb'] / teacher['size_mb'])} of the teacher's file" if teacher else ""
+
+
+def _kept(found: Record) -> str:
+    """How a floor is kept, on the search set."""
+    if found.get("floor") is None:
+        return ""
+    return (
+        f"to be kept on the search set: {score(found['floor'])}; it has {score(found['search_accuracy'])} there, the "
+        f"teacher {score(found['teacher_search_accuracy'])}"
+    )
 
 
 def _fine_tuning(found: Record) -> str:

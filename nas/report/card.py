@@ -175,6 +175,11 @@ def _measured(study: Study, found: Mapping[str, Any]) -> str:
         budget = Budget.model_validate(found["budget"])
         asked = ", ".join(limits(budget, {"p50_ms": found["teacher_p50_ms"]} if found["teacher_p50_ms"] else {}))
         lines.append(f"Budget: {asked}. Met: {verdict(found['met'])}.")
+    if (floor := found.get("floor")) is not None:
+        lines.append(
+            f"The accuracy to be kept is {score(floor)} on the search set, where this model has "
+            f"{score(found['search_accuracy'])} and the teacher {score(found['teacher_search_accuracy'])}."
+        )
     for name, own in on_each(found).items():
         if own.get("agrees") is False:
             lines.append(

@@ -40,6 +40,11 @@ def points(difference: float) -> str:
     return f"{sign}{abs(rounded):.1f} points"
 
 
+def in_points(value: float) -> str:
+    """A number of hundredths of a metric: `1 point`, `0.5 points`."""
+    return f"{value:g} point" + ("" if value == 1.0 else "s")
+
+
 def times(value: float | None) -> str:
     """A speed-up: 11.1 and the sign."""
     return UNKNOWN if value is None else f"{value:.1f}{_TIMES}"
@@ -84,9 +89,11 @@ def limits(budget: Budget, teacher: Mapping[str, float], several: bool = False) 
 
     `teacher` holds those of the teacher's figures that are known; with `several` devices theirs are named.
     """
-    found = []
+    found = _floor(budget)
     for asked in budget.limits:
         for name, given in asked.given.items():
+            if budget.has_floor and (asked.device, name, given) == (budget.device, budget.minimise, "100%"):
+                continue  # what nobody has to say
             word, sign = _FIGURES[name][0], "≥" if name in RATES else "≤"
             if isinstance(given, str):
                 known = name in teacher and asked.device == budget.device
@@ -96,6 +103,14 @@ def limits(budget: Budget, teacher: Mapping[str, float], several: bool = False) 
                 text = f"{word} {sign} {figure(name, given).removeprefix(word + ' ')}"
             found.append(text + (f" on {asked.device}" if several or len(budget.limits) > 1 else ""))
     return found
+
+
+def _floor(budget: Budget) -> list[str]:
+    """What accuracy a budget asks for, and what it minimises: `accuracy ≥ 0.9`, `least p50`."""
+    found = [] if budget.accuracy is None else [f"accuracy ≥ {budget.accuracy:g}"]
+    if budget.accuracy_loss is not None:
+        found.append(f"accuracy at most {in_points(budget.accuracy_loss)} under the teacher's")
+    return [*found, *([f"least {_FIGURES[budget.minimise][0]}"] if budget.minimise else [])]
 
 
 def other_figures(found: Any) -> list[str]:

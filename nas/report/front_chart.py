@@ -118,9 +118,17 @@ class _FrontChart:
         for budget in self.budgets:
             asked = budget.on(self.device)
             given = asked.p50_ms if asked else None
+            if budget.has_floor and given == "100%":
+                continue  # the teacher has a line of its own
             if asked and given is not None and (teacher is not None or not isinstance(given, str)):
                 found.append((budget.name, asked.value("p50_ms", {"p50_ms": teacher or 0.0})))
         return sorted(found, key=lambda item: item[1])
+
+    @cached_property
+    def floors(self) -> list[tuple[str, float]]:
+        """The budgets that ask for an accuracy, with that."""
+        found = self.front.get("floors", {})
+        return [(budget.name, found[budget.name]["least"]) for budget in self.budgets if budget.name in found]
 
     @cached_property
     def x(self) -> Scale:
@@ -140,6 +148,7 @@ class _FrontChart:
         values = [value for value in scores if value >= floor]
         others = [found["search_accuracy"] for found in (*self.exports.values(), *self.uniform.values())]
         others += [] if self.teacher_accuracy is None else [self.teacher_accuracy]
+        others += [least for _, least in self.floors]
         values += [value for value in others if value >= floor]
         return Scale.around(values, _BOTTOM, _TOP, logarithmic=False)
 
@@ -148,7 +157,7 @@ class _FrontChart:
         best = {item["digest"] for item in self.front["front"]}
         candidates = self.front["candidates"]
         ordered = sorted(candidates, key=lambda item: (item["digest"] in best, "stopped_after" not in item))
-        parts = [self._frame(), self._limits(), self._staircase()]
+        parts = [self._frame(), self._limits(), self._floors(), self._staircase()]
         parts += [self._candidate(item, item["digest"] in best) for item in ordered]
         parts += [self._ring(item) for item in self.measured.values()]
         parts += [self._uniform(name, found) for name, found in self.uniform.items()]
@@ -249,6 +258,16 @@ class _FrontChart:
             tip = tooltip(f"teacher\n{self.contents.metric} {score(self.teacher_accuracy)}")
             x, y = self.x(self.teacher_p50_ms), self.y(max(self.teacher_accuracy, self.y.low))
             parts.append(element("circle", tip, cx=x, cy=y, r=5, class_="teacher-dot", tabindex=0))
+        return "".join(parts)
+
+    def _floors(self) -> str:
+        """Accuracies to be kept as horizontal lines, named at their right end."""
+        parts = []
+        for name, least in self.floors:
+            y = self.y(max(least, self.y.low))
+            tip = tooltip(f"{name}: {self.contents.metric} {score(least)}")
+            parts.append(element("line", tip, x1=_LEFT, x2=_RIGHT, y1=y, y2=y, class_="budget"))
+            parts.append(text(_RIGHT - 4, y - 5, name, "budget-name", "end"))
         return "".join(parts)
 
 

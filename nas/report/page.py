@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from nas.errors import NasError
-from nas.report.answer import against_uniform, cards, measured_how, table
+from nas.report.answer import against_uniform, cards, measured_how, table, warning
 from nas.report.architecture_drawing import architecture_drawing, architectures_of, choices_legend, choices_of
 from nas.report.bars import bars
 from nas.report.contents import Contents, Record
@@ -66,7 +66,7 @@ def _answer(contents: Contents) -> str:
     missing = [budget.name for budget in contents.budgets if budget.name not in contents.exports]
     note = "Everything in this table was measured on the written files, reloaded from disk"
     note += f" ({measured_how(contents)}); the teacher was timed in turns with each network."
-    body = (cards(contents) if contents.exports else "") + table(contents) + _note(note)
+    body = warning(contents) + (cards(contents) if contents.exports else "") + table(contents) + _note(note)
     if missing:
         body += _note(f"No export yet for {', '.join(missing)}.")
     return _section("What came out", body + against_uniform(contents))

@@ -90,7 +90,9 @@ def print_front(front: dict[str, Any]) -> None:
     console.print(table)
     for budget, items in front["budgets"].items():
         columns = ("architecture", "digest", front["metric"], "p50 ms", "of teacher", "met")
-        table = _table(f"Measured for {budget}", *columns)
+        floor = front.get("floors", {}).get(budget)
+        asked = f", to keep {floor['least']:.4f} after the final training" if floor else ""
+        table = _table(f"Measured for {budget}{asked}", *columns)
         for item in items:
             share = item["p50_ms"] / item["teacher_p50_ms"]
             table.add_row(

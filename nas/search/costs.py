@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import combinations, product
 
 from nas.architecture import Architecture
-from nas.budget import FIGURES, LATENCIES, RATES, STORED, Budget
+from nas.budget import FIGURES, LATENCIES, RATES, STORED, Budget, Floor
 from nas.errors import InfeasibleBudgetError
 from nas.latency.profile import Profile
 from nas.model import CompactBertConfig
@@ -63,6 +64,8 @@ class Costs:
     config: CompactBertConfig
     profiles: Mapping[str, Profile]
     budgets: tuple[Budget, ...]
+    floors: Mapping[str, Floor] = field(default_factory=dict)
+    """The floors of those budgets that have one, by the budget's name, on the texts that candidates are judged by."""
 
     def predict_ms(self, architecture: Architecture, exits: Sequence[float] = ()) -> dict[str, float]:
         """The predicted median latency on each device, in milliseconds. `exits`: see `Profile.predict`."""
@@ -107,6 +110,14 @@ class Costs:
         if set(names) - found.keys():
             found |= profile.predict(architecture, exits)
         return {name: found[name] for name in names}
+
+    def minimised(self, architecture: Architecture, floor: Floor, exits: Sequence[float] = ()) -> float:
+        """The predicted figure that a budget with a floor minimises."""
+        return self.figures(architecture, floor.device, exits, (floor.minimise,))[floor.minimise]
+
+    def saving(self, architecture: Architecture, floor: Floor, exits: Sequence[float] = ()) -> float:
+        """The logarithm of the teacher's figure over that."""
+        return math.log(self.teacher(floor.device)[floor.minimise] / self.minimised(architecture, floor, exits))
 
     def limited(self, architecture: Architecture, exits: Sequence[float] = ()) -> tuple[float, ...]:
         """All that an architecture costs by prediction in any respect that some budget limits; less is better."""
@@ -193,7 +204,8 @@ class Costs:
             # A budget that random sampling hardly ever meets is approached from the smallest side.
             if tries % 2:
                 candidate = space.mutate(rng.choice(population), rng, rate=0.3)
-            if -0.3 <= self.cautious_excess(candidate, budget) <= 0.0 and candidate not in population:
+            least = -1.0 if budget.has_floor else -0.3  # nobody knows how much of its limit a floor takes
+            if least <= self.cautious_excess(candidate, budget) <= 0.0 and candidate not in population:
                 population.append(candidate)
             tries += 1
         return population

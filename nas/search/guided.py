@@ -1,8 +1,9 @@
 """Guided sampling: a model of accuracy says which of many candidates are worth an evaluation.
 
 What a candidate costs is known from the profiles, so only its accuracy is in doubt. The front is seen as the best
-accuracy at several levels, the budgets and shares of them; a candidate is worth what it is expected to add to that
-(expected improvement: Jones, Schonlau and Welch, 1998).
+accuracy at several levels, the budgets and shares of them, and as the least cost at which an accuracy is reached
+that a budget asks for; a candidate is worth what it is expected to add to that (expected improvement: Jones, Schonlau
+and Welch, 1998; under a constraint: Gardner and others, ICML 2014).
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
-from scipy.special import ndtr
 from sklearn.gaussian_process.kernels import Kernel
 
 from nas.architecture import LAYER_BLOCKS, Architecture
@@ -25,6 +25,7 @@ from nas.evaluate import CandidateResult
 from nas.search.belief import Belief, Outlook
 from nas.search.costs import Costs
 from nas.search.encoding import Encoding
+from nas.search.levels import Levels, Standing
 from nas.space import SearchSpace
 
 BATCH, _MOST = 8, 128
@@ -87,10 +88,11 @@ class GuidedSampler(BaseSampler):
 
 
 class _About(NamedTuple):
-    """What is known of an architecture before it is evaluated: its features, and whether it keeps each level."""
+    """What is known of an architecture before it is evaluated: its features, and how it stands at each level."""
 
     features: np.ndarray
     keeps: np.ndarray
+    savings: np.ndarray
 
 
 class Guide:
@@ -98,6 +100,7 @@ class Guide:
 
     def __init__(self, space: SearchSpace, costs: Costs) -> None:
         self._space, self._costs = space, costs
+        self._floors = list(costs.floors.values())
         self._evaluated: dict[Architecture, _About] = {}
         self._fitted: tuple[int, Kernel] | None = None
 
@@ -115,14 +118,16 @@ class Guide:
         places = [place for place, result in enumerate(results) if result.complete]
         whole = [results[place] for place in places]
         accuracy = _stretched([result.accuracy for result in whole])
-        keeps = _keeps(known[place] for place in places)
-        found = np.where(keeps, accuracy[:, None], -np.inf)
-        best = np.maximum(found.max(axis=0), model.least)
+        standing = _standing(known[place] for place in places)
+        reached = [level for floor in self._floors for level in floor.levels]
+        levels = Levels(np.full(standing.keeps.shape[1], model.least), _stretched(reached))
+        levels.take(accuracy, standing)
+        found = levels.found(accuracy, standing)
         if running:  # they are taken to come out as expected, so that the next are others
             abouts = [self._about(architecture) for architecture in running]
-            x, keeps = _features(abouts), _keeps(abouts)
+            x = _features(abouts)
             mean = model.posterior(x).mean
-            best = np.maximum(best, np.where(keeps, mean[:, None], -np.inf).max(axis=0))
+            levels.take(mean, _standing(abouts))
             model.suppose(x, mean)
         pool, outlook = dict[Architecture, _About](), Outlook(model)
         parents = _first(_BEST, found, [result.architecture for result in whole])
@@ -138,17 +143,32 @@ class Guide:
                 pool |= fresh
             if not pool:
                 return []
-            keeps = _keeps(pool.values())
-            parents = _first(_PARENTS, _gain(outlook.mean, outlook.doubt, best, keeps), list(pool))
+            standing = _standing(pool.values())
+            parents = _first(_PARENTS, levels.gain(outlook.mean, outlook.doubt, standing), list(pool))
         proposed, turns = list(pool), self._turns(len(results), _batch(len(results), running), rng)
-        return [proposed[place] for place in _picked(outlook, best, keeps, turns)]
+        return [proposed[place] for place in _picked(outlook, levels, standing, turns)]
 
     def _turns(self, done: int, count: int, rng: random.Random) -> Iterator[int]:
-        """The levels that candidates of a batch are chosen for: budgets in turns, each third time a share of one."""
-        budgets = len(self._costs.budgets)
+        """The levels that candidates of a batch are chosen for: budgets in turns, each third time a share of one.
+
+        Of a budget with a floor it is one of the floor's levels.
+        """
+        budgets, floors = len(self._costs.budgets), self._levels_of_floors()
         for turn in range(done, done + count):
-            by_share = turn % 3 == 2
-            yield rng.randrange(budgets, budgets * len(_SHARES)) if by_share else (turn - turn // 3) % budgets
+            by_share, place = turn % 3 == 2, (turn - turn // 3) % budgets
+            if by_share:
+                yield rng.randrange(budgets, budgets * len(_SHARES))
+            else:
+                yield rng.choice(floors[place]) if place in floors else place
+
+    def _levels_of_floors(self) -> dict[int, range]:
+        """The levels of cost of each budget that has a floor, by the budget's place."""
+        at, found = len(self._costs.budgets) * len(_SHARES), dict[int, range]()
+        for place, budget in enumerate(self._costs.budgets):
+            if floor := self._costs.floors.get(budget.name):
+                found[place] = range(at, at + len(floor.levels))
+                at = found[place].stop
+        return found
 
     def _learnt(self, results: Sequence[CandidateResult], known: Sequence[_About]) -> Belief:
         """The model of the results, its own settings fitted to as many of the first as there were at the last step."""
@@ -171,7 +191,17 @@ class Guide:
 
     def _about(self, architecture: Architecture, exits: Sequence[float] = ()) -> _About:
         costs = 1.0 + np.array(self._costs.cautious_excesses(architecture, exits))
-        return _About(features(self._space, architecture), np.concatenate([costs <= share for share in _SHARES]))
+        keeps = np.concatenate([costs <= share for share in _SHARES])
+        return _About(features(self._space, architecture), keeps, self._savings(architecture, exits, costs))
+
+    def _savings(self, architecture: Architecture, exits: Sequence[float], costs: np.ndarray) -> np.ndarray:
+        """What an architecture saves at each level of cost, if it keeps the budget."""
+        found = list[float]()
+        for place, budget in enumerate(self._costs.budgets):
+            if floor := self._costs.floors.get(budget.name):
+                saved = self._costs.saving(architecture, floor, exits) if costs[place] <= 1.0 else -math.inf
+                found += [saved] * len(floor.levels)
+        return np.array(found)
 
 
 def _examples(results: Sequence[CandidateResult], known: Sequence[_About]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -197,9 +227,8 @@ def _features(known: Iterable[_About]) -> np.ndarray:
     return np.stack([about.features for about in known])
 
 
-def _keeps(known: Iterable[_About]) -> np.ndarray:
-    """Whether each keeps each level: (candidates, levels)."""
-    return np.stack([about.keeps for about in known])
+def _standing(known: Iterable[_About]) -> Standing:
+    return Standing.of((about.keeps, about.savings) for about in known)
 
 
 def _stretched(accuracy: Sequence[float]) -> np.ndarray:
@@ -208,29 +237,19 @@ def _stretched(accuracy: Sequence[float]) -> np.ndarray:
     return stretched
 
 
-def _gain(mean: np.ndarray, doubt: np.ndarray, best: np.ndarray, keeps: np.ndarray) -> np.ndarray:
-    """The improvement that is expected of each candidate at each level: (candidates, levels)."""
-    spread = np.maximum(doubt, 1e-9)[:, None]
-    above = (mean[:, None] - best) / spread
-    density = np.exp(-np.square(above) / 2.0) / math.sqrt(2.0 * math.pi)
-    gain: np.ndarray = np.where(keeps, spread * (above * ndtr(above) + density), 0.0)
-    return gain
-
-
-def _picked(outlook: Outlook, best: np.ndarray, keeps: np.ndarray, levels: Iterable[int]) -> Iterator[int]:
+def _picked(outlook: Outlook, levels: Levels, standing: Standing, turns: Iterable[int]) -> Iterator[int]:
     """For one level after the other the place of what is expected to add most to the best there; fewer if there are
     no more. What is picked is taken to come out as expected.
     """
-    left = keeps.copy()
-    for level in levels:
-        gain = _gain(outlook.mean, outlook.doubt, best[[level]], left[:, [level]])
-        if not gain.any():  # a level may be out of reach
-            gain = _gain(outlook.mean, outlook.doubt, best, left)
-        place = int(np.argmax(gain.sum(axis=1)))
-        if not left[place].any():
+    left = np.ones(len(standing.keeps), bool)
+    for level in turns:
+        gain = np.where(left[:, None], levels.gain(outlook.mean, outlook.doubt, standing), 0.0)
+        own = gain[:, level] if gain[:, level].any() else gain.sum(axis=1)  # a level may be out of reach
+        place = int(np.argmax(own))
+        if not left[place]:
             return
         yield place
-        best = np.where(keeps[place], np.maximum(best, outlook.mean[place]), best)
+        levels.take(outlook.mean[[place]], standing.at([place]))
         outlook.suppose(place)
         left[place] = False
 

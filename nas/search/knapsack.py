@@ -22,6 +22,8 @@ from nas.search.costs import Costs
 from nas.search.executors import Executor
 from nas.space import SearchSpace
 
+_SHARES = (1.0, 0.5, 0.25, 0.125)
+"""Of the limit of what is minimised, where a budget has a floor."""
 _TRIED, _STEP = 50, 0.001
 """So many targets are tried for a limit at most, which differ by that share of it at least."""
 
@@ -59,7 +61,9 @@ def best_sums(space: SearchSpace, costs: Costs, accuracies: Mapping[Architecture
     Exits, dropped tokens and borrowed weights are left out.
     """
     found = dict[Architecture, None]()
-    for budget in costs.budgets:
+    targets = [target for budget in costs.budgets for target in _targets(budget)]
+    costs = replace(costs, budgets=tuple(targets))
+    for budget in targets:
         sums = [_best_sum(space, costs, budget, limit, accuracies) for limit in _single_limits(budget)]
         kept = [one for one in sums if one is not None]
         if kept:
@@ -67,6 +71,22 @@ def best_sums(space: SearchSpace, costs: Costs, accuracies: Mapping[Architecture
         else:
             say(f"{budget.name}: no sum of single changes was found that keeps it")
     return list(found)
+
+
+def _targets(budget: Budget) -> list[Budget]:
+    """A budget; where it has a floor, what is minimised limited to several shares, since sums do not tell which of them
+    reaches an accuracy.
+    """
+    if not budget.has_floor:
+        return [budget]
+    first, *others = budget.limits
+    name, found = str(budget.minimise), list[Budget]()
+    for share in _SHARES:
+        given = first.given[name]
+        limit = f"{share * float(given.rstrip('% ')):g}%" if isinstance(given, str) else share * given
+        limits = Limits.model_validate({"device": first.device, **first.given, name: limit})
+        found.append(Budget(name=budget.name, limits=(limits, *others)))
+    return found
 
 
 def _single_limits(budget: Budget) -> list[Budget]:

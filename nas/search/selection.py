@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from statistics import median
 from typing import Any
@@ -17,12 +17,14 @@ from nas.latency.profile import Profile
 from nas.latency.record import latency_figures
 from nas.model import CompactBertForSequenceClassification
 from nas.search.costs import Costs
-from nas.search.front import pareto_front, ranking
+from nas.search.front import along_the_front, pareto_front, ranking
 from nas.search.loop import SearchState
 from nas.study import Study
 
 _TEACHER = "teacher"
 _ENOUGH = 3
+WIDER = 2
+"""A floor has so many times as many candidates and finalists, since nobody knows yet what the final training brings."""
 _MARGIN = 0.04
 """Share of its latency that a candidate must stay below the limit, so that noise does not undo the verdict later."""
 Extract = Callable[[Architecture], CompactBertForSequenceClassification]
@@ -58,7 +60,7 @@ def measure_front(
     )
     budgets, others = dict[str, Any](), dict[str, Any]()
     for budget in study.budgets:
-        count, beside = study.export.candidates, uniform[budget.name]
+        count, beside = study.export.candidates, uniform.get(budget.name, ())
         budgets[budget.name], measured = measure_budget(measurement, state.results, budget, count, beside)
         others[budget.name] = next((item for item in measured if item["met"]), None)
     return {
@@ -66,6 +68,7 @@ def measure_front(
         "outcomes": state.outcomes,
         "search_examples": max((result.examples for result in state.results), default=0),
         "teacher_p50_ms": {name: profile.teacher_p50_ms for name, profile in costs.profiles.items()},
+        **({"floors": {name: asdict(floor) for name, floor in costs.floors.items()}} if costs.floors else {}),
         "profile_error": {name: profile.error for name, profile in costs.profiles.items()},
         "front": [reports[result.architecture] for result in front],
         "budgets": budgets,
@@ -100,12 +103,13 @@ def measure_budget(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The `count` most accurate candidates of a budget, measured; further ones are taken until enough meet it.
 
-    More than one is enough, so that one can give way should it miss the budget when it is verified. What was measured
-    corrects what is predicted of the rest: a machine may be slower by now than its profile says, and then fewer may
-    serve, or faster, and then more accurate ones may. Others are measured `beside` the first ones. On a device
-    elsewhere nothing can be measured from here: predictions stand in, and the export will be verified there.
+    Where the budget has a floor they are twice as many, spread along the front around it. More than one is enough, so
+    that one can give way should it miss the budget when it is verified. What was measured corrects what is predicted of
+    the rest: a machine may be slower by now than its profile says, and then fewer may serve, or faster, and then more
+    accurate ones may. Others are measured `beside` the first ones. On a device elsewhere nothing can be measured from
+    here: predictions stand in, and the export will be verified there.
     """
-    costs = measurement.costs
+    costs, floor = measurement.costs, measurement.costs.floors.get(budget.name)
     tolerance = min(costs.profiles[name].error["mape"] for name in budget.devices)
 
     def used(result: CandidateResult, slower: float = 1.0) -> float:
@@ -117,7 +121,10 @@ def measure_budget(
         met = sorted((one.accuracy for one, item in measured if item["met"]), reverse=True)
         enough = met[most - 1] if len(met) >= most else -float("inf")
         able = (one for one in waiting if one.accuracy > enough and used(one, shift) <= 1.0 + tolerance)
-        chosen = list(islice(able, count))
+        if floor is None:
+            chosen = list(islice(able, count))
+        else:
+            chosen = [] if met else along_the_front(list(able), costs, floor, WIDER * count)
         together = [*chosen, *beside]
         if not together:
             break

@@ -60,7 +60,8 @@ def every_uniform(space: SearchSpace, costs: Costs) -> list[Architecture]:
 
 
 def _by_budget(space: SearchSpace, costs: Costs) -> dict[str, list[Architecture]]:
-    return {budget.name: list(uniform_networks(space, costs, budget)) for budget in costs.budgets}
+    limited = (budget for budget in costs.budgets if not budget.has_floor)
+    return {budget.name: list(uniform_networks(space, costs, budget)) for budget in limited}
 
 
 def best_uniform(
@@ -68,8 +69,8 @@ def best_uniform(
 ) -> dict[str, list[CandidateResult]]:
     """For each budget the most accurate of them, best first: some, since prediction errs about who keeps the budget.
 
-    They are evaluated as candidates are, by the same kind of executor, which is made only if there are any; what
-    several budgets have in common is evaluated once.
+    A budget with a floor has none: its limit is not what decides. They are evaluated as candidates are, by the same
+    kind of executor, which is made only if there are any; what several budgets have in common is evaluated once.
     """
     networks = _by_budget(space, costs)
     every = every_uniform(space, costs)

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from nas.architecture import Architecture
 from nas.evaluate import CandidateResult
-from nas.search.front import pareto_front, ranking
+from nas.search.front import cheapest_reaching, pareto_front, ranking
 from nas.search.sampler import Trials
 
 _FRONT_ROWS = 8
@@ -63,7 +63,9 @@ class View:
         self._front = pareto_front([*self._front, *whole], lambda result: self._costs[result.architecture])
         for budget in costs.budgets:
             able = ranking([*self._best.get(budget.name, []), *whole], costs, budget, 0.0)
-            self._best[budget.name] = able[:1]
+            floor = costs.floors.get(budget.name)
+            reaching = cheapest_reaching(able, costs, floor, floor.least) if floor else None
+            self._best[budget.name] = [reaching] if reaching else able[:1]
 
     def _add_row(self, table: Table, title: str, found: list[CandidateResult]) -> None:
         for result in found:

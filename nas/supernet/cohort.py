@@ -2,11 +2,12 @@
 
 Networks of a cohort share the teacher's forward pass and the batches. Which of them is the best is often plain long
 before the end: each time a rung is reached the less accurate half of a group stops (successive halving, Jamieson and
-Talwalkar, arXiv:1502.07943).
+Talwalkar, arXiv:1502.07943), or the half that is less likely to be the cheapest one of an accuracy.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -38,6 +39,33 @@ class Cohort(nn.Module):
 
 
 @dataclass(frozen=True)
+class Goal:
+    """An accuracy that a network of a group shall keep at the end, at the least cost. Networks are known by number."""
+
+    least: float
+    inherited: Mapping[int, float]
+    """The accuracies before the training."""
+    costs: Mapping[int, float]
+
+    def best_first(self, group: Collection[int], scores: Mapping[int, float], share: float) -> list[int]:
+        """The networks of a group by their accuracies after a share of the steps.
+
+        Those that are expected to keep the accuracy come first, the cheapest before the others; then those nearest to
+        it. Gains are taken to grow with the square root of the steps.
+        """
+
+        def expected(number: int) -> float:
+            gained = max(scores[number] - self.inherited[number], 0.0)
+            return scores[number] + gained * (1.0 / math.sqrt(share) - 1.0)
+
+        def order(number: int) -> tuple[bool, float, int]:
+            keeps = expected(number) >= self.least
+            return not keeps, self.costs[number] if keeps else -expected(number), number
+
+        return sorted(group, key=order)
+
+
+@dataclass(frozen=True)
 class Halving:
     """When and in which groups the networks of a cohort are compared."""
 
@@ -45,12 +73,23 @@ class Halving:
     """Numbers of networks that compete with each other. A network may be in several; it trains while one keeps it."""
     rungs: tuple[int, ...]
     """Steps after which each group keeps its more accurate half, rounded up."""
+    goals: tuple[Goal | None, ...] = ()
+    """For each group what it is about, if it is not to be the most accurate; none where there is no such group."""
+    steps: int = 0
+    """Those of the whole training."""
 
     @classmethod
-    def of(cls, groups: Sequence[Collection[int]], steps: int, shares: Sequence[float]) -> Halving:
+    def of(
+        cls,
+        groups: Sequence[Collection[int]],
+        steps: int,
+        shares: Sequence[float],
+        goals: Sequence[Goal | None] = (),
+    ) -> Halving:
         """Rungs at shares of a training's steps."""
         rungs = sorted({max(1, round(share * steps)) for share in shares})
-        return cls(tuple(frozenset(group) for group in groups), tuple(rung for rung in rungs if rung < steps))
+        below = tuple(rung for rung in rungs if rung < steps)
+        return cls(tuple(frozenset(group) for group in groups), below, tuple(goals), steps)
 
     @classmethod
     def never(cls, count: int) -> Halving:
@@ -62,14 +101,19 @@ class Halving:
 
         `scores` has for each rung the accuracy of every network that was still trained.
         """
+        goals = self.goals or (None,) * len(self.groups)
         groups = [set(group) for group in self.groups]
-        for rung in scores:
-            groups = [
-                set(sorted(group, key=lambda number: (-rung[number], number))[: half(len(group))]) for group in groups
-            ]
+        for step, rung in zip(self.rungs, scores, strict=False):
+            for place, goal in enumerate(goals):
+                group = groups[place]
+                if goal:
+                    ordered = goal.best_first(group, rung, step / self.steps)
+                else:
+                    ordered = sorted(group, key=lambda number: (-rung[number], number))
+                groups[place] = set(ordered[: kept_of(len(group), goal is not None)])
         return groups
 
 
-def half(count: int) -> int:
-    """How many of so many networks a rung keeps."""
-    return -(-count // 2)
+def kept_of(count: int, has_goal: bool = False) -> int:
+    """How many of so many networks a rung keeps; of a group with a goal two at least, since one may miss by little."""
+    return min(count, max(-(-count // 2), 2 if has_goal else 1))

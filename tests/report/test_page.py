@@ -323,6 +323,32 @@ def test_the_spread_over_seeds_has_each_seed_and_the_standard_error():
     assert "0.8900 ± 0.0100 (0.9000, 0.8800)" in render(_contents())
 
 
+@pytest.mark.parametrize(("accuracy", "is_said"), [(0.8230, True), (0.8010, True), (0.8000, False)])
+def test_a_static_model_as_good_as_an_export_is_said_first(accuracy, is_said):
+    """The export has 0.8125, and the standard error is 0.0117."""
+    static = _verification(accuracy=accuracy, p50_ms=0.012, size_mb=0.24)
+    page = render(_contents(baselines=_contents().baselines | {"laptop/static": static}))
+    words = f"Averaged word vectors with a linear classifier reach {accuracy:.4f} ± 0.0117 on the test set at 0.0120 ms"
+    assert "static: averaged word vectors" in page and (words in page) == is_said
+    if is_said:
+        assert page.index(words) < page.index("asked for") and "as half (0.8125)" in page
+
+
+def test_a_floor_is_a_line_at_its_accuracy_and_stands_in_words():
+    floor = Budget(name="kept", device="laptop", accuracy_loss=1.5)
+    known = {"least": 0.80, "teacher": 0.815, "sure": 0.82, "minimise": "p50_ms", "device": "laptop"}
+    front = _front() | {"floors": {"kept": known}}
+    budget = floor.model_dump(mode="json", exclude_none=True)
+    kept = _verification(
+        front["candidates"][-2], budget=budget, floor=0.80, search_accuracy=0.807, teacher_search_accuracy=0.815
+    )
+    page = render(_contents(front=front, budgets=(*BUDGETS, floor), exports={"kept": kept}))
+    assert "kept: accuracy 0.8000" in page and "kept: accuracy" not in render(_contents())
+    assert "to be kept on the search set: 0.8000; it has 0.8070 there, the teacher 0.8150" in page
+    assert "accuracy at most 1.5 points under the teacher&#x27;s, least p50" in page and "100% of" not in page
+    ElementTree.fromstring(front_picture(_contents(front=front, budgets=(floor,)), "laptop"))
+
+
 def test_an_empty_run_is_an_error_that_says_what_to_run():
     with pytest.raises(NasError, match="run `nas search`"):
         render(Contents(study="a-study", metric="accuracy", teacher=TEACHER))

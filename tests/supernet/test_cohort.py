@@ -15,7 +15,7 @@ from nas.architecture import compress_all
 from nas.errors import TrainingError
 from nas.model import CompactBertForSequenceClassification
 from nas.supernet import BertSupernet, training
-from nas.supernet.cohort import Halving
+from nas.supernet.cohort import Goal, Halving, kept_of
 from nas.supernet.distillation import LossWeights
 from nas.supernet.loops import Schedule
 from nas.supernet.training import CohortTrainer, Distillation
@@ -89,6 +89,26 @@ def test_of_equal_networks_the_first_one_stays():
 
 def test_a_rung_that_would_be_the_end_is_left_out():
     assert Halving.of([[0, 1]], 3, (0.25, 0.5, 0.9)).rungs == (1, 2)
+
+
+def test_a_group_with_a_goal_keeps_the_cheapest_that_are_expected_to_reach_it():
+    inherited = {0: 0.80, 1: 0.78, 2: 0.70, 3: 0.60, 4: 0.50, 5: 0.90}
+    costs = {0: 5.0, 1: 4.0, 2: 3.0, 3: 2.0, 4: 1.0, 5: 9.0}
+    halving = Halving.of([list(inherited)], 100, (0.25, 0.5), [Goal(0.835, inherited, costs)])
+    # A quarter of the steps tells half of the gain: 0.84, 0.84, 0.84, 0.80, 0.60 are expected, without a gain 0.85.
+    first = {0: 0.82, 1: 0.81, 2: 0.77, 3: 0.70, 4: 0.55, 5: 0.85}
+    assert halving.kept([first]) == [{2, 1, 0}]
+    second = {2: 0.78, 1: 0.80, 0: 0.83}  # expected: 0.813, 0.808, 0.842
+    assert halving.kept([first, second]) == [{0, 2}], "then the nearest"
+    assert halving.kept([first, {2: 0.84, 1: 0.84, 0: 0.84}]) == [{2, 1}], "then the cheapest, and one in case"
+
+
+def test_two_of_a_group_with_a_goal_stay():
+    assert [kept_of(count) for count in (1, 2, 3, 6)] == [1, 1, 2, 3]
+    assert [kept_of(count, has_goal=True) for count in (1, 2, 3, 6)] == [1, 2, 2, 3]
+    goal = Goal(0.9, {0: 0.1, 1: 0.2}, {0: 1.0, 1: 2.0})
+    halving = Halving.of([[0, 1], [0, 1]], 8, (0.25, 0.5), [None, goal])
+    assert halving.kept([{0: 0.1, 1: 0.2}]) == [{1}, {0, 1}]
 
 
 @pytest.mark.slow

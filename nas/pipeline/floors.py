@@ -1,0 +1,56 @@
+"""Accuracy floors of a run: what budgets ask for becomes a number once the teacher's accuracy is known."""
+
+from __future__ import annotations
+
+from datasets import Dataset
+
+from nas.budget import Floor
+from nas.data import batches_by_length
+from nas.errors import TeacherError
+from nas.evaluate import predict
+from nas.evaluate.accuracy import forward_of
+from nas.evaluate.recipe import judged_by
+from nas.evaluate.spread import FLATTERED, standard_error
+from nas.files import digest, read_json, write_json
+from nas.pipeline.prepare import metric_of, splits, teacher_inputs
+from nas.pipeline.run import Run, once
+from nas.pipeline.supernets import load_teacher
+
+
+@once
+def floors_of_candidates(run: Run) -> dict[str, Floor]:
+    """The floors of the study's budgets, by their names, on the texts that candidates are judged by."""
+    return _floors(run, run.study.search.examples)
+
+
+@once
+def floors_of_exports(run: Run) -> dict[str, Floor]:
+    """The same on all texts of the search set, by which trained networks are judged."""
+    return _floors(run, None)
+
+
+def _floors(run: Run, examples: int | None) -> dict[str, Floor]:
+    budgets = [budget for budget in run.study.budgets if budget.has_floor]
+    if not budgets:
+        return {}
+    accuracy, error = _teacher(run, examples)
+    found = {budget.name: budget.floor(accuracy, FLATTERED * error) for budget in budgets}
+    return {name: floor for name, floor in found.items() if floor}
+
+
+def _teacher(run: Run, examples: int | None) -> tuple[float, float]:
+    """The teacher's accuracy on texts of the search set, and its standard error; kept beside the evaluations."""
+    least = run.study.search.least_tokens
+    path = run.evaluations(f"teacher-{digest([teacher_inputs(run), examples, least])}").with_suffix(".json")
+    if not path.exists():
+        judged = judged_by(splits(run).search, examples, least)
+        write_json(path, dict(zip(("accuracy", "standard_error"), _judge(run, judged), strict=True)))
+    known = read_json(path, TeacherError)
+    return known["accuracy"], known["standard_error"]
+
+
+def _judge(run: Run, judged: Dataset) -> tuple[float, float]:
+    metric = metric_of(run)
+    logits = predict(forward_of(load_teacher(run)), batches_by_length(judged), "Accuracy of the teacher")
+    labels = judged.with_format("numpy")["labels"]
+    return metric.score(logits, labels), standard_error(metric, logits, labels)

@@ -1,0 +1,46 @@
+"""The step that makes the static model of a device, beside the baselines: what a network has to beat."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from nas.export.artefact import ONNX_FILE, VERIFICATION_FILE
+from nas.export.static import StaticModel
+from nas.export.verification import verify_file
+from nas.files import digest, write_json
+from nas.pipeline.exports import baselines_inputs, reference_of
+from nas.pipeline.prepare import metric_of, splits
+from nas.pipeline.run import Run
+from nas.pipeline.searches import device_of, texts
+from nas.pipeline.supernets import load_teacher
+from nas.progress import Laps, busy
+
+KIND = "static"
+_FORM = 1
+"""To be raised when a static model becomes another one than before, so that older ones are rebuilt."""
+
+
+def folder_of(run: Run, device: str) -> Path:
+    """Where the static model of a device lies."""
+    return run.baselines(device) / KIND
+
+
+def static_inputs(run: Run, device: str) -> str:
+    """The digest of what the static model of a device is made from, its machine included."""
+    return digest([_FORM, baselines_inputs(run, device)])
+
+
+def make_static(run: Run, laps: Laps, device: str) -> None:
+    """Fit the static model, write it, and verify it beside the teacher."""
+    found, folder, data, metric = device_of(run, device), folder_of(run, device), splits(run), metric_of(run)
+    with busy("Fitting averaged word vectors"):
+        vectors = load_teacher(run).state_dict()["bert.embeddings.word_embeddings.weight"].numpy()
+        model = StaticModel.fit(vectors.astype(np.float64), data.train, data.search, metric)
+        folder.mkdir(parents=True, exist_ok=True)
+        model.save(folder / ONNX_FILE)
+    verification = verify_file(
+        folder / ONNX_FILE, found, reference_of(run, device), data.test, metric, texts(run), model.params
+    )
+    write_json(folder / VERIFICATION_FILE, verification)

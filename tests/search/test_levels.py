@@ -1,0 +1,147 @@
+"""Accuracy floors in a search: the cheapest network of an accuracy is looked for, and the front around it measured."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+from driver import costs_of
+from test_guided import SPACE, _accuracy, _results, _search
+
+from nas.architecture import Architecture, Layer
+from nas.budget import Budget, Floor
+from nas.evaluate import CandidateResult
+from nas.search import selection
+from nas.search.costs import Costs
+from nas.search.front import along_the_front, cheapest_reaching
+from nas.search.knapsack import best_sums, single_changes
+from nas.search.levels import Levels, Standing
+from nas.search.selection import Measurement, measure_budget
+from nas.search.uniform import every_uniform
+from nas.search.view import View
+
+TEACHER = _accuracy(SPACE.largest())
+FLOOR = Floor(least=0.9 * TEACHER, teacher=TEACHER, sure=0.92 * TEACHER, minimise="p50_ms", device="cpu")
+
+
+@pytest.fixture
+def costs(search_folder) -> Costs:
+    budget = Budget(name="kept", device="cpu", accuracy=FLOOR.least)
+    return replace(costs_of(search_folder), budgets=(budget,), floors={"kept": FLOOR})
+
+
+def _cheapest(costs, accuracy):
+    """The least latency of all architectures that reach an accuracy: one in integers is never dearer."""
+    options = list(product((1, 2, 4), (8, 24, 64)))
+    architectures = (
+        Architecture(hidden, tuple(Layer(at, *sizes, "int8", "int8") for at, sizes in zip(kept, chosen, strict=True)))
+        for hidden in SPACE.dimensions.hidden_size
+        for kept in SPACE.layer_sets
+        for chosen in product(options, repeat=len(kept))
+    )
+    return min(costs.minimised(one, FLOOR) for one in architectures if _accuracy(one) >= accuracy)
+
+
+def test_levels_are_as_far_from_the_teacher_as_a_final_training_may_close():
+    floor = Floor(0.88, 0.90, 0.894, "p50_ms", "cpu")
+    assert floor.levels == pytest.approx((0.88, 0.86, 0.82))
+    above = Floor(0.95, 0.90, 0.964, "p50_ms", "cpu")
+    assert above.levels == pytest.approx((0.95, 0.94, 0.92)), "a point at least"
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_guided_finds_nearly_the_cheapest_network_of_each_level(search_folder, costs, seed):
+    best = np.array([_cheapest(costs, level) for level in FLOOR.levels])
+    over = {}
+    for sampler in ("guided", "random"):
+        results = _results(_search(search_folder, costs, sampler, seed, 60))
+        found = [cheapest_reaching(results, costs, FLOOR, level) for level in FLOOR.levels]
+        over[sampler] = max([costs.minimised(one.architecture, FLOOR) for one in found] / best)
+    assert over["guided"] < 1.15 < over["random"]
+
+
+def test_what_saves_more_and_reaches_more_surely_is_worth_more():
+    levels = Levels(np.array([0.5]), np.array([1.0]))
+    standing = Standing(np.array([[True]] * 4), np.array([[0.5], [1.0], [1.0], [-np.inf]]))
+    gain = levels.gain(np.array([1.2, 1.2, 0.9, 2.0]), np.full(4, 0.1), standing)
+    cost = gain[:, 1]
+    assert cost[1] == pytest.approx(2 * cost[0]) and cost[2] < cost[0] and cost[3] == 0.0
+    levels.take(np.array([1.1]), standing.at([0]))
+    assert levels.best.tolist() == [1.1, 0.5]
+    later = levels.gain(np.array([1.2, 1.2, 0.9, 2.0]), np.full(4, 0.1), standing)[:, 1]
+    assert later[0] == 0.0 and later[1] == pytest.approx(cost[1] / 2)
+    levels.take(np.array([0.9]), standing.at([1]))
+    assert levels.best.tolist() == [1.1, 0.5], "it does not reach the level"
+
+
+def test_candidates_are_taken_evenly_along_the_front(costs):
+    rng = random.Random(0)
+    ranked = sorted(_results({SPACE.sample(rng) for _ in range(300)}), key=lambda one: -one.accuracy)
+    found = along_the_front(ranked, costs, FLOOR, 5)
+    values = [one.accuracy for one in found]
+    prices = [costs.minimised(one.architecture, FLOOR) for one in found]
+    assert len(found) == 5 and values == sorted(values, reverse=True) and prices == sorted(prices, reverse=True)
+    sure = cheapest_reaching(ranked, costs, FLOOR, FLOOR.sure)
+    assert found[0].accuracy >= FLOOR.sure and prices[0] == costs.minimised(sure.architecture, FLOOR)
+    lowest = cheapest_reaching(ranked, costs, FLOOR, FLOOR.levels[-1])
+    assert prices[-1] == costs.minimised(lowest.architecture, FLOOR)
+    steps = np.diff(np.log(prices))
+    assert steps.min() > 3 * steps.max(), "even by the logarithm, as far as the front is filled"
+    for one, price in zip(found, prices, strict=True):
+        others = (two for two in ranked if costs.minimised(two.architecture, FLOOR) <= price)
+        assert max(two.accuracy for two in others) == one.accuracy, "on the front"
+
+
+def test_where_nothing_comes_near_a_floor_the_most_accurate_is_taken(costs):
+    rng = random.Random(0)
+    ranked = sorted(_results({SPACE.sample(rng) for _ in range(50)}), key=lambda one: -one.accuracy)
+    high = replace(FLOOR, least=2.0, sure=2.1, teacher=1.9)
+    assert along_the_front(ranked, costs, high, 5) == ranked[:1]
+    assert along_the_front([], costs, high, 5) == []
+    assert cheapest_reaching(ranked, costs, high, high.least) is None
+
+
+def test_twice_as_many_are_measured_and_only_as_long_as_none_meets_the_limits(costs, monkeypatch):
+    asked = []
+
+    def measured(measurement, chosen, budget):
+        asked.append([one.architecture for one in chosen])
+        met = len(asked) > 1
+        return [{"met": met, "excess": -0.1 if met else 0.1, "digest": one.architecture.digest} for one in chosen]
+
+    monkeypatch.setattr(selection, "_measured", measured)
+    rng = random.Random(0)
+    results = _results(sorted({SPACE.sample(rng) for _ in range(300)}, key=lambda one: one.digest))
+    measurement = Measurement(lambda _: None, SPACE.largest(), costs, None)
+    found, beside = measure_budget(measurement, results, costs.budgets[0], 2)
+    assert [len(group) for group in asked] == [4, 4] and not set(asked[0]) & set(asked[1])
+    assert len(found) == 8 and beside == []
+
+
+def test_a_floor_has_sums_for_shares_of_its_limit_and_no_uniform_networks(costs):
+    changes = single_changes(SPACE)
+    found = best_sums(SPACE, costs, {one: _accuracy(one) for one in changes})
+    prices = [costs.minimised(one, FLOOR) / 3.2 for one in found]
+    assert len(found) >= 3 and prices == sorted(prices, reverse=True) and prices[0] > 0.5 > 0.25 > prices[-1]
+    assert every_uniform(SPACE, costs) == []
+
+
+def test_the_view_shows_the_cheapest_that_keeps_a_floor(costs):
+    trials = type("Trials", (), {"costs": costs, "outcomes": lambda self: {}})()
+    able = [one for one in (SPACE.sample(random.Random(seed)) for seed in range(20)) if costs.violation(one) <= 0.0]
+    able.sort(key=lambda one: costs.minimised(one, FLOOR))
+    accuracies = (FLOOR.least - 0.1, FLOOR.least + 0.01, FLOOR.least + 0.05)
+    low, keeps, dear = (
+        CandidateResult(one, accuracy, 10, 0.1)
+        for one, accuracy in zip((able[0], able[1], able[-1]), accuracies, strict=True)
+    )
+    view = View(trials, [low])
+    view()
+    assert view._best == {"kept": [low]}, "the most accurate, as long as none keeps it"
+    for one in (dear, keeps):
+        view.add(one)
+    view()
+    assert view._best == {"kept": [keeps]}

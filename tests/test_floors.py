@@ -1,0 +1,205 @@
+"""Accuracy floors: what a study says of them, and what a run makes of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tomllib
+
+import numpy as np
+import pytest
+
+from nas.architecture import Architecture
+from nas.budget import Budget
+from nas.data import batches_by_length
+from nas.errors import MissedBudgetsError, StudyError
+from nas.evaluate import predict
+from nas.evaluate.accuracy import forward_of
+from nas.evaluate.spread import FLATTERED
+from nas.files import validate
+from nas.pipeline import Run, export
+from nas.pipeline.finalists import Finalist, finalists_inputs, finalists_of, trained, training_steps
+from nas.pipeline.floors import floors_of_candidates, floors_of_exports
+from nas.pipeline.plan import plan
+from nas.pipeline.prepare import splits
+from nas.pipeline.reports import report
+from nas.pipeline.searches import front
+from nas.pipeline.supernets import load_teacher
+from nas.report.figures import limits
+from nas.study import Study
+
+
+def test_a_budget_without_a_floor_says_nothing_of_one():
+    assert Budget(name="fast", device="cpu", p50_ms="20%").model_dump(mode="json").keys() == {"name", "limits"}
+
+
+def test_a_floor_is_limited_by_the_teacher_and_minimises_latency_unless_the_study_says_more():
+    plain = Budget(name="kept", device="cpu", accuracy_loss=1)
+    assert plain.minimise == "p50_ms" and plain.limits[0].given == {"p50_ms": "100%"}
+    small = Budget(name="small", device="cpu", accuracy=0.9, minimise="size_mb", p50_ms="20%")
+    assert small.limits[0].given == {"p50_ms": "20%", "size_mb": "100%"}
+    several = Budget(name="both", accuracy=0.9, limits=[{"device": "a"}, {"device": "b", "p50_ms": 4.0}])
+    assert [one.given for one in several.limits] == [{"p50_ms": "100%"}, {"p50_ms": 4.0}]
+    for budget in (plain, small, several):
+        assert Budget.model_validate(budget.model_dump(mode="json")) == budget
+        assert Budget.model_validate(budget.model_dump(mode="json", exclude_none=True)) == budget
+
+
+def test_of_two_floors_the_higher_one_counts():
+    budget = Budget(name="kept", device="cpu", accuracy=0.85, accuracy_loss=2.0)
+    assert budget.floor(0.90, 0.01).least == pytest.approx(0.88) and budget.floor(0.86, 0.01).least == 0.85
+    assert budget.floor(0.90, 0.01).sure == pytest.approx(0.89)
+    assert Budget(name="fast", device="cpu", p50_ms="20%").floor(0.9, 0.01) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"accuracy": 90.0}, ["accuracy", "at most 1", "0.9", "90"]),
+        ({"accuracy": "0.9"}, ["accuracy", "number", "'0.9'"]),
+        ({"accuracy_loss": -1.0}, ["accuracy_loss", "points from 0", "-1"]),
+        ({"accuracy_loss": 100.0}, ["accuracy_loss", "below 100"]),
+        ({"accuracy": 0.9, "minimise": "throughput_per_s"}, ["minimise", "'p50_ms'", "'throughput_per_s'"]),
+        ({"p50_ms": 4.0, "minimise": "size_mb"}, ["minimise", "add accuracy or accuracy_loss"]),
+        ({}, ["at least one of", "accuracy_loss"]),
+    ],
+)
+def test_what_is_no_floor_is_refused_in_one_line(given, words, tmp_path):
+    with pytest.raises(StudyError) as refused:
+        validate(Budget, {"name": "kept", "device": "cpu", **given}, tmp_path, StudyError)
+    assert all(word in str(refused.value) for word in words) and "\n" not in str(refused.value)
+
+
+def test_a_floor_in_words():
+    budget = Budget(name="kept", device="cpu", accuracy=0.9, accuracy_loss=1.0, size_mb=4.0)
+    assert limits(budget, {}) == [
+        "accuracy \N{GREATER-THAN OR EQUAL TO} 0.9", "accuracy at most 1 point under the teacher's", "least p50",
+        "size \N{LESS-THAN OR EQUAL TO} 4.00 MB",
+    ]  # fmt: skip
+
+
+def test_inherited_weights_count_less_by_the_luck_of_being_chosen():
+    found = Finalist(0.90, 0.01, ((4, 0.86), (8, 0.87)))
+    assert not found.is_gain and found.assured == pytest.approx(0.88)
+    assert Finalist(0.90, 0.01, ((8, 0.89),)).assured == 0.89
+    assert Finalist(0.90, 0.01, ()).assured == pytest.approx(0.88)
+
+
+BUDGETS = """
+[[budgets]]
+name = "kept"
+device = "cpu"
+accuracy_loss = {loss}
+
+[[budgets]]
+name = "small"
+device = "cpu"
+p50_ms = "80%"
+accuracy = 0.5
+minimise = "size_mb"
+
+[supernet]
+"""
+
+
+def _with_floors(study, folder, loss, more=""):
+    """The finished tiny study with floors in place of its limits, in a copy."""
+    path = shutil.copytree(study.parent, folder / "tiny") / study.name
+    text = path.read_text()
+    at, end = text.index("[[budgets]]"), text.index("[supernet]")
+    path.write_text(text[:at] + BUDGETS.format(loss=loss).lstrip() + text[end + len("[supernet]\n") :] + more)
+    return Run.of(Study.load(path), path.parent / "runs")
+
+
+@pytest.fixture(scope="module")
+def run(finished_study, tmp_path_factory):
+    """A tiny run with floors that can be kept, exported."""
+    found = _with_floors(finished_study, tmp_path_factory.mktemp("floors"), 30.0)
+    export(found)
+    return found
+
+
+@pytest.mark.slow
+def test_an_export_is_the_cheapest_finalist_that_keeps_the_floor(run):
+    floors, done, steps = floors_of_exports(run), trained(run.finalists), training_steps(run)
+    for name, figure in (("kept", "p50_ms"), ("small", "size_mb")):
+        measured = {item["digest"]: item for item in front(run)["budgets"][name] if item["met"]}
+        group = [each.digest for each in finalists_of(run)[name]]
+        ended = [one for one in group if done[one].accuracies[-1][0] == steps]
+        assert ended and len(group) <= 6
+        keeping = [one for one in ended if done[one].assured >= floors[name].least]
+        found = json.loads((run.export(name) / "verification.json").read_text())
+        cheapest = min(keeping, key=lambda one: measured[one][figure])
+        assert Architecture.from_json(found["architecture"]).digest == cheapest
+        assert found["met"] and found["floor"] == floors[name].least <= found["search_accuracy"]
+        assert found["teacher_search_accuracy"] == floors[name].teacher
+
+
+@pytest.mark.slow
+def test_the_floor_is_the_teachers_accuracy_on_the_search_set_less_the_loss(run):
+    judged = splits(run).search
+    logits = predict(forward_of(load_teacher(run)), batches_by_length(judged))
+    accuracy = float((logits.argmax(axis=1) == np.asarray(judged["labels"])).mean())
+    found = floors_of_exports(run)
+    assert found["kept"].teacher == accuracy == front(run)["teacher_search_accuracy"]
+    assert found["kept"].least == pytest.approx(accuracy - 0.3) and found["small"].least == 0.5
+    error = (accuracy * (1 - accuracy) / len(judged)) ** 0.5
+    assert found["kept"].sure - found["kept"].least == pytest.approx(FLATTERED * error, rel=0.3)
+    assert floors_of_candidates(run) == found, "all texts judge candidates"
+
+
+@pytest.mark.slow
+def test_a_run_with_floors_is_up_to_date_afterwards(run):
+    assert all(step["state"] == "done" for step in plan(run.study, run.folder.parent)["steps"])
+    other = run.study.budgets[0].model_copy(update={"accuracy_loss": 20.0})
+    changed = run.study.model_copy(update={"budgets": (other, *run.study.budgets[1:])})
+    assert finalists_inputs(Run(changed, run.folder)) != finalists_inputs(run)
+
+
+@pytest.mark.slow
+def test_page_card_and_tables_say_what_was_kept(run, nas):
+    page = report(run).read_text()
+    assert "accuracy at most 30 points under the teacher" in page and "least size" in page
+    assert "to be kept on the search set" in page and page.count('class="budget"') >= 3
+    assert "The accuracy to be kept is" in (run.export("kept") / "README.md").read_text()
+    code, output, _ = nas("front", str(run.study.path), "--runs", str(run.folder.parent))
+    assert code == 0 and "to keep 0.5000 after the final training" in output
+    code, output, error = nas("check", str(run.study.path), "--runs", str(run.folder.parent))
+    assert code == 0 and "with the least size_mb" in output, error
+
+
+@pytest.mark.slow
+def test_a_floor_that_nothing_keeps_is_missed_with_the_nearest_named(finished_study, tmp_path):
+    run = _with_floors(finished_study, tmp_path, 0.0, "candidates = 1\n".replace("candidates", "finalists"))
+    path = run.study.path
+    path.write_text(path.read_text().replace("accuracy_loss = 0.0", "accuracy = 1.0"))
+    run = Run.of(Study.load(path), path.parent / "runs")
+    with pytest.raises(MissedBudgetsError) as missed:
+        export(run)
+    assert missed.value.reasons.keys() == {"kept"} and (run.export("small") / "verification.json").exists()
+    reason = missed.value.reasons["kept"]
+    assert "no measured candidate keeps 1.0000 on the search set" in reason and "lower the floor" in reason
+    known = {item["digest"][:8] for item in front(run)["budgets"]["kept"]}
+    assert any(f"({digest})" in reason for digest in known)
+
+
+def test_init_takes_points_that_may_be_lost(tmp_path, monkeypatch, nas):
+    from tiny import make_rows, make_teacher, make_tokenizer
+
+    monkeypatch.chdir(tmp_path)
+    make_teacher(vocab_size=64).save_pretrained(tmp_path / "my-bert")
+    make_tokenizer().save_pretrained(tmp_path / "my-bert")
+    make_rows(300, 0).to_csv(tmp_path / "train.csv")
+    make_rows(50, 1).to_csv(tmp_path / "test.csv")
+    given = ["--teacher", "my-bert", "--train", "train.csv", "--test", "test.csv", "--fine-tune"]
+    code, _, error = nas("init", "mine", *given, "--budget", "1pt", "--budget", "close=0.5pt", "--budget", "20%")
+    assert code == 0, error
+    assert [(one.name, one.accuracy_loss) for one in Study.load("mine").budgets] == [
+        ("1-point", 1.0), ("close", 0.5), ("20-percent", None),
+    ]  # fmt: skip
+    written = tomllib.loads((tmp_path / "mine" / "study.toml").read_text())["budgets"][0]
+    assert written == {"name": "1-point", "device": "here", "accuracy_loss": 1.0}
+    code, output, _ = nas("check", "mine")
+    assert code == 0 and "accuracy >= the teacher's less 0.5 points" in output and "is less than the standard" in output
+    code, _, error = nas("init", "other", *given, "--budget", "manypt")
+    assert code == 2 and "1pt" in error
