@@ -26,6 +26,8 @@ _FEWEST = 5_000
 _STRENGTHS = (0.01, 0.1, 1.0, 10.0)
 """Of the classifier's regularisation; the one that is best on the search set is taken."""
 _ITERATIONS = 100
+_NEVER = 1e3
+"""A logit this far below the others never wins."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class StaticModel:
         """Learn from tokenised training rows and word vectors (vocab_size, width); the search set chooses how strongly
         the classifier is regularised.
         """
-        labels, outputs = np.asarray(values_of(train, "labels")), _outputs(metric, train, search)
+        labels, outputs = np.asarray(values_of(train, "labels")), _outputs(train, search)
         most = max(_FEWEST, _PRODUCTS // outputs)
         rows = np.random.default_rng(0).permutation(len(labels))[:most]
         means = _shares(train, len(vectors))[rows] @ vectors
@@ -79,9 +81,11 @@ class StaticModel:
         save(graph.model("static"), path)
 
 
-def _outputs(metric: Metric, *splits: Dataset) -> int:
-    """The number of classes; 1 for a regression, whose targets are no whole numbers of classes."""
+def _outputs(*splits: Dataset) -> int:
+    """The number of classes or, where each text has a row of them, of labels; 1 for a regression's numbers."""
     labels = [np.asarray(values_of(split, "labels")) for split in splits]
+    if labels[0].ndim == 2:
+        return labels[0].shape[1]
     if any(np.issubdtype(found.dtype, np.floating) for found in labels):
         return 1
     return 1 + max(int(found.max()) for found in labels)
@@ -98,17 +102,39 @@ def _shares(split: Dataset, vocab_size: int) -> csr_matrix:
 
 def _classifiers(x: np.ndarray, labels: np.ndarray, outputs: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Weights (width, outputs) and bias (outputs,) of a linear classifier, or regression, at each strength."""
-    from sklearn.linear_model import LogisticRegression, Ridge
-
     for strength in _STRENGTHS:
-        if outputs == 1:
-            line = Ridge(alpha=1.0 / strength).fit(x, labels)
-            yield line.coef_[:, None], np.atleast_1d(line.intercept_)
-            continue
-        found: Any = LogisticRegression(C=strength, max_iter=_ITERATIONS).fit(x, labels)
-        weights, bias = np.zeros((x.shape[1], outputs)), np.full(outputs, -1e3)
-        # Of two classes one row stands for the difference; a class that no row has is never the answer.
-        rows = np.vstack([-found.coef_ / 2, found.coef_ / 2]) if len(found.classes_) == 2 else found.coef_
-        ends = np.concatenate([-found.intercept_ / 2, found.intercept_ / 2]) if len(rows) == 2 else found.intercept_
-        weights[:, found.classes_], bias[found.classes_] = rows.T, ends
-        yield weights, bias
+        if labels.ndim == 2:
+            several = [_classes(x, column > 0.5, 2, strength) for column in labels.T]
+            # What is said for a label less what is said against it.
+            yield (
+                np.stack([weights[:, 1] - weights[:, 0] for weights, _ in several], axis=1),
+                np.array([bias[1] - bias[0] for _, bias in several]),
+            )
+        elif outputs == 1:
+            yield _line(x, labels, strength)
+        else:
+            yield _classes(x, labels, outputs, strength)
+
+
+def _line(x: np.ndarray, labels: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.linear_model import Ridge
+
+    found: Any = Ridge(alpha=1.0 / strength).fit(x, labels)
+    return found.coef_[:, None], np.atleast_1d(found.intercept_)
+
+
+def _classes(x: np.ndarray, labels: np.ndarray, outputs: int, strength: float) -> tuple[np.ndarray, np.ndarray]:
+    """Those of so many classes; one that no row has is never the answer."""
+    from sklearn.linear_model import LogisticRegression
+
+    weights, bias = np.zeros((x.shape[1], outputs)), np.full(outputs, -_NEVER)
+    known = np.unique(labels).astype(int)
+    if len(known) == 1:
+        bias[known] = 0.0
+        return weights, bias
+    found: Any = LogisticRegression(C=strength, max_iter=_ITERATIONS).fit(x, labels)
+    # Of two classes there is one row, which stands for their difference.
+    signs = np.array([[-0.5], [0.5]]) if len(known) == 2 else np.ones((1, 1))
+    weights[:, known] = (signs * found.coef_).T
+    bias[known] = (signs * found.intercept_[None]).ravel()
+    return weights, bias

@@ -145,11 +145,10 @@ def evaluation(study: Study, work: Workload) -> float:
 def front(study: Study, work: Workload) -> float:
     """Measuring the best candidates, judging the teacher, and evaluating the uniform networks.
 
-    With hours the search evaluates those, and counts them.
+    With hours the search evaluates those of budgets without a floor, and counts them.
     """
-    limited = sum(not budget.has_floor for budget in study.budgets)
     measured = (_times_candidates(study) * study.export.candidates + len(study.budgets)) * _MEASURED
-    uniform = 0 if study.training.hours else most_uniform(study.space, limited)
+    uniform = most_uniform(study.space, sum(budget.has_floor or not study.training.hours for budget in study.budgets))
     return measured + work.seconds(work.judged) + uniform * evaluation(study, work)
 
 

@@ -33,7 +33,7 @@ from nas.search.costs import Costs
 from nas.search.executors import Executor, Remembering, evaluating_processor, executor_for
 from nas.search.knapsack import best_sums, score, single_changes
 from nas.search.sampler import Trials
-from nas.search.selection import Measurement, measure_front
+from nas.search.selection import Measurement, compared_at, measure_front
 from nas.search.storage import Storage, check_database, database
 from nas.search.uniform import best_uniform, every_uniform
 from nas.study import Study
@@ -314,7 +314,9 @@ def front_inputs(run: Run) -> str:
 def make_front(run: Run, laps: Laps) -> None:
     """Measure the best of each budget whole."""
     study, costs, recipe = run.study, costs_and_floors_of(run), evaluation(run)
-    uniform = best_uniform(partial(executor_of, run, recipe), study.space, costs)
+    results = searched(run).results
+    limited = compared_at(costs, results, study.export.candidates)
+    uniform = best_uniform(partial(executor_of, run, recipe), study.space, limited)
     evaluator = recipe.load()
     measurement = Measurement(evaluator.network, study.space.largest(), costs, texts(run))
     found = {"metric": metric_of(run).label} | measure_front(measurement, searched(run), study, uniform)

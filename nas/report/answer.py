@@ -110,7 +110,9 @@ def against_uniform(contents: Contents) -> str:
     front = contents.front or {}
     rows, shown = "", list[Record]()
     for name, other in front.get("uniform", {}).items():
-        own = next((item for item in front["budgets"].get(name, ()) if item["met"]), None)
+        against = (other or {}).get("against")
+        met = (item for item in front["budgets"].get(name, ()) if item["met"])
+        own = next((item for item in met if against in (None, item["digest"])), None)
         if not own or not other:
             continue
         shown += [own, other]
@@ -131,6 +133,11 @@ def against_uniform(contents: Contents) -> str:
         f"supernet's weights before any fine-tuning, and {taken}. What was found was chosen from "
         "more networks by that very figure, which flatters it."
     )
+    if front.get("floors"):
+        note += (
+            " Of a budget that asks for an accuracy one candidate near it is shown, beside the best uniform network "
+            "that costs no more."
+        )
     if metric == "accuracy" and examples:
         shares = [item["search_accuracy"] for item in front["uniform"].values() if item]
         error = max(math.sqrt(share * (1.0 - share) / examples) for share in shares)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from statistics import median
 from typing import Any
 
 from nas.architecture import Architecture
-from nas.budget import FIGURES, LATENCIES, RATES, STORED, Budget
+from nas.budget import FIGURES, LATENCIES, RATES, STORED, Budget, Floor, Limits
 from nas.evaluate import CandidateResult
 from nas.latency.exits import measure_with_exits
 from nas.latency.measure import Texts, measure_peak_memory
@@ -17,7 +17,7 @@ from nas.latency.profile import Profile
 from nas.latency.record import latency_figures
 from nas.model import CompactBertForSequenceClassification
 from nas.search.costs import Costs
-from nas.search.front import along_the_front, pareto_front, ranking
+from nas.search.front import along_the_front, cheapest_reaching, pareto_front, ranking
 from nas.search.loop import SearchState
 from nas.study import Study
 
@@ -39,6 +39,38 @@ class Measurement:
     """Measured beside them."""
     costs: Costs
     texts: Texts
+
+
+def compared_at(costs: Costs, results: Sequence[CandidateResult], count: int) -> Costs:
+    """Costs with limits in place of floors: what the candidate costs that a budget's uniform network is compared with.
+
+    Of those that are measured it is the cheapest with an accuracy of the floor's second level, or the most accurate.
+    """
+    budgets = list[Budget]()
+    for budget in costs.budgets:
+        floor = costs.floors.get(budget.name)
+        found = _compared(costs, results, budget, floor, count) if floor else None
+        if floor and found:
+            caution = 1.0 + costs.profiles[floor.device].error["mape"]
+            limit = costs.minimised(found.architecture, floor, found.exits) * caution
+            limits = Limits.model_validate({"device": floor.device, floor.minimise: limit})
+            budgets.append(Budget(name=budget.name, limits=(limits,)))
+        else:
+            budgets.append(budget)
+    return replace(costs, budgets=tuple(budgets))
+
+
+def _compared(
+    costs: Costs, results: Sequence[CandidateResult], budget: Budget, floor: Floor, count: int
+) -> CandidateResult | None:
+    """The candidate of a budget with a floor that a uniform network is compared with."""
+    measured = along_the_front(ranking(results, costs, budget, _tolerance(costs, budget)), costs, floor, WIDER * count)
+    return cheapest_reaching(measured, costs, floor, floor.levels[1]) or next(iter(measured), None)
+
+
+def _tolerance(costs: Costs, budget: Budget) -> float:
+    """By how much a prediction may miss a budget for its network to be measured."""
+    return min(costs.profiles[name].error["mape"] for name in budget.devices)
 
 
 def measure_front(
@@ -63,6 +95,10 @@ def measure_front(
         count, beside = study.export.candidates, uniform.get(budget.name, ())
         budgets[budget.name], measured = measure_budget(measurement, state.results, budget, count, beside)
         others[budget.name] = next((item for item in measured if item["met"]), None)
+        floor = costs.floors.get(budget.name)
+        against = _compared(costs, state.results, budget, floor, count) if floor else None
+        if against and others[budget.name]:
+            others[budget.name] |= {"against": against.architecture.digest}
     return {
         "study": study.name,
         "outcomes": state.outcomes,
@@ -110,7 +146,7 @@ def measure_budget(
     here: predictions stand in, and the export will be verified there.
     """
     costs, floor = measurement.costs, measurement.costs.floors.get(budget.name)
-    tolerance = min(costs.profiles[name].error["mape"] for name in budget.devices)
+    tolerance = _tolerance(costs, budget)
 
     def used(result: CandidateResult, slower: float = 1.0) -> float:
         return 1.0 + costs.excess(result.architecture, budget, result.exits, slower)

@@ -69,8 +69,8 @@ def best_uniform(
 ) -> dict[str, list[CandidateResult]]:
     """For each budget the most accurate of them, best first: some, since prediction errs about who keeps the budget.
 
-    A budget with a floor has none: its limit is not what decides. They are evaluated as candidates are, by the same
-    kind of executor, which is made only if there are any; what several budgets have in common is evaluated once.
+    A budget with a floor has none, since its limit is not what decides. They are evaluated as candidates are, by the
+    same kind of executor, which is made only if there are any; what several budgets have in common is evaluated once.
     """
     networks = _by_budget(space, costs)
     every = every_uniform(space, costs)

@@ -23,6 +23,9 @@ def _split(count, seed, vectors, kind):
     rng, directions = np.random.default_rng(seed), np.random.default_rng(9).standard_normal((WIDTH, 3))
     texts = [rng.integers(0, WORDS, rng.integers(3, 9)).tolist() for _ in range(count)]
     along = np.array([vectors[text].mean(axis=0) for text in texts]) @ directions
+    if kind == "several":
+        labels = (along > 0).astype(float).tolist()
+        return Dataset.from_dict({"input_ids": texts, "length": [len(text) for text in texts], "labels": labels})
     labels = {"two": along[:, 0] > 0, "three": along.argmax(axis=1), "number": along[:, 0]}[kind]
     labels = labels.tolist() if kind == "number" else labels.astype(int).tolist()
     return Dataset.from_dict({"input_ids": texts, "length": [len(text) for text in texts], "labels": labels})
@@ -41,6 +44,16 @@ def test_it_learns_what_averages_tell_and_its_file_says_the_same(kind, metric, o
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     served = [session.run(["logits"], {"input_ids": np.array([ids])})[0][0] for ids in test["input_ids"]]
     assert np.allclose(served, logits, rtol=1e-4, atol=1e-4)
+
+
+def test_several_labels_have_a_logit_each_that_is_positive_where_they_apply(vectors, tmp_path):
+    class Share(Metric):
+        def score(self, logits, labels):
+            return float(((logits > 0) == (labels > 0.5)).mean())
+
+    train, search, test = (_split(count, seed, vectors, "several") for seed, count in enumerate((600, 200, 200), 1))
+    found = StaticModel.fit(vectors, train, search, Share("accuracy")).logits(test)
+    assert found.shape == (200, 3) and Share("accuracy").score(found, np.asarray(test["labels"])) > 0.93
 
 
 def test_a_class_that_no_training_row_has_is_never_the_answer(vectors):

@@ -19,7 +19,7 @@ from nas.search.costs import Costs
 from nas.search.front import along_the_front, cheapest_reaching
 from nas.search.knapsack import best_sums, single_changes
 from nas.search.levels import Levels, Standing
-from nas.search.selection import Measurement, measure_budget
+from nas.search.selection import Measurement, compared_at, measure_budget
 from nas.search.uniform import every_uniform
 from nas.search.view import View
 
@@ -145,3 +145,17 @@ def test_the_view_shows_the_cheapest_that_keeps_a_floor(costs):
         view.add(one)
     view()
     assert view._best == {"kept": [keeps]}
+
+
+def test_a_floor_is_compared_with_a_uniform_network_that_costs_no_more_than_a_candidate_near_it(costs):
+    rng = random.Random(0)
+    results = _results({SPACE.sample(rng) for _ in range(300)})
+    limited = compared_at(costs, results, 4)
+    (budget,) = limited.budgets
+    assert not budget.has_floor and every_uniform(SPACE, limited)
+    ranked = sorted(results, key=lambda one: -one.accuracy)
+    near = cheapest_reaching(along_the_front(ranked, costs, FLOOR, 8), costs, FLOOR, FLOOR.levels[1])
+    price = costs.minimised(near.architecture, FLOOR)
+    assert budget.limits[0].p50_ms == pytest.approx(1.02 * price)
+    assert max(costs.minimised(one, FLOOR) for one in every_uniform(SPACE, limited)) <= price * 1.0001
+    assert compared_at(costs, [], 4).budgets == costs.budgets, "nothing was found that it could be"
