@@ -16,9 +16,9 @@ from datasets import Dataset
 from onnx import TensorProto
 from scipy.sparse import csr_matrix
 
-from nas.data import Metric
 from nas.data.files import values_of
 from nas.graph import GraphBuilder, save
+from nas.tasks import Metric
 
 _PRODUCTS = 400_000
 """The classifier learns from so many training rows times classes at most, drawn at random."""

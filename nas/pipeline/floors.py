@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from datasets import Dataset
 
 from nas.budget import Floor
@@ -52,5 +53,5 @@ def _teacher(run: Run, examples: int | None) -> tuple[float, float]:
 def _judge(run: Run, judged: Dataset) -> tuple[float, float]:
     metric = metric_of(run)
     logits = predict(forward_of(load_teacher(run)), batches_by_length(judged), "Accuracy of the teacher")
-    labels = judged.with_format("numpy")["labels"]
+    labels = np.asarray(judged["labels"])
     return metric.score(logits, labels), standard_error(metric, logits, labels)
