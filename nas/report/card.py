@@ -27,7 +27,7 @@ from nas.tasks import task_kind
 
 CARD_FILE = "README.md"
 _LICENCE = ("license", "license_name", "license_link")
-_METRICS = {"spearman": "spearmanr", "pearson": "pearsonr"}
+_METRICS = {"spearman": "spearmanr", "pearson": "pearsonr", "f1_macro": "f1", "f1_micro": "f1"}
 """Where a hub has another name."""
 _BODY = """
 # {title}

@@ -35,7 +35,7 @@ class TaskSettings(Protocol):
 
     @property
     def positive(self) -> str | None:
-        """The class that f1 is of."""
+        """The class that f1, precision, recall or roc_auc is of."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,8 @@ class TaskKind(ABC):
     """What transformers calls it in `config.json`."""
     predicts_numbers: ClassVar[bool] = False
     """Whether labels are numbers on a scale of their own, which trainings see standardised, and the output is one."""
+    of_one_class: ClassVar[tuple[str, ...]] = ()
+    """The metrics that may be of a class which the study names."""
     no_exits: ClassVar[str] = ""
     """Why a text cannot leave a network early; empty where it can."""
 
@@ -124,10 +126,13 @@ class TaskKind(ABC):
         """Raise `ValueError` with key, rule, value and remedy for settings that do not fit the kind."""
         if asked.metric not in self.metrics:
             raise ValueError(f"metric: {asked.metric!r} does not measure {self.name}; use {', '.join(self.metrics)}")
-        if asked.positive is not None and asked.metric != "f1":
+        if asked.positive is not None and asked.metric not in self.of_one_class:
+            able = (
+                f"only {', '.join(self.of_one_class)} can be" if self.of_one_class else f"no metric of {self.name} is"
+            )
             raise ValueError(
-                f"positive: only f1 is of one class, but the metric is {asked.metric!r}; remove positive or set "
-                "metric = 'f1'"
+                f"positive: {able} of one class, but the metric is {asked.metric!r}; remove positive"
+                + (", or set another metric" if self.of_one_class else "")
             )
 
     @abstractmethod

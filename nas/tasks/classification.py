@@ -16,29 +16,47 @@ if TYPE_CHECKING:
     import torch
 
 
+_OF_ONE_CLASS = ("f1", "precision", "recall", "roc_auc")
+
+
 @dataclass(frozen=True)
 class ClassMetric(Metric):
-    """`accuracy`, `f1` or `matthews_correlation` of the likeliest class. Labels are class numbers, (texts,)."""
+    """A metric of the likeliest class, or with `roc_auc` of how texts are ordered. Labels are class numbers, (texts,).
+
+    `f1_micro` is `accuracy`, since each text has one class.
+    """
 
     positive: int | None = None
-    """The number of the class whose f1 is meant; None for that of class 1 where there are two, else for the mean."""
+    """The number of the class that f1, precision, recall or roc_auc is of; None for class 1 where there are two, else
+    for the mean over all."""
 
     @property
     def is_share(self) -> bool:
-        return self.name == "accuracy"
+        return self.name in ("accuracy", "f1_micro")
+
+    @property
+    def needs_float32(self) -> bool:
+        """Texts are ordered by differences that bf16 does not tell."""
+        return self.name == "roc_auc"
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
-        predictions = self.answers(logits)
-        if self.name == "accuracy":
-            return float((predictions == labels).mean())
-        from sklearn.metrics import f1_score, matthews_corrcoef  # a second, which workers need not wait for accuracy
+        if self.is_share:
+            return float(self.right(logits, labels).mean())
+        outputs = logits.shape[1]
+        positive = 1 if self.positive is None and outputs == 2 else self.positive
+        if self.name == "roc_auc":
+            classes = range(outputs) if positive is None else [positive]
+            found = [area for number in classes if (area := _area_under_curve(logits, labels, number)) is not None]
+            return float(np.mean(found)) if found else 0.5
+        from sklearn import metrics  # a second, which workers need not wait for accuracy
 
+        predictions = self.answers(logits)
         if self.name == "matthews_correlation":
-            return float(matthews_corrcoef(labels, predictions))
-        positive = 1 if self.positive is None and logits.shape[1] == 2 else self.positive
-        if positive is None:
-            return float(f1_score(labels, predictions, average="macro", zero_division=0.0))
-        return float(f1_score(labels == positive, predictions == positive, zero_division=0.0))
+            return float(metrics.matthews_corrcoef(labels, predictions))
+        of: Any = getattr(metrics, f"{self.name.removesuffix('_macro')}_score")
+        if positive is None or self.name == "f1_macro":
+            return float(of(labels, predictions, average="macro", zero_division=0.0))
+        return float(of(labels == positive, predictions == positive, zero_division=0.0))
 
     def answers(self, logits: np.ndarray) -> np.ndarray:
         found: np.ndarray = logits.argmax(axis=1)
@@ -59,11 +77,28 @@ class ClassMetric(Metric):
         return found
 
 
+def _area_under_curve(logits: np.ndarray, labels: np.ndarray, number: int) -> float | None:
+    """How often a text of a class is given a higher probability of it than a text of another one, ties being half.
+
+    None where one of the two kinds is missing.
+    """
+    from scipy.stats import rankdata
+
+    others = np.delete(logits.astype(np.float64), number, axis=1)
+    ranks = rankdata(logits[:, number] - np.logaddexp.reduce(others, axis=1))
+    is_own = labels == number
+    own, rest = int(is_own.sum()), int((~is_own).sum())
+    if not own or not rest:
+        return None
+    return float((ranks[is_own].sum() - own * (own + 1) / 2) / (own * rest))
+
+
 class Classification(TaskKind):
     """One of several classes."""
 
     name = "classification"
-    metrics = ("accuracy", "f1", "matthews_correlation")
+    metrics = ("accuracy", "f1", "f1_macro", "f1_micro", "precision", "recall", "roc_auc", "matthews_correlation")
+    of_one_class = _OF_ONE_CLASS
     examples = (
         {"label": ["good", "bad", "good", "so so", "bad", "so so"]},
         {"label": [0, 1, 1, 0, 1, 0]},
@@ -72,19 +107,22 @@ class Classification(TaskKind):
     problem_type = "single_label_classification"
 
     def metric(self, asked: TaskSettings, names: Sequence[str] = ()) -> ClassMetric:
-        """f1 is that of the class `positive`, else of class 1 if there are two (as in GLUE), else the mean over all."""
-        positive = asked.positive
-        if asked.metric != "f1" or (not names and positive is None):
-            return ClassMetric(asked.metric)
+        """f1, precision, recall and roc_auc are those of the class `positive`, else of class 1 if there are two (as in
+        GLUE), else the mean over all.
+        """
+        name, positive = asked.metric, asked.positive
+        if name not in _OF_ONE_CLASS or (not names and positive is None):
+            return ClassMetric(name, " ".join(reversed(name.split("_"))) if name.startswith("f1_") else "")
         if not names:
-            return ClassMetric("f1", f"f1 of {positive!r}")
+            return ClassMetric(name, f"{name} of {positive!r}")
         if positive is None:
-            return ClassMetric("f1", f"f1 of {names[1]!r}", 1) if len(names) == 2 else ClassMetric("f1", "macro f1")
+            two = len(names) == 2
+            return ClassMetric(name, f"{name} of {names[1]!r}", 1) if two else ClassMetric(name, f"macro {name}")
         same = [number for number, name in enumerate(names) if name == positive]
         same = same or [number for number, name in enumerate(names) if name.casefold() == positive.casefold()]
         if len(same) != 1:
             raise DataError(f"task.positive: must be one of the classes {', '.join(names)}, but got {positive!r}")
-        return ClassMetric("f1", f"f1 of {names[same[0]]!r}", same[0])
+        return ClassMetric(name, f"{name} of {names[same[0]]!r}", same[0])
 
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
         (trained,), (tested,) = train, test

@@ -234,7 +234,10 @@ def test_f1_is_of_the_class_that_is_named():
 
 
 def test_a_positive_class_is_for_f1(tmp_path):
-    with pytest.raises(StudyError, match="positive: only f1 is of one class, but the metric is 'accuracy'"):
+    with pytest.raises(
+        StudyError,
+        match="positive: only f1, precision, recall, roc_auc can be of one class, but the metric is 'accuracy'",
+    ):
         validate(Task, TASK.model_dump() | {"positive": "hate"}, tmp_path, StudyError)
 
 
