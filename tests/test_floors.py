@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 import tomllib
@@ -82,7 +83,9 @@ def test_inherited_weights_count_less_by_the_luck_of_being_chosen():
     found = Finalist(0.90, 0.01, ((4, 0.86), (8, 0.87)))
     assert not found.is_gain and found.assured == pytest.approx(0.88)
     assert Finalist(0.90, 0.01, ((8, 0.89),)).assured == 0.89
-    assert Finalist(0.90, 0.01, ()).assured == pytest.approx(0.88)
+    assert Finalist(0.90, 0.01, ()).assured == pytest.approx(0.88) == Finalist(0.90, 0.01, ()).expected(8)
+    assert Finalist(0.80, 0.01, ((2, 0.84),)).expected(8) == pytest.approx(0.88), "a quarter tells half of the gain"
+    assert Finalist(0.80, 0.01, ((2, 0.78),)).expected(8) == pytest.approx(0.78)
 
 
 BUDGETS = """
@@ -179,6 +182,7 @@ def test_a_floor_that_nothing_keeps_is_missed_with_the_nearest_named(finished_st
     assert missed.value.reasons.keys() == {"kept"} and (run.export("small") / "verification.json").exists()
     reason = missed.value.reasons["kept"]
     assert "no measured candidate keeps 1.0000 on the search set" in reason and "lower the floor" in reason
+    assert reason.partition(": ")[2].partition("; lower")[0] in html.unescape(report(run).read_text())
     known = {item["digest"][:8] for item in front(run)["budgets"]["kept"]}
     assert any(f"({digest})" in reason for digest in known)
 

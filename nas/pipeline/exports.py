@@ -208,15 +208,19 @@ def make_export(run: Run, laps: Laps, budget: Budget, fine_tune: bool) -> None:
     writer, references = _Writer(run, fine_tune, floor), _references(run, budget.devices)
     able = [item for item in measured if item["met"] and item["digest"] not in missed]
     finalists = trained(run.finalists) if fine_tune else {}
-    done = {name for name, found in finalists.items() if floor and found.accuracies[-1][0] == training_steps(run)}
+    steps = training_steps(run) if fine_tune else 0
     if floor:
+        done = {name for name, found in finalists.items() if found.accuracies[-1][0] == steps}
         able.sort(key=lambda item: (item["digest"] not in done, item[floor.minimise]))
     elif fine_tune:  # the sort is stable: who is no finalist keeps its place behind those who are
         able.sort(key=lambda item: finalists[item["digest"]].order if item["digest"] in finalists else (0, 0.0))
     below: list[tuple[float, dict[str, Any]]] = []
     for candidate in able:
-        untried = candidate["digest"] not in done
-        if untried and any(candidate["search_accuracy"] <= other["search_accuracy"] for _, other in below):
+        known = finalists.get(candidate["digest"])
+        if floor and known and known.expected(steps) < floor.least:
+            below.append((known.assured, candidate))
+            continue
+        if not known and any(candidate["search_accuracy"] <= other["search_accuracy"] for _, other in below):
             continue  # a more accurate one did not keep the floor
         weighed = writer.weighed(budget.name, candidate, dropped=floor is None)
         if floor and weighed.found.assured < floor.least:
@@ -227,7 +231,8 @@ def make_export(run: Run, laps: Laps, budget: Budget, fine_tune: bool) -> None:
         say(f"{budget.name}: {candidate['description']} missed the budget when verified; taking the next best")
         shutil.rmtree(run.export(budget.name))
     if floor and below:
-        raise ExportError(f"budgets.{budget.name}: {_below(floor, below)}")
+        remedy = "lower the floor, or raise supernet.steps, search.evaluations or export.epochs"
+        raise ExportError(f"budgets.{budget.name}: {_below(floor, below)}; {remedy}")
     more = "training.hours" if run.study.training.hours else "search.evaluations"
     found, remedy = "no candidate is predicted to meet it", f"{more} or the budget"
     if measured:
@@ -241,9 +246,21 @@ def _below(floor: Floor, below: list[tuple[float, dict[str, Any]]]) -> str:
     return (
         f"no measured candidate keeps {floor.least:.4f} on the search set, where the teacher has {floor.teacher:.4f}; "
         f"the nearest is {nearest['description']} ({nearest['digest'][:8]}) with {accuracy:.4f} at "
-        f"{figure(floor.minimise, nearest[floor.minimise])}; lower the floor, or raise supernet.steps, "
-        "search.evaluations or export.epochs"
+        f"{figure(floor.minimise, nearest[floor.minimise])}"
     )
+
+
+def missed_floors(run: Run) -> dict[str, str]:
+    """Of budgets whose floor no finalist keeps: that it is missed, and by how little, by the budget's name."""
+    if not run.is_finished("front") or not run.is_done("finalists", finalists_inputs(run)):
+        return {}
+    found, measured = trained(run.finalists), front(run)["budgets"]
+    missed = dict[str, str]()
+    for name, floor in floors_of_exports(run).items():
+        below = [(found[item["digest"]].assured, item) for item in measured[name] if item["digest"] in found]
+        if below and all(accuracy < floor.least for accuracy, _ in below):
+            missed[name] = _below(floor, below)
+    return missed
 
 
 def make_trial(run: Run, laps: Laps, candidate: dict[str, Any], fine_tune: bool) -> None:

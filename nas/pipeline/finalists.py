@@ -31,7 +31,7 @@ from nas.pipeline.supernets import decided, distillation, supernet_inputs, super
 from nas.pipeline.unlabelled import distilled_texts
 from nas.progress import Laps, busy, say
 from nas.search.selection import WIDER
-from nas.supernet.cohort import Goal, Halving, kept_of
+from nas.supernet.cohort import Goal, Halving, expected_at_end, kept_of
 from nas.supernet.loops import Schedule
 
 _FORM = 1
@@ -67,6 +67,13 @@ class Finalist:
     def assured(self) -> float:
         """The accuracy that counts of the better weights, trained or inherited."""
         return max([self.inherited_less_luck, *(accuracy for _, accuracy in self.accuracies[-1:])])
+
+    def expected(self, steps: int) -> float:
+        """The same as it is expected after so many steps, where the network was dropped before."""
+        if not self.accuracies:
+            return self.assured
+        step, accuracy = self.accuracies[-1]
+        return max(self.inherited_less_luck, expected_at_end(self.inherited, accuracy, step / steps))
 
     @property
     def order(self) -> tuple[int, float]:

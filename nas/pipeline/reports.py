@@ -8,7 +8,7 @@ from typing import Any
 from nas.errors import DeviceError, ExportError, SearchError, TeacherError
 from nas.export.artefact import VERIFICATION_FILE
 from nas.files import read_json, write_text
-from nas.pipeline.exports import baselines, exported
+from nas.pipeline.exports import baselines, exported, missed_floors
 from nas.pipeline.older import older
 from nas.pipeline.prepare import metric_of
 from nas.pipeline.run import Run
@@ -73,6 +73,7 @@ def _contents(run: Run) -> Contents:
         seeds=spread_of(run),
         unlabelled=counts.in_words() if (counts := unlabelled_counts(run)) else "",
         seconds=seconds(run),
+        missed=missed_floors(run),
         older=older(run),
     )
 

@@ -54,6 +54,8 @@ class Contents:
     """How many texts without labels were read and left out, in one line; empty if the study has none."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """How long each finished step took."""
+    missed: Mapping[str, str] = field(default_factory=dict)
+    """Why budgets have no export, as far as that is known, by the budget's name."""
     older: str = ""
     """What was made for an older form of the study, in one line."""
 

@@ -69,6 +69,7 @@ def _answer(contents: Contents) -> str:
     body = warning(contents) + (cards(contents) if contents.exports else "") + table(contents) + _note(note)
     if missing:
         body += _note(f"No export yet for {', '.join(missing)}.")
+        body += "".join(_note(f"{name}: {contents.missed[name]}.") for name in missing if name in contents.missed)
     return _section("What came out", body + against_uniform(contents))
 
 

@@ -51,12 +51,11 @@ class Goal:
         """The networks of a group by their accuracies after a share of the steps.
 
         Those that are expected to keep the accuracy come first, the cheapest before the others; then those nearest to
-        it. Gains are taken to grow with the square root of the steps.
+        it.
         """
 
         def expected(number: int) -> float:
-            gained = max(scores[number] - self.inherited[number], 0.0)
-            return scores[number] + gained * (1.0 / math.sqrt(share) - 1.0)
+            return expected_at_end(self.inherited[number], scores[number], share)
 
         def order(number: int) -> tuple[bool, float, int]:
             keeps = expected(number) >= self.least
@@ -112,6 +111,14 @@ class Halving:
                     ordered = sorted(group, key=lambda number: (-rung[number], number))
                 groups[place] = set(ordered[: kept_of(len(group), goal is not None)])
         return groups
+
+
+def expected_at_end(inherited: float, accuracy: float, share: float) -> float:
+    """The accuracy that a training is expected to end with, from those before it and after a share of its steps.
+
+    What is gained is taken to grow with the square root of the steps.
+    """
+    return accuracy + max(accuracy - inherited, 0.0) * (1.0 / math.sqrt(share) - 1.0)
 
 
 def kept_of(count: int, has_goal: bool = False) -> int:
