@@ -34,7 +34,7 @@ from nas.supernet.training import Distillation
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
 STEPS = (
-    "data", "teacher", "profile-cpu", "supernet", "search", "front", "finalists", "baselines-cpu",
+    "data", "teacher", "profile-cpu", "supernet", "search", "front", "finalists", "baselines-cpu", "static-cpu",
     "export-large", "export-small",
 )  # fmt: skip
 
@@ -252,7 +252,7 @@ def test_another_machine_measures_anew(copied, monkeypatch):
     export(copied, fine_tune=False)
     after = {path.stem: path.read_text() for path in (copied.folder / "steps").glob("*.json")}
     redone = {name for name in before if before[name] != after[name]}
-    assert redone == {"profile-cpu", "front", "baselines-cpu", "export-large", "export-small"}
+    assert redone == {"profile-cpu", "front", "baselines-cpu", "static-cpu", "export-large", "export-small"}
 
 
 def test_check_prints_the_plan_without_doing_anything(nas, tiny_study, tmp_path):
