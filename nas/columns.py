@@ -7,14 +7,15 @@ A column is judged by its values first and by its name second. A role is `Clear`
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import pyarrow
 import pyarrow.compute
-from datasets import ClassLabel, Dataset, Value
+from datasets import ClassLabel, Dataset, LargeList, List, Value
 
 from nas.tasks.labels import MOST_CLASSES
 
@@ -56,6 +57,7 @@ _FIRST_OF_PAIR = _words("premise question query claim context")
 _SECOND_OF_PAIR = _words("hypothesis sentence answer passage paragraph document doc context evidence response")
 _PLACES = (("1", "2"), ("0", "1"), ("a", "b"), ("first", "second"), ("left", "right"), ("", "pair"), ("", "2"))
 """What names of a pair differ in."""
+_LABEL_TYPES = ("string", "large_string", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _NO_LABEL = frozenset({"-", "--", "?", "-1", "-1.0", "n/a", "na", "nan", "null"})
 """Labels that often stand for a missing one."""
 
@@ -102,7 +104,7 @@ class Column:
     name: str
     form: Form
     counts: Mapping[str, int]
-    """How often each value occurs, as text; nothing for texts and lists."""
+    """How often each value occurs, as text, or each label of lists of labels; nothing for texts and other lists."""
     missing: int
     """Rows without a value."""
     classes: int | None = None
@@ -112,6 +114,8 @@ class Column:
     def of(cls, rows: Dataset, name: str) -> Column:
         """Look at a column of a data set."""
         feature = rows.features[name]
+        if isinstance(feature, List | LargeList):
+            return cls._of_lists(rows, name, feature.feature)
         if not isinstance(feature, Value | ClassLabel):
             return cls(name, "lists", {}, 0)
         values = rows.select_columns([name]).with_format("arrow")[:].column(0)
@@ -129,6 +133,21 @@ class Column:
             return cls(name, "text", _counted(values)[0] if distinct <= MOST_CLASSES else {}, missing)
         counts, missing = _counted(values)
         return cls(name, _form(counts, sample, feature.dtype) if counts else "empty", counts, missing)
+
+    @classmethod
+    def _of_lists(cls, rows: Dataset, name: str, feature: Any) -> Column:
+        """Lists hold labels if none of them has one twice, as lists of words or of tags do."""
+        lists = rows.select_columns([name]).with_format("arrow")[:].column(0)
+        is_label = isinstance(feature, ClassLabel) or (isinstance(feature, Value) and feature.dtype in _LABEL_TYPES)
+        found = [values for values in lists.to_pylist() if values is not None] if is_label else []
+        if not found or any(len(set(values)) < len(values) for values in found):
+            return cls(name, "lists", {}, 0)
+        counts = Counter(value for values in found for value in values if value is not None)
+        if len(counts) > MOST_CLASSES:
+            return cls(name, "lists", {}, 0)
+        names = feature.names if isinstance(feature, ClassLabel) else None
+        named = {names[value] if names else str(value).strip(): count for value, count in counts.items()}
+        return cls(name, "lists", named, len(lists) - len(found), len(names) if names else None)
 
     @cached_property
     def words(self) -> tuple[str, ...]:
@@ -148,15 +167,22 @@ class Column:
         return not _LABELS.isdisjoint(self.words)
 
     @property
+    def has_lists(self) -> bool:
+        """Whether the values are lists, of labels or of something else."""
+        return self.form == "lists"
+
+    @property
     def can_be_label(self) -> bool:
         """Whether a task could be made of the values."""
-        return self.form in ("classes", "numbers") and len(self.counts) > 1
+        return self.form in ("classes", "numbers", "lists") and len(self.counts) > 1
 
     @property
     def numbers(self) -> list[float] | None:
         """The distinct values as numbers, if they all are; "01" is a text."""
         texts = self.counts
-        if not texts or not all(_NUMBER.fullmatch(text) and not _LEADING_ZERO.match(text) for text in texts):
+        if not texts or self.has_lists:
+            return None
+        if not all(_NUMBER.fullmatch(text) and not _LEADING_ZERO.match(text) for text in texts):
             return None
         return sorted(map(float, texts))
 
@@ -294,15 +320,16 @@ def _different(columns: Sequence[Column], same: Callable[[str, str], bool]) -> l
     """The columns that do not repeat another one, as names of classes repeat numbers; the shortest name stays."""
     kept: list[Column] = []
     for column in sorted(columns, key=lambda column: len(column.name)):
-        if not any(len(known.counts) == len(column.counts) and same(known.name, column.name) for known in kept):
+        alike = [known for known in kept if len(known.counts) == len(column.counts) and known.form == column.form]
+        if not any(column.form != "lists" and same(known.name, column.name) for known in alike):
             kept.append(column)
     return [column for column in columns if column in kept]
 
 
 def unfit(column: Column) -> str | None:
     """Why a column cannot be a label, even if the user says that it is; None if it can."""
-    if column.form == "lists":
-        return "holds lists, and only one label per row is supported"
+    if column.form == "lists" and not column.counts:
+        return "holds lists that are no lists of labels (in Parquet or JSONL, with whole numbers or names)"
     if not column.counts:
         return "holds texts" if column.form == "text" else "holds nothing"
     if len(column.counts) == 1:
@@ -318,6 +345,8 @@ def kind(column: Column, outputs: int | None) -> Clear[str] | Unclear:
     `outputs` are those of a fine-tuned teacher, None for another one. They decide where labels fit them; other numbers
     are classes or a scale only if their values and the column's name leave no doubt.
     """
+    if column.form == "lists":
+        return Clear("multi_label")
     classes, numbers = column.classes or len(column.counts), None if column.classes else column.numbers
     no_label = min((text for text in column.counts if text.casefold() in _NO_LABEL), default=None)
     if no_label and classes > 2 and outputs != classes and (numbers is None or numbers[0] == -1):

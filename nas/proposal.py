@@ -44,7 +44,9 @@ class Teacher:
     positions: int
     """The longest text, in tokens."""
     outputs: int | None
-    """Those of its classifier, so it is fine-tuned already; None if it has none, or one for several labels at once."""
+    """Those of its classifier, so it is fine-tuned already; None if it has none."""
+    problem_type: str | None = None
+    """As its configuration has it."""
 
     @classmethod
     def at(cls, name: str) -> Teacher | None:
@@ -56,19 +58,31 @@ class Teacher:
             return None
         config = read_config(str(folder))
         has_head = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
-        several = getattr(config, "problem_type", None) == "multi_label_classification"
-        outputs = len(config.id2label or ()) if has_head and not several else None
-        return cls(shape_of(config), compact_config(config).max_position_embeddings, outputs)
+        outputs = len(config.id2label or ()) if has_head else None
+        problem_type = getattr(config, "problem_type", None)
+        return cls(shape_of(config), compact_config(config).max_position_embeddings, outputs, problem_type)
 
-    def misfit(self, data: Columns, label: str, kind: str) -> str | None:
+    def outputs_for(self, kind: str | None) -> int | None:
+        """The outputs of its classifier if that may be one for a kind of task; without a kind, if a text has one label.
+
+        A classifier for several labels is none for one label, and the other way round.
+        """
+        several = kind is not None and task_kind(kind).has_thresholds
+        is_known = self.problem_type is not None or not several
+        own = self.problem_type == "multi_label_classification"
+        return None if is_known and own != several else self.outputs
+
+    def misfit(self, data: Columns, label: Sequence[str], kind: str) -> str | None:
         """How its classifier does not fit the task, if it has one."""
-        known = data.column(label)
-        is_number = task_kind(kind).predicts_numbers
-        wanted = 1 if is_number else known.classes or len(known.counts)
-        if self.outputs in (None, wanted):
+        outputs, wanted = self.outputs_for(kind), data.outputs(label, kind)
+        if outputs in (None, wanted):
             return None
-        task = f"a {kind} needs 1" if is_number else f"{label} has {wanted} classes"
-        return f"the teacher's classifier has {self.outputs} outputs, but {task}"
+        rules = task_kind(kind)
+        has = "have" if len(label) > 1 else "has"
+        task = f"a {kind} needs 1" if rules.predicts_numbers else f"{' and '.join(label)} {has} {wanted}"
+        return f"the teacher's classifier has {outputs} outputs, but {task}" + (
+            "" if rules.predicts_numbers else f" {rules.label_word}"
+        )
 
 
 @dataclass(frozen=True)
@@ -106,18 +120,25 @@ class Columns:
             raise DataError(f"--label {label}: the column {why}; give another one of {', '.join(self.found)}")
         return columns.kind(self.column(label), outputs)
 
-    def described(self, text: Sequence[str], label: str, kind: str) -> str:
-        """What was taken, in one line."""
-        values = self.column(label).counts
+    def outputs(self, label: Sequence[str], kind: str) -> int:
+        """The outputs of a classifier for a task with these columns of labels."""
         if task_kind(kind).predicts_numbers:
-            numbers = self.column(label).numbers or [math.nan]
+            return 1
+        known = self.column(label[0])
+        return len(label) if len(label) > 1 else known.classes or len(known.counts)
+
+    def described(self, text: Sequence[str], label: Sequence[str], kind: str) -> str:
+        """What was taken, in one line."""
+        values: Sequence[str] = label if len(label) > 1 else sorted(self.column(label[0]).counts)
+        if task_kind(kind).predicts_numbers:
+            numbers = self.column(label[0]).numbers or [math.nan]
             about = f"{kind}, numbers from {numbers[0]:g} to {numbers[-1]:g}"
         else:
-            names = sorted(values)[:_SHOWN] + ["..."][: max(0, len(values) - _SHOWN)]
-            about = f"{self.column(label).classes or len(values)} classes: {', '.join(names)}"
-        missing = sum(self.column(name).missing for name in (*text, label))
+            names = [*values[:_SHOWN], *["..."][: max(0, len(values) - _SHOWN)]]
+            about = f"{self.outputs(label, kind)} {task_kind(kind).label_word}: {', '.join(names)}"
+        missing = sum(self.column(name).missing for name in (*text, *label))
         rest = f"; missing values: {missing:,}; fill them, or remove these rows" if missing else ""
-        return f"text: {', '.join(text)}; label: {label} ({about}){rest}"
+        return f"text: {', '.join(text)}; label: {', '.join(label)} ({about}){rest}"
 
 
 def _same(rows: Dataset, one: str, other: str) -> bool:
@@ -138,7 +159,8 @@ class Answers:
     test: str
     unlabelled: Sequence[str]
     text: Sequence[str]
-    label: str
+    label: Sequence[str]
+    """One column, or one for each label."""
     kind: str
     metric: str
     space: str | None
@@ -162,7 +184,7 @@ def write_study(folder: Path, answers: Answers, teacher: Teacher | None, columns
     if answers.runtime not in RUNTIMES:
         raise StudyError(f"--runtime {answers.runtime}: is none of {', '.join(RUNTIMES)}; use one of them")
     if columns:
-        for name in (*answers.text, answers.label):
+        for name in (*answers.text, *answers.label):
             columns.column(name)
     target, space_target = folder / STUDY_FILE, folder / SPACE_FILE
     space = _search_space(folder, answers, teacher)
@@ -259,6 +281,7 @@ def _study_text(folder: Path, answers: Answers, space: str, teacher: Teacher | N
     tune = "" if answers.fine_tune else "# "
     tokens = int(answers.sequence_length) if answers.sequence_length.isdecimal() else None
     longest = max(LENGTH, tokens or 0)
+    longest = min(longest, teacher.positions) if teacher else longest
     return f"""\
 # Which sub-network of the teacher is the most accurate within each budget?
 # `nas check` validates this file and estimates the time, `nas run` does all of it. Paths are relative to it.
@@ -267,10 +290,10 @@ def _study_text(folder: Path, answers: Answers, space: str, teacher: Teacher | N
 {"".join(hub)}train = {_text(train)}
 test = {_text(test)}  # read once, for the final figure
 {more}text = {json.dumps(list(answers.text), ensure_ascii=False)}  # two columns for pairs
-label = {_text(answers.label)}
+label = {_label_text(answers.label)}
 kind = {_text(kind)}  # or {", ".join(name for name in REGISTRY if name != kind)}
 metric = {_text(answers.metric)}  # or {", ".join(name for name in task_kind(kind).metrics if name != answers.metric)}
-max_length = {min(longest, teacher.positions) if teacher else longest}  # tokens; what is longer is cut
+{_threshold_text(kind)}max_length = {longest}  # tokens; what is longer is cut
 holdout = {{ size = {searched} }}  # training rows that judge candidates; by = "sentence" where rows are parts of others
 
 [teacher]
@@ -293,6 +316,17 @@ steps = 1500  # a larger space takes more
 [search]
 evaluations = 200
 """
+
+
+def _label_text(label: Sequence[str]) -> str:
+    return _text(label[0]) if len(label) == 1 else json.dumps(list(label), ensure_ascii=False)
+
+
+def _threshold_text(kind: str) -> str:
+    """The line of a kind whose labels apply from a probability on."""
+    if not task_kind(kind).has_thresholds:
+        return ""
+    return '# threshold = "search"  # chosen on the search set; otherwise a label applies from probability 0.5\n'
 
 
 def _text(value: str) -> str:

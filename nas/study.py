@@ -28,6 +28,7 @@ from nas.tasks import task_kind
 DATA_SUFFIXES = (".parquet", ".csv", ".jsonl")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
+Probability = Annotated[float, Field(gt=0.0, lt=1.0, strict=True, allow_inf_nan=False)]
 PositiveReal = Annotated[float, Field(gt=0.0, strict=True, allow_inf_nan=False)]
 
 _TEXTS_OF_TEACHER, _EPOCHS = 50_000, (2, 10)
@@ -87,18 +88,29 @@ class Task(Settings):
     splits. A name that ends as a data file's does is always a file."""
     text: tuple[str, ...] = Field(min_length=1, max_length=2)
     """One column for single texts, two for pairs."""
-    label: str = "label"
+    label: str | tuple[str, ...] = "label"
+    """The column of labels; for `multi_label` it may be several, one for each label."""
     kind: str = "classification"
     """A name of `nas.tasks.REGISTRY`."""
     metric: str = "accuracy"
     positive: str | None = Field(default=None, min_length=1)
     """The name of the class that f1 is of. Left out: the second of two classes, or the mean over more."""
+    threshold: Probability | Literal["search"] | None = None
+    """For `multi_label`: the probability from which a label applies, 0.5 if it is left out. `search`: the one that is
+    best on the search set."""
     max_length: Annotated[int, Field(ge=4, le=512, strict=True)] = 128
     holdout: Holdout = Holdout()
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The columns of labels."""
+        return (self.label,) if isinstance(self.label, str) else self.label
 
     @model_validator(mode="after")
     def _consistent(self) -> Task:
         task_kind(self.kind).check(self)
+        if len(set(self.label_columns)) < len(self.label_columns) or not self.label_columns:
+            raise ValueError(f"label: must name different columns, but got {list(self.label_columns)}; correct it")
         for key in ("config", "revision"):
             if (value := getattr(self, key)) and not self.hub:
                 raise ValueError(f"{key}: {value!r} belongs to a hub data set; set hub as well, or remove it")

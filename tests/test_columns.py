@@ -7,7 +7,7 @@ import random
 from itertools import count
 
 import pytest
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, Features, List, Value
 
 from nas import columns
 from nas.columns import Clear, Column, Unclear
@@ -260,7 +260,6 @@ LAYOUTS = {
         None,
     ),
     "languages": (lambda i: {"text": text(), "language": ["en", "de"][i % 2]}, ["text"], "language", CLASSES),
-    "lists of labels": (lambda i: {"text": text(), "labels": [i % 3]}, ["text"], "labels holds lists", None),
     "lists of labels as texts": (
         lambda i: {"text": text(), "labels": str(["a", "b"][: i % 2 + 1])},
         ["text"],
@@ -293,6 +292,37 @@ def test_layouts(name, as_texts):
     assert _right(found.label, label), found.label
     if isinstance(found.label, Clear):
         assert _right(said := found.kind(label, None), kind), said
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[["a"], ["b", "a"], []], [[0, 2], [1], [2]], [[1], None, [0]]],
+    ids=["names", "numbers", "one is missing"],
+)
+def test_lists_without_repeated_values_are_labels(values):
+    rows = Dataset.from_dict({"text": [text() for _ in range(ROWS)], "labels": values * (ROWS // 3)})
+    found = Columns.of(rows, rows.select(range(40)))
+    assert found.label == Clear("labels") and found.kind("labels", None) == Clear("multi_label")
+    column = found.column("labels")
+    assert set(column.counts) == {str(value) for row in values for value in row or ()}
+    assert column.missing == (ROWS // 3 if None in values else 0) and columns.unfit(column) is None
+    assert found.outputs(["labels"], "multi_label") == len(column.counts)
+
+
+@pytest.mark.parametrize("values", [["B-x", "O", "O"], ["a", "word", "a"], [0.5, 1.5]])
+def test_lists_of_tags_words_and_fractions_are_no_labels(values):
+    rows = Dataset.from_dict({"text": [text() for _ in range(ROWS)], "tags": [values] * ROWS})
+    found = Columns.of(rows, rows.select(range(40)))
+    assert isinstance(found.label, Unclear) and "lists that are no lists of labels" in columns.unfit(
+        found.column("tags")
+    )
+
+
+def test_lists_of_declared_classes_are_counted_by_name():
+    features = Features({"text": Value("string"), "labels": List(ClassLabel(names=["joy", "anger", "fear"]))})
+    rows = Dataset.from_dict({"text": [text() for _ in range(9)], "labels": [[0, 1]] * 9}, features=features)
+    found = Columns.of(rows, rows)
+    assert found.column("labels").counts == {"joy": 9, "anger": 9} and found.outputs(["labels"], "multi_label") == 3
 
 
 def _right(found, due):

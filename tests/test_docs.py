@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import typer.main
 from datasets import Dataset
-from tiny import write_tiny_study
+from tiny import make_labelled, write_tiny_study
 
 from nas import cli
 from nas.space import SearchSpace
@@ -66,6 +66,8 @@ def world(tmp_path_factory):
     for old, new in (("train", "train"), ("test", "validation")):
         rows = Dataset.from_parquet(str(folder / f"{old}.parquet"), keep_in_memory=True)
         rows.rename_column("text", "sentence").to_csv(folder / f"{new}.csv")
+    for name, count, seed in (("emotions", 1200, 0), ("emotions-test", 200, 1)):
+        make_labelled(count, seed).rename_column("labels", "emotions").to_json(folder / f"{name}.jsonl")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         _follow(README)

@@ -8,7 +8,7 @@ import tomllib
 
 import pytest
 from datasets import Dataset
-from tiny import make_rows, make_teacher, make_tokenizer
+from tiny import make_labelled, make_rows, make_teacher, make_tokenizer
 from transformers import BertConfig, BertForSequenceClassification
 
 from nas.study import Study
@@ -211,14 +211,66 @@ def test_a_teacher_for_several_labels_at_once_or_of_one_output_is_no_evidence_fo
     assert nas("init", "one", *GIVEN, "--kind", "regression")[0] == 0
 
 
+def _of_several_labels(folder, teacher_outputs=3, **config):
+    """Data with a column of lists, and a column for each label beside it, in JSONL; the teacher is replaced."""
+    files = {}
+    for name, count, seed in (("train", 60, 0), ("test", 30, 1)):
+        rows = make_labelled(count, seed)
+        for label in ("late", "low"):
+            rows = rows.add_column(label, [int(label in labels) for labels in rows["labels"]])
+        files[name] = str(folder / f"{name}.jsonl")
+        rows.to_json(files[name])
+    teacher = make_teacher(outputs=teacher_outputs, vocab_size=64)
+    teacher.config.id2label = {number: f"LABEL_{number}" for number in range(teacher_outputs)}
+    for key, value in config.items():
+        setattr(teacher.config, key, value)
+    teacher.save_pretrained(folder / "my-bert")
+    return ["--teacher", "my-bert", "--train", "train.jsonl", "--test", "test.jsonl"]
+
+
+def test_lists_of_labels_make_a_task_of_several_labels(here, nas):
+    given = _of_several_labels(here, problem_type="multi_label_classification")
+    code, output, error = nas("init", "mine", *given, "--label", "labels")
+    assert code == 0 and "label: labels (3 labels: late, low, short)" in output, error
+    study = Study.load("mine")
+    assert (study.task.kind, study.task.metric, study.task.label) == ("multi_label", "f1_micro", "labels")
+    assert study.teacher.fine_tune is None and 'threshold = "search"' in (here / "mine" / "study.toml").read_text()
+    assert nas("init", "macro", *given, "--label", "labels", "--metric", "f1_macro")[0] == 0
+    assert (Study.load("macro").task.kind, Study.load("macro").task.metric) == ("multi_label", "f1_macro")
+    code, _, error = nas("init", "other", *given, "--label", "labels", "--kind", "classification")
+    assert code == 2 and "labels: a classification task cannot have lists of labels; give another --kind" in error
+    code, _, error = nas("init", "other", *given, "--label", "low", "--kind", "multi_label")
+    assert code == 2 and "low: a multi_label task cannot have one label per row; give another --kind" in error
+
+
+def test_several_columns_are_a_label_each(here, nas):
+    given = _of_several_labels(here, 2, problem_type="multi_label_classification")
+    code, output, error = nas("init", "mine", *given, "--label", "low", "--label", "late")
+    assert code == 0 and "label: low, late (2 labels: low, late)" in output, error
+    task = Study.load("mine").task
+    assert (task.kind, task.label) == ("multi_label", ("low", "late"))
+    assert nas("check", "mine")[0] == 0
+    code, _, error = nas("init", "other", *given, "--label", "low", "--label", "lat")
+    assert code == 2 and "no column 'lat'" in error
+
+
+def test_a_classifier_for_one_label_is_none_for_several_and_one_of_other_labels_is_refused(here, nas):
+    given = _of_several_labels(here, problem_type="single_label_classification")
+    code, output, error = nas("init", "mine", *given, "--label", "labels")
+    assert code == 0 and "so it is fine-tuned first" in output, error
+    given = _of_several_labels(here, 4, problem_type="multi_label_classification")
+    code, _, error = nas("init", "other", *given, "--label", "labels")
+    assert code == 2 and "the teacher's classifier has 4 outputs, but labels has 3 labels" in error
+
+
 def test_what_is_missing_or_no_kind_is_said(here, nas):
     _write(here, text=TEXTS, label=[None, *["no", "yes"] * 29, "no"], tags=["['a']", "['b', 'a']"] * 30)
     code, output, error = nas("init", "mine", *GIVEN)
     assert code == 0 and "(2 classes: no, yes); missing values: 1; " in output, error
     assert Study.load("mine").task.kind == "classification"
     for arguments, words in (
-        (["--label", "tags"], "--label tags: the column holds lists, and only one label per row"),
-        (["--kind", "ranking"], "--kind ranking: is none of classification, regression"),
+        (["--label", "tags"], "--label tags: the column holds lists that are no lists of labels"),
+        (["--kind", "ranking"], "--kind ranking: is none of classification, regression, multi_label"),
         (["--kind", "regression"], "label: a regression needs numbers, but the column holds 'no'"),
         (["--kind", "classification", "--metric", "pearson"], "'pearson' does not measure classification"),
     ):

@@ -233,6 +233,39 @@ def write_pair_study(folder: Path) -> Path:
     return folder / "study.toml"
 
 
+def make_labelled(count: int, seed: int) -> Dataset:
+    """Texts of made-up words, each with any of three labels: few words, mostly words below w30, a last word above."""
+    rng = random.Random(seed)
+    texts = [rng.choices(range(60), k=rng.randint(3, 12)) for _ in range(count)]
+    rules = {
+        "short": lambda text: len(text) < 6,
+        "low": lambda text: sum(number < 30 for number in text) * 2 > len(text),
+        "late": lambda text: text[-1] >= 30,
+    }
+    return Dataset.from_dict(
+        {
+            "text": [" ".join(f"w{number}" for number in text) for text in texts],
+            "labels": [[name for name, applies in rules.items() if applies(text)] for text in texts],
+        }
+    )
+
+
+LABEL_STUDY = PAIR_STUDY.replace('text = ["first", "second"]', 'text = ["text"]\nlabel = "labels"').replace(
+    'kind = "regression"\nmetric = "spearman"\n', 'kind = "multi_label"\nmetric = "f1_macro"\nthreshold = "search"\n'
+)
+
+
+def write_label_study(folder: Path) -> Path:
+    """A tiny task of several labels for each text with an unfinished BERT; returns study.toml."""
+    torch.manual_seed(0)
+    make_tokenizer().save_pretrained(folder / "teacher")
+    make_teacher(outputs=3, vocab_size=len(SPECIAL + WORDS)).save_pretrained(folder / "teacher")
+    make_labelled(1200, 0).to_parquet(folder / "train.parquet")
+    make_labelled(200, 1).to_parquet(folder / "test.parquet")
+    (folder / "study.toml").write_text(LABEL_STUDY)
+    return folder / "study.toml"
+
+
 TEACHER_TABLE = """[teacher]
 num_hidden_layers = 3
 hidden_size = 32

@@ -45,9 +45,11 @@ def init(  # noqa: PLR0913 (an option for each answer)
         list[str] | None, _option("--unlabelled", "Text without labels, to distil the teacher on.", "FILE")
     ] = None,
     text: Annotated[list[str] | None, _option("--text", "The column of texts; twice for pairs.", "COLUMN")] = None,
-    label: Annotated[str | None, _option("--label", "The column of labels.", "COLUMN")] = None,
+    label: Annotated[
+        list[str] | None, _option("--label", "The column of labels; several times where each is one label.", "COLUMN")
+    ] = None,
     kind: Annotated[
-        str | None, _option("--kind", "classification or regression; by default what the labels are, if that is clear.")
+        str | None, _option("--kind", "classification, multi_label, regression; by default what labels say, if clear.")
     ] = None,
     metric: Annotated[str | None, _option("--metric", "accuracy, f1, spearman, ...")] = None,
     space: Annotated[str | None, _option("--space", "A search space; by default one that fits the teacher.")] = None,
@@ -82,7 +84,7 @@ def init(  # noqa: PLR0913 (an option for each answer)
     train = _ask("--train", "Training data: Parquet, CSV or JSONL", train)
     test = _ask("--test", "Test data", test)
     columns = None if hub else _look_at(train, test)
-    task = _settle_task(columns, known, _Task(text or [], label, kind, metric, fine_tune))
+    task = _settle_task(columns, known, _Task(text or [], label or [], kind, metric, fine_tune))
     length = str(min(LENGTH, known.positions) if known else LENGTH)
     answers = Answers(
         teacher=teacher,
@@ -93,7 +95,7 @@ def init(  # noqa: PLR0913 (an option for each answer)
         test=test,
         unlabelled=unlabelled or [],
         text=task.text,
-        label=str(task.label),
+        label=task.label,
         kind=str(task.kind),
         metric=str(task.metric),
         space=space,
@@ -113,8 +115,10 @@ def init(  # noqa: PLR0913 (an option for each answer)
     if columns:
         print(columns.described(answers.text, answers.label, answers.kind))
     else:
-        print(f"not looked at: {hub}; text: {', '.join(answers.text)}; label: {answers.label} ({answers.kind})")
-        assumed = {"--label": (label, answers.label), "--kind": (kind or metric, answers.kind)}
+        print(
+            f"not looked at: {hub}; text: {', '.join(answers.text)}; label: {', '.join(answers.label)} ({answers.kind})"
+        )
+        assumed = {"--label": (label, answers.label[0]), "--kind": (kind or metric, answers.kind)}
         if missing := [f"{flag} {taken}" for flag, (given, taken) in assumed.items() if given is None]:
             print(f"assumed: {', '.join(missing)}; give others if the data set has others")
     if task.fine_tune and fine_tune is None:
@@ -157,7 +161,7 @@ class _Task:
     """What was given of the task, then what was settled."""
 
     text: list[str]
-    label: str | None
+    label: list[str]
     kind: str | None
     metric: str | None
     fine_tune: bool | None
@@ -178,31 +182,40 @@ def _settle_task(columns: Columns | None, teacher: Teacher | None, given: _Task)
         said = unclear.settle("--text", question, found, columns, ", ".join)
         names = list(found.value) if isinstance(found, Clear) and said == ", ".join(found.value) else said.split(",")
         task.text = [name.strip() for name in names if name.strip()]
-    if task.label is None:
+    if not task.label:
         found_label = columns.label if columns else Clear("label")
-        task.label = unclear.settle("--label", "Column of labels", found_label, columns, str)
-    fitting = teacher.outputs if teacher and not task.fine_tune else None
+        said = unclear.settle("--label", "Column of labels", found_label, columns, str)
+        task.label = [said] if said else []
+    if task.kind is None and len(task.label) > 1:
+        task.kind = next(name for name, kind in REGISTRY.items() if kind.several_columns)
     if task.kind is None and task.metric:
-        task.kind = next((name for name, kind in REGISTRY.items() if task.metric in kind.metrics), "classification")
+        held = columns.column(task.label[0]) if columns and task.label else None
+        able = (kind for kind in REGISTRY.values() if task.metric in kind.metrics)
+        fit = (kind.name for kind in able if held is None or kind.several_columns == held.has_lists)
+        task.kind = next(fit, "classification")
     if task.kind is not None and task.kind not in REGISTRY:
         raise StudyError(f"--kind {task.kind}: is none of {', '.join(REGISTRY)}; use one of them")
     if columns and task.label:
-        found_kind = columns.kind(task.label, fitting)
-        if task.kind is None:
-            task.kind = unclear.settle("--kind", " or ".join(REGISTRY), found_kind, columns, str)
-        known = REGISTRY.get(task.kind)
-        if known and known.predicts_numbers and (held := columns.column(task.label)).numbers is None:
-            raise DataError(
-                f"{task.label}: a {task.kind} needs numbers, but the column holds {min(held.counts)!r}; "
-                "correct the column, or give --kind classification"
-            )
-        if fitting and task.kind and (why := teacher and teacher.misfit(columns, task.label, task.kind)):
+        if len(task.label) == 1:
+            fitting = teacher.outputs_for(None) if teacher and not task.fine_tune else None
+            found_kind, held = columns.kind(task.label[0], fitting), columns.column(task.label[0])
+            task.kind = task.kind or unclear.settle("--kind", " or ".join(REGISTRY), found_kind, columns, str)
+            known = REGISTRY.get(task.kind)
+            if known and known.several_columns != held.has_lists:
+                values = "lists of labels" if held.has_lists else "one label per row"
+                raise DataError(f"{task.label[0]}: a {task.kind} task cannot have {values}; give another --kind")
+            if known and known.predicts_numbers and held.numbers is None:
+                raise DataError(
+                    f"{task.label[0]}: a {task.kind} needs numbers, but the column holds {min(held.counts)!r}; "
+                    "correct the column, or give --kind classification"
+                )
+        if teacher and not task.fine_tune and task.kind and (why := teacher.misfit(columns, task.label, task.kind)):
             task.fine_tune = unclear.settle_fine_tuning(why, task.fine_tune)
     unclear.refuse()
     task.kind = task.kind or "classification"
     task.metric = _ask("--metric", "Metric", task.metric, task_kind(task.kind).metrics[0])
     if task.fine_tune is None:
-        task.fine_tune = bool(teacher and teacher.outputs is None)
+        task.fine_tune = bool(teacher and teacher.outputs_for(task.kind) is None)
     return task
 
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, LargeList, List
 
 from nas.data.files import read_rows, read_table, values_of, write_table
 from nas.data.splits import held_out, outside
@@ -156,7 +156,7 @@ def read_splits(task: Task, train: str, test: str, seed: int, head: Head | None 
     `head` numbers them. Raises `DataError` for a missing file or column, an empty split, or texts or labels that do
     not fit the task, and `TeacherError` for a classifier that does not fit the labels.
     """
-    columns = (*task.text, task.label)
+    columns = (*task.text, *task.label_columns)
     training, official = (read_columns(task, source, columns) for source in (train, test))
     texts = {"train": texts_of(task, train, training), "test": texts_of(task, test, official)}
     read = _labels(task, (train, training), (test, official), head)
@@ -224,14 +224,18 @@ def texts_of(task: Task, source: str, rows: Dataset) -> list[list[str]]:
 def _labels(task: Task, train: tuple[str, Dataset], test: tuple[str, Dataset], head: Head | None) -> TaskLabels:
     """The labels of training and test rows, as the kind of task reads them."""
     kind = task_kind(task.kind)
-    found = kind.read([_label_column(task.label, *train)], [_label_column(task.label, *test)], head)
+    found = kind.read(_label_columns(task, *train), _label_columns(task, *test), head)
     for note in found.notes:
         say(note)
     kind.metric(task, found.names)  # whose positive class must be one of them
     return found
 
 
-def _label_column(name: str, source: str, rows: Dataset) -> LabelColumn:
-    feature = rows.features[name]
-    classes = tuple(feature.names) if isinstance(feature, ClassLabel) else None
-    return LabelColumn(source, name, values_of(rows, name), classes)
+def _label_columns(task: Task, source: str, rows: Dataset) -> list[LabelColumn]:
+    found = []
+    for name in task.label_columns:
+        feature = rows.features[name]
+        feature = feature.feature if isinstance(feature, List | LargeList) else feature
+        classes = tuple(feature.names) if isinstance(feature, ClassLabel) else None
+        found.append(LabelColumn(source, name, values_of(rows, name), classes))
+    return found

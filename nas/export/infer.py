@@ -4,7 +4,9 @@
     python infer.py < lines.txt
 
 prints one line per text: the likeliest label and its probability, or the score of a regression, as transformers'
-text-classification pipeline does. A model of text pairs takes two texts with a tab between them.
+text-classification pipeline does. If a text may have several labels, these are all labels whose probability reaches the
+label's threshold in config.json, and nothing if none does. `--all` prints every label. Label and number, and one label
+and the next, have a tab between them. A model of text pairs takes two texts with a tab between them.
 
 Input and output are UTF-8. Windows line ends and a byte order mark are dropped; bytes that are not UTF-8 are read as
 the replacement character U+FFFD; an empty line is an empty text; without input there is no output. A text that is too
@@ -87,11 +89,19 @@ class Classifier:
         logits: np.ndarray = self.session.run(["logits"], fed)[0][0]
         return logits
 
-    def classify(self, text: str, second: str | None = None) -> tuple[str, float]:
-        """Return the likeliest label and its probability; of a regression the score."""
-        found = probabilities(self.logits(text, second), self.config.get("problem_type"))
-        best = int(found.argmax())
-        return self.config.get("id2label", {}).get(str(best), f"LABEL_{best}"), float(found[best])
+    def classify(self, text: str, second: str | None = None, *, every: bool = False) -> list[tuple[str, float]]:
+        """Return the labels that apply and their probabilities, the likeliest first; of a regression the score.
+
+        If a text has one label, that is the likeliest; with `every` all labels are returned.
+        """
+        problem_type, names = self.config.get("problem_type"), self.config.get("id2label", {})
+        found = probabilities(self.logits(text, second), problem_type)
+        order = np.argsort(-found, kind="stable")
+        if not every and problem_type == "multi_label_classification":
+            order = order[(found >= np.asarray(self.config.get("thresholds", 0.5)))[order]]
+        elif not every:
+            order = order[:1]
+        return [(names.get(str(label), f"LABEL_{label}"), float(found[label])) for label in order.tolist()]
 
 
 def lines_of(stream: BinaryIO) -> Iterator[str]:
@@ -104,7 +114,7 @@ def lines_of(stream: BinaryIO) -> Iterator[str]:
             yield text.decode("utf-8", "replace").removesuffix("\n").removesuffix("\r")
 
 
-def answers(classifier: Classifier, texts: Iterable[str], pairs: bool) -> Iterator[str]:
+def answers(classifier: Classifier, texts: Iterable[str], pairs: bool, every: bool = False) -> Iterator[str]:
     """Yield one line per text. Raises `InputError` that names the text by its number."""
     for number, text in enumerate(texts, start=1):
         parts = text.split("\t") if pairs else [text]
@@ -113,10 +123,10 @@ def answers(classifier: Classifier, texts: Iterable[str], pairs: bool) -> Iterat
                 raise InputError(
                     f"a pair must be two texts with one tab between them, but has {len(parts) - 1} tabs; correct it"
                 )
-            label, value = classifier.classify(*parts)
+            found = classifier.classify(*parts, every=every)
         except InputError as problem:
             raise InputError(f"text {number}: {problem}") from None
-        yield f"{label}\t{value:.4f}"
+        yield "\t".join(f"{label}\t{value:.4f}" for label, value in found)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -124,6 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Classify texts with the model in this folder.")
     parser.add_argument("texts", nargs="*", help="texts; the lines of standard input if there are none")
     parser.add_argument("--pairs", action="store_true", help="each text is two, with a tab between them")
+    parser.add_argument("--all", action="store_true", help="print every label, the likeliest first")
     asked = parser.parse_args(arguments)
     classifier = Classifier(Path(__file__).resolve().parent)
     pairs = asked.pairs or bool(classifier.config.get("text_pairs"))
@@ -133,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")
     try:
-        for answer in answers(classifier, texts, pairs):
+        for answer in answers(classifier, texts, pairs, asked.all):
             print(answer, flush=True)
     except InputError as problem:
         parser.exit(2, f"error: {problem}\n")

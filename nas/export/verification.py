@@ -205,7 +205,12 @@ def _verify_on(
         **({"exits": list(exits)} if exits else {}),
         "agreement_with_hugging_face": agreement,
         "agrees": _agrees(agreement, len(labels), artefact.device),
+        **_by_label(metric.by_label(logits, labels), model.config.id2label),
     }
+
+
+def _by_label(figures: Sequence[Mapping[str, float]], names: Mapping[int, str]) -> dict[str, Any]:
+    return {"labels": {names[number]: dict(own) for number, own in enumerate(figures)}} if figures else {}
 
 
 def timing(

@@ -14,13 +14,17 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from nas.architecture import Architecture, compress_all
 from nas.budget import TRIAL, Budget, Floor
 from nas.compression import compression
+from nas.data import batches_by_length
 from nas.data.sample import SAMPLE_FILE
 from nas.device import Device
 from nas.errors import ExportError
-from nas.evaluate import Evaluator
+from nas.evaluate import Evaluator, predict
+from nas.evaluate.accuracy import forward_of
 from nas.export import verify, write_artefact
 from nas.export.artefact import VERIFICATION_FILE
 from nas.export.tokens import check_tokens
@@ -48,7 +52,7 @@ from nas.pipeline.unlabelled import unlabelled_counts
 from nas.progress import Laps, say
 from nas.report.card import write_card
 from nas.report.figures import figure
-from nas.tasks import task_kind
+from nas.tasks import Metric, task_kind
 
 _FORM = 6
 """To be raised when an export or a baseline holds other things than before, so that older ones are rebuilt."""
@@ -160,12 +164,12 @@ def baselines_inputs(run: Run, device: str) -> str:
 def make_baselines(run: Run, laps: Laps, device: str) -> None:
     """Write and verify the teacher as it is and, if the runtime can run it, wholly in int8, like any export."""
     found, folder = device_of(run, device), _teacher_of(run, device)
-    teacher, test, metric, fed = load_teacher(run), splits(run).test, metric_of(run), texts(run)
-    _write(run, teacher, folder, [found.runtime])
+    teacher, test, fed = load_teacher(run), splits(run).test, texts(run)
+    metric = _write(run, teacher, folder, [found.runtime])
     accuracy = verify(folder, None, {found: None}, test, metric, fed)["accuracy"]
     if compression("int8").runs_on(found.runtime, found.processor):
         smaller = folder.with_name("teacher-int8")
-        _write(run, _quantised(teacher), smaller, [found.runtime])
+        metric = _write(run, _quantised(teacher), smaller, [found.runtime])
         verify(smaller, None, {found: Reference(folder, accuracy)}, test, metric, fed)
 
 
@@ -183,12 +187,26 @@ def _references(run: Run, names: Iterable[str]) -> dict[Device, Reference]:
     return {device_of(run, name): reference_of(run, name) for name in names}
 
 
-def _write(run: Run, model: CompactBertForSequenceClassification, folder: Path, runtimes: Collection[str]) -> None:
-    """Write a network with the teacher's tokenizer. Raises `ExportError` if that comes back as another."""
-    task, tokenizer = run.study.task, load_tokenizer(run.teacher)
-    about = {"problem_type": task_kind(task.kind).problem_type}
+def _write(run: Run, model: CompactBertForSequenceClassification, folder: Path, runtimes: Collection[str]) -> Metric:
+    """Write a network with the teacher's tokenizer; returns the metric that judges it.
+
+    Raises `ExportError` if the tokenizer comes back as another.
+    """
+    task, tokenizer, metric = run.study.task, load_tokenizer(run.teacher), _settled_metric(run, model)
+    about = {"problem_type": task_kind(task.kind).problem_type, **metric.about(model.config.outputs)}
     write_artefact(model, tokenizer, folder, runtimes, task.max_length, pairs=len(task.text) > 1, about_task=about)
     check_tokens(folder, splits(run).test, read_json(run.data / SAMPLE_FILE, ExportError))
+    return metric
+
+
+def _settled_metric(run: Run, model: CompactBertForSequenceClassification) -> Metric:
+    """The study's metric; what it leaves open is chosen for a network on the search set."""
+    metric = metric_of(run)
+    if metric.is_settled:
+        return metric
+    searched = splits(run).search
+    logits = predict(forward_of(model), batches_by_length(searched), "Answers to the search set")
+    return metric.settled(logits, np.asarray(searched["labels"]))
 
 
 def _quantised(teacher: CompactBertForSequenceClassification) -> CompactBertForSequenceClassification:
@@ -320,7 +338,7 @@ class _Writer:
     ) -> dict[str, Any]:
         """The verification of a candidate, exported under a name."""
         run, folder = self.run, self.run.export(name)
-        _write(run, weighed.model, folder, [device.runtime for device in references])
+        metric = _write(run, weighed.model, folder, [device.runtime for device in references])
         about: dict[str, Any] = {
             **weighed.accuracies(),
             **({"floor": self.floor.least, "teacher_search_accuracy": self.floor.teacher} if self.floor else {}),
@@ -331,7 +349,7 @@ class _Writer:
         }
         if counts := unlabelled_counts(run):
             about["unlabelled"] = asdict(counts)
-        found = verify(folder, budget, references, splits(run).test, metric_of(run), texts(run), about)
+        found = verify(folder, budget, references, splits(run).test, metric, texts(run), about)
         if found["met"] is not False:
             write_card(folder, run.study)
         return found

@@ -61,7 +61,9 @@ def task_made_of(run: Run) -> dict[str, Any]:
     files = data_files(run)
     # The suffix says how the bytes are read.
     known = {name: [path.suffix, file_digest(path) if path.is_file() else None] for name, path in files.items()}
-    task = run.study.task.model_dump(mode="json", exclude={"unlabelled"})  # a step of its own reads those
+    # A step of its own reads the texts without labels; older runs do not know a threshold.
+    left_out = {"unlabelled"} | ({"threshold"} if run.study.task.threshold is None else set())
+    task = run.study.task.model_dump(mode="json", exclude=left_out)
     return task | known | {"revision": commit(run, "dataset")}
 
 

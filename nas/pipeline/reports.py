@@ -23,6 +23,7 @@ from nas.report.front_chart import front_picture
 from nas.report.loading import Snippet, snippets
 from nas.report.page import render
 from nas.supernet.loops import LOG_FILE
+from nas.tasks import task_kind
 
 RANKING_FILE = "rank_correlation.json"
 """Left by `scripts/bench/rank_correlation`."""
@@ -87,7 +88,8 @@ def _ranking(run: Run) -> dict[str, Any] | None:
 
 def _snippets(run: Run, name: str) -> list[Snippet]:
     folder = run.export(name)
-    return snippets(folder.as_posix(), [path.name for path in folder.iterdir()], len(run.study.task.text) > 1)
+    task, files = run.study.task, [path.name for path in folder.iterdir()]
+    return snippets(folder.as_posix(), files, len(task.text) > 1, task_kind(task.kind))
 
 
 def _export_log(run: Run, name: str) -> list[dict[str, Any]]:

@@ -81,6 +81,8 @@ class Rows:
     """Rows among the repeated ones whose label is another than that of the first row with this text."""
     classes: Mapping[str, Mapping[str, int]]
     """Rows of each label in each set, by its name; empty where labels have no names."""
+    label_word: str
+    """What the labels are called in the plural."""
     targets: Targets | None
     unknown: float
     """The share of the training set's tokens that are the tokenizer's unknown token."""
@@ -150,6 +152,7 @@ def _look(study: Study, task: ReadTask, more: Unlabelled | None) -> Rows:
         repeated=repeated,
         contradicted=contradicted,
         classes=_classes(kind, task.splits),
+        label_word=kind.label_word,
         targets=_targets(task.splits.labels["train"]) if kind.predicts_numbers else None,
         unknown=0.0 if unknown is None else _share(counts["train"], unknown),
         without_embedding=_without_embedding(task),

@@ -40,6 +40,7 @@ def make_static(run: Run, laps: Laps, device: str) -> None:
         model = StaticModel.fit(vectors.astype(np.float64), data.train, data.search, metric)
         folder.mkdir(parents=True, exist_ok=True)
         model.save(folder / ONNX_FILE)
+    metric = metric.settled(model.logits(data.search), np.asarray(data.search["labels"]))
     verification = verify_file(
         folder / ONNX_FILE, found, reference_of(run, device), data.test, metric, texts(run), model.params
     )

@@ -223,7 +223,10 @@ def _meaning(name: str) -> str:
 def _loading(study: Study, folder: Path, device: str, architecture: Architecture) -> Iterator[str]:
     """Code, and what rounding asks of whoever serves the network on the device that it was made for."""
     files = [path.name for path in folder.iterdir()]
-    for title, language, code in snippets(folder.name, files, len(study.task.text) > 1):
+    kind = task_kind(study.task.kind)
+    if kind.usage:
+        yield kind.usage
+    for title, language, code in snippets(folder.name, files, len(study.task.text) > 1, kind):
         yield f"{title}\n\n```{language}\n{code}\n```"
     blocks: list[tuple[Block, str]] = [("embedding", architecture.embedding)]
     blocks += [(block, layer.choice(block)) for layer in architecture.layers for block in LAYER_BLOCKS]
@@ -250,7 +253,7 @@ def _origin(study: Study, found: Mapping[str, Any], own: bool) -> Iterator[str]:
     hub = f" of {task.hub}{_at(found, 'task')}" if task.hub else ""
     yield (
         f"Data: {train} and {test}{hub}, column{'s' if len(task.text) > 1 else ''} "
-        f"{' and '.join(task.text)}, label {task.label}. Licence: not known here."
+        f"{' and '.join(task.text)}, label {', '.join(task.label_columns)}. Licence: not known here."
     )
     if counts := found.get("unlabelled"):
         more = ", ".join(Path(name).name if name in task.unlabelled_files else name for name in task.unlabelled)

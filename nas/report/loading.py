@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from nas.export.artefact import INFER_FILE, ONNX_FILE
 from nas.export.standalone import MODELING_FILE
+from nas.tasks import TaskKind
 
 
 class Snippet(NamedTuple):
@@ -19,7 +20,7 @@ class Snippet(NamedTuple):
     code: str
 
 
-def snippets(folder: str, files: Collection[str], pairs: bool) -> list[Snippet]:
+def snippets(folder: str, files: Collection[str], pairs: bool, kind: TaskKind) -> list[Snippet]:
     """How the export in `folder` is loaded, by the names of its files; for pairs of texts or single ones."""
     own, quoted = MODELING_FILE in files, json.dumps(folder, ensure_ascii=False)
     trust = ", trust_remote_code=True" if own else ""
@@ -31,7 +32,7 @@ def snippets(folder: str, files: Collection[str], pairs: bool) -> list[Snippet]:
             "python",
             "from transformers import pipeline\n\n"
             f'classify = pipeline("text-classification", model={quoted}{trust})\n'
-            f"print(classify({example}, truncation=True))",
+            f"print(classify({example}{kind.asks_pipeline}, truncation=True))",
         ),
         Snippet(
             "With ONNX Runtime:",

@@ -13,6 +13,7 @@ from nas.report.contents import Contents, Record
 from nas.report.figures import duration, limits, percent, score
 from nas.report.front_chart import front_chart, legend
 from nas.report.front_table import front_table
+from nas.report.label_table import label_table
 from nas.report.latency_chart import latency_chart, measured_networks
 from nas.report.loss_chart import accuracy_chart, loss_chart
 from nas.report.rank_chart import rank_chart
@@ -28,7 +29,7 @@ def render(contents: Contents) -> str:
     if contents.is_empty:
         raise NasError(f"{contents.study}: there is nothing to report yet; run `nas search` or `nas run` first")
     sections = (
-        _answer, _seeds, _front, _architectures, _importance, _latency, _training, _ranking, _times, _loading
+        _answer, _labels, _seeds, _front, _architectures, _importance, _latency, _training, _ranking, _times, _loading
     )  # fmt: skip
     title = escape(f"{contents.study}: compact BERTs within a latency budget")
     head = (
@@ -71,6 +72,12 @@ def _answer(contents: Contents) -> str:
         body += _note(f"No export yet for {', '.join(missing)}.")
         body += "".join(_note(f"{name}: {contents.missed[name]}.") for name in missing if name in contents.missed)
     return _section("What came out", body + against_uniform(contents))
+
+
+def _labels(contents: Contents) -> str:
+    body = label_table(contents)
+    note = "F1 of each label on the test set, with the thresholds of each network, and the difference to the teacher's."
+    return _section("Label by label", _note(note) + body, "long") if body else ""
 
 
 def _front(contents: Contents) -> str:

@@ -46,4 +46,4 @@ def _labels(rows: dict[str, Any]) -> str:
     total = rows["sets"]["train"]["rows"]
     shares = ", ".join(f"{label!r} {counts[label] / total:.1%} ({counts[label]:,})" for label in shown)
     which = "" if len(shown) == len(counts) else "largest and smallest "
-    return f"classes: {len(counts)}; {which}in the training set: {shares}"
+    return f"{rows['label_word']}: {len(counts)}; {which}in the training set: {shares}"

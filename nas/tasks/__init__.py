@@ -5,6 +5,7 @@ from __future__ import annotations
 from nas.tasks.base import Metric, Problem, TaskKind, TaskLabels
 from nas.tasks.classification import Classification, ClassMetric
 from nas.tasks.labels import Head, LabelColumn
+from nas.tasks.multi_label import LabelMetric, MultiLabel
 from nas.tasks.regression import Correlation, Regression
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Correlation",
     "Head",
     "LabelColumn",
+    "LabelMetric",
     "Metric",
     "Problem",
     "TaskKind",
@@ -20,7 +22,7 @@ __all__ = [
     "task_kind",
 ]
 
-REGISTRY: dict[str, TaskKind] = {kind.name: kind for kind in (Classification(), Regression())}
+REGISTRY: dict[str, TaskKind] = {kind.name: kind for kind in (Classification(), Regression(), MultiLabel())}
 
 
 def task_kind(name: str) -> TaskKind:

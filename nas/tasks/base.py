@@ -37,6 +37,14 @@ class TaskSettings(Protocol):
     def positive(self) -> str | None:
         """The class that f1, precision, recall or roc_auc is of."""
 
+    @property
+    def label(self) -> str | tuple[str, ...]:
+        """The column of labels, or several columns."""
+
+    @property
+    def threshold(self) -> float | str | None:
+        """The probability from which a label applies, or `search`."""
+
 
 @dataclass(frozen=True)
 class TaskLabels:
@@ -97,6 +105,23 @@ class Metric(ABC):
     def imagined(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
         """Logits (texts, outputs) of a network that is right in a share of its answers, wrong ones drawn at random."""
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is fixed how outputs become answers; otherwise `settled` does that, on the search set."""
+        return True
+
+    def settled(self, logits: np.ndarray, labels: np.ndarray) -> Metric:
+        """The metric with everything fixed that the study leaves to be chosen on the search set."""
+        return self
+
+    def about(self, outputs: int) -> dict[str, Any]:
+        """What `config.json` says of how so many outputs become answers, besides what transformers has a word for."""
+        return {}
+
+    def by_label(self, logits: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
+        """Figures of each label in the order of the outputs, for the report; nothing where they are not of interest."""
+        return []
+
     def check_size(self, texts: int, what: str = "What is judged (search.examples, search.least_tokens)") -> None:
         """Raise `DataError` if there are too few texts for the metric; `what` names them in the message."""
         if texts < self.least_texts:
@@ -119,6 +144,12 @@ class TaskKind(ABC):
     """Whether labels are numbers on a scale of their own, which trainings see standardised, and the output is one."""
     of_one_class: ClassVar[tuple[str, ...]] = ()
     """The metrics that may be of a class which the study names."""
+    several_columns: ClassVar[bool] = False
+    """Whether `task.label` may name several columns, one for each label."""
+    has_thresholds: ClassVar[bool] = False
+    """Whether a label applies from a probability on, which `task.threshold` sets."""
+    label_word: ClassVar[str] = "classes"
+    """What its labels are called in the plural."""
     no_exits: ClassVar[str] = ""
     """Why a text cannot leave a network early; empty where it can."""
 
@@ -134,6 +165,13 @@ class TaskKind(ABC):
                 f"positive: {able} of one class, but the metric is {asked.metric!r}; remove positive"
                 + (", or set another metric" if self.of_one_class else "")
             )
+        if not isinstance(asked.label, str) and not self.several_columns:
+            raise ValueError(
+                f"label: {self.name} has one column of labels, but got {', '.join(asked.label)}; name one, or set kind "
+                "= 'multi_label' if each is a label"
+            )
+        if asked.threshold is not None and not self.has_thresholds:
+            raise ValueError(f"threshold: {self.name} has none, but got {asked.threshold!r}; remove it")
 
     @abstractmethod
     def metric(self, asked: TaskSettings, names: Sequence[str] = ()) -> Metric:
@@ -167,10 +205,28 @@ class TaskKind(ABC):
     def divergence(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         """How far a network's logits (texts, outputs) are from the teacher's: a mean over texts, differentiable."""
 
+    @property
+    def asks_pipeline(self) -> str:
+        """What transformers' pipeline must be told to give the whole answer, as further arguments in Python."""
+        return ""
+
+    @property
+    def usage(self) -> str:
+        """What a user of an export should know about its answers, in a line; empty where nothing is special."""
+        return ""
+
     def in_words(self, texts: str, labels: Sequence[str]) -> str:
         """What a network does with texts, for its model card. `labels` names its outputs."""
-        into = f" as {', '.join(labels[:-1])} or {labels[-1]}" if len(labels) > 1 else ""
-        return f"Classifies {texts}{f' by {len(labels)} labels' if len(labels) >= _MANY_LABELS else into}"
+        if len(labels) >= _MANY_LABELS:
+            return f"Classifies {texts} by {len(labels)} labels"
+        return f"Classifies {texts}" + (f" as {any_of(labels)}" if len(labels) > 1 else "")
+
+
+def any_of(labels: Sequence[str]) -> str:
+    """Labels in words, joined by "or"; of many their number."""
+    if len(labels) >= _MANY_LABELS:
+        return f"{len(labels)} labels"
+    return f"{', '.join(labels[:-1])} or {labels[-1]}"
 
 
 def problem_of(problem_type: str | None, outputs: int | None) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from nas.errors import DataError
 from nas.tasks.base import Metric, TaskKind, TaskLabels, TaskSettings, problem_of
-from nas.tasks.labels import Head, LabelColumn, alike, check_known, class_names, classes_of, numbering
+from nas.tasks.labels import Head, LabelColumn, alike_note, check_known, class_names, classes_of, numbering
 
 if TYPE_CHECKING:
     import torch
@@ -129,12 +129,8 @@ class Classification(TaskKind):
         classes = {"train": classes_of(trained), "test": classes_of(tested)}
         found = numbering(class_names(trained, classes["train"]), head)
         notes = [found.note] if found.note else []
-        if same := alike(found.names):
-            notes.append(
-                f"Warning: {trained.source}: the classes {' and '.join(map(repr, same))} differ by case alone; are "
-                "they the same?"
-            )
-        check_known(found, trained, tested, classes["test"])
+        notes += alike_note(trained.source, found.names)
+        check_known(found, trained, tested, enumerate(classes["test"]))
         values: dict[str, list[Any]] = {
             name: [found.numbers[label] for label in labels] for name, labels in classes.items()
         }

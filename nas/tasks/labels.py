@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -72,7 +72,7 @@ def classes_of(column: LabelColumn) -> list[str]:
     if declared is not None:
         named = range(len(declared))
         values = [declared[value] if value in named else None for value in values]
-    _refuse_missing(column, values)
+    refuse_missing(column, values)
     for number, value in enumerate(values):
         odd = isinstance(value, float) and not value.is_integer()
         if odd or not isinstance(value, str | int | float | Decimal):
@@ -88,7 +88,7 @@ def classes_of(column: LabelColumn) -> list[str]:
 def targets_of(column: LabelColumn) -> list[float]:
     """The target of each row. Raises `DataError` for rows without a finite number, and if all are equal."""
     values = _flat(column)
-    _refuse_missing(column, values)
+    refuse_missing(column, values)
     numbers = [_target(value) for value in values]
     bad = next((number for number, value in enumerate(numbers) if not abs(value) < _LARGEST), None)
     if bad is not None:
@@ -120,11 +120,15 @@ def _target(value: Any) -> float:
 def _flat(column: LabelColumn) -> list[Any]:
     values = [value.strip() if isinstance(value, str) else value for value in column.values]
     if any(isinstance(value, list | dict) for value in values):
-        raise DataError(f"{column.place} must hold one label a row, but holds lists or records; correct it")
+        raise DataError(
+            f"{column.place} must hold one label a row, but holds lists or records; correct it, or set kind = "
+            "'multi_label' for lists of labels"
+        )
     return values
 
 
-def _refuse_missing(column: LabelColumn, values: Sequence[Any]) -> None:
+def refuse_missing(column: LabelColumn, values: Sequence[Any]) -> None:
+    """Raise `DataError` if one of a column's `values`, one a row, is None or an empty text."""
     without = [number for number, value in enumerate(values) if value is None or value == ""]
     if without:
         raise DataError(
@@ -133,14 +137,18 @@ def _refuse_missing(column: LabelColumn, values: Sequence[Any]) -> None:
         )
 
 
-def class_names(column: LabelColumn, classes: Sequence[str]) -> tuple[str, ...]:
-    """The classes in their own order: that of a `ClassLabel`, of numbers by value, of texts by alphabet."""
+def class_names(column: LabelColumn, classes: Sequence[str], kind: str = "classification") -> tuple[str, ...]:
+    """The classes in their own order: that of a `ClassLabel`, of numbers by value, of texts by alphabet.
+
+    Raises `DataError` if they are too few or too many for the kind of task.
+    """
     names = list(column.classes) if column.classes is not None else _in_order(set(classes))
+    hint = ", or set kind = 'regression' if it holds numbers to predict" if kind == "classification" else ""
     if not 2 <= len(names) <= MOST_CLASSES:
         shown = f" ({', '.join(map(repr, names))})" if len(names) < 2 else ""
         raise DataError(
-            f"{column.place}: classification needs 2 to {MOST_CLASSES} classes, but there are "
-            f"{len(names)}{shown}; correct the column, or set kind = 'regression' if it holds numbers to predict"
+            f"{column.place}: {kind} needs 2 to {MOST_CLASSES} classes, but there are {len(names)}{shown}; correct the "
+            f"column{hint}"
         )
     return tuple(names)
 
@@ -231,13 +239,22 @@ def _listed(pairs: Any, most: int = 8) -> str:
     return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
 
 
-def check_known(found: Numbering, train: LabelColumn, test: LabelColumn, classes: Sequence[str]) -> None:
-    """Raise `DataError` if one of the test set's `classes`, one a row, is none of the training set."""
-    number = next((number for number, label in enumerate(classes) if label not in found.numbers), None)
-    if number is None:
+def alike_note(source: str, names: Sequence[str]) -> list[str]:
+    """A warning if some names differ by case alone."""
+    if not (same := alike(names)):
+        return []
+    shown = " and ".join(map(repr, same))
+    return [f"Warning: {source}: the classes {shown} differ by case alone; are they the same?"]
+
+
+def check_known(found: Numbering, train: LabelColumn, test: LabelColumn, classes: Iterable[tuple[int, str]]) -> None:
+    """Raise `DataError` if one of the test set's `classes`, each with its row, is none of the training set."""
+    unknown = next(((row, label) for row, label in classes if label not in found.numbers), None)
+    if unknown is None:
         return
-    shown = classes[number] if classes[number].lstrip("-").isdigit() else repr(classes[number])
+    row, label = unknown
+    shown = label if label.lstrip("-").isdigit() else repr(label)
     raise DataError(
         f"{test.place}: label {shown} is no class of {train.source}, which has {len(found.numbers)} such as "
-        f"{next(iter(found.numbers))!r}; use the same labels in both (row {number}, counted from 0)"
+        f"{next(iter(found.numbers))!r}; use the same labels in both (row {row}, counted from 0)"
     )

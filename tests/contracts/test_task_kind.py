@@ -35,7 +35,9 @@ METRICS = pytest.mark.parametrize(
 
 def asked(kind, metric=None, **settings):
     """What a study of a kind says of its task."""
-    return SimpleNamespace(**{"metric": metric or kind.metrics[0], "positive": None} | settings)
+    return SimpleNamespace(
+        **{"metric": metric or kind.metrics[0], "positive": None, "label": "label", "threshold": None} | settings
+    )
 
 
 def read(kind, columns=None):

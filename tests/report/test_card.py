@@ -26,6 +26,9 @@ from nas.report.card import write_card
 from nas.report.loading import snippets
 from nas.study import Study
 from nas.supernet import BertSupernet, SupernetWeights
+from nas.tasks import task_kind
+
+KIND = task_kind("classification")
 
 LATENCY = {"device": Device(name="cpu").model_dump(mode="json"), "p50_ms": 8.0, "p95_ms": 9.0, "expected_ms": 8.1}
 
@@ -194,7 +197,7 @@ def test_a_teacher_s_card_of_any_form_is_read_or_left(head, licence, tiny_study,
 
 
 def test_code_is_that_of_the_files_that_are_there():
-    own, stock = (snippets("a folder", files, True) for files in ([MODELING_FILE, "infer.py"], ["model.onnx"]))
+    own, stock = (snippets("a folder", files, True, KIND) for files in ([MODELING_FILE, "infer.py"], ["model.onnx"]))
     assert [len(own), len(stock)] == [3, 2]
     assert "trust_remote_code" in own[0].code and "trust_remote_code" not in stock[0].code
     assert "'a folder/infer.py' --pairs" in own[2].code

@@ -25,6 +25,10 @@ from nas.report.loading import snippets
 from nas.report.page import render
 from nas.report.svg import Scale
 from nas.space import Shape
+from nas.tasks import task_kind
+
+KIND = task_kind("classification")
+FILES = ["modeling_compact_bert.py", "infer.py"]
 
 TEACHER = Shape(num_hidden_layers=3, hidden_size=32, num_attention_heads=4, intermediate_size=64)
 BUDGETS = (Budget(name="half", device="laptop", p50_ms="50%"), Budget(name="light", device="laptop", size_mb=1.5))
@@ -119,7 +123,9 @@ def _contents(**changed):
         "front": front,
         "baselines": {"laptop/teacher": _verification(p50_ms=9.0, speed_up=1.0, params=999_888)},
         "exports": {"half": _verification(front["candidates"][-2])},
-        "snippets": {"half": snippets("runs/a-study/exports/half", ["modeling_compact_bert.py", "infer.py"], False)},
+        "snippets": {
+            "half": snippets("runs/a-study/exports/half", ["modeling_compact_bert.py", "infer.py"], False, KIND)
+        },
         "profiles": {
             "laptop": {
                 "teacher": {"p50_ms": 9.0},
@@ -187,6 +193,29 @@ def test_figures_of_the_run_are_on_the_page():
     assert "runs/a-study/exports/half/infer.py" in page
 
 
+def test_each_label_has_its_f1_the_most_frequent_first_and_what_was_lost():
+    def labels(**f1):
+        rows = {"joy": 40.0, HOSTILE: 90.0}
+        return {name: {"precision": 0.5, "recall": 0.5, "f1": f1[key], "rows": rows[name]}
+                for name, key in (("joy", "joy"), (HOSTILE, "hostile"))}  # fmt: skip
+
+    front = _front()
+    page = render(
+        _contents(
+            baselines={"laptop/teacher": _verification(labels=labels(joy=0.8, hostile=0.6))},
+            exports={"half": _verification(front["candidates"][-2], labels=labels(joy=0.75, hostile=0.625))},
+        )
+    )
+    section = page[page.index("Label by label") :]
+    section = section[: section.index("</section>")]
+    assert section.index("&lt;script&gt;") < section.index("joy") and HOSTILE not in page
+    assert all(
+        shown in section
+        for shown in (">90<", ">40<", "0.8000", "0.7500", "0.6000", "0.6250", points(-0.05), points(0.025))
+    )
+    assert "Label by label" not in render(_contents())
+
+
 @pytest.mark.parametrize("count", [1, 2, 12, 60])
 def test_every_candidate_is_a_dot(count):
     front = _front(max(count, 2))
@@ -246,7 +275,7 @@ def test_dimensions_are_named_in_words():
 
 def test_a_single_candidate_s_export_has_no_budget():
     found = _verification(_candidate(9), budget=None)
-    page = render(_contents(exports={"trial-7": found}, snippets={"trial-7": snippets("trial-7", [], False)}))
+    page = render(_contents(exports={"trial-7": found}, snippets={"trial-7": snippets("trial-7", [], False, KIND)}))
     assert "one candidate, for no budget" in page and "exported as trial-7" in page
     assert "✓ met" not in page
 
@@ -263,7 +292,7 @@ def test_names_are_escaped():
     front = _front()
     front["candidates"][3] = _candidate(3, HOSTILE)
     exports = {HOSTILE: _verification(_candidate(4, HOSTILE))}
-    loaded = {HOSTILE: snippets(HOSTILE, [], True)}
+    loaded = {HOSTILE: snippets(HOSTILE, [], True, KIND)}
     logged = _contents(
         study=HOSTILE,
         metric=HOSTILE,

@@ -1,0 +1,271 @@
+"""Any number of labels for each text, or for each pair of texts: each label applies or not, whatever the others do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nas.errors import DataError
+from nas.tasks.base import Metric, TaskKind, TaskLabels, TaskSettings, any_of
+from nas.tasks.labels import (
+    Head,
+    LabelColumn,
+    Numbering,
+    alike_note,
+    check_known,
+    class_names,
+    classes_of,
+    numbering,
+    refuse_missing,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+THRESHOLD = 0.5
+"""The probability from which a label applies, unless the study says otherwise."""
+_SURE = 5.0
+_YES_OR_NO = {"1": 1.0, "1.0": 1.0, "true": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0}
+
+
+@dataclass(frozen=True)
+class LabelMetric(Metric):
+    """`f1_micro`, `f1_macro` or `average_precision` (the mean over labels). Labels are 0.0 or 1.0, (texts, labels)."""
+
+    thresholds: tuple[float, ...] | None = (THRESHOLD,)
+    """The probability from which a label applies: one for all, or one each; None for the best on what is scored."""
+
+    @property
+    def needs_float32(self) -> bool:
+        """Precision ranks the texts, and a threshold between two texts parts them."""
+        return self.name == "average_precision" or self.thresholds is None
+
+    @property
+    def is_settled(self) -> bool:
+        return self.thresholds is not None
+
+    def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
+        if self.name == "average_precision":  # a label that no text has would count 0 for every network
+            from sklearn.metrics import average_precision_score
+
+            kept = labels.any(axis=0)
+            if not kept.any():
+                return 0.0
+            return float(average_precision_score(labels[:, kept], logits[:, kept], average="macro"))
+        found = counts(self.settled(logits, labels).answers(logits), labels)
+        return float(f1(found.sum(axis=1) if self.name == "f1_micro" else found).mean())
+
+    def settled(self, logits: np.ndarray, labels: np.ndarray) -> LabelMetric:
+        """Thresholds that were left open are those of the best F1 here: one for `f1_micro`, else one for each label."""
+        if self.thresholds is not None:
+            return self
+        found, wanted = probabilities(logits), labels.astype(bool)
+        if self.name == "f1_micro":
+            return replace(self, thresholds=(best_threshold(found.ravel(), wanted.ravel()),))
+        each = (best_threshold(found[:, number], wanted[:, number]) for number in range(labels.shape[1]))
+        return replace(self, thresholds=tuple(each))
+
+    def answers(self, logits: np.ndarray) -> np.ndarray:
+        """Whether each label applies, (texts, labels)."""
+        answered: np.ndarray = probabilities(logits) >= np.asarray(self.thresholds or (THRESHOLD,))
+        return answered
+
+    def about(self, outputs: int) -> dict[str, Any]:
+        thresholds = self.thresholds or (THRESHOLD,)
+        return {"thresholds": list(thresholds) * (outputs if len(thresholds) == 1 else 1)}
+
+    def by_label(self, logits: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
+        found = counts(self.answers(logits), labels)
+        right, answered, wanted = found
+        columns = {
+            "precision": quotient(right, answered),
+            "recall": quotient(right, wanted),
+            "f1": f1(found),
+            "rows": wanted,
+        }
+        return [dict(zip(columns, map(float, values), strict=True)) for values in zip(*columns.values(), strict=True)]
+
+    def constant(self, labels: np.ndarray, outputs: int) -> np.ndarray:
+        """The most frequent label and no other."""
+        logits = np.full((len(labels), outputs), -_SURE, dtype=np.float32)
+        logits[:, labels.sum(axis=0).argmax()] = _SURE
+        return logits
+
+    def imagined(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
+        """A share of the labels of texts is found, in place of each other one another label is."""
+        texts, found = np.nonzero(labels)
+        shift = np.where(rng.random(len(texts)) < share, 0, rng.integers(1, outputs, len(texts)))
+        logits = np.full((len(labels), outputs), -_SURE)
+        logits[texts, (found + shift) % outputs] = _SURE
+        return logits
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """The probability of each label from logits of the same shape."""
+    found: np.ndarray = np.exp(-np.logaddexp(0.0, -logits))
+    return found
+
+
+def counts(answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """For each label how often it was answered rightly, answered and wanted, (3, labels); both are (texts, labels)."""
+    wanted = labels.astype(bool)
+    return np.stack([(answers & wanted).sum(axis=0), answers.sum(axis=0), wanted.sum(axis=0)])
+
+
+def quotient(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Quotients; 0 where there is nothing to divide by, as scikit-learn's `zero_division` has it by default."""
+    return np.divide(part, whole, out=np.zeros(np.shape(part)), where=np.asarray(whole) > 0)
+
+
+def f1(found: np.ndarray) -> np.ndarray:
+    """F1 from `counts` (3, ...), as scikit-learn computes it, in a fifth of the time: the bootstrap asks often."""
+    right, answered, wanted = found
+    return quotient(2 * right, answered + wanted)
+
+
+def best_threshold(found: np.ndarray, wanted: np.ndarray) -> float:
+    """The threshold of the best F1 for probabilities `found` of which some were `wanted`, both (answers,).
+
+    It is half-way between two probabilities that occur. Where nothing is wanted it is `THRESHOLD`.
+    """
+    if not wanted.any():
+        return THRESHOLD
+    order = np.argsort(-found, kind="stable")
+    sorted_, right = found[order].astype(np.float64), np.cumsum(wanted[order])
+    scores = 2.0 * right / (np.arange(1, len(order) + 1) + right[-1])
+    ends = np.flatnonzero(np.append(sorted_[1:] < sorted_[:-1], True))  # equal probabilities go together
+    best = int(ends[scores[ends].argmax()])
+    below = sorted_[best + 1] if best + 1 < len(sorted_) else 0.0
+    return float((sorted_[best] + below) / 2.0)
+
+
+class MultiLabel(TaskKind):
+    """Any number of labels."""
+
+    name = "multi_label"
+    metrics = ("f1_micro", "f1_macro", "average_precision")
+    problem_type = "multi_label_classification"
+    several_columns = True
+    has_thresholds = True
+    label_word = "labels"
+    no_exits = "a text may have several labels, so that none is the one to be sure of"
+    examples = (
+        {"labels": [["joy", "love"], ["anger"], [], ["fear", "anger"], ["joy"], ["love"], ["fear"]]},
+        {"labels": [[0, 2], [1], [], [2, 1]]},
+        {"joy": [1, 0, 0, 1], "anger": [0, 1, 0, 0], "fear": [1, 1, 0, 0]},
+        {"toxic": ["true", "false", "true"], "insult": ["0", "1", "1"]},
+    )
+
+    def metric(self, asked: TaskSettings, names: Sequence[str] = ()) -> LabelMetric:
+        label = "average precision" if asked.metric == "average_precision" else asked.metric
+        if isinstance(asked.threshold, str):
+            return LabelMetric(asked.metric, label, None)
+        return LabelMetric(asked.metric, label, (THRESHOLD if asked.threshold is None else asked.threshold,))
+
+    def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
+        if len(train) > 1:
+            found = numbering([column.name for column in train], head)
+            given = {"train": _by_column(train), "test": _by_column(test)}
+        else:
+            (trained,), (tested,) = train, test
+            given = {"train": _lists(trained), "test": _lists(tested)}
+            flat = replace(trained, values=[name for row in given["train"] for name in row], classes=None)
+            declared = replace(flat, classes=trained.classes)
+            found = numbering(class_names(declared, flat.values, self.name), head)
+            check_known(
+                found, trained, tested, [(number, name) for number, row in enumerate(given["test"]) for name in row]
+            )
+        notes = [found.note] if found.note else []
+        notes += alike_note(train[0].source, found.names)
+        values = {name: [_as_numbers(row, found) for row in rows] for name, rows in given.items()}
+        return TaskLabels(values, found.names, tuple(notes))
+
+    def takes(self, problem_type: str | None, outputs: int | None) -> bool:
+        """A teacher that does not name its problem type may be one: many of them were saved without."""
+        return problem_type in (None, self.problem_type) and outputs != 1
+
+    def counts(self, labels: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
+        sums = np.asarray(labels).sum(axis=0)
+        return {name: int(count) for name, count in zip(names, sums, strict=True)}
+
+    def divergence(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        """Kullback-Leibler divergence between the two answers to each label, summed over labels."""
+        from torch.nn.functional import logsigmoid
+
+        def share(sign: float) -> torch.Tensor:
+            own, wanted = logsigmoid(sign * student.float()), logsigmoid(sign * teacher.float())
+            return wanted.exp() * (wanted - own)
+
+        return (share(1.0) + share(-1.0)).sum(dim=-1).mean()
+
+    @property
+    def asks_pipeline(self) -> str:
+        return ", top_k=None"
+
+    @property
+    def usage(self) -> str:
+        return (
+            "A text may have several labels or none. A label applies if its probability reaches its threshold: "
+            "`thresholds` in config.json, in the order of `id2label`. The pipeline returns the probabilities of all "
+            "labels, `infer.py` the labels that apply."
+        )
+
+    def in_words(self, texts: str, labels: Sequence[str]) -> str:
+        return f"Labels {texts} with any of {any_of(labels)}"
+
+
+def _lists(column: LabelColumn) -> list[list[str]]:
+    """The names of the labels of each row. Raises `DataError` for a row that holds no list of labels."""
+    refuse_missing(column, column.values)
+    for number, row in enumerate(column.values):
+        if not isinstance(row, list):
+            raise DataError(
+                f"{column.place}: multi_label needs a list of labels in every row, but row {number} (counted from 0) "
+                f"holds {row!r}; write lists, name one column per label in task.label, or set kind = 'classification'"
+            )
+        for value in row:
+            if not _is_label(value, column):
+                raise DataError(
+                    f"{column.place}: labels must be whole numbers or texts, but the list in row {number} (counted "
+                    f"from 0) holds {value!r}; correct it"
+                )
+    names: Iterator[str] = iter(classes_of(replace(column, values=[value for row in column.values for value in row])))
+    return [[next(names) for _ in row] for row in column.values]
+
+
+def _is_label(value: Any, column: LabelColumn) -> bool:
+    if column.classes is not None:
+        return value in range(len(column.classes))
+    if isinstance(value, float):
+        return math.isfinite(value) and value.is_integer()
+    return isinstance(value, str | int) and str(value).strip() != ""
+
+
+def _by_column(columns: Sequence[LabelColumn]) -> list[list[str]]:
+    """The names of the columns that each row has a yes in. Raises `DataError` for what is neither yes nor no."""
+    applies = []
+    for column in columns:
+        refuse_missing(column, column.values)
+        found = [_YES_OR_NO.get(str(value).strip().casefold()) for value in column.values]
+        if None in found:
+            bad = found.index(None)
+            raise DataError(
+                f"{column.place}: a column of one label must hold 0 or 1 (or false or true) in every row, but row "
+                f"{bad} (counted from 0) holds {column.values[bad]!r}; correct it"
+            )
+        applies.append(found)
+    return [
+        [column.name for column, value in zip(columns, row, strict=True) if value] for row in zip(*applies, strict=True)
+    ]
+
+
+def _as_numbers(names: Sequence[str], known: Numbering) -> list[float]:
+    """1.0 at the numbers of the labels, else 0.0."""
+    found = [0.0] * len(known.names)
+    for name in names:
+        found[known.numbers[name]] = 1.0
+    return found

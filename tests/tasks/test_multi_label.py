@@ -1,0 +1,241 @@
+"""Several labels for each text: how they are read, scored and served."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, Features, List, Value
+from sklearn.metrics import average_precision_score, f1_score
+from tiny import LABEL_STUDY, make_labelled, write_label_study
+
+from nas.data import read_splits
+from nas.errors import DataError, StudyError, TeacherError
+from nas.export.infer import Classifier
+from nas.files import read_json
+from nas.pipeline import Run
+from nas.pipeline.rows import look_at_rows
+from nas.space import shipped_spaces
+from nas.study import Study, Task
+from nas.tasks import Head, LabelColumn, LabelMetric, task_kind
+from nas.tasks.multi_label import best_threshold, counts, f1, probabilities
+
+KIND = task_kind("multi_label")
+
+
+def read(train, test=None, classes=None, head=None, name="labels"):
+    """The labels of one column of lists."""
+    return KIND.read(
+        [LabelColumn("train.jsonl", name, train, classes)],
+        [LabelColumn("test.jsonl", name, test or train, classes)],
+        head,
+    )
+
+
+def test_lists_hold_names_whole_numbers_or_numbers_with_declared_names():
+    names = read([["b", " a"], [], ["c"]])
+    assert names.names == ("a", "b", "c")
+    assert names.values["train"] == [[1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+    assert read([[10, 2], [2]]).names == read([[10.0, 2.0], [2.0]]).names == ("2", "10")
+    declared = read([[1], [0, 1]], classes=("joy", "anger", "fear"))
+    assert declared.names == ("joy", "anger", "fear") and declared.values["train"] == [[0.0, 1.0, 0.0], [1.0, 1.0, 0.0]]
+    assert read([["a", "a"], ["b"]]).values["train"][0] == [1.0, 0.0]
+
+
+def test_labels_are_numbered_as_the_teacher_numbers_them():
+    found = read([["joy"], ["anger", "joy"]], head=Head("bert", ("Joy", "fear", "Anger")))
+    assert found.names == ("Joy", "fear", "Anger") and found.values["train"] == [[1.0, 0.0, 0.0], [1.0, 0.0, 1.0]]
+    assert "no row is 'fear'" in found.notes[0]
+    with pytest.raises(TeacherError, match="has 2 labels: 'x', 'y', the data has 2 labels: 'a', 'b'"):
+        read([["a"], ["b"]], head=Head("bert", ("x", "y")))
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "message"),
+    [
+        (
+            [["a"], "b"],
+            None,
+            r"needs a list of labels in every row, but row 1 \(counted from 0\) holds 'b'; write lists",
+        ),
+        ([["a"], None, ["b"]], None, "row 1 .* has no label, 1 of 3 rows"),
+        ([["a"], ["b", None]], None, r"must be whole numbers or texts, but the list in row 1 .* holds None"),
+        ([["a", " "]], None, "the list in row 0 .* holds ' '"),
+        ([[0.5, 1.0]], None, r"the list in row 0 .* holds 0\.5"),
+        ([[["a"]], [["b"]]], None, r"the list in row 0 .* holds \['a'\]"),
+        ([[0], [-1]], ("a", "b"), "the list in row 1 .* holds -1"),
+        ([["a"], []], None, r"multi_label needs 2 to 1000 classes, but there are 1 \('a'\); correct the column$"),
+    ],
+)
+def test_what_is_no_list_of_labels_is_refused(labels, classes, message):
+    with pytest.raises(DataError, match=f"train.jsonl: column 'labels'.*{message}"):
+        read(labels, classes=classes)
+
+
+def test_a_label_of_the_test_set_that_no_training_row_has_is_refused():
+    with pytest.raises(DataError, match=r"label 'c' is no class of train.jsonl.* \(row 1, counted from 0\)"):
+        read([["a"], ["b"]], [["a"], ["b", "c"]])
+
+
+def test_a_column_for_each_label_holds_yes_or_no():
+    def columns(**given):
+        return [LabelColumn("a.csv", name, values) for name, values in given.items()]
+
+    given = columns(toxic=["1", "0", "true"], insult=[False, 1, 0.0])
+    found = KIND.read(given, given, None)
+    assert found.names == ("toxic", "insult") and found.values["test"] == [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]
+    for bad in (0.3, "yes", 2, -1):
+        with pytest.raises(DataError, match=r"column 'insult': a column of one label must hold 0 or 1 .* row 1"):
+            KIND.read(columns(toxic=[0, 1], insult=[0, bad]), given, None)
+    with pytest.raises(DataError, match=r"column 'toxic': row 1 .* has no label"):
+        KIND.read(columns(toxic=[0, ""], insult=[0, 1]), given, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metric": "accuracy"}, "'accuracy' does not measure multi_label; use f1_micro, f1_macro, average_precision"),
+        ({"threshold": 1.0}, "threshold"),
+        ({"threshold": "best"}, "threshold"),
+        ({"label": ["a", "a"]}, "label: must name different columns"),
+        (
+            {"kind": "classification", "metric": "accuracy", "label": ["a", "b"]},
+            "has one column of labels, but got a, b",
+        ),
+        ({"kind": "regression", "metric": "pearson", "threshold": 0.3}, "threshold: regression has none, but got 0.3"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(tmp_path, changes, message):
+    write_label_study(tmp_path)
+    given = {"kind": "multi_label", "metric": "f1_micro"} | changes
+    lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in given.items())
+    text = LABEL_STUDY.replace('kind = "multi_label"\nmetric = "f1_macro"\nthreshold = "search"\n', f"{lines}\n")
+    (tmp_path / "study.toml").write_text(text.replace('label = "labels"\n', "") if "label" in changes else text)
+    with pytest.raises(StudyError, match=message):
+        Study.load(tmp_path / "study.toml")
+
+
+def test_early_exits_are_refused(tmp_path):
+    study = write_label_study(tmp_path)
+    study.write_text(LABEL_STUDY.replace('name = "tiny"', 'name = "early.toml"'))
+    space = shipped_spaces()["tiny"].read_text().replace("[dimensions]", "[dimensions]\nexit_threshold = [0.8]")
+    (tmp_path / "early.toml").write_text(space)
+    with pytest.raises(StudyError, match=r"leaves networks early .* but a text may have several labels"):
+        Study.load(study)
+
+
+def random_answers(texts=300, labels=5, seed=0):
+    rng = np.random.default_rng(seed)
+    wanted = (rng.random((texts, labels)) < [0.5, 0.3, 0.2, 0.1, 0.02]).astype(float)
+    return rng.normal(size=(texts, labels)) + wanted, wanted
+
+
+def test_metrics_are_those_of_scikit_learn():
+    logits, labels = random_answers()
+    predicted = 1.0 / (1.0 + np.exp(-logits)) >= 0.5
+    for average in ("micro", "macro"):
+        assert LabelMetric(f"f1_{average}").score(logits, labels) == f1_score(labels, predicted, average=average)
+    precision = [average_precision_score(labels[:, number], logits[:, number]) for number in range(5)]
+    assert LabelMetric("average_precision").score(logits, labels) == pytest.approx(np.mean(precision))
+    labels[:, 4] = 0.0  # a label that no text has is left out
+    assert LabelMetric("average_precision").score(logits, labels) == pytest.approx(np.mean(precision[:4]))
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_best_threshold_is_the_best_of_all(ties):
+    logits, labels = random_answers(80)
+    for number in range(5):
+        found, wanted = probabilities(logits[:, number]), labels[:, number].astype(bool)
+        found = found.round(1) if ties else found
+        tried = [f1(counts(found[:, None] >= at, wanted[:, None]))[0] for at in np.linspace(0.0, 1.0, 2001)]
+        at = best_threshold(found, wanted)
+        assert 0.0 < at < 1.0 and f1_score(wanted, found >= at, zero_division=0.0) == pytest.approx(max(tried))
+    assert best_threshold(found, np.zeros(80, bool)) == 0.5
+
+
+def test_thresholds_are_chosen_once_and_then_hold():
+    logits, labels = random_answers()
+    for name, count in (("f1_micro", 1), ("f1_macro", 5), ("average_precision", 5)):
+        asked = SimpleNamespace(metric=name, threshold="search")
+        metric = KIND.metric(asked)
+        chosen = metric.settled(logits, labels)
+        assert not metric.is_settled and chosen.is_settled and len(chosen.thresholds) == count
+        assert chosen.settled(*random_answers(seed=1)) is chosen
+        assert len(chosen.about(5)["thresholds"]) == 5
+        if name.startswith("f1"):
+            assert (
+                metric.score(logits, labels) == chosen.score(logits, labels) > LabelMetric(name).score(logits, labels)
+            )
+    assert LabelMetric("f1_micro").about(3) == {"thresholds": [0.5, 0.5, 0.5]}
+
+
+def test_figures_of_each_label():
+    logits, labels = random_answers()
+    found = LabelMetric("f1_macro").by_label(logits, labels)
+    assert [figures["rows"] for figures in found] == labels.sum(axis=0).tolist()
+    assert np.mean([figures["f1"] for figures in found]) == pytest.approx(LabelMetric("f1_macro").score(logits, labels))
+
+
+def test_lists_of_class_labels_are_read_from_parquet(tmp_path):
+    feature = {"text": Value("string"), "labels": List(ClassLabel(names=["x", "y", "z"]))}
+    for name, count in (("train", 40), ("test", 9)):
+        texts = [f"w{number} {name}" for number in range(count)]
+        rows = {"text": texts, "labels": [[number % 3] for number in range(count)]}
+        Dataset.from_dict(rows, features=Features(feature)).to_parquet(tmp_path / f"{name}.parquet")
+    task = Task(train="train.parquet", test="test.parquet", text=("text",), label="labels", kind="multi_label",
+                metric="f1_micro", holdout={"size": 10})  # fmt: skip
+    splits = read_splits(task, *(str(tmp_path / f"{name}.parquet") for name in ("train", "test")), 0)
+    assert splits.label_names == ("x", "y", "z") and splits.labels["test"][1] == [0.0, 1.0, 0.0]
+
+
+def test_nas_check_counts_the_rows_of_each_label(tmp_path, nas):
+    study = write_label_study(tmp_path)
+    found = look_at_rows(Run.of(Study.load(study), tmp_path / "runs"))
+    assert found.label_word == "labels" and set(found.classes) == {"short", "low", "late"}
+    rows = make_labelled(200, 1)
+    assert found.classes["low"]["test"] == sum("low" in labels for labels in rows["labels"])
+    assert found.metric == "f1_macro" and 0.0 < found.standard_error < 0.1
+    code, printed, error = nas("check", str(study), "--runs", str(tmp_path / "runs"))
+    assert code == 0 and "labels: 3; in the training set: " in printed, error
+
+
+@pytest.mark.slow
+def test_a_study_from_rows_to_an_export_that_answers_alike_everywhere(tmp_path, nas):
+    """Thresholds chosen on the search set are stored, and the pipeline, infer.py and ONNX give the same numbers."""
+    from transformers import pipeline
+
+    study = write_label_study(tmp_path)
+    code, _, error = nas("run", str(study), "--runs", str(tmp_path / "runs"))
+    assert code == 0, error
+    run = Run.of(Study.load(study), tmp_path / "runs")
+    folder = run.export("only")
+    found, config = (read_json(folder / name, DataError) for name in ("verification.json", "config.json"))
+    assert config["problem_type"] == "multi_label_classification" and len(config["thresholds"]) == 3
+    assert config["thresholds"] != [0.5] * 3
+    assert found["metric"] == "f1_macro" and found["accuracy"] > 0.6 and found["agreement_with_hugging_face"] > 0.98
+    assert np.mean([figures["f1"] for figures in found["labels"].values()]) == pytest.approx(found["accuracy"])
+    classify, classifier = (
+        pipeline("text-classification", model=str(folder), trust_remote_code=True),
+        Classifier(folder),
+    )
+    for text in ("w1 w2 w3", "w40 w50 w55 w3 w4 w5 w6 w44", ""):
+        expected = {answer["label"]: answer["score"] for answer in classify(text, top_k=None, truncation=True)}
+        given = dict(classifier.classify(text, every=True))
+        assert given == pytest.approx(expected, abs=0.02) and list(given.values()) == sorted(
+            given.values(), reverse=True
+        )
+        limits = dict(zip(config["id2label"].values(), config["thresholds"], strict=True))
+        assert dict(classifier.classify(text)) == {
+            name: value for name, value in given.items() if value >= limits[name]
+        }
+    command = [sys.executable, str(folder / "infer.py"), "w1 w2 w3", "w40 w50 w55 w3 w4 w5 w6 w44"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert len(done.stdout.split("\n")) == 3
+    page = (run.folder / "report.html").read_text()
+    assert "Label by label" in page and ">late<" in page
+    card = (folder / "README.md").read_text()
+    assert "Labels texts with any of late, low or short" in card and "top_k=None" in card and "`thresholds`" in card

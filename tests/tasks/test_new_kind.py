@@ -1,0 +1,108 @@
+"""One more kind of task is one class and one line in the registry: everything else takes it as it is."""
+
+from __future__ import annotations
+
+import runpy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import make_rows, write_tiny_study
+
+from nas.errors import DataError
+from nas.files import read_json
+from nas.pipeline import Run
+from nas.study import Study
+from nas.tasks import REGISTRY, Metric, TaskKind, TaskLabels
+
+
+@dataclass(frozen=True)
+class Agreement(Metric):
+    """The share of texts whose output has the sign of the label."""
+
+    @property
+    def is_share(self):
+        return True
+
+    def score(self, logits, labels):
+        return float(self.right(logits, labels).mean())
+
+    def answers(self, logits):
+        return logits[:, 0] > 0.0
+
+    def right(self, logits, labels):
+        return self.answers(logits) == (labels > 0.0)
+
+    def imagined(self, labels, outputs, share, rng):
+        return np.where(rng.random(len(labels)) < share, labels, -labels)[:, None]
+
+
+class Signs(TaskKind):
+    """A direction, up or down, that one output gives by its sign."""
+
+    name = "signs"
+    metrics = ("agreement",)
+    problem_type = "regression"
+    no_exits = "a sign is not sure of itself"
+    examples = ({"label": ["up", "down", "down", "up", "up"]},)
+
+    def metric(self, asked, names=()):
+        return Agreement(asked.metric)
+
+    def read(self, train, test, head):
+        words = {"down": -1.0, "up": 1.0}
+        for (column,) in (train, test):
+            if not set(column.values) <= words.keys():
+                raise DataError(f"{column.place}: must hold up or down; correct it")
+        return TaskLabels(
+            {"train": [words[value] for value in train[0].values], "test": [words[value] for value in test[0].values]},
+            ("direction",),
+        )
+
+    def takes(self, problem_type, outputs):
+        return outputs == 1
+
+    def counts(self, labels, names):
+        return {"direction": len(labels)}
+
+    def divergence(self, student, teacher):
+        return (student.float().tanh() - teacher.float().tanh()).square().mean()
+
+
+@pytest.fixture
+def kind(monkeypatch):
+    monkeypatch.setitem(REGISTRY, "signs", Signs())
+    return REGISTRY["signs"]
+
+
+def test_it_passes_the_contract_suite(kind, tmp_path):
+    suite = runpy.run_path(str(Path(__file__).parents[1] / "contracts" / "test_task_kind.py"))
+    suite["test_says_what_it_is_for"](kind)
+    suite["test_labels_are_read_in_both_files_alike_and_survive_the_disk"](kind, kind.examples[0], tmp_path)
+    suite["test_a_right_network_scores_one_and_a_worse_one_less"](kind, "agreement")
+    suite["test_a_metric_travels_and_says_what_is_answered_and_what_is_right"](kind, "agreement")
+    suite["test_what_is_learnt_from_the_teacher_is_a_mean_over_texts_and_least_for_equal_logits"](kind)
+    suite["test_classifiers_of_transformers_and_of_nas_learn_from_the_labels_as_they_are_stored"](
+        kind, kind.examples[0]
+    )
+    suite["test_rows_of_each_label_are_counted"](kind)
+
+
+@pytest.mark.slow
+def test_data_supernet_search_export_and_report_take_it(kind, tmp_path, nas):
+    study = write_tiny_study(tmp_path)
+    for name, count, seed in (("train", 1200, 0), ("test", 200, 1)):
+        rows = make_rows(count, seed)
+        labels = [["down", "up"][label] for label in rows["label"]]
+        rows.remove_columns("label").add_column("label", labels).to_parquet(tmp_path / f"{name}.parquet")
+    text = study.read_text().replace("max_length = 32", 'kind = "signs"\nmetric = "agreement"\nmax_length = 32')
+    study.write_text(text[: text.index('[[budgets]]\nname = "small"')] + text[text.index("[supernet]") :])
+    code, _, error = nas("run", str(study), "--runs", str(tmp_path / "runs"))
+    assert code == 0, error
+    run = Run.of(Study.load(study), tmp_path / "runs")
+    found = read_json(run.export("large") / "verification.json", DataError)
+    config = read_json(run.export("large") / "config.json", DataError)
+    assert found["metric"] == "agreement" and found["accuracy"] > 0.55 and found["accuracy_standard_error"] > 0.0
+    assert found["agreement_with_hugging_face"] > 0.98 and config["id2label"] == {"0": "direction"}
+    assert "agreement on the test set" in (run.folder / "report.html").read_text()
