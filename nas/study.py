@@ -155,15 +155,16 @@ class SpaceChoice(Settings):
 
 
 class Supernet(Settings):
-    """Training of the supernet: sandwich rule with distillation from the teacher."""
+    """Training of the supernet: several sub-networks in every step, with distillation from the teacher."""
 
     steps: Positive = 1500
     batch_size: Positive = 64
     learning_rate: PositiveReal = 3e-4
     random_subnets: Whole = 2
-    """Random sub-networks a step, beside the largest and the smallest."""
-    sampling: Literal["uniform", "spread"] = "spread"
-    """`uniform`: every dimension by itself; `spread`: small and large sub-networks come as often as middle ones."""
+    """Random sub-networks a step, beside the largest and the smallest, or beside two other ones near a budget."""
+    sampling: Literal["budgets", "spread", "uniform"] = "budgets"
+    """`budgets`: all are near a budget; `spread`: small and large sub-networks come as often as middle ones; `uniform`:
+    every dimension by itself."""
     progressive: Flag = False
     """Whether a third of the steps varies depth alone, and the next one heads and neurons too, but no hidden size."""
     logits_weight: Real = 1.0
@@ -303,6 +304,13 @@ class Study(Settings):
             raise ValueError(f"teacher.revision: {self.teacher.revision!r} is for a hub model; remove it")
         if (self.teacher.model == "embedded") != (self.task.train == "embedded"):
             raise ValueError("teacher.model: the embedded teacher and the embedded task go together; set both")
+        of_all_sizes = {"supernet.progressive": self.supernet.progressive, "search.knapsack": self.search.knapsack}
+        for key in (key for key, is_set in of_all_sizes.items() if is_set):
+            if self.supernet.sampling == "budgets":
+                raise ValueError(
+                    f"{key}: needs a supernet whose sub-networks are of all sizes, but supernet.sampling is 'budgets'; "
+                    "set it to 'spread'"
+                )
         if self.training.hours and self.supernet.workers > 1:
             raise ValueError(
                 "training.hours: the speed of a training is measured in one process, but supernet.workers is "

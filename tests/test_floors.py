@@ -25,7 +25,7 @@ from nas.pipeline.plan import plan
 from nas.pipeline.prepare import splits
 from nas.pipeline.reports import report
 from nas.pipeline.searches import front
-from nas.pipeline.supernets import load_teacher
+from nas.pipeline.teachers import load_teacher
 from nas.report.figures import limits
 from nas.study import Study
 

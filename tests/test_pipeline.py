@@ -25,7 +25,7 @@ from nas.device import Device
 from nas.errors import ExportError, NasError
 from nas.export.verification import Artefact
 from nas.latency.runner import onnx_session
-from nas.pipeline import Run, export, export_trial, exports, searches
+from nas.pipeline import Run, export, export_trial, exports, profiles, searches
 from nas.pipeline.reports import report
 from nas.progress import Laps
 from nas.study import Study
@@ -247,7 +247,7 @@ def test_a_budget_that_nothing_is_predicted_to_meet_says_so(copied, monkeypatch)
 
 def test_another_machine_measures_anew(copied, monkeypatch):
     before = {path.stem: path.read_text() for path in (copied.folder / "steps").glob("*.json")}
-    monkeypatch.setattr(searches, "fingerprint", lambda device: "another")
+    monkeypatch.setattr(profiles, "fingerprint", lambda device: "another")
     monkeypatch.setattr(exports, "fingerprint", lambda device: "another")
     export(copied, fine_tune=False)
     after = {path.stem: path.read_text() for path in (copied.folder / "steps").glob("*.json")}

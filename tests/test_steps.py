@@ -13,7 +13,7 @@ from nas.data import TaskData
 from nas.errors import ExportError, SearchError, StudyError
 from nas.evaluate.accuracy import FORM as EVALUATION
 from nas.files import digest, file_digest, read_json
-from nas.pipeline import Run, exports, prepare, search_candidates, searches, supernets
+from nas.pipeline import Run, exports, prepare, profiles, search_candidates, searches, supernets
 from nas.pipeline.estimates import Workload
 from nas.pipeline.run import once
 from nas.pipeline.runner import bring_up_to_date, states
@@ -236,13 +236,15 @@ def test_digests_are_made_of_what_they_always_were(finished):
     tokenizer = {"model": None, "revision": None, "prune_vocabulary": False, "tuned": True}
     made["data"] = digest([4, task, study.seed, tokenizer, contents("*.json", "*.txt", "*.model")])
     made["teacher"] = digest([3, made["data"], teacher, study.seed, contents("*.safetensors")])
-    recipe, *others = searches.recipes(finished)
+    recipe, *others = profiles.recipes(finished)
     assert not others
-    machine = searches.fingerprint(recipe.device)
+    machine = profiles.fingerprint(recipe.device)
     made["profile-cpu"] = digest([recipe.digest, machine])
     origin = {"form": 4, "task": task, "teacher": teacher, "files": made["teacher"], "seed": study.seed}
     settings = study.supernet.model_dump(mode="json", exclude={"workers", "progressive"})
-    made["supernet"] = digest(origin | {"search_space": study.space.definition, "supernet": settings})
+    near = study.model_dump(mode="json", include={"budgets"}, exclude_none=True)
+    near["devices"] = [recipe.device.model_dump(mode="json")]
+    made["supernet"] = digest(origin | {"search_space": study.space.definition, "supernet": settings} | near)
     judged = [EVALUATION, study.search.examples, study.search.least_tokens, study.search.bf16]
     made["search"] = digest([made["supernet"], [recipe.digest], study.digest("budgets"), *judged])
     results = [result.to_json() for result in searches.searched(finished).results]

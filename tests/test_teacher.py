@@ -26,7 +26,7 @@ from nas.files import read_json
 from nas.model.tokenizer import load_tokenizer
 from nas.pipeline.commands import prepare_teacher
 from nas.pipeline.run import Run
-from nas.pipeline.supernets import load_teacher
+from nas.pipeline.teachers import load_teacher
 from nas.space import shipped_spaces
 from nas.study import FineTuning, Study
 from nas.supernet.loops import LOG_FILE

@@ -13,7 +13,7 @@ from tiny import make_rows
 
 from nas import files
 from nas.errors import DeviceError, TrainingError
-from nas.pipeline import Run, export, exports, profile, search_candidates, searches, supernets
+from nas.pipeline import Run, export, exports, profile, profiles, search_candidates, searches, supernets
 from nas.pipeline.commands import evaluate_candidates
 from nas.pipeline.devices import _command
 from nas.pipeline.finalists import Finalist
@@ -122,7 +122,7 @@ def test_what_another_version_of_nas_made_otherwise_is_not_up_to_date(run, monke
 
 def test_accuracies_of_another_form_are_not_used(run, monkeypatch):
     recipe = searches.evaluation(run)
-    known = searches.SearchState.of(searches.trials_of(run, searches.costs_of(run))).results[0].architecture
+    known = searches.SearchState.of(searches.trials_of(run, profiles.costs_of(run))).results[0].architecture
     assert searches.executor_of(run, recipe)._memory.get(known) is not None
     monkeypatch.setattr("nas.pipeline.searches.EVALUATION", 99)
     assert searches.executor_of(run, recipe)._memory.get(known) is None
@@ -179,11 +179,11 @@ def test_what_is_of_an_older_form_of_the_study_is_said(run):
         "Made for an older form of this study or by an older nas: supernet, front; "
     )
     few = Run(run.study.model_copy(update={"budgets": run.study.budgets[:1]}), run.folder)
-    assert "older nas: front; nas run" in older(few)
+    assert "older nas: supernet, front; nas run" in older(few)
     assert "older nas: front; nas run" in older(_changed(run, "search", evaluations=17))
     slower = run.study.devices[0].model_copy(update={"batch_size": 2})
     other = Run(run.study.model_copy(update={"devices": (slower,)}), run.folder)
-    assert "older nas: profile of cpu, front; nas run" in older(other)
+    assert "older nas: supernet, profile of cpu, front; nas run" in older(other)
     _measured_again(run)
     assert "older nas: front; nas run" in older(run)
 
@@ -273,11 +273,11 @@ def test_a_device_without_a_profile_does_not_keep_others_from_theirs(run, monkey
     away = [cpu.model_copy(update={"name": name, "where": "elsewhere"}) for name in ("phone", "pi")]
     other = cpu.model_copy(update={"name": "other"})
     several = Run(run.study.model_copy(update={"devices": (*away, cpu, other)}), run.folder)
-    known = searches.Profile.load(run.profile("cpu"))
-    monkeypatch.setattr(searches, "build_profile", lambda recipe, inputs, parts: known)
+    known = profiles.Profile.load(run.profile("cpu"))
+    monkeypatch.setattr(profiles, "build_profile", lambda recipe, inputs, parts: known)
     with pytest.raises(DeviceError, match=r"devices\.phone: .*nas device bundle .*; likewise pi"):
         profile(several)
-    assert searches.Profile.load(run.profile("other")) == known
+    assert profiles.Profile.load(run.profile("other")) == known
 
 
 def test_a_bundle_says_how_to_import_it_with_the_studys_variables(run):

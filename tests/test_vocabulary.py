@@ -13,7 +13,7 @@ from nas.data import TaskData
 from nas.errors import TeacherError
 from nas.pipeline import Run
 from nas.pipeline.commands import prepare_teacher
-from nas.pipeline.supernets import load_teacher
+from nas.pipeline.teachers import load_teacher
 from nas.study import Study
 from nas.vocabulary import _renumber, prune_embeddings, prune_tokenizer
 

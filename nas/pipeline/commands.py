@@ -10,9 +10,10 @@ from nas.errors import ExportError, MissedBudgetsError
 from nas.latency.profile import Profile
 from nas.pipeline.exports import candidate_of, trial_name, verification
 from nas.pipeline.prepare import splits
+from nas.pipeline.profiles import profiles_of
 from nas.pipeline.run import Run
 from nas.pipeline.runner import bring_up_to_date
-from nas.pipeline.searches import profiles_of, searched
+from nas.pipeline.searches import searched
 from nas.pipeline.steps import steps_of, trial_step
 from nas.search import SearchState
 

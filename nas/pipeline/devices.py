@@ -28,9 +28,9 @@ from nas.latency.measure import Texts
 from nas.latency.profile import Profile
 from nas.latency.profiling import BLOCK_ROUNDS, WHOLE_ROUNDS, Recipe
 from nas.pipeline.exports import forget_export, is_exported, reference_of
+from nas.pipeline.profiles import profile_inputs, recipe_of, texts
 from nas.pipeline.run import Run
 from nas.pipeline.runner import bring_up_to_date
-from nas.pipeline.searches import profile_inputs, recipe_of, texts
 from nas.pipeline.steps import steps_of
 from nas.report.card import write_card
 

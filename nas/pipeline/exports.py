@@ -44,10 +44,12 @@ from nas.pipeline.finalists import (
 )
 from nas.pipeline.floors import floors_of_exports
 from nas.pipeline.prepare import metric_of, splits, teacher_inputs
+from nas.pipeline.profiles import device_of, fingerprint, measured_on, texts
 from nas.pipeline.run import Run
-from nas.pipeline.searches import device_of, fingerprint, front, measured_on, texts
+from nas.pipeline.searches import front
 from nas.pipeline.snapshots import commits
-from nas.pipeline.supernets import load_teacher, supernet_inputs
+from nas.pipeline.supernets import supernet_inputs
+from nas.pipeline.teachers import load_teacher
 from nas.pipeline.unlabelled import unlabelled_counts
 from nas.progress import Laps, say
 from nas.report.card import write_card

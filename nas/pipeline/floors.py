@@ -15,7 +15,7 @@ from nas.evaluate.spread import FLATTERED, standard_error
 from nas.files import digest, read_json, write_json
 from nas.pipeline.prepare import metric_of, splits, teacher_inputs
 from nas.pipeline.run import Run, once
-from nas.pipeline.supernets import load_teacher
+from nas.pipeline.teachers import load_teacher
 
 
 @once

@@ -6,8 +6,9 @@ from nas.device import Device
 from nas.errors import DeviceError, NasError
 from nas.latency.profile import Profile
 from nas.pipeline.prepare import teacher_inputs
+from nas.pipeline.profiles import devices
 from nas.pipeline.run import Run
-from nas.pipeline.searches import devices, front, has_ended, search_inputs
+from nas.pipeline.searches import front, has_ended, search_inputs
 from nas.pipeline.supernets import supernet_inputs
 
 

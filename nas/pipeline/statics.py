@@ -12,9 +12,9 @@ from nas.export.verification import verify_file
 from nas.files import digest, write_json
 from nas.pipeline.exports import baselines_inputs, reference_of
 from nas.pipeline.prepare import metric_of, splits
+from nas.pipeline.profiles import device_of, texts
 from nas.pipeline.run import Run
-from nas.pipeline.searches import device_of, texts
-from nas.pipeline.supernets import load_teacher
+from nas.pipeline.teachers import load_teacher
 from nas.progress import Laps, busy
 
 KIND = "static"

@@ -8,7 +8,18 @@ from typing import Any
 
 from nas.budget import Budget
 from nas.device import Device
-from nas.pipeline import allowance, estimates, exports, finalists, prepare, searches, statics, supernets, unlabelled
+from nas.pipeline import (
+    allowance,
+    estimates,
+    exports,
+    finalists,
+    prepare,
+    profiles,
+    searches,
+    statics,
+    supernets,
+    unlabelled,
+)
 from nas.pipeline.run import Run
 from nas.pipeline.step import Check, Step
 
@@ -33,15 +44,15 @@ def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
         *([_unlabelled(run)] if study.task.unlabelled else []),
         Step("teacher", ("labels",), prepare.teacher_inputs, prepare.make_teacher, run.teacher, estimates.teacher),
         *(_profile(run, device) for device in here),
-        Check("imports", ("teacher", *_profiles(here)), searches.refuse_unmeasured),
+        Check("imports", ("teacher", *_profiles(here)), profiles.refuse_unmeasured),
         *(_profile(run, device) for device in away),
-        Check("budgets", _profiles(study.devices), searches.check_feasible),
+        Check("budgets", _profiles(study.devices), profiles.check_feasible),
         *(_baselines(run, device) for device in study.devices),  # they tell what exports will take
         *(_static(run, device) for device in study.devices),
         Check("hours left", ("teacher",), partial(_refuse_hours, fine_tune=fine_tune)),
         Step(
             "supernet",
-            ("other training", "hours", *(["unlabelled"] if study.task.unlabelled else []), "hours left"),
+            ("other training", "hours", "budgets", *(["unlabelled"] if study.task.unlabelled else []), "hours left"),
             supernets.supernet_inputs,
             supernets.make_supernet,
             run.supernet,
@@ -100,11 +111,11 @@ def _profile(run: Run, device: Device) -> Step:
     return Step(
         f"profile-{name}",
         ("teacher",) if is_here else ("imports",),
-        partial(searches.profile_inputs, device=name),
-        partial(searches.make_profile, device=name) if is_here else None,
+        partial(profiles.profile_inputs, device=name),
+        partial(profiles.make_profile, device=name) if is_here else None,
         run.profile(name),
         estimates.profile,
-        aside=(searches.samples_of(run, name),),
+        aside=(profiles.samples_of(run, name),),
         is_remote=device.where == "ray",
     )
 

@@ -8,30 +8,31 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
-from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from nas.data import TaskData
 from nas.files import digest, write_folder
-from nas.model import CompactBertConfig, CompactBertForSequenceClassification
-from nas.model.stock import compact_config, from_stock
+from nas.model import CompactBertForSequenceClassification
 from nas.model.tokenizer import load_tokenizer
 from nas.pipeline.division import TIMED_STEPS, WARM_UP_STEPS, supernet_seconds, training_steps
 from nas.pipeline.outputs import drop_outputs, outputs_of
 from nas.pipeline.prepare import scale_of, splits, task_made_of, teacher_inputs, teacher_made_of
+from nas.pipeline.profiles import costs_of
 from nas.pipeline.run import Run, once
+from nas.pipeline.teachers import load_teacher
 from nas.pipeline.unlabelled import distilled_texts, unlabelled_inputs
 from nas.progress import Laps, busy, say, tracked
 from nas.space import SearchSpace
+from nas.study import Study
 from nas.supernet import BertSupernet, SupernetWeights
 from nas.supernet.checkpoints import drop_checkpoints, refuse_others
 from nas.supernet.distillation import LossWeights
 from nas.supernet.importance import measure_importance, reorder
 from nas.supernet.loops import Schedule, labelled_batches
-from nas.supernet.sampling import Sampling
+from nas.supernet.sampling import Draws, in_stages, near_budgets, sandwich
 from nas.supernet.training import Distillation
 from nas.tasks import task_kind
 
@@ -59,6 +60,16 @@ def _origin(run: Run) -> dict[str, Any]:
         "seed": study.seed,
         **({"unlabelled": unlabelled_inputs(run)} if study.task.unlabelled else {}),
         **({"hours": study.training.hours} if study.training.hours else {}),
+        **(_near(study) if study.supernet.sampling == "budgets" else {}),
+    }
+
+
+def _near(study: Study) -> dict[str, Any]:
+    """What decides which sub-networks are near the budgets, but for the measurements."""
+    named = {device for budget in study.budgets for device in budget.devices}
+    return {
+        "budgets": [budget.model_dump(mode="json", exclude_none=True) for budget in study.budgets],
+        "devices": [device.model_dump(mode="json") for device in study.devices if device.name in named],
     }
 
 
@@ -110,7 +121,7 @@ def _decide(run: Run, laps: Laps) -> None:
     """Note how many steps the supernet is trained for, by its share of what is left and the speed of its training."""
     study, settings = run.study, run.study.supernet
     with busy("Timing a few steps"), to_be_timed(run, settings.learning_rate, settings.batch_size) as training:
-        step = training.time_supernet(load_ordered(run), *_of_training(run), warm_up=WARM_UP_STEPS)
+        step = training.time_supernet(load_ordered(run), draws_of(run, WARM_UP_STEPS + TIMED_STEPS), WARM_UP_STEPS)
     laps.end("timing")
     steps = training_steps(supernet_seconds(laps.left, study.export.fine_tune), step)
     run.note("supernet", steps=steps, hours=study.training.hours)
@@ -125,10 +136,24 @@ def to_be_timed(run: Run, learning_rate: float, batch_size: int) -> Iterator[Dis
         yield distillation(run, splits(run), schedule, Path(folder), {})
 
 
-def _of_training(run: Run) -> tuple[SearchSpace, int, Sampling, bool]:
-    """What the training of the supernet draws its sub-networks by."""
-    settings = run.study.supernet
-    return run.study.space, settings.random_subnets, settings.sampling, settings.progressive
+def draws_of(run: Run, steps: int) -> Draws:
+    """The sub-networks of each of so many steps, as the study says.
+
+    Where every budget has a floor, and no limit that a sub-network could be near, those of all sizes.
+    """
+    study, settings = run.study, run.study.supernet
+    if settings.sampling == "budgets" and not all(budget.has_floor for budget in study.budgets):
+        costs = costs_of(run)
+        excesses = [
+            None if budget.has_floor else partial(costs.cautious_excess, budget=budget) for budget in study.budgets
+        ]
+        return near_budgets(study.space, excesses, settings.random_subnets + 2, study.seed)
+
+    def of(space: SearchSpace) -> Draws:
+        sampling: Literal["spread", "uniform"] = "uniform" if settings.sampling == "uniform" else "spread"
+        return sandwich(space, settings.random_subnets, sampling, study.seed)
+
+    return in_stages(study.space, steps, of) if settings.progressive else of(study.space)
 
 
 def supernet_steps(run: Run) -> int:
@@ -148,7 +173,7 @@ def _train_ordered(run: Run, origin: dict[str, Any]) -> None:
     )
     weights = load_ordered(run)
     training = distillation(run, splits(run), schedule, run.supernet, origin)
-    training.train_supernet(weights, *_of_training(run))
+    training.train_supernet(weights, draws_of(run, schedule.steps))
     if PartialState().is_main_process:
         weights.save_pretrained(run.supernet)
 
@@ -177,17 +202,6 @@ def loss_weights(run: Run) -> LossWeights:
     """How much each part of the distillation counts in this study."""
     settings = run.study.supernet
     return LossWeights(settings.logits_weight, settings.hidden_weight, settings.relation_weight)
-
-
-def load_teacher(run: Run) -> CompactBertForSequenceClassification:
-    """The fine-tuned teacher as a `CompactBert`."""
-    return from_stock(AutoModelForSequenceClassification.from_pretrained(run.teacher))
-
-
-@once
-def teacher_config(run: Run) -> CompactBertConfig:
-    """The teacher's configuration as a `CompactBert`."""
-    return compact_config(AutoConfig.from_pretrained(run.teacher))
 
 
 def load_supernet(run: Run) -> BertSupernet:

@@ -1,19 +1,26 @@
-"""The teacher that a study gives: checked against the study without loading its weights, then loaded."""
+"""Teachers: the one that a study gives, checked before its weights are loaded, and the one that a run keeps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from nas.compression import compression
 from nas.data import TaskData
 from nas.errors import SearchSpaceError, TeacherError
-from nas.model import CompactBertConfig
+from nas.model import CompactBertConfig, CompactBertForSequenceClassification
 from nas.model.checkpoint import Checkpoint
-from nas.model.stock import compact_config, shape_of
+from nas.model.stock import compact_config, from_stock, shape_of
 from nas.model.teacher_config import read_config
 from nas.model.tokenizer import check_tokenizer, load_tokenizer
+from nas.pipeline.run import Run, once
 from nas.progress import say
 from nas.study import Study
 from nas.tasks import Head, Problem, task_kind
@@ -141,3 +148,14 @@ def _announce(checkpoint: Checkpoint, config: PreTrainedConfig, needed: Problem)
         say(f"Teacher: its classifier is incomplete; {', '.join(checkpoint.new)} are trained from scratch")
     if config.problem_type not in (None, needed):
         say(f"Teacher: its problem_type, {config.problem_type}, becomes {needed}, as the task needs")
+
+
+def load_teacher(run: Run) -> CompactBertForSequenceClassification:
+    """The fine-tuned teacher as a `CompactBert`."""
+    return from_stock(AutoModelForSequenceClassification.from_pretrained(run.teacher))
+
+
+@once
+def teacher_config(run: Run) -> CompactBertConfig:
+    """The teacher's configuration as a `CompactBert`."""
+    return compact_config(AutoConfig.from_pretrained(run.teacher))

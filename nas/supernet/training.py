@@ -24,13 +24,12 @@ from transformers import (
 
 from nas.architecture import Architecture
 from nas.model import CompactBertConfig, CompactBertForSequenceClassification
-from nas.space import SearchSpace
 from nas.supernet.augmentation import TokenReplacement
 from nas.supernet.cohort import Cohort, Halving
 from nas.supernet.distillation import Knowledge, LossWeights, distillation_loss, last_projections
 from nas.supernet.loops import Schedule, run_trainer, training_arguments
 from nas.supernet.outputs import TeacherOutputs
-from nas.supernet.sampling import Sampling, in_stages, sandwich
+from nas.supernet.sampling import Draws
 from nas.supernet.scale import STANDARD, Scale
 from nas.supernet.side_by_side import SideBySideTrainer, Work, balanced, split
 from nas.supernet.speed import seconds_per_step
@@ -225,7 +224,7 @@ class _AtRungs(TrainerCallback):
                 self.trainer.stop(number)
 
 
-def of_one(architectures: Callable[[int], list[Architecture]]) -> Callable[[int], list[Student]]:
+def of_one(architectures: Draws) -> Callable[[int], list[Student]]:
     """The students of each step where all of them have the weights of one network."""
     return lambda step: [(0, architecture) for architecture in architectures(step)]
 
@@ -282,45 +281,16 @@ class Distillation:
     outputs: TeacherOutputs | None = None
     """What the teacher says of the texts, where it is kept; otherwise it is computed in every step."""
 
-    def train_supernet(
-        self,
-        weights: CompactBertForSequenceClassification,
-        space: SearchSpace,
-        random_subnets: int,
-        sampling: Sampling,
-        progressive: bool = False,
-    ) -> None:
-        """Train all sub-networks of a space at once, in place; if `progressive` the large ones first."""
-        trainer = self._supernet_trainer(weights, space, random_subnets, sampling, progressive)
-        self._run(trainer, [weights], "Training the supernet")
+    def train_supernet(self, weights: CompactBertForSequenceClassification, draws: Draws) -> None:
+        """Train the sub-networks that are drawn for each step, in place."""
+        self._run(self._supernet_trainer(weights, draws), [weights], "Training the supernet")
 
-    def time_supernet(
-        self,
-        weights: CompactBertForSequenceClassification,
-        space: SearchSpace,
-        random_subnets: int,
-        sampling: Sampling,
-        progressive: bool = False,
-        *,
-        warm_up: int,
-    ) -> float:
+    def time_supernet(self, weights: CompactBertForSequenceClassification, draws: Draws, warm_up: int) -> float:
         """The seconds of a step of `train_supernet`, by the schedule's steps but the first ones. Spoils `weights`."""
-        trainer = self._supernet_trainer(weights, space, random_subnets, sampling, progressive)
-        return self._timed(trainer, [weights], warm_up)
+        return self._timed(self._supernet_trainer(weights, draws), [weights], warm_up)
 
-    def _supernet_trainer(
-        self,
-        weights: CompactBertForSequenceClassification,
-        space: SearchSpace,
-        random_subnets: int,
-        sampling: Sampling,
-        progressive: bool,
-    ) -> DistillationTrainer:
-        def draws(stage: SearchSpace) -> Callable[[int], list[Architecture]]:
-            return sandwich(stage, random_subnets, sampling, self.seed)
-
-        chosen = in_stages(space, self.schedule.steps, draws) if progressive else draws(space)
-        return self._trainer(DistillationTrainer, weights, students=of_one(chosen))
+    def _supernet_trainer(self, weights: CompactBertForSequenceClassification, draws: Draws) -> DistillationTrainer:
+        return self._trainer(DistillationTrainer, weights, students=of_one(draws))
 
     def train_subnetwork(self, model: CompactBertForSequenceClassification, title: str) -> None:
         """Train one extracted sub-network, in place, without dropout as in the supernet."""

@@ -34,7 +34,8 @@ from nas.evaluate.accuracy import Evaluator, exit_shares, forward_of, predict
 from nas.evaluate.shared import prefix_keys
 from nas.pipeline import Run
 from nas.pipeline.prepare import metric_of
-from nas.pipeline.searches import costs_of, evaluation
+from nas.pipeline.profiles import costs_of
+from nas.pipeline.searches import evaluation
 from nas.search.costs import Costs, no_dearer
 from nas.search.executors import Waiting, take_most_alike
 from nas.search.front import pareto_front

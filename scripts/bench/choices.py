@@ -25,8 +25,9 @@ from nas.model.sizes import stored_mb
 from nas.pipeline import Run
 from nas.pipeline.commands import prepare_teacher
 from nas.pipeline.prepare import metric_of
-from nas.pipeline.searches import devices, texts
-from nas.pipeline.supernets import load_teacher, order, ranking_batches, teacher_config
+from nas.pipeline.profiles import devices, texts
+from nas.pipeline.supernets import order, ranking_batches
+from nas.pipeline.teachers import load_teacher, teacher_config
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet, SupernetWeights
 

@@ -25,7 +25,8 @@ from samplers import Waiting
 from nas.evaluate import CandidateResult
 from nas.pipeline import Run
 from nas.pipeline.prepare import metric_of
-from nas.pipeline.searches import costs_of, evaluation
+from nas.pipeline.profiles import costs_of
+from nas.pipeline.searches import evaluation
 from nas.search import search
 from nas.search.costs import Costs
 from nas.search.executors import Executor, Forwarding, InlineExecutor

@@ -38,7 +38,8 @@ from nas.model import CompactBertForSequenceClassification
 from nas.pipeline import Run, export
 from nas.pipeline.finalists import judge_of
 from nas.pipeline.prepare import metric_of, splits
-from nas.pipeline.searches import costs_of, front
+from nas.pipeline.profiles import costs_of
+from nas.pipeline.searches import front
 from nas.pipeline.supernets import distillation, load_ordered
 from nas.search.uniform import uniform_networks, widths
 from nas.space import SearchSpace

@@ -25,7 +25,8 @@ from nas.files import read_json, write_json, write_text
 from nas.pipeline import Run, export, profile
 from nas.pipeline.commands import prepare_teacher
 from nas.pipeline.finalists import training_steps
-from nas.pipeline.supernets import supernet_steps, teacher_config
+from nas.pipeline.supernets import supernet_steps
+from nas.pipeline.teachers import teacher_config
 from nas.report.style import CHOICES, standalone_style
 from nas.report.svg import Scale, drawing, element, frame, path, text, tooltip
 from nas.search.costs import Costs

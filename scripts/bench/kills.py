@@ -33,7 +33,7 @@ from nas.cluster import connect, processors
 from nas.errors import NasError
 from nas.pipeline import Run
 from nas.pipeline.commands import evaluate_candidates, profile, train
-from nas.pipeline.searches import costs_of
+from nas.pipeline.profiles import costs_of
 
 KINDS = ("driver", "worker", "node")
 _NODE = {"num_cpus": 1}

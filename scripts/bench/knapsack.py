@@ -19,7 +19,8 @@ from samplers import best_within, largest_limit, run_one
 
 from nas.evaluate import CandidateResult, Memory
 from nas.pipeline import Run
-from nas.pipeline.searches import costs_of, evaluation
+from nas.pipeline.profiles import costs_of
+from nas.pipeline.searches import evaluation
 from nas.search.costs import Costs
 from nas.search.executors import Executor, InlineExecutor, Remembering
 from nas.search.knapsack import best_sums, score, single_changes

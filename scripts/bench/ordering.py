@@ -22,7 +22,8 @@ from nas.model import CompactBertForSequenceClassification
 from nas.pipeline import Run
 from nas.pipeline.commands import prepare_teacher
 from nas.pipeline.prepare import metric_of
-from nas.pipeline.supernets import load_teacher, order, untrained
+from nas.pipeline.supernets import order, untrained
+from nas.pipeline.teachers import load_teacher
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet
 from nas.supernet.importance import magnitude, reorder

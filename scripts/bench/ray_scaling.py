@@ -25,7 +25,8 @@ from nas.architecture import Architecture
 from nas.cluster import join, processors
 from nas.errors import ClusterError
 from nas.pipeline import Run
-from nas.pipeline.searches import costs_of, evaluation
+from nas.pipeline.profiles import costs_of
+from nas.pipeline.searches import evaluation
 from nas.search.ray_executor import RayExecutor
 from nas.study import Search
 

@@ -41,7 +41,8 @@ from nas.evaluate import CandidateResult
 from nas.files import read_json, write_text
 from nas.latency.profile import Fit, Profile
 from nas.pipeline import Run
-from nas.pipeline.searches import costs_of, evaluation
+from nas.pipeline.profiles import costs_of
+from nas.pipeline.searches import evaluation
 from nas.search import search
 from nas.search.costs import Costs
 from nas.search.encoding import Encoding

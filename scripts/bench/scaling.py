@@ -27,7 +27,7 @@ from nas.architecture import LAYER_BLOCKS, Architecture
 from nas.evaluate import CandidateResult
 from nas.files import write_text
 from nas.pipeline import Run
-from nas.pipeline.searches import costs_of
+from nas.pipeline.profiles import costs_of
 from nas.report.style import standalone_style
 from nas.report.svg import Scale, drawing, element, frame, path, text
 from nas.search import SearchState, search

@@ -76,7 +76,7 @@ class Steps:
         return DistillationTrainer(
             model=weights,
             teacher=from_stock(teacher),
-            students=of_one(sandwich(study.space, self.random_subnets, settings.sampling, study.seed)),
+            students=of_one(sandwich(study.space, self.random_subnets, "spread", study.seed)),
             losses=loss_weights(self.run),
             kind=task_kind(study.task.kind),
             **self._about(teacher),

@@ -17,7 +17,7 @@ from nas.evaluate import CandidateResult
 from nas.latency.profile import Fit
 from nas.pipeline import Run
 from nas.pipeline.commands import evaluate_candidates
-from nas.pipeline.searches import costs_of as costs_of_run
+from nas.pipeline.profiles import costs_of as costs_of_run
 from nas.search.executors import AHEAD
 from nas.search.knapsack import best_sums, score, single_changes
 from nas.space import SearchSpace
@@ -154,9 +154,11 @@ def test_a_budget_without_a_sum_is_named(search_folder, capsys):
 def test_a_study_may_begin_with_them(copied_study, nas):
     """Before all others; what is known of the supernet stays when another search begins, and is not scored again."""
     runs, text = copied_study.parent / "runs", copied_study.read_text()
-    (known,) = (runs / "tiny" / "evaluations").glob("*.jsonl")
+    text = text.replace("[supernet]", '[supernet]\nsampling = "spread"')
+    (before,) = (runs / "tiny" / "evaluations").glob("*.jsonl")
 
     def evaluated():
+        (known,) = (path for path in before.parent.glob("*.jsonl") if path != before)  # that of the other supernet
         lines = (json.loads(line) for line in known.read_text().splitlines() if line)
         return [CandidateResult.from_json(line) for line in lines]
 

@@ -20,7 +20,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from nas.errors import SearchError, StudyError
 from nas.evaluate import CandidateResult
-from nas.pipeline import Run, searches
+from nas.pipeline import Run, profiles, searches
 from nas.pipeline.searches import check_storage
 from nas.search import storage
 from nas.search.executors import AHEAD
@@ -287,7 +287,7 @@ def test_a_database_has_a_search_for_each_supernet(copied_study, monkeypatch):
     found = Run.of(study, copied_study.parent / "runs")
     for weights in ("some", "others", "some"):
         monkeypatch.setattr(searches, "weights_digest", lambda _, weights=weights: weights)
-        searches.trials_of(found, searches.costs_of(found))
+        searches.trials_of(found, profiles.costs_of(found))
     assert len(optuna.get_all_study_names(f"sqlite:///{copied_study.parent}/search.db")) == 2
 
 

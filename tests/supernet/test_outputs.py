@@ -15,6 +15,7 @@ from nas.model.stock import from_stock
 from nas.supernet.distillation import Knowledge, LossWeights
 from nas.supernet.loops import Schedule
 from nas.supernet.outputs import TeacherOutputs, made_from, size_in_bytes, write
+from nas.supernet.sampling import sandwich
 from nas.supernet.training import Distillation
 from nas.tasks import task_kind
 
@@ -105,7 +106,7 @@ def test_training_on_kept_outputs_is_the_same_training(space, config, data, orde
                 task_kind("classification"),
                 outputs=outputs,
             )
-            training.train_supernet(student, space, 2, "spread")
+            training.train_supernet(student, sandwich(space, 2, "spread", 0))
             weights.append(student.state_dict())
     finally:
         torch.set_num_threads(before)

@@ -28,7 +28,7 @@ from nas.supernet.distillation import (
     relation_loss,
 )
 from nas.supernet.loops import LOG_FILE, FineTuning, Schedule
-from nas.supernet.sampling import in_stages, sandwich
+from nas.supernet.sampling import in_stages, near_budgets, sandwich
 from nas.supernet.training import Distillation, DistillationTrainer
 from nas.tasks import task_kind
 
@@ -85,6 +85,39 @@ def test_spread_draws_reach_both_ends_and_leave_every_dimension_uniform(space):
     for size in space.dimensions.hidden_size:
         share = sum(item.hidden_size == size for item in spread) / len(spread)
         assert share == pytest.approx(1 / len(space.dimensions.hidden_size), abs=0.03)  # 3 standard errors
+
+
+def _size(architecture):
+    """About the number of weights in the layers: a cost that needs no profile."""
+    layers = architecture.layers
+    return architecture.hidden_size * sum(layer.intermediate_size + 16 * layer.num_attention_heads for layer in layers)
+
+
+def test_draws_are_near_the_budgets_in_turn_and_depend_on_the_step_alone(space):
+    smallest, largest = _size(space.smallest()), _size(space.largest())
+    limits = (largest / 8, largest / 2)
+    assert smallest <= limits[0] / 2
+
+    def excesses():
+        return [lambda architecture, limit=limit: _size(architecture) / limit - 1.0 for limit in limits]
+
+    first, second = (near_budgets(space, excesses(), 3, seed=0) for _ in range(2))
+    drawn = [first(step) for step in range(400)]
+    assert drawn[7] == second(7) and drawn[7] != drawn[8] and all(len(step) == 3 for step in drawn)
+    every = [architecture for step in drawn for architecture in step]
+    assert all(space.contains(architecture) for architecture in every)
+    for turn, limit in enumerate(limits):
+        taken = [_size(architecture) / limit for architecture in every[turn::2]]
+        assert 0.5 <= min(taken) < 0.7 and 1.1 < max(taken) <= 1.3
+        assert len(set(every[turn::2])) > 50
+
+
+def test_a_budget_that_hardly_anything_is_near_gets_what_is_nearest(space):
+    sought = space.smallest()
+    [[drawn]] = [near_budgets(space, [lambda one: 9.0 if one != sought else 0.5], 1, seed=0)(0)]
+    assert drawn == sought
+    scarce = near_budgets(space, [lambda one: 0.0 if _size(one) == _size(sought) else 5.0], 2, seed=0)
+    assert {_size(one) for step in range(50) for one in scarce(step)} == {_size(sought)}
 
 
 def test_stages_widen_what_varies(space):
@@ -239,7 +272,7 @@ def test_the_mean_of_halves_is_the_loss_of_the_whole(space, supernet_weights, ba
 def test_training_brings_the_smallest_closer_to_the_teacher(space, config, data, tmp_path, batch):
     weights = randomise(CompactBertForSequenceClassification(config))
     student = copy.deepcopy(weights)
-    _distillation(weights, data, tmp_path / "run", 40).train_supernet(student, space, 2, "spread")
+    _distillation(weights, data, tmp_path / "run", 40).train_supernet(student, sandwich(space, 2, "spread", 0))
 
     def distance(model):
         with torch.no_grad():
@@ -253,7 +286,7 @@ def test_training_brings_the_smallest_closer_to_the_teacher(space, config, data,
 def test_interrupted_training_ends_with_the_same_weights(space, config, data, tmp_path, monkeypatch):
     weights = randomise(CompactBertForSequenceClassification(config))
     straight = copy.deepcopy(weights)
-    _distillation(weights, data, tmp_path / "straight", 17).train_supernet(straight, space, 1, "spread")
+    _distillation(weights, data, tmp_path / "straight", 17).train_supernet(straight, sandwich(space, 1, "spread", 0))
 
     class Killed(BaseException):
         """What a signal would do."""
@@ -269,13 +302,13 @@ def test_interrupted_training_ends_with_the_same_weights(space, config, data, tm
     training = _distillation(weights, data, tmp_path / "broken", 17)
     monkeypatch.setattr(DistillationTrainer, "gradients", stops_in_the_second_epoch)
     with pytest.raises(Killed):
-        training.train_supernet(broken, space, 1, "spread")
+        training.train_supernet(broken, sandwich(space, 1, "spread", 0))
     monkeypatch.setattr(DistillationTrainer, "gradients", step)
     half_written = tmp_path / "broken" / "checkpoints" / "checkpoint-13"
     half_written.mkdir()
     (half_written / "trainer_state.json").write_text('{"global_st')
     resumed = copy.deepcopy(weights)
-    training.train_supernet(resumed, space, 1, "spread")
+    training.train_supernet(resumed, sandwich(space, 1, "spread", 0))
     for name, parameter in straight.named_parameters():
         assert_same(resumed.get_parameter(name), parameter, of=name)
 
@@ -292,7 +325,7 @@ def test_a_loss_that_is_no_number_stops_the_training_and_keeps_the_good_checkpoi
 
     monkeypatch.setattr(DistillationTrainer, "gradients", spoilt_at_nine)
     with pytest.raises(TrainingError, match=r"nan at step 9; lower the learning_rate"):
-        _distillation(weights, data, tmp_path / "run", 30).train_supernet(weights, space, 1, "spread")
+        _distillation(weights, data, tmp_path / "run", 30).train_supernet(weights, sandwich(space, 1, "spread", 0))
     checkpoints = tmp_path / "run" / "checkpoints"
     assert last_complete(checkpoints) == checkpoints / "checkpoint-6"
     kept = CompactBertForSequenceClassification.from_pretrained(checkpoints / "checkpoint-6")
@@ -303,16 +336,18 @@ def test_a_loss_that_is_no_number_stops_the_training_and_keeps_the_good_checkpoi
 def test_checkpoints_of_another_space_are_refused_with_the_difference(space, config, data, tmp_path):
     weights = randomise(CompactBertForSequenceClassification(config))
     begun = {"search_space": {"dimensions": {"hidden_size": [16, 32]}}}
-    _distillation(weights, data, tmp_path / "run", 6, begun).train_supernet(weights, space, 1, "spread")
+    _distillation(weights, data, tmp_path / "run", 6, begun).train_supernet(weights, sandwich(space, 1, "spread", 0))
     other = {"search_space": {"dimensions": {"hidden_size": [32]}}}
     with pytest.raises(TrainingError, match=r"search_space.dimensions.hidden_size = \[16, 32\], which is \[32\] now"):
-        _distillation(weights, data, tmp_path / "run", 6, other).train_supernet(weights, space, 1, "spread")
+        _distillation(weights, data, tmp_path / "run", 6, other).train_supernet(
+            weights, sandwich(space, 1, "spread", 0)
+        )
 
 
 @pytest.mark.slow
 def test_checkpoints_hold_safetensors_and_json_only(space, config, data, tmp_path):
     weights = randomise(CompactBertForSequenceClassification(config))
-    _distillation(weights, data, tmp_path / "run", 20).train_supernet(weights, space, 1, "spread")
+    _distillation(weights, data, tmp_path / "run", 20).train_supernet(weights, sandwich(space, 1, "spread", 0))
     folders = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("checkpoint-*"))
     assert folders == ["checkpoint-18", "checkpoint-20"]
     files = [path for path in (tmp_path / "run" / "checkpoints").rglob("*") if path.is_file()]

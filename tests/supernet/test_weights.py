@@ -15,6 +15,7 @@ from nas.space import SearchSpace
 from nas.supernet import BertSupernet, SupernetWeights, training
 from nas.supernet.distillation import LossWeights
 from nas.supernet.loops import Schedule
+from nas.supernet.sampling import sandwich
 from nas.tasks import task_kind
 
 
@@ -114,5 +115,5 @@ def test_a_frozen_word_table_leaves_the_projection_behind_it_to_learn(space, tea
         patch.setattr(training, "DistillationTrainer", stop)
         schedule, losses, kind = Schedule(1e-3, 8, steps=1), LossWeights(), task_kind("classification")
         distillation = training.Distillation(weights, None, make_tokenizer(), schedule, losses, tmp_path, 0, {}, kind)
-        distillation.train_supernet(weights, space, 1, "spread")
+        distillation.train_supernet(weights, sandwich(space, 1, "spread", 0))
     assert frozen == {"weight": True, "left": True, "right": False}
