@@ -13,7 +13,7 @@ from tiny import make_rows
 
 from nas import files
 from nas.errors import DeviceError, TrainingError
-from nas.pipeline import Run, export, exports, profile, profiles, search_candidates, searches, supernets
+from nas.pipeline import Run, export, exports, profile, profiles, search_candidates, searches, statics, supernets
 from nas.pipeline.commands import evaluate_candidates
 from nas.pipeline.devices import _command
 from nas.pipeline.finalists import Finalist
@@ -240,6 +240,7 @@ def _made(run, name, inputs):
 
 def test_an_export_that_was_fine_tuned_serves_who_wants_none_trained(run, monkeypatch, capsys):
     monkeypatch.setattr(exports, "make_baselines", lambda *given, device: None)
+    monkeypatch.setattr(statics, "make_static", lambda *given, device: None)
     monkeypatch.setattr(exports, "read_json", lambda path, error: path.parent.name)
     monkeypatch.setattr(exports, "front", lambda run: (_ for _ in ()).throw(AssertionError("one is made anew")))
     for budget in run.study.budgets:
