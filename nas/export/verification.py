@@ -21,6 +21,7 @@ from nas.device import Device
 from nas.errors import DeviceError
 from nas.evaluate import predict
 from nas.evaluate.accuracy import exit_shares, forward_of
+from nas.evaluate.spread import standard_error
 from nas.export.artefact import SAMPLES_FILE, VERIFICATION_FILE, served_files
 from nas.export.standalone import MODELING_FILE
 from nas.files import canonical_json, file_digest, write_json, write_text
@@ -197,7 +198,7 @@ def _verify_on(
         "device": artefact.device.name,
         "metric": metric.label,
         "accuracy": accuracy,
-        "accuracy_standard_error": _standard_error(metric, accuracy, len(labels)),
+        "accuracy_standard_error": _standard_error(metric, logits, labels),
         "teacher_accuracy": reference.accuracy if reference else accuracy,
         "test_examples": len(labels),
         **timed,
@@ -308,7 +309,7 @@ def verify_file(
         "metric": metric.label,
         "budget": None,
         "accuracy": accuracy,
-        "accuracy_standard_error": _standard_error(metric, accuracy, len(labels)),
+        "accuracy_standard_error": _standard_error(metric, logits, labels),
         "teacher_accuracy": reference.accuracy,
         "test_examples": len(labels),
         **timed,
@@ -321,9 +322,12 @@ def stored_figures(artefact: Artefact) -> dict[str, float]:
     return {"size_mb": artefact.size_mb, "params": reload(artefact.folder).num_parameters()}
 
 
-def _standard_error(metric: Metric, accuracy: float, examples: int) -> float | None:
-    """Of a share of right answers; other metrics have no such simple one."""
-    return math.sqrt(accuracy * (1.0 - accuracy) / examples) if metric.is_share else None
+def _standard_error(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> float:
+    """The standard error of the metric on these texts: binomial for a share of right answers, else by the bootstrap."""
+    if not metric.is_share:
+        return standard_error(metric, logits, labels)
+    share = metric.score(logits, labels)
+    return math.sqrt(share * (1.0 - share) / len(labels))
 
 
 def _agreement(first: np.ndarray | None, second: np.ndarray | None) -> float | None:

@@ -7,12 +7,14 @@ import random
 import re
 import shutil
 
+import numpy as np
 import pytest
 from datasets import Dataset
 from sklearn.metrics import f1_score
 from tiny import make_tokenizer
 
 from nas.device import Device
+from nas.evaluate.spread import standard_error
 from nas.export.artefact import ONNX_FILE, VERIFICATION_FILE, write_artefact
 from nas.export.verification import Artefact, _agrees, verify
 from nas.latency.measure import NO_TEXTS
@@ -52,6 +54,8 @@ def test_the_metric_is_stored_with_the_class_that_it_is_of(space, supernet_weigh
     found = verify(tmp_path / "export", None, {device: None}, test_set, metric, NO_TEXTS)
     predictions = Artefact(tmp_path / "export", device).logits(test_set).argmax(axis=1)
     assert found["metric"] == "f1 of 'b'"
+    logits = Artefact(tmp_path / "export", device).logits(test_set)
+    assert found["accuracy_standard_error"] == standard_error(metric, logits, np.asarray(test_set["labels"])) > 0.0
     assert found["accuracy"] == f1_score(test_set["labels"], predictions, labels=[1], average="macro", zero_division=0)
 
 

@@ -216,6 +216,7 @@ def test_a_study_from_rows_to_an_export_that_answers_alike_everywhere(tmp_path, 
     found, config = (read_json(folder / name, DataError) for name in ("verification.json", "config.json"))
     assert config["problem_type"] == "multi_label_classification" and len(config["thresholds"]) == 3
     assert config["thresholds"] != [0.5] * 3
+    assert 0.005 < found["accuracy_standard_error"] < 0.08
     assert found["metric"] == "f1_macro" and found["accuracy"] > 0.6 and found["agreement_with_hugging_face"] > 0.98
     assert np.mean([figures["f1"] for figures in found["labels"].values()]) == pytest.approx(found["accuracy"])
     classify, classifier = (
