@@ -1,4 +1,4 @@
-"""Which columns of a data file hold the texts and the label, and which kind of task that makes.
+"""Which columns of a data file hold the texts and the label, and what the label means.
 
 A column is judged by its values first and by its name second. A role is `Clear` if only one reading is possible, else
 `Unclear`, with what has to be asked: nothing is guessed.
@@ -17,6 +17,7 @@ import pyarrow
 import pyarrow.compute
 from datasets import ClassLabel, Dataset, LargeList, List, Value
 
+from nas.tasks import Meaning
 from nas.tasks.labels import MOST_CLASSES
 
 T = TypeVar("T")
@@ -339,14 +340,14 @@ def unfit(column: Column) -> str | None:
     return None
 
 
-def kind(column: Column, outputs: int | None) -> Clear[str] | Unclear:
-    """The kind of task that a label makes; the label must not be `unfit`.
+def meaning(column: Column, outputs: int | None) -> Clear[Meaning] | Unclear:
+    """What the values of a label mean; the label must not be `unfit`. What is unclear has meanings as candidates.
 
     `outputs` are those of a fine-tuned teacher, None for another one. They decide where labels fit them; other numbers
     are classes or a scale only if their values and the column's name leave no doubt.
     """
     if column.form == "lists":
-        return Clear("multi_label")
+        return Clear("lists")
     classes, numbers = column.classes or len(column.counts), None if column.classes else column.numbers
     no_label = min((text for text in column.counts if text.casefold() in _NO_LABEL), default=None)
     if no_label and classes > 2 and outputs != classes and (numbers is None or numbers[0] == -1):
@@ -354,29 +355,29 @@ def kind(column: Column, outputs: int | None) -> Clear[str] | Unclear:
         return Unclear(
             f"{column.name} holds {no_label!r} in {found:,} rows: remove them if it means that there is no label, "
             "or take it as a class",
-            ("classification",),
+            ("classes",),
         )
-    reading = "classification" if numbers is None else _reading(column, numbers, outputs)
-    if reading and (reading == "regression" or outputs != 1):
+    reading: Meaning | None = "classes" if numbers is None else _reading(column, numbers, outputs)
+    if reading and (reading == "scale" or outputs != 1):
         return Clear(reading)
     what = f"{classes} classes" if numbers is None else f"{classes} numbers from {numbers[0]:g} to {numbers[-1]:g}"
     teacher = ", and the teacher has 1 output" if outputs == 1 else ""
-    return Unclear(f"{column.name} holds {what}{teacher}: classes or a scale?", ("classification", "regression"))
+    return Unclear(f"{column.name} holds {what}{teacher}: classes or a scale?", ("classes", "scale"))
 
 
-def _reading(column: Column, numbers: Sequence[float], outputs: int | None) -> str | None:
+def _reading(column: Column, numbers: Sequence[float], outputs: int | None) -> Meaning | None:
     """What numbers as labels mean; None if they may be classes or a scale."""
     is_whole = all(number.is_integer() for number in numbers)
     if not is_whole:
-        return "regression" if outputs == 1 or len(numbers) > _FEW else None
+        return "scale" if outputs == 1 or len(numbers) > _FEW else None
     if outputs == 1:
-        return "regression" if len(numbers) > 2 else None
+        return "scale" if len(numbers) > 2 else None
     if outputs == len(numbers) or len(numbers) == 2:
-        return "classification"
+        return "classes"
     from_zero = list(numbers) == list(range(len(numbers)))
     as_floats = any("." in text or "e" in text.lower() for text in column.counts)
     is_grade = not _GRADES.isdisjoint(column.words)
     is_class = not (_LIKE_LABELS - _GRADES - {"target", "y"}).isdisjoint(column.words)
     if len(numbers) <= MOST_CLASSES and not as_floats and not is_grade and (from_zero or is_class):
-        return "classification"
+        return "classes"
     return None

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,11 @@ class Columns:
         """The kind of task that a label makes. Raises `DataError` if the column cannot be a label."""
         if why := columns.unfit(self.column(label)):
             raise DataError(f"--label {label}: the column {why}; give another one of {', '.join(self.found)}")
-        return columns.kind(self.column(label), outputs)
+        found = columns.meaning(self.column(label), outputs)
+        if isinstance(found, Unclear):
+            return Unclear(found.why, tuple(chain.from_iterable(map(_kinds_of, found.candidates))))
+        able = _kinds_of(found.value)
+        return Clear(able[0]) if len(able) == 1 else Unclear(f"{label} holds {found.value}: which kind?", able)
 
     def outputs(self, label: Sequence[str], kind: str) -> int:
         """The outputs of a classifier for a task with these columns of labels."""
@@ -139,6 +144,11 @@ class Columns:
         missing = sum(self.column(name).missing for name in (*text, *label))
         rest = f"; missing values: {missing:,}; fill them, or remove these rows" if missing else ""
         return f"text: {', '.join(text)}; label: {', '.join(label)} ({about}){rest}"
+
+
+def _kinds_of(meaning: str) -> tuple[str, ...]:
+    """The kinds of task whose labels have a meaning."""
+    return tuple(name for name, kind in REGISTRY.items() if kind.meaning == meaning)
 
 
 def _same(rows: Dataset, one: str, other: str) -> bool:

@@ -191,7 +191,7 @@ def _settle_task(columns: Columns | None, teacher: Teacher | None, given: _Task)
     if task.kind is None and task.metric:
         held = columns.column(task.label[0]) if columns and task.label else None
         able = (kind for kind in REGISTRY.values() if task.metric in kind.metrics)
-        fit = (kind.name for kind in able if held is None or kind.several_columns == held.has_lists)
+        fit = (kind.name for kind in able if held is None or (kind.meaning == "lists") == held.has_lists)
         task.kind = next(fit, "classification")
     if task.kind is not None and task.kind not in REGISTRY:
         raise StudyError(f"--kind {task.kind}: is none of {', '.join(REGISTRY)}; use one of them")
@@ -201,7 +201,7 @@ def _settle_task(columns: Columns | None, teacher: Teacher | None, given: _Task)
             found_kind, held = columns.kind(task.label[0], fitting), columns.column(task.label[0])
             task.kind = task.kind or unclear.settle("--kind", " or ".join(REGISTRY), found_kind, columns, str)
             known = REGISTRY.get(task.kind)
-            if known and known.several_columns != held.has_lists:
+            if known and (known.meaning == "lists") != held.has_lists:
                 values = "lists of labels" if held.has_lists else "one label per row"
                 raise DataError(f"{task.label[0]}: a {task.kind} task cannot have {values}; give another --kind")
             if known and known.predicts_numbers and held.numbers is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nas.tasks.base import Metric, Problem, TaskKind, TaskLabels
+from nas.tasks.base import Meaning, Metric, Problem, TaskKind, TaskLabels
 from nas.tasks.classification import Classification, ClassMetric
 from nas.tasks.labels import Head, LabelColumn
 from nas.tasks.multi_label import LabelMetric, MultiLabel
@@ -15,6 +15,7 @@ __all__ = [
     "Head",
     "LabelColumn",
     "LabelMetric",
+    "Meaning",
     "Metric",
     "Problem",
     "TaskKind",

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Problem = Literal["regression", "single_label_classification", "multi_label_classification"]
 """What the outputs of a classifier are, in the words of transformers."""
+Meaning = Literal["classes", "scale", "lists"]
+"""What a column of labels holds: a class a row, a number on a scale, or a list of labels."""
 _MANY_LABELS = 8
 """From this number on labels are counted, not named."""
 
@@ -144,6 +146,8 @@ class TaskKind(ABC):
     """Whether labels are numbers on a scale of their own, which trainings see standardised, and the output is one."""
     of_one_class: ClassVar[tuple[str, ...]] = ()
     """The metrics that may be of a class which the study names."""
+    meaning: ClassVar[Meaning] = "classes"
+    """What a label column of such a task holds; `nas init` proposes the kind by it."""
     several_columns: ClassVar[bool] = False
     """Whether `task.label` may name several columns, one for each label."""
     has_thresholds: ClassVar[bool] = False

@@ -149,6 +149,7 @@ class MultiLabel(TaskKind):
     name = "multi_label"
     metrics = ("f1_micro", "f1_macro", "average_precision")
     problem_type = "multi_label_classification"
+    meaning = "lists"
     several_columns = True
     has_thresholds = True
     label_word = "labels"

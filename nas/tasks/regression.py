@@ -55,6 +55,7 @@ class Regression(TaskKind):
     examples = ({"label": [0.5, 4.0, 1.25, 3.0]}, {"label": ["1", "2.5", "-3e2", ".5"]})
     problem_type = "regression"
     predicts_numbers = True
+    meaning = "scale"
     no_exits = "the task is a regression"
 
     def metric(self, asked: TaskSettings, names: Sequence[str] = ()) -> Correlation:
