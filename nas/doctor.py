@@ -212,7 +212,8 @@ def _needs(study: Study) -> Iterator[Finding]:
         if device.where == "ray" and (problem := _not_joined(device.name)):
             yield Finding("study", f"cluster for {device.name}", "missing", problem)
     yield from _searched(study)
-    found = [_teacher(study), *_data(study)]
+    separate = [_separate_teacher(study)] if study.student else []
+    found = [*separate, _compressed(study), *_data(study)]
     yield from found
     if all(finding.state == "ok" for finding in found):
         yield from _rows(study)
@@ -272,9 +273,11 @@ def _searched(study: Study) -> Iterator[Finding]:
         yield Finding("study", "GPUs", "missing", detail)
 
 
-def _teacher(study: Study) -> Finding:
-    if study.teacher.model == "embedded":
-        return Finding("study", "teacher", "ok", "made by nas")
+def _compressed(study: Study) -> Finding:
+    """The model that is compressed."""
+    name = "student" if study.student else "teacher"
+    if study.compressed.model == "embedded":
+        return Finding("study", name, "ok", "made by nas")
     from nas.hub import find, model_folder
     from nas.pipeline.prepare import given_teacher
     from nas.pipeline.teachers import check_teacher
@@ -284,8 +287,27 @@ def _teacher(study: Study) -> Finding:
         if Path(source).is_dir():
             check_teacher(study, source)
         else:
-            found, _ = find("model", source, study.teacher.revision)
+            found, _ = find("model", source, study.compressed.revision)
             check_teacher(study, str(model_folder(found, weights=False)), weights=False)
+            source = f"{found} is on the hub"
+    except NasError as problem:
+        return Finding("study", name, "missing", str(problem).removeprefix(f"{name}.model: "))
+    return Finding("study", name, "ok", source)
+
+
+def _separate_teacher(study: Study) -> Finding:
+    """The teacher of a student."""
+    from nas.hub import find, model_folder
+    from nas.model.any_classifier import AnyClassifier
+    from nas.pipeline.prepare import given_model
+
+    try:
+        source = given_model(study, study.teacher)
+        if Path(source).is_dir():
+            AnyClassifier.of(source)
+        else:
+            found, _ = find("model", source, study.teacher.revision)
+            AnyClassifier.of(str(model_folder(found, weights=False)), weights=False)
             source = f"{found} is on the hub"
     except NasError as problem:
         return Finding("study", "teacher", "missing", str(problem).removeprefix("teacher.model: "))

@@ -51,10 +51,11 @@ class FineTuning(Settings):
 
 
 class Teacher(Settings):
-    """The model that the user brings."""
+    """A model that the user brings."""
 
     model: str = Field(min_length=1)
-    """A folder or a hub id of a BERT, RoBERTa, DistilBERT or ELECTRA; `embedded` for the BERT that `nas` makes."""
+    """A folder or a hub id of a BERT, RoBERTa, DistilBERT or ELECTRA; `embedded` for the BERT that `nas` makes. Of a
+    teacher that is not compressed itself any model that transformers can classify texts with."""
     revision: str | None = Field(default=None, min_length=1)
     """Branch, tag or commit of a hub model; its main branch if it is left out."""
     fine_tune: FineTuning | None = None
@@ -174,7 +175,8 @@ class Supernet(Settings):
     relation_weight: Real = 0.0
     """Weight of the loss on the attention relations."""
     replaced_tokens: Annotated[float, Field(ge=0.0, le=0.5, strict=True)] = 0.15
-    """The mean share of a text's tokens that are replaced at random, here and in the final fine-tuning."""
+    """The mean share of a text's tokens that are replaced at random, here and in the final fine-tuning; none with a
+    student."""
     train_embeddings: Flag = False
     """Whether the word table is trained too."""
     workers: Positive = 1
@@ -280,6 +282,8 @@ class Study(Settings):
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
     task: Task
     teacher: Teacher
+    student: Teacher | None = None
+    """The model that is compressed, where it is another one than the teacher; fine-tuned and pruned like a teacher."""
     search_space: SpaceChoice
     devices: tuple[Device, ...] = Field(min_length=1)
     budgets: tuple[Budget, ...] = Field(min_length=1)
@@ -300,9 +304,11 @@ class Study(Settings):
             for name in budget.devices:
                 if name not in known:
                     raise ValueError(f"budgets.{budget.name}: no device is named {name!r}; use {', '.join(known)}")
-        if self.teacher.model == "embedded" and self.teacher.revision:
-            raise ValueError(f"teacher.revision: {self.teacher.revision!r} is for a hub model; remove it")
-        if (self.teacher.model == "embedded") != (self.task.train == "embedded"):
+        if self.student:
+            self._check_student()
+        if self.compressed.model == "embedded" and self.compressed.revision:
+            raise ValueError(f"teacher.revision: {self.compressed.revision!r} is for a hub model; remove it")
+        if (self.compressed.model == "embedded") != (self.task.train == "embedded"):
             raise ValueError("teacher.model: the embedded teacher and the embedded task go together; set both")
         of_all_sizes = {"supernet.progressive": self.supernet.progressive, "search.knapsack": self.search.knapsack}
         for key in (key for key, is_set in of_all_sizes.items() if is_set):
@@ -317,6 +323,33 @@ class Study(Settings):
                 f"{self.supernet.workers}; remove one of them"
             )
         return self
+
+    def _check_student(self) -> None:
+        if self.teacher.model == "embedded":
+            raise ValueError("teacher.model: the embedded teacher is compressed itself; remove student")
+        if self.teacher.prune_vocabulary:
+            raise ValueError(
+                "teacher.prune_vocabulary: only of the model that is compressed; set student.prune_vocabulary instead"
+            )
+        if not self.supernet.logits_weight:
+            raise ValueError(
+                "supernet.logits_weight: a student learns nothing but logits from its teacher, so it must be above 0"
+            )
+        if "replaced_tokens" in self.supernet.model_fields_set and self.supernet.replaced_tokens:
+            raise ValueError(
+                "supernet.replaced_tokens: with a student the teacher answers each text once, before the training, so "
+                f"no token of it may be replaced, but got {self.supernet.replaced_tokens:g}; set it to 0 or remove it"
+            )
+
+    @property
+    def compressed(self) -> Teacher:
+        """The model whose sub-networks are searched: the student, or the teacher if there is none."""
+        return self.student or self.teacher
+
+    @property
+    def replaced_tokens(self) -> float:
+        """The mean share of a text's tokens that the distillation replaces."""
+        return 0.0 if self.student else self.supernet.replaced_tokens
 
     @classmethod
     def load(cls, study: str | Path, variables: Mapping[str, str] | None = None) -> Study:
@@ -420,7 +453,7 @@ class Study(Settings):
         if shape != self.space.teacher:
             raise StudyError(
                 f"{self.path}: search_space: {self.space.name!r} is for a teacher of {_sizes(self.space.teacher)}, "
-                f"but {self.teacher.model} has {_sizes(shape)}; use or write a space of these sizes "
+                f"but {self.compressed.model} has {_sizes(shape)}; use or write a space of these sizes "
                 f"(shipped: {', '.join(sorted(shipped_spaces()))})"
             )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import ceil
 
 from nas.errors import StudyError
@@ -10,11 +11,12 @@ from nas.pipeline import division, estimates
 from nas.pipeline.estimates import Workload, measured_rate
 from nas.pipeline.prepare import splits
 from nas.pipeline.run import Run
+from nas.pipeline.separate_teacher import operations_for_a_token
 from nas.pipeline.step import Check, Step
 from nas.pipeline.unlabelled import unlabelled_lengths
 from nas.study import Study
 
-_BY_ROWS = ("embedded", "data", "unlabelled", "teacher")
+_BY_ROWS = ("embedded", "data", "unlabelled", "teacher", "separate-teacher", "teacher-logits")
 """How long these take is not counted before it is known: it depends on rows that may not have been read."""
 
 
@@ -91,8 +93,10 @@ def _workload(run: Run) -> Workload:
     baselines = [known.get(f"baselines-{device.name}") for device in study.devices]
     verified = None if None in baselines else sum(seconds for seconds in baselines if seconds is not None)
     if run.is_finished("data"):
-        return Workload.of_data(study, splits(run), rate, verified, unlabelled_lengths(run))
-    return Workload.of(study, None, rate, verified)
+        work = Workload.of_data(study, splits(run), rate, verified, unlabelled_lengths(run))
+    else:
+        work = Workload.of(study, None, rate, verified)
+    return replace(work, teacher_operations=operations_for_a_token(run) or 0.0)
 
 
 def _made(steps: Sequence[Step | Check]) -> list[Step]:

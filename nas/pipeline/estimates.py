@@ -50,6 +50,8 @@ class Workload:
     """Texts without labels."""
     unlabelled_tokens: float = 0.0
     """Mean tokens of one of them."""
+    teacher_operations: float = 0.0
+    """Operations of a student's teacher for one token."""
 
     @classmethod
     def of(cls, study: Study, rows: Rows | None, rate: float, verified: float | None = None) -> Workload:
@@ -91,6 +93,11 @@ class Workload:
         tokens = (self.rows * self.tokens + self.unlabelled * self.unlabelled_tokens) / texts
         return replace(self, rows=texts, tokens=tokens, unlabelled=0)
 
+    @property
+    def by_teacher(self) -> Workload:
+        """The workload with the operations of a student's teacher in place of the student's."""
+        return replace(self, operations=self.teacher_operations or self.operations)
+
     def seconds(self, texts: float) -> float:
         """Seconds of the teacher's forward pass over so many texts; with the backward pass, three times as many."""
         return texts * self.tokens * self.operations / (self.rate * _EFFICIENCY)
@@ -113,8 +120,20 @@ def unlabelled(study: Study, work: Workload) -> float:
 
 def teacher(study: Study, work: Workload) -> float:
     """Loading or fine-tuning the teacher."""
-    tuning = study.teacher.fine_tune
+    tuning = study.compressed.fine_tune
     return 3 * work.seconds(work.rows) * tuning.epochs_on(work.rows) if tuning else 5.0
+
+
+def separate_teacher(study: Study, work: Workload) -> float:
+    """Fine-tuning the teacher of a student."""
+    tuning = study.teacher.fine_tune
+    return 3 * work.by_teacher.seconds(work.rows) * tuning.epochs_on(work.rows) if tuning else 0.0
+
+
+def teacher_logits(study: Study, work: Workload) -> float:
+    """Tokenising all texts for the teacher of a student, and asking for its answers."""
+    texts = work.distilled
+    return unlabelled(study, work) + texts.by_teacher.seconds(texts.rows)
 
 
 def supernet(study: Study, work: Workload) -> float:

@@ -47,6 +47,7 @@ from nas.pipeline.prepare import metric_of, splits, teacher_inputs
 from nas.pipeline.profiles import device_of, fingerprint, measured_on, texts
 from nas.pipeline.run import Run
 from nas.pipeline.searches import front
+from nas.pipeline.separate_teacher import about_separate_teacher
 from nas.pipeline.snapshots import commits
 from nas.pipeline.supernets import supernet_inputs
 from nas.pipeline.teachers import load_teacher
@@ -351,6 +352,8 @@ class _Writer:
         }
         if counts := unlabelled_counts(run):
             about["unlabelled"] = asdict(counts)
+        if taught := about_separate_teacher(run):
+            about["separate_teacher"] = taught
         found = verify(folder, budget, references, splits(run).test, metric, texts(run), about)
         if found["met"] is not False:
             write_card(folder, run.study)

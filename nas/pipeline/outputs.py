@@ -49,8 +49,7 @@ def drop_outputs(run: Run) -> None:
 
 
 def _is_kept(run: Run, texts: Dataset, teacher: CompactBertForSequenceClassification) -> bool:
-    settings = run.study.supernet
-    varies = settings.replaced_tokens > 0 or settings.relation_weight > 0
+    varies = run.study.replaced_tokens > 0 or run.study.supernet.relation_weight > 0
     if varies or training_processor() != "cpu" or _epochs(run, texts) < _LEAST_EPOCHS:
         return False
     needed, room = size_in_bytes(teacher.config, texts), shutil.disk_usage(run.folder).free

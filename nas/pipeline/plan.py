@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nas.budget import RATES, Budget
 from nas.data.files import check_file
 from nas.export.standalone import source_of
-from nas.hub import Kind, Snapshot
+from nas.hub import Snapshot
 from nas.latency.runtimes import check_runtime
 from nas.pipeline.allowance import divided
 from nas.pipeline.estimates import Workload, measured_rate
@@ -18,11 +19,12 @@ from nas.pipeline.rows import look_at_rows, not_seen
 from nas.pipeline.run import Run
 from nas.pipeline.runner import states
 from nas.pipeline.searches import check_storage
-from nas.pipeline.snapshots import check_hub_data, looked_at, said_of_ids
+from nas.pipeline.separate_teacher import operations_for_a_token
+from nas.pipeline.snapshots import Role, check_hub_data, looked_at, said_of_ids
 from nas.pipeline.steps import steps_of
 from nas.pipeline.teachers import check_teacher
 from nas.report.figures import in_points
-from nas.study import Study
+from nas.study import Study, Teacher
 
 _PLACES = {"here": "", "ray": ", on a Ray node of that name", "elsewhere": ", measured by a bundle"}
 
@@ -43,7 +45,7 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
     check_choices(study)
     rows = look_at_rows(run)
     rate = measured_rate()
-    work = Workload.of(study, rows, rate)
+    work = replace(Workload.of(study, rows, rate), teacher_operations=operations_for_a_token(run) or 0.0)
     tokens = f"texts of {rows.sets['train'].mean:.0f} tokens" if rows else "texts of a third of max_length"
     listed, known = states(run, steps_of(run)), run.seconds()
     if study.training.hours:
@@ -58,8 +60,8 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
         "study": study.name,
         "task": f"{study.task.kind}, {metric_of(run).label}, {len(study.task.text)} text column(s)"
         + (f", {snapshots['dataset']}" if "dataset" in snapshots else ""),
-        "teacher": str(snapshots.get("model", study.teacher.model))
-        + (" (to be fine-tuned)" if study.teacher.fine_tune else ""),
+        "teacher": _model(study.teacher, snapshots.get("separate teacher" if study.student else "model")),
+        **({"student": _model(study.student, snapshots.get("model"))} if study.student else {}),
         "space": space.name,
         "architectures": space.count(),
         "devices": [
@@ -92,6 +94,11 @@ def _in_words(budget: Budget) -> Iterator[str]:
         yield f"{budget.name}: {', '.join(floor)} on the search set, with the least {budget.minimise}"
 
 
+def _model(given: Teacher, found: Snapshot | None) -> str:
+    """A model of the study in words."""
+    return str(found or given.model) + (" (to be fine-tuned)" if given.fine_tune else "")
+
+
 def check_sources(study: Study) -> None:
     """Raise the error that data or teacher would meet, as far as they are files on this machine."""
     task = study.task
@@ -106,7 +113,7 @@ def check_sources(study: Study) -> None:
 
 
 @said_of_ids
-def check_hub(run: Run) -> dict[Kind, Snapshot]:
+def check_hub(run: Run) -> dict[Role, Snapshot]:
     """The snapshots that a run is made from. Raises the error that reading them would meet; weights are not loaded."""
     found = looked_at(run)
     if "dataset" in found and not run.is_done("data", data_inputs(run)):

@@ -1,4 +1,8 @@
-"""From a study to a fine-tuned teacher: the data is read and split, the teacher loaded and, if asked, fine-tuned."""
+"""From a study to a fine-tuned teacher: the data is read and split, the teacher loaded and, if asked, fine-tuned.
+
+The teacher here is the model that is compressed. If the study has a student it is the student's checkpoint, and
+`separate_teacher.py` computes what it is taught.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +27,14 @@ from nas.evaluate.accuracy import forward_of, predict
 from nas.files import digest, file_digest, read_json, write_json
 from nas.model.teacher_config import read_config
 from nas.model.tokenizer import check_ids, ignored_code, load_tokenizer
+from nas.pipeline.named import student_named
 from nas.pipeline.run import Run, once
-from nas.pipeline.snapshots import commit, has_hub_teacher, hub_teacher, keep, said_of_ids
+from nas.pipeline.snapshots import commit, has_hub_teacher, hub_model, keep, said_of_ids
 from nas.pipeline.teachers import Teacher, check_shape, check_teacher, load_classifier
 from nas.progress import Laps, busy, say
+from nas.study import FineTuning as FineTuningSettings
 from nas.study import Study
+from nas.study import Teacher as ModelSettings
 from nas.supernet.loops import FineTuning, Judge, Schedule
 from nas.supernet.scale import STANDARD, Scale, last_linear
 from nas.tasks import Metric, task_kind
@@ -71,7 +78,7 @@ def task_made_of(run: Run) -> dict[str, Any]:
 def teacher_made_of(run: Run) -> dict[str, Any]:
     """The teacher's settings as JSON values, without the path if it is a folder, and with the commit of a hub model."""
     is_folder = Path(teacher_source(run)).is_dir()
-    values = run.study.teacher.model_dump(mode="json", exclude={"model"} if is_folder else set())
+    values = run.study.compressed.model_dump(mode="json", exclude={"model"} if is_folder else set())
     return values | {"revision": commit(run, "model")}
 
 
@@ -99,24 +106,29 @@ def _contents(source: str, *patterns: str) -> dict[str, str]:
 
 def teacher_source(run: Run) -> str:
     """The folder or hub id that the teacher is loaded from."""
-    if run.study.teacher.model == "embedded":
+    if run.study.compressed.model == "embedded":
         return str(run.embedded / "teacher")
     return given_teacher(run.study)
 
 
 def given_teacher(study: Study) -> str:
     """The folder or hub id that a study gives. Raises `TeacherError` if a folder is not there."""
-    name = study.teacher.model
-    folder = study.resolve(name)
+    with student_named(study):
+        return given_model(study, study.compressed)
+
+
+def given_model(study: Study, model: ModelSettings) -> str:
+    """The folder or hub id of one of a study's models. Raises `TeacherError` if a folder is not there."""
+    folder = study.resolve(model.model)
     if folder.is_dir():
-        if study.teacher.revision:
+        if model.revision:
             raise TeacherError(
-                f"teacher.revision: {study.teacher.revision!r} is for a hub model, but {folder} is a folder; remove it"
+                f"teacher.revision: {model.revision!r} is for a hub model, but {folder} is a folder; remove it"
             )
         return str(folder)
-    if name.startswith((".", "/", "~")):
+    if model.model.startswith((".", "/", "~")):
         raise TeacherError(f"teacher.model: {folder} is no folder; correct the path, or give a hub id")
-    return name
+    return model.model
 
 
 def teacher_folder(run: Run, weights: bool = True) -> str:
@@ -125,7 +137,8 @@ def teacher_folder(run: Run, weights: bool = True) -> str:
         return teacher_source(run)
     if not weights and run.is_done("teacher", teacher_inputs(run)):
         return str(run.teacher)  # what was downloaded may be gone
-    return str(hub_teacher(run, weights))
+    with student_named(run.study):
+        return str(hub_model(run, weights))
 
 
 @dataclass(frozen=True)
@@ -185,13 +198,14 @@ def read_task(run: Run, weights: bool = True) -> ReadTask:
     teacher = check_teacher(study, source, weights or not has_hub_teacher(study))
     if code := ignored_code(source):
         say(f"Teacher: code of its tokenizer ({code}) is not run; its tokenizer.json alone makes the tokens")
-    splits = read_splits(task, train, test, study.seed, teacher.head(study))
+    with student_named(study):
+        splits = read_splits(task, train, test, study.seed, teacher.head(study))
     return ReadTask(splits, teacher, task.max_length)
 
 
 def tokenizer_of(run: Run, task: ReadTask) -> PreTrainedTokenizerBase:
     """The tokenizer that the run's data was made with: the teacher's, pruned if the study asks for it."""
-    return load_tokenizer(run.data / _TOKENIZER) if run.study.teacher.prune_vocabulary else task.tokenizer
+    return load_tokenizer(run.data / _TOKENIZER) if run.study.compressed.prune_vocabulary else task.tokenizer
 
 
 def embedded_inputs(run: Run) -> str:
@@ -218,7 +232,7 @@ def make_data(run: Run, laps: Laps) -> None:
     with busy("Reading, splitting and tokenising the data"):
         rows = read_task(run)
         data = rows.encode()
-        if run.study.teacher.prune_vocabulary:
+        if run.study.compressed.prune_vocabulary:
             used = set(chain.from_iterable(data.train["input_ids"]))
             tokenizer, kept = prune_tokenizer(rows.tokenizer, used, rows.teacher.config.vocab_size)
             say(f"Vocabulary: {len(kept):,} tokens stay")
@@ -267,34 +281,51 @@ def make_teacher(run: Run, laps: Laps) -> None:
     study, data = run.study, splits(run)
     torch.manual_seed(study.seed)
     model, tokenizer = load_classifier(study, teacher_folder(run), data)
-    if study.teacher.prune_vocabulary:
+    if study.compressed.prune_vocabulary:
         tokenizer = load_tokenizer(run.data / _TOKENIZER)
         prune_embeddings(model, read_json(run.data / _KEPT, TeacherError), tokenizer.pad_token_id)
-    if study.teacher.fine_tune:
-        _fine_tune(run, model, tokenizer, data)
+    if study.compressed.fine_tune:
+        origin = {"form": _TEACHER_FORM, "teacher": teacher_inputs(run)}
+        place = Place(run.teacher, origin, f"Fine-tuning the {'student' if study.student else 'teacher'}")
+        fine_tune(study, study.compressed.fine_tune, model, tokenizer, data, place)
     model.save_pretrained(run.teacher)
     tokenizer.model_max_length = study.task.max_length  # exports cut texts where accuracy was judged
     tokenizer.save_pretrained(run.teacher)
-    outputs, tuned = _judge(model, data, study), study.teacher.fine_tune is not None
-    about = {"model": study.teacher.model, "commit": commit(run, "model"), "fine_tuned_here": tuned}
+    outputs, tuned = _judge(model, data, study), study.compressed.fine_tune is not None
+    about = {"model": study.compressed.model, "commit": commit(run, "model"), "fine_tuned_here": tuned}
     write_json(run.teacher / _SOURCE, about | {"outputs": asdict(outputs)})
 
 
-def _fine_tune(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: TaskData) -> None:
-    """Train the teacher in place; where labels are numbers on standardised ones, which its last layer then undoes."""
-    settings, train, scale = run.study.teacher.fine_tune, data.train, STANDARD
-    assert settings
-    if task_kind(run.study.task.kind).predicts_numbers:
+@dataclass(frozen=True)
+class Place:
+    """Where a fine-tuning keeps its checkpoints."""
+
+    folder: Path
+    origin: dict[str, Any]
+    """What it is made of, as JSON values: checkpoints of something else are refused."""
+    title: str = "Fine-tuning the teacher"
+
+
+def fine_tune(
+    study: Study,
+    settings: FineTuningSettings,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: TaskData,
+    place: Place,
+) -> None:
+    """Train a model in place; where labels are numbers on standardised ones, which its last layer then undoes."""
+    train, scale = data.train, STANDARD
+    if task_kind(study.task.kind).predicts_numbers:
         scale = Scale.of(train["labels"])
         some = _some_of(train)
         Scale.to_begin_with(_logits(model, some)[:, 0], some["labels"]).take_out_of(last_linear(model))
         targets = scale.standardised(train["labels"])
         train = train.remove_columns("labels").add_column("labels", targets)
-    origin = {"form": _TEACHER_FORM, "teacher": teacher_inputs(run)}
-    judge, patience = (None, 0) if settings.epochs else (_judge_of(run.study, data), _PATIENCE)
+    judge, patience = (None, 0) if settings.epochs else (_judge_of(study, data), _PATIENCE)
     epochs = settings.epochs_on(len(train))
     schedule = Schedule(settings.learning_rate, settings.batch_size, epochs=epochs, patience=patience)
-    FineTuning(train, tokenizer, schedule, run.teacher, run.study.seed, origin, judge).tune(model)
+    FineTuning(train, tokenizer, schedule, place.folder, study.seed, place.origin, judge, place.title).tune(model)
     scale.put_into(last_linear(model))
 
 
@@ -330,7 +361,8 @@ def _judge(model: PreTrainedModel, data: TaskData, study: Study) -> Scale:
     found = metric.score(logits, labels)
     constant = metric.constant(labels, logits.shape[1])
     least = 0.0 if constant is None else metric.score(constant, labels)
-    say(f"Teacher: {metric.label} {found:.3f} on {len(texts):,} texts of the search set")
+    who = "Student" if study.student else "Teacher"
+    say(f"{who}: {metric.label} {found:.3f} on {len(texts):,} texts of the search set")
     if found <= least:
         say(
             f"Warning: one answer for all texts has {least:.3f}, so this teacher has nothing to teach; give another, "
@@ -339,7 +371,7 @@ def _judge(model: PreTrainedModel, data: TaskData, study: Study) -> Scale:
     if not task_kind(study.task.kind).predicts_numbers:
         return STANDARD
     given, wanted = Scale.of(logits[:, 0]), Scale.of(labels)
-    if study.teacher.fine_tune:
+    if study.compressed.fine_tune:
         return given
     far = abs(given.mean - wanted.mean) > 2 * wanted.deviation
     if far or not 0.2 < given.deviation / wanted.deviation < 5.0:

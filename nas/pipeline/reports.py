@@ -13,6 +13,7 @@ from nas.pipeline.older import older
 from nas.pipeline.prepare import metric_of
 from nas.pipeline.run import Run
 from nas.pipeline.seeds import spread_of
+from nas.pipeline.separate_teacher import about_separate_teacher
 from nas.pipeline.steps import seconds
 from nas.pipeline.supernets import supernet_inputs
 from nas.pipeline.unlabelled import unlabelled_counts
@@ -72,6 +73,8 @@ def _contents(run: Run) -> Contents:
         export_logs={name: _export_log(run, name) for name in names},
         rank_correlation=_ranking(run),
         seeds=spread_of(run),
+        separate_teacher=about_separate_teacher(run),
+        student=study.student.model if study.student else "",
         unlabelled=counts.in_words() if (counts := unlabelled_counts(run)) else "",
         seconds=seconds(run),
         missed=missed_floors(run),

@@ -24,6 +24,7 @@ from nas.evaluate.recipe import judged_by
 from nas.evaluate.spread import standard_error
 from nas.pipeline.prepare import ReadTask, check_exits, read_task
 from nas.pipeline.run import Run
+from nas.pipeline.separate_teacher import check_separate_teacher
 from nas.pipeline.snapshots import said_of_ids
 from nas.pipeline.unlabelled import read_new_texts
 from nas.progress import busy
@@ -125,6 +126,7 @@ def look_at_rows(run: Run) -> Rows | None:
         return None
     with busy("Looking at the rows"):
         task = read_task(run, weights=False)
+        check_separate_teacher(run, task.splits.label_names)
         more = read_new_texts(run, task) if run.study.task.unlabelled else None
         return _look(run.study, task, more)
 
@@ -134,7 +136,7 @@ def _look(study: Study, task: ReadTask, more: Unlabelled | None) -> Rows:
     chosen = _sample(_sample(task.splits, "train"), "test")
     data = task.encode(splits=chosen)
     counts = {name: _token_counts(split) for name, split in data.splits.items()}
-    if study.teacher.prune_vocabulary:  # which not every tokenizer can be
+    if study.compressed.prune_vocabulary:  # which not every tokenizer can be
         used = set(np.flatnonzero(counts["train"]).tolist())
         prune_tokenizer(task.tokenizer, used, task.teacher.config.vocab_size)
     judged = judged_by(data.search, study.search.examples, study.search.least_tokens)

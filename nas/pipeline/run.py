@@ -9,7 +9,9 @@
                               texts); if the vocabulary is pruned also tokenizer/ and vocabulary.json, the rows of the
                               teacher's table that stay
         unlabelled/           text without labels, if the study has some: texts.parquet (tokenised), counts.json
-        teacher/              the fine-tuned teacher: Hugging Face folder
+        teacher/              the fine-tuned teacher, or student where there is one: Hugging Face folder
+        separate-teacher/     the fine-tuned teacher of a student: Hugging Face folder
+        teacher-logits/       what a student is taught: logits.safetensors, and about.json, the teacher's accuracy
         supernet/             the trained weights: Hugging Face folder of the largest sub-network
         supernet/ordered/     the teacher with its units in order of importance
         supernet/outputs/     the teacher's logits and hidden states for all training texts, until the final training
@@ -92,6 +94,16 @@ class Run:
     def teacher(self) -> Path:
         """The fine-tuned teacher."""
         return self.folder / "teacher"
+
+    @property
+    def separate_teacher(self) -> Path:
+        """The fine-tuned teacher of a student."""
+        return self.folder / "separate-teacher"
+
+    @property
+    def teacher_logits(self) -> Path:
+        """What the teacher of a student answers to each text."""
+        return self.folder / "teacher-logits"
 
     @property
     def supernet(self) -> Path:

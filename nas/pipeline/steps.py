@@ -16,12 +16,14 @@ from nas.pipeline import (
     prepare,
     profiles,
     searches,
+    separate_teacher,
     statics,
     supernets,
     unlabelled,
 )
 from nas.pipeline.run import Run
 from nas.pipeline.step import Check, Step
+from nas.study import Study
 
 
 def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
@@ -42,7 +44,9 @@ def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
         Step("data", ("sources",), prepare.data_inputs, prepare.make_data, run.data, estimates.data),
         Check("labels", ("data",), prepare.check_labels),
         *([_unlabelled(run)] if study.task.unlabelled else []),
+        *([Check("taught labels", ("data",), _check_separate_teacher)] if study.student else []),
         Step("teacher", ("labels",), prepare.teacher_inputs, prepare.make_teacher, run.teacher, estimates.teacher),
+        *(_of_separate_teacher(run) if study.student else ()),
         *(_profile(run, device) for device in here),
         Check("imports", ("teacher", *_profiles(here)), profiles.refuse_unmeasured),
         *(_profile(run, device) for device in away),
@@ -52,7 +56,7 @@ def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
         Check("hours left", ("teacher",), partial(_refuse_hours, fine_tune=fine_tune)),
         Step(
             "supernet",
-            ("other training", "hours", "budgets", *(["unlabelled"] if study.task.unlabelled else []), "hours left"),
+            ("other training", "hours", "budgets", *_taught_by(study), "hours left"),
             supernets.supernet_inputs,
             supernets.make_supernet,
             run.supernet,
@@ -93,6 +97,11 @@ def _refuse_hours(run: Run, fine_tune: bool) -> None:
         allowance.refuse_too_few(run, steps_of(run, fine_tune))
 
 
+def _check_separate_teacher(run: Run) -> None:
+    """Raise `TeacherError` if the teacher of a student does not fit the data; before the student is fine-tuned."""
+    separate_teacher.check_separate_teacher(run, prepare.splits(run).label_names)
+
+
 def _embedded(run: Run) -> Step:
     return Step("embedded", (), prepare.embedded_inputs, prepare.make_embedded, run.embedded, estimates.embedded)
 
@@ -100,6 +109,24 @@ def _embedded(run: Run) -> Step:
 def _unlabelled(run: Run) -> Step:
     inputs, make = unlabelled.unlabelled_inputs, unlabelled.make_unlabelled
     return Step("unlabelled", ("data",), inputs, make, run.unlabelled, estimates.unlabelled)
+
+
+def _of_separate_teacher(run: Run) -> Iterable[Step]:
+    """The steps of a student's teacher."""
+    made, needs = separate_teacher, ["taught labels", *(["unlabelled"] if run.study.task.unlabelled else [])]
+    if run.study.teacher.fine_tune:
+        inputs, make = made.separate_teacher_inputs, made.make_separate_teacher
+        needs.append("separate-teacher")
+        yield Step(
+            "separate-teacher", ("taught labels",), inputs, make, run.separate_teacher, estimates.separate_teacher
+        )
+    inputs, make = made.logits_inputs, made.make_logits
+    yield Step("teacher-logits", tuple(needs), inputs, make, run.teacher_logits, estimates.teacher_logits)
+
+
+def _taught_by(study: Study) -> tuple[str, ...]:
+    """The steps that a distillation needs beside the ordered teacher."""
+    return (*(["unlabelled"] if study.task.unlabelled else []), *(["teacher-logits"] if study.student else []))
 
 
 def _profiles(devices: Iterable[Device]) -> tuple[str, ...]:

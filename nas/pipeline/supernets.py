@@ -22,6 +22,7 @@ from nas.pipeline.outputs import drop_outputs, outputs_of
 from nas.pipeline.prepare import scale_of, splits, task_made_of, teacher_inputs, teacher_made_of
 from nas.pipeline.profiles import costs_of
 from nas.pipeline.run import Run, once
+from nas.pipeline.separate_teacher import logits_inputs, teacher_logits
 from nas.pipeline.teachers import load_teacher
 from nas.pipeline.unlabelled import distilled_texts, unlabelled_inputs
 from nas.progress import Laps, busy, say, tracked
@@ -59,6 +60,7 @@ def _origin(run: Run) -> dict[str, Any]:
         "supernet": study.supernet.model_dump(mode="json", exclude=unused),
         "seed": study.seed,
         **({"unlabelled": unlabelled_inputs(run)} if study.task.unlabelled else {}),
+        **({"separate_teacher": logits_inputs(run)} if study.student else {}),
         **({"hours": study.training.hours} if study.training.hours else {}),
         **(_near(study) if study.supernet.sampling == "budgets" else {}),
     }
@@ -192,7 +194,8 @@ def distillation(run: Run, data: TaskData, schedule: Schedule, folder: Path, ori
         origin=origin,
         kind=task_kind(run.study.task.kind),
         scale=scale_of(run),
-        replaced_tokens=run.study.supernet.replaced_tokens,
+        replaced_tokens=run.study.replaced_tokens,
+        logits=teacher_logits(run),
         train_embeddings=run.study.supernet.train_embeddings,
         outputs=outputs_of(run, texts, teacher),
     )

@@ -20,6 +20,7 @@ from nas.model.checkpoint import Checkpoint
 from nas.model.stock import compact_config, from_stock, shape_of
 from nas.model.teacher_config import read_config
 from nas.model.tokenizer import check_tokenizer, load_tokenizer
+from nas.pipeline.named import student_named
 from nas.pipeline.run import Run, once
 from nas.progress import say
 from nas.study import Study
@@ -47,13 +48,14 @@ class Teacher:
             classes = self.config.architectures or ["ForSequenceClassification"]
             has_one = any("ForSequenceClassification" in name for name in classes)
         names = tuple(str(name) for _, name in sorted((self.config.id2label or {}).items()))
-        return Head(self.source, names, trained_anew=study.teacher.fine_tune is not None) if has_one else None
+        return Head(self.source, names, trained_anew=study.compressed.fine_tune is not None) if has_one else None
 
 
 def check_shape(study: Study, config: PreTrainedConfig) -> CompactBertConfig:
     """The teacher's configuration as a `CompactBert`; raises if it does not fit the study."""
-    study.check_teacher(shape_of(config))
-    compact = compact_config(config)
+    with student_named(study):
+        study.check_teacher(shape_of(config))
+        compact = compact_config(config)
     for name in study.space.compression.embedding:
         if not compression(name).suits(compact.vocab_size, compact.embedding_width):
             raise SearchSpaceError(
@@ -78,15 +80,16 @@ def check_teacher(study: Study, source: str, weights: bool = True) -> Teacher:
     Raises if its configuration, tokenizer or weights cannot be read or do not fit the study. Without `weights` these
     are not looked at.
     """
-    config = read_config(source)
-    compact = check_shape(study, config)
-    checkpoint = None
-    if weights:
-        checkpoint = Checkpoint.of(source, config)
-        if study.teacher.fine_tune is None:
-            _check_head(study, config, checkpoint)
-    tokenizer = load_tokenizer(source, config)
-    check_tokenizer(tokenizer, source, config)
+    with student_named(study):
+        config = read_config(source)
+        compact = check_shape(study, config)
+        checkpoint = None
+        if weights:
+            checkpoint = Checkpoint.of(source, config)
+            if study.compressed.fine_tune is None:
+                _check_head(study, config, checkpoint)
+        tokenizer = load_tokenizer(source, config)
+        check_tokenizer(tokenizer, source, config)
     return Teacher(source, config, compact, tokenizer, checkpoint)
 
 
@@ -125,7 +128,7 @@ def load_classifier(study: Study, source: str, data: TaskData) -> tuple[PreTrain
     """
     teacher = check_teacher(study, source)
     config, kind = teacher.config, task_kind(study.task.kind)
-    if study.teacher.fine_tune:
+    if study.compressed.fine_tune:
         names = kind.output_names(data.label_names)
         config.id2label, config.label2id = names, {name: key for key, name in names.items()}
     elif config.num_labels != data.num_labels:

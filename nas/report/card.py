@@ -74,7 +74,7 @@ def write_card(folder: Path, study: Study) -> None:
 
 def _metadata(study: Study, name: str, found: Mapping[str, Any]) -> ModelCardData:
     """What a hub reads."""
-    task, teacher = study.task, study.teacher.model
+    task, teacher = study.task, study.compressed.model
     result = EvalResult(
         task_type="text-classification",
         dataset_type=task.hub or Path(task.test).suffix.removeprefix(".") or task.test,
@@ -99,9 +99,14 @@ def _metadata(study: Study, name: str, found: Mapping[str, Any]) -> ModelCardDat
     )
 
 
+def _compressed(study: Study) -> str:
+    """What the model that was compressed is called in the study."""
+    return "Student" if study.student else "Teacher"
+
+
 def _is_local(study: Study) -> bool:
     """Whether the teacher is no model of a hub."""
-    name = study.teacher.model
+    name = study.compressed.model
     return name == "embedded" or name.startswith((".", "/", "~")) or study.resolve(name).is_dir()
 
 
@@ -118,11 +123,11 @@ def _at(found: Mapping[str, Any], table: str) -> str:
 
 def _licence(study: Study, found: Mapping[str, Any]) -> dict[str, Any]:
     """What the teacher's own card, if it can be read, says of its licence; nothing is downloaded for it."""
-    name = study.teacher.model
+    name = study.compressed.model
     if _is_local(study):
         path: Any = study.resolve(name) / CARD_FILE
     else:
-        path = try_to_load_from_cache(name, CARD_FILE, revision=_commit(found, "teacher"))
+        path = try_to_load_from_cache(name, CARD_FILE, revision=_commit(found, _compressed(study).lower()))
     if not isinstance(path, str | Path) or not Path(path).is_file():
         return {}
     try:
@@ -240,15 +245,24 @@ def _loading(study: Study, folder: Path, device: str, architecture: Architecture
 
 def _origin(study: Study, found: Mapping[str, Any], own: bool) -> Iterator[str]:
     """Teacher, data, code and versions."""
-    task, teacher, shape = study.task, study.teacher, study.space.teacher
+    task, teacher, shape = study.task, study.compressed, study.space.teacher
     name = "a BERT that nas made" if teacher.model == "embedded" else Path(teacher.model).name
     tuned = ", fine-tuned on the data first" if teacher.fine_tune else ""
+    what = _compressed(study)
     licence = " ".join(_licence(study, found).values()) or "not known here"
-    name = f"{name if _is_local(study) else teacher.model}{_at(found, 'teacher')}"
+    name = f"{name if _is_local(study) else teacher.model}{_at(found, what.lower())}"
     yield (
-        f"Teacher: {name} ({shape.num_hidden_layers} layers, hidden size "
+        f"{what}: {name} ({shape.num_hidden_layers} layers, hidden size "
         f"{shape.hidden_size}, {shape.num_attention_heads} heads){tuned}. Licence: {licence}."
     )
+    if about := found.get("separate_teacher"):
+        given = about["model"] if about["commit"] else Path(about["model"]).name
+        trained = ", fine-tuned on the data first" if about["fine_tuned_here"] else ""
+        yield (
+            f"Teacher: {given}{_at(found, 'teacher')}{trained}; its {about['metric']} is "
+            f"{score(about['search_accuracy'])} on the search set and {score(about['test_accuracy'])} on the test set. "
+            "The student learnt its answers. In the table above the teacher is the whole student, which was compressed."
+        )
     train, test = (name if task.hub else Path(name).name for name in (task.train, task.test))
     hub = f" of {task.hub}{_at(found, 'task')}" if task.hub else ""
     yield (

@@ -50,6 +50,10 @@ class Contents:
     """How well inherited weights rank sub-networks, where `scripts/bench/rank_correlation` asked."""
     seeds: Mapping[str, Record] = field(default_factory=dict)
     """Each budget's test accuracies over several seeds, where the study was run with several."""
+    separate_teacher: Record | None = None
+    """The teacher of a student and its accuracy; None if what is compressed is the teacher itself."""
+    student: str = ""
+    """The student's model, if there is one."""
     unlabelled: str = ""
     """How many texts without labels were read and left out, in one line; empty if the study has none."""
     seconds: Mapping[str, float] = field(default_factory=dict)

@@ -58,7 +58,20 @@ def _heading(contents: Contents) -> str:
     asked = [f"{budget.name} ({', '.join(limits(budget, {}, several))})" for budget in contents.budgets]
     budgets = f" Budgets: {'; '.join(asked)}." if asked else ""
     heading = element("h1", escape(contents.study)) + element("p", escape(shape + budgets), class_="muted")
-    return heading + (_note(f"{contents.older}.") if contents.older else "")
+    return heading + _taught(contents) + (_note(f"{contents.older}.") if contents.older else "")
+
+
+def _taught(contents: Contents) -> str:
+    """Who was taught by whom, where the teacher is another model than the one that is compressed."""
+    about = contents.separate_teacher
+    if not about:
+        return ""
+    tuned = ", fine-tuned here" if about["fine_tuned_here"] else ""
+    return _note(
+        f"Compressed is the student {contents.student}, whose networks learnt the answers of {about['model']}{tuned} "
+        f"({about['metric']} {score(about['search_accuracy'])} on the search set, {score(about['test_accuracy'])} on "
+        "the test set). What tables and charts call the teacher is the whole student."
+    )
 
 
 def _answer(contents: Contents) -> str:

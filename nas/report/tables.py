@@ -22,7 +22,9 @@ def _table(title: str, *columns: str) -> Table:
 def print_plan(plan: dict[str, Any]) -> None:
     """What `nas check` found."""
     console.print(f"{plan['study']}: {plan['task']}", soft_wrap=True, markup=False)
-    console.print(f"teacher: {plan['teacher']}", soft_wrap=True, markup=False)
+    for model in ("teacher", "student"):
+        if model in plan:
+            console.print(f"{model}: {plan[model]}", soft_wrap=True, markup=False)
     console.print(
         f"search space: {plan['space']}, {plan['architectures']:,} architectures", soft_wrap=True, markup=False
     )

@@ -192,6 +192,7 @@ class FineTuning:
     """What this training is made of, as JSON values: checkpoints of something else are refused."""
     judge: Judge | None = None
     """Needed by a schedule with patience: the epoch that it finds the most accurate is kept."""
+    title: str = "Fine-tuning the teacher"
 
     def tune(self, model: PreTrainedModel) -> None:
         """Train a teacher in place."""
@@ -208,7 +209,7 @@ class FineTuning:
             # The Trainer insists on an `eval_dataset`; `judge` has its own.
             settings |= {"judge": self.judge, "callbacks": callbacks, "eval_dataset": self.train}
         trainer = (_JudgedTrainer if self.judge else SideBySideTrainer)(**settings)
-        run_trainer(trainer, "Fine-tuning the teacher", self.folder, self.origin)
+        run_trainer(trainer, self.title, self.folder, self.origin)
 
 
 def labelled_batches(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from torch import distributed, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import (
@@ -23,6 +24,7 @@ from transformers import (
 )
 
 from nas.architecture import Architecture
+from nas.errors import TrainingError
 from nas.model import CompactBertConfig, CompactBertForSequenceClassification
 from nas.supernet.augmentation import TokenReplacement
 from nas.supernet.cohort import Cohort, Halving
@@ -54,7 +56,8 @@ _TOLD = "accuracy_"
 class DistillationTrainer(SideBySideTrainer):
     """A Trainer whose step distils the teacher into the students that `students` names for it.
 
-    `model` is a supernet's weights, whose sub-networks share them, or a `Cohort`.
+    `model` is a supernet's weights, whose sub-networks share them, or a `Cohort`. If texts have `labels`, these are
+    logits (batch, num_labels) that the students are taught in place of the teacher's own.
     """
 
     def __init__(
@@ -88,7 +91,6 @@ class DistillationTrainer(SideBySideTrainer):
             return self._averaged(super().gradients(model, inputs, num_items_in_batch))
 
     def lanes(self, inputs: dict[str, torch.Tensor]) -> list[list[Work]]:
-        inputs.pop("labels", None)
         if self.replacement:
             inputs = self.replacement(inputs, self.state.global_step)
         count, tokens = len(self.replicas), inputs["input_ids"].numel()
@@ -98,8 +100,9 @@ class DistillationTrainer(SideBySideTrainer):
         teaching, distilling = list[tuple[float, Work]](), list[tuple[float, Work]]()
         for part, share in parts:
             target, length = Future[Knowledge](), _FIXED_TOKENS + share * tokens
+            logits = part.pop("labels", None)
             asking = 0.0 if self.outputs else length * _cost(config, config.architecture)
-            teaching.append((asking, partial(self._teach, part, target)))
+            teaching.append((asking, partial(self._teach, part, logits, target)))
             for student in students:
                 # A backward pass takes twice as long as a forward pass.
                 cost = 3 * length * _cost(config, student[1])
@@ -107,11 +110,14 @@ class DistillationTrainer(SideBySideTrainer):
                 distilling.append((cost, partial(self._distil, student, part, target, weight)))
         return balanced(teaching, distilling, count)
 
-    def _teach(self, inputs: dict[str, torch.Tensor], target: Future[Knowledge], number: int) -> None:
-        """Look up, or compute, what the sub-networks of a part of the batch are compared with."""
+    def _teach(
+        self, inputs: dict[str, torch.Tensor], logits: torch.Tensor | None, target: Future[Knowledge], number: int
+    ) -> None:
+        """Look up, or compute, what the sub-networks of a part of the batch are compared with; with given `logits`."""
         try:
-            known = self.outputs.recall(inputs) if self.outputs else None
-            target.set_result(known or self._computed(self.teachers[number], inputs))
+            found = self.outputs.recall(inputs) if self.outputs else None
+            found = found or self._computed(self.teachers[number], inputs)
+            target.set_result(found if logits is None else replace(found, logits=(logits,)))
         except BaseException as problem:
             target.set_exception(problem)
             raise
@@ -256,6 +262,16 @@ def _attention_for_training(device: torch.device) -> AbstractContextManager[None
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
+def _with_labels(texts: Dataset, labels: np.ndarray | None) -> Dataset:
+    """Tokenised texts with rows of numbers as their labels, in place of any that they have."""
+    texts = texts.remove_columns([name for name in texts.column_names if name == "labels"])
+    if labels is None:
+        return texts
+    if len(texts) != len(labels):
+        raise TrainingError(f"the teacher's logits are of {len(labels)} texts, the training has {len(texts)}")
+    return concatenate_datasets([texts, Dataset.from_dict({"labels": list(labels)})], axis=1)
+
+
 @dataclass(frozen=True)
 class Distillation:
     """What a training by distillation needs besides the student."""
@@ -280,6 +296,9 @@ class Distillation:
     """That of a regression's outputs, which are standardised while the training lasts."""
     outputs: TeacherOutputs | None = None
     """What the teacher says of the texts, where it is kept; otherwise it is computed in every step."""
+    logits: np.ndarray | None = None
+    """What is taught in place of the teacher's own logits: those of each text (texts, num_labels), standardised where
+    outputs are. Tokens may then not be replaced."""
 
     def train_supernet(self, weights: CompactBertForSequenceClassification, draws: Draws) -> None:
         """Train the sub-networks that are drawn for each step, in place."""
@@ -335,7 +354,7 @@ class Distillation:
             replacement=TokenReplacement(self.train, special, share, self.seed) if share else None,
             outputs=self.outputs,
             args=training_arguments(self.teacher.config, self.folder, self.schedule, self.seed),
-            train_dataset=self.train,
+            train_dataset=_with_labels(self.train, self.logits),
             data_collator=DataCollatorWithPadding(self.tokenizer),
             processing_class=self.tokenizer,
             **kwargs,

@@ -79,7 +79,7 @@ class Steps:
             students=of_one(sandwich(study.space, self.random_subnets, "spread", study.seed)),
             losses=loss_weights(self.run),
             kind=task_kind(study.task.kind),
-            **self._about(teacher),
+            **self._about(teacher) | {"train_dataset": self.data.train.remove_columns("labels")},
         )
 
 

@@ -6,6 +6,7 @@ import copy
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tiny import make_teacher, make_tokenizer, mixed_space, prepare_rows, randomise
@@ -13,7 +14,9 @@ from tolerance import assert_same
 from transformers.integrations.integration_utils import is_tensorboard_available
 
 from nas.architecture import compress_all
+from nas.data import batches_by_length
 from nas.errors import TrainingError
+from nas.evaluate.accuracy import forward_of, predict
 from nas.files import read_json
 from nas.model import CompactBertForSequenceClassification
 from nas.model.stock import from_stock
@@ -435,3 +438,35 @@ def test_two_processes_train_as_one(finished_study, tmp_path, monkeypatch):
     for name, parameter in one.named_parameters():
         # AdamW divides a gradient by its size, so that a rounding of a tiny one becomes a share of the learning rate.
         assert (two.get_parameter(name) - parameter).abs().max() < 0.5 * study.supernet.learning_rate, name
+
+
+def test_given_logits_are_taught_in_place_of_the_teachers(supernet_weights, space, data, tmp_path):
+    """Of the teacher's own answers the opposite: only who sees those learns it."""
+    teacher = copy.deepcopy(supernet_weights)
+    own = _answers(teacher, data.train)
+    given = -3.0 * (own - own.mean(axis=0))
+    schedule = Schedule(3e-3, 32, steps=60)
+    kind, losses = task_kind("classification"), LossWeights(hidden=0.0)
+    about = Distillation(teacher, data.train, make_tokenizer(), schedule, losses, tmp_path, 0, {}, kind, logits=given)
+    student = BertSupernet(supernet_weights).extract(space.largest())
+    before = _agreement(_answers(student, data.train), given)
+    about.train_subnetwork(student, "Training")
+    assert before < 0.3 and _agreement(_answers(student, data.train), given) > 0.7
+
+
+def test_given_logits_must_be_those_of_the_texts(supernet_weights, space, data, tmp_path):
+    logits = np.zeros((len(data.train) - 1, 3), dtype=np.float32)
+    about = Distillation(
+        copy.deepcopy(supernet_weights), data.train, make_tokenizer(), Schedule(1e-3, 32, steps=1), LossWeights(),
+        tmp_path, 0, {}, task_kind("classification"), logits=logits,
+    )  # fmt: skip
+    with pytest.raises(TrainingError, match="logits are of"):
+        about.train_subnetwork(BertSupernet(supernet_weights).extract(space.largest()), "Training")
+
+
+def _answers(model, texts):
+    return predict(forward_of(model.eval()), batches_by_length(texts))
+
+
+def _agreement(one, other):
+    return float((one.argmax(axis=1) == other.argmax(axis=1)).mean())

@@ -1,0 +1,137 @@
+"""A sequence classifier of any family that transformers has: a teacher that is not compressed.
+
+Nothing is known of such a model but how transformers calls it. Weights are safetensors, and no code of a folder is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+from nas.errors import TeacherError
+from nas.tasks import Problem
+
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+"""Files of which each kind of tokenizer has one."""
+_LONGEST = 1_000_000
+"""What transformers takes for the longest text of a tokenizer that does not say it is above this."""
+
+
+@dataclass(frozen=True)
+class AnyClassifier:
+    """The configuration and the tokenizer of a classifier; its weights are not loaded."""
+
+    source: str
+    """Its folder."""
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+
+    @classmethod
+    def of(cls, source: str, weights: bool = True) -> AnyClassifier:
+        """Read a folder. Raises `TeacherError` if it is no model that transformers can classify texts with.
+
+        Without `weights` their files need not be there.
+        """
+        folder = Path(source)
+        if not (folder / "config.json").is_file():
+            raise _refused(source, "has no config.json; give a folder or hub id of a model of transformers")
+        try:
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        except Exception as problem:  # each class of configurations raises others
+            raise _refused(source, f"its config.json cannot be read: {_line(problem)}; repair it") from None
+        if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+            raise _refused(
+                source, f"transformers has no sequence classifier of the kind {config.model_type!r}; give another model"
+            )
+        if weights and not any((folder / name).is_file() for name in _WEIGHTS):
+            raise _refused(
+                source, f"has no {_WEIGHTS[0]}, and no others are read; write it with save_pretrained of transformers"
+            )
+        return cls(source, config, _tokenizer(source, config))
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The names of its outputs, in order."""
+        return tuple(str(name) for _, name in sorted((self.config.id2label or {}).items()))
+
+    @property
+    def has_types(self) -> bool:
+        """Whether it reads `token_type_ids`."""
+        return "token_type_ids" in self.tokenizer.model_input_names
+
+    def longest(self, wanted: int) -> int:
+        """The most tokens of a text that it reads, at most those wanted."""
+        known = self.tokenizer.model_max_length
+        return min(wanted, known) if known < _LONGEST else wanted
+
+    def load(self, problem_type: Problem, outputs: Mapping[int, str] | None = None) -> PreTrainedModel:
+        """The classifier in float32; with `outputs`, their numbers and names, it may get a new head for them.
+
+        Raises `TeacherError` if a weight is missing or of another shape, other than those of a new head.
+        """
+        config = self.config
+        config.problem_type = problem_type
+        if config.pad_token_id is None:
+            config.pad_token_id = self.tokenizer.pad_token_id
+        if outputs is not None:
+            config.id2label, config.label2id = dict(outputs), {name: number for number, name in outputs.items()}
+        try:
+            model, loading = AutoModelForSequenceClassification.from_pretrained(
+                self.source,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=outputs is not None,
+            )
+        except Exception as problem:  # safetensors and transformers raise bare exceptions
+            raise _refused(self.source, f"its weights cannot be loaded: {_line(problem)}; repair them") from None
+        self._check(model, loading, may_be_new=outputs is not None)
+        return model
+
+    def _check(self, model: PreTrainedModel, loading: Mapping[str, Any], may_be_new: bool) -> None:
+        """Raise `TeacherError` if parts are drawn at random that are to be loaded."""
+        base = f"{model.base_model_prefix}."
+        missing = sorted({*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])})
+        if may_be_new:
+            missing = [name for name in missing if name.startswith(base) and not name.startswith(f"{base}pooler.")]
+        if missing:
+            more = f" and {len(missing) - 1} more" if missing[1:] else ""
+            remedy = "give a complete checkpoint" if may_be_new else "give a classifier, or set teacher.fine_tune"
+            raise _refused(self.source, f"has no {missing[0]}{more} of the weights that it needs; {remedy}")
+
+
+def _tokenizer(source: str, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
+    # transformers makes up an empty tokenizer for a folder without one.
+    if not any(file for pattern in _TOKENIZERS for file in Path(source).glob(pattern)):
+        raise _refused(source, "has no tokenizer; add its tokenizer.json")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, config=config, trust_remote_code=False)
+    except Exception as problem:  # tokenizers raises bare exceptions, and each class of tokenizers others
+        raise _refused(source, f"its tokenizer cannot be loaded: {_line(problem)}; repair it") from None
+    if tokenizer.pad_token_id is None:
+        raise _refused(source, 'its tokenizer has no padding token; add "pad_token" to tokenizer_config.json')
+    return tokenizer
+
+
+def _line(problem: Exception) -> str:
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+
+
+def _refused(source: str, text: str) -> TeacherError:
+    return TeacherError(f"teacher.model: {source}: {text}")

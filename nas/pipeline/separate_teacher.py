@@ -1,0 +1,262 @@
+"""The teacher of a student: fine-tuned if the study asks for it, and asked once for its answer to each text.
+
+It may be of any family and has a tokenizer of its own, so the texts are tokenised a second time. Only its logits are
+used, and a student's distillation changes no text. So the logits are stored before the training, in the order of the
+texts, and the teacher is not there while the training runs.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from safetensors.numpy import load_file, save_file
+from torch import nn
+from transformers import PreTrainedModel
+
+from nas.data import TaskData, batches_by_length
+from nas.data.task import tokenised
+from nas.errors import DataError, TeacherError
+from nas.evaluate.accuracy import forward_of
+from nas.files import digest, file_digest, read_json, write_atomically, write_json
+from nas.model.any_classifier import AnyClassifier
+from nas.model.precision import training_processor, uses_bf16
+from nas.model.tokenizer import make_uniform
+from nas.pipeline.prepare import Place, ReadTask, data_inputs, fine_tune, given_model, read_task, splits
+from nas.pipeline.run import Run, once
+from nas.pipeline.snapshots import Role, asked, commit, hub_model, said_of_ids
+from nas.pipeline.unlabelled import read_new_texts, unlabelled_inputs
+from nas.progress import Laps, busy, say, tracked
+from nas.study import Study
+from nas.supernet.scale import STANDARD, Scale
+from nas.tasks import Head, task_kind
+from nas.tasks.labels import numbering
+from nas.threads import side_by_side
+
+_FORM = 1
+"""To be raised when the same files give another teacher or other logits than before, so that older ones are rebuilt."""
+_PART = 8192
+"""Texts whose logits are stored together: after an interruption no more are computed again."""
+_LOGITS, _ABOUT, _SCALE = "logits.safetensors", "about.json", "scale.json"
+_ROLE: Role = "separate teacher"
+
+
+def source_of(run: Run) -> str:
+    """The folder or hub id of the teacher that the study gives."""
+    return given_model(run.study, run.study.teacher)
+
+
+def _folder(run: Run, weights: bool = True) -> str:
+    """The folder of the teacher that the study gives. Files of the hub are downloaded, weights only if asked for."""
+    return str(hub_model(run, weights, _ROLE)) if _ROLE in asked(run.study) else source_of(run)
+
+
+@once
+def separate_made_of(run: Run) -> dict[str, Any]:
+    """The teacher's settings and files as JSON values; a folder is known by its files, a hub model by its commit."""
+    folder = Path(source_of(run))
+    found = [path for pattern in ("*.json", "*.txt", "*.model", "*.safetensors") for path in folder.glob(pattern)]
+    files = {path.name: file_digest(path) for path in found} if folder.is_dir() else {}
+    settings = run.study.teacher.model_dump(mode="json", exclude={"model"} if folder.is_dir() else set())
+    return settings | {"revision": commit(run, _ROLE), "files": files}
+
+
+@once
+def separate_teacher_inputs(run: Run) -> str:
+    """The digest of everything that the fine-tuned teacher is made from."""
+    return digest([_FORM, data_inputs(run), separate_made_of(run)])
+
+
+@once
+def logits_inputs(run: Run) -> str:
+    """The digest of everything that the teacher's logits are made from."""
+    texts = [unlabelled_inputs(run)] if run.study.task.unlabelled else []
+    return digest([_FORM, separate_teacher_inputs(run), *texts])
+
+
+@said_of_ids
+def check_separate_teacher(run: Run, label_names: Sequence[str]) -> None:
+    """Raise `TeacherError` if the teacher of a student is no classifier that can be loaded, or lacks one of the labels.
+
+    A hub teacher's weights are not looked at. Without a student, and where the teacher was asked, nothing is checked.
+    """
+    if run.study.student and not run.is_done("teacher-logits", logits_inputs(run)):
+        found = AnyClassifier.of(_folder(run, weights=False), weights=_ROLE not in asked(run.study))
+        if run.study.teacher.fine_tune is None:
+            _columns(run.study, found, label_names)
+
+
+def operations_for_a_token(run: Run) -> float | None:
+    """About the operations of the teacher of a student for one token; None if there is none, or its sizes are unusual.
+
+    Only matrix products of the layers count, as everywhere.
+    """
+    if not run.study.student:
+        return None
+    config = AnyClassifier.of(_folder(run, weights=False), weights=False).config
+    names = ("num_hidden_layers", "hidden_size", "intermediate_size")
+    layers, hidden, inner = (getattr(config, name, None) for name in names)
+    return 2.0 * layers * hidden * (4 * hidden + 2 * inner) if layers and hidden and inner else None
+
+
+@said_of_ids
+def make_separate_teacher(run: Run, laps: Laps) -> None:
+    """Fine-tune the teacher on the labelled rows, into the run's folder."""
+    study, settings = run.study, run.study.teacher.fine_tune
+    assert settings
+    torch.manual_seed(study.seed)
+    given = AnyClassifier.of(_folder(run))
+    make_uniform(given.tokenizer)
+    with busy("Tokenising the data for the teacher"):
+        data = _Texts.of(run, given).labelled()
+    kind = task_kind(study.task.kind)
+    model = given.load(kind.problem_type, kind.output_names(data.label_names))
+    origin = {"form": _FORM, "teacher": separate_teacher_inputs(run)}
+    fine_tune(study, settings, model, given.tokenizer, data, Place(run.separate_teacher, origin))
+    model.save_pretrained(run.separate_teacher)
+    given.tokenizer.save_pretrained(run.separate_teacher)
+
+
+@said_of_ids
+def make_logits(run: Run, laps: Laps) -> None:
+    """Ask the teacher for its logits of all texts, and say how accurate it is."""
+    study = run.study
+    tuned = study.teacher.fine_tune is not None
+    found = AnyClassifier.of(str(run.separate_teacher) if tuned else _folder(run))
+    data = splits(run)
+    with busy("Tokenising the texts for the teacher"):
+        texts = _Texts.of(run, found)
+        labelled, more = texts.labelled(), texts.unlabelled()
+    columns, note = _columns(study, found, data.label_names)
+    if note:
+        say(note)
+    kind = task_kind(study.task.kind)
+    model = found.load(kind.problem_type).eval()
+    parts = run.teacher_logits / "parts"
+    answers = _Answers(model, columns, parts)
+    learnt = answers.stored("train", labelled.train)
+    if more is not None:
+        learnt = np.concatenate([learnt, answers.stored("unlabelled", more)])
+    scores = {}
+    metric = kind.metric(study.task, data.label_names)
+    for name in ("search", "test"):
+        logits = answers.stored(name, labelled.splits[name])
+        scores[f"{name}_accuracy"] = metric.score(logits, np.asarray(labelled.splits[name]["labels"]))
+    scale = Scale.of(learnt[: len(labelled.train), 0]) if kind.predicts_numbers else STANDARD
+    say(f"The student's teacher: {metric.label} {scores['search_accuracy']:.3f} on the search set")
+    standardised = (learnt - scale.mean) / scale.deviation
+    _save(standardised, run.teacher_logits / _LOGITS)
+    about = {"model": study.teacher.model, "commit": commit(run, _ROLE), "fine_tuned_here": tuned, **scores}
+    write_json(run.teacher_logits / _ABOUT, about | {"metric": metric.label, "texts": len(standardised)})
+    shutil.rmtree(parts, ignore_errors=True)
+
+
+def teacher_logits(run: Run) -> np.ndarray | None:
+    """The logits of a student's teacher for each text of the distillation (texts, outputs), those of a regression
+    standardised; None if the study has no student."""
+    return load_file(run.teacher_logits / _LOGITS)["logits"] if run.study.student else None
+
+
+def about_separate_teacher(run: Run) -> dict[str, Any] | None:
+    """What a student's teacher is and how accurate; None if the study has no student or the step is not made."""
+    if not run.study.student or not run.is_finished("teacher-logits"):
+        return None
+    found: dict[str, Any] = read_json(run.teacher_logits / _ABOUT, DataError)
+    return found
+
+
+def _columns(study: Study, found: AnyClassifier, label_names: Sequence[str]) -> tuple[list[int], str]:
+    """The teacher's outputs in the order of the task's labels, and what a user should know about it, in a line.
+
+    Raises `TeacherError` if a label is missing.
+    """
+    names = found.output_names
+    if not label_names:
+        if len(names) != 1:
+            raise TeacherError(
+                f"teacher.model: {found.source} has {len(names)} labels, the task is a regression to one number; give "
+                "a teacher fine-tuned for this task, or set teacher.fine_tune"
+            )
+        return [0], ""
+    known = numbering(label_names, Head(found.source, names))
+    return [known.numbers[name] for name in label_names], known.note
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """A study's texts, tokenised for the teacher of its student."""
+
+    run: Run
+    task: ReadTask
+    teacher: AnyClassifier
+
+    @classmethod
+    def of(cls, run: Run, teacher: AnyClassifier) -> _Texts:
+        return cls(run, read_task(run, weights=False), teacher)
+
+    def labelled(self) -> TaskData:
+        """The splits, in the order of the run's own data."""
+        teacher = self.teacher
+        return self.task.splits.encode(teacher.tokenizer, self._longest, teacher.has_types)
+
+    def unlabelled(self) -> Dataset | None:
+        """The texts without labels, in the order of the run's own; None if the study has none."""
+        if not self.run.study.task.unlabelled:
+            return None
+        texts = read_new_texts(self.run, self.task).texts
+        return tokenised(texts, self.teacher.tokenizer, self._longest, self.teacher.has_types)
+
+    @property
+    def _longest(self) -> int:
+        return self.teacher.longest(self.run.study.task.max_length)
+
+
+def _save(logits: np.ndarray, path: Path) -> None:
+    """Write logits; safetensors takes the memory of an array as it lies, so its rows must lie one after the other."""
+    rows = np.ascontiguousarray(logits, dtype=np.float32)
+    write_atomically(path, lambda draft: save_file({"logits": rows}, draft))
+
+
+class _Answers:
+    """The logits of a model, computed in parts that are stored, so that an interruption loses one at most."""
+
+    def __init__(self, model: PreTrainedModel, columns: Sequence[int], folder: Path) -> None:
+        self._columns, self._folder = list(columns), folder
+        self._processor = training_processor()
+        nn.Module.to(model, self._processor)
+        self._forward = forward_of(model, processor=self._processor)
+        self._dtype = torch.bfloat16 if uses_bf16(model.config.hidden_size, self._processor) else torch.float32
+
+    def stored(self, name: str, texts: Dataset) -> np.ndarray:
+        """The logits of texts (texts, outputs), by the numbers of the task's labels."""
+        starts = range(0, len(texts), _PART)
+        parts = [self._part(name, start, texts) for start in tracked(starts, f"The teacher's answers: {name}")]
+        return np.concatenate(parts)[:, self._columns]
+
+    def _part(self, name: str, start: int, texts: Dataset) -> np.ndarray:
+        path = self._folder / f"{name}-{start}.safetensors"
+        if not path.exists():
+            found = self._computed(texts.select(range(start, min(len(texts), start + _PART))))
+            _save(found, path)
+        return load_file(path)["logits"]
+
+    def _computed(self, texts: Dataset) -> np.ndarray:
+        batches = list(batches_by_length(texts))
+        found: np.ndarray | None = None
+        with side_by_side(self._one, batches, None if self._processor == "cpu" else 1) as results:
+            for batch, logits in zip(batches, results, strict=True):
+                if found is None:
+                    found = np.zeros((len(texts), logits.shape[1]), dtype=np.float32)
+                found[batch.rows] = logits
+        assert found is not None
+        return found
+
+    def _one(self, batch: Any) -> np.ndarray:
+        with torch.autocast(self._processor, dtype=torch.bfloat16, enabled=self._dtype == torch.bfloat16):
+            return self._forward(batch)

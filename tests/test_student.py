@@ -1,0 +1,308 @@
+"""A student that is compressed, and a teacher of another family that it learns from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from hub_server import folder_files
+from safetensors.numpy import load_file
+from tiny import HUB_STUDY, TINY_STUDY, WORDS, fill_hub, make_rows
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+
+from nas.data.files import values_of
+from nas.errors import StudyError, TeacherError
+from nas.pipeline import Run, snapshots
+from nas.pipeline.commands import prepare_teacher
+from nas.pipeline.prepare import data_inputs, splits, teacher_inputs
+from nas.pipeline.runner import bring_up_to_date
+from nas.pipeline.separate_teacher import about_separate_teacher, logits_inputs, separate_teacher_inputs, teacher_logits
+from nas.pipeline.steps import steps_of
+from nas.pipeline.supernets import distillation, supernet_inputs
+from nas.study import Study
+from nas.supernet.loops import Schedule
+
+TUNED = "fine_tune = { epochs = 2.0, learning_rate = 2e-3 }\n"
+WITH_STUDENT = TINY_STUDY.replace("[teacher]", '[teacher]\nmodel = "./mpnet"\n\n[student]')
+"""The tiny study whose network is compressed as before, but learns from another model."""
+BOTH_TUNED = WITH_STUDENT.replace('"./mpnet"', '"./mpnet"\nfine_tune = { epochs = 4.0, learning_rate = 1e-2 }')
+
+
+def write_mpnet(folder, names=("0", "1"), seed=3):
+    """An MPNet, which nas cannot compress, whose tokenizer numbers the words the other way round."""
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    words = {word: number for number, word in enumerate([*special, *reversed(WORDS)])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>", cls_token="<s>", sep_token="</s>",
+        model_max_length=40, model_input_names=["input_ids", "attention_mask"],
+    ).save_pretrained(folder)  # fmt: skip
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(
+        "mpnet", vocab_size=len(words), hidden_size=24, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=48, max_position_embeddings=42, id2label=dict(enumerate(names)),
+        label2id={name: number for number, name in enumerate(names)}, initializer_range=0.1,
+    )  # fmt: skip
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def study(tiny_study):
+    write_mpnet(tiny_study.parent / "mpnet")
+    tiny_study.write_text(WITH_STUDENT)
+    return tiny_study
+
+
+@pytest.fixture
+def run(study, tmp_path):
+    return Run.of(Study.load(study), tmp_path / "runs")
+
+
+def _again(run):
+    return Run(Study.load(run.study.path), run.folder)
+
+
+def _asked(folder, texts):
+    """The logits of a classifier of transformers, text by text."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    with torch.no_grad():
+        return np.concatenate(
+            [model(**tokenizer(text, truncation=True, max_length=32, return_tensors="pt")).logits for text in texts]
+        )
+
+
+def _texts(run, *names):
+    """The texts of some splits of the tiny data, from their words' numbers."""
+    rows = [row for name in names for row in values_of(splits(run).splits[name], "input_ids")]
+    return [" ".join(WORDS[token - 4] for token in row[1:-1]) for row in rows]
+
+
+REFUSED = {
+    "no logits": ("steps = 30", "steps = 30\nlogits_weight = 0.0", "logits_weight: a student learns nothing but"),
+    "replaced tokens": ("steps = 30", "steps = 30\nreplaced_tokens = 0.1", "replaced_tokens: .* got 0.1; set it to 0"),
+    "an embedded teacher": ("./mpnet", "embedded", "teacher.model: the embedded teacher is compressed itself"),
+    "a pruned teacher": ('"./mpnet"', '"./mpnet"\nprune_vocabulary = true', "set student.prune_vocabulary instead"),
+    "an embedded student": ("./teacher", "embedded", "the embedded teacher and the embedded task go together"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "words"), REFUSED.values(), ids=REFUSED)
+def test_a_study_that_makes_no_sense_with_a_student_is_refused(study, old, new, words):
+    study.write_text(WITH_STUDENT.replace(old, new))
+    with pytest.raises(StudyError, match=words):
+        Study.load(study)
+
+
+def test_no_token_is_replaced_with_a_student(study, tiny_study):
+    found = Study.load(study)
+    assert (found.supernet.replaced_tokens, found.replaced_tokens) == (0.15, 0.0)
+    study.write_text(TINY_STUDY)
+    assert Study.load(study).replaced_tokens == 0.15
+
+
+def test_what_is_compressed_is_made_as_if_it_were_the_teacher(run, study):
+    of_student = data_inputs(run), teacher_inputs(run), supernet_inputs(run)
+    study.write_text(TINY_STUDY)
+    alone = _again(run)
+    assert (data_inputs(alone), teacher_inputs(alone)) == of_student[:2]
+    assert supernet_inputs(alone) != of_student[2]
+    assert not {"separate-teacher", "teacher-logits"} & {step.name for step in steps_of(alone)}
+
+
+def test_content_is_the_identity_of_the_teacher(run, study):
+    made = separate_teacher_inputs(run), logits_inputs(run), supernet_inputs(run)
+    (study.parent / "mpnet").rename(study.parent / "other")
+    study.write_text(WITH_STUDENT.replace("./mpnet", "./other"))
+    moved = _again(run)
+    assert (separate_teacher_inputs(moved), logits_inputs(moved), supernet_inputs(moved)) == made
+    write_mpnet(study.parent / "other", seed=4)
+    other = _again(run)
+    assert not {separate_teacher_inputs(other), logits_inputs(other), supernet_inputs(other)} & set(made)
+    assert teacher_inputs(other) == teacher_inputs(run)
+
+
+@pytest.mark.parametrize("names", [("0", "1"), ("1", "0"), ("LABEL_0", "LABEL_1")])
+def test_stored_logits_are_the_teachers_in_the_order_of_texts_and_labels(run, study, names, monkeypatch):
+    monkeypatch.setattr("nas.pipeline.separate_teacher._PART", 100)
+    folder = write_mpnet(study.parent / "mpnet", names)
+    more = [f"w{number} w{number + 1} w3 w3 w3 w3 w3 w3 w3 w3 w3 w3 w3" for number in range(30)]
+    Dataset.from_dict({"text": more}).to_parquet(study.parent / "more.parquet")
+    study.write_text(WITH_STUDENT.replace("max_length", 'unlabelled = ["more.parquet"]\nmax_length'))
+    run = _again(run)
+    bring_up_to_date(run, steps_of(run), "teacher-logits")
+    found = teacher_logits(run)
+    expected = _asked(folder, [*_texts(run, "train"), *more])
+    expected = expected[:, ::-1] if names == ("1", "0") else expected
+    assert found.dtype == np.float32 and np.ptp(expected, axis=0).min() > 0.05
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    about = about_separate_teacher(run)
+    labels = np.asarray(splits(run).test["labels"])
+    own = _asked(folder, _texts(run, "test"))
+    right = (own[:, ::-1] if names == ("1", "0") else own).argmax(axis=1) == labels
+    assert about["test_accuracy"] == pytest.approx(right.mean()) and about["texts"] == len(expected)
+    assert not (run.teacher_logits / "parts").exists()
+
+
+def test_an_interruption_loses_one_part(run, monkeypatch):
+    from nas.pipeline import separate_teacher
+
+    monkeypatch.setattr(separate_teacher, "_PART", 100)
+    compute, computed = separate_teacher._Answers._computed, []
+
+    def stops(answers, texts):
+        if len(computed) == 4:
+            raise KeyboardInterrupt
+        computed.append(len(texts))
+        return compute(answers, texts)
+
+    monkeypatch.setattr(separate_teacher._Answers, "_computed", stops)
+    with pytest.raises(KeyboardInterrupt):
+        bring_up_to_date(run, steps_of(run), "teacher-logits")
+    assert teacher_is_absent(run)
+    computed[:] = [0] * 100
+    bring_up_to_date(run, steps_of(run), "teacher-logits")
+    texts = len(splits(run).train)
+    assert len(computed) - 100 == -(-texts // 100) + 2 + 2 - 4 and len(teacher_logits(run)) == texts
+
+
+def teacher_is_absent(run):
+    return not run.is_finished("teacher-logits") and not (run.teacher_logits / "logits.safetensors").exists()
+
+
+def test_the_training_is_given_the_stored_logits_and_no_replacement(run):
+    bring_up_to_date(run, steps_of(run), "teacher", "teacher-logits")
+    shutil.copytree(run.teacher, run.folder / "unused")
+    from nas.pipeline.supernets import load_teacher, order, untrained
+
+    data = splits(run)
+    model = load_teacher(run)
+    order(run, data, model)
+    untrained(run, data, model).save_pretrained(run.ordered_teacher)
+    training = distillation(run, data, Schedule(1e-3, 16, steps=1), run.folder / "none", {})
+    assert training.replaced_tokens == 0.0
+    np.testing.assert_array_equal(training.logits, load_file(run.teacher_logits / "logits.safetensors")["logits"])
+
+
+def _labels_of(folder, *names):
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = dict(enumerate(names))
+    config["label2id"] = {name: number for number, name in enumerate(names)}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def _without_tokenizer(folder):
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+
+def _as_autoencoder(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "clip"}))
+
+
+BROKEN = {
+    "other labels": (lambda folder: _labels_of(folder, "a", "b", "c"), "has 3 labels: 'a', 'b', 'c', the data"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "has no model.safetensors"),
+    "no configuration": (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
+    "no tokenizer": (_without_tokenizer, "has no tokenizer; add its tokenizer.json"),
+    "no classifier": (_as_autoencoder, "transformers has no sequence classifier of the kind 'clip'"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "words"), BROKEN.values(), ids=BROKEN)
+def test_a_teacher_that_cannot_be_asked_is_refused_before_the_student_is_trained(nas, study, tmp_path, spoil, words):
+    spoil(study.parent / "mpnet")
+    messages = set()
+    for verb in ("check", "train"):
+        code, _, error = nas(verb, str(study), "--runs", str(tmp_path / "runs"))
+        messages.add(error.splitlines()[-1])
+        assert code == 2 and "teacher.model: " in error and words in error
+    assert len(messages) == 1 and not (tmp_path / "runs" / "tiny" / "teacher").exists()
+
+
+def test_errors_of_the_student_name_its_table(nas, study, tmp_path):
+    (study.parent / "teacher" / "model.safetensors").unlink()
+    code, _, error = nas("check", str(study), "--runs", str(tmp_path / "runs"))
+    assert code == 2 and "student.model: " in error and "teacher.model" not in error
+    study.write_text(WITH_STUDENT.replace("./teacher", "./none"))
+    code, _, error = nas("check", str(study), "--runs", str(tmp_path / "runs"))
+    assert code == 2 and "student.model: " in error and "is no folder" in error
+    code, output, _ = nas("doctor", str(study))
+    assert code == 2 and "student" in output
+
+
+def test_a_teacher_without_a_classifier_needs_fine_tuning(run, study):
+    """An encoder alone, as sentence-transformers write them."""
+    folder = study.parent / "mpnet"
+    AutoModelForSequenceClassification.from_pretrained(folder).mpnet.save_pretrained(folder)
+    _labels_of(folder, "0", "1")
+    with pytest.raises(TeacherError, match=r"has no classifier.dense.* give a classifier, or set teacher.fine_tune"):
+        bring_up_to_date(run, steps_of(run), "teacher-logits")
+    study.write_text(BOTH_TUNED)
+    run = _again(run)
+    bring_up_to_date(run, steps_of(run), "teacher-logits")
+    assert about_separate_teacher(run)["search_accuracy"] > 0.9
+    saved = AutoConfig.from_pretrained(run.separate_teacher)
+    assert saved.model_type == "mpnet" and list(saved.id2label.values()) == ["0", "1"]
+
+
+def test_check_names_both_models_and_counts_the_teachers_time(nas, study, tmp_path):
+    study.write_text(BOTH_TUNED)
+    code, output, _ = nas("check", str(study), "--runs", str(tmp_path / "runs"), "--json")
+    plan = json.loads(output.splitlines()[-1])
+    assert code == 0 and plan["teacher"] == "./mpnet (to be fine-tuned)"
+    assert plan["student"] == "./teacher (to be fine-tuned)" and "student: ./teacher" in output
+    names = [step["step"] for step in plan["steps"]]
+    assert names[:4] == ["data", "teacher", "separate-teacher", "teacher-logits"]
+
+
+def test_a_run_names_both_models_and_is_up_to_date_then(nas, study, tmp_path):
+    study.write_text(BOTH_TUNED)
+    command = ("run", str(study), "--runs", str(tmp_path / "runs"))
+    code, _, error = nas(*command)
+    assert code == 0, error
+    assert "The student's teacher: accuracy 0." in error and "Student: accuracy 0." in error
+    run = Run.of(Study.load(study), tmp_path / "runs")
+    about = about_separate_teacher(run)
+    for name in ("large", "small"):
+        assert json.loads((run.export(name) / "verification.json").read_text())["separate_teacher"] == about
+        card = (run.export(name) / "README.md").read_text()
+        assert (
+            "Student: teacher (3 layers" in card
+            and "Teacher: mpnet, fine-tuned on the data first; its accuracy" in card
+        )
+    page = (run.folder / "report.html").read_text()
+    assert "Compressed is the student ./teacher, whose networks learnt the answers of ./mpnet, fine-tuned here" in page
+    marks = {path: path.read_text() for path in (run.folder / "steps").glob("*.json")}
+    assert nas(*command)[0] == 0
+    assert marks == {path: path.read_text() for path in (run.folder / "steps").glob("*.json")}
+
+
+def test_both_may_be_of_the_hub(hub, tmp_path):
+    fill_hub(hub, tmp_path / "uploaded")
+    hub.add("model", "someone/mpnet", folder_files(write_mpnet(tmp_path / "mpnet")))
+    folder = tmp_path / "study"
+    folder.mkdir()
+    text = HUB_STUDY.replace("[teacher]", '[teacher]\nmodel = "someone/mpnet"\n\n[student]').replace(TUNED, "")
+    (folder / "study.toml").write_text(text)
+    run = Run.of(Study.load(folder), tmp_path / "runs")
+    prepare_teacher(run)
+    bring_up_to_date(run, steps_of(run), "teacher-logits")
+    noted = json.loads(run.snapshots.read_text())
+    assert {role: note["id"] for role, note in noted.items()} == {
+        "model": "someone/bert", "separate teacher": "someone/mpnet", "dataset": "someone/words",
+    }  # fmt: skip
+    assert snapshots.commits(run).keys() == {"student", "teacher", "task"}
+    assert about_separate_teacher(run)["commit"] == noted["separate teacher"]["commit"]
+    assert make_rows(1, 0)
