@@ -11,7 +11,17 @@ import torch
 from datasets import Dataset
 from hub_server import folder_files
 from safetensors.numpy import load_file
-from tiny import HUB_STUDY, TINY_STUDY, WORDS, fill_hub, make_rows
+from tiny import (
+    HUB_STUDY,
+    LABEL_STUDY,
+    PAIR_STUDY,
+    TINY_STUDY,
+    WORDS,
+    fill_hub,
+    make_rows,
+    write_label_study,
+    write_pair_study,
+)
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
@@ -19,13 +29,14 @@ from nas.data.files import values_of
 from nas.errors import StudyError, TeacherError
 from nas.pipeline import Run, snapshots
 from nas.pipeline.commands import prepare_teacher
-from nas.pipeline.prepare import data_inputs, splits, teacher_inputs
+from nas.pipeline.prepare import data_inputs, read_task, splits, teacher_inputs
 from nas.pipeline.runner import bring_up_to_date
 from nas.pipeline.separate_teacher import about_separate_teacher, logits_inputs, separate_teacher_inputs, teacher_logits
 from nas.pipeline.steps import steps_of
 from nas.pipeline.supernets import distillation, supernet_inputs
 from nas.study import Study
 from nas.supernet.loops import Schedule
+from nas.tasks.multi_label import LabelMetric
 
 TUNED = "fine_tune = { epochs = 2.0, learning_rate = 2e-3 }\n"
 WITH_STUDENT = TINY_STUDY.replace("[teacher]", '[teacher]\nmodel = "./mpnet"\n\n[student]')
@@ -152,6 +163,48 @@ def test_stored_logits_are_the_teachers_in_the_order_of_texts_and_labels(run, st
     right = (own[:, ::-1] if names == ("1", "0") else own).argmax(axis=1) == labels
     assert about["test_accuracy"] == pytest.approx(right.mean()) and about["texts"] == len(expected)
     assert not (run.teacher_logits / "parts").exists()
+
+
+def _with_mpnet(study, text, names):
+    write_mpnet(study.parent / "mpnet", names)
+    study.write_text(text.replace("[teacher]", '[teacher]\nmodel = "./mpnet"\n\n[student]'))
+    run = Run.of(Study.load(study), study.parent / "runs")
+    bring_up_to_date(run, steps_of(run), "teacher-logits")
+    return run
+
+
+def test_logits_of_a_regression_over_pairs_are_standardised(tmp_path):
+    run = _with_mpnet(write_pair_study(tmp_path), PAIR_STUDY, ("score",))
+    found, data = teacher_logits(run)[:, 0], splits(run)
+    assert len(found) == len(data.train) and found.mean() == pytest.approx(0, abs=1e-5)
+    assert found.std() == pytest.approx(1, abs=1e-5)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "mpnet").eval()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path / "mpnet")
+    task = read_task(run).splits.texts["train"]
+    with torch.no_grad():
+        own = [
+            model(**tokenizer(*pair, truncation=True, max_length=32, return_tensors="pt")).logits.item()
+            for pair in zip(*task, strict=True)
+        ]
+    assert np.corrcoef(found, own)[0, 1] == pytest.approx(1, abs=1e-5)
+
+
+def test_thresholds_of_several_labels_are_chosen_on_the_search_set(tmp_path):
+    """The test set must not choose its own."""
+    names = ("short", "late", "low")
+    run = _with_mpnet(write_label_study(tmp_path), LABEL_STUDY, names)
+    data, about = splits(run), about_separate_teacher(run)
+    order = [names.index(name) for name in data.label_names]
+    logits = {name: _asked(tmp_path / "mpnet", _texts(run, name))[:, order] for name in ("search", "test")}
+    np.testing.assert_allclose(
+        teacher_logits(run), _asked(tmp_path / "mpnet", _texts(run, "train"))[:, order], atol=1e-5
+    )
+    metric = LabelMetric("f1_macro", thresholds=None)
+    labels = {name: np.asarray(data.splits[name]["labels"]) for name in logits}
+    settled = metric.settled(logits["search"], labels["search"])
+    assert about["search_accuracy"] == pytest.approx(settled.score(logits["search"], labels["search"]))
+    assert about["test_accuracy"] == pytest.approx(settled.score(logits["test"], labels["test"]))
+    assert about["test_accuracy"] < metric.score(logits["test"], labels["test"])
 
 
 def test_an_interruption_loses_one_part(run, monkeypatch):

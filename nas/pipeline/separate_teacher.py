@@ -35,7 +35,7 @@ from nas.pipeline.unlabelled import read_new_texts, unlabelled_inputs
 from nas.progress import Laps, busy, say, tracked
 from nas.study import Study
 from nas.supernet.scale import STANDARD, Scale
-from nas.tasks import Head, task_kind
+from nas.tasks import Head, Metric, task_kind
 from nas.tasks.labels import numbering
 from nas.threads import side_by_side
 
@@ -143,11 +143,8 @@ def make_logits(run: Run, laps: Laps) -> None:
     learnt = answers.stored("train", labelled.train)
     if more is not None:
         learnt = np.concatenate([learnt, answers.stored("unlabelled", more)])
-    scores = {}
     metric = kind.metric(study.task, data.label_names)
-    for name in ("search", "test"):
-        logits = answers.stored(name, labelled.splits[name])
-        scores[f"{name}_accuracy"] = metric.score(logits, np.asarray(labelled.splits[name]["labels"]))
+    scores = _scores(metric, labelled, answers)
     scale = Scale.of(learnt[: len(labelled.train), 0]) if kind.predicts_numbers else STANDARD
     say(f"The student's teacher: {metric.label} {scores['search_accuracy']:.3f} on the search set")
     standardised = (learnt - scale.mean) / scale.deviation
@@ -155,6 +152,16 @@ def make_logits(run: Run, laps: Laps) -> None:
     about = {"model": study.teacher.model, "commit": commit(run, _ROLE), "fine_tuned_here": tuned, **scores}
     write_json(run.teacher_logits / _ABOUT, about | {"metric": metric.label, "texts": len(standardised)})
     shutil.rmtree(parts, ignore_errors=True)
+
+
+def _scores(metric: Metric, data: TaskData, answers: _Answers) -> dict[str, float]:
+    """The accuracy on the search and the test set; what a metric leaves to be chosen is chosen on the search set."""
+    found = {}
+    for name in ("search", "test"):
+        logits, labels = answers.stored(name, data.splits[name]), np.asarray(data.splits[name]["labels"])
+        metric = metric if metric.is_settled else metric.settled(logits, labels)
+        found[f"{name}_accuracy"] = metric.score(logits, labels)
+    return found
 
 
 def teacher_logits(run: Run) -> np.ndarray | None:
