@@ -245,7 +245,7 @@ def test_digests_are_made_of_what_they_always_were(finished):
     near = study.model_dump(mode="json", include={"budgets"}, exclude_none=True)
     near["devices"] = [recipe.device.model_dump(mode="json")]
     made["supernet"] = digest(origin | {"search_space": study.space.definition, "supernet": settings} | near)
-    judged = [EVALUATION, study.search.examples, study.search.least_tokens, study.search.bf16]
+    judged = [EVALUATION, study.search.examples, study.search.least_tokens, study.search.bf16, True]
     made["search"] = digest([made["supernet"], [recipe.digest], study.digest("budgets"), *judged])
     results = [result.to_json() for result in searches.searched(finished).results]
     measured = [file_digest(finished.profile("cpu"))]

@@ -28,7 +28,7 @@ from nas.tasks import Metric
 from nas.threads import side_by_side
 
 _TITLE = "Accuracy on the search set"
-FORM = 1
+FORM = 2
 """To be raised when an evaluation finds other accuracies than before, so that older ones are not used again."""
 
 
@@ -47,6 +47,13 @@ class CandidateResult:
     """Whether all examples were evaluated; otherwise it had lost its race, and the accuracy is an estimate."""
     precision: str = "float32"
     """The number format that it was computed in, `float32` or `bf16`."""
+    confidence: float | None = None
+    """The mean probability of the right answer on the search set; None where the metric itself is searched for."""
+
+    @property
+    def objective(self) -> float:
+        """What a search maximises."""
+        return self.accuracy if self.confidence is None else self.confidence
 
     def to_json(self) -> dict[str, Any]:
         """The JSON form."""
@@ -94,10 +101,11 @@ def forward_of(
 class Evaluator:
     """Evaluates architectures of one supernet on one split.
 
-    `shared`, `raced` and `bf16` can be switched off, to see what they bring.
+    `shared`, `raced` and `bf16` can be switched off, to see what they bring. With `by_confidence` results tell the mean
+    probability of the right answer too, where the metric is the share of these, and that is what candidates race by.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (switches)
         self,
         supernet: BertSupernet,
         split: Dataset,
@@ -106,6 +114,7 @@ class Evaluator:
         raced: bool = True,
         bf16: bool = True,
         processor: str = "cpu",
+        by_confidence: bool = True,
     ) -> None:
         self.supernet = supernet
         self.metric = metric
@@ -117,12 +126,15 @@ class Evaluator:
         self._order = np.random.default_rng(0).permutation(len(self.batches)).tolist()
         fast = bf16 and uses_bf16(supernet.weights.config.hidden_size, processor)
         self._dtype = torch.bfloat16 if fast else torch.float32
-        self._race = Race(len(self.labels)) if raced and metric.is_share else None
+        self._by_confidence = by_confidence and metric.is_share
+        races = raced and metric.is_share
+        self._race = Race(len(self.labels)) if races else None
+        self._accuracies = Race(len(self.labels)) if races else None  # what to expect of those that are stopped
 
     def evaluate(self, architecture: Architecture, rival: float = 0.0) -> CandidateResult:
         """The architecture's metric with the weights that it inherits.
 
-        One that cannot reach the accuracy `rival` is stopped as soon as that is sure.
+        One whose objective cannot reach `rival` is stopped as soon as that is sure.
         """
         started = time.monotonic()
         model = self.supernet.extract(architecture, copied=False)
@@ -131,11 +143,12 @@ class Evaluator:
                 if isinstance(module, BlockLinear):
                     module.settle(self._dtype)
         answers = self._answers(model, architecture, rival)
-        accuracy, seen = self._score(answers.logits, answers.rows), len(answers.rows)
+        seen = len(answers.rows)
         exits = exit_shares(answers.left_after, len(model.layers)) if architecture.exit_threshold else ()
         seconds = round(time.monotonic() - started, 4)
         complete = seen == len(self.labels)
-        return CandidateResult(architecture, accuracy, seen, seconds, exits, complete, self.precision)
+        accuracy, confidence = self._scores(answers.logits, answers.rows)
+        return CandidateResult(architecture, accuracy, seen, seconds, exits, complete, self.precision, confidence)
 
     @property
     def precision(self) -> str:
@@ -154,7 +167,7 @@ class Evaluator:
         """What a model on shared weights answers to all texts, or to those until its race was lost."""
         states = self.states or SharedStates(limit_bytes=0)
         states.begin(architecture)
-        found, left, rows, right = list[np.ndarray](), list[int](), list[np.ndarray](), list[np.ndarray]()
+        found, left, rows, values = list[np.ndarray](), list[int](), list[np.ndarray](), list[np.ndarray]()
 
         def answered(number: int) -> tuple[np.ndarray, list[int]]:
             with self._computing():
@@ -167,13 +180,15 @@ class Evaluator:
                 left += layers
                 rows.append(self.batches[number].rows)
                 if self._race:
-                    right.append(self.metric.right(logits, self.labels[rows[-1]]))
-                    if rival and self._race.is_lost(np.concatenate(rows), np.concatenate(right), rival):
+                    values.append(self._values(logits, rows[-1]))
+                    if rival and self._race.is_lost(np.concatenate(rows), np.concatenate(values), rival):
                         break
-        seen = np.concatenate(rows)
-        if self._race and len(seen) == len(self.labels):
-            self._race.add(np.concatenate(right)[np.argsort(seen)])
-        return _Answers(np.concatenate(found), seen, left)
+        answers = _Answers(np.concatenate(found), np.concatenate(rows), left)
+        if self._race and self._accuracies and len(answers.rows) == len(self.labels):
+            order = np.argsort(answers.rows)
+            self._race.add(np.concatenate(values)[order])
+            self._accuracies.add(self.metric.right(answers.logits, self.labels[answers.rows])[order])
+        return answers
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -184,11 +199,20 @@ class Evaluator:
         ):
             yield
 
-    def _score(self, logits: np.ndarray, rows: np.ndarray) -> float:
-        """The metric, estimated where rows are missing."""
-        if self._race and len(rows) < len(self.labels):
-            return self._race.estimate(rows, self.metric.right(logits, self.labels[rows]))[0]
-        return self.metric.score(logits, self.labels[rows])
+    def _values(self, logits: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """For each of some rows the part of the objective that it has, from 0 to 1."""
+        judge = self.metric.confidence if self._by_confidence else self.metric.right
+        return judge(logits, self.labels[rows])
+
+    def _scores(self, logits: np.ndarray, rows: np.ndarray) -> tuple[float, float | None]:
+        """The metric, and the confidence if it is asked for; both are estimated where rows are missing."""
+        if self._race and self._accuracies and len(rows) < len(self.labels):
+            accuracy, _ = self._accuracies.estimate(rows, self.metric.right(logits, self.labels[rows]))
+            objective, _ = self._race.estimate(rows, self._values(logits, rows))
+        else:
+            accuracy = self.metric.score(logits, self.labels[rows])
+            objective = float(self._values(logits, rows).mean()) if self._by_confidence else accuracy
+        return accuracy, objective if self._by_confidence else None
 
     def measure(
         self, model: CompactBertForSequenceClassification, title: str | None = None

@@ -15,9 +15,9 @@ _FEWEST = 0.1
 
 
 class Race:
-    """Knows how many of the candidates that were evaluated wholly got each example right.
+    """Knows how the candidates that were evaluated wholly did on each example, from 0 for wrong to 1 for right.
 
-    What a candidate gets right is compared with that, example by example: which examples are easy does not count then,
+    What a candidate does is compared with their mean, example by example: which examples are easy does not count then,
     and few of them tell candidates apart.
     """
 
@@ -26,12 +26,12 @@ class Race:
         self._candidates = 0
 
     def add(self, right: np.ndarray) -> None:
-        """Take note of a whole evaluation: for each example whether it was right."""
+        """Take note of a whole evaluation: for each example a value from 0 to 1, or whether it was right."""
         self._right += right
         self._candidates += 1
 
     def estimate(self, rows: np.ndarray, right: np.ndarray) -> tuple[float, float]:
-        """The accuracy that a candidate will end with, and the standard error, from some rows and what it got right."""
+        """The mean that a candidate will end with, and its standard error, from its values on some rows."""
         examples = len(self._right)
         if not self._candidates:
             return float(right.mean()), 1.0
@@ -43,7 +43,7 @@ class Race:
         return float(usual.mean() + difference.mean()), error
 
     def is_lost(self, rows: np.ndarray, right: np.ndarray, rival: float) -> bool:
-        """Whether a candidate cannot reach an accuracy."""
+        """Whether a candidate cannot reach a mean."""
         if len(rows) < max(2.0, _FEWEST * len(self._right)):
             return False
         accuracy, error = self.estimate(rows, right)

@@ -32,6 +32,7 @@ class EvaluationParts:
     texts: pyarrow.Table
     metric: Metric
     bf16: bool
+    by_confidence: bool = True
 
     def evaluator(self, threads: int | None = None, processor: str = "cpu") -> Evaluator:
         """The evaluator on a processor. With `threads`, also bounds this process's torch threads."""
@@ -41,7 +42,10 @@ class EvaluationParts:
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             state = {name: torch.from_numpy(value).to(processor) for name, value in self.weights.items()}
         weights = SupernetWeights.with_state(self.config, state)
-        return Evaluator(BertSupernet(weights), Dataset(self.texts), self.metric, bf16=self.bf16, processor=processor)
+        supernet, texts = BertSupernet(weights), Dataset(self.texts)
+        return Evaluator(
+            supernet, texts, self.metric, bf16=self.bf16, processor=processor, by_confidence=self.by_confidence
+        )
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class EvaluationRecipe:
     bf16: bool = True
     weights: str | None = None
     """The digest of the supernet's weights that all results shall rest on; whatever is there if left out."""
+    by_confidence: bool = True
+    """Whether candidates are compared by the probability of the right answer where the metric is accuracy."""
     processor: str = "cpu"
     """Where the evaluator computes if it is made by `load`: `cpu` or `cuda`."""
 
@@ -74,7 +80,7 @@ class EvaluationRecipe:
         state = {name: value.numpy() for name, value in weights.state_dict().items()}
         self.check()
         texts = self._texts().with_format("arrow")[:]
-        return EvaluationParts(weights.config.to_dict(), state, texts, self.metric, self.bf16)
+        return EvaluationParts(weights.config.to_dict(), state, texts, self.metric, self.bf16, self.by_confidence)
 
     def _texts(self) -> Dataset:
         return judged_by(TaskData.load(self.data).search, self.examples, self.least_tokens)

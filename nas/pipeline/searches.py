@@ -46,7 +46,12 @@ def search_inputs(run: Run) -> str:
 def _judged_by(run: Run) -> list[object]:
     """What accuracies depend on besides the supernet's inputs."""
     settings = run.study.search
-    return [EVALUATION, settings.examples, settings.least_tokens, settings.bf16]
+    return [EVALUATION, settings.examples, settings.least_tokens, settings.bf16, _by_confidence(run)]
+
+
+def _by_confidence(run: Run) -> bool:
+    """Whether candidates are compared by the probability of the right answer: a floor is one of accuracy."""
+    return not any(budget.has_floor for budget in run.study.budgets)
 
 
 def evaluation(run: Run) -> EvaluationRecipe:
@@ -59,6 +64,7 @@ def evaluation(run: Run) -> EvaluationRecipe:
         settings.examples,
         settings.least_tokens,
         settings.bf16,
+        by_confidence=_by_confidence(run),
         weights=weights_digest(run.supernet),
         processor=training_processor(),
     )
@@ -88,7 +94,9 @@ def trials_of(run: Run, costs: Costs) -> Trials:
     """The trials of the run's search, in the journal of its folder or the database that the study names."""
     study, url, inputs, weights = run.study, run.study.search.storage, search_inputs(run), weights_digest(run.supernet)
     where = database(url.get_secret_value(), study.path.parent) if url else run.journal
-    values = [metric_of(run).label, *(f"predicted p50_ms, {device.name}" for device in study.devices)]
+    metric = metric_of(run)
+    objective = "probability of the right answer" if _by_confidence(run) and metric.is_share else metric.label
+    values = [objective, *(f"predicted p50_ms, {device.name}" for device in study.devices)]
     # A database has room for the searches of several supernets that were trained alike.
     storage = Storage(where, study.name, digest([inputs, weights]) if url else inputs, values)
     trials = Trials(storage, study.space, costs, study.search, study.seed)

@@ -38,7 +38,7 @@ def ranking(
         return costs.excess(result.architecture, budget, result.exits)
 
     able = [result for result in results if result.complete and excess(result) <= tolerance]
-    return sorted(able, key=lambda result: (-result.accuracy, excess(result)))
+    return sorted(able, key=lambda result: (-result.objective, excess(result)))
 
 
 def cheapest_reaching(

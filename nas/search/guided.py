@@ -117,7 +117,7 @@ class Guide:
         model = self._learnt(results, known)
         places = [place for place, result in enumerate(results) if result.complete]
         whole = [results[place] for place in places]
-        accuracy = _stretched([result.accuracy for result in whole])
+        accuracy = _stretched([result.objective for result in whole])
         standing = _standing(known[place] for place in places)
         reached = [level for floor in self._floors for level in floor.levels]
         levels = Levels(np.full(standing.keeps.shape[1], model.least), _stretched(reached))
@@ -208,13 +208,13 @@ def _examples(results: Sequence[CandidateResult], known: Sequence[_About]) -> tu
     """What a model learns from, feature rows, values and numbers of texts; of very many results the most accurate
     half, and some of the others.
     """
-    ordered = sorted(range(len(results)), key=lambda place: -results[place].accuracy)
+    ordered = sorted(range(len(results)), key=lambda place: -results[place].objective)
     half = _KNOWN // 2
     ordered = ordered[:half] + ordered[half :: max(1, len(ordered) // half)]
     chosen = [results[place] for place in ordered]
     return (
         _features(known[place] for place in ordered),
-        _stretched([result.accuracy for result in chosen]),
+        _stretched([result.objective for result in chosen]),
         np.array([result.examples for result in chosen]),
     )
 

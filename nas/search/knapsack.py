@@ -48,7 +48,7 @@ def score(executor: Executor, architectures: Sequence[Architecture]) -> dict[Arc
                 executor.submit(handed, architectures[handed], 0.0)
                 handed += 1
             _, result = executor.next_result()
-            found[result.architecture] = result.accuracy
+            found[result.architecture] = result.objective
             progress(len(found))
     return found
 

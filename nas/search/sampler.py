@@ -170,7 +170,7 @@ class Trials:
             self._news.append((trial.number, result))
             self._known[result.architecture] = result
             if result.complete:
-                self._advance(result.accuracy, self.costs.limited(result.architecture, result.exits))
+                self._advance(result.objective, self.costs.limited(result.architecture, result.exits))
 
     def _advance(self, accuracy: float, cost: tuple[float, ...]) -> None:
         """Keep a result that no other beats, and drop those that it beats: rivals are found among few."""
@@ -285,7 +285,7 @@ class Trials:
         return max((accuracy for accuracy, cost in self._front if no_dearer(cost, own)), default=0.0)
 
     def _values(self, result: CandidateResult) -> list[float]:
-        return [result.accuracy, *self.costs.predict_ms(result.architecture, result.exits).values()]
+        return [result.objective, *self.costs.predict_ms(result.architecture, result.exits).values()]
 
     def news(self) -> list[tuple[int, CandidateResult]]:
         """Trials that were finished since the last call, by whichever driver: their numbers and results."""
@@ -308,12 +308,12 @@ class Trials:
         from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
         results = self.results()
-        if len({result.accuracy for result in results}) < 2:
+        if len({result.objective for result in results}) < 2:
             return {}
         study = optuna.create_study(direction=StudyDirection.MAXIMIZE)
         for result in results:
             values = self.encoding.encode(result.architecture)
-            study.add_trial(create_trial(value=result.accuracy, params=values, distributions=self._distributions))
+            study.add_trial(create_trial(value=result.objective, params=values, distributions=self._distributions))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             evaluator = FanovaImportanceEvaluator(seed=self.seed)

@@ -154,9 +154,9 @@ def measure_budget(
     waiting, shift, most = ranking(results, costs, budget, float("inf")), 1.0, min(count, _ENOUGH)
     measured, others = list[tuple[CandidateResult, dict[str, Any]]](), list[dict[str, Any]]()
     while True:
-        met = sorted((one.accuracy for one, item in measured if item["met"]), reverse=True)
+        met = sorted((one.objective for one, item in measured if item["met"]), reverse=True)
         enough = met[most - 1] if len(met) >= most else -float("inf")
-        able = (one for one in waiting if one.accuracy > enough and used(one, shift) <= 1.0 + tolerance)
+        able = (one for one in waiting if one.objective > enough and used(one, shift) <= 1.0 + tolerance)
         if floor is None:
             chosen = list(islice(able, count))
         else:
@@ -170,7 +170,7 @@ def measure_budget(
         measured += zip(chosen, found[: len(chosen)], strict=True)
         others += found[len(chosen) :]
         beside = ()
-    return [item for _, item in sorted(measured, key=lambda pair: -pair[0].accuracy)], others
+    return [item for _, item in sorted(measured, key=lambda pair: -pair[0].objective)], others
 
 
 def _measured(measurement: Measurement, chosen: Sequence[CandidateResult], budget: Budget) -> list[dict[str, Any]]:

@@ -85,7 +85,7 @@ def best_uniform(
                 handed += 1
             number, result = executor.next_result()
             for name in _asking(every[number], networks) if result.complete else ():
-                best[name] = sorted([*best[name], result], key=lambda result: -result.accuracy)[:_KEPT]
+                best[name] = sorted([*best[name], result], key=lambda result: -result.objective)[:_KEPT]
             progress(done)
     return best
 
@@ -102,4 +102,4 @@ def _rival(
 ) -> float:
     """The accuracy below which a network is of no use to any of its budgets, by what is known so far."""
     asking = _asking(architecture, networks)
-    return min(best[name][-1].accuracy if len(best[name]) == _KEPT else 0.0 for name in asking)
+    return min(best[name][-1].objective if len(best[name]) == _KEPT else 0.0 for name in asking)

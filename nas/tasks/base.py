@@ -99,6 +99,13 @@ class Metric(ABC):
         """For each text whether its answer is right, (texts,); for metrics that are the share of these."""
         raise NotImplementedError(f"{self.name} is not a share of right answers")
 
+    def confidence(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """The probability that a network gives the right answer of each text, (texts,); for the same metrics.
+
+        Its mean tells networks apart by fewer texts than the share of right answers does.
+        """
+        return self.right(logits, labels).astype(np.float64)
+
     def constant(self, labels: np.ndarray, outputs: int) -> np.ndarray | None:
         """Logits (texts, outputs) of the best answer that is the same for all texts; None if that scores 0."""
         return None

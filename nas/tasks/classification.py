@@ -66,6 +66,11 @@ class ClassMetric(Metric):
         same: np.ndarray = self.answers(logits) == labels
         return same
 
+    def confidence(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+        found: np.ndarray = exponentials[np.arange(len(labels)), labels] / exponentials.sum(axis=1)
+        return found
+
     def constant(self, labels: np.ndarray, outputs: int) -> np.ndarray:
         found = np.zeros((len(labels), outputs), dtype=np.float32)
         found[:, np.bincount(labels).argmax()] = 1.0

@@ -127,6 +127,47 @@ def test_a_race_is_lost_by_those_who_cannot_win_and_hardly_ever_by_others():
     assert len(winners) > 50 and sum(looked_at(right, rival) < examples for right in winners) <= 1
 
 
+def test_what_is_searched_for_is_the_probability_of_the_right_answer(parts):
+    """By hand from the logits; the reported accuracy stays the accuracy."""
+    supernet, split = parts
+    labels = torch.tensor(split["labels"])
+    evaluator = Evaluator(supernet, split, ClassMetric("accuracy"), raced=False)
+    for architecture in _relatives(4, random.Random(0)):
+        answers = evaluator._answers(supernet.extract(architecture), architecture)
+        logits = torch.from_numpy(answers.logits)[np.argsort(answers.rows)]
+        right = logits.softmax(dim=-1)[torch.arange(len(labels)), labels]
+        result = evaluator.evaluate(architecture)
+        assert_same(torch.tensor(result.objective), right.mean())
+        assert result.confidence == result.objective
+        assert result.accuracy == pytest.approx((logits.argmax(dim=-1) == labels).float().mean().item())
+        known = CandidateResult.from_json(result.to_json())
+        assert known == result
+
+
+@pytest.mark.parametrize("metric, by_confidence", [("f1", True), ("accuracy", False)])
+def test_other_metrics_are_searched_for_themselves(parts, metric, by_confidence):
+    supernet, split = parts
+    evaluator = Evaluator(supernet, split, ClassMetric(metric), by_confidence=by_confidence)
+    result = evaluator.evaluate(SPACE.largest())
+    assert result.confidence is None and result.objective == result.accuracy
+
+
+def test_a_stopped_candidate_has_estimates_of_both(parts):
+    """Its race is one of probabilities, and what it would have had as accuracy is told beside it."""
+    supernet, split = parts
+    raced, whole = (Evaluator(supernet, split, ClassMetric("accuracy"), raced=raced) for raced in (True, False))
+    relatives = _relatives(12, random.Random(1))
+    for architecture in relatives[:6]:
+        raced.evaluate(architecture)
+    results = [raced.evaluate(architecture, rival=0.999) for architecture in relatives[6:]]
+    stopped = [result for result in results if not result.complete]
+    assert stopped
+    for result in stopped:
+        expected = whole.evaluate(result.architecture)
+        assert result.examples < expected.examples
+        assert abs(result.objective - expected.objective) < 0.2 and abs(result.accuracy - expected.accuracy) < 0.2
+
+
 def test_agreement_so_far_is_no_proof():
     """Whoever was like all others on the first examples may still differ on the rest."""
     race, rows = Race(5000), np.arange(600)
