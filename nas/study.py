@@ -158,7 +158,7 @@ class SpaceChoice(Settings):
 class Supernet(Settings):
     """Training of the supernet: several sub-networks in every step, with distillation from the teacher."""
 
-    steps: Positive = 1500
+    steps: Positive = 1000
     batch_size: Positive = 64
     learning_rate: PositiveReal = 3e-4
     random_subnets: Whole = 2
@@ -248,6 +248,11 @@ class Search(Settings):
         return self
 
 
+_FINAL_STEPS = 3
+"""Steps of the final training for each of the supernet's, where the study does not say it: a supernet tells candidates
+apart early, and what an export reaches depends on its own training."""
+
+
 class Export(Settings):
     """What happens to the best candidates of each budget."""
 
@@ -256,7 +261,7 @@ class Export(Settings):
     finalists: Positive = 3
     """Of those that meet the budget so many go through the final training, which keeps the better ones."""
     epochs: PositiveReal | None = None
-    """The final training, by distillation; as many steps as the supernet's where it is left out."""
+    """The final training, by distillation; three times as many steps as the supernet's where it is left out."""
     learning_rate: PositiveReal = 5e-4
     batch_size: Positive = 64
     fine_tune: Flag = True
@@ -442,6 +447,12 @@ class Study(Settings):
     def resolve(self, name: str) -> Path:
         """A path of the study file, relative to its folder."""
         return (self.path.parent / given_path(name)).resolve()
+
+    def final_steps(self, texts: int) -> int:
+        """The steps of the final training on so many texts, where hours do not decide it."""
+        if self.export.epochs is None:
+            return _FINAL_STEPS * self.supernet.steps
+        return max(1, round(self.export.epochs * (texts // self.export.batch_size)))
 
     def digest(self, *parts: str) -> str:
         """Changes when one of the named parts of the study changes."""

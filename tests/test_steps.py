@@ -255,7 +255,7 @@ def test_digests_are_made_of_what_they_always_were(finished):
     budgets = read_json(finished.front, SearchError)["budgets"]
     groups = {name: [item["digest"] for item in found if item["met"]][:3] for name, found in budgets.items()}
     kept = study.export.model_dump(mode="json", include={"finalists", "epochs", "learning_rate", "batch_size"})
-    made["finalists"] = digest([groups, {"form": 1, "supernet": made["supernet"], "export": kept}])
+    made["finalists"] = digest([groups, {"form": 2, "supernet": made["supernet"], "export": kept}])
     for budget in study.budgets:
         given = [exports._FORM, file_digest(finished.front), made["supernet"], study.digest("export")]
         made[f"export-{budget.name}"] = digest([*given, budget.model_dump(mode="json"), made["finalists"]])

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-SUPERNET_SHARE = 0.35
+SUPERNET_SHARE = 0.2
 """Of the time that supernet, search and final training have together: a supernet ranks candidates early, and longer
 training of it helps the exports less than their own final training does."""
 SUPERNET_SHARE_ALONE = 0.75
 """The same where there is no final training, so that exports keep the supernet's weights."""
-SEARCH_SHARE = 0.25
+SEARCH_SHARE = 0.2
 """Of the time that is left after the supernet, at most: more candidates than these bring little."""
 LEAST_STEPS = 50
 """Of a training: with fewer the rates of learning hardly rise and fall, and nothing is learnt."""

@@ -186,9 +186,8 @@ def static(study: Study, work: Workload) -> float:
 def finalists(study: Study, work: Workload) -> float:
     """The final training; on average half of the finalists are trained."""
     settings, work = study.export, work.distilled
-    steps = work.rows / settings.batch_size * settings.epochs if settings.epochs else study.supernet.steps
     passes = 1 + 3 * _SMALL * _times_candidates(study) * settings.finalists / 2
-    return passes * work.seconds(steps * settings.batch_size)
+    return passes * work.seconds(study.final_steps(work.rows) * settings.batch_size)
 
 
 def export(study: Study, work: Workload) -> float:

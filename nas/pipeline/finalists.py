@@ -34,7 +34,7 @@ from nas.search.selection import WIDER
 from nas.supernet.cohort import Goal, Halving, expected_at_end, kept_of
 from nas.supernet.loops import Schedule
 
-_FORM = 1
+_FORM = 2
 """To be raised when a network holds other weights after its training than before, so that older ones are rebuilt."""
 _RUNGS = (0.25, 0.5)
 """After these shares of the steps the less accurate half of each budget's finalists is dropped."""
@@ -230,13 +230,9 @@ def training_steps(run: Run) -> int:
 
     A network that is trained alone, before there were finalists, is trained as long as the supernet.
     """
-    settings = run.study.export
     if run.study.training.hours:
         return decided(run, "finalists") or supernet_steps(run)
-    if settings.epochs is None:
-        return run.study.supernet.steps
-    texts = distilled_texts(run, splits(run))
-    return max(1, round(settings.epochs * (len(texts) // settings.batch_size)))
+    return run.study.final_steps(len(distilled_texts(run, splits(run))))
 
 
 def trained(folder: Path) -> dict[str, Finalist]:

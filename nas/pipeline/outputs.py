@@ -64,5 +64,4 @@ def _epochs(run: Run, texts: Dataset) -> float:
     supernet = study.supernet.steps * study.supernet.batch_size / rows
     if not study.export.fine_tune:
         return supernet
-    own = study.supernet.steps * study.export.batch_size / rows
-    return supernet + (own if study.export.epochs is None else study.export.epochs)
+    return supernet + study.final_steps(rows) * study.export.batch_size / rows
