@@ -113,6 +113,26 @@ def test_a_step_that_was_interrupted_has_less_time_left(study, tmp_path, work):
     assert Laps().left == float("inf")
 
 
+def test_a_machine_that_was_slow_to_measure_is_taken_to_be_so_for_the_front(study, tmp_path):
+    run = Run.of(study.within(1.0), tmp_path)
+    steps = {step.name: step for step in _steps(run)}
+    assert allowance._workload(run).slowness == 1.0
+    profile = steps["profile-cpu"]
+    estimated = profile.seconds(run.study, WORK)
+    with run.step("profile-cpu", "", profile.result):
+        profile.result.parent.mkdir(parents=True)
+        profile.result.touch()
+    mark = run.folder / "steps" / "profile-cpu.json"
+    mark.write_text(mark.read_text().replace('"seconds": 0.0', f'"seconds": {3 * estimated}'))
+    work = allowance._workload(run)
+    assert work.slowness == pytest.approx(3.0)
+    measuring = 2.0 * (
+        2 * run.study.export.candidates + 2
+    )  # seconds, of candidates and teacher for each of two budgets
+    slow, quiet = (steps["front"].seconds(run.study, replace(WORK, slowness=factor)) for factor in (3.0, 1.0))
+    assert slow - quiet == pytest.approx(2 * measuring)
+
+
 def test_the_plan_divides_what_fixed_costs_leave(study, tmp_path):
     listed = _steps(Run.of(study, tmp_path))
     found = divided(study.within(1.0), WORK, [(step, None) for step in listed])

@@ -96,7 +96,10 @@ def _workload(run: Run) -> Workload:
         work = Workload.of_data(study, splits(run), rate, verified, unlabelled_lengths(run))
     else:
         work = Workload.of(study, None, rate, verified)
-    return replace(work, teacher_operations=operations_for_a_token(run) or 0.0)
+    profiles = [seconds for device in study.devices if (seconds := known.get(f"profile-{device.name}"))]
+    # A machine with other work measures until it has enough quiet samples, and will do so for the front.
+    slowness = max(1.0, max(profiles, default=0.0) / estimates.profile(study, work))
+    return replace(work, teacher_operations=operations_for_a_token(run) or 0.0, slowness=slowness)
 
 
 def _made(steps: Sequence[Step | Check]) -> list[Step]:

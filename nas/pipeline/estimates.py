@@ -46,6 +46,8 @@ class Workload:
     """Operations a second of a matrix product, as measured."""
     verified: float | None = None
     """Seconds that all baselines took, where they were made."""
+    slowness: float = 1.0
+    """How many times as long as estimated the devices' profiles took, where they were measured; at least 1."""
     unlabelled: int = 0
     """Texts without labels."""
     unlabelled_tokens: float = 0.0
@@ -170,7 +172,7 @@ def front(study: Study, work: Workload) -> float:
     """
     measured = (_times_candidates(study) * study.export.candidates + len(study.budgets)) * _MEASURED
     uniform = most_uniform(study.space, sum(budget.has_floor or not study.training.hours for budget in study.budgets))
-    return measured + work.seconds(work.judged) + uniform * evaluation(study, work)
+    return measured * work.slowness + work.seconds(work.judged) + uniform * evaluation(study, work)
 
 
 def baselines(study: Study, work: Workload) -> float:

@@ -170,10 +170,10 @@ def test_a_study_may_begin_with_them(copied_study, nas):
         copied_study.write_text(asked)
         code, _, err = nas("search", str(copied_study), "--runs", str(runs))
         assert code == 0, err
-        accuracies = {result.architecture: result.accuracy for result in evaluated() if result.complete}
-        assert set(single_changes(SPACE)) <= accuracies.keys()
+        objectives = {result.architecture: result.objective for result in evaluated() if result.complete}
+        assert set(single_changes(SPACE)) <= objectives.keys()
         run = Run.of(Study.load(copied_study), runs)
-        sums = best_sums(SPACE, costs_of_run(run), accuracies)
+        sums = best_sums(SPACE, costs_of_run(run), objectives)
         assert sums and [one.architecture for one in evaluate_candidates(run).results][: len(sums)] == sums
         counts.append(sum(result.architecture in set(single_changes(SPACE)) for result in evaluated()))
     assert counts[0] == counts[1]
