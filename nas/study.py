@@ -62,6 +62,14 @@ class Teacher(Settings):
     """Left out for a teacher that is fine-tuned already."""
     prune_vocabulary: Flag = False
     """Whether tokens that the training texts never use are dropped; words are then cut into smaller pieces."""
+    outputs: dict[str, str] | None = None
+    """Of the teacher of a student: the columns of the training data, and of text without labels, that hold its logits,
+    by label. It is not loaded then, and `model` is only its name."""
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether it is there itself, and not only its outputs."""
+        return self.outputs is None
 
 
 class Holdout(Settings):
@@ -309,6 +317,11 @@ class Study(Settings):
             for name in budget.devices:
                 if name not in known:
                     raise ValueError(f"budgets.{budget.name}: no device is named {name!r}; use {', '.join(known)}")
+        if self.compressed.outputs is not None:
+            raise ValueError(
+                f"{'student' if self.student else 'teacher'}.outputs: a model that is compressed must be there itself; "
+                "give outputs of the teacher, and set student to what is compressed"
+            )
         if self.student:
             self._check_student()
         if self.compressed.model == "embedded" and self.compressed.revision:
@@ -336,6 +349,9 @@ class Study(Settings):
             raise ValueError(
                 "teacher.prune_vocabulary: only of the model that is compressed; set student.prune_vocabulary instead"
             )
+        if not self.teacher.is_loaded and (self.teacher.fine_tune or self.teacher.revision):
+            key = "fine_tune" if self.teacher.fine_tune else "revision"
+            raise ValueError(f"teacher.{key}: a teacher that is given by its outputs is not loaded; remove {key}")
         if not self.supernet.logits_weight:
             raise ValueError(
                 "supernet.logits_weight: a student learns nothing but logits from its teacher, so it must be above 0"

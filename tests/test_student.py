@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -34,6 +35,7 @@ from nas.pipeline.runner import bring_up_to_date
 from nas.pipeline.separate_teacher import about_separate_teacher, logits_inputs, separate_teacher_inputs, teacher_logits
 from nas.pipeline.steps import steps_of
 from nas.pipeline.supernets import distillation, supernet_inputs
+from nas.report.figures import accuracies
 from nas.study import Study
 from nas.supernet.loops import Schedule
 from nas.tasks.multi_label import LabelMetric
@@ -207,6 +209,70 @@ def test_thresholds_of_several_labels_are_chosen_on_the_search_set(tmp_path):
     assert about["test_accuracy"] < metric.score(logits["test"], labels["test"])
 
 
+GIVEN = TINY_STUDY.replace(
+    "[teacher]", '[teacher]\nmodel = "a large one"\noutputs = { 0 = "low", 1 = "high" }\n\n[student]'
+).replace("max_length", 'unlabelled = ["more.csv"]\nmax_length')
+
+
+def _with_outputs(folder):
+    """The tiny data with columns of outputs that say from which row they are."""
+    rows = make_rows(1200, 0)
+    rows = rows.add_column("low", [float(number) for number in range(1200)])
+    rows.add_column("high", [-0.5 * number for number in range(1200)]).to_parquet(folder / "train.parquet")
+    new = [f"w{number} w1 w2 w3 w4 w5 w6 w7 w8 w9 w10 w11 w12" for number in range(20)]
+    lines = [f"{text},{5000 + number},{-number}" for number, text in enumerate([rows["text"][0], *new])]
+    (folder / "more.csv").write_text("\n".join(["text,low,high", *lines, ""]))
+    return rows["text"]
+
+
+def test_outputs_of_a_teacher_that_is_not_there_are_read_from_columns(nas, tiny_study, tmp_path, capsys):
+    texts = _with_outputs(tiny_study.parent)
+    tiny_study.write_text(GIVEN)
+    code, output, error = nas("check", str(tiny_study), "--runs", str(tmp_path / "runs"))
+    assert code == 0, error
+    assert "teacher: a large one (its outputs are columns of the data)" in output
+    run = Run.of(Study.load(tiny_study), tmp_path / "runs")
+    bring_up_to_date(run, steps_of(run), "teacher-logits")
+    assert "separate-teacher" not in [step.name for step in steps_of(run)]
+    found, trained = teacher_logits(run), _texts(run, "train")
+    assert len(found) == len(trained) + 20
+    assert [texts[int(number)] for number in found[: len(trained), 0]] == trained
+    np.testing.assert_array_equal(found[: len(trained), 1], -0.5 * found[: len(trained), 0])
+    np.testing.assert_array_equal(found[len(trained) :, 0], np.arange(5001, 5021))
+    about = about_separate_teacher(run)
+    labels = np.asarray(splits(run).search["labels"])
+    assert about["model"] == "a large one" and about["test_accuracy"] is None
+    assert about["search_accuracy"] == pytest.approx((labels == 0).mean())
+    assert accuracies(about) == f"accuracy {about['search_accuracy']:.4f} on the search set"
+
+
+NOT_GIVEN = {
+    "no such column": ('"high"', '"none"', "no column 'none'; use one of"),
+    "no such label": ("1 =", "2 =", "teacher.outputs: must name a column for each of the labels '0', '1', but names"),
+    "no number": ('"high"', '"text"', "an output of the teacher must be a finite number, but row 0 .* holds 'w"),
+    "a fine-tuning": ("outputs", "fine_tune = {}\noutputs", "teacher.fine_tune: .* is not loaded; remove fine_tune"),
+    "of the student": (
+        "[student]",
+        '[student]\noutputs = { 0 = "low" }',
+        "student.outputs: a model that is compressed",
+    ),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "words"), NOT_GIVEN.values(), ids=NOT_GIVEN)
+def test_outputs_that_are_not_there_are_refused(nas, tiny_study, tmp_path, old, new, words):
+    _with_outputs(tiny_study.parent)
+    tiny_study.write_text(GIVEN.replace(old, new, 1))
+    code, _, error = nas("check", str(tiny_study), "--runs", str(tmp_path / "runs"))
+    assert code == 2 and re.search(words, error), error
+
+
+def test_a_teacher_that_is_compressed_must_be_there(tiny_study):
+    tiny_study.write_text(TINY_STUDY.replace("[teacher]", '[teacher]\noutputs = { 0 = "low", 1 = "high" }'))
+    with pytest.raises(StudyError, match=r"teacher.outputs: .* set student to what is compressed"):
+        Study.load(tiny_study)
+
+
 def test_an_interruption_loses_one_part(run, monkeypatch):
     from nas.pipeline import separate_teacher
 
@@ -332,8 +398,7 @@ def test_a_run_names_both_models_and_is_up_to_date_then(nas, study, tmp_path):
         assert json.loads((run.export(name) / "verification.json").read_text())["separate_teacher"] == about
         card = (run.export(name) / "README.md").read_text()
         assert (
-            "Student: teacher (3 layers" in card
-            and "Teacher: mpnet, fine-tuned on the data first; its accuracy" in card
+            "Student: teacher (3 layers" in card and "Teacher: mpnet, fine-tuned on the data first; accuracy 0." in card
         )
     page = (run.folder / "report.html").read_text()
     assert "Compressed is the student ./teacher, whose networks learnt the answers of ./mpnet, fine-tuned here" in page

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,6 +104,8 @@ class Splits:
     label_names: tuple[str, ...]
     in_test: int = 0
     """Training rows that were removed because their text is in the test set."""
+    rows: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """The numbers that the rows of `train` and `search` have in the training data."""
 
     def select(self, name: str, rows: Sequence[int]) -> Splits:
         """The same splits with only some rows of one of them."""
@@ -182,6 +184,7 @@ def read_splits(task: Task, train: str, test: str, seed: int, head: Head | None 
         {name: [labels["train"][row] for row in rows] for name, rows in numbers.items()} | {"test": labels["test"]},
         read.names,
         in_test=len(training) - len(kept),
+        rows=numbers,
     )
 
 

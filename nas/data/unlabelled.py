@@ -46,6 +46,8 @@ class Unlabelled:
     texts: Sequence[Sequence[str]]
     """Columns of texts, as those of a split."""
     counts: Counts
+    rows: Sequence[Sequence[int]]
+    """For each source the numbers of the rows that are kept, in the order of the texts."""
 
 
 def read_unlabelled(task: Task, sources: Sequence[tuple[str, bool]], splits: Splits) -> Unlabelled:
@@ -58,15 +60,18 @@ def read_unlabelled(task: Task, sources: Sequence[tuple[str, bool]], splits: Spl
     known = {normal(row): name for name in ("train", "search", "test") for row in _rows_of(splits.texts[name])}
     found = dict.fromkeys(("kept", "repeated", *splits.texts), 0)
     kept: list[tuple[str, ...]] = []
+    numbers: list[list[int]] = []
     for source, is_file in sources:
         rows = read_columns(task, source, task.text, is_file)
-        for row in _rows_of(texts_of(task, source, rows)):
+        numbers.append([])
+        for number, row in enumerate(_rows_of(texts_of(task, source, rows))):
             text = normal(row)
             where = known.get(text, "kept")
             found[where] += 1
             if where == "kept":
                 known[text] = "repeated"
                 kept.append(row)
+                numbers[-1].append(number)
     counts = Counts(
         read=sum(found.values()),
         kept=found["kept"],
@@ -80,7 +85,7 @@ def read_unlabelled(task: Task, sources: Sequence[tuple[str, bool]], splits: Spl
             f"task.unlabelled: {', '.join(source for source, _ in sources)}: {counts.in_words()}; give other texts, or "
             "remove it"
         )
-    return Unlabelled([list(column) for column in zip(*kept, strict=True)], counts)
+    return Unlabelled([list(column) for column in zip(*kept, strict=True)], counts, numbers)
 
 
 def _rows_of(columns: Sequence[Sequence[str]]) -> Iterator[tuple[str, ...]]:

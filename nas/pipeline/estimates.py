@@ -134,6 +134,8 @@ def separate_teacher(study: Study, work: Workload) -> float:
 
 def teacher_logits(study: Study, work: Workload) -> float:
     """Tokenising all texts for the teacher of a student, and asking for its answers."""
+    if not study.teacher.is_loaded:
+        return unlabelled(study, work)
     texts = work.distilled
     return unlabelled(study, work) + texts.by_teacher.seconds(texts.rows)
 

@@ -96,7 +96,8 @@ def _in_words(budget: Budget) -> Iterator[str]:
 
 def _model(given: Teacher, found: Snapshot | None) -> str:
     """A model of the study in words."""
-    return str(found or given.model) + (" (to be fine-tuned)" if given.fine_tune else "")
+    tuned = " (to be fine-tuned)" if given.fine_tune else ""
+    return str(found or given.model) + (tuned if given.is_loaded else " (its outputs are columns of the data)")
 
 
 def check_sources(study: Study) -> None:

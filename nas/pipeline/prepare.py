@@ -78,7 +78,8 @@ def task_made_of(run: Run) -> dict[str, Any]:
 def teacher_made_of(run: Run) -> dict[str, Any]:
     """The teacher's settings as JSON values, without the path if it is a folder, and with the commit of a hub model."""
     is_folder = Path(teacher_source(run)).is_dir()
-    values = run.study.compressed.model_dump(mode="json", exclude={"model"} if is_folder else set())
+    exclude = {"outputs", *(["model"] if is_folder else [])}  # outputs belong to teachers that are not compressed
+    values = run.study.compressed.model_dump(mode="json", exclude=exclude)
     return values | {"revision": commit(run, "model")}
 
 

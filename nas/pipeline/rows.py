@@ -22,6 +22,7 @@ from nas.data.splits import normal
 from nas.data.unlabelled import Counts
 from nas.evaluate.recipe import judged_by
 from nas.evaluate.spread import standard_error
+from nas.pipeline.given_outputs import read_outputs
 from nas.pipeline.prepare import ReadTask, check_exits, read_task
 from nas.pipeline.run import Run
 from nas.pipeline.separate_teacher import check_separate_teacher
@@ -128,6 +129,8 @@ def look_at_rows(run: Run) -> Rows | None:
         task = read_task(run, weights=False)
         check_separate_teacher(run, task.splits.label_names)
         more = read_new_texts(run, task) if run.study.task.unlabelled else None
+        if not run.study.teacher.is_loaded:
+            read_outputs(run, task, more)
         return _look(run.study, task, more)
 
 

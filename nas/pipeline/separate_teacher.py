@@ -28,6 +28,7 @@ from nas.files import digest, file_digest, read_json, write_atomically, write_js
 from nas.model.any_classifier import AnyClassifier
 from nas.model.precision import training_processor, uses_bf16
 from nas.model.tokenizer import make_uniform
+from nas.pipeline.given_outputs import output_columns, read_outputs
 from nas.pipeline.prepare import Place, ReadTask, data_inputs, fine_tune, given_model, read_task, splits
 from nas.pipeline.run import Run, once
 from nas.pipeline.snapshots import Role, asked, commit, hub_model, said_of_ids
@@ -60,10 +61,13 @@ def _folder(run: Run, weights: bool = True) -> str:
 @once
 def separate_made_of(run: Run) -> dict[str, Any]:
     """The teacher's settings and files as JSON values; a folder is known by its files, a hub model by its commit."""
+    if not run.study.teacher.is_loaded:
+        return {"outputs": run.study.teacher.outputs}  # of files that the data's digest knows
     folder = Path(source_of(run))
     found = [path for pattern in ("*.json", "*.txt", "*.model", "*.safetensors") for path in folder.glob(pattern)]
     files = {path.name: file_digest(path) for path in found} if folder.is_dir() else {}
-    settings = run.study.teacher.model_dump(mode="json", exclude={"model"} if folder.is_dir() else set())
+    exclude = {"outputs", *(["model"] if folder.is_dir() else [])}
+    settings = run.study.teacher.model_dump(mode="json", exclude=exclude)
     return settings | {"revision": commit(run, _ROLE), "files": files}
 
 
@@ -86,7 +90,11 @@ def check_separate_teacher(run: Run, label_names: Sequence[str]) -> None:
 
     A hub teacher's weights are not looked at. Without a student, and where the teacher was asked, nothing is checked.
     """
-    if run.study.student and not run.is_done("teacher-logits", logits_inputs(run)):
+    if not run.study.student or run.is_done("teacher-logits", logits_inputs(run)):
+        return
+    if run.study.teacher.outputs is not None:
+        output_columns(run.study.teacher.outputs, label_names)
+    else:
         found = AnyClassifier.of(_folder(run, weights=False), weights=_ROLE not in asked(run.study))
         if run.study.teacher.fine_tune is None:
             _columns(run.study, found, label_names)
@@ -97,7 +105,7 @@ def operations_for_a_token(run: Run) -> float | None:
 
     Only matrix products of the layers count, as everywhere.
     """
-    if not run.study.student:
+    if not run.study.student or not run.study.teacher.is_loaded or run.is_finished("teacher-logits"):
         return None
     config = AnyClassifier.of(_folder(run, weights=False), weights=False).config
     names = ("num_hidden_layers", "hidden_size", "intermediate_size")
@@ -125,7 +133,28 @@ def make_separate_teacher(run: Run, laps: Laps) -> None:
 
 @said_of_ids
 def make_logits(run: Run, laps: Laps) -> None:
-    """Ask the teacher for its logits of all texts, and say how accurate it is."""
+    """Ask the teacher for its logits of all texts, or read them, and say how accurate it is."""
+    if run.study.teacher.is_loaded:
+        _ask(run)
+    else:
+        _read(run)
+
+
+def _read(run: Run) -> None:
+    """Take the logits from columns of the data."""
+    with busy("Reading the teacher's outputs"):
+        task = read_task(run, weights=False)
+        more = read_new_texts(run, task) if run.study.task.unlabelled else None
+        found = read_outputs(run, task, more)
+    searched = np.asarray(splits(run).search["labels"])
+    metric = task_kind(run.study.task.kind).metric(run.study.task, splits(run).label_names)
+    metric = metric if metric.is_settled else metric.settled(found["search"], searched)
+    scores = {"search_accuracy": metric.score(found["search"], searched), "test_accuracy": None}
+    learnt = np.concatenate([found["train"], *([found["unlabelled"]] if more else [])])
+    _keep(run, learnt, len(found["train"]), metric, {"fine_tuned_here": False, **scores})
+
+
+def _ask(run: Run) -> None:
     study = run.study
     tuned = study.teacher.fine_tune is not None
     found = AnyClassifier.of(str(run.separate_teacher) if tuned else _folder(run))
@@ -145,13 +174,17 @@ def make_logits(run: Run, laps: Laps) -> None:
         learnt = np.concatenate([learnt, answers.stored("unlabelled", more)])
     metric = kind.metric(study.task, data.label_names)
     scores = _scores(metric, labelled, answers)
-    scale = Scale.of(learnt[: len(labelled.train), 0]) if kind.predicts_numbers else STANDARD
-    say(f"The student's teacher: {metric.label} {scores['search_accuracy']:.3f} on the search set")
-    standardised = (learnt - scale.mean) / scale.deviation
-    _save(standardised, run.teacher_logits / _LOGITS)
-    about = {"model": study.teacher.model, "commit": commit(run, _ROLE), "fine_tuned_here": tuned, **scores}
-    write_json(run.teacher_logits / _ABOUT, about | {"metric": metric.label, "texts": len(standardised)})
+    _keep(run, learnt, len(labelled.train), metric, {"fine_tuned_here": tuned, **scores})
     shutil.rmtree(parts, ignore_errors=True)
+
+
+def _keep(run: Run, logits: np.ndarray, labelled: int, metric: Metric, about: dict[str, Any]) -> None:
+    """Write logits, of which the first ones are those of the training rows, and what is known of the teacher."""
+    scale = Scale.of(logits[:labelled, 0]) if task_kind(run.study.task.kind).predicts_numbers else STANDARD
+    say(f"The student's teacher: {metric.label} {about['search_accuracy']:.3f} on the search set")
+    _save((logits - scale.mean) / scale.deviation, run.teacher_logits / _LOGITS)
+    about |= {"model": run.study.teacher.model, "commit": commit(run, _ROLE)}
+    write_json(run.teacher_logits / _ABOUT, about | {"metric": metric.label, "texts": len(logits)})
 
 
 def _scores(metric: Metric, data: TaskData, answers: _Answers) -> dict[str, float]:

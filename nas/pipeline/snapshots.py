@@ -31,7 +31,7 @@ def asked(study: Study) -> dict[Role, tuple[str, str | None]]:
     found: dict[Role, tuple[str, str | None]] = {}
     if has_hub_teacher(study):
         found["model"] = (study.compressed.model, study.compressed.revision)
-    if study.student and _is_of_hub(study, study.teacher.model):
+    if study.student and study.teacher.is_loaded and _is_of_hub(study, study.teacher.model):
         found["separate teacher"] = (study.teacher.model, study.teacher.revision)
     if study.task.hub:
         found["dataset"] = (study.task.hub, study.task.revision)

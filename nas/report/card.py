@@ -20,7 +20,7 @@ from nas.export.artefact import ARCHITECTURE_FILE, INFER_FILE, VERIFICATION_FILE
 from nas.export.standalone import MODELING_FILE
 from nas.export.verification import on_each
 from nas.files import read_json, write_text
-from nas.report.figures import conditions, limits, milliseconds, percent, score, significant, times, verdict
+from nas.report.figures import accuracies, conditions, limits, milliseconds, percent, score, significant, times, verdict
 from nas.report.loading import snippets
 from nas.study import Study
 from nas.tasks import task_kind
@@ -259,8 +259,7 @@ def _origin(study: Study, found: Mapping[str, Any], own: bool) -> Iterator[str]:
         given = about["model"] if about["commit"] else Path(about["model"]).name
         trained = ", fine-tuned on the data first" if about["fine_tuned_here"] else ""
         yield (
-            f"Teacher: {given}{_at(found, 'teacher')}{trained}; its {about['metric']} is "
-            f"{score(about['search_accuracy'])} on the search set and {score(about['test_accuracy'])} on the test set. "
+            f"Teacher: {given}{_at(found, 'teacher')}{trained}; {accuracies(about)}. "
             "The student learnt its answers. In the table above the teacher is the whole student, which was compressed."
         )
     train, test = (name if task.hub else Path(name).name for name in (task.train, task.test))

@@ -33,6 +33,12 @@ def score(value: float, error: float | None = None) -> str:
     return f"{value:.4f}" + (f" ± {error:.4f}" if error else "")
 
 
+def accuracies(about: Mapping[str, Any]) -> str:
+    """The accuracy of a student's teacher on the search set and, where it was computed, on the test set."""
+    tested = "" if about["test_accuracy"] is None else f", {score(about['test_accuracy'])} on the test set"
+    return f"{about['metric']} {score(about['search_accuracy'])} on the search set{tested}"
+
+
 def points(difference: float) -> str:
     """A difference of a metric in hundredths, with its sign: `+0.8 points`."""
     rounded = round(100.0 * difference, 1)

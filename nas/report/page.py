@@ -10,7 +10,7 @@ from nas.report.answer import against_uniform, cards, measured_how, table, warni
 from nas.report.architecture_drawing import architecture_drawing, architectures_of, choices_legend, choices_of
 from nas.report.bars import bars
 from nas.report.contents import Contents, Record
-from nas.report.figures import duration, limits, percent, score
+from nas.report.figures import accuracies, duration, limits, percent, score
 from nas.report.front_chart import front_chart, legend
 from nas.report.front_table import front_table
 from nas.report.label_table import label_table
@@ -69,8 +69,7 @@ def _taught(contents: Contents) -> str:
     tuned = ", fine-tuned here" if about["fine_tuned_here"] else ""
     return _note(
         f"Compressed is the student {contents.student}, whose networks learnt the answers of {about['model']}{tuned} "
-        f"({about['metric']} {score(about['search_accuracy'])} on the search set, {score(about['test_accuracy'])} on "
-        "the test set). What tables and charts call the teacher is the whole student."
+        f"({accuracies(about)}). What tables and charts call the teacher is the whole student."
     )
 
 

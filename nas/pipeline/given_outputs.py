@@ -1,0 +1,80 @@
+"""The outputs of a teacher that is not there itself: columns of the training data and of text without labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from nas.data import Unlabelled
+from nas.data.files import values_of
+from nas.data.task import read_columns
+from nas.errors import DataError, TeacherError
+from nas.pipeline.prepare import ReadTask, data_files
+from nas.pipeline.run import Run
+from nas.pipeline.snapshots import commit
+from nas.pipeline.unlabelled import sources
+
+
+def output_columns(outputs: Mapping[str, str], label_names: Sequence[str]) -> list[str]:
+    """The columns that hold the teacher's outputs, in the order of the task's labels; one where these have no names.
+
+    Raises `TeacherError` if they are not those of the labels.
+    """
+    if not label_names:
+        if len(outputs) != 1:
+            raise TeacherError(
+                f"teacher.outputs: a task whose answer is a number has one output, but got {len(outputs)}; name one "
+                'column, as { score = "..." }'
+            )
+        return list(outputs.values())
+    if set(outputs) != set(label_names):
+        raise TeacherError(
+            f"teacher.outputs: must name a column for each of the labels {', '.join(map(repr, label_names))}, but "
+            f"names {', '.join(map(repr, outputs)) or 'none'}; correct it"
+        )
+    return [outputs[name] for name in label_names]
+
+
+def read_outputs(run: Run, task: ReadTask, more: Unlabelled | None) -> dict[str, np.ndarray]:
+    """The teacher's outputs (texts, outputs) for the rows of `train` and `search`, and for those `unlabelled`.
+
+    Raises `DataError` for a column that is missing or a value that is no number.
+    """
+    study = run.study
+    columns = output_columns(study.teacher.outputs or {}, task.splits.label_names)
+    training = str(data_files(run).get("train", study.task.train))
+    all_rows = _columns(run, training, columns, is_file=False)
+    found = {name: all_rows[list(task.splits.rows[name])] for name in ("train", "search")}
+    if more:
+        parts = [
+            _columns(run, source, columns, is_file)[list(rows)]
+            for (source, is_file), rows in zip(sources(run), more.rows, strict=True)
+        ]
+        found["unlabelled"] = np.concatenate(parts)
+    return found
+
+
+def _columns(run: Run, source: str, columns: Sequence[str], is_file: bool) -> np.ndarray:
+    task = run.study.task.model_copy(update={"revision": commit(run, "dataset")})
+    rows = read_columns(task, source, columns, is_file)
+    return np.array([_numbers(source, column, values_of(rows, column)) for column in columns], dtype=np.float32).T
+
+
+def _numbers(source: str, column: str, values: Sequence[object]) -> list[float]:
+    found = [_number(value) for value in values]
+    bad = next((number for number, value in enumerate(found) if not math.isfinite(value)), None)
+    if bad is not None:
+        raise DataError(
+            f"{source}: column {column!r}: an output of the teacher must be a finite number, but row {bad} (counted "
+            f"from 0) holds {values[bad]!r}; correct it"
+        )
+    return found
+
+
+def _number(value: object) -> float:
+    try:
+        return math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
