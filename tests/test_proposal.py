@@ -216,7 +216,7 @@ def _of_several_labels(folder, teacher_outputs=3, **config):
     files = {}
     for name, count, seed in (("train", 60, 0), ("test", 30, 1)):
         rows = make_labelled(count, seed)
-        for label in ("late", "low"):
+        for label in ("high", "low"):
             rows = rows.add_column(label, [int(label in labels) for labels in rows["labels"]])
         files[name] = str(folder / f"{name}.jsonl")
         rows.to_json(files[name])
@@ -231,7 +231,7 @@ def _of_several_labels(folder, teacher_outputs=3, **config):
 def test_lists_of_labels_make_a_task_of_several_labels(here, nas):
     given = _of_several_labels(here, problem_type="multi_label_classification")
     code, output, error = nas("init", "mine", *given, "--label", "labels")
-    assert code == 0 and "label: labels (3 labels: late, low, short)" in output, error
+    assert code == 0 and "label: labels (3 labels: high, low, short)" in output, error
     study = Study.load("mine")
     assert (study.task.kind, study.task.metric, study.task.label) == ("multi_label", "f1_micro", "labels")
     assert study.teacher.fine_tune is None and 'threshold = "search"' in (here / "mine" / "study.toml").read_text()
@@ -245,13 +245,13 @@ def test_lists_of_labels_make_a_task_of_several_labels(here, nas):
 
 def test_several_columns_are_a_label_each(here, nas):
     given = _of_several_labels(here, 2, problem_type="multi_label_classification")
-    code, output, error = nas("init", "mine", *given, "--label", "low", "--label", "late")
-    assert code == 0 and "label: low, late (2 labels: low, late)" in output, error
+    code, output, error = nas("init", "mine", *given, "--label", "low", "--label", "high")
+    assert code == 0 and "label: low, high (2 labels: low, high)" in output, error
     task = Study.load("mine").task
-    assert (task.kind, task.label) == ("multi_label", ("low", "late"))
+    assert (task.kind, task.label) == ("multi_label", ("low", "high"))
     assert nas("check", "mine")[0] == 0
-    code, _, error = nas("init", "other", *given, "--label", "low", "--label", "lat")
-    assert code == 2 and "no column 'lat'" in error
+    code, _, error = nas("init", "other", *given, "--label", "low", "--label", "hig")
+    assert code == 2 and "no column 'hig'" in error
 
 
 def test_a_classifier_for_one_label_is_none_for_several_and_one_of_other_labels_is_refused(here, nas):

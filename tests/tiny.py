@@ -234,13 +234,13 @@ def write_pair_study(folder: Path) -> Path:
 
 
 def make_labelled(count: int, seed: int) -> Dataset:
-    """Texts of made-up words, each with any of three labels: few words, mostly words below w30, a last word above."""
+    """Texts of made-up words, each with any of three labels: few words, a word below w5, a word from w55 on."""
     rng = random.Random(seed)
     texts = [rng.choices(range(60), k=rng.randint(3, 12)) for _ in range(count)]
     rules = {
         "short": lambda text: len(text) < 6,
-        "low": lambda text: sum(number < 30 for number in text) * 2 > len(text),
-        "late": lambda text: text[-1] >= 30,
+        "low": lambda text: min(text) < 5,
+        "high": lambda text: max(text) >= 55,
     }
     return Dataset.from_dict(
         {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import torch
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -24,6 +26,7 @@ from nas.pipeline.named import student_named
 from nas.pipeline.run import Run, once
 from nas.progress import say
 from nas.study import Study
+from nas.supernet.scale import last_linear
 from nas.tasks import Head, Problem, task_kind
 from nas.tasks.base import problem_of
 
@@ -139,7 +142,13 @@ def load_classifier(study: Study, source: str, data: TaskData) -> tuple[PreTrain
     checkpoint = Checkpoint.of(source, config)
     _announce(checkpoint, config, kind.problem_type)
     config.problem_type = kind.problem_type
-    return checkpoint.load(config), teacher.tokenizer
+    model = checkpoint.load(config)
+    if checkpoint.classifier in checkpoint.new:
+        bias = kind.first_bias(np.asarray(data.train["labels"]))
+        if bias is not None:
+            with torch.no_grad():
+                last_linear(model).bias.copy_(torch.from_numpy(bias))
+    return model, teacher.tokenizer
 
 
 def _announce(checkpoint: Checkpoint, config: PreTrainedConfig, needed: Problem) -> None:

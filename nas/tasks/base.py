@@ -207,6 +207,10 @@ class TaskKind(ABC):
     def takes(self, problem_type: str | None, outputs: int | None) -> bool:
         """Whether a fine-tuned teacher with that problem type and number of outputs is one for such a task."""
 
+    def first_bias(self, labels: np.ndarray) -> np.ndarray | None:
+        """The bias (outputs,) of a new classifier that is to be trained on these labels; None for the one drawn."""
+        return None
+
     def counts(self, labels: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
         """The number of rows of each label, by its name; nothing where labels have no names."""
         found = Counter(labels)

@@ -189,6 +189,15 @@ class MultiLabel(TaskKind):
         """A teacher that does not name its problem type may be one: many of them were saved without."""
         return problem_type in (None, self.problem_type) and outputs != 1
 
+    def first_bias(self, labels: np.ndarray) -> np.ndarray:
+        """The log-odds of each label in the training set (Lin et al., arXiv:1708.02002).
+
+        A classifier that starts at even odds first has to learn that most labels are rare. Its bias moves too slowly
+        for that, so the encoder's output becomes the same for all texts, and stays so.
+        """
+        share = (labels.sum(axis=0) + 0.5) / (len(labels) + 1.0)
+        return np.log(share) - np.log1p(-share)
+
     def counts(self, labels: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
         sums = np.asarray(labels).sum(axis=0)
         return {name: int(count) for name, count in zip(names, sums, strict=True)}
