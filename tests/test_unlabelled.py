@@ -248,8 +248,8 @@ def test_what_train_would_refuse_check_refuses_in_the_same_words(nas, study, tmp
 
 
 def test_longer_texts_make_the_estimate_longer(run):
-    work = Workload(rows=1000, tokens=10.0, judged=100, operations=1e6, rate=1e9)
-    more = Workload(1000, 10.0, 100, 1e6, 1e9, unlabelled=3000, unlabelled_tokens=30.0)
+    work = Workload(rows=1024, tokens=10.0, judged=100, operations=1e6, rate=1e9)
+    more = Workload(1024, 10.0, 100, 1e6, 1e9, unlabelled=3072, unlabelled_tokens=30.0)
     steps = {step.name: step for step in steps_of(run) if hasattr(step, "seconds")}
     assert steps["supernet"].seconds(run.study, more) == pytest.approx(2.5 * steps["supernet"].seconds(run.study, work))
     assert steps["teacher"].seconds(run.study, more) == steps["teacher"].seconds(run.study, work)
