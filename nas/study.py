@@ -464,6 +464,11 @@ class Study(Settings):
         """A path of the study file, relative to its folder."""
         return (self.path.parent / given_path(name)).resolve()
 
+    @property
+    def is_near_budgets(self) -> bool:
+        """Whether the supernet is trained on sub-networks near the budgets; near a floor of accuracy there are none."""
+        return self.supernet.sampling == "budgets" and not all(budget.has_floor for budget in self.budgets)
+
     def final_steps(self, texts: int) -> int:
         """The steps of the final training on so many texts, where hours do not decide it."""
         if self.export.epochs is None:

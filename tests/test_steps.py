@@ -242,8 +242,8 @@ def test_digests_are_made_of_what_they_always_were(finished):
     made["profile-cpu"] = digest([recipe.digest, machine])
     origin = {"form": 4, "task": task, "teacher": teacher, "files": made["teacher"], "seed": study.seed}
     settings = study.supernet.model_dump(mode="json", exclude={"workers", "progressive"})
-    near = study.model_dump(mode="json", include={"budgets"}, exclude_none=True)
-    near["devices"] = [recipe.device.model_dump(mode="json")]
+    limits = [[{"device": "cpu", "p50_ms": limit}] for limit in ("80%", "50%")]
+    near = {"budgets": limits, "devices": [recipe.device.model_dump(mode="json", exclude={"repeats"})]}
     made["supernet"] = digest(origin | {"search_space": study.space.definition, "supernet": settings} | near)
     judged = [EVALUATION, study.search.examples, study.search.least_tokens, study.search.bf16, True]
     made["search"] = digest([made["supernet"], [recipe.digest], study.digest("budgets"), *judged])

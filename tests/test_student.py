@@ -330,7 +330,13 @@ def _as_autoencoder(folder):
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "clip"}))
 
 
+def _of_several_labels(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"problem_type": "multi_label_classification"}))
+
+
 BROKEN = {
+    "another kind": (_of_several_labels, "problem_type is multi_label_classification with 2 label"),
     "other labels": (lambda folder: _labels_of(folder, "a", "b", "c"), "has 3 labels: 'a', 'b', 'c', the data"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "has no model.safetensors"),
     "no configuration": (lambda folder: (folder / "config.json").unlink(), "has no config.json"),

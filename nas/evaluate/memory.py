@@ -1,4 +1,4 @@
-"""What was evaluated whole is remembered: another budget or device asks the same supernet for the same accuracies."""
+"""What was evaluated whole is remembered: another search asks the same supernet for the same accuracies."""
 
 from __future__ import annotations
 

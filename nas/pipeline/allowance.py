@@ -81,7 +81,8 @@ def _least(study: Study, work: Workload) -> float:
     """About the seconds of the shortest supernet, search and final training."""
     supernet = study.supernet.model_copy(update={"steps": division.LEAST_STEPS})
     search = study.search.model_copy(update={"evaluations": division.LEAST_EVALUATIONS})
-    export = study.export.model_copy(update={"epochs": None})
+    epochs = division.LEAST_STEPS * study.export.batch_size / max(1, work.distilled.rows)
+    export = study.export.model_copy(update={"epochs": epochs})
     least = study.model_copy(update={"supernet": supernet, "search": search, "export": export})
     finalists = estimates.finalists(least, work) if export.fine_tune else 0.0
     return estimates.supernet(least, work) + estimates.search(least, work) + finalists

@@ -146,7 +146,7 @@ def supernet(study: Study, work: Workload) -> float:
     # A step: the teacher forward; forward and backward (3 passes) of sub-networks near the budgets, or of the largest
     # and of random ones of half its size.
     near = _SMALL * (settings.random_subnets + 2)
-    passes = 1 + 3 * (near if settings.sampling == "budgets" else 1 + 0.5 * settings.random_subnets)
+    passes = 1 + 3 * (near if study.is_near_budgets else 1 + 0.5 * settings.random_subnets)
     return work.distilled.seconds(settings.steps * settings.batch_size) * passes
 
 

@@ -43,6 +43,7 @@ from nas.pipeline.finalists import (
     training_steps,
 )
 from nas.pipeline.floors import floors_of_exports
+from nas.pipeline.outputs import drop_outputs
 from nas.pipeline.prepare import metric_of, splits, teacher_inputs
 from nas.pipeline.profiles import device_of, fingerprint, measured_on, texts
 from nas.pipeline.run import Run
@@ -224,12 +225,14 @@ def make_export(run: Run, laps: Laps, budget: Budget, fine_tune: bool) -> None:
 
     Raises `ExportError` if no measured candidate does.
     """
+    if not fine_tune:
+        drop_outputs(run)  # nothing is trained any more
     measured, missed = front(run)["budgets"][budget.name], _missed(run, budget)
     floor = floors_of_exports(run).get(budget.name)
     writer, references = _Writer(run, fine_tune, floor), _references(run, budget.devices)
     able = [item for item in measured if item["met"] and item["digest"] not in missed]
     finalists = trained(run.finalists) if fine_tune else {}
-    steps = training_steps(run) if fine_tune else 0
+    steps, in_time = training_steps(run) if fine_tune else 0, fine_tune and run.study.training.hours is not None
     if floor:
         done = {name for name, found in finalists.items() if found.accuracies[-1][0] == steps}
         able.sort(key=lambda item: (item["digest"] not in done, item[floor.minimise]))
@@ -243,7 +246,9 @@ def make_export(run: Run, laps: Laps, budget: Budget, fine_tune: bool) -> None:
             continue
         if not known and any(candidate["search_accuracy"] <= other["search_accuracy"] for _, other in below):
             continue  # a more accurate one did not keep the floor
-        weighed = writer.weighed(budget.name, candidate, dropped=floor is None)
+        if floor and in_time and not known:
+            continue  # no time is left to train it
+        weighed = writer.weighed(budget.name, candidate, dropped=floor is None or in_time)
         if floor and weighed.found.assured < floor.least:
             below.append((weighed.found.assured, candidate))
             continue
@@ -252,7 +257,8 @@ def make_export(run: Run, laps: Laps, budget: Budget, fine_tune: bool) -> None:
         say(f"{budget.name}: {candidate['description']} missed the budget when verified; taking the next best")
         shutil.rmtree(run.export(budget.name))
     if floor and below:
-        remedy = "lower the floor, or raise supernet.steps, search.evaluations or export.epochs"
+        longer = "training.hours" if in_time else "supernet.steps, search.evaluations or export.epochs"
+        remedy = f"lower the floor, or raise {longer}"
         raise ExportError(f"budgets.{budget.name}: {_below(floor, below)}; {remedy}")
     more = "training.hours" if run.study.training.hours else "search.evaluations"
     found, remedy = "no candidate is predicted to meet it", f"{more} or the budget"

@@ -116,9 +116,10 @@ def _origin(run: Run) -> dict[str, Any]:
 
 
 def finalists_of(run: Run) -> dict[str, list[Architecture]]:
-    """The most accurate of each budget's candidates that are measured to meet it, at most `export.finalists`.
+    """Of each budget's candidates that are measured to meet it the best, at most `export.finalists`.
 
-    Of a budget with a floor twice as many, evenly from the most to the least accurate.
+    Which is best the search's objective tells. Of a budget with a floor there are twice as many, evenly from the most
+    to the least accurate.
     """
     return {
         name: [Architecture.from_json(item["architecture"]) for item in items] for name, items in _chosen(run).items()

@@ -28,18 +28,19 @@ def outputs_of(run: Run, texts: Dataset, teacher: CompactBertForSequenceClassifi
     None if it is to be computed in every step: on a GPU, where it changes from step to step or more than logits and
     hidden states are compared, where it takes too much room, and where training is too short.
     """
-    if not _is_kept(run, texts, teacher):
+    if not _is_of_use(run, texts):
         return None
-    width = teacher.config.hidden_size
     made_of: dict[str, Any] = {
         "form": _FORM,
         "teacher": file_digest(run.ordered_teacher / "model.safetensors"),
         "texts": [file_digest(path) for path in distilled_from(run)],
-        "bf16": uses_bf16(width, "cpu"),
     }
     if made_from(run.outputs) != made_of:
+        needed, room = size_in_bytes(teacher.config, texts), shutil.disk_usage(run.folder).free
+        if needed > min(run.study.training.outputs_gb * _GB, room / 2):
+            return None
         with scale_of(run).out_of(teacher.classifier):
-            write(run.outputs, teacher, texts, made_of, made_of["bf16"])
+            write(run.outputs, teacher, texts, made_of, uses_bf16(teacher.config.hidden_size, "cpu"))
     return TeacherOutputs(run.outputs, texts)
 
 
@@ -48,12 +49,9 @@ def drop_outputs(run: Run) -> None:
     shutil.rmtree(run.outputs, ignore_errors=True)
 
 
-def _is_kept(run: Run, texts: Dataset, teacher: CompactBertForSequenceClassification) -> bool:
+def _is_of_use(run: Run, texts: Dataset) -> bool:
     varies = run.study.replaced_tokens > 0 or run.study.supernet.relation_weight > 0
-    if varies or training_processor() != "cpu" or _epochs(run, texts) < _LEAST_EPOCHS:
-        return False
-    needed, room = size_in_bytes(teacher.config, texts), shutil.disk_usage(run.folder).free
-    return needed <= min(run.study.training.outputs_gb * _GB, room / 2)
+    return not varies and training_processor() == "cpu" and _epochs(run, texts) >= _LEAST_EPOCHS
 
 
 def _epochs(run: Run, texts: Dataset) -> float:

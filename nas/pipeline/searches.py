@@ -80,8 +80,12 @@ def executor_of(run: Run, recipe: EvaluationRecipe) -> Executor:
 
 @once
 def costs_and_floors_of(run: Run) -> Costs:
-    """What candidates cost by the profiles, and the floors of the budgets, which the teacher's accuracy decides."""
-    return replace(costs_of(run), floors=floors_of_candidates(run))
+    """What candidates cost by the profiles, and the floors of the budgets, which the teacher's accuracy decides.
+
+    Where the supernet is trained near the budgets, the search looks no lower than that.
+    """
+    costs = replace(costs_of(run), floors=floors_of_candidates(run))
+    return replace(costs, shares=(1.0, 0.5)) if run.study.is_near_budgets else costs
 
 
 def check_storage(study: Study) -> None:

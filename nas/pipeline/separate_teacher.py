@@ -37,6 +37,7 @@ from nas.progress import Laps, busy, say, tracked
 from nas.study import Study
 from nas.supernet.scale import STANDARD, Scale
 from nas.tasks import Head, Metric, task_kind
+from nas.tasks.base import problem_of
 from nas.tasks.labels import numbering
 from nas.threads import side_by_side
 
@@ -97,6 +98,7 @@ def check_separate_teacher(run: Run, label_names: Sequence[str]) -> None:
     else:
         found = AnyClassifier.of(_folder(run, weights=False), weights=_ROLE not in asked(run.study))
         if run.study.teacher.fine_tune is None:
+            _check_kind(run.study, found)
             _columns(run.study, found, label_names)
 
 
@@ -209,6 +211,17 @@ def about_separate_teacher(run: Run) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = read_json(run.teacher_logits / _ABOUT, DataError)
     return found
+
+
+def _check_kind(study: Study, found: AnyClassifier) -> None:
+    """Raise `TeacherError` if the outputs of a fine-tuned classifier are of another kind than the task's."""
+    kind, count = task_kind(study.task.kind), len(found.output_names)
+    if not kind.takes(found.config.problem_type, count):
+        raise TeacherError(
+            f"teacher.model: {found.source}: config.json: problem_type is "
+            f"{problem_of(found.config.problem_type, count)} with {count} label(s), but a task of kind {kind.name!r} "
+            f"needs {kind.problem_type}; give a teacher fine-tuned for such a task, or set teacher.fine_tune"
+        )
 
 
 def _columns(study: Study, found: AnyClassifier, label_names: Sequence[str]) -> tuple[list[int], str]:

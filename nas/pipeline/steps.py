@@ -56,7 +56,13 @@ def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
         Check("hours left", ("teacher",), partial(_refuse_hours, fine_tune=fine_tune)),
         Step(
             "supernet",
-            ("other training", "hours", "budgets", *_taught_by(study), "hours left"),
+            (
+                "other training",
+                "hours",
+                *(["budgets"] if study.is_near_budgets else []),
+                *_taught_by(study),
+                "hours left",
+            ),
             supernets.supernet_inputs,
             supernets.make_supernet,
             run.supernet,

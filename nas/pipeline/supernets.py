@@ -13,6 +13,8 @@ from typing import Any, Literal
 import torch
 from accelerate import PartialState
 
+from nas.architecture import Architecture
+from nas.budget import Budget
 from nas.data import TaskData
 from nas.files import digest, write_folder
 from nas.model import CompactBertForSequenceClassification
@@ -26,6 +28,7 @@ from nas.pipeline.separate_teacher import logits_inputs, teacher_logits
 from nas.pipeline.teachers import load_teacher
 from nas.pipeline.unlabelled import distilled_texts, unlabelled_inputs
 from nas.progress import Laps, busy, say, tracked
+from nas.search.costs import Costs
 from nas.space import SearchSpace
 from nas.study import Study
 from nas.supernet import BertSupernet, SupernetWeights
@@ -62,16 +65,20 @@ def _origin(run: Run) -> dict[str, Any]:
         **({"unlabelled": unlabelled_inputs(run)} if study.task.unlabelled else {}),
         **({"separate_teacher": logits_inputs(run)} if study.student else {}),
         **({"hours": study.training.hours} if study.training.hours else {}),
-        **(_near(study) if study.supernet.sampling == "budgets" else {}),
+        **(_near(study) if study.is_near_budgets else {}),
     }
 
 
 def _near(study: Study) -> dict[str, Any]:
     """What decides which sub-networks are near the budgets, but for the measurements."""
-    named = {device for budget in study.budgets for device in budget.devices}
+    near = [budget for budget in study.budgets if not budget.has_floor]
+    named = {device for budget in near for device in budget.devices}
+    limits = {budget.name: [on.model_dump(mode="json", exclude_none=True) for on in budget.limits] for budget in near}
     return {
-        "budgets": [budget.model_dump(mode="json", exclude_none=True) for budget in study.budgets],
-        "devices": [device.model_dump(mode="json") for device in study.devices if device.name in named],
+        "budgets": [limits.get(budget.name) for budget in study.budgets],
+        "devices": [
+            device.model_dump(mode="json", exclude={"repeats"}) for device in study.devices if device.name in named
+        ],
     }
 
 
@@ -144,11 +151,8 @@ def draws_of(run: Run, steps: int) -> Draws:
     Where every budget has a floor, and no limit that a sub-network could be near, those of all sizes.
     """
     study, settings = run.study, run.study.supernet
-    if settings.sampling == "budgets" and not all(budget.has_floor for budget in study.budgets):
-        costs = costs_of(run)
-        excesses = [
-            None if budget.has_floor else partial(costs.cautious_excess, budget=budget) for budget in study.budgets
-        ]
+    if study.is_near_budgets:
+        excesses = [None if budget.has_floor else partial(_excess, costs_of(run), budget) for budget in study.budgets]
         return near_budgets(study.space, excesses, settings.random_subnets + 2, study.seed)
 
     def of(space: SearchSpace) -> Draws:
@@ -156,6 +160,12 @@ def draws_of(run: Run, steps: int) -> Draws:
         return sandwich(space, settings.random_subnets, sampling, study.seed)
 
     return in_stages(study.space, steps, of) if settings.progressive else of(study.space)
+
+
+def _excess(costs: Costs, budget: Budget, architecture: Architecture) -> float:
+    """By how much a sub-network misses a budget; where texts may leave early, if as many leave after each layer."""
+    depth = len(architecture.layers)
+    return costs.cautious_excess(architecture, budget, (1.0 / depth,) * depth if architecture.exit_threshold else ())
 
 
 def supernet_steps(run: Run) -> int:

@@ -66,6 +66,8 @@ class Costs:
     budgets: tuple[Budget, ...]
     floors: Mapping[str, Floor] = field(default_factory=dict)
     """The floors of those budgets that have one, by the budget's name, on the texts that candidates are judged by."""
+    shares: tuple[float, ...] = (1.0, 0.5, 0.25, 0.125)
+    """Of each budget, in descending order: where a search looks for good candidates, since a front has a cheap end."""
 
     def predict_ms(self, architecture: Architecture, exits: Sequence[float] = ()) -> dict[str, float]:
         """The predicted median latency on each device, in milliseconds. `exits`: see `Profile.predict`."""

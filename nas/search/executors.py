@@ -29,7 +29,7 @@ class Executor(Protocol):
     """So many may be handed over before a result is asked for."""
 
     def submit(self, ticket: int, architecture: Architecture, rival: float) -> None:
-        """Hand over a candidate under a number of the caller's, with the accuracy that it has to beat."""
+        """Hand over a candidate under a number of the caller's, with the objective that it has to beat."""
 
     def next_result(self) -> tuple[int, CandidateResult]:
         """Wait for any submitted candidate: its ticket and its result.

@@ -29,7 +29,7 @@ def pareto_front(
 def ranking(
     results: Sequence[CandidateResult], costs: Costs, budget: Budget, tolerance: float
 ) -> list[CandidateResult]:
-    """The candidates for a budget that were evaluated wholly, most accurate first.
+    """The candidates for a budget that were evaluated wholly, best first by the search's objective.
 
     Predictions err, so a predicted excess of up to `tolerance` is let through: measurement decides.
     """

@@ -34,8 +34,6 @@ where much is known, little is to be learnt from a few more, and where many are 
 time."""
 _KNOWN_PER_CHOICE, _RUNNING_PER_CHOICE = 16, 4
 """One is chosen for so many that are known, at most `_MOST` together, or for so many that are in flight."""
-_SHARES = (1.0, 0.5, 0.25, 0.125)
-"""Of each budget: levels that a front is looked at; its cheap end is looked after by each third candidate."""
 _ROUNDS, _CHILDREN, _PARENTS = 3, 300, 8
 _BEST = 4
 """So many evaluated candidates of each level have children."""
@@ -157,13 +155,13 @@ class Guide:
         for turn in range(done, done + count):
             by_share, place = turn % 3 == 2, (turn - turn // 3) % budgets
             if by_share:
-                yield rng.randrange(budgets, budgets * len(_SHARES))
+                yield rng.randrange(budgets, budgets * len(self._costs.shares))
             else:
                 yield rng.choice(floors[place]) if place in floors else place
 
     def _levels_of_floors(self) -> dict[int, range]:
         """The levels of cost of each budget that has a floor, by the budget's place."""
-        at, found = len(self._costs.budgets) * len(_SHARES), dict[int, range]()
+        at, found = len(self._costs.budgets) * len(self._costs.shares), dict[int, range]()
         for place, budget in enumerate(self._costs.budgets):
             if floor := self._costs.floors.get(budget.name):
                 found[place] = range(at, at + len(floor.levels))
@@ -191,7 +189,7 @@ class Guide:
 
     def _about(self, architecture: Architecture, exits: Sequence[float] = ()) -> _About:
         costs = 1.0 + np.array(self._costs.cautious_excesses(architecture, exits))
-        keeps = np.concatenate([costs <= share for share in _SHARES])
+        keeps = np.concatenate([costs <= share for share in self._costs.shares])
         return _About(features(self._space, architecture), keeps, self._savings(architecture, exits, costs))
 
     def _savings(self, architecture: Architecture, exits: Sequence[float], costs: np.ndarray) -> np.ndarray:

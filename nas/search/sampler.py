@@ -1,8 +1,8 @@
 """A search's trials behind three calls: ask, tell, results. Nothing outside this folder knows Optuna.
 
 A trial is stored as integers (see `Encoding`), with its result in one attribute. What Optuna sees as values are
-accuracy, to be raised, and the predicted latency on each device, to be lowered; its one constraint says how far the
-nearest budget is missed. An architecture that was evaluated before, or that is predicted to miss every budget, is
+the objective, to be raised, and the predicted latency on each device, to be lowered; its one constraint says how far
+the nearest budget is missed. An architecture that was evaluated before, or that is predicted to miss every budget, is
 told at once and costs no evaluation.
 """
 

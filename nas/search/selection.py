@@ -120,6 +120,7 @@ def _describe(result: CandidateResult, costs: Costs) -> dict[str, Any]:
         "description": result.architecture.describe(),
         "architecture": result.architecture.to_json(),
         "search_accuracy": result.accuracy,
+        **({} if result.confidence is None else {"search_confidence": result.confidence}),
         "predicted_ms": {
             name: round(value, 4) for name, value in costs.predict_ms(result.architecture, result.exits).items()
         },
@@ -137,7 +138,7 @@ def measure_budget(
     count: int,
     beside: Sequence[CandidateResult] = (),
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The `count` most accurate candidates of a budget, measured; further ones are taken until enough meet it.
+    """The `count` best candidates of a budget, measured; further ones are taken until enough meet it.
 
     Where the budget has a floor they are twice as many, spread along the front around it. More than one is enough, so
     that one can give way should it miss the budget when it is verified. What was measured corrects what is predicted of

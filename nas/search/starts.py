@@ -12,8 +12,8 @@ from nas.search.costs import Costs, cheapest
 from nas.search.uniform import widths
 from nas.space import SearchSpace
 
-_SHARES = (1.0, 0.5, 0.25)
-"""Of each budget: a front has a cheap end, too."""
+_SHARES = 3
+"""So many of the shares of each budget have designs."""
 
 
 def designs(space: SearchSpace, costs: Costs, count: int, rng: random.Random) -> list[Architecture]:
@@ -33,7 +33,7 @@ def uniform(space: SearchSpace, costs: Costs) -> list[list[Architecture]]:
     """The widest networks whose layers are alike: for each budget and share of it those of each set of layers."""
     alike = [(one, costs.cautious_excesses(one)) for one in _alike(space)]
     found = list[list[Architecture]]()
-    for place, share in product(range(len(costs.budgets)), _SHARES):
+    for place, share in product(range(len(costs.budgets)), costs.shares[:_SHARES]):
         within = (one for one, excesses in alike if 1.0 + excesses[place] <= share)
         widest = list({tuple(layer.source for layer in one.layers): one for one in within}.values())
         if widest not in found:

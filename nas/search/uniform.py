@@ -67,7 +67,7 @@ def _by_budget(space: SearchSpace, costs: Costs) -> dict[str, list[Architecture]
 def best_uniform(
     make_executor: Callable[[], Executor], space: SearchSpace, costs: Costs
 ) -> dict[str, list[CandidateResult]]:
-    """For each budget the most accurate of them, best first: some, since prediction errs about who keeps the budget.
+    """For each budget some of them, best first: several, since prediction errs about who keeps the budget.
 
     A budget with a floor has none, since its limit is not what decides. They are evaluated as candidates are, by the
     same kind of executor, which is made only if there are any; what several budgets have in common is evaluated once.
@@ -100,6 +100,6 @@ def _rival(
     networks: Mapping[str, Sequence[Architecture]],
     best: Mapping[str, Sequence[CandidateResult]],
 ) -> float:
-    """The accuracy below which a network is of no use to any of its budgets, by what is known so far."""
+    """The objective below which a network is of no use to any of its budgets, by what is known so far."""
     asking = _asking(architecture, networks)
     return min(best[name][-1].objective if len(best[name]) == _KEPT else 0.0 for name in asking)

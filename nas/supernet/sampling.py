@@ -33,10 +33,10 @@ def near_budgets(space: SearchSpace, excesses: Sequence[Excess | None], count: i
 
     Only what a budget can choose needs good weights. A step with small sub-networks is fast, and sub-networks that are
     alike in size disagree less about the weights that they share. How much of a budget they take is drawn evenly on a
-    logarithmic scale, from half of the limit to a little more than all of it. A budget without a limit, which is None
-    among the `excesses`, may need a sub-network of any size.
+    logarithmic scale, from half of the limit to a little more than all of it, as far as sub-networks reach. Those for a
+    budget without a limit, which is None among the `excesses`, and for one that nothing is near, are of any size.
     """
-    pools = [_pool(space, excess, seed) if excess else None for excess in excesses]
+    pools = [_pool(space, excess, seed) if excess else [] for excess in excesses]
     low, high = (math.log(1.0 + excess) for excess in _NEAR)
 
     def at(step: int) -> list[Architecture]:
@@ -44,21 +44,19 @@ def near_budgets(space: SearchSpace, excesses: Sequence[Excess | None], count: i
         chosen = []
         for number in range(count):
             pool = pools[(step * count + number) % len(pools)]
-            if pool is None:
+            if not pool:
                 chosen.append(space.sample(rng, rng.random()))
                 continue
-            place = bisect(pool, rng.uniform(low, high), key=lambda entry: entry[0])
-            chosen.append(rng.choice(pool[max(0, place - _NEIGHBOURS) : place + _NEIGHBOURS] or pool[-1:])[1])
+            wanted = rng.uniform(max(low, pool[0][0]), min(high, pool[-1][0]))
+            place = bisect(pool, wanted, key=lambda entry: entry[0])
+            chosen.append(rng.choice(pool[max(0, place - _NEIGHBOURS) : place + _NEIGHBOURS])[1])
         return chosen
 
     return at
 
 
 def _pool(space: SearchSpace, excess: Excess, seed: int) -> list[tuple[float, Architecture]]:
-    """Random sub-networks near a budget with the logarithm of what they take of it, in ascending order.
-
-    Where none is near it: the one that is nearest among those tried.
-    """
+    """Random sub-networks near a budget with the logarithm of what they take of it, in ascending order."""
     rng = random.Random(f"{seed}/near")
     found, members = dict[Architecture, float](), list[Architecture]()
     nearest, least = space.smallest(), excess(space.smallest())
@@ -73,10 +71,7 @@ def _pool(space: SearchSpace, excess: Excess, seed: int) -> list[tuple[float, Ar
         if _NEAR[0] <= value <= _NEAR[1] and drawn not in found:
             found[drawn] = value
             members.append(drawn)
-    return sorted(
-        ((math.log(1.0 + value), drawn) for drawn, value in (found or {nearest: least}).items()),
-        key=lambda entry: entry[0],
-    )
+    return sorted(((math.log(1.0 + value), drawn) for drawn, value in found.items()), key=lambda entry: entry[0])
 
 
 def sandwich(space: SearchSpace, random_subnets: int, sampling: Literal["spread", "uniform"], seed: int) -> Draws:

@@ -115,10 +115,23 @@ def test_draws_are_near_the_budgets_in_turn_and_depend_on_the_step_alone(space):
         assert len(set(every[turn::2])) > 50
 
 
-def test_a_budget_that_hardly_anything_is_near_gets_what_is_nearest(space):
+def test_for_a_budget_that_nothing_is_near_or_that_has_no_limit_draws_are_of_any_size(space):
+    for excess in (lambda one: 9.0, None):
+        drawn = near_budgets(space, [excess], 2, seed=0)
+        sizes = sorted(_size(one) for step in range(200) for one in drawn(step))
+        assert sizes[0] < 1.2 * _size(space.smallest()) and sizes[-1] > 0.8 * _size(space.largest())
+
+
+def test_where_the_range_of_a_budget_is_reached_in_part_its_end_is_not_preferred(space):
+    """The smallest network takes nearly all of the limit: draws are spread over what is left of the range."""
+    limit = 1.1 * _size(space.smallest())
+    drawn = near_budgets(space, [lambda one: _size(one) / limit - 1.0], 4, seed=0)
+    taken = [_size(one) / limit for step in range(300) for one in drawn(step)]
+    assert min(taken) > 0.9 and max(taken) <= 1.3 and sum(each < 1.0 for each in taken) < 0.5 * len(taken)
+
+
+def test_a_budget_that_hardly_anything_is_near_is_found(space):
     sought = space.smallest()
-    [[drawn]] = [near_budgets(space, [lambda one: 9.0 if one != sought else 0.5], 1, seed=0)(0)]
-    assert drawn == sought
     scarce = near_budgets(space, [lambda one: 0.0 if _size(one) == _size(sought) else 5.0], 2, seed=0)
     assert {_size(one) for step in range(50) for one in scarce(step)} == {_size(sought)}
 
