@@ -123,11 +123,11 @@ def test_for_a_budget_that_nothing_is_near_or_that_has_no_limit_draws_are_of_any
 
 
 def test_where_the_range_of_a_budget_is_reached_in_part_its_end_is_not_preferred(space):
-    """The smallest network takes nearly all of the limit: draws are spread over what is left of the range."""
-    limit = 1.1 * _size(space.smallest())
+    """The smallest network takes three quarters of the limit: draws are spread over what is left of the range."""
+    limit = 4 / 3 * _size(space.smallest())
     drawn = near_budgets(space, [lambda one: _size(one) / limit - 1.0], 4, seed=0)
     taken = [_size(one) / limit for step in range(300) for one in drawn(step)]
-    assert min(taken) > 0.9 and max(taken) <= 1.3 and sum(each < 1.0 for each in taken) < 0.5 * len(taken)
+    assert min(taken) > 0.7 and max(taken) <= 1.3 and sum(each < 0.8 for each in taken) < 0.5 * len(taken)
 
 
 def test_a_budget_that_hardly_anything_is_near_is_found(space):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from datasets import Dataset
 from tiny import TEACHERS, make_tokenizer, mixed_space
 from tolerance import is_same
 
@@ -114,6 +115,7 @@ def test_a_frozen_word_table_leaves_the_projection_behind_it_to_learn(space, tea
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
         patch.setattr(training, "DistillationTrainer", stop)
         schedule, losses, kind = Schedule(1e-3, 8, steps=1), LossWeights(), task_kind("classification")
-        distillation = training.Distillation(weights, None, make_tokenizer(), schedule, losses, tmp_path, 0, {}, kind)
+        texts = Dataset.from_dict({"input_ids": [[2, 5, 3]], "length": [3]})
+        distillation = training.Distillation(weights, texts, make_tokenizer(), schedule, losses, tmp_path, 0, {}, kind)
         distillation.train_supernet(weights, sandwich(space, 1, "spread", 0))
     assert frozen == {"weight": True, "left": True, "right": False}
