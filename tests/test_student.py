@@ -193,7 +193,7 @@ def test_logits_of_a_regression_over_pairs_are_standardised(tmp_path):
 
 def test_thresholds_of_several_labels_are_chosen_on_the_search_set(tmp_path):
     """The test set must not choose its own."""
-    names = ("short", "late", "low")
+    names = ("short", "high", "low")
     run = _with_mpnet(write_label_study(tmp_path), LABEL_STUDY, names)
     data, about = splits(run), about_separate_teacher(run)
     order = [names.index(name) for name in data.label_names]
