@@ -278,42 +278,38 @@ def _compressed(study: Study) -> Finding:
     name = "student" if study.student else "teacher"
     if study.compressed.model == "embedded":
         return Finding("study", name, "ok", "made by nas")
-    from nas.hub import find, model_folder
     from nas.pipeline.prepare import given_teacher
     from nas.pipeline.teachers import check_teacher
 
-    try:
-        source = given_teacher(study)
-        if Path(source).is_dir():
-            check_teacher(study, source)
-        else:
-            found, _ = find("model", source, study.compressed.revision)
-            check_teacher(study, str(model_folder(found, weights=False)), weights=False)
-            source = f"{found} is on the hub"
-    except NasError as problem:
-        return Finding("study", name, "missing", str(problem).removeprefix(f"{name}.model: "))
-    return Finding("study", name, "ok", source)
+    return _model(name, study.compressed.revision, partial(given_teacher, study), partial(check_teacher, study))
 
 
 def _separate_teacher(study: Study) -> Finding:
     """The teacher of a student."""
     if not study.teacher.is_loaded:
         return Finding("study", "teacher", "ok", "its outputs are columns of the data")
-    from nas.hub import find, model_folder
     from nas.model.any_classifier import AnyClassifier
     from nas.pipeline.prepare import given_model
 
+    given = partial(given_model, study, study.teacher)
+    return _model("teacher", study.teacher.revision, given, AnyClassifier.of)
+
+
+def _model(name: str, revision: str | None, given: Callable[[], str], check: Callable[..., object]) -> Finding:
+    """A model of the study, which `given` names: a folder that `check` reads, or what the hub has without weights."""
+    from nas.hub import find, model_folder
+
     try:
-        source = given_model(study, study.teacher)
+        source = given()
         if Path(source).is_dir():
-            AnyClassifier.of(source)
+            check(source)
         else:
-            found, _ = find("model", source, study.teacher.revision)
-            AnyClassifier.of(str(model_folder(found, weights=False)), weights=False)
+            found, _ = find("model", source, revision)
+            check(str(model_folder(found, weights=False)), weights=False)
             source = f"{found} is on the hub"
     except NasError as problem:
-        return Finding("study", "teacher", "missing", str(problem).removeprefix("teacher.model: "))
-    return Finding("study", "teacher", "ok", source)
+        return Finding("study", name, "missing", str(problem).removeprefix(f"{name}.model: "))
+    return Finding("study", name, "ok", source)
 
 
 def _check_hub_data(study: Study) -> None:

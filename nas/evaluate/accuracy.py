@@ -98,6 +98,15 @@ def forward_of(
     return forward
 
 
+def logits_of(model: nn.Module, texts: Dataset, title: str | None = None) -> np.ndarray:
+    """Logits (examples, num_labels) of a whole model for tokenised texts, on the processor where the model is.
+
+    With a title, progress is shown.
+    """
+    processor = str(next(model.parameters()).device)
+    return predict(forward_of(model.eval(), processor=processor), batches_by_length(texts), title)
+
+
 class Evaluator:
     """Evaluates architectures of one supernet on one split.
 
@@ -127,9 +136,8 @@ class Evaluator:
         fast = bf16 and uses_bf16(supernet.weights.config.hidden_size, processor)
         self._dtype = torch.bfloat16 if fast else torch.float32
         self._by_confidence = by_confidence and metric.is_share
-        races = raced and metric.is_share
-        self._race = Race(len(self.labels)) if races else None
-        self._accuracies = Race(len(self.labels)) if races else None  # what to expect of those that are stopped
+        # The race itself, and what accuracy to expect of those that are stopped.
+        self._races = (Race(len(self.labels)), Race(len(self.labels))) if raced and metric.is_share else None
 
     def evaluate(self, architecture: Architecture, rival: float = 0.0) -> CandidateResult:
         """The architecture's metric with the weights that it inherits.
@@ -179,15 +187,15 @@ class Evaluator:
                 found.append(logits)
                 left += layers
                 rows.append(self.batches[number].rows)
-                if self._race:
+                if self._races:
                     values.append(self._values(logits, rows[-1]))
-                    if rival and self._race.is_lost(np.concatenate(rows), np.concatenate(values), rival):
+                    if rival and self._races[0].is_lost(np.concatenate(rows), np.concatenate(values), rival):
                         break
         answers = _Answers(np.concatenate(found), np.concatenate(rows), left)
-        if self._race and self._accuracies and len(answers.rows) == len(self.labels):
-            order = np.argsort(answers.rows)
-            self._race.add(np.concatenate(values)[order])
-            self._accuracies.add(self.metric.right(answers.logits, self.labels[answers.rows])[order])
+        if self._races and len(answers.rows) == len(self.labels):
+            order, (race, accuracies) = np.argsort(answers.rows), self._races
+            race.add(np.concatenate(values)[order])
+            accuracies.add(self.metric.right(answers.logits, self.labels[answers.rows])[order])
         return answers
 
     @contextmanager
@@ -206,9 +214,10 @@ class Evaluator:
 
     def _scores(self, logits: np.ndarray, rows: np.ndarray) -> tuple[float, float | None]:
         """The metric, and the confidence if it is asked for; both are estimated where rows are missing."""
-        if self._race and self._accuracies and len(rows) < len(self.labels):
-            accuracy, _ = self._accuracies.estimate(rows, self.metric.right(logits, self.labels[rows]))
-            objective, _ = self._race.estimate(rows, self._values(logits, rows))
+        if self._races and len(rows) < len(self.labels):
+            race, accuracies = self._races
+            accuracy, _ = accuracies.estimate(rows, self.metric.right(logits, self.labels[rows]))
+            objective, _ = race.estimate(rows, self._values(logits, rows))
         else:
             accuracy = self.metric.score(logits, self.labels[rows])
             objective = float(self._values(logits, rows).mean()) if self._by_confidence else accuracy

@@ -19,12 +19,11 @@ import numpy as np
 from nas.architecture import Architecture, compress_all
 from nas.budget import TRIAL, Budget, Floor
 from nas.compression import compression
-from nas.data import batches_by_length
 from nas.data.sample import SAMPLE_FILE
 from nas.device import Device
 from nas.errors import ExportError
-from nas.evaluate import Evaluator, predict
-from nas.evaluate.accuracy import forward_of
+from nas.evaluate import Evaluator
+from nas.evaluate.accuracy import logits_of
 from nas.export import verify, write_artefact
 from nas.export.artefact import VERIFICATION_FILE
 from nas.export.tokens import check_tokens
@@ -209,7 +208,7 @@ def _settled_metric(run: Run, model: CompactBertForSequenceClassification) -> Me
     if metric.is_settled:
         return metric
     searched = splits(run).search
-    logits = predict(forward_of(model), batches_by_length(searched), "Answers to the search set")
+    logits = logits_of(model, searched, "Answers to the search set")
     return metric.settled(logits, np.asarray(searched["labels"]))
 
 

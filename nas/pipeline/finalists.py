@@ -31,6 +31,7 @@ from nas.pipeline.supernets import decided, distillation, supernet_inputs, super
 from nas.pipeline.unlabelled import distilled_texts
 from nas.progress import Laps, busy, say
 from nas.search.selection import WIDER
+from nas.space import evenly_spaced
 from nas.supernet.cohort import Goal, Halving, expected_at_end, kept_of
 from nas.supernet.loops import Schedule
 
@@ -134,10 +135,8 @@ def _chosen(run: Run) -> dict[str, list[dict[str, Any]]]:
 
 
 def _evenly(items: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    """At most so many items of a list, two or more, evenly and with both ends."""
-    if len(items) <= most:
-        return items
-    return [items[round(number * (len(items) - 1) / (most - 1))] for number in range(most)]
+    """At most so many items of a list, evenly and with both ends."""
+    return [items[place] for place in evenly_spaced(min(most, len(items)), len(items))]
 
 
 def make_finalists(run: Run, laps: Laps) -> None:

@@ -6,10 +6,8 @@ import numpy as np
 from datasets import Dataset
 
 from nas.budget import Floor
-from nas.data import batches_by_length
 from nas.errors import TeacherError
-from nas.evaluate import predict
-from nas.evaluate.accuracy import forward_of
+from nas.evaluate.accuracy import logits_of
 from nas.evaluate.recipe import judged_by
 from nas.evaluate.spread import FLATTERED, standard_error
 from nas.files import digest, read_json, write_json
@@ -52,6 +50,6 @@ def _teacher(run: Run, examples: int | None) -> tuple[float, float]:
 
 def _judge(run: Run, judged: Dataset) -> tuple[float, float]:
     metric = metric_of(run)
-    logits = predict(forward_of(load_teacher(run)), batches_by_length(judged), "Accuracy of the teacher")
+    logits = logits_of(load_teacher(run), judged, "Accuracy of the teacher")
     labels = np.asarray(judged["labels"])
     return metric.score(logits, labels), standard_error(metric, logits, labels)

@@ -23,13 +23,18 @@ _GB = 1e9
 
 
 def outputs_of(run: Run, texts: Dataset, teacher: CompactBertForSequenceClassification) -> TeacherOutputs | None:
-    """Return what the ordered teacher says of the distillation's texts, which is computed first if it is not on disk.
+    """Return what the ordered teacher says of the distillation's texts; None if it is to be computed in every step."""
+    return TeacherOutputs(run.outputs, texts) if keep_outputs(run, texts, teacher) else None
 
-    None if it is to be computed in every step: on a GPU, where it changes from step to step or more than logits and
-    hidden states are compared, where it takes too much room, and where training is too short.
+
+def keep_outputs(run: Run, texts: Dataset, teacher: CompactBertForSequenceClassification) -> bool:
+    """Compute what the ordered teacher says of the texts if it is not on disk; returns whether it is there then.
+
+    It is not kept on a GPU, where it changes from step to step or more than logits and hidden states are compared,
+    where it takes too much room, and where training is too short.
     """
     if not _is_of_use(run, texts):
-        return None
+        return False
     made_of: dict[str, Any] = {
         "form": _FORM,
         "teacher": file_digest(run.ordered_teacher / "model.safetensors"),
@@ -38,10 +43,10 @@ def outputs_of(run: Run, texts: Dataset, teacher: CompactBertForSequenceClassifi
     if made_from(run.outputs) != made_of:
         needed, room = size_in_bytes(teacher.config, texts), shutil.disk_usage(run.folder).free
         if needed > min(run.study.training.outputs_gb * _GB, room / 2):
-            return None
+            return False
         with scale_of(run).out_of(teacher.classifier):
             write(run.outputs, teacher, texts, made_of, uses_bf16(teacher.config.hidden_size, "cpu"))
-    return TeacherOutputs(run.outputs, texts)
+    return True
 
 
 def drop_outputs(run: Run) -> None:

@@ -18,12 +18,12 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nas import embedded
-from nas.data import Splits, TaskData, batches_by_length, read_splits
+from nas.data import Splits, TaskData, read_splits
 from nas.data.files import values_of
 from nas.data.sample import SAMPLE_FILE, sample_of
 from nas.data.task import tokenised
 from nas.errors import SearchSpaceError, TeacherError
-from nas.evaluate.accuracy import forward_of, predict
+from nas.evaluate.accuracy import logits_of
 from nas.files import digest, file_digest, read_json, write_json
 from nas.model.teacher_config import read_config
 from nas.model.tokenizer import check_ids, ignored_code, load_tokenizer
@@ -320,7 +320,7 @@ def fine_tune(
     if task_kind(study.task.kind).predicts_numbers:
         scale = Scale.of(train["labels"])
         some = _some_of(train)
-        Scale.to_begin_with(_logits(model, some)[:, 0], some["labels"]).take_out_of(last_linear(model))
+        Scale.to_begin_with(logits_of(model, some)[:, 0], some["labels"]).take_out_of(last_linear(model))
         targets = scale.standardised(train["labels"])
         train = train.remove_columns("labels").add_column("labels", targets)
     judge, patience = (None, 0) if settings.epochs else (_judge_of(study, data), _PATIENCE)
@@ -334,7 +334,7 @@ def _judge_of(study: Study, data: TaskData) -> Judge:
     """Tells how accurate a teacher is on some of the search set, which it does not learn from."""
     metric, texts = _metric(study, data), _some_of(data.search)
     labels = np.asarray(texts["labels"])
-    return lambda model: metric.score(_logits(model, texts), labels)
+    return lambda model: metric.score(logits_of(model, texts), labels)
 
 
 def _some_of(texts: Dataset) -> Dataset:
@@ -346,10 +346,6 @@ def scale_of(run: Run) -> Scale:
     return Scale(**read_json(run.teacher / _SOURCE, TeacherError)["outputs"])
 
 
-def _logits(model: PreTrainedModel, texts: Dataset) -> np.ndarray:
-    return predict(forward_of(model.eval(), processor=str(model.device)), batches_by_length(texts))
-
-
 def _judge(model: PreTrainedModel, data: TaskData, study: Study) -> Scale:
     """Say how accurate the teacher is on some of the search set, and whether a constant answer is as good.
 
@@ -358,7 +354,7 @@ def _judge(model: PreTrainedModel, data: TaskData, study: Study) -> Scale:
     metric = _metric(study, data)
     texts = _some_of(data.search)
     with busy("Looking at the teacher's answers"):
-        logits, labels = _logits(model, texts), np.asarray(texts["labels"])
+        logits, labels = logits_of(model, texts), np.asarray(texts["labels"])
     found = metric.score(logits, labels)
     constant = metric.constant(labels, logits.shape[1])
     least = 0.0 if constant is None else metric.score(constant, labels)

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from nas.data import TaskData, batches_by_length
 from nas.data.task import tokenised
 from nas.errors import DataError, TeacherError
-from nas.evaluate.accuracy import forward_of
+from nas.evaluate.accuracy import forward_of, predict
 from nas.files import digest, file_digest, read_json, write_atomically, write_json
 from nas.model.any_classifier import AnyClassifier
 from nas.model.precision import training_processor, uses_bf16
@@ -32,12 +32,12 @@ from nas.pipeline.given_outputs import output_columns, read_outputs
 from nas.pipeline.prepare import Place, ReadTask, data_inputs, fine_tune, given_model, read_task, splits
 from nas.pipeline.run import Run, once
 from nas.pipeline.snapshots import Role, asked, commit, hub_model, said_of_ids
+from nas.pipeline.teachers import check_kind
 from nas.pipeline.unlabelled import read_new_texts, unlabelled_inputs
 from nas.progress import Laps, busy, say, tracked
 from nas.study import Study
 from nas.supernet.scale import STANDARD, Scale
 from nas.tasks import Head, Metric, task_kind
-from nas.tasks.base import problem_of
 from nas.tasks.labels import numbering
 from nas.threads import side_by_side
 
@@ -98,7 +98,7 @@ def check_separate_teacher(run: Run, label_names: Sequence[str]) -> None:
     else:
         found = AnyClassifier.of(_folder(run, weights=False), weights=_ROLE not in asked(run.study))
         if run.study.teacher.fine_tune is None:
-            _check_kind(run.study, found)
+            check_kind(run.study, found.source, found.config, len(found.output_names))
             _columns(run.study, found, label_names)
 
 
@@ -213,17 +213,6 @@ def about_separate_teacher(run: Run) -> dict[str, Any] | None:
     return found
 
 
-def _check_kind(study: Study, found: AnyClassifier) -> None:
-    """Raise `TeacherError` if the outputs of a fine-tuned classifier are of another kind than the task's."""
-    kind, count = task_kind(study.task.kind), len(found.output_names)
-    if not kind.takes(found.config.problem_type, count):
-        raise TeacherError(
-            f"teacher.model: {found.source}: config.json: problem_type is "
-            f"{problem_of(found.config.problem_type, count)} with {count} label(s), but a task of kind {kind.name!r} "
-            f"needs {kind.problem_type}; give a teacher fine-tuned for such a task, or set teacher.fine_tune"
-        )
-
-
 def _columns(study: Study, found: AnyClassifier, label_names: Sequence[str]) -> tuple[list[int], str]:
     """The teacher's outputs in the order of the task's labels, and what a user should know about it, in a line.
 
@@ -301,14 +290,8 @@ class _Answers:
 
     def _computed(self, texts: Dataset) -> np.ndarray:
         batches = list(batches_by_length(texts))
-        found: np.ndarray | None = None
         with side_by_side(self._one, batches, None if self._processor == "cpu" else 1) as results:
-            for batch, logits in zip(batches, results, strict=True):
-                if found is None:
-                    found = np.zeros((len(texts), logits.shape[1]), dtype=np.float32)
-                found[batch.rows] = logits
-        assert found is not None
-        return found
+            return predict(lambda _: next(results), batches)
 
     def _one(self, batch: Any) -> np.ndarray:
         with torch.autocast(self._processor, dtype=torch.bfloat16, enabled=self._dtype == torch.bfloat16):

@@ -20,7 +20,7 @@ from nas.files import digest, write_folder
 from nas.model import CompactBertForSequenceClassification
 from nas.model.tokenizer import load_tokenizer
 from nas.pipeline.division import TIMED_STEPS, WARM_UP_STEPS, supernet_seconds, training_steps
-from nas.pipeline.outputs import drop_outputs, outputs_of
+from nas.pipeline.outputs import drop_outputs, keep_outputs, outputs_of
 from nas.pipeline.prepare import scale_of, splits, task_made_of, teacher_inputs, teacher_made_of
 from nas.pipeline.profiles import costs_of
 from nas.pipeline.run import Run, once
@@ -110,7 +110,7 @@ def make_supernet(run: Run, laps: Laps) -> None:
         order(run, data, teacher)
         write_folder(run.ordered_teacher, untrained(run, data, teacher).save_pretrained)
     laps.end("ordering")
-    outputs_of(run, distilled_texts(run, splits(run)), load_ordered(run))  # once for all workers
+    keep_outputs(run, distilled_texts(run, splits(run)), load_ordered(run))  # once for all workers
     laps.end("outputs")
     if run.study.training.hours and decided(run, "supernet") is None:
         _decide(run, laps)

@@ -114,13 +114,17 @@ def _check_head(study: Study, config: PreTrainedConfig, checkpoint: Checkpoint) 
         raise TeacherError(
             f"{where} has no {missing[0]}: it is not a fine-tuned classifier; give one, or set teacher.fine_tune"
         )
+    check_kind(study, checkpoint.source, config, labels)
+
+
+def check_kind(study: Study, source: str, config: PreTrainedConfig, labels: int | None) -> None:
+    """Raise `TeacherError` if a fine-tuned classifier with so many labels is of another kind than the study's task."""
     kind = task_kind(study.task.kind)
-    found = problem_of(config.problem_type, labels)
     if not kind.takes(config.problem_type, labels):
         raise TeacherError(
-            f"{where}: config.json: problem_type is {found} with {labels} label(s), but a task of kind "
-            f"{kind.name!r} needs {kind.problem_type}; give a teacher fine-tuned for such a task, or set "
-            "teacher.fine_tune"
+            f"teacher.model: {source}: config.json: problem_type is {problem_of(config.problem_type, labels)} with "
+            f"{labels} label(s), but a task of kind {kind.name!r} needs {kind.problem_type}; give a teacher fine-tuned "
+            "for such a task, or set teacher.fine_tune"
         )
 
 

@@ -11,6 +11,7 @@ from nas.architecture import Architecture
 from nas.evaluate import CandidateResult
 from nas.search.front import cheapest_reaching, pareto_front, ranking
 from nas.search.sampler import Trials
+from nas.space import evenly_spaced
 
 _FRONT_ROWS = 8
 
@@ -48,7 +49,7 @@ class View:
         table.add_column("architecture", no_wrap=True, overflow="ellipsis")
         for budget, best in self._best.items():
             self._add_row(table, budget, best[:1])
-        for number, place in enumerate(_spread(len(self._front), _FRONT_ROWS)):
+        for number, place in enumerate(evenly_spaced(min(_FRONT_ROWS, len(self._front)), len(self._front))):
             title = f"front, {len(self._front)} candidates" if number == 0 else ""
             self._add_row(table, title, [self._front[place]])
         return Group(self._shares(), table)
@@ -81,10 +82,3 @@ class View:
         shares = (f"{count / proposals:.0%} {name.replace('_', ' ')}" for name, count in outcomes.items())
         stopped = f"{self._stopped / max(self.done, 1):.0%} of the evaluated raced out"
         return f"{proposals} proposals: {', '.join(shares)}; {stopped}"
-
-
-def _spread(length: int, most: int) -> list[int]:
-    """Places of a list, all or `most` of them, evenly and with both ends."""
-    if length <= most:
-        return list(range(length))
-    return [round(number * (length - 1) / (most - 1)) for number in range(most)]

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from itertools import product
 
 import numpy as np
 import pytest
 from driver import costs_of
-from test_guided import SPACE, _accuracy, _results, _search
+from test_guided import SPACE, _accuracy, _results, _search, every_in_int8
 
-from nas.architecture import Architecture, Layer
 from nas.budget import Budget, Floor
 from nas.evaluate import CandidateResult
 from nas.search import selection
@@ -34,15 +32,8 @@ def costs(search_folder) -> Costs:
 
 
 def _cheapest(costs, accuracy):
-    """The least latency of all architectures that reach an accuracy: one in integers is never dearer."""
-    options = list(product((1, 2, 4), (8, 24, 64)))
-    architectures = (
-        Architecture(hidden, tuple(Layer(at, *sizes, "int8", "int8") for at, sizes in zip(kept, chosen, strict=True)))
-        for hidden in SPACE.dimensions.hidden_size
-        for kept in SPACE.layer_sets
-        for chosen in product(options, repeat=len(kept))
-    )
-    return min(costs.minimised(one, FLOOR) for one in architectures if _accuracy(one) >= accuracy)
+    """The least latency of all architectures that reach an accuracy."""
+    return min(costs.minimised(one, FLOOR) for one in every_in_int8() if _accuracy(one) >= accuracy)
 
 
 def test_levels_are_as_far_from_the_teacher_as_a_final_training_may_close():
