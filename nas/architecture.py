@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from nas.compression import Block, compression
 from nas.errors import SearchSpaceError
 from nas.files import digest
 
 LAYER_BLOCKS: tuple[Block, ...] = ("attention", "feed_forward")
+Readout = Literal["first", "mean", "every"]
+"""What a network's head reads of the last hidden states: the first token, the mean over all tokens, or every token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +168,14 @@ class Architecture:
         return f"h{block(self.hidden_size, self.embedding)} {layers}{leaving}"
 
 
-def first_token_from(layers: Sequence[Layer]) -> int:
+def first_token_from(layers: Sequence[Layer], readout: Readout = "first") -> int:
     """The number of the layer from which on the first token alone is computed: the last one with attention.
 
-    Nothing behind it reads other tokens. 0 where no layer of these resolved ones has attention.
+    Nothing behind it reads other tokens. 0 where no layer of these resolved ones has attention, and the number of
+    layers where the readout is of all tokens.
     """
+    if readout != "first":
+        return len(layers)
     return max((number for number, layer in enumerate(layers) if layer.num_attention_heads), default=0)
 
 

@@ -23,11 +23,10 @@ def _register_config(module: ModuleType) -> None:
 
 
 def _register_model(module: ModuleType) -> None:
-    from nas.model import CompactBertConfig, CompactBertForSequenceClassification
+    from nas.model import CompactBertConfig, modeling
 
-    module.AutoModelForSequenceClassification.register(
-        CompactBertConfig, CompactBertForSequenceClassification, exist_ok=True
-    )
+    for name, model in modeling.AUTO_MODELS.values():
+        getattr(module, name).register(CompactBertConfig, model, exist_ok=True)
 
 
 _HOOKS: dict[str, Callable[[ModuleType], None]] = {

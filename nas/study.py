@@ -393,7 +393,13 @@ class Study(Settings):
         return loaded
 
     def _check_space(self) -> None:
-        if self.space.dimensions.exit_threshold and (why := task_kind(self.task.kind).no_exits):
+        kind = task_kind(self.task.kind)
+        if self.space.dimensions.keep_tokens and kind.readout != "first":
+            raise StudyError(
+                f"{self.path}: search_space: {self.space.name!r} drops tokens (keep_tokens), but a task of kind "
+                f"{kind.name!r} needs all of them at the network's end; use another space"
+            )
+        if self.space.dimensions.exit_threshold and (why := kind.no_exits):
             raise StudyError(
                 f"{self.path}: search_space: {self.space.name!r} leaves networks early when a class is sure "
                 f"(exit_threshold), but {why}; use another space"

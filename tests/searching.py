@@ -9,7 +9,7 @@ from tiny import make_rows, make_tokenizer, randomise
 from nas.data import prepare
 from nas.device import Device
 from nas.latency.profile import Fit, Profile
-from nas.model import CompactBertConfig, CompactBertForSequenceClassification
+from nas.model import CompactBert, CompactBertConfig
 from nas.space import SearchSpace
 from nas.study import Task
 
@@ -20,7 +20,7 @@ def write_search(folder: Path) -> Path:
     config = CompactBertConfig(
         attention_head_size=space.teacher.head_size, vocab_size=90, max_position_embeddings=40, num_labels=2
     ).with_architecture(space.largest())
-    randomise(CompactBertForSequenceClassification(config)).save_pretrained(folder / "supernet")
+    randomise(CompactBert(config)).save_pretrained(folder / "supernet")
     make_rows(160, 0).to_parquet(folder / "train.parquet")
     make_rows(20, 1).to_parquet(folder / "test.parquet")
     task = Task(train="train.parquet", test="test.parquet", text=("text",), max_length=16, holdout={"size": 120})

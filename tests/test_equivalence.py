@@ -19,7 +19,7 @@ from transformers import AutoModelForSequenceClassification
 from nas.architecture import Architecture, compress_all
 from nas.export.artefact import ONNX_FILE, write_artefact
 from nas.latency.runner import onnx_session
-from nas.model import CompactBertForSequenceClassification
+from nas.model import CompactBert
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet, SupernetWeights
 
@@ -167,4 +167,4 @@ def test_the_supernet_itself_is_its_largest_sub_network(space, supernet_weights,
     with torch.no_grad():
         found = BertSupernet(supernet_weights).run(space.largest(), **batch).logits
         assert_same(found, supernet_weights(**batch).logits)
-    assert isinstance(supernet_weights, CompactBertForSequenceClassification)
+    assert isinstance(supernet_weights, CompactBert)

@@ -18,7 +18,7 @@ from nas.data import Batch, batches_by_length
 from nas.evaluate.racing import Race
 from nas.evaluate.shared import SharedStates
 from nas.evaluate.spread import standard_error
-from nas.model import CompactBertForSequenceClassification
+from nas.model import CompactBert
 from nas.model.layers import BlockLinear
 from nas.model.modeling import first_sure
 from nas.model.precision import precision_name, uses_bf16
@@ -67,15 +67,27 @@ class CandidateResult:
 
 
 def predict(forward: Callable[[Batch], np.ndarray], batches: Iterable[Batch], title: str | None = None) -> np.ndarray:
-    """Logits (examples, num_labels) in the order of the examples. `forward` gives those of one batch.
+    """Logits in the order of the examples, (examples, num_labels), or (examples, tokens, num_labels) with zeros behind
+    the tokens of a text.
 
-    With a title, progress is shown.
+    `forward` gives those of one batch. With a title, progress is shown.
     """
     parts = [(batch.rows, forward(batch)) for batch in (tracked(list(batches), title) if title else batches)]
-    logits = np.zeros((sum(len(rows) for rows, _ in parts), parts[0][1].shape[1]), dtype=np.float32)
-    for rows, values in parts:
-        logits[rows] = values
+    answers = _stacked([values for _, values in parts])
+    logits = np.empty_like(answers)
+    logits[np.concatenate([rows for rows, _ in parts])] = answers
     return logits
+
+
+def _stacked(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """The logits of several batches behind each other, with zeros where a batch has fewer tokens than others."""
+    sizes = [max(size) for size in zip(*(values.shape[1:] for values in parts), strict=True)]
+    found = np.zeros((sum(map(len, parts)), *sizes), dtype=np.float32)
+    start = 0
+    for values in parts:
+        found[(slice(start, start + len(values)), *map(slice, values.shape[1:]))] = values
+        start += len(values)
+    return found
 
 
 def forward_of(
@@ -163,15 +175,13 @@ class Evaluator:
         """The number format that candidates are computed in, as results have it."""
         return precision_name(self._dtype == torch.bfloat16)
 
-    def network(self, architecture: Architecture) -> CompactBertForSequenceClassification:
+    def network(self, architecture: Architecture) -> CompactBert:
         """A sub-network with weights of its own, on the CPU."""
         model = self.supernet.extract(architecture)
         nn.Module.to(model, "cpu")
         return model
 
-    def _answers(
-        self, model: CompactBertForSequenceClassification, architecture: Architecture, rival: float = 0.0
-    ) -> _Answers:
+    def _answers(self, model: CompactBert, architecture: Architecture, rival: float = 0.0) -> _Answers:
         """What a model on shared weights answers to all texts, or to those until its race was lost."""
         states = self.states or SharedStates(limit_bytes=0)
         states.begin(architecture)
@@ -191,7 +201,7 @@ class Evaluator:
                     values.append(self._values(logits, rows[-1]))
                     if rival and self._races[0].is_lost(np.concatenate(rows), np.concatenate(values), rival):
                         break
-        answers = _Answers(np.concatenate(found), np.concatenate(rows), left)
+        answers = _Answers(_stacked(found), np.concatenate(rows), left)
         if self._races and len(answers.rows) == len(self.labels):
             order, (race, accuracies) = np.argsort(answers.rows), self._races
             race.add(np.concatenate(values)[order])
@@ -223,9 +233,7 @@ class Evaluator:
             objective = float(self._values(logits, rows).mean()) if self._by_confidence else accuracy
         return accuracy, objective if self._by_confidence else None
 
-    def measure(
-        self, model: CompactBertForSequenceClassification, title: str | None = None
-    ) -> tuple[float, tuple[float, ...]]:
+    def measure(self, model: CompactBert, title: str | None = None) -> tuple[float, tuple[float, ...]]:
         """The metric of a model with weights of its own, and the shares of texts that leave after each layer.
 
         The model is computed on the evaluator's processor, in full precision, and then put back where it was.
@@ -235,16 +243,16 @@ class Evaluator:
         accuracy = self.metric.score(logits, self.labels)
         return accuracy, exit_shares(left, len(model.layers)) if left else ()
 
-    def accuracy_of(self, model: CompactBertForSequenceClassification) -> float:
+    def accuracy_of(self, model: CompactBert) -> float:
         """The metric of a model with weights of its own, with progress shown."""
         return self.measure(model, _TITLE)[0]
 
-    def judged(self, model: CompactBertForSequenceClassification) -> tuple[float, float]:
+    def judged(self, model: CompactBert) -> tuple[float, float]:
         """The same, and its standard error by resampling the texts."""
         logits = self._logits_of(model, [], _TITLE)
         return self.metric.score(logits, self.labels), standard_error(self.metric, logits, self.labels)
 
-    def _logits_of(self, model: CompactBertForSequenceClassification, left: list[int], title: str | None) -> np.ndarray:
+    def _logits_of(self, model: CompactBert, left: list[int], title: str | None) -> np.ndarray:
         before = model.device
         nn.Module.to(model, self.processor)
         try:
@@ -266,7 +274,7 @@ class _Answers:
 
 
 def _classified(
-    model: CompactBertForSequenceClassification, states: SharedStates, number: int, batch: Batch, in_float32: bool
+    model: CompactBert, states: SharedStates, number: int, batch: Batch, in_float32: bool
 ) -> tuple[torch.Tensor, list[int]]:
     """Logits of a batch, from a head `in_float32` or not, and how many layers each text took if there are exits.
 

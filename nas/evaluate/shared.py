@@ -10,7 +10,7 @@ import torch
 
 from nas.architecture import Architecture, first_token_from
 from nas.data import Batch
-from nas.model import CompactBertForSequenceClassification
+from nas.model import CompactBert
 
 Key = tuple[Any, ...]
 _BYTES = 2**30
@@ -51,7 +51,7 @@ class SharedStates:
         self._states = [*self._states[:depth], *({} for _ in keys[depth:])]
         self.keys = keys
 
-    def run(self, model: CompactBertForSequenceClassification, number: int, batch: Batch) -> torch.Tensor:
+    def run(self, model: CompactBert, number: int, batch: Batch) -> torch.Tensor:
         """The last hidden state of a batch, (texts, tokens, hidden_size). `number` is that of the batch."""
         known = (depth for depth in reversed(range(len(self._states))) if number in self._states[depth])
         depth = next(known, None)
@@ -65,9 +65,7 @@ class SharedStates:
             self._keep(layer + 1, number, hidden)
         return hidden
 
-    def after_each_layer(
-        self, model: CompactBertForSequenceClassification, number: int, batch: Batch
-    ) -> Iterator[torch.Tensor]:
+    def after_each_layer(self, model: CompactBert, number: int, batch: Batch) -> Iterator[torch.Tensor]:
         """The hidden state of a batch after the first layer, the second and so on, computed when it is asked for."""
         hidden: torch.Tensor | None = None
         for depth, known in enumerate(self._states):

@@ -11,11 +11,13 @@ from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
+from nas.architecture import Readout
 from nas.errors import ExportError
-from nas.export.standalone import AUTO_MAP, MODELING_FILE, modeling_source
+from nas.export.standalone import MODELING_FILE, auto_map, modeling_source
 from nas.files import read_json, write_folder, write_json
 from nas.graph import save
-from nas.model import CompactBertConfig, CompactBertForSequenceClassification
+from nas.model import CompactBert, CompactBertConfig
+from nas.model.modeling import for_users
 from nas.model.onnx import to_onnx
 from nas.model.stock import fits_stock, to_stock
 
@@ -29,7 +31,7 @@ SAMPLES_FILE = "samples.json"
 
 
 def write_artefact(
-    model: CompactBertForSequenceClassification,
+    model: CompactBert,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     runtimes: Collection[str] = (),
@@ -43,16 +45,17 @@ def write_artefact(
     example is two texts; `about_task` is what `config.json` shall say of the task besides.
 
     An architecture that the teacher's own class can express (`BertForSequenceClassification` and the like) is saved
-    as such; any other as `CompactBertForSequenceClassification`, with the file that defines it. `infer.py` serves the
-    ONNX file; for the runtime `openvino` there is its own format too. An existing folder is replaced.
+    as such; any other as a `CompactBert`, with the file that defines it. `infer.py` serves the ONNX file; for the
+    runtime `openvino` there is its own format too. An existing folder is replaced.
     """
 
     def fill(draft: Path) -> None:
         stock = fits_stock(model.config)
-        (to_stock(model) if stock else model).save_pretrained(draft)
+        (to_stock(model) if stock else for_users(model)).save_pretrained(draft)
         if not stock:
             (draft / MODELING_FILE).write_text(modeling_source(model.config), encoding="utf-8")
-        _complete(draft / "config.json", stock, pairs, about_task)
+        classes = {} if stock else {"auto_map": auto_map(model.config.readout)}
+        _complete(draft / "config.json", classes, pairs, about_task)
         served_tokenizer(tokenizer, model.config, max_length).save_pretrained(draft)
         save(to_onnx(model), draft / ONNX_FILE)
         if "openvino" in runtimes:
@@ -63,10 +66,10 @@ def write_artefact(
     write_folder(folder, fill)
 
 
-def _complete(path: Path, stock: bool, pairs: bool, about_task: Mapping[str, Any]) -> None:
+def _complete(path: Path, classes: Mapping[str, Any], pairs: bool, about_task: Mapping[str, Any]) -> None:
     """Say in `config.json` where the model's class is defined, what its outputs are, and what it reads."""
     values = read_json(path, ExportError)
-    values |= {} if stock else {"auto_map": AUTO_MAP}
+    values |= classes
     values |= about_task
     values |= {"text_pairs": True} if pairs else {}
     write_json(path, values)
@@ -97,6 +100,13 @@ def _save_openvino(folder: Path) -> None:
 
     # Numbers stay as they are: accuracy and latency are those of the ONNX file.
     openvino.save_model(openvino.Core().read_model(folder / ONNX_FILE), folder / OPENVINO_FILE, compress_to_fp16=False)
+
+
+def readout_of(folder: Path) -> Readout:
+    """The readout of the network in an export's folder, which follows from the class that it was saved as."""
+    (name,) = read_json(folder / "config.json", ExportError)["architectures"]
+    ends: dict[str, Readout] = {"ForSequenceClassification": "first", "ForTokenClassification": "every"}
+    return next((readout for end, readout in ends.items() if name.endswith(end)), "mean")
 
 
 def served_files(folder: Path, runtime: str) -> list[Path]:

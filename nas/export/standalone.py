@@ -15,29 +15,25 @@ from dataclasses import is_dataclass
 from typing import Any
 
 from nas import __version__
+from nas.architecture import Readout
 from nas.compression import REGISTRY, compression
 from nas.errors import ExportError
 from nas.export.sources import Import, Part, is_present, source
-from nas.model import CompactBertConfig, CompactBertForSequenceClassification
+from nas.model import CompactBertConfig
+from nas.model.modeling import AUTO_MODELS
 
 MODELING_FILE = "modeling_compact_bert.py"
-_MODEL = CompactBertForSequenceClassification
 _MODULE = MODELING_FILE.removesuffix(".py")
-AUTO_MAP = {
-    "AutoConfig": f"{_MODULE}.{CompactBertConfig.__name__}",
-    "AutoModelForSequenceClassification": f"{_MODULE}.{_MODEL.__name__}",
-}
-"""Where `config.json` says that the classes are defined."""
 _FOR_CALLERS = {"settle"}
 """What nothing in the file mentions, but who has loaded the model may call."""
 _REGISTRY = ("nas.compression", "REGISTRY")
 """It is written anew: it names the choices of this network."""
-_HEAD = '''"""A compact BERT for sequence classification, whose layers have sizes and compression choices of their own.
+_HEAD = '''"""A compact BERT, whose layers have sizes and compression choices of their own.
 
 Written by nas {version} (Apache-2.0), from its own sources: what the network in this folder needs of them. With torch
 and transformers alone it is loaded by
 
-    AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
+    {auto_class}.from_pretrained(folder, trust_remote_code=True)
 """
 
 from __future__ import annotations
@@ -45,28 +41,35 @@ from __future__ import annotations
 '''
 
 
+def auto_map(readout: Readout) -> dict[str, str]:
+    """Where `config.json` says that the classes of a network with that readout are defined."""
+    name, model = AUTO_MODELS[readout]
+    return {"AutoConfig": f"{_MODULE}.{CompactBertConfig.__name__}", name: f"{_MODULE}.{model.__name__}"}
+
+
 def modeling_source(config: CompactBertConfig) -> str:
     """The text of a Python file that defines a network's model and configuration, of torch and transformers alone.
 
     Raises as `source_of` does.
     """
-    return source_of(config.architecture.choices)
+    return source_of(config.architecture.choices, config.readout)
 
 
-def source_of(choices: Iterable[str]) -> str:
-    """The text of such a file for networks with some compression choices.
+def source_of(choices: Iterable[str], readout: Readout = "first") -> str:
+    """The text of such a file for networks with some compression choices and a readout.
 
     Raises `ExportError` where the source of a choice cannot be read, or names collide.
     """
     names = sorted({name for spec in choices for name in compression(spec).names})
-    return _Copy({name: REGISTRY[name] for name in names}).text()
+    return _Copy({name: REGISTRY[name] for name in names}, readout).text()
 
 
 class _Copy:
     """What is copied for a network with some compression choices, by name."""
 
-    def __init__(self, choices: dict[str, type]) -> None:
+    def __init__(self, choices: dict[str, type], readout: Readout) -> None:
         self.choices = choices
+        self.auto_class, model = AUTO_MODELS[readout]
         self.definitions: dict[str, str] = {}
         """Names with the modules that define them."""
         self.imports: dict[str, Import] = {}
@@ -74,7 +77,7 @@ class _Copy:
         """Names of attributes."""
         self.readers: dict[str, list[str]] = {}
         """For each module those that mention something of it."""
-        self._follow(_MODEL.__module__, _MODEL.__name__)
+        self._follow(model.__module__, model.__name__)
         size = 0
         while size != (size := len(self.definitions) + len(self.mentioned)):
             for name, module in list(self.definitions.items()):
@@ -143,7 +146,7 @@ class _Copy:
 
     def text(self) -> str:
         """The file: its head, then what comes of each module."""
-        head = _HEAD.format(version=__version__) + "\n".join(self._import_lines())
+        head = _HEAD.format(version=__version__, auto_class=self.auto_class) + "\n".join(self._import_lines())
         return f"{head}\n\n" + "\n\n\n".join(map(self._section, self._modules())) + "\n"
 
     def _import_lines(self) -> Iterator[str]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import AutoModelForSequenceClassification
 
 from nas.budget import LATENCIES, RATES, Budget, Limits
 from nas.data import Batch, batches_by_length
@@ -22,15 +21,17 @@ from nas.errors import DeviceError
 from nas.evaluate import predict
 from nas.evaluate.accuracy import exit_shares, forward_of
 from nas.evaluate.spread import standard_error
-from nas.export.artefact import SAMPLES_FILE, VERIFICATION_FILE, served_files
+from nas.export.artefact import SAMPLES_FILE, VERIFICATION_FILE, readout_of, served_files
 from nas.export.standalone import MODELING_FILE
 from nas.files import canonical_json, file_digest, write_json, write_text
 from nas.latency.exits import measure_with_exits
 from nas.latency.measure import Network, Texts, measure_peak_memory
 from nas.latency.record import LatencyRecord, latency_figures
 from nas.latency.runtimes import OnnxRuntime, placed_in_torch, runtime_of
-from nas.model import CompactBertForSequenceClassification
+from nas.model import CompactBert
+from nas.model.modeling import AUTO_MODELS
 from nas.model.sizes import MB
+from nas.model.stock import AUTO_CLASSES, from_stock
 from nas.progress import say
 from nas.tasks import Metric
 
@@ -88,7 +89,7 @@ class Artefact:
 
 def reload(folder: Path) -> Any:
     """The exported Hugging Face model, in evaluation mode."""
-    return AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    return AUTO_CLASSES[readout_of(folder)].from_pretrained(folder).eval()
 
 
 def reload_alone(folder: Path) -> Any:
@@ -100,15 +101,13 @@ def reload_alone(folder: Path) -> Any:
     assert spec is not None and spec.loader is not None
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where dataclasses look for it
     spec.loader.exec_module(module)
-    return getattr(module, CompactBertForSequenceClassification.__name__).from_pretrained(folder).eval()
+    return getattr(module, AUTO_MODELS[readout_of(folder)][1].__name__).from_pretrained(folder).eval()
 
 
-def as_compact(folder: Path) -> CompactBertForSequenceClassification:
+def as_compact(folder: Path) -> CompactBert:
     """The exported model as `CompactBert`, also if it was saved as its family's own class."""
-    from nas.model.stock import from_stock
-
     model = reload(folder)
-    return model if isinstance(model, CompactBertForSequenceClassification) else from_stock(model)
+    return model if isinstance(model, CompactBert) else from_stock(model, readout_of(folder))
 
 
 def _cut(batch: Batch, size: int) -> list[Batch]:

@@ -10,7 +10,7 @@ import torch
 from nas.device import Device
 from nas.latency.measure import NO_TEXTS, Network, Texts, measure
 from nas.latency.record import LatencyRecord, mixture
-from nas.model import CompactBertForSequenceClassification
+from nas.model import CompactBert
 
 _SURE = 100.0
 """A bias for one class that no threshold withstands."""
@@ -37,7 +37,7 @@ def at_each_depth(networks: Mapping[str, Network], exits: Mapping[str, Sequence[
     every: dict[str, Network] = {}
     for name, network in networks.items():
         if name in exits:
-            assert isinstance(network, CompactBertForSequenceClassification)
+            assert isinstance(network, CompactBert)
             every |= {f"{name}/{depth}": model for depth, model in _forced(network)}
         else:
             every[name] = network
@@ -54,8 +54,8 @@ def mixed(measured: Mapping[str, LatencyRecord], exits: Mapping[str, Sequence[fl
 
 
 def _forced(
-    model: CompactBertForSequenceClassification,
-) -> Iterator[tuple[int, CompactBertForSequenceClassification]]:
+    model: CompactBert,
+) -> Iterator[tuple[int, CompactBert]]:
     """The model once for each depth, with exits that all texts take there and nowhere before."""
     for depth in range(1, len(model.layers) + 1):
         forced = copy.deepcopy(model)

@@ -21,11 +21,11 @@ from nas.latency.lanes import Lane, open_lane
 from nas.latency.record import LatencyRecord, pooled
 from nas.latency.runtimes import BlockChain, runtime_of
 from nas.limits import working_on
-from nas.model import CompactBertConfig, CompactBertForSequenceClassification
+from nas.model import CompactBert, CompactBertConfig
 from nas.model.configuration import INPUTS
 from nas.progress import Tracker, say, track
 
-Network = CompactBertForSequenceClassification | tuple[BlockChain, CompactBertConfig] | Path
+Network = CompactBert | tuple[BlockChain, CompactBertConfig] | Path
 """A model, a chain of blocks, or a file that a runtime can load (the exported artefact itself)."""
 GROUP = 40
 """How many networks are measured in turns, besides their reference."""

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nas.architecture import LAYER_BLOCKS, Architecture, first_token_from
+from nas.architecture import LAYER_BLOCKS, Architecture, Readout, first_token_from
 from nas.compression import Block
 from nas.device import Device
 from nas.errors import DeviceError
@@ -35,7 +35,7 @@ class Sum(NamedTuple):
     inner_ms: float
     """Blocks that compute all tokens."""
     outer_ms: float
-    """Embeddings and classifier, and blocks that compute the first token alone."""
+    """Embeddings and head, and blocks that compute the first token alone."""
 
     @property
     def ms(self) -> float:
@@ -85,6 +85,8 @@ class Profile:
     """`predicted_ms` and `measured_ms` of these sub-networks."""
     noisy: bool = False
     """Whether the machine was disturbed in some measurement, also when it was repeated."""
+    readout: Readout = "first"
+    """What the head of the networks reads: where it is the first token, the last layers compute that one alone."""
 
     @property
     def teacher_p50_ms(self) -> float:
@@ -101,7 +103,7 @@ class Profile:
         `exits` are the shares of texts that leave after the first layer, the second and so on; all after the last where
         nothing is given.
         """
-        parts = [sums(self.blocks_ms, architecture, length) for length in self.device.lengths]
+        parts = [sums(self.blocks_ms, architecture, length, self.readout) for length in self.device.lengths]
         shares = exits or (1.0,)  # of the layers from the first on, or of the last alone
         depths = range(1, len(shares) + 1) if exits else (-1,)
         costs = [self.fit.at(own[depth]) for depth in depths for own in parts]
@@ -165,7 +167,9 @@ def weighted_quantile(values: np.ndarray, weights: np.ndarray, share: float) -> 
     return float(sorted_values[place])
 
 
-def sums(table: dict[str, dict[str, float]], architecture: Architecture, length: int) -> list[Sum]:
+def sums(
+    table: dict[str, dict[str, float]], architecture: Architecture, length: int, readout: Readout = "first"
+) -> list[Sum]:
     """What the parts of a network come to for a text of some length: up to its ends, its first layer and so on."""
 
     def cost(part: str, tokens: int) -> float:
@@ -175,7 +179,7 @@ def sums(table: dict[str, dict[str, float]], architecture: Architecture, length:
         return float(np.interp(tokens, [int(at) for at in known], list(known.values())))
 
     found, inner, outer = list[Sum](), 0.0, 0.0
-    for stage in stages(architecture, length):
+    for stage in stages(architecture, length, readout):
         for part, tokens in stage:
             if part.startswith(_OUTER):
                 outer += cost(part, tokens)
@@ -185,7 +189,7 @@ def sums(table: dict[str, dict[str, float]], architecture: Architecture, length:
     return found
 
 
-def stages(architecture: Architecture, length: int) -> Iterator[list[tuple[str, int]]]:
+def stages(architecture: Architecture, length: int, readout: Readout = "first") -> Iterator[list[tuple[str, int]]]:
     """The entries of the table that a network's latency is the sum of, each with its number of tokens.
 
     First those of its two ends, then those of each layer.
@@ -193,7 +197,7 @@ def stages(architecture: Architecture, length: int) -> Iterator[list[tuple[str, 
     hidden, tokens = architecture.hidden_size, length
     yield [(f"{ENDS}{hidden}/{architecture.embedding}", tokens)]
     layers = architecture.resolved
-    alone = first_token_from(layers)
+    alone = first_token_from(layers, readout)
     for number, layer in enumerate(layers):
         options = ((block, *layer.option(block)) for block in LAYER_BLOCKS)
         first_only = number >= alone

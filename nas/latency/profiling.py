@@ -26,7 +26,7 @@ from nas.latency.measure import NO_TEXTS, REFERENCE, Network, Texts, conditions,
 from nas.latency.profile import ENDS, Fit, Profile, Sum, part_name, sums
 from nas.latency.record import LatencyRecord, error_of, latency_figures
 from nas.latency.runtimes import BlockChain, with_repeating_weights
-from nas.model import CompactBertConfig, CompactBertForSequenceClassification
+from nas.model import CompactBert, CompactBertConfig
 from nas.model.sizes import stored_mb
 from nas.space import SearchSpace
 
@@ -78,6 +78,7 @@ class Recipe:
         # Latency does not depend on how many words the table holds, but the teacher's memory does.
         more: list[object] = [config.vocab_size] if self.memory else []
         more += ["first layers"] if self.space.dimensions.exit_threshold else []
+        more += [config.readout] if config.readout != "first" else []
         return digest([self.device.model_dump(mode="json"), self.space.digest, kind, measured, *more])
 
     @cached_property
@@ -166,7 +167,11 @@ class Recipe:
         # The teacher, whose layers are all alike, is no example of the others.
         used = [name for name in self.chosen if name != _TEACHER and not name.startswith("held_out")]
         held_out = [name for name in self.chosen if name.startswith("held_out")]
-        parts = [sums(table, self.chosen[name], length)[-1] for name in used for length in self.device.lengths]
+        parts = [
+            sums(table, self.chosen[name], length, self.config.readout)[-1]
+            for name in used
+            for length in self.device.lengths
+        ]
         samples = [taken for name in used for taken in whole[name].by_length()]
         medians = [float(np.median(taken)) for taken in samples]
         noise = [np.quantile(taken, _NOISE) / median for taken, median in zip(samples, medians, strict=True)]
@@ -185,6 +190,7 @@ class Recipe:
             smallest_p50_ms=whole["smallest"].p50_ms,
             error={},
             noisy=any(record.noisy for record in (*blocks.values(), *whole.values())),
+            readout=self.config.readout,
         )
         predicted = [profile.predict_ms(self.chosen[name]) for name in held_out]
         measured = [whole[name].p50_ms for name in held_out]
@@ -306,7 +312,7 @@ def _block_networks(space: SearchSpace, base: CompactBertConfig) -> Iterator[tup
             yield f"{ENDS}{hidden}/{choice}", _network(base, ends)
         for block in LAYER_BLOCKS:
             for size, choice in space.options(block):
-                for first_only in (False, True) if size else ():
+                for first_only in ((False, True) if base.readout == "first" else (False,)) if size else ():
                     layer = Layer(0, 1, 1).having(block, (size, choice))
                     chain = BlockChain(block, layer, _COPIES, first_only)
                     yield part_name(block, hidden, size, choice, first_only), (chain, config)
@@ -316,7 +322,7 @@ def _block_networks(space: SearchSpace, base: CompactBertConfig) -> Iterator[tup
             yield f"dropping/{hidden}", (BlockChain("attention", layer, _COPIES), config)
 
 
-def _network(base: CompactBertConfig, architecture: Architecture) -> CompactBertForSequenceClassification:
+def _network(base: CompactBertConfig, architecture: Architecture) -> CompactBert:
     with torch.no_grad():
-        model = CompactBertForSequenceClassification(base.with_architecture(architecture))
+        model = CompactBert(base.with_architecture(architecture))
     return with_repeating_weights(model).eval()

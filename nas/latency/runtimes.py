@@ -27,7 +27,7 @@ from nas.latency.runner import Clock, Run, load_file, onnx_session, openvino_req
 if TYPE_CHECKING:
     import torch
 
-    from nas.model import CompactBertConfig, CompactBertForSequenceClassification
+    from nas.model import CompactBert, CompactBertConfig
 
     Inputs = Mapping[str, np.ndarray]
 
@@ -54,7 +54,7 @@ class Runtime(ABC):
     name: str
 
     @abstractmethod
-    def write_model(self, model: CompactBertForSequenceClassification, path: Path) -> None:
+    def write_model(self, model: CompactBert, path: Path) -> None:
         """Write a whole sub-network."""
 
     @abstractmethod
@@ -83,7 +83,7 @@ class OnnxRuntime(Runtime):
 
     name = "onnxruntime"
 
-    def write_model(self, model: CompactBertForSequenceClassification, path: Path) -> None:
+    def write_model(self, model: CompactBert, path: Path) -> None:
         from nas.graph import save
         from nas.model.onnx import to_onnx
 
@@ -163,7 +163,7 @@ class Torch(Runtime):
 
     name = "torch"
 
-    def write_model(self, model: CompactBertForSequenceClassification, path: Path) -> None:
+    def write_model(self, model: CompactBert, path: Path) -> None:
         path.write_text(json.dumps({"config": model.config.to_dict()}))
 
     def write_chain(self, chain: BlockChain, config: CompactBertConfig, path: Path) -> None:
@@ -172,13 +172,13 @@ class Torch(Runtime):
     def load(self, path: Path, device: Device, inputs: Sequence[Inputs]) -> list[Run]:
         import torch
 
-        from nas.model import CompactBertConfig, CompactBertForSequenceClassification
+        from nas.model import CompactBert, CompactBertConfig
 
         torch.set_num_threads(device.threads)
         saved = json.loads(path.read_text())
         config = CompactBertConfig(**saved["config"])
         names: tuple[str, ...] = config.input_names
-        network: torch.nn.Module = CompactBertForSequenceClassification(config)
+        network: torch.nn.Module = CompactBert(config)
         if "chain" in saved:
             chain = BlockChain(**saved["chain"] | {"layer": Layer(**saved["chain"]["layer"])})
             names, network = ("hidden", "attention_mask"), _torch_chain(chain, config)

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 from nas.model.configuration import CompactBertConfig
 
 if TYPE_CHECKING:
-    from nas.model.modeling import CompactBertForSequenceClassification
+    from nas.model.modeling import CompactBert, CompactBertForSequenceClassification
 
-__all__ = ["CompactBertConfig", "CompactBertForSequenceClassification"]
+__all__ = ["CompactBert", "CompactBertConfig", "CompactBertForSequenceClassification"]
 
 
 def __getattr__(name: str) -> Any:
     """The definition when it is first asked for: the configuration is registered while transformers still loads."""
-    if name != "CompactBertForSequenceClassification":
+    if name not in __all__:
         raise AttributeError(f"module 'nas.model' has no attribute {name!r}")
-    from nas.model.modeling import CompactBertForSequenceClassification
+    from nas.model import modeling
 
-    return CompactBertForSequenceClassification
+    return getattr(modeling, name)

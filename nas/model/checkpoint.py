@@ -15,10 +15,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from nas.architecture import Readout
 from nas.errors import TeacherError
 from nas.model.families import FAMILIES, family_of
+from nas.model.stock import AUTO_CLASSES
 from nas.model.teacher_config import CONFIG_FILE, SUPPORTED, teacher_file
 
 WEIGHTS_FILE = "model.safetensors"
@@ -61,20 +63,25 @@ class Checkpoint:
     """The parameters of the head: pooler and classifier, by whatever name."""
     classifier: str
     """The name of the last matrix, (labels, hidden size)."""
+    readout: Readout = "first"
+    before: str = ""
+    """What names have before them here that they have not in the model."""
 
     @classmethod
-    def of(cls, source: str, config: PreTrainedConfig) -> Checkpoint:
-        """Read the names and shapes of a folder.
+    def of(cls, source: str, config: PreTrainedConfig, readout: Readout = "first") -> Checkpoint:
+        """Read the names and shapes of a folder that holds a model of the class that `AUTO_CLASSES` names.
 
         Raises `TeacherError` if there are no safetensors files, one is damaged, or the encoder is not all there.
         """
         with torch.device("meta"):
-            model = AutoModelForSequenceClassification.from_config(config)
-        shapes = {name: tuple(value.shape) for name, value in model.named_parameters()}
+            model = AUTO_CLASSES[readout].from_config(config)
         base = f"{model.base_model_prefix}."
+        before = base if readout == "mean" else ""  # an encoder alone has names without the prefix
+        shapes = {before + name: tuple(value.shape) for name, value in model.named_parameters()}
         head = frozenset(name for name in shapes if not name.startswith(base) or name.startswith(f"{base}pooler."))
-        classifier = family_of(config.model_type).parameter("classifier.weight")
-        found = cls(source, _renamed(source, base, shapes, _headers(source)), shapes, head, classifier)
+        classifier = family_of(config.model_type).parameter("classifier.weight", readout)
+        tensors = _renamed(source, base, shapes, _headers(source))
+        found = cls(source, tensors, shapes, head, classifier, readout, before)
         found._check_encoder(base)
         return found
 
@@ -124,18 +131,19 @@ class Checkpoint:
 
         Raises `TeacherError` for weights that are not numbers.
         """
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+        model: PreTrainedModel = AUTO_CLASSES[self.readout].from_config(config)
         wanted = {name: self.tensors[name] for name in self.shapes if name not in self.new}
         state = {}
         for file in sorted({tensor.file for tensor in wanted.values()}):
             with _opened(self.source, file) as weights:
                 for name, tensor in wanted.items():
                     if tensor.file == file:
-                        state[name] = weights.get_tensor(tensor.name).float()
-                        if not torch.isfinite(state[name]).all():
+                        value = weights.get_tensor(tensor.name).float()
+                        if not torch.isfinite(value).all():
                             raise self._refused(
                                 f"{name} holds values that are not finite numbers; give another checkpoint"
                             )
+                        state[name.removeprefix(self.before)] = value
         model.load_state_dict(state, strict=False)
         return model.float()
 

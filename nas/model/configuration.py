@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from nas.architecture import Architecture, Layer
+from nas.architecture import Architecture, Layer, Readout
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 """Everything that a network may be fed, int64 (batch, sequence)."""
@@ -22,10 +22,12 @@ class CompactBertConfig(PreTrainedConfig):
     With `exit_threshold` above 0 there is a classifier after each layer but the last: a text that one is as sure of
     (probability of the likeliest class) gets its logits from there.
 
-    What differs between families of teachers: `family` is the teacher's `model_type`; `pooler_act` stands between the
-    two linear layers of the head; `embedding_size` is the width of embeddings that are projected to `hidden_size`
-    (ELECTRA), or None where there is no projection; `type_vocab_size` is 0 where there are no token types;
-    `max_position_embeddings` counts the positions that a text can take.
+    `readout` is what the head reads: the first token, the mean over the tokens of a text, or every token. `pooler_act`
+    is the activation of a dense layer between readout and outputs, or None where there is no such layer.
+
+    What differs between families of teachers: `family` is the teacher's `model_type`; `embedding_size` is the width of
+    embeddings that are projected to `hidden_size` (ELECTRA), or None where there is no projection; `type_vocab_size` is
+    0 where there are no token types; `max_position_embeddings` counts the positions that a text can take.
     """
 
     model_type = "compact_bert"
@@ -39,7 +41,8 @@ class CompactBertConfig(PreTrainedConfig):
     embedding: str = "none"
     exit_threshold: float = 0.0
     hidden_act: str = "gelu"
-    pooler_act: str = "tanh"
+    readout: Readout = "first"
+    pooler_act: str | None = "tanh"
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
     classifier_dropout: float | None = None

@@ -8,17 +8,20 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from nas.architecture import Readout
 from nas.errors import TeacherError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """One kind of sequence classifier, in terms of `CompactBertConfig` and the parameters of a `CompactBert`."""
+    """One kind of encoder, in terms of `CompactBertConfig` and the parameters of a `CompactBert`."""
 
     pooler_act: str
-    """What its head computes between the two linear layers."""
+    """What the head of its sequence classifier computes between the two linear layers."""
     parameters: tuple[tuple[str, str], ...] = ()
     """Parts of our parameters' names and its own, replaced in this order."""
+    sequence_head: tuple[tuple[str, str], ...] = ()
+    """The same of the head of its sequence classifier, replaced before the others."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """Our settings and its own, where the two names differ."""
     constants: Mapping[str, Any] = field(default_factory=dict)
@@ -36,11 +39,14 @@ class Family:
         """What it calls one of our settings."""
         return self.settings.get(setting, setting)
 
-    def parameter(self, name: str) -> str:
-        """What it calls one of our parameters."""
-        for ours, its_own in self.parameters:
+    def parameter(self, name: str, readout: Readout = "first") -> str:
+        """What it calls one of our parameters, in the model that transformers has for a readout.
+
+        That is a sequence classifier, a token classifier (`every`), or the encoder alone (`mean`).
+        """
+        for ours, its_own in (*(self.sequence_head if readout == "first" else ()), *self.parameters):
             name = name.replace(ours, its_own)
-        return name
+        return name.partition(".")[2] if readout == "mean" else name
 
     def first_position(self, pad_token_id: int | None) -> int:
         """The row of its position table that the first token takes. The rows before it serve no token."""
@@ -53,13 +59,14 @@ FAMILIES: dict[str, Family] = {
     "bert": Family(pooler_act="tanh"),
     "roberta": Family(
         pooler_act="tanh",
-        parameters=(*_DENSE_HEAD, ("bert.", "roberta.")),
+        parameters=(("bert.", "roberta."),),
+        sequence_head=_DENSE_HEAD,
         positions_follow_padding=True,
     ),
     "distilbert": Family(
         pooler_act="relu",
+        sequence_head=(("bert.pooler.dense.", "pre_classifier."),),
         parameters=(
-            ("bert.pooler.dense.", "pre_classifier."),
             ("bert.embeddings.", "distilbert.embeddings."),
             ("bert.encoder.", "distilbert.transformer."),
             (".attention.self.query.", ".attention.q_lin."),
@@ -85,7 +92,8 @@ FAMILIES: dict[str, Family] = {
     ),
     "electra": Family(
         pooler_act="gelu",
-        parameters=(*_DENSE_HEAD, ("bert.", "electra.")),
+        parameters=(("bert.", "electra."),),
+        sequence_head=_DENSE_HEAD,
         has_embedding_size=True,
     ),
 }

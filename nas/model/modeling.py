@@ -1,14 +1,16 @@
-"""The one definition of a sub-network: a BERT sequence classifier with free sizes and compression choices.
+"""The one definition of a sub-network: a BERT with free sizes and compression choices, a readout and a head.
 
-Parameters carry the names of Hugging Face's `BertForSequenceClassification`, so that weights move between the two
-without a table; `families.py` has the names of the other families. There are no buffers, so that the same code runs
-on the slices of a supernet's weights.
+The readout is what the outputs are computed from: the first token, the mean over all tokens, or every token. The head
+is a linear layer, behind a pooler where the configuration has one. Parameters carry the names of Hugging Face's
+`BertForSequenceClassification`, so that weights move between the two without a table; `families.py` has the names of
+the other families. There are no buffers, so that the same code runs on the slices of a supernet's weights.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,11 +19,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
-from transformers.loss.loss_utils import ForSequenceClassificationLoss
-from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.utils.generic import can_return_tuple
+from transformers.loss.loss_utils import ForSequenceClassificationLoss, ForTokenClassification
+from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput, TokenClassifierOutput
+from transformers.utils.generic import ModelOutput, can_return_tuple
 
-from nas.architecture import LAYER_BLOCKS, first_token_from
+from nas.architecture import LAYER_BLOCKS, Readout, first_token_from
 from nas.model.configuration import CompactBertConfig
 from nas.model.layers import (
     BlockEmbedding,
@@ -74,8 +76,34 @@ class States:
     """The attention weights of each layer, (batch, heads, tokens, tokens); None if not asked for, or no attention."""
 
 
+def _first(hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """The features of the first token, (batch, hidden_size)."""
+    return hidden[:, 0]
+
+
+def _mean(hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """The mean over the tokens of each text, (batch, hidden_size)."""
+    if attention_mask is None:
+        return hidden.mean(dim=1)
+    mask = attention_mask[:, :, None].to(hidden.dtype)
+    return (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+
+
+def _every(hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """The features of every token, (batch, tokens, hidden_size)."""
+    return hidden
+
+
+READOUTS: dict[Readout, Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]] = {
+    "first": _first,
+    "mean": _mean,
+    "every": _every,
+}
+"""What a network's head reads of the last hidden states (batch, tokens, hidden_size), given the attention mask."""
+
+
 class Pooler(nn.Module):
-    """The first token's features, through a dense layer and the family's activation.
+    """A dense layer and the family's activation between the readout and the last linear layer.
 
     In training the heads of RoBERTa and ELECTRA drop out before this layer too; here dropout comes only behind it.
     """
@@ -85,21 +113,90 @@ class Pooler(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.activation = ACT2FN[config.pooler_act]
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.activation(self.dense(hidden[:, 0]))
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.activation(self.dense(features))
 
 
-class CompactBertModel(nn.Module):
-    """Embeddings, layers and pooler; a projection (`embeddings_project`, else None) where `embedding_size` is set."""
+class CompactBertPreTrainedModel(PreTrainedModel):
+    """What a network with a head and one without have in common as models of transformers."""
+
+    config: CompactBertConfig
+    config_class = CompactBertConfig
+    base_model_prefix = "bert"
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
+    """The loss is a mean over a batch: a Trainer that accumulates gradients must divide it itself."""
+    _supports_sdpa = True
+    _no_split_modules = ["Embeddings", "CompactBertLayer"]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, Compressed):
+            for matrix in module.matrices.values():
+                if not getattr(matrix, "_is_hf_initialized", False):  # not found in the file that is loaded
+                    matrix.normal_(std=self.config.initializer_range)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Save as transformers does, together with the file that defines the model where it was loaded from one.
+
+        transformers itself copies that file only if the class comes from it, not if `nas` has the class.
+        """
+        super().save_pretrained(save_directory, *args, **kwargs)
+        module = (getattr(self.config, "auto_map", None) or {}).get("AutoConfig", "").partition(".")[0]
+        source, target = (Path(folder, f"{module}.py") for folder in (self.config._name_or_path, save_directory))
+        if module and source.is_file() and not target.exists():
+            shutil.copyfile(source, target)
+
+    def get_input_embeddings(self) -> BlockEmbedding:
+        """Return the token embeddings: a function from token ids to the `inputs_embeds` of `forward`."""
+        return cast(CompactBertModel, self.base_model).embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the token embeddings by those of `value`, (vocabulary, features), in the same compression.
+
+        Raises `ValueError` for embeddings of another width, and where a network has no such table.
+        """
+        table, weight = self.get_input_embeddings(), getattr(value, "weight", None)
+        if isinstance(value, BlockEmbedding) and value.compression == table.compression:
+            cast(CompactBertModel, self.base_model).embeddings.word_embeddings = value
+        elif isinstance(weight, nn.Parameter) and isinstance(getattr(table, "weight", None), nn.Parameter):
+            if weight.shape[1:] != (table.columns,):
+                raise ValueError(f"token embeddings must have {table.columns} features, but got {weight.shape[1]}")
+            table.weight, table.rows = weight, len(weight)
+        else:
+            raise ValueError(
+                f"the token embeddings of this network are stored as {table.compression.spec}, which a "
+                f"{type(value).__name__} cannot replace; change them in place, or resize them"
+            )
+        self.config.vocab_size = self.get_input_embeddings().rows
+
+    def resize_token_embeddings(  # type: ignore[override]
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> BlockEmbedding:
+        """Change the size of the vocabulary; see `PreTrainedModel`. Added tokens start as the mean of all tokens."""
+        table = self.get_input_embeddings()
+        rows = new_num_tokens or table.rows
+        table.resize(rows if pad_to_multiple_of is None else -(-rows // pad_to_multiple_of) * pad_to_multiple_of)
+        self.config.vocab_size = table.rows
+        return table
+
+
+class CompactBertModel(CompactBertPreTrainedModel):
+    """Embeddings and layers, without a head: hidden states in, hidden states out.
+
+    There is a projection (`embeddings_project`, else None) where `embedding_size` is set, and a pooler (else None)
+    where `pooler_act` is, which is part of the head but stands here by its name in BERT.
+    """
 
     def __init__(self, config: CompactBertConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.embeddings = Embeddings(config)
         projected = config.embedding_size is not None
         self.embeddings_project = nn.Linear(config.embedding_width, config.hidden_size) if projected else None
         self.encoder = Encoder(config)
-        self.first_token_from = first_token_from(config.architecture.resolved)
-        self.pooler = Pooler(config)
+        self.first_token_from = first_token_from(config.architecture.resolved, config.readout)
+        self.pooler = None if config.pooler_act is None else Pooler(config)
+        self.post_init()
 
     def embedded(
         self,
@@ -122,13 +219,50 @@ class CompactBertModel(nn.Module):
             return hidden_after
         return at_places(hidden_after, most_attended(weights, None, layer.keep_tokens))
 
+    @can_return_tuple
     def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutput:
+        """Return the hidden states of token ids of shape (batch, sequence), as transformers' encoders do."""
+        weigh, shows = _asked(self.config, output_attentions, output_hidden_states)
+        hidden = self.checked(attention_mask, input_ids, token_type_ids, position_ids, inputs_embeds)
+        states = self.states(hidden, attention_mask, every_token=True, weigh=weigh)
+        return BaseModelOutput(
+            last_hidden_state=states.hidden[-1],
+            hidden_states=tuple(states.hidden) if shows else None,
+            attentions=cast(tuple[torch.Tensor, ...], tuple(states.attentions)) if weigh else None,
+        )
+
+    def checked(
+        self, attention_mask: torch.Tensor | None, input_ids: torch.Tensor | None, *inputs: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return what `embedded` returns. Raises `ValueError` for inputs that do not fit each other."""
+        if (input_ids is None) == (inputs[-1] is None):
+            raise ValueError("give input_ids or inputs_embeds, and not both")
+        hidden = self.embedded(input_ids, *inputs)
+        if attention_mask is not None and attention_mask.shape != hidden.shape[:2]:
+            raise ValueError(
+                f"attention_mask must have a number for each token, {tuple(hidden.shape[:2])}, but has shape "
+                f"{tuple(attention_mask.shape)}"
+            )
+        return hidden
+
+    def states(
         self, hidden: torch.Tensor, attention_mask: torch.Tensor | None, every_token: bool = False, weigh: bool = False
     ) -> States:
         """Run the layers on what `embedded` returns.
 
-        From the last layer with attention on there is only the first token, since nothing else is read, unless
-        `every_token` asks for the rest. The first token is the same in both cases, rounding included.
+        Where the readout is the first token, there is only that token from the last layer with attention on, since
+        nothing else is read, unless `every_token` asks for the rest. The first token is the same in both cases,
+        rounding included.
         """
         mask = None if attention_mask is None else additive_mask(attention_mask, hidden)
         states = States([hidden], [None], [])
@@ -169,22 +303,16 @@ class CompactBertOutput(SequenceClassifierOutput):
 
     places: tuple[torch.Tensor | None, ...] | None = None
     every_logits: tuple[torch.Tensor, ...] | None = None
-    """The logits after each layer where a text can exit, and the last ones, each (batch, num_labels)."""
+    """The logits after each layer where a text can exit, and the last ones, each like `logits`."""
     left_after: torch.Tensor | None = None
     """The number of layers that each text's logits took, (batch,); None for a network without exits."""
 
 
-class CompactBertForSequenceClassification(PreTrainedModel):
-    """A sub-network as a Hugging Face model: what is extracted, profiled, exported and reloaded."""
+class CompactBert(CompactBertPreTrainedModel):
+    """A sub-network with its head: what is extracted, profiled and trained.
 
-    config: CompactBertConfig
-    config_class = CompactBertConfig
-    base_model_prefix = "bert"
-    supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False
-    """The loss is a mean over a batch: a Trainer that accumulates gradients must divide it itself."""
-    _supports_sdpa = True
-    _no_split_modules = ["Embeddings", "CompactBertLayer"]
+    `logits` are its outputs, (batch, num_labels), or (batch, tokens, num_labels) where the readout is every token.
+    """
 
     def __init__(self, config: CompactBertConfig) -> None:
         super().__init__(config)
@@ -195,65 +323,17 @@ class CompactBertForSequenceClassification(PreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, config.outputs)
         self.post_init()
 
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, Compressed):
-            for matrix in module.matrices.values():
-                if not getattr(matrix, "_is_hf_initialized", False):  # not found in the file that is loaded
-                    matrix.normal_(std=self.config.initializer_range)
-
     @property
     def layers(self) -> list[CompactBertLayer]:
         """The layers, in order."""
         return cast(list[CompactBertLayer], list(self.bert.encoder.layer))
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Save as transformers does, together with the file that defines the model where it was loaded from one.
-
-        transformers itself copies that file only if the class comes from it, not if `nas` has the class.
-        """
-        super().save_pretrained(save_directory, *args, **kwargs)
-        module = (getattr(self.config, "auto_map", None) or {}).get("AutoConfig", "").partition(".")[0]
-        source, target = (Path(folder, f"{module}.py") for folder in (self.config._name_or_path, save_directory))
-        if module and source.is_file() and not target.exists():
-            shutil.copyfile(source, target)
-
-    def get_input_embeddings(self) -> BlockEmbedding:
-        """Return the token embeddings: a function from token ids to the `inputs_embeds` of `forward`."""
-        return self.bert.embeddings.word_embeddings
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the token embeddings by those of `value`, (vocabulary, features), in the same compression.
-
-        Raises `ValueError` for embeddings of another width, and where a network has no such table.
-        """
-        table, weight = self.get_input_embeddings(), getattr(value, "weight", None)
-        if isinstance(value, BlockEmbedding) and value.compression == table.compression:
-            self.bert.embeddings.word_embeddings = value
-        elif isinstance(weight, nn.Parameter) and isinstance(getattr(table, "weight", None), nn.Parameter):
-            if weight.shape[1:] != (table.columns,):
-                raise ValueError(f"token embeddings must have {table.columns} features, but got {weight.shape[1]}")
-            table.weight, table.rows = weight, len(weight)
-        else:
-            raise ValueError(
-                f"the token embeddings of this network are stored as {table.compression.spec}, which a "
-                f"{type(value).__name__} cannot replace; change them in place, or resize them"
-            )
-        self.config.vocab_size = self.get_input_embeddings().rows
-
-    def resize_token_embeddings(  # type: ignore[override]
-        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
-    ) -> BlockEmbedding:
-        """Change the size of the vocabulary; see `PreTrainedModel`. Added tokens start as the mean of all tokens."""
-        table = self.get_input_embeddings()
-        rows = new_num_tokens or table.rows
-        table.resize(rows if pad_to_multiple_of is None else -(-rows // pad_to_multiple_of) * pad_to_multiple_of)
-        self.config.vocab_size = table.rows
-        return table
-
-    def classify(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return logits (batch, num_labels) from what the last layer makes of the first token."""
-        logits: torch.Tensor = self.classifier(self.dropout(self.bert.pooler(hidden)))
+    def classify(self, hidden: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Return logits from the last hidden states, (batch, tokens, hidden_size)."""
+        features = READOUTS[self.config.readout](hidden, attention_mask)
+        if self.bert.pooler is not None:
+            features = self.bert.pooler(features)
+        logits: torch.Tensor = self.classifier(self.dropout(features))
         return logits
 
     @can_return_tuple
@@ -270,30 +350,22 @@ class CompactBertForSequenceClassification(PreTrainedModel):
         details: bool = False,
         every_token: bool = False,
         **kwargs: Any,
-    ) -> SequenceClassifierOutput:
-        """Classify token ids of shape (batch, sequence); logits have shape (batch, num_labels).
+    ) -> ModelOutput:
+        """Return logits of token ids of shape (batch, sequence).
 
-        The arguments are those of transformers' sequence classifiers, `return_dict` included; further ones that those
-        accept are ignored. With `labels` there is a loss, by the configuration's `problem_type`. Hidden states and
-        attention weights are those of all tokens, except those that the network has dropped; a layer without attention
-        has None for weights.
+        The arguments are those of transformers' classifiers, `return_dict` included; further ones that those accept
+        are ignored. With `labels` there is a loss, by the configuration's readout and `problem_type`. Hidden states
+        and attention weights are those of all tokens, except those that the network has dropped; a layer without
+        attention has None for weights.
 
         With `details` the output is a `CompactBertOutput`, whose hidden states are only those that the logits are made
         from, unless `every_token` asks for the rest.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give input_ids or inputs_embeds, and not both")
-        weigh = self.config.output_attentions if output_attentions is None else output_attentions
-        shows = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        hidden = self.bert.embedded(input_ids, token_type_ids, position_ids, inputs_embeds)
-        if attention_mask is not None and attention_mask.shape != hidden.shape[:2]:
-            raise ValueError(
-                f"attention_mask must have a number for each token, {tuple(hidden.shape[:2])}, but has shape "
-                f"{tuple(attention_mask.shape)}"
-            )
-        every_token = every_token or (not details and bool(weigh or shows))
-        states = self.bert(hidden, attention_mask, every_token, bool(weigh))
-        logits = self.classify(states.hidden[-1])
+        weigh, shows = _asked(self.config, output_attentions, output_hidden_states)
+        hidden = self.bert.checked(attention_mask, input_ids, token_type_ids, position_ids, inputs_embeds)
+        every_token = every_token or (not details and (weigh or shows))
+        states = self.bert.states(hidden, attention_mask, every_token, weigh)
+        logits = self.classify(states.hidden[-1], attention_mask)
         every, left_after = (logits,), None
         if self.config.exit_threshold:
             early = zip(self.layers[:-1], states.hidden[1:-1], strict=True)
@@ -306,9 +378,46 @@ class CompactBertForSequenceClassification(PreTrainedModel):
             "attentions": tuple(states.attentions) if weigh else None,
         }
         if not details:
-            return SequenceClassifierOutput(**found)
+            return TokenClassifierOutput(**found) if logits.dim() == 3 else SequenceClassifierOutput(**found)
         places = tuple(states.places) if shows else None
         return CompactBertOutput(**found, places=places, every_logits=every, left_after=left_after)
+
+
+class CompactBertForSequenceClassification(CompactBert):
+    """A sub-network that classifies texts, as transformers' Auto class loads it."""
+
+
+class CompactBertForTokenClassification(CompactBert):
+    """A sub-network that classifies every token of a text, as transformers' Auto class loads it."""
+
+
+AUTO_MODELS: dict[Readout, tuple[str, type[CompactBertPreTrainedModel]]] = {
+    "first": ("AutoModelForSequenceClassification", CompactBertForSequenceClassification),
+    "mean": ("AutoModel", CompactBertModel),
+    "every": ("AutoModelForTokenClassification", CompactBertForTokenClassification),
+}
+"""For each readout the Auto class of transformers that a user loads a model with, and the class that it gets.
+
+Where the readout is the mean that is the encoder alone: the mean and what comes behind it are left to the user.
+"""
+
+
+def for_users(model: CompactBert) -> CompactBertPreTrainedModel:
+    """The network in the class that `AUTO_MODELS` names for its readout, with the same parameters."""
+    cls = AUTO_MODELS[model.config.readout][1]
+    if isinstance(model.bert, cls):
+        return model.bert
+    with torch.device("meta"):
+        found = cls(model.config)
+    found.load_state_dict(model.state_dict(), assign=True)
+    return found.eval()
+
+
+def _asked(config: CompactBertConfig, attentions: bool | None, hidden_states: bool | None) -> tuple[bool, bool]:
+    """Whether attention weights, and whether hidden states are returned: as asked for, else as configured."""
+    weigh = config.output_attentions if attentions is None else attentions
+    shows = config.output_hidden_states if hidden_states is None else hidden_states
+    return bool(weigh), bool(shows)
 
 
 def first_sure(every: tuple[torch.Tensor, ...], threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -325,6 +434,9 @@ def task_loss(logits: torch.Tensor, labels: torch.Tensor, config: CompactBertCon
 
     A configuration without one gets the one that the labels have, as in transformers' own classes.
     """
+    if config.readout == "every":
+        found: torch.Tensor = ForTokenClassification(logits.float(), labels, config)
+        return found
     regression = config.problem_type == "regression" or (config.problem_type is None and logits.shape[-1] == 1)
     loss: torch.Tensor = ForSequenceClassificationLoss(labels.float() if regression else labels, logits.float(), config)
     return loss

@@ -6,13 +6,15 @@ the query's weights. Batch and sequence length are dynamic.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import torch
 from onnx import TensorProto
 from torch import nn
 
-from nas.architecture import first_token_from
+from nas.architecture import Readout, first_token_from
 from nas.compression import matrix_compression
 from nas.graph import GraphBuilder
 from nas.model.configuration import CompactBertConfig
@@ -25,7 +27,7 @@ from nas.model.layers import (
     ResidualOutput,
     attention_scale,
 )
-from nas.model.modeling import CompactBertForSequenceClassification
+from nas.model.modeling import CompactBert
 
 _BLOCKED = np.array(-1e9, dtype=np.float32)
 _NONE = matrix_compression("none")
@@ -33,10 +35,11 @@ _ACTIVATIONS = {"relu": "Relu", "tanh": "Tanh"}
 _GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 
 
-def to_onnx(model: CompactBertForSequenceClassification) -> onnx.ModelProto:
-    """Write a whole classifier: int64 inputs (batch, sequence) to float `logits` (batch, num_labels).
+def to_onnx(model: CompactBert) -> onnx.ModelProto:
+    """Write a whole network: int64 inputs (batch, sequence) to float `logits` (batch, num_labels).
 
-    The inputs are those of `CompactBertConfig.input_names`.
+    Where the readout is every token the logits are (batch, sequence, num_labels). The inputs are those of
+    `CompactBertConfig.input_names`.
     """
     graph, config = GraphBuilder(), model.config
     inputs = {
@@ -45,29 +48,27 @@ def to_onnx(model: CompactBertForSequenceClassification) -> onnx.ModelProto:
     hidden = emit_embeddings(graph, model.bert.embeddings, inputs["input_ids"], inputs.get("token_type_ids"))
     projection = model.bert.embeddings_project
     if projection is not None:
-        hidden = _NONE.emit_linear(graph, hidden, {"weight": _array(projection.weight)}, _array(projection.bias))
+        hidden = _emit_linear_of_tokens(graph, projection, hidden)
     mask = emit_mask(graph, inputs["attention_mask"])
     logits, left_after = _emit_from(graph, model, 0, hidden, mask)
-    graph.output(logits, "logits", ("batch_size", config.outputs))
+    texts = ("batch_size", "sequence_length") if config.readout == "every" else ("batch_size",)
+    graph.output(logits, "logits", (*texts, config.outputs))
     if config.exit_threshold:
         graph.output(left_after, "left_after", ("batch_size", 1), TensorProto.INT64)
     return graph.model("compact_bert")
 
 
-def _emit_from(
-    graph: GraphBuilder, model: CompactBertForSequenceClassification, number: int, hidden: str, mask: str
-) -> tuple[str, str]:
+def _emit_from(graph: GraphBuilder, model: CompactBert, number: int, hidden: str, mask: str) -> tuple[str, str]:
     """Write all from layer `number` on: logits, and the number of layers that they took, (batch, 1), if that varies."""
     config, layers = model.config, model.layers
     if number == len(layers):
-        pooled = _emit_dense(graph, model.bert.pooler.dense, _emit_first_state(graph, hidden))
-        logits = _emit_dense(graph, model.classifier, _emit_activation(graph, config.pooler_act, pooled))
+        logits = _emit_head(graph, model, hidden, mask)
         return logits, graph.constant(np.array([[number]])) if config.exit_threshold else ""
     architecture = config.architecture
-    alone = first_token_from(architecture.resolved)
+    alone = first_token_from(architecture.resolved, config.readout)
     reader = emit_first(graph, hidden) if number == alone else hidden
     # Weights that are also used where the reader is another are stored once if all write them in the same form.
-    apart = architecture.owner(number, "attention") == architecture.owner(alone, "attention")
+    apart = alone < len(layers) and architecture.owner(number, "attention") == architecture.owner(alone, "attention")
     hidden, mask = _emit_layer(graph, config, layers[number], reader, hidden, mask, apart)
     if number + 1 == len(layers) or not config.exit_threshold:
         return _emit_from(graph, model, number + 1, hidden, mask)
@@ -87,9 +88,41 @@ def _emit_from(
     return logits, left_after
 
 
-def _emit_first_state(graph: GraphBuilder, hidden: str) -> str:
+def _emit_head(graph: GraphBuilder, model: CompactBert, hidden: str, mask: str) -> str:
+    """Write the readout of the last hidden states, the pooler if there is one, and the last linear layer."""
+    readout, pooler = model.config.readout, model.bert.pooler
+    features = _READOUTS[readout](graph, hidden, mask)
+    linear = _emit_linear_of_tokens if readout == "every" else _emit_dense
+    if pooler is not None and model.config.pooler_act is not None:
+        features = _emit_activation(graph, model.config.pooler_act, linear(graph, pooler.dense, features))
+    return linear(graph, model.classifier, features)
+
+
+def _emit_first_state(graph: GraphBuilder, hidden: str, mask: str = "") -> str:
     """The features of the first token, (batch, features)."""
     return graph.add("Gather", hidden, graph.constant(np.array(0)), axis=1)
+
+
+def _emit_mean_state(graph: GraphBuilder, hidden: str, mask: str) -> str:
+    """The mean over the tokens of each text, (batch, features)."""
+    one, two = (graph.constant(np.array([number])) for number in (1, 2))
+    real = graph.cast_to_float(graph.add("Equal", mask, graph.constant(np.array(0, dtype=np.float32))))
+    real = graph.add("Squeeze", real, one)  # (batch, 1, tokens)
+    total = graph.add("Squeeze", graph.add("MatMul", real, hidden), one)
+    return graph.add("Div", total, graph.add("ReduceSum", real, two, keepdims=0))
+
+
+def _emit_every_state(graph: GraphBuilder, hidden: str, mask: str) -> str:
+    """The features of every token, (batch, tokens, features)."""
+    return hidden
+
+
+_READOUTS: dict[Readout, Callable[[GraphBuilder, str, str], str]] = {
+    "first": _emit_first_state,
+    "mean": _emit_mean_state,
+    "every": _emit_every_state,
+}
+"""The ONNX form of `modeling.READOUTS`; the mask is the additive one of `emit_mask`."""
 
 
 def emit_embeddings(graph: GraphBuilder, embeddings: Embeddings, ids: str, segments: str | None) -> str:
@@ -226,6 +259,10 @@ def _emit_residual(graph: GraphBuilder, output: ResidualOutput, features: str, r
 def _emit_norm(graph: GraphBuilder, norm: nn.LayerNorm, value: str) -> str:
     weight, bias = graph.constant(_array(norm.weight)), graph.constant(_array(norm.bias))
     return graph.add("LayerNormalization", value, weight, bias, axis=-1, epsilon=norm.eps)
+
+
+def _emit_linear_of_tokens(graph: GraphBuilder, dense: nn.Linear, value: str) -> str:
+    return _NONE.emit_linear(graph, value, {"weight": _array(dense.weight)}, _array(dense.bias))
 
 
 def _emit_dense(graph: GraphBuilder, dense: nn.Linear, value: str) -> str:

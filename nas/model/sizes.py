@@ -40,13 +40,14 @@ def stored_mb(config: CompactBertConfig, architecture: Architecture | None = Non
 
 
 def _uncompressed(config: CompactBertConfig, architecture: Architecture) -> int:
-    """Parameters that no compression choice concerns: norms, projection, pooler and classifiers."""
+    """Parameters that no compression choice concerns: norms, projection and head."""
     hidden = architecture.hidden_size
     total = 2 * _table_width(config, architecture) + sum(block.norm for block in _blocks(config, architecture))
     if config.embedding_size:
         total += (config.embedding_size + 1) * hidden
+    pooler = 0 if config.pooler_act is None else (hidden + 1) * hidden
     classifiers = len(architecture.layers) if architecture.exit_threshold else 1
-    return total + (hidden + 1) * hidden + classifiers * (hidden + 1) * config.outputs
+    return total + pooler + classifiers * (hidden + 1) * config.outputs
 
 
 def _table_width(config: CompactBertConfig, architecture: Architecture) -> int:

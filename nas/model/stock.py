@@ -1,18 +1,23 @@
-"""From and to the sequence classifiers of transformers: the same function in the family's own class."""
+"""From and to the models of transformers: the same function in the family's own class.
+
+That class follows from the readout: a sequence classifier (`first`), a token classifier (`every`), or the encoder alone
+(`mean`), which leaves the mean and what comes behind it to whoever uses it.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+import transformers
 from torch.nn import functional
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from nas.architecture import Architecture, Layer
+from nas.architecture import Architecture, Layer, Readout
 from nas.errors import ExportError, TeacherError
 from nas.model.configuration import CompactBertConfig
 from nas.model.families import FAMILIES, Family, family_of
-from nas.model.modeling import CompactBertForSequenceClassification
+from nas.model.modeling import AUTO_MODELS, CompactBert
 from nas.space import Shape
 
 _SHARED = (
@@ -30,6 +35,8 @@ _SHARED = (
     "label2id",
     "problem_type",
 )
+AUTO_CLASSES: dict[Readout, Any] = {readout: getattr(transformers, name) for readout, (name, _) in AUTO_MODELS.items()}
+"""The class of transformers that loads a teacher with a readout."""
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 _POSITIONS = "bert.embeddings.position_embeddings.weight"
 
@@ -65,8 +72,11 @@ def _check_function(family: Family, config: PreTrainedConfig) -> None:
         raise TeacherError("teacher: pad_token_id must be a number, but got None; set it in the teacher's config.json")
 
 
-def compact_config(teacher: PreTrainedConfig) -> CompactBertConfig:
-    """The configuration of the teacher as a `CompactBert`. Raises `TeacherError` as `shape_of` does."""
+def compact_config(teacher: PreTrainedConfig, readout: Readout = "first") -> CompactBertConfig:
+    """The configuration of the teacher as a `CompactBert`. Raises `TeacherError` as `shape_of` does.
+
+    The outputs of an encoder alone, whose readout is the mean, are as many as its hidden units.
+    """
     shape, family = shape_of(teacher), family_of(teacher.model_type)
     layers = (
         Layer(index, shape.num_attention_heads, shape.intermediate_size) for index in range(shape.num_hidden_layers)
@@ -75,23 +85,44 @@ def compact_config(teacher: PreTrainedConfig) -> CompactBertConfig:
     values["max_position_embeddings"] -= family.first_position(teacher.pad_token_id)
     if family.has_embedding_size and teacher.embedding_size != shape.hidden_size:
         values["embedding_size"] = teacher.embedding_size
+    if readout == "mean":
+        values["id2label"], values["label2id"] = None, None
+        values |= {"problem_type": None, "num_labels": shape.hidden_size}
     config = CompactBertConfig(
-        family=teacher.model_type, pooler_act=family.pooler_act, attention_head_size=shape.head_size, **values
+        family=teacher.model_type,
+        readout=readout,
+        pooler_act=family.pooler_act if readout == "first" else None,
+        attention_head_size=shape.head_size,
+        **values,
     )
     return config.with_architecture(Architecture(hidden_size=shape.hidden_size, layers=tuple(layers)))
 
 
-def from_stock(teacher: PreTrainedModel) -> CompactBertForSequenceClassification:
+def from_stock(teacher: PreTrainedModel, readout: Readout = "first") -> CompactBert:
     """The teacher as a `CompactBert` of the same function, with copied weights, in evaluation mode.
+
+    `teacher` is of the class that `AUTO_CLASSES` names for the readout. An encoder alone gets a last linear layer that
+    leaves the mean as it is, so that smaller networks can project theirs to the teacher's width.
 
     RoBERTa skips padding when it counts positions, a `CompactBert` does not: padding must follow the text.
     """
     family, given = family_of(teacher.config.model_type), teacher.state_dict()
-    model = CompactBertForSequenceClassification(compact_config(teacher.config))
-    state = {name: given[family.parameter(name)] for name in model.state_dict()}
+    model = CompactBert(compact_config(teacher.config, readout))
+    state = {
+        name: _identity(value) if readout == "mean" and name in _LAST else given[family.parameter(name, readout)]
+        for name, value in model.state_dict().items()
+    }
     state[_POSITIONS] = state[_POSITIONS][family.first_position(teacher.config.pad_token_id) :]
     model.load_state_dict(state)
     return model.eval()
+
+
+_LAST = ("classifier.weight", "classifier.bias")
+
+
+def _identity(parameter: torch.Tensor) -> torch.Tensor:
+    """The weight or the bias of a linear layer that changes nothing."""
+    return torch.eye(len(parameter)) if parameter.dim() == 2 else torch.zeros_like(parameter)
 
 
 def fits_stock(config: CompactBertConfig) -> bool:
@@ -112,7 +143,7 @@ def fits_stock(config: CompactBertConfig) -> bool:
     )
 
 
-def to_stock(model: CompactBertForSequenceClassification) -> PreTrainedModel:
+def to_stock(model: CompactBert) -> PreTrainedModel:
     """The same function as a model of its family's own class. Raises `ExportError` where `fits_stock` is false."""
     config = model.config
     if not fits_stock(config):
@@ -132,8 +163,12 @@ def to_stock(model: CompactBertForSequenceClassification) -> PreTrainedModel:
     if family.has_embedding_size:
         values["embedding_size"] = config.embedding_width
     own = {family.name(key): value for key, value in values.items() if key not in family.constants}
-    stock: PreTrainedModel = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(config.family, **own))
+    stock: PreTrainedModel = AUTO_CLASSES[config.readout].from_config(AutoConfig.for_model(config.family, **own))
     state: dict[str, torch.Tensor] = model.state_dict()
     state[_POSITIONS] = functional.pad(state[_POSITIONS], (0, 0, skipped, 0))
-    stock.load_state_dict({family.parameter(name): value for name, value in state.items()})
+    if config.readout == "mean":  # an encoder alone has no last layer, and may have a pooler that nothing reads
+        state = {name: value for name, value in state.items() if name not in _LAST}
+        pooler = {name: value for name, value in stock.state_dict().items() if name.startswith("pooler.")}
+        state |= {f"bert.{name}": torch.zeros_like(value) for name, value in pooler.items()}
+    stock.load_state_dict({family.parameter(name, config.readout): value for name, value in state.items()})
     return stock.eval()

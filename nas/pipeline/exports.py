@@ -29,7 +29,7 @@ from nas.export.artefact import VERIFICATION_FILE
 from nas.export.tokens import check_tokens
 from nas.export.verification import Reference
 from nas.files import digest, file_digest, read_json, write_json
-from nas.model import CompactBertForSequenceClassification
+from nas.model import CompactBert
 from nas.model.tokenizer import load_tokenizer
 from nas.pipeline.finalists import (
     Contest,
@@ -190,7 +190,7 @@ def _references(run: Run, names: Iterable[str]) -> dict[Device, Reference]:
     return {device_of(run, name): reference_of(run, name) for name in names}
 
 
-def _write(run: Run, model: CompactBertForSequenceClassification, folder: Path, runtimes: Collection[str]) -> Metric:
+def _write(run: Run, model: CompactBert, folder: Path, runtimes: Collection[str]) -> Metric:
     """Write a network with the teacher's tokenizer; returns the metric that judges it.
 
     Raises `ExportError` if the tokenizer comes back as another.
@@ -202,7 +202,7 @@ def _write(run: Run, model: CompactBertForSequenceClassification, folder: Path, 
     return metric
 
 
-def _settled_metric(run: Run, model: CompactBertForSequenceClassification) -> Metric:
+def _settled_metric(run: Run, model: CompactBert) -> Metric:
     """The study's metric; what it leaves open is chosen for a network on the search set."""
     metric = metric_of(run)
     if metric.is_settled:
@@ -212,9 +212,9 @@ def _settled_metric(run: Run, model: CompactBertForSequenceClassification) -> Me
     return metric.settled(logits, np.asarray(searched["labels"]))
 
 
-def _quantised(teacher: CompactBertForSequenceClassification) -> CompactBertForSequenceClassification:
+def _quantised(teacher: CompactBert) -> CompactBert:
     config = teacher.config.with_architecture(compress_all(teacher.config.architecture, "int8"))
-    model = CompactBertForSequenceClassification(config).eval()
+    model = CompactBert(config).eval()
     model.load_state_dict(teacher.state_dict())
     return model
 
@@ -299,7 +299,7 @@ def make_trial(run: Run, laps: Laps, candidate: dict[str, Any], fine_tune: bool)
 class _Weighed(NamedTuple):
     """A network with the weights that it is exported with."""
 
-    model: CompactBertForSequenceClassification
+    model: CompactBert
     found: Finalist
     is_trained: bool
 

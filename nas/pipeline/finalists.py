@@ -20,7 +20,7 @@ from nas.errors import ExportError
 from nas.evaluate import Evaluator
 from nas.evaluate.spread import FLATTERED
 from nas.files import digest, read_json, write_folder, write_json
-from nas.model import CompactBertForSequenceClassification
+from nas.model import CompactBert
 from nas.pipeline import division
 from nas.pipeline.floors import floors_of_exports
 from nas.pipeline.outputs import drop_outputs
@@ -246,6 +246,6 @@ def trained(folder: Path) -> dict[str, Finalist]:
     }
 
 
-def load_trained(folder: Path, architecture: Architecture) -> CompactBertForSequenceClassification:
+def load_trained(folder: Path, architecture: Architecture) -> CompactBert:
     """A network with the weights that it was trained to."""
-    return CompactBertForSequenceClassification.from_pretrained(folder / architecture.digest).eval()
+    return CompactBert.from_pretrained(folder / architecture.digest).eval()

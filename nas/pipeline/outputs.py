@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 
 from nas.files import file_digest
-from nas.model import CompactBertForSequenceClassification
+from nas.model import CompactBert
 from nas.model.precision import training_processor, uses_bf16
 from nas.pipeline.prepare import scale_of
 from nas.pipeline.run import Run
@@ -22,12 +22,12 @@ _LEAST_EPOCHS = 2.0
 _GB = 1e9
 
 
-def outputs_of(run: Run, texts: Dataset, teacher: CompactBertForSequenceClassification) -> TeacherOutputs | None:
+def outputs_of(run: Run, texts: Dataset, teacher: CompactBert) -> TeacherOutputs | None:
     """Return what the ordered teacher says of the distillation's texts; None if it is to be computed in every step."""
-    return TeacherOutputs(run.outputs, texts) if keep_outputs(run, texts, teacher) else None
+    return TeacherOutputs(run.outputs, texts, teacher.config.readout) if keep_outputs(run, texts, teacher) else None
 
 
-def keep_outputs(run: Run, texts: Dataset, teacher: CompactBertForSequenceClassification) -> bool:
+def keep_outputs(run: Run, texts: Dataset, teacher: CompactBert) -> bool:
     """Compute what the ordered teacher says of the texts if it is not on disk; returns whether it is there then.
 
     It is not kept on a GPU, where it changes from step to step or more than logits and hidden states are compared,

@@ -17,7 +17,7 @@ from nas.architecture import Architecture
 from nas.budget import Budget
 from nas.data import TaskData
 from nas.files import digest, write_folder
-from nas.model import CompactBertForSequenceClassification
+from nas.model import CompactBert
 from nas.model.tokenizer import load_tokenizer
 from nas.pipeline.division import TIMED_STEPS, WARM_UP_STEPS, supernet_seconds, training_steps
 from nas.pipeline.outputs import drop_outputs, keep_outputs, outputs_of
@@ -227,12 +227,12 @@ def load_ordered(run: Run) -> SupernetWeights:
     return SupernetWeights.from_pretrained(run.ordered_teacher).eval()
 
 
-def order(run: Run, data: TaskData, model: CompactBertForSequenceClassification) -> None:
+def order(run: Run, data: TaskData, model: CompactBert) -> None:
     """Put the units of a model in the order of their importance for the study's task, in place."""
     reorder(model, measure_importance(model, ranking_batches(run, data, "Ordering units")))
 
 
-def untrained(run: Run, data: TaskData, largest: CompactBertForSequenceClassification) -> SupernetWeights:
+def untrained(run: Run, data: TaskData, largest: CompactBert) -> SupernetWeights:
     """A supernet of the study's space that starts as `largest`."""
     space = run.study.space
     exits = bool(space.dimensions.exit_threshold)

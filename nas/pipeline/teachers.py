@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from transformers import (
     AutoConfig,
-    AutoModelForSequenceClassification,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -17,9 +16,10 @@ from transformers import (
 from nas.compression import compression
 from nas.data import TaskData
 from nas.errors import SearchSpaceError, TeacherError
-from nas.model import CompactBertConfig, CompactBertForSequenceClassification
+from nas.model import CompactBert, CompactBertConfig
 from nas.model.checkpoint import Checkpoint
-from nas.model.stock import compact_config, from_stock, shape_of
+from nas.model.modeling import AUTO_MODELS
+from nas.model.stock import AUTO_CLASSES, compact_config, from_stock, shape_of
 from nas.model.teacher_config import read_config
 from nas.model.tokenizer import check_tokenizer, load_tokenizer
 from nas.pipeline.named import student_named
@@ -48,8 +48,8 @@ class Teacher:
         if self.checkpoint:
             has_one = self.checkpoint.labels is not None
         else:
-            classes = self.config.architectures or ["ForSequenceClassification"]
-            has_one = any("ForSequenceClassification" in name for name in classes)
+            end = AUTO_MODELS[task_kind(study.task.kind).readout][0].removeprefix("AutoModel")
+            has_one = any(name.endswith(end) for name in self.config.architectures or [end])
         names = tuple(str(name) for _, name in sorted((self.config.id2label or {}).items()))
         return Head(self.source, names, trained_anew=study.compressed.fine_tune is not None) if has_one else None
 
@@ -58,7 +58,7 @@ def check_shape(study: Study, config: PreTrainedConfig) -> CompactBertConfig:
     """The teacher's configuration as a `CompactBert`; raises if it does not fit the study."""
     with student_named(study):
         study.check_teacher(shape_of(config))
-        compact = compact_config(config)
+        compact = compact_config(config, task_kind(study.task.kind).readout)
     for name in study.space.compression.embedding:
         if not compression(name).suits(compact.vocab_size, compact.embedding_width):
             raise SearchSpaceError(
@@ -88,7 +88,7 @@ def check_teacher(study: Study, source: str, weights: bool = True) -> Teacher:
         compact = check_shape(study, config)
         checkpoint = None
         if weights:
-            checkpoint = Checkpoint.of(source, config)
+            checkpoint = Checkpoint.of(source, config, task_kind(study.task.kind).readout)
             if study.compressed.fine_tune is None:
                 _check_head(study, config, checkpoint)
         tokenizer = load_tokenizer(source, config)
@@ -143,7 +143,7 @@ def load_classifier(study: Study, source: str, data: TaskData) -> tuple[PreTrain
             f"teacher.model: {source} has {config.num_labels} labels, the task has {data.num_labels}; "
             "give a teacher fine-tuned for this task, or set teacher.fine_tune"
         )
-    checkpoint = Checkpoint.of(source, config)
+    checkpoint = Checkpoint.of(source, config, kind.readout)
     _announce(checkpoint, config, kind.problem_type)
     config.problem_type = kind.problem_type
     model = checkpoint.load(config)
@@ -166,12 +166,13 @@ def _announce(checkpoint: Checkpoint, config: PreTrainedConfig, needed: Problem)
         say(f"Teacher: its problem_type, {config.problem_type}, becomes {needed}, as the task needs")
 
 
-def load_teacher(run: Run) -> CompactBertForSequenceClassification:
+def load_teacher(run: Run) -> CompactBert:
     """The fine-tuned teacher as a `CompactBert`."""
-    return from_stock(AutoModelForSequenceClassification.from_pretrained(run.teacher))
+    readout = task_kind(run.study.task.kind).readout
+    return from_stock(AUTO_CLASSES[readout].from_pretrained(run.teacher), readout)
 
 
 @once
 def teacher_config(run: Run) -> CompactBertConfig:
     """The teacher's configuration as a `CompactBert`."""
-    return compact_config(AutoConfig.from_pretrained(run.teacher))
+    return compact_config(AutoConfig.from_pretrained(run.teacher), task_kind(run.study.task.kind).readout)

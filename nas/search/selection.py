@@ -15,7 +15,7 @@ from nas.latency.exits import measure_with_exits
 from nas.latency.measure import Texts, measure_peak_memory
 from nas.latency.profile import Profile
 from nas.latency.record import latency_figures
-from nas.model import CompactBertForSequenceClassification
+from nas.model import CompactBert
 from nas.search.costs import Costs
 from nas.search.front import along_the_front, cheapest_reaching, pareto_front, ranking
 from nas.search.loop import SearchState
@@ -27,7 +27,7 @@ WIDER = 2
 """A floor has so many times as many candidates and finalists, since nobody knows yet what the final training brings."""
 _MARGIN = 0.04
 """Share of its latency that a candidate must stay below the limit, so that noise does not undo the verdict later."""
-Extract = Callable[[Architecture], CompactBertForSequenceClassification]
+Extract = Callable[[Architecture], CompactBert]
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ def _figures_on(
     costs: Costs,
     profile: Profile,
     chosen: Sequence[CandidateResult],
-    models: Mapping[str, CompactBertForSequenceClassification],
+    models: Mapping[str, CompactBert],
     budget: Budget,
     texts: Texts,
 ) -> dict[str, dict[str, float]]:

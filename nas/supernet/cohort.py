@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from nas.model import CompactBertForSequenceClassification
+from nas.model import CompactBert
 
 
 class Cohort(nn.Module):
     """Networks as one module, for one optimiser and one learning-rate schedule. They share no weights."""
 
-    def __init__(self, networks: Sequence[CompactBertForSequenceClassification]) -> None:
+    def __init__(self, networks: Sequence[CompactBert]) -> None:
         super().__init__()
         self.networks = list(networks)
         self._registered = nn.ModuleList(networks)

@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional
 
 from nas.architecture import Architecture
-from nas.model import CompactBertForSequenceClassification
+from nas.model import CompactBert
 from nas.model.layers import at_places
 from nas.model.modeling import CompactBertOutput
 from nas.tasks import TaskKind
@@ -56,7 +56,7 @@ class Knowledge:
 
 
 @contextmanager
-def last_projections(model: CompactBertForSequenceClassification) -> Iterator[list[torch.Tensor]]:
+def last_projections(model: CompactBert) -> Iterator[list[torch.Tensor]]:
     """A list that, while it is open, a forward pass fills with the last layer's queries, keys and values.
 
     It stays empty where the last layer has no attention.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from nas.model import CompactBertForSequenceClassification
+from nas.model import CompactBert
 from nas.model.layers import BlockLinear
 from nas.model.modeling import CompactBertModel
 
@@ -24,8 +24,8 @@ class Importance:
 
     hidden: torch.Tensor
     """Hidden units, (hidden_size,)."""
-    pooled: torch.Tensor
-    """Units of the pooler, (hidden_size,)."""
+    pooled: torch.Tensor | None
+    """Units of the pooler, (hidden_size,); None where there is no pooler."""
     heads: list[torch.Tensor] = field(default_factory=list)
     """For each layer (num_attention_heads,)."""
     neurons: list[torch.Tensor] = field(default_factory=list)
@@ -55,9 +55,7 @@ class _Taylor:
         return self.total
 
 
-def measure_importance(
-    model: CompactBertForSequenceClassification, batches: Iterable[dict[str, torch.Tensor]]
-) -> Importance:
+def measure_importance(model: CompactBert, batches: Iterable[dict[str, torch.Tensor]]) -> Importance:
     """Score all units on labelled batches (the inputs of the model's `forward`, with `labels`)."""
     layers = model.layers
     context = [_Taylor() for _ in layers]
@@ -66,7 +64,9 @@ def measure_importance(
     pooled = _Taylor()
     bert = model.bert
     writers: list[nn.Module] = [bert.embeddings_project or bert.embeddings.LayerNorm]
-    hooks = [bert.pooler.register_forward_hook(lambda _m, _i, output: pooled.watch(output))]
+    hooks = []
+    if bert.pooler is not None:
+        hooks.append(bert.pooler.register_forward_hook(lambda _m, _i, output: pooled.watch(output)))
     for layer, at_context, at_neurons in zip(layers, context, neurons, strict=True):
         hooks.append(_before(layer.attention.output.dense, at_context))
         hooks.append(_before(layer.output.dense, at_neurons))
@@ -85,19 +85,19 @@ def measure_importance(
     head_size = model.config.attention_head_size
     return Importance(
         hidden=torch.stack([state.score for state in states]).sum(dim=0),
-        pooled=pooled.score,
+        pooled=None if bert.pooler is None else pooled.score,
         heads=[at.score.unflatten(0, (-1, head_size)).sum(dim=1) for at in context],
         neurons=[at.score for at in neurons],
     )
 
 
 @torch.no_grad()
-def magnitude(model: CompactBertForSequenceClassification) -> Importance:
+def magnitude(model: CompactBert) -> Importance:
     """Score all units by the squares of the weights that read or write them. Needs no data."""
     head_size, bert = model.config.attention_head_size, model.bert
     found = Importance(
-        hidden=_columns(bert.pooler.dense) + _embedded(bert),
-        pooled=_rows(bert.pooler.dense) + _columns(model.classifier),
+        hidden=_columns(model.classifier if bert.pooler is None else bert.pooler.dense) + _embedded(bert),
+        pooled=None if bert.pooler is None else _rows(bert.pooler.dense) + _columns(model.classifier),
     )
     for layer in model.layers:
         attention, dense = layer.attention.self, layer.attention.output.dense
@@ -134,10 +134,11 @@ def _before(module: nn.Module, taylor: _Taylor) -> torch.utils.hooks.RemovableHa
 
 
 @torch.no_grad()
-def reorder(model: CompactBertForSequenceClassification, importance: Importance) -> None:
+def reorder(model: CompactBert, importance: Importance) -> None:
     """Permute the weights in place so that units stand in order of importance. The function is unchanged."""
     head_size = model.config.attention_head_size
-    hidden, pooled = _order(importance.hidden), _order(importance.pooled)
+    hidden = _order(importance.hidden)
+    pooled = hidden if importance.pooled is None else _order(importance.pooled)
     embeddings, projection = model.bert.embeddings, model.bert.embeddings_project
     if projection is not None:  # its outputs are the hidden units, the tables stay as they are
         _permute(projection.weight, 0, hidden)
@@ -158,7 +159,8 @@ def reorder(model: CompactBertForSequenceClassification, importance: Importance)
         _permute_linear(layer.intermediate.dense, neurons, hidden)
         _permute_linear(layer.output.dense, hidden, neurons)
         _permute_norm(layer.output.LayerNorm, hidden)
-    _permute_linear(model.bert.pooler.dense, pooled, hidden)
+    if model.bert.pooler is not None:
+        _permute_linear(model.bert.pooler.dense, pooled, hidden)
     _permute(model.classifier.weight, 1, pooled)
 
 

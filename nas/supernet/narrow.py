@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 
 from torch import nn
 
-from nas.model import CompactBertForSequenceClassification
+from nas.model import CompactBert
 from nas.model.layers import BlockLinear
 from nas.supernet.moments import Moments
 
@@ -27,7 +27,7 @@ class Narrow(nn.Module):
     not, for the module of that name, which reads them; the pooled units are treated alike.
     """
 
-    def __init__(self, model: CompactBertForSequenceClassification, size: int) -> None:
+    def __init__(self, model: CompactBert, size: int) -> None:
         super().__init__()
         self.size = size
         for name, norm in norms_of(model).items():
@@ -47,20 +47,20 @@ class Narrow(nn.Module):
 
 
 def reader_of(module: str) -> str | None:
-    """The name under which a linear layer's input is completed; None where it reads no hidden or pooled units."""
+    """The name under which a linear layer's input is completed; None where it reads neither hidden nor pooled units."""
     joint, _, last = module.rpartition(".")
     if last in ("query", "key", "value"):
         return joint  # the three read the same
     return module if module.endswith(("intermediate.dense", "pooler.dense", "classifier", ".exit")) else None
 
 
-def readers_of(model: CompactBertForSequenceClassification) -> list[str]:
+def readers_of(model: CompactBert) -> list[str]:
     """The names under which the inputs of a model's linear layers are completed."""
     linear = (name for name, module in _shared(model) if isinstance(module, nn.Linear | BlockLinear))
     return list(dict.fromkeys(reader for reader in map(reader_of, linear) if reader))
 
 
-def norms_of(model: CompactBertForSequenceClassification) -> dict[str, nn.LayerNorm]:
+def norms_of(model: CompactBert) -> dict[str, nn.LayerNorm]:
     """The norms over hidden units: not that of embeddings of a width of their own."""
     return {
         name: module
@@ -69,7 +69,7 @@ def norms_of(model: CompactBertForSequenceClassification) -> dict[str, nn.LayerN
     }
 
 
-def _shared(model: CompactBertForSequenceClassification) -> Iterator[tuple[str, nn.Module]]:
+def _shared(model: CompactBert) -> Iterator[tuple[str, nn.Module]]:
     return ((name, module) for name, module in model.named_modules() if not name.startswith("narrow."))
 
 

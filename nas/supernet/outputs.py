@@ -6,9 +6,11 @@ and `TeacherOutputs` maps the files into memory and gives the outputs for a batc
 
     outputs.json        what the outputs were made from
     rows.npy            the order in which the texts' outputs are kept, as row numbers
-    logits.npy          (texts, num_labels), float32
-    last.npy            the hidden state of the first token after the last layer, (texts, hidden_size), float16
+    logits.npy          (texts, num_labels), or (tokens of all texts, num_labels) if the readout is every token, float32
+    last.npy            if the readout is the first token: its hidden state after the last layer, (texts, hidden_size)
     states-<n>.npy      the hidden states before layer n, (tokens of all texts, hidden_size), float16
+
+Where the readout is not the first token, the hidden states after the last layer are the last of `states-<n>.npy`.
 """
 
 from __future__ import annotations
@@ -23,11 +25,12 @@ import torch
 from datasets import Dataset
 from numpy.lib.format import write_array_header_2_0
 
+from nas.architecture import Readout
 from nas.data import Batch, batches_by_length
 from nas.data.files import values_of
 from nas.errors import TrainingError
 from nas.files import read_json, write_folder, write_json
-from nas.model import CompactBertConfig, CompactBertForSequenceClassification
+from nas.model import CompactBert, CompactBertConfig
 from nas.progress import track
 from nas.supernet.distillation import Knowledge
 from nas.threads import side_by_side
@@ -41,14 +44,13 @@ _TITLE = "The teacher's outputs"
 
 def size_in_bytes(config: CompactBertConfig, train: Dataset) -> int:
     """How much room the outputs for these texts take on disk."""
-    tokens, width = sum(values_of(train, "length")), config.hidden_size
-    layers = len(config.architecture.layers)
-    return tokens * layers * width * _STATE.itemsize + len(train) * (4 * config.outputs + 2 * width)
+    tokens, width, texts = sum(values_of(train, "length")), config.hidden_size, len(train)
+    alone = texts if config.readout == "first" else tokens
+    states = tokens * len(config.architecture.layers) + alone
+    return states * width * _STATE.itemsize + 4 * config.outputs * (tokens if config.readout == "every" else texts)
 
 
-def write(
-    folder: Path, teacher: CompactBertForSequenceClassification, train: Dataset, made_from: dict[str, Any], bf16: bool
-) -> None:
+def write(folder: Path, teacher: CompactBert, train: Dataset, made_from: dict[str, Any], bf16: bool) -> None:
     """Compute the teacher's outputs for all texts and write them to a folder, which appears when it is complete.
 
     `teacher` is on the CPU, and computed in bf16 if that is asked for; `made_from` is kept beside the outputs.
@@ -60,8 +62,9 @@ def write(
 class TeacherOutputs:
     """The outputs that `write` left in a folder, for batches of the same texts."""
 
-    def __init__(self, folder: Path, train: Dataset) -> None:
-        self._logits, self._last = (_mapped(folder / f"{name}.npy") for name in ("logits", "last"))
+    def __init__(self, folder: Path, train: Dataset, readout: Readout = "first") -> None:
+        self._logits, last, self._every = _mapped(folder / "logits.npy"), folder / "last.npy", readout == "every"
+        self._last = _mapped(last) if readout == "first" else None
         count = len(list(folder.glob("states-*.npy")))
         self._states = [_mapped(folder / f"states-{number}.npy") for number in range(count)]
         order, lengths = np.load(folder / "rows.npy", allow_pickle=False), np.asarray(values_of(train, "length"))
@@ -75,7 +78,8 @@ class TeacherOutputs:
     def recall(self, inputs: Mapping[str, torch.Tensor]) -> Knowledge | None:
         """What the teacher says of a batch of padded texts; None if one of them is not known.
 
-        Hidden states are zero where a text is padded; the last one is of the first token alone.
+        Hidden states, and logits of every token, are zero where a text is padded. The last hidden state is of the first
+        token alone where that is the readout.
         """
         mask = inputs["attention_mask"].bool().numpy()
         columns = [inputs[name].numpy() for name in _IDENTITY if name in inputs]
@@ -87,13 +91,17 @@ class TeacherOutputs:
         ends = [start + length for (_, start), length in zip(known, mask.sum(axis=1), strict=True)]
         tokens = np.concatenate([np.arange(start, end) for (_, start), end in zip(known, ends, strict=True)])
         where = torch.from_numpy(mask)
-        states = []
-        for kept in self._states:
-            state = torch.zeros(*mask.shape, kept.shape[1])
-            state[where] = torch.from_numpy(kept[tokens]).float()
-            states.append(state)
-        states.append(torch.from_numpy(self._last[rows]).float()[:, None])
-        return Knowledge((torch.from_numpy(self._logits[rows]),), tuple(states), (None,) * len(states))
+
+        def padded(kept: np.ndarray) -> torch.Tensor:
+            found = torch.zeros(*mask.shape, kept.shape[1])
+            found[where] = torch.from_numpy(kept[tokens]).float()
+            return found
+
+        states = [padded(kept) for kept in self._states]
+        if self._last is not None:
+            states.append(torch.from_numpy(self._last[rows]).float()[:, None])
+        logits = padded(self._logits) if self._every else torch.from_numpy(self._logits[rows])
+        return Knowledge((logits,), tuple(states), (None,) * len(states))
 
 
 def made_from(folder: Path) -> dict[str, Any] | None:
@@ -104,7 +112,7 @@ def made_from(folder: Path) -> dict[str, Any] | None:
 
 def _fill(
     folder: Path,
-    teacher: CompactBertForSequenceClassification,
+    teacher: CompactBert,
     batches: list[Batch],
     made_from: dict[str, Any],
     bf16: bool,
@@ -118,7 +126,7 @@ def _fill(
         sum(batch.inputs["input_ids"].numel() for batch in batches),
         sum(len(batch.rows) for batch in batches),
     )
-    width, layers = teacher.config.hidden_size, len(teacher.layers)
+    width, layers, readout = teacher.config.hidden_size, len(teacher.layers), teacher.config.readout
     with ExitStack() as stack:
 
         def opened(name: str, shape: tuple[int, int], kind: np.dtype[Any]) -> BinaryIO:
@@ -127,13 +135,17 @@ def _fill(
             write_array_header_2_0(stream, header)
             return stream
 
-        logits = opened("logits", (texts, teacher.config.outputs), np.dtype(np.float32))
-        last = opened("last", (texts, width), _STATE)
+        answered = tokens if readout == "every" else texts
+        logits = opened("logits", (answered, teacher.config.outputs), np.dtype(np.float32))
         states = [opened(f"states-{number}", (tokens, width), _STATE) for number in range(layers)]
+        if readout == "first":
+            states.append(opened("last", (texts, width), _STATE))
+        else:
+            states.append(opened(f"states-{layers}", (tokens, width), _STATE))
         with track(_TITLE, len(batches)) as progress, side_by_side(outputs, batches) as results:
             for done, (answers, hidden) in enumerate(results, start=1):
                 logits.write(answers.tobytes())
-                for stream, state in zip((*states, last), hidden, strict=True):
+                for stream, state in zip(states, hidden, strict=True):
                     stream.write(state.tobytes())
                 progress(done)
     np.save(folder / "rows.npy", np.concatenate([batch.rows for batch in batches]), allow_pickle=False)

@@ -2,7 +2,7 @@
 
 The weights are those of the largest sub-network, ordered so that what matters most comes first. Besides, sub-networks
 of a smaller hidden size have norms and a completion of what they read for themselves (`narrow.py`). A sub-network is
-its own definition (`CompactBertForSequenceClassification`) run on views of these weights, so that what is trained
+its own definition (`CompactBert`) run on views of these weights, so that what is trained
 and evaluated is, by construction, what is extracted; nothing is masked, and a smaller candidate costs less.
 """
 
@@ -18,7 +18,7 @@ from torch.func import functional_call
 
 from nas.architecture import Architecture
 from nas.compression import matrix_compression
-from nas.model import CompactBertForSequenceClassification
+from nas.model import CompactBert
 from nas.model.layers import BlockLinear
 from nas.model.modeling import CompactBertOutput
 from nas.supernet.narrow import reader_of
@@ -55,11 +55,11 @@ class BertSupernet:
     and saving it saves the supernet. A single sub-network is a supernet too, with one architecture: its own.
     """
 
-    def __init__(self, weights: CompactBertForSequenceClassification) -> None:
+    def __init__(self, weights: CompactBert) -> None:
         self.weights = weights
         sources = (layer.source for layer in weights.config.architecture.layers)
         self._layer_of_source = {source: number for number, source in enumerate(sources)}
-        self._skeletons: OrderedDict[Architecture, CompactBertForSequenceClassification] = OrderedDict()
+        self._skeletons: OrderedDict[Architecture, CompactBert] = OrderedDict()
 
     def slices(self, architecture: Architecture) -> dict[str, torch.Tensor]:
         """The sub-network's parameters by name, as views of the supernet's.
@@ -111,10 +111,10 @@ class BertSupernet:
         }
         return functional_call(self.skeleton(architecture), self.slices(architecture), (), inputs)
 
-    def extract(self, architecture: Architecture, copied: bool = True) -> CompactBertForSequenceClassification:
+    def extract(self, architecture: Architecture, copied: bool = True) -> CompactBert:
         """The sub-network as a model in evaluation mode, with weights of its own unless they need not be `copied`."""
         with torch.device("meta"):
-            model = CompactBertForSequenceClassification(self.weights.config.with_architecture(architecture))
+            model = CompactBert(self.weights.config.with_architecture(architecture))
         with torch.no_grad():
             state = {name: view.clone() if copied else view for name, view in self.slices(architecture).items()}
         model.load_state_dict(state, assign=True)
@@ -125,13 +125,13 @@ class BertSupernet:
         """A supernet from the folder that its weights were saved in, in evaluation mode."""
         return cls(SupernetWeights.from_pretrained(folder).eval())
 
-    def skeleton(self, architecture: Architecture) -> CompactBertForSequenceClassification:
+    def skeleton(self, architecture: Architecture) -> CompactBert:
         """The sub-network's definition without storage (on the meta device), kept for the next time."""
         known = self._skeletons.get(architecture)
         if known is None:
             with torch.device("meta"):
                 config = self.weights.config.with_architecture(architecture)
-                known = CompactBertForSequenceClassification(config).eval()
+                known = CompactBert(config).eval()
             self._skeletons[architecture] = known
             if len(self._skeletons) > _KEPT_SKELETONS:
                 self._skeletons.popitem(last=False)

@@ -25,7 +25,7 @@ from transformers import (
 
 from nas.architecture import Architecture
 from nas.errors import TrainingError
-from nas.model import CompactBertConfig, CompactBertForSequenceClassification
+from nas.model import CompactBert, CompactBertConfig
 from nas.supernet.augmentation import TokenReplacement
 from nas.supernet.cohort import Cohort, Halving
 from nas.supernet.distillation import Knowledge, LossWeights, distillation_loss, last_projections
@@ -43,7 +43,7 @@ _FIXED_TOKENS = 256
 """What a pass of a network takes however few the tokens, in tokens of that network."""
 _PART_TOKENS = 1024
 """Parts of a batch of this many tokens are worth the work that is done once for each part."""
-Judge = Callable[[CompactBertForSequenceClassification], float]
+Judge = Callable[[CompactBert], float]
 """Tells a network's accuracy."""
 Student = tuple[int, Architecture]
 """A sub-network that a step trains: the number of the network that holds its weights, and its architecture."""
@@ -64,7 +64,7 @@ class DistillationTrainer(SideBySideTrainer):
         self,
         *,
         model: nn.Module,
-        teacher: CompactBertForSequenceClassification,
+        teacher: CompactBert,
         students: Callable[[int], list[Student]],
         losses: LossWeights,
         kind: TaskKind,
@@ -122,7 +122,7 @@ class DistillationTrainer(SideBySideTrainer):
             target.set_exception(problem)
             raise
 
-    def _computed(self, teacher: CompactBertForSequenceClassification, inputs: dict[str, torch.Tensor]) -> Knowledge:
+    def _computed(self, teacher: CompactBert, inputs: dict[str, torch.Tensor]) -> Knowledge:
         # Relations are those between all tokens of the last layer, of which nothing else needs but the first.
         asked = {"output_hidden_states": True, "every_token": self.losses.relations > 0, "details": True}
         with torch.no_grad(), self.accelerator.autocast(), last_projections(teacher) as projections:
@@ -204,7 +204,7 @@ class CohortTrainer(DistillationTrainer):
     def _remaining(self, step: int) -> list[Student]:
         return [(number, self._network(number).config.architecture) for number in self.remaining()]
 
-    def _network(self, number: int) -> CompactBertForSequenceClassification:
+    def _network(self, number: int) -> CompactBert:
         assert isinstance(self.model, Cohort)
         return self.model.networks[number]
 
@@ -240,10 +240,10 @@ def _supernets(model: nn.Module) -> list[BertSupernet]:
     return [BertSupernet(network) for network in _networks(model)]
 
 
-def _networks(model: nn.Module) -> list[CompactBertForSequenceClassification]:
+def _networks(model: nn.Module) -> list[CompactBert]:
     if isinstance(model, Cohort):
         return model.networks
-    assert isinstance(model, CompactBertForSequenceClassification)
+    assert isinstance(model, CompactBert)
     return [model]
 
 
@@ -276,7 +276,7 @@ def _with_labels(texts: Dataset, labels: np.ndarray | None) -> Dataset:
 class Distillation:
     """What a training by distillation needs besides the student."""
 
-    teacher: CompactBertForSequenceClassification
+    teacher: CompactBert
     train: Dataset
     """Tokenised texts; labels are not needed."""
     tokenizer: PreTrainedTokenizerBase
@@ -300,18 +300,18 @@ class Distillation:
     """What is taught in place of the teacher's own logits: those of each text (texts, num_labels), standardised where
     outputs are. Tokens may then not be replaced."""
 
-    def train_supernet(self, weights: CompactBertForSequenceClassification, draws: Draws) -> None:
+    def train_supernet(self, weights: CompactBert, draws: Draws) -> None:
         """Train the sub-networks that are drawn for each step, in place."""
         self._run(self._supernet_trainer(weights, draws), [weights], "Training the supernet")
 
-    def time_supernet(self, weights: CompactBertForSequenceClassification, draws: Draws, warm_up: int) -> float:
+    def time_supernet(self, weights: CompactBert, draws: Draws, warm_up: int) -> float:
         """The seconds of a step of `train_supernet`, by the schedule's steps but the first ones. Spoils `weights`."""
         return self._timed(self._supernet_trainer(weights, draws), [weights], warm_up)
 
-    def _supernet_trainer(self, weights: CompactBertForSequenceClassification, draws: Draws) -> DistillationTrainer:
+    def _supernet_trainer(self, weights: CompactBert, draws: Draws) -> DistillationTrainer:
         return self._trainer(DistillationTrainer, weights, students=of_one(draws))
 
-    def train_subnetwork(self, model: CompactBertForSequenceClassification, title: str) -> None:
+    def train_subnetwork(self, model: CompactBert, title: str) -> None:
         """Train one extracted sub-network, in place, without dropout as in the supernet."""
         architecture = model.config.architecture
         self._run(
@@ -320,7 +320,7 @@ class Distillation:
 
     def train_cohort(
         self,
-        networks: Sequence[CompactBertForSequenceClassification],
+        networks: Sequence[CompactBert],
         halving: Halving,
         judge: Judge,
         title: str,
@@ -334,7 +334,7 @@ class Distillation:
         trainer.judge_remaining()
         return trainer.told()
 
-    def time_cohort(self, networks: Sequence[CompactBertForSequenceClassification], warm_up: int) -> float:
+    def time_cohort(self, networks: Sequence[CompactBert], warm_up: int) -> float:
         """The seconds of a step of `train_cohort` while none is dropped, as `time_supernet` finds them."""
         students = [(number, network.config.architecture) for number, network in enumerate(networks)]
         trainer = self._trainer(DistillationTrainer, Cohort(networks), students=lambda step: students)
@@ -360,19 +360,15 @@ class Distillation:
             **kwargs,
         )
 
-    def _run(
-        self, trainer: DistillationTrainer, networks: Sequence[CompactBertForSequenceClassification], title: str
-    ) -> None:
+    def _run(self, trainer: DistillationTrainer, networks: Sequence[CompactBert], title: str) -> None:
         with self._standardised(networks):
             run_trainer(trainer, title, self.folder, self.origin)
         for network in networks:
             network.cpu().eval().requires_grad_(True)
 
-    def _timed(
-        self, trainer: DistillationTrainer, networks: Sequence[CompactBertForSequenceClassification], warm_up: int
-    ) -> float:
+    def _timed(self, trainer: DistillationTrainer, networks: Sequence[CompactBert], warm_up: int) -> float:
         with self._standardised(networks):
             return seconds_per_step(trainer, warm_up)
 
-    def _standardised(self, networks: Sequence[CompactBertForSequenceClassification]) -> AbstractContextManager[None]:
+    def _standardised(self, networks: Sequence[CompactBert]) -> AbstractContextManager[None]:
         return self.scale.out_of(*(network.classifier for network in networks), self.teacher.classifier)

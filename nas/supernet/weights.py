@@ -14,7 +14,7 @@ from torch import nn
 
 from nas.architecture import Architecture
 from nas.compression import Block, MatrixCompression, compression
-from nas.model import CompactBertConfig, CompactBertForSequenceClassification
+from nas.model import CompactBert, CompactBertConfig
 from nas.model.layers import BlockEmbedding, BlockLinear, Compressed, add_matrices
 from nas.space import Choices
 from nas.supernet.moments import Moments, gathered
@@ -38,7 +38,7 @@ class SupernetConfig(CompactBertConfig):
         return CompactBertConfig(**values).with_architecture(architecture)
 
 
-class SupernetWeights(CompactBertForSequenceClassification):
+class SupernetWeights(CompactBert):
     """The largest sub-network, with more matrices in its layers and `narrow.<hidden_size>` for smaller hidden sizes."""
 
     config: SupernetConfig
@@ -60,7 +60,7 @@ class SupernetWeights(CompactBertForSequenceClassification):
     @classmethod
     def of(
         cls,
-        largest: CompactBertForSequenceClassification,
+        largest: CompactBert,
         hidden_sizes: Iterable[int],
         choices: Choices | None = None,
         exits: bool = False,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
+from nas.architecture import Readout
 from nas.errors import DataError
 from nas.tasks.labels import Head, LabelColumn
 
@@ -163,6 +164,8 @@ class TaskKind(ABC):
     """What its labels are called in the plural."""
     no_exits: ClassVar[str] = ""
     """Why a text cannot leave a network early; empty where it can."""
+    readout: ClassVar[Readout] = "first"
+    """What a network's head reads. Where it is not the first token, no tokens are dropped on the way to it."""
 
     def check(self, asked: TaskSettings) -> None:
         """Raise `ValueError` with key, rule, value and remedy for settings that do not fit the kind."""

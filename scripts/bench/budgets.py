@@ -29,7 +29,7 @@ from nas.latency.profile import Profile
 from nas.latency.profiling import Recipe, build_profile
 from nas.latency.record import LatencyRecord
 from nas.latency.runtimes import runtime_of
-from nas.model import CompactBertForSequenceClassification
+from nas.model import CompactBert
 from nas.search.costs import Costs
 from nas.search.selection import Measurement, measure_budget
 from nas.space import SearchSpace
@@ -49,7 +49,7 @@ def measure_all(arguments: argparse.Namespace) -> dict[str, Any]:
     """Keep `pairs` random budgets; returns how many were met and how much of them was used."""
     space, rng = SearchSpace.load(arguments.space), random.Random(arguments.seed)
     config = common.config_of(space)
-    supernet = BertSupernet(CompactBertForSequenceClassification(config).eval())
+    supernet = BertSupernet(CompactBert(config).eval())
     devices = [device for device in DEVICES if not arguments.only or device.name in arguments.only]
     profiles = {device.name: build_profile(Recipe(device, space, config, arguments.seed), "") for device in devices}
     found = []

@@ -34,7 +34,7 @@ from nas.budget import Budget
 from nas.errors import NasError
 from nas.evaluate import Evaluator
 from nas.files import digest, read_json, write_json
-from nas.model import CompactBertForSequenceClassification
+from nas.model import CompactBert
 from nas.pipeline import Run, export
 from nas.pipeline.finalists import judge_of
 from nas.pipeline.prepare import metric_of, splits
@@ -106,16 +106,14 @@ class Alone:
         found: dict[str, float] = read_json(file, NasError)
         return found
 
-    def train(
-        self, networks: Sequence[CompactBertForSequenceClassification], steps: int, folder: Path, title: str
-    ) -> None:
+    def train(self, networks: Sequence[CompactBert], steps: int, folder: Path, title: str) -> None:
         """Train networks, in place; goes on after an interruption."""
         schedule = Schedule(self.settings.learning_rate, self.settings.batch_size, steps=steps)
         origin = {"steps": steps, "networks": [network.config.architecture.digest for network in networks]}
         training = distillation(self.run, splits(self.run), schedule, folder, origin)
         training.train_cohort(networks, Halving.never(len(networks)), self.judge.accuracy_of, title)
 
-    def narrowed(self, architecture: Architecture, steps: int) -> CompactBertForSequenceClassification:
+    def narrowed(self, architecture: Architecture, steps: int) -> CompactBert:
         """A network that is cut from a trained one of twice the width."""
         first = round(_SHARE_OF_WIDE * steps)
         wide = self.teacher.extract(wider(self.run.study.space, architecture))

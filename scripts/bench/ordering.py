@@ -18,7 +18,7 @@ from rich.table import Table
 
 from nas.architecture import Architecture
 from nas.evaluate.accuracy import Evaluator
-from nas.model import CompactBertForSequenceClassification
+from nas.model import CompactBert
 from nas.pipeline import Run
 from nas.pipeline.commands import prepare_teacher
 from nas.pipeline.prepare import metric_of
@@ -46,7 +46,7 @@ def narrowed(space: SearchSpace) -> dict[str, Architecture]:
 def measure(run: Run) -> dict[str, Any]:
     """Measure and print; returns accuracy by order and width."""
     data = prepare_teacher(run)
-    orders: dict[str, Callable[[CompactBertForSequenceClassification], None]] = {
+    orders: dict[str, Callable[[CompactBert], None]] = {
         "unordered": lambda model: None,
         "magnitude": lambda model: reorder(model, magnitude(model)),
         "Taylor": lambda model: order(run, data, model),

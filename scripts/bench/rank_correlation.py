@@ -33,7 +33,7 @@ from nas.data import TaskData, batches_by_length
 from nas.errors import NasError
 from nas.evaluate.accuracy import forward_of, predict
 from nas.files import digest, read_json, write_json
-from nas.model import CompactBertForSequenceClassification
+from nas.model import CompactBert
 from nas.model.sizes import count_parameters
 from nas.pipeline import Run, train
 from nas.pipeline.prepare import metric_of
@@ -60,7 +60,7 @@ def interval(first: list[float], second: list[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def accuracies(model: CompactBertForSequenceClassification, split: Dataset, metric: Metric) -> dict[str, float]:
+def accuracies(model: CompactBert, split: Dataset, metric: Metric) -> dict[str, float]:
     """The metric on the whole split and on its even and odd rows."""
     logits, labels = predict(forward_of(model), batches_by_length(split)), np.asarray(split["labels"])
     parts = {"whole": slice(None), "even": slice(0, None, 2), "odd": slice(1, None, 2)}

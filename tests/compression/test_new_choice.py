@@ -27,7 +27,7 @@ from nas.export.artefact import ONNX_FILE, write_artefact
 from nas.export.verification import reload_alone
 from nas.latency.profiling import Recipe, build_profile
 from nas.latency.runner import onnx_session
-from nas.model import CompactBertForSequenceClassification
+from nas.model import CompactBert
 from nas.model.sizes import stored_mb
 from nas.search.encoding import Encoding
 from nas.space import SearchSpace
@@ -100,7 +100,7 @@ def test_space_search_supernet_export_and_sizes_take_it(is_format, space, supern
         active = supernet.run(architecture, **batch).logits
     write_artefact(supernet.extract(architecture), make_tokenizer(), tmp_path / "export")
     alone = reload_alone(tmp_path / "export")
-    assert not isinstance(alone, CompactBertForSequenceClassification)
+    assert not isinstance(alone, CompactBert)
     with torch.no_grad():
         assert_same(alone(**batch).logits, active)
     inputs = {name: value.numpy() for name, value in batch.items()}

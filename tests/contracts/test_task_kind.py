@@ -57,6 +57,11 @@ def many(kind, count=400):
     return np.asarray(found.values["train"])[rows], len(kind.output_names(found.names)), found.names
 
 
+@ALL
+def test_texts_leave_early_only_where_the_first_token_is_read(kind):
+    assert kind.readout == "first" or kind.no_exits
+
+
 def test_every_kind_is_found_by_its_name():
     for name, kind in REGISTRY.items():
         assert task_kind(name) is kind and kind.name == name

@@ -26,7 +26,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from nas.architecture import compress_all
 from nas.export.artefact import write_artefact
 from nas.export.standalone import MODELING_FILE
-from nas.model import CompactBertForSequenceClassification
+from nas.model import CompactBert
 from nas.model.stock import compact_config
 from nas.supernet import SupernetWeights
 
@@ -51,7 +51,7 @@ KINDS = pytest.mark.parametrize("teacher_kind", TEACHERS)
 def _model(config, name="int8"):
     """A network whose padding token has a row of zeros, as after a training."""
     torch.manual_seed(0)
-    model = randomise(CompactBertForSequenceClassification(config.with_architecture(ARCHITECTURES[name])), scale=0.2)
+    model = randomise(CompactBert(config.with_architecture(ARCHITECTURES[name])), scale=0.2)
     table = model.get_input_embeddings()
     with torch.no_grad():
         getattr(table, table.compression.writes)[config.pad_token_id].zero_()

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from nas.architecture import Architecture, Layer
 from nas.errors import ExportError, TeacherError
 from nas.graph import GraphBuilder
-from nas.model import CompactBertForSequenceClassification
+from nas.model import CompactBert
 from nas.model.onnx import to_onnx
 from nas.model.sizes import MB, count_parameters, stored_mb
 from nas.model.stock import compact_config, fits_stock, from_stock, shape_of, to_stock
@@ -38,7 +38,7 @@ def test_counted_parameters_and_bytes_are_the_real_ones(config, seed):
 def test_a_network_is_one_graph_to_a_compiler(config, name, batch):
     """Each break would cost time where it is served, and a compilation more."""
     own = named_architectures().get(name) or replace(mixed_space().sample(random.Random(7)), exit_threshold=0.9)
-    model = randomise(CompactBertForSequenceClassification(config.with_architecture(own)))
+    model = randomise(CompactBert(config.with_architecture(own)))
     torch.compiler.reset()  # compilations of one class are counted together
     compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)
     with torch.inference_mode():
@@ -51,7 +51,7 @@ def test_counts_of_rare_architectures_are_real(config, name):
 
 
 def _counts_are_real(config):
-    model = randomise(CompactBertForSequenceClassification(config))
+    model = randomise(CompactBert(config))
     assert count_parameters(config) == sum(parameter.numel() for parameter in model.parameters())
     # Stored bytes are the constants of the graph: less its few scalars and index vectors. Zeros are stored once.
     constants = sum(len(constant.raw_data) for constant in to_onnx(model).graph.initializer)
@@ -114,7 +114,7 @@ def test_positions_are_those_that_a_text_can_take(teacher, config):
     ],
 )
 def test_other_architectures_do_not_fit_stock(config, layers):
-    model = CompactBertForSequenceClassification(config.with_architecture(Architecture(32, layers)))
+    model = CompactBert(config.with_architecture(Architecture(32, layers)))
     assert not fits_stock(model.config)
     with pytest.raises(ExportError, match="export it as CompactBert"):
         to_stock(model)

@@ -13,7 +13,7 @@ from nas.budget import Budget
 from nas.evaluate import CandidateResult, EvaluationRecipe, Memory
 from nas.latency.measure import Texts
 from nas.latency.record import LatencyRecord
-from nas.model import CompactBertForSequenceClassification
+from nas.model import CompactBert
 from nas.search import selection
 from nas.search.executors import InlineExecutor, Remembering
 from nas.search.selection import Measurement, measure_budget
@@ -133,7 +133,7 @@ def test_they_are_measured_beside_the_candidates_and_kept_apart(search_folder):
     costs = replace(costs_of(search_folder), budgets=(budget,))
     config = copy.deepcopy(costs.config)
     config.max_position_embeddings = 128  # as many tokens as the device measures
-    supernet = BertSupernet(CompactBertForSequenceClassification(config).eval())
+    supernet = BertSupernet(CompactBert(config).eval())
     small, other = SPACE.smallest(), next(uniform_networks(SPACE, costs, budget))
     results = [CandidateResult(network, 0.9, 120, 0.0) for network in (small, other)]
     measurement = Measurement(supernet.extract, SPACE.largest(), costs, Texts())

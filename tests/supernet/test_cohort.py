@@ -13,7 +13,7 @@ from tolerance import assert_same
 
 from nas.architecture import compress_all
 from nas.errors import TrainingError
-from nas.model import CompactBertForSequenceClassification
+from nas.model import CompactBert
 from nas.supernet import BertSupernet, training
 from nas.supernet.cohort import Goal, Halving, kept_of
 from nas.supernet.distillation import LossWeights
@@ -29,7 +29,7 @@ def data(tmp_path):
 
 @pytest.fixture
 def teacher(config):
-    return randomise(CompactBertForSequenceClassification(config)).eval()
+    return randomise(CompactBert(config)).eval()
 
 
 def _networks(teacher, space):

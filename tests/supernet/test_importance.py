@@ -9,7 +9,7 @@ import torch
 from tiny import TEACHERS
 from tolerance import assert_same, slack
 
-from nas.model import CompactBertForSequenceClassification
+from nas.model import CompactBert
 from nas.supernet.importance import magnitude, measure_importance, reorder
 
 KINDS = pytest.mark.parametrize("teacher_kind", TEACHERS)
@@ -63,7 +63,7 @@ def test_units_that_do_nothing_are_last(supernet_weights, labelled):
 def test_taylor_estimates_the_loss_of_a_removed_neuron(config, batch, labelled):
     """For a neuron of small effect the estimate is close to the true change of the loss, text by text."""
     torch.manual_seed(0)
-    model = CompactBertForSequenceClassification(config).eval()
+    model = CompactBert(config).eval()
     one = {name: value[:1] for name, value in batch.items()} | {"labels": torch.tensor([1])}
     importance = measure_importance(model, [one])
     with torch.no_grad():

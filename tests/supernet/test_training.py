@@ -18,7 +18,7 @@ from nas.data import batches_by_length
 from nas.errors import TrainingError
 from nas.evaluate.accuracy import forward_of, predict
 from nas.files import read_json
-from nas.model import CompactBertForSequenceClassification
+from nas.model import CompactBert
 from nas.model.stock import from_stock
 from nas.supernet import BertSupernet, SupernetWeights
 from nas.supernet.checkpoints import last_complete
@@ -286,7 +286,7 @@ def test_the_mean_of_halves_is_the_loss_of_the_whole(space, supernet_weights, ba
 
 @pytest.mark.slow
 def test_training_brings_the_smallest_closer_to_the_teacher(space, config, data, tmp_path, batch):
-    weights = randomise(CompactBertForSequenceClassification(config))
+    weights = randomise(CompactBert(config))
     student = copy.deepcopy(weights)
     _distillation(weights, data, tmp_path / "run", 40).train_supernet(student, sandwich(space, 2, "spread", 0))
 
@@ -300,7 +300,7 @@ def test_training_brings_the_smallest_closer_to_the_teacher(space, config, data,
 
 @pytest.mark.slow
 def test_interrupted_training_ends_with_the_same_weights(space, config, data, tmp_path, monkeypatch):
-    weights = randomise(CompactBertForSequenceClassification(config))
+    weights = randomise(CompactBert(config))
     straight = copy.deepcopy(weights)
     _distillation(weights, data, tmp_path / "straight", 17).train_supernet(straight, sandwich(space, 1, "spread", 0))
 
@@ -333,7 +333,7 @@ def test_interrupted_training_ends_with_the_same_weights(space, config, data, tm
 def test_a_loss_that_is_no_number_stops_the_training_and_keeps_the_good_checkpoint(
     space, config, data, tmp_path, monkeypatch
 ):
-    weights = randomise(CompactBertForSequenceClassification(config))
+    weights = randomise(CompactBert(config))
     step = DistillationTrainer.gradients
 
     def spoilt_at_nine(self, *arguments):
@@ -344,13 +344,13 @@ def test_a_loss_that_is_no_number_stops_the_training_and_keeps_the_good_checkpoi
         _distillation(weights, data, tmp_path / "run", 30).train_supernet(weights, sandwich(space, 1, "spread", 0))
     checkpoints = tmp_path / "run" / "checkpoints"
     assert last_complete(checkpoints) == checkpoints / "checkpoint-6"
-    kept = CompactBertForSequenceClassification.from_pretrained(checkpoints / "checkpoint-6")
+    kept = CompactBert.from_pretrained(checkpoints / "checkpoint-6")
     assert all(torch.isfinite(parameter).all() for parameter in kept.parameters())
 
 
 @pytest.mark.slow
 def test_checkpoints_of_another_space_are_refused_with_the_difference(space, config, data, tmp_path):
-    weights = randomise(CompactBertForSequenceClassification(config))
+    weights = randomise(CompactBert(config))
     begun = {"search_space": {"dimensions": {"hidden_size": [16, 32]}}}
     _distillation(weights, data, tmp_path / "run", 6, begun).train_supernet(weights, sandwich(space, 1, "spread", 0))
     other = {"search_space": {"dimensions": {"hidden_size": [32]}}}
@@ -362,7 +362,7 @@ def test_checkpoints_of_another_space_are_refused_with_the_difference(space, con
 
 @pytest.mark.slow
 def test_checkpoints_hold_safetensors_and_json_only(space, config, data, tmp_path):
-    weights = randomise(CompactBertForSequenceClassification(config))
+    weights = randomise(CompactBert(config))
     _distillation(weights, data, tmp_path / "run", 20).train_supernet(weights, sandwich(space, 1, "spread", 0))
     folders = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("checkpoint-*"))
     assert folders == ["checkpoint-18", "checkpoint-20"]
@@ -374,7 +374,7 @@ def test_checkpoints_hold_safetensors_and_json_only(space, config, data, tmp_pat
 
 @pytest.mark.slow
 def test_a_single_sub_network_is_trained_alone(space, config, data, tmp_path):
-    weights = randomise(CompactBertForSequenceClassification(config))
+    weights = randomise(CompactBert(config))
     model = BertSupernet(weights).extract(compress_all(space.smallest(), "int8"))
     before = copy.deepcopy(model.state_dict())
     _distillation(weights, data, tmp_path / "one", 5).train_subnetwork(model, "Fine-tuning")
@@ -447,7 +447,7 @@ def test_two_processes_train_as_one(finished_study, tmp_path, monkeypatch):
         runs.append(run)
     logs = [read_json(run.supernet / LOG_FILE, TrainingError) for run in runs]
     assert logs[0][-1]["train_loss"] == pytest.approx(logs[1][-1]["train_loss"], rel=1e-4)
-    one, two = (CompactBertForSequenceClassification.from_pretrained(run.supernet) for run in runs)
+    one, two = (CompactBert.from_pretrained(run.supernet) for run in runs)
     for name, parameter in one.named_parameters():
         # AdamW divides a gradient by its size, so that a rounding of a tiny one becomes a share of the learning rate.
         assert (two.get_parameter(name) - parameter).abs().max() < 0.5 * study.supernet.learning_rate, name

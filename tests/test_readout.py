@@ -1,0 +1,176 @@
+"""Networks whose head reads the mean over all tokens, or every token: one function in all forms, as for the first."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import TEACHERS, make_tokenizer, mixed_space, randomise
+from tolerance import assert_same
+from transformers import AutoConfig
+
+from nas.architecture import Readout, compress_all
+from nas.data.batches import Batch
+from nas.evaluate.accuracy import predict
+from nas.evaluate.shared import SharedStates
+from nas.export.artefact import ONNX_FILE, write_artefact
+from nas.export.verification import reload, reload_alone
+from nas.latency.profile import stages
+from nas.latency.runner import onnx_session
+from nas.model import CompactBert
+from nas.model.modeling import READOUTS
+from nas.model.onnx import _READOUTS as ONNX_READOUTS
+from nas.model.onnx import to_onnx
+from nas.model.sizes import MB, count_parameters, stored_mb
+from nas.model.stock import AUTO_CLASSES, compact_config, fits_stock, from_stock
+from nas.space import SearchSpace
+from nas.supernet import BertSupernet, SupernetWeights
+from nas.supernet.importance import magnitude, measure_importance, reorder
+
+pytestmark = [
+    pytest.mark.parametrize("teacher_kind", TEACHERS),
+    pytest.mark.parametrize("readout", ["mean", "every"]),
+]
+
+
+@pytest.fixture
+def space() -> SearchSpace:
+    """With every compression choice; where all tokens are read none is dropped, and no text leaves early."""
+    space = mixed_space()
+    dimensions = space.dimensions.model_copy(update={"keep_tokens": (), "exit_threshold": ()})
+    return space.model_copy(update={"dimensions": dimensions})
+
+
+@pytest.fixture
+def teacher(teacher_kind: str, readout: Readout, outputs: int) -> Any:
+    family, settings = TEACHERS[teacher_kind]
+    settings = {"vocab_size": 90, "max_position_embeddings": 40, "num_labels": outputs} | settings
+    return randomise(AUTO_CLASSES[readout].from_config(AutoConfig.for_model(family, **settings)))
+
+
+@pytest.fixture
+def config(teacher, readout):
+    return compact_config(teacher.config, readout)
+
+
+@pytest.fixture
+def weights(teacher, readout, space) -> SupernetWeights:
+    weights = SupernetWeights.of(from_stock(teacher, readout), space.dimensions.hidden_size, space.compression)
+    randomise(weights.narrow, seed=1, scale=0.1)
+    randomise(weights.classifier, seed=3)
+    return weights
+
+
+def expected_of(teacher: Any, batch: dict[str, torch.Tensor], readout: Readout) -> torch.Tensor:
+    """The mean over the hidden states of a text's tokens, or the logits of every token."""
+    output = teacher(**batch)
+    if readout == "every":
+        return output.logits
+    states, mask = output.last_hidden_state, batch["attention_mask"].bool()
+    return torch.stack([state[real].mean(dim=0) for state, real in zip(states, mask, strict=True)])
+
+
+def test_teacher_keeps_its_function(teacher, batch, readout):
+    with torch.no_grad():
+        expected, model = expected_of(teacher, batch, readout), from_stock(teacher, readout)
+        real = batch["attention_mask"].bool() if readout == "every" else slice(None)
+        assert_same(model(**batch).logits[real], expected[real])
+        unpadded = {name: value[:1] for name, value in batch.items()}
+        assert_same(model(**unpadded).logits, expected[:1])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_float_architectures_agree_in_all_forms(weights, space, batch, readout, tmp_path, seed):
+    floats = {"none", "low_rank(4)", "low_rank(8)", "share", "skip"}
+    others = {name for block in space.compression for name in block[1]} - floats
+    architecture = space.excluding(tuple(others)).sample(random.Random(seed))
+    supernet = BertSupernet(weights)
+    with torch.no_grad():
+        active = supernet.run(architecture, **batch).logits
+        extracted = supernet.extract(architecture)
+        assert_same(extracted(**batch).logits, active)
+    write_artefact(extracted, make_tokenizer(), tmp_path / "export")
+    for loaded in (reload, reload_alone):
+        with torch.no_grad():
+            output = loaded(tmp_path / "export")(**batch)
+        if readout == "every":
+            real = batch["attention_mask"].bool()  # behind a text RoBERTa's own class has other positions
+            assert_same(output.logits[real], active[real])
+        else:  # the encoder alone
+            assert_same(extracted.classify(output.last_hidden_state, batch["attention_mask"]), active)
+    session = onnx_session(str(tmp_path / "export" / ONNX_FILE), 1)
+    (served,) = session.run(["logits"], {name: value.numpy() for name, value in batch.items()})
+    assert_same(served, active)
+
+
+def test_uniform_networks_are_exported_in_the_teachers_own_class(weights, space, batch, readout, teacher, tmp_path):
+    extracted = BertSupernet(weights).extract(space.largest())
+    write_artefact(extracted, make_tokenizer(), tmp_path / "export")
+    loaded = reload(tmp_path / "export")
+    assert fits_stock(extracted.config) == (type(loaded) is type(teacher))
+    with torch.no_grad():
+        output, expected = loaded(**batch), extracted(**batch).logits
+        found = output.logits if readout == "every" else extracted.classify(output[0], batch["attention_mask"])
+    real = batch["attention_mask"].bool() if readout == "every" else slice(None)
+    assert_same(found[real], expected[real])
+
+
+def test_counted_parameters_and_bytes_are_the_real_ones(config, space):
+    for seed in range(3):
+        own = config.with_architecture(space.sample(random.Random(seed)))
+        model = randomise(CompactBert(own))
+        assert count_parameters(own) == sum(parameter.numel() for parameter in model.parameters())
+        constants = sum(len(constant.raw_data) for constant in to_onnx(model).graph.initializer)
+        assert stored_mb(own) * MB == pytest.approx(constants, abs=96 * (4 + 4 * len(model.layers)))
+
+
+def test_reordering_keeps_the_function(weights, batch, readout):
+    shape = batch["input_ids"].shape if readout == "every" else (5,)
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, weights.config.outputs, shape, generator=generator)
+    with torch.no_grad():
+        before = weights(**batch).logits
+    for importance in (measure_importance(weights, [batch | {"labels": labels}]), magnitude(weights)):
+        reorder(weights, importance)
+        with torch.no_grad():
+            assert_same(weights(**batch).logits, before)
+
+
+def test_batches_without_padding_and_shared_states_give_the_same(weights, space, batch, readout):
+    """As candidates are evaluated: texts of one length, no mask, layers that others computed before."""
+    supernet, states = BertSupernet(weights), SharedStates()
+    first = space.largest()
+    for architecture in (first, compress_all(first, "low_rank(4)"), first):
+        model = supernet.extract(architecture)
+        states.begin(architecture)
+        ids = batch["input_ids"][:1]
+        types = {"token_type_ids": torch.zeros_like(ids)} if "token_type_ids" in batch else {}
+        with torch.no_grad():
+            hidden = states.run(model, 0, Batch(np.arange(1), {"input_ids": ids, **types}))
+            assert_same(model.classify(hidden), model(ids, torch.ones_like(ids), **types).logits)
+
+
+def test_no_layer_computes_the_first_token_alone(space, config, readout):
+    architecture = space.largest()
+    parts = [part for stage in stages(architecture, 8, config.readout) for part, _ in stage]
+    assert not any(part.startswith("first_") for part in parts)
+    assert any(part.startswith("first_") for stage in stages(architecture, 8) for part, _ in stage)
+
+
+def test_answers_of_batches_with_other_lengths_are_put_together(readout, weights):
+    model = BertSupernet(weights).extract(weights.config.architecture)
+    ids = torch.randint(4, 90, (3, 9), generator=torch.Generator().manual_seed(2))
+    batches = [Batch(np.array([2, 0]), {"input_ids": ids[[2, 0]]}), Batch(np.array([1]), {"input_ids": ids[1:2, :6]})]
+    with torch.no_grad():
+        found = predict(lambda part: model(**part.inputs).logits.numpy(), batches)
+        assert_same(found[[0, 2]], model(ids[[0, 2]]).logits)
+        alone = model(ids[1:2, :6]).logits[0]
+    assert_same(found[1, :6] if readout == "every" else found[1], alone)
+    assert readout == "mean" or not found[1, 6:].any()
+
+
+def test_readouts_have_a_torch_and_an_onnx_form(readout, teacher_kind):
+    assert READOUTS.keys() == ONNX_READOUTS.keys() == AUTO_CLASSES.keys()
