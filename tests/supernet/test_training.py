@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny import make_teacher, make_tokenizer, mixed_space, prepare_rows, randomise
 from tolerance import assert_same
 from transformers.integrations.integration_utils import is_tensorboard_available
@@ -437,20 +438,27 @@ def test_two_processes_train_as_one(finished_study, tmp_path, monkeypatch):
     from nas.pipeline import Run, train
     from nas.study import Study
 
-    runs = []
-    for workers in (1, 2):
-        study = Study.load(finished_study)
-        shutil.copytree(finished_study.parent / "runs", tmp_path / f"runs-{workers}")  # with its teacher
-        settings = study.supernet.model_copy(update={"workers": workers, "steps": 20, "checkpoint_steps": 6})
-        run = Run.of(study.model_copy(update={"supernet": settings}), tmp_path / f"runs-{workers}")
-        train(run)
-        runs.append(run)
-    logs = [read_json(run.supernet / LOG_FILE, TrainingError) for run in runs]
-    assert logs[0][-1]["train_loss"] == pytest.approx(logs[1][-1]["train_loss"], rel=1e-4)
-    one, two = (CompactBert.from_pretrained(run.supernet) for run in runs)
-    for name, parameter in one.named_parameters():
-        # AdamW divides a gradient by its size, so that a rounding of a tiny one becomes a share of the learning rate.
-        assert (two.get_parameter(name) - parameter).abs().max() < 0.5 * study.supernet.learning_rate, name
+    study = Study.load(finished_study)
+    shutil.copytree(finished_study.parent / "runs", tmp_path / "runs")  # with its teacher
+    settings = study.supernet.model_copy(update={"workers": 2})
+    two = Run.of(study.model_copy(update={"supernet": settings}), tmp_path / "runs")
+    one = Run.of(study, finished_study.parent / "runs")  # trained in one process
+    shutil.rmtree(two.supernet)
+    train(two)
+    losses = [read_json(run.supernet / LOG_FILE, TrainingError)[-1]["train_loss"] for run in (one, two)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    # AdamW divides each gradient by its size, so rounding can move the weight of a tiny gradient as far as any other
+    # weight: the largest difference says nothing. Few gradients are that small. The difference of all weights is
+    # 0.0004 of the distance that training moved them, also if the two workers use fewer instructions (SSE). It is
+    # 0.013 if gradients are summed in place of averaged, 0.12 if the batches come in another order, and 0.15 if each
+    # worker keeps its own gradients.
+    start, ends = _weights(one.ordered_teacher), [_weights(run.supernet) for run in (one, two)]
+    assert (ends[0] - ends[1]).norm() < 0.01 * (ends[0] - start).norm()
+
+
+def _weights(folder):
+    """All weights that a folder holds, one after another."""
+    return torch.cat([tensor.flatten() for _, tensor in sorted(load_file(folder / "model.safetensors").items())])
 
 
 def test_given_logits_are_taught_in_place_of_the_teachers(supernet_weights, space, data, tmp_path):
