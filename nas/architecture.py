@@ -9,15 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from nas.compression import Block, compression
 from nas.errors import SearchSpaceError
 from nas.files import digest
+from nas.form import Readout
 
 LAYER_BLOCKS: tuple[Block, ...] = ("attention", "feed_forward")
-Readout = Literal["first", "mean", "every"]
-"""What a network's head reads of the last hidden states: the first token, the mean over all tokens, or every token."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -394,7 +394,7 @@ class Study(Settings):
 
     def _check_space(self) -> None:
         kind = task_kind(self.task.kind)
-        if self.space.dimensions.keep_tokens and kind.readout != "first":
+        if self.space.dimensions.keep_tokens and kind.network_form.readout != "first":
             raise StudyError(
                 f"{self.path}: search_space: {self.space.name!r} drops tokens (keep_tokens), but a task of kind "
                 f"{kind.name!r} needs all of them at the network's end; use another space"

@@ -11,15 +11,17 @@ from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
-from nas.architecture import Readout
 from nas.errors import ExportError
+from nas.export.sentences import DENSE_FILE, write_sentence_modules
 from nas.export.standalone import MODELING_FILE, auto_map, modeling_source
 from nas.files import read_json, write_folder, write_json
+from nas.form import NetworkType
 from nas.graph import save
 from nas.model import CompactBert, CompactBertConfig
-from nas.model.modeling import for_users
+from nas.model.modeling import AUTO_MODELS, for_users
 from nas.model.onnx import to_onnx
 from nas.model.stock import fits_stock, to_stock
+from nas.sentence_modules import DENSE_FOLDER
 
 ONNX_FILE = "model.onnx"
 OPENVINO_FILE = "openvino_model.xml"
@@ -54,7 +56,9 @@ def write_artefact(
         (to_stock(model) if stock else for_users(model)).save_pretrained(draft)
         if not stock:
             (draft / MODELING_FILE).write_text(modeling_source(model.config), encoding="utf-8")
-        classes = {} if stock else {"auto_map": auto_map(model.config.readout)}
+        if model.config.network_type == "encoder":
+            write_sentence_modules(model, draft)
+        classes = {} if stock else {"auto_map": auto_map(model.config.network_type)}
         _complete(draft / "config.json", classes, pairs, about_task)
         served_tokenizer(tokenizer, model.config, max_length).save_pretrained(draft)
         save(to_onnx(model), draft / ONNX_FILE)
@@ -102,11 +106,11 @@ def _save_openvino(folder: Path) -> None:
     openvino.save_model(openvino.Core().read_model(folder / ONNX_FILE), folder / OPENVINO_FILE, compress_to_fp16=False)
 
 
-def readout_of(folder: Path) -> Readout:
-    """The readout of the network in an export's folder, which follows from the class that it was saved as."""
+def network_type_of(folder: Path) -> NetworkType:
+    """The type of the network in an export's folder, which follows from the class that it was saved as."""
     (name,) = read_json(folder / "config.json", ExportError)["architectures"]
-    ends: dict[str, Readout] = {"ForSequenceClassification": "first", "ForTokenClassification": "every"}
-    return next((readout for end, readout in ends.items() if name.endswith(end)), "mean")
+    ends = {kind: auto_class.removeprefix("AutoModel") for kind, (auto_class, _) in AUTO_MODELS.items()}
+    return next((kind for kind, end in ends.items() if end and name.endswith(end)), "encoder")
 
 
 def served_files(folder: Path, runtime: str) -> list[Path]:
@@ -114,4 +118,7 @@ def served_files(folder: Path, runtime: str) -> list[Path]:
     own = folder / OPENVINO_FILE
     if runtime == "openvino" and own.exists():
         return [own, own.with_suffix(".bin")]
-    return [folder / ("model.safetensors" if runtime == "torch" else ONNX_FILE)]
+    if runtime == "torch":
+        dense = folder / DENSE_FOLDER / DENSE_FILE
+        return [folder / "model.safetensors", *([dense] if dense.exists() else [])]
+    return [folder / ONNX_FILE]

@@ -15,10 +15,10 @@ from dataclasses import is_dataclass
 from typing import Any
 
 from nas import __version__
-from nas.architecture import Readout
 from nas.compression import REGISTRY, compression
 from nas.errors import ExportError
 from nas.export.sources import Import, Part, is_present, source
+from nas.form import NetworkType
 from nas.model import CompactBertConfig
 from nas.model.modeling import AUTO_MODELS
 
@@ -41,9 +41,9 @@ from __future__ import annotations
 '''
 
 
-def auto_map(readout: Readout) -> dict[str, str]:
-    """Where `config.json` says that the classes of a network with that readout are defined."""
-    name, model = AUTO_MODELS[readout]
+def auto_map(network_type: NetworkType) -> dict[str, str]:
+    """Where `config.json` says that the classes of a network of that type are defined."""
+    name, model = AUTO_MODELS[network_type]
     return {"AutoConfig": f"{_MODULE}.{CompactBertConfig.__name__}", name: f"{_MODULE}.{model.__name__}"}
 
 
@@ -52,24 +52,24 @@ def modeling_source(config: CompactBertConfig) -> str:
 
     Raises as `source_of` does.
     """
-    return source_of(config.architecture.choices, config.readout)
+    return source_of(config.architecture.choices, config.network_type)
 
 
-def source_of(choices: Iterable[str], readout: Readout = "first") -> str:
-    """The text of such a file for networks with some compression choices and a readout.
+def source_of(choices: Iterable[str], network_type: NetworkType = "sequence_classifier") -> str:
+    """The text of such a file for networks with some compression choices.
 
     Raises `ExportError` where the source of a choice cannot be read, or names collide.
     """
     names = sorted({name for spec in choices for name in compression(spec).names})
-    return _Copy({name: REGISTRY[name] for name in names}, readout).text()
+    return _Copy({name: REGISTRY[name] for name in names}, network_type).text()
 
 
 class _Copy:
     """What is copied for a network with some compression choices, by name."""
 
-    def __init__(self, choices: dict[str, type], readout: Readout) -> None:
+    def __init__(self, choices: dict[str, type], network_type: NetworkType) -> None:
         self.choices = choices
-        self.auto_class, model = AUTO_MODELS[readout]
+        self.auto_class, model = AUTO_MODELS[network_type]
         self.definitions: dict[str, str] = {}
         """Names with the modules that define them."""
         self.imports: dict[str, Import] = {}

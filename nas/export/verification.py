@@ -21,15 +21,17 @@ from nas.errors import DeviceError
 from nas.evaluate import predict
 from nas.evaluate.accuracy import exit_shares, forward_of
 from nas.evaluate.spread import standard_error
-from nas.export.artefact import SAMPLES_FILE, VERIFICATION_FILE, readout_of, served_files
+from nas.export.artefact import SAMPLES_FILE, VERIFICATION_FILE, network_type_of, served_files
+from nas.export.sentences import SentenceEncoder
 from nas.export.standalone import MODELING_FILE
 from nas.files import canonical_json, file_digest, write_json, write_text
+from nas.form import CLASSIFIERS, OUTPUT_NAMES
 from nas.latency.exits import measure_with_exits
 from nas.latency.measure import Network, Texts, measure_peak_memory
 from nas.latency.record import LatencyRecord, latency_figures
 from nas.latency.runtimes import OnnxRuntime, placed_in_torch, runtime_of
 from nas.model import CompactBert
-from nas.model.modeling import AUTO_MODELS
+from nas.model.modeling import AUTO_MODELS, CompactBertModel
 from nas.model.sizes import MB
 from nas.model.stock import AUTO_CLASSES, from_stock
 from nas.progress import say
@@ -72,7 +74,7 @@ class Artefact:
             fed["attention_mask"] = np.ones_like(fed["input_ids"])
             found = session(fed)
             left.extend(found["left_after"].reshape(-1).tolist() if "left_after" in found else [])
-            return found["logits"]
+            return found[OUTPUT_NAMES[network_type_of(self.folder)]]
 
         return forward
 
@@ -88,8 +90,12 @@ class Artefact:
 
 
 def reload(folder: Path) -> Any:
-    """The exported Hugging Face model, in evaluation mode."""
-    return AUTO_CLASSES[readout_of(folder)].from_pretrained(folder).eval()
+    """The exported Hugging Face model, in evaluation mode; of an encoder with what follows it."""
+    return _whole(AUTO_CLASSES[network_type_of(folder)].from_pretrained(folder), folder)
+
+
+def _whole(model: Any, folder: Path) -> Any:
+    return (SentenceEncoder(model, folder) if network_type_of(folder) == "encoder" else model).eval()
 
 
 def reload_alone(folder: Path) -> Any:
@@ -101,13 +107,27 @@ def reload_alone(folder: Path) -> Any:
     assert spec is not None and spec.loader is not None
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where dataclasses look for it
     spec.loader.exec_module(module)
-    return getattr(module, AUTO_MODELS[readout_of(folder)][1].__name__).from_pretrained(folder).eval()
+    model = getattr(module, AUTO_MODELS[network_type_of(folder)][1].__name__).from_pretrained(folder)
+    return _whole(model, folder)
 
 
 def as_compact(folder: Path) -> CompactBert:
     """The exported model as `CompactBert`, also if it was saved as its family's own class."""
     model = reload(folder)
-    return model if isinstance(model, CompactBert) else from_stock(model, readout_of(folder))
+    if isinstance(model, SentenceEncoder):
+        return _compact_encoder(model)
+    return model if isinstance(model, CompactBert) else from_stock(model, CLASSIFIERS[network_type_of(folder)])
+
+
+def _compact_encoder(model: SentenceEncoder) -> CompactBert:
+    if isinstance(model.encoder, CompactBertModel):
+        found = CompactBert(model.encoder.config)
+        found.bert = model.encoder
+    else:
+        found = from_stock(model.encoder, model.form)
+    if model.dense is not None:
+        found.classifier = model.dense
+    return found.eval()
 
 
 def _cut(batch: Batch, size: int) -> list[Batch]:

@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nas.architecture import LAYER_BLOCKS, Architecture, Readout, first_token_from
+from nas.architecture import LAYER_BLOCKS, Architecture, first_token_from
 from nas.compression import Block
 from nas.device import Device
 from nas.errors import DeviceError
 from nas.files import read_json, write_json
+from nas.form import Readout
 from nas.latency.record import throughput_per_s
 
 ENDS, _FIRST = "ends/", "first_"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,6 +22,7 @@ from nas.architecture import LAYER_BLOCKS, Architecture, Layer
 from nas.device import Device
 from nas.errors import DeviceError
 from nas.files import digest, read_json, write_json
+from nas.form import NetworkForm
 from nas.latency.measure import NO_TEXTS, REFERENCE, Network, Texts, conditions, measure, measure_peak_memory
 from nas.latency.profile import ENDS, Fit, Profile, Sum, part_name, sums
 from nas.latency.record import LatencyRecord, error_of, latency_figures
@@ -78,7 +79,8 @@ class Recipe:
         # Latency does not depend on how many words the table holds, but the teacher's memory does.
         more: list[object] = [config.vocab_size] if self.memory else []
         more += ["first layers"] if self.space.dimensions.exit_threshold else []
-        more += [config.readout] if config.readout != "first" else []
+        form = NetworkForm(config.network_type, config.readout, config.normalize)
+        more += [asdict(form)] if form != NetworkForm() else []
         return digest([self.device.model_dump(mode="json"), self.space.digest, kind, measured, *more])
 
     @cached_property

@@ -17,8 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from nas.architecture import Readout
 from nas.errors import TeacherError
+from nas.form import NetworkType
 from nas.model.families import FAMILIES, family_of
 from nas.model.stock import AUTO_CLASSES
 from nas.model.teacher_config import CONFIG_FILE, SUPPORTED, teacher_file
@@ -63,25 +63,25 @@ class Checkpoint:
     """The parameters of the head: pooler and classifier, by whatever name."""
     classifier: str
     """The name of the last matrix, (labels, hidden size)."""
-    readout: Readout = "first"
+    network_type: NetworkType = "sequence_classifier"
     before: str = ""
     """What names have before them here that they have not in the model."""
 
     @classmethod
-    def of(cls, source: str, config: PreTrainedConfig, readout: Readout = "first") -> Checkpoint:
+    def of(cls, source: str, config: PreTrainedConfig, network_type: NetworkType = "sequence_classifier") -> Checkpoint:
         """Read the names and shapes of a folder that holds a model of the class that `AUTO_CLASSES` names.
 
         Raises `TeacherError` if there are no safetensors files, one is damaged, or the encoder is not all there.
         """
         with torch.device("meta"):
-            model = AUTO_CLASSES[readout].from_config(config)
+            model = AUTO_CLASSES[network_type].from_config(config)
         base = f"{model.base_model_prefix}."
-        before = base if readout == "mean" else ""  # an encoder alone has names without the prefix
+        before = base if network_type == "encoder" else ""  # an encoder has names without the prefix
         shapes = {before + name: tuple(value.shape) for name, value in model.named_parameters()}
         head = frozenset(name for name in shapes if not name.startswith(base) or name.startswith(f"{base}pooler."))
-        classifier = family_of(config.model_type).parameter("classifier.weight", readout)
+        classifier = family_of(config.model_type).parameter("classifier.weight", network_type)
         tensors = _renamed(source, base, shapes, _headers(source))
-        found = cls(source, tensors, shapes, head, classifier, readout, before)
+        found = cls(source, tensors, shapes, head, classifier, network_type, before)
         found._check_encoder(base)
         return found
 
@@ -131,7 +131,7 @@ class Checkpoint:
 
         Raises `TeacherError` for weights that are not numbers.
         """
-        model: PreTrainedModel = AUTO_CLASSES[self.readout].from_config(config)
+        model: PreTrainedModel = AUTO_CLASSES[self.network_type].from_config(config)
         wanted = {name: self.tensors[name] for name in self.shapes if name not in self.new}
         state = {}
         for file in sorted({tensor.file for tensor in wanted.values()}):

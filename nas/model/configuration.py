@@ -6,7 +6,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from nas.architecture import Architecture, Layer, Readout
+from nas.architecture import Architecture, Layer
+from nas.form import NetworkType, Readout
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 """Everything that a network may be fed, int64 (batch, sequence)."""
@@ -22,8 +23,9 @@ class CompactBertConfig(PreTrainedConfig):
     With `exit_threshold` above 0 there is a classifier after each layer but the last: a text that one is as sure of
     (probability of the likeliest class) gets its logits from there.
 
-    `readout` is what the head reads: the first token, the mean over the tokens of a text, or every token. `pooler_act`
-    is the activation of a dense layer between readout and outputs, or None where there is no such layer.
+    `network_type`, `readout` and `normalize` are the network's form; see `NetworkForm`. `pooler_act` is the activation
+    of a dense layer between readout and outputs, or None where there is no such layer. `projection_dim` is the number
+    of outputs of an encoder, and None of a classifier, which has one for each label.
 
     What differs between families of teachers: `family` is the teacher's `model_type`; `embedding_size` is the width of
     embeddings that are projected to `hidden_size` (ELECTRA), or None where there is no projection; `type_vocab_size` is
@@ -41,7 +43,10 @@ class CompactBertConfig(PreTrainedConfig):
     embedding: str = "none"
     exit_threshold: float = 0.0
     hidden_act: str = "gelu"
+    network_type: NetworkType = "sequence_classifier"
     readout: Readout = "first"
+    normalize: bool = False
+    projection_dim: int | None = None
     pooler_act: str | None = "tanh"
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
@@ -60,8 +65,8 @@ class CompactBertConfig(PreTrainedConfig):
 
     @property
     def outputs(self) -> int:
-        """The number of logits."""
-        return int(self.num_labels or 1)
+        """The number of outputs."""
+        return int(self.projection_dim or self.num_labels or 1)
 
     @property
     def embedding_width(self) -> int:

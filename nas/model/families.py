@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from nas.architecture import Readout
 from nas.errors import TeacherError
+from nas.form import NetworkType
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +39,12 @@ class Family:
         """What it calls one of our settings."""
         return self.settings.get(setting, setting)
 
-    def parameter(self, name: str, readout: Readout = "first") -> str:
-        """What it calls one of our parameters, in the model that transformers has for a readout.
-
-        That is a sequence classifier, a token classifier (`every`), or the encoder alone (`mean`).
-        """
-        for ours, its_own in (*(self.sequence_head if readout == "first" else ()), *self.parameters):
+    def parameter(self, name: str, network_type: NetworkType = "sequence_classifier") -> str:
+        """What it calls one of our parameters, in transformers' model of that type."""
+        head = self.sequence_head if network_type == "sequence_classifier" else ()
+        for ours, its_own in (*head, *self.parameters):
             name = name.replace(ours, its_own)
-        return name.partition(".")[2] if readout == "mean" else name
+        return name.partition(".")[2] if network_type == "encoder" else name
 
     def first_position(self, pad_token_id: int | None) -> int:
         """The row of its position table that the first token takes. The rows before it serve no token."""

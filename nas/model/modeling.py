@@ -17,13 +17,15 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.loss.loss_utils import ForSequenceClassificationLoss, ForTokenClassification
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput, TokenClassifierOutput
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
-from nas.architecture import LAYER_BLOCKS, Readout, first_token_from
+from nas.architecture import LAYER_BLOCKS, first_token_from
+from nas.form import NetworkType, Readout
 from nas.model.configuration import CompactBertConfig
 from nas.model.layers import (
     BlockEmbedding,
@@ -334,7 +336,7 @@ class CompactBert(CompactBertPreTrainedModel):
         if self.bert.pooler is not None:
             features = self.bert.pooler(features)
         logits: torch.Tensor = self.classifier(self.dropout(features))
-        return logits
+        return functional.normalize(logits.float(), dim=-1) if self.config.normalize else logits
 
     @can_return_tuple
     def forward(  # noqa: PLR0913 (transformers' arguments)
@@ -391,20 +393,21 @@ class CompactBertForTokenClassification(CompactBert):
     """A sub-network that classifies every token of a text, as transformers' Auto class loads it."""
 
 
-AUTO_MODELS: dict[Readout, tuple[str, type[CompactBertPreTrainedModel]]] = {
-    "first": ("AutoModelForSequenceClassification", CompactBertForSequenceClassification),
-    "mean": ("AutoModel", CompactBertModel),
-    "every": ("AutoModelForTokenClassification", CompactBertForTokenClassification),
+AUTO_MODELS: dict[NetworkType, tuple[str, type[CompactBertPreTrainedModel]]] = {
+    "sequence_classifier": ("AutoModelForSequenceClassification", CompactBertForSequenceClassification),
+    "token_classifier": ("AutoModelForTokenClassification", CompactBertForTokenClassification),
+    "encoder": ("AutoModel", CompactBertModel),
 }
-"""For each readout the Auto class of transformers that a user loads a model with, and the class that it gets.
+"""For each type of network the Auto class of transformers that loads it, and the class that it is.
 
-Where the readout is the mean that is the encoder alone: the mean and what comes behind it are left to the user.
+Of an encoder that is the part up to the last hidden states: readout and projection are other modules in a folder of
+sentence-transformers.
 """
 
 
 def for_users(model: CompactBert) -> CompactBertPreTrainedModel:
-    """The network in the class that `AUTO_MODELS` names for its readout, with the same parameters."""
-    cls = AUTO_MODELS[model.config.readout][1]
+    """The network in the class that `AUTO_MODELS` names for its type, with the same parameters."""
+    cls = AUTO_MODELS[model.config.network_type][1]
     if isinstance(model.bert, cls):
         return model.bert
     with torch.device("meta"):

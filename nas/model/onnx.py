@@ -14,8 +14,9 @@ import torch
 from onnx import TensorProto
 from torch import nn
 
-from nas.architecture import Readout, first_token_from
+from nas.architecture import first_token_from
 from nas.compression import matrix_compression
+from nas.form import HIDDEN_STATES, OUTPUT_NAMES, Readout
 from nas.graph import GraphBuilder
 from nas.model.configuration import CompactBertConfig
 from nas.model.layers import (
@@ -30,6 +31,8 @@ from nas.model.layers import (
 from nas.model.modeling import CompactBert
 
 _BLOCKED = np.array(-1e9, dtype=np.float32)
+_LEAST_LENGTH = 1e-12
+"""What torch divides by where a vector is shorter."""
 _NONE = matrix_compression("none")
 _ACTIVATIONS = {"relu": "Relu", "tanh": "Tanh"}
 _GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
@@ -38,7 +41,8 @@ _GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 def to_onnx(model: CompactBert) -> onnx.ModelProto:
     """Write a whole network: int64 inputs (batch, sequence) to float `logits` (batch, num_labels).
 
-    Where the readout is every token the logits are (batch, sequence, num_labels). The inputs are those of
+    Those of a token classifier are (batch, sequence, num_labels). An encoder has `sentence_embedding` (batch, outputs)
+    in their place, and `last_hidden_state` for those who do themselves what follows it. The inputs are those of
     `CompactBertConfig.input_names`.
     """
     graph, config = GraphBuilder(), model.config
@@ -52,7 +56,7 @@ def to_onnx(model: CompactBert) -> onnx.ModelProto:
     mask = emit_mask(graph, inputs["attention_mask"])
     logits, left_after = _emit_from(graph, model, 0, hidden, mask)
     texts = ("batch_size", "sequence_length") if config.readout == "every" else ("batch_size",)
-    graph.output(logits, "logits", (*texts, config.outputs))
+    graph.output(logits, OUTPUT_NAMES[config.network_type], (*texts, config.outputs))
     if config.exit_threshold:
         graph.output(left_after, "left_after", ("batch_size", 1), TensorProto.INT64)
     return graph.model("compact_bert")
@@ -62,6 +66,9 @@ def _emit_from(graph: GraphBuilder, model: CompactBert, number: int, hidden: str
     """Write all from layer `number` on: logits, and the number of layers that they took, (batch, 1), if that varies."""
     config, layers = model.config, model.layers
     if number == len(layers):
+        if config.network_type == "encoder":
+            tokens = 1 if config.readout == "first" else "sequence_length"
+            graph.output(hidden, HIDDEN_STATES, ("batch_size", tokens, config.hidden_size))
         logits = _emit_head(graph, model, hidden, mask)
         return logits, graph.constant(np.array([[number]])) if config.exit_threshold else ""
     architecture = config.architecture
@@ -89,13 +96,18 @@ def _emit_from(graph: GraphBuilder, model: CompactBert, number: int, hidden: str
 
 
 def _emit_head(graph: GraphBuilder, model: CompactBert, hidden: str, mask: str) -> str:
-    """Write the readout of the last hidden states, the pooler if there is one, and the last linear layer."""
+    """Write all that follows the last layer: readout, pooler if there is one, linear layer, and scaling to length 1."""
     readout, pooler = model.config.readout, model.bert.pooler
     features = _READOUTS[readout](graph, hidden, mask)
     linear = _emit_linear_of_tokens if readout == "every" else _emit_dense
     if pooler is not None and model.config.pooler_act is not None:
         features = _emit_activation(graph, model.config.pooler_act, linear(graph, pooler.dense, features))
-    return linear(graph, model.classifier, features)
+    outputs = linear(graph, model.classifier, features)
+    if not model.config.normalize:
+        return outputs
+    least = graph.constant(np.array(_LEAST_LENGTH, dtype=np.float32))
+    length = graph.add("ReduceL2", outputs, graph.constant(np.array([-1])))
+    return graph.add("Div", outputs, graph.add("Max", length, least))
 
 
 def _emit_first_state(graph: GraphBuilder, hidden: str, mask: str = "") -> str:

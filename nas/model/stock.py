@@ -1,11 +1,11 @@
 """From and to the models of transformers: the same function in the family's own class.
 
-That class follows from the readout: a sequence classifier (`first`), a token classifier (`every`), or the encoder alone
-(`mean`), which leaves the mean and what comes behind it to whoever uses it.
+Of a network that encodes texts that class is the encoder alone, up to the last hidden states.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -13,8 +13,9 @@ import transformers
 from torch.nn import functional
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from nas.architecture import Architecture, Layer, Readout
+from nas.architecture import Architecture, Layer
 from nas.errors import ExportError, TeacherError
+from nas.form import NetworkForm, NetworkType
 from nas.model.configuration import CompactBertConfig
 from nas.model.families import FAMILIES, Family, family_of
 from nas.model.modeling import AUTO_MODELS, CompactBert
@@ -35,9 +36,12 @@ _SHARED = (
     "label2id",
     "problem_type",
 )
-AUTO_CLASSES: dict[Readout, Any] = {readout: getattr(transformers, name) for readout, (name, _) in AUTO_MODELS.items()}
-"""The class of transformers that loads a teacher with a readout."""
+AUTO_CLASSES: dict[NetworkType, Any] = {kind: getattr(transformers, name) for kind, (name, _) in AUTO_MODELS.items()}
+"""The class of transformers that loads a teacher of a type."""
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
+_LAST = ("classifier.weight", "classifier.bias")
+_LABELS = {"id2label", "label2id", "problem_type"}
+_CLASSIFIER = NetworkForm()
 _POSITIONS = "bert.embeddings.position_embeddings.weight"
 
 
@@ -72,10 +76,10 @@ def _check_function(family: Family, config: PreTrainedConfig) -> None:
         raise TeacherError("teacher: pad_token_id must be a number, but got None; set it in the teacher's config.json")
 
 
-def compact_config(teacher: PreTrainedConfig, readout: Readout = "first") -> CompactBertConfig:
+def compact_config(teacher: PreTrainedConfig, form: NetworkForm = _CLASSIFIER) -> CompactBertConfig:
     """The configuration of the teacher as a `CompactBert`. Raises `TeacherError` as `shape_of` does.
 
-    The outputs of an encoder alone, whose readout is the mean, are as many as its hidden units.
+    An encoder has as many outputs as hidden units.
     """
     shape, family = shape_of(teacher), family_of(teacher.model_type)
     layers = (
@@ -85,39 +89,36 @@ def compact_config(teacher: PreTrainedConfig, readout: Readout = "first") -> Com
     values["max_position_embeddings"] -= family.first_position(teacher.pad_token_id)
     if family.has_embedding_size and teacher.embedding_size != shape.hidden_size:
         values["embedding_size"] = teacher.embedding_size
-    if readout == "mean":
-        values["id2label"], values["label2id"] = None, None
-        values |= {"problem_type": None, "num_labels": shape.hidden_size}
+    if form.network_type == "encoder":
+        values = {name: value for name, value in values.items() if name not in _LABELS}
+        values["projection_dim"] = shape.hidden_size
     config = CompactBertConfig(
         family=teacher.model_type,
-        readout=readout,
-        pooler_act=family.pooler_act if readout == "first" else None,
+        **asdict(form),
+        pooler_act=family.pooler_act if form.network_type == "sequence_classifier" else None,
         attention_head_size=shape.head_size,
         **values,
     )
     return config.with_architecture(Architecture(hidden_size=shape.hidden_size, layers=tuple(layers)))
 
 
-def from_stock(teacher: PreTrainedModel, readout: Readout = "first") -> CompactBert:
+def from_stock(teacher: PreTrainedModel, form: NetworkForm = _CLASSIFIER) -> CompactBert:
     """The teacher as a `CompactBert` of the same function, with copied weights, in evaluation mode.
 
-    `teacher` is of the class that `AUTO_CLASSES` names for the readout. An encoder alone gets a last linear layer that
-    leaves the mean as it is, so that smaller networks can project theirs to the teacher's width.
+    `teacher` is of the class that `AUTO_CLASSES` names for the form. An encoder gets a last linear layer that changes
+    nothing, so that networks with fewer hidden units can project what they read to the teacher's width.
 
     RoBERTa skips padding when it counts positions, a `CompactBert` does not: padding must follow the text.
     """
     family, given = family_of(teacher.config.model_type), teacher.state_dict()
-    model = CompactBert(compact_config(teacher.config, readout))
+    model, kind = CompactBert(compact_config(teacher.config, form)), form.network_type
     state = {
-        name: _identity(value) if readout == "mean" and name in _LAST else given[family.parameter(name, readout)]
+        name: _identity(value) if kind == "encoder" and name in _LAST else given[family.parameter(name, kind)]
         for name, value in model.state_dict().items()
     }
     state[_POSITIONS] = state[_POSITIONS][family.first_position(teacher.config.pad_token_id) :]
     model.load_state_dict(state)
     return model.eval()
-
-
-_LAST = ("classifier.weight", "classifier.bias")
 
 
 def _identity(parameter: torch.Tensor) -> torch.Tensor:
@@ -153,7 +154,8 @@ def to_stock(model: CompactBert) -> PreTrainedModel:
         )
     family, layer = FAMILIES[config.family], config.architecture.layers[0]
     skipped = family.first_position(config.pad_token_id)
-    values = {key: getattr(config, key) for key in _SHARED} | {
+    shared = set(_SHARED) - (_LABELS if config.network_type == "encoder" else set())
+    values = {key: getattr(config, key) for key in shared} | {
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.num_hidden_layers,
         "num_attention_heads": layer.num_attention_heads,
@@ -163,12 +165,12 @@ def to_stock(model: CompactBert) -> PreTrainedModel:
     if family.has_embedding_size:
         values["embedding_size"] = config.embedding_width
     own = {family.name(key): value for key, value in values.items() if key not in family.constants}
-    stock: PreTrainedModel = AUTO_CLASSES[config.readout].from_config(AutoConfig.for_model(config.family, **own))
+    stock: PreTrainedModel = AUTO_CLASSES[config.network_type].from_config(AutoConfig.for_model(config.family, **own))
     state: dict[str, torch.Tensor] = model.state_dict()
     state[_POSITIONS] = functional.pad(state[_POSITIONS], (0, 0, skipped, 0))
-    if config.readout == "mean":  # an encoder alone has no last layer, and may have a pooler that nothing reads
+    if config.network_type == "encoder":  # which has no last layer, and may have a pooler that nothing reads
         state = {name: value for name, value in state.items() if name not in _LAST}
         pooler = {name: value for name, value in stock.state_dict().items() if name.startswith("pooler.")}
         state |= {f"bert.{name}": torch.zeros_like(value) for name, value in pooler.items()}
-    stock.load_state_dict({family.parameter(name, config.readout): value for name, value in state.items()})
+    stock.load_state_dict({family.parameter(name, config.network_type): value for name, value in state.items()})
     return stock.eval()

@@ -224,7 +224,8 @@ def make_embedded(run: Run, laps: Laps) -> None:
 def settle_sources(run: Run) -> None:
     """Note the commits that the run is made from. Raises if the teacher's shape does not fit the study."""
     keep(run)
-    check_shape(run.study, read_config(teacher_folder(run, weights=False)))
+    source = teacher_folder(run, weights=False)
+    check_shape(run.study, source, read_config(source))
 
 
 @said_of_ids

@@ -16,6 +16,7 @@ from transformers import (
 from nas.compression import compression
 from nas.data import TaskData
 from nas.errors import SearchSpaceError, TeacherError
+from nas.form import NetworkForm
 from nas.model import CompactBert, CompactBertConfig
 from nas.model.checkpoint import Checkpoint
 from nas.model.modeling import AUTO_MODELS
@@ -48,17 +49,17 @@ class Teacher:
         if self.checkpoint:
             has_one = self.checkpoint.labels is not None
         else:
-            end = AUTO_MODELS[task_kind(study.task.kind).readout][0].removeprefix("AutoModel")
+            end = AUTO_MODELS[task_kind(study.task.kind).network_form.network_type][0].removeprefix("AutoModel")
             has_one = any(name.endswith(end) for name in self.config.architectures or [end])
         names = tuple(str(name) for _, name in sorted((self.config.id2label or {}).items()))
         return Head(self.source, names, trained_anew=study.compressed.fine_tune is not None) if has_one else None
 
 
-def check_shape(study: Study, config: PreTrainedConfig) -> CompactBertConfig:
-    """The teacher's configuration as a `CompactBert`; raises if it does not fit the study."""
+def check_shape(study: Study, source: str, config: PreTrainedConfig) -> CompactBertConfig:
+    """The configuration of the teacher in a folder as a `CompactBert`; raises if it does not fit the study."""
     with student_named(study):
         study.check_teacher(shape_of(config))
-        compact = compact_config(config, task_kind(study.task.kind).readout)
+        compact = compact_config(config, task_kind(study.task.kind).form(source))
     for name in study.space.compression.embedding:
         if not compression(name).suits(compact.vocab_size, compact.embedding_width):
             raise SearchSpaceError(
@@ -85,10 +86,10 @@ def check_teacher(study: Study, source: str, weights: bool = True) -> Teacher:
     """
     with student_named(study):
         config = read_config(source)
-        compact = check_shape(study, config)
+        compact = check_shape(study, source, config)
         checkpoint = None
         if weights:
-            checkpoint = Checkpoint.of(source, config, task_kind(study.task.kind).readout)
+            checkpoint = Checkpoint.of(source, config, task_kind(study.task.kind).network_form.network_type)
             if study.compressed.fine_tune is None:
                 _check_head(study, config, checkpoint)
         tokenizer = load_tokenizer(source, config)
@@ -143,7 +144,7 @@ def load_classifier(study: Study, source: str, data: TaskData) -> tuple[PreTrain
             f"teacher.model: {source} has {config.num_labels} labels, the task has {data.num_labels}; "
             "give a teacher fine-tuned for this task, or set teacher.fine_tune"
         )
-    checkpoint = Checkpoint.of(source, config, kind.readout)
+    checkpoint = Checkpoint.of(source, config, kind.network_form.network_type)
     _announce(checkpoint, config, kind.problem_type)
     config.problem_type = kind.problem_type
     model = checkpoint.load(config)
@@ -168,11 +169,15 @@ def _announce(checkpoint: Checkpoint, config: PreTrainedConfig, needed: Problem)
 
 def load_teacher(run: Run) -> CompactBert:
     """The fine-tuned teacher as a `CompactBert`."""
-    readout = task_kind(run.study.task.kind).readout
-    return from_stock(AUTO_CLASSES[readout].from_pretrained(run.teacher), readout)
+    form = _form(run)
+    return from_stock(AUTO_CLASSES[form.network_type].from_pretrained(run.teacher), form)
 
 
 @once
 def teacher_config(run: Run) -> CompactBertConfig:
     """The teacher's configuration as a `CompactBert`."""
-    return compact_config(AutoConfig.from_pretrained(run.teacher), task_kind(run.study.task.kind).readout)
+    return compact_config(AutoConfig.from_pretrained(run.teacher), _form(run))
+
+
+def _form(run: Run) -> NetworkForm:
+    return task_kind(run.study.task.kind).form(str(run.teacher))

@@ -56,7 +56,12 @@ class _Taylor:
 
 
 def measure_importance(model: CompactBert, batches: Iterable[dict[str, torch.Tensor]]) -> Importance:
-    """Score all units on labelled batches (the inputs of the model's `forward`, with `labels`)."""
+    """Score all units on batches (the inputs of the model's `forward`).
+
+    The loss is that of their `labels`. Where there are none, as for embeddings, it is the product of the outputs with
+    directions drawn at random, whose gradient tells how much the outputs depend on a unit.
+    """
+    generator = torch.Generator().manual_seed(0)
     layers = model.layers
     context = [_Taylor() for _ in layers]
     neurons = [_Taylor() for _ in layers]
@@ -76,7 +81,8 @@ def measure_importance(model: CompactBert, batches: Iterable[dict[str, torch.Ten
     try:
         model.eval()
         for batch in batches:
-            loss = model(**batch).loss
+            output = model(**batch)
+            loss = _along_random_directions(output.logits, generator) if output.loss is None else output.loss
             loss.backward()
             model.zero_grad()
     finally:
@@ -89,6 +95,12 @@ def measure_importance(model: CompactBert, batches: Iterable[dict[str, torch.Ten
         heads=[at.score.unflatten(0, (-1, head_size)).sum(dim=1) for at in context],
         neurons=[at.score for at in neurons],
     )
+
+
+def _along_random_directions(outputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """The mean over texts of the product of outputs (batch, ...) with random directions."""
+    directions = torch.randn(outputs.shape, generator=generator).to(outputs)
+    return (outputs * directions).sum() / len(outputs)
 
 
 @torch.no_grad()

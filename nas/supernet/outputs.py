@@ -25,11 +25,11 @@ import torch
 from datasets import Dataset
 from numpy.lib.format import write_array_header_2_0
 
-from nas.architecture import Readout
 from nas.data import Batch, batches_by_length
 from nas.data.files import values_of
 from nas.errors import TrainingError
 from nas.files import read_json, write_folder, write_json
+from nas.form import Readout
 from nas.model import CompactBert, CompactBertConfig
 from nas.progress import track
 from nas.supernet.distillation import Knowledge

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from nas.architecture import Readout
 from nas.errors import DataError
+from nas.form import NetworkForm
 from nas.tasks.labels import Head, LabelColumn
 
 if TYPE_CHECKING:
@@ -164,8 +164,8 @@ class TaskKind(ABC):
     """What its labels are called in the plural."""
     no_exits: ClassVar[str] = ""
     """Why a text cannot leave a network early; empty where it can."""
-    readout: ClassVar[Readout] = "first"
-    """What a network's head reads. Where it is not the first token, no tokens are dropped on the way to it."""
+    network_form: ClassVar[NetworkForm] = NetworkForm()
+    """The form of its networks, as far as it does not depend on the teacher."""
 
     def check(self, asked: TaskSettings) -> None:
         """Raise `ValueError` with key, rule, value and remedy for settings that do not fit the kind."""
@@ -209,6 +209,10 @@ class TaskKind(ABC):
     @abstractmethod
     def takes(self, problem_type: str | None, outputs: int | None) -> bool:
         """Whether a fine-tuned teacher with that problem type and number of outputs is one for such a task."""
+
+    def form(self, teacher: str) -> NetworkForm:
+        """The form of its networks, given the teacher's folder. Raises `TeacherError` for one that is not known."""
+        return self.network_form
 
     def first_bias(self, labels: np.ndarray) -> np.ndarray | None:
         """The bias (outputs,) of a new classifier that is to be trained on these labels; None for the one drawn."""

@@ -59,7 +59,7 @@ def many(kind, count=400):
 
 @ALL
 def test_texts_leave_early_only_where_the_first_token_is_read(kind):
-    assert kind.readout == "first" or kind.no_exits
+    assert kind.network_form.readout == "first" or kind.no_exits
 
 
 def test_every_kind_is_found_by_its_name():

@@ -1,4 +1,4 @@
-"""Networks whose head reads the mean over all tokens, or every token: one function in all forms, as for the first."""
+"""Networks that classify every token or encode texts have one function in all forms, as those that classify texts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from tiny import TEACHERS, make_tokenizer, mixed_space, randomise
 from tolerance import assert_same
 from transformers import AutoConfig
 
-from nas.architecture import Readout, compress_all
+from nas.architecture import compress_all
 from nas.data.batches import Batch
 from nas.evaluate.accuracy import predict
 from nas.evaluate.shared import SharedStates
 from nas.export.artefact import ONNX_FILE, write_artefact
-from nas.export.verification import reload, reload_alone
+from nas.export.verification import as_compact, reload, reload_alone
+from nas.form import OUTPUT_NAMES, NetworkForm
 from nas.latency.profile import stages
 from nas.latency.runner import onnx_session
 from nas.model import CompactBert
@@ -30,9 +31,14 @@ from nas.space import SearchSpace
 from nas.supernet import BertSupernet, SupernetWeights
 from nas.supernet.importance import magnitude, measure_importance, reorder
 
+FORMS = [
+    NetworkForm("token_classifier", "every"),
+    NetworkForm("encoder", "mean"),
+    NetworkForm("encoder", "first", normalize=True),
+]
 pytestmark = [
     pytest.mark.parametrize("teacher_kind", TEACHERS),
-    pytest.mark.parametrize("readout", ["mean", "every"]),
+    pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form.network_type} {form.readout}"),
 ]
 
 
@@ -45,77 +51,75 @@ def space() -> SearchSpace:
 
 
 @pytest.fixture
-def teacher(teacher_kind: str, readout: Readout, outputs: int) -> Any:
+def teacher(teacher_kind: str, form: NetworkForm, outputs: int) -> Any:
     family, settings = TEACHERS[teacher_kind]
     settings = {"vocab_size": 90, "max_position_embeddings": 40, "num_labels": outputs} | settings
-    return randomise(AUTO_CLASSES[readout].from_config(AutoConfig.for_model(family, **settings)))
+    return randomise(AUTO_CLASSES[form.network_type].from_config(AutoConfig.for_model(family, **settings)))
 
 
 @pytest.fixture
-def config(teacher, readout):
-    return compact_config(teacher.config, readout)
+def config(teacher, form):
+    return compact_config(teacher.config, form)
 
 
 @pytest.fixture
-def weights(teacher, readout, space) -> SupernetWeights:
-    weights = SupernetWeights.of(from_stock(teacher, readout), space.dimensions.hidden_size, space.compression)
+def weights(teacher, form, space) -> SupernetWeights:
+    weights = SupernetWeights.of(from_stock(teacher, form), space.dimensions.hidden_size, space.compression)
     randomise(weights.narrow, seed=1, scale=0.1)
     randomise(weights.classifier, seed=3)
     return weights
 
 
-def expected_of(teacher: Any, batch: dict[str, torch.Tensor], readout: Readout) -> torch.Tensor:
-    """The mean over the hidden states of a text's tokens, or the logits of every token."""
+def expected_of(teacher: Any, batch: dict[str, torch.Tensor], form: NetworkForm) -> torch.Tensor:
+    """The logits of every token, or the embedding of each text."""
     output = teacher(**batch)
-    if readout == "every":
+    if form.readout == "every":
         return output.logits
     states, mask = output.last_hidden_state, batch["attention_mask"].bool()
-    return torch.stack([state[real].mean(dim=0) for state, real in zip(states, mask, strict=True)])
+    means = torch.stack([state[real].mean(dim=0) for state, real in zip(states, mask, strict=True)])
+    found = means if form.readout == "mean" else states[:, 0]
+    return found / found.norm(dim=-1, keepdim=True) if form.normalize else found
 
 
-def test_teacher_keeps_its_function(teacher, batch, readout):
+def real_of(batch: dict[str, torch.Tensor], form: NetworkForm) -> Any:
+    """What of the outputs is compared: behind a text RoBERTa's own class has other positions."""
+    return batch["attention_mask"].bool() if form.readout == "every" else slice(None)
+
+
+def test_teacher_keeps_its_function(teacher, batch, form):
     with torch.no_grad():
-        expected, model = expected_of(teacher, batch, readout), from_stock(teacher, readout)
-        real = batch["attention_mask"].bool() if readout == "every" else slice(None)
+        expected, model, real = expected_of(teacher, batch, form), from_stock(teacher, form), real_of(batch, form)
         assert_same(model(**batch).logits[real], expected[real])
         unpadded = {name: value[:1] for name, value in batch.items()}
         assert_same(model(**unpadded).logits, expected[:1])
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_float_architectures_agree_in_all_forms(weights, space, batch, readout, tmp_path, seed):
+def test_float_architectures_agree_in_all_forms(weights, space, batch, form, tmp_path, seed):
     floats = {"none", "low_rank(4)", "low_rank(8)", "share", "skip"}
     others = {name for block in space.compression for name in block[1]} - floats
     architecture = space.excluding(tuple(others)).sample(random.Random(seed))
-    supernet = BertSupernet(weights)
+    supernet, real, folder = BertSupernet(weights), real_of(batch, form), tmp_path / "export"
     with torch.no_grad():
         active = supernet.run(architecture, **batch).logits
         extracted = supernet.extract(architecture)
         assert_same(extracted(**batch).logits, active)
-    write_artefact(extracted, make_tokenizer(), tmp_path / "export")
-    for loaded in (reload, reload_alone):
-        with torch.no_grad():
-            output = loaded(tmp_path / "export")(**batch)
-        if readout == "every":
-            real = batch["attention_mask"].bool()  # behind a text RoBERTa's own class has other positions
-            assert_same(output.logits[real], active[real])
-        else:  # the encoder alone
-            assert_same(extracted.classify(output.last_hidden_state, batch["attention_mask"]), active)
-    session = onnx_session(str(tmp_path / "export" / ONNX_FILE), 1)
-    (served,) = session.run(["logits"], {name: value.numpy() for name, value in batch.items()})
+        write_artefact(extracted, make_tokenizer(), folder)
+        for loaded in (reload, reload_alone, as_compact):
+            assert_same(loaded(folder)(**batch).logits[real], active[real])
+    fed = {name: value.numpy() for name, value in batch.items()}
+    (served,) = onnx_session(str(folder / ONNX_FILE), 1).run([OUTPUT_NAMES[form.network_type]], fed)
     assert_same(served, active)
 
 
-def test_uniform_networks_are_exported_in_the_teachers_own_class(weights, space, batch, readout, teacher, tmp_path):
+def test_uniform_networks_are_exported_in_the_teachers_own_class(weights, space, batch, form, teacher, tmp_path):
     extracted = BertSupernet(weights).extract(space.largest())
     write_artefact(extracted, make_tokenizer(), tmp_path / "export")
-    loaded = reload(tmp_path / "export")
-    assert fits_stock(extracted.config) == (type(loaded) is type(teacher))
+    loaded, real = reload(tmp_path / "export"), real_of(batch, form)
+    assert fits_stock(extracted.config) == (type(getattr(loaded, "encoder", loaded)) is type(teacher))
     with torch.no_grad():
-        output, expected = loaded(**batch), extracted(**batch).logits
-        found = output.logits if readout == "every" else extracted.classify(output[0], batch["attention_mask"])
-    real = batch["attention_mask"].bool() if readout == "every" else slice(None)
-    assert_same(found[real], expected[real])
+        for model in (loaded, as_compact(tmp_path / "export")):
+            assert_same(model(**batch).logits[real], extracted(**batch).logits[real])
 
 
 def test_counted_parameters_and_bytes_are_the_real_ones(config, space):
@@ -127,19 +131,17 @@ def test_counted_parameters_and_bytes_are_the_real_ones(config, space):
         assert stored_mb(own) * MB == pytest.approx(constants, abs=96 * (4 + 4 * len(model.layers)))
 
 
-def test_reordering_keeps_the_function(weights, batch, readout):
-    shape = batch["input_ids"].shape if readout == "every" else (5,)
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(0, weights.config.outputs, shape, generator=generator)
+def test_reordering_keeps_the_function(weights, batch, form):
+    labels = {"labels": batch["input_ids"] % weights.config.outputs} if form.readout == "every" else {}
     with torch.no_grad():
         before = weights(**batch).logits
-    for importance in (measure_importance(weights, [batch | {"labels": labels}]), magnitude(weights)):
+    for importance in (measure_importance(weights, [batch | labels]), magnitude(weights)):
         reorder(weights, importance)
         with torch.no_grad():
             assert_same(weights(**batch).logits, before)
 
 
-def test_batches_without_padding_and_shared_states_give_the_same(weights, space, batch, readout):
+def test_batches_without_padding_and_shared_states_give_the_same(weights, space, batch, form):
     """As candidates are evaluated: texts of one length, no mask, layers that others computed before."""
     supernet, states = BertSupernet(weights), SharedStates()
     first = space.largest()
@@ -153,14 +155,12 @@ def test_batches_without_padding_and_shared_states_give_the_same(weights, space,
             assert_same(model.classify(hidden), model(ids, torch.ones_like(ids), **types).logits)
 
 
-def test_no_layer_computes_the_first_token_alone(space, config, readout):
-    architecture = space.largest()
-    parts = [part for stage in stages(architecture, 8, config.readout) for part, _ in stage]
-    assert not any(part.startswith("first_") for part in parts)
-    assert any(part.startswith("first_") for stage in stages(architecture, 8) for part, _ in stage)
+def test_only_where_the_first_token_is_read_a_layer_computes_it_alone(space, config, form):
+    parts = [part for stage in stages(space.largest(), 8, config.readout) for part, _ in stage]
+    assert any(part.startswith("first_") for part in parts) == (form.readout == "first")
 
 
-def test_answers_of_batches_with_other_lengths_are_put_together(readout, weights):
+def test_answers_of_batches_with_other_lengths_are_put_together(form, weights):
     model = BertSupernet(weights).extract(weights.config.architecture)
     ids = torch.randint(4, 90, (3, 9), generator=torch.Generator().manual_seed(2))
     batches = [Batch(np.array([2, 0]), {"input_ids": ids[[2, 0]]}), Batch(np.array([1]), {"input_ids": ids[1:2, :6]})]
@@ -168,9 +168,9 @@ def test_answers_of_batches_with_other_lengths_are_put_together(readout, weights
         found = predict(lambda part: model(**part.inputs).logits.numpy(), batches)
         assert_same(found[[0, 2]], model(ids[[0, 2]]).logits)
         alone = model(ids[1:2, :6]).logits[0]
-    assert_same(found[1, :6] if readout == "every" else found[1], alone)
-    assert readout == "mean" or not found[1, 6:].any()
+    assert_same(found[1, :6] if form.readout == "every" else found[1], alone)
+    assert form.readout != "every" or not found[1, 6:].any()
 
 
-def test_readouts_have_a_torch_and_an_onnx_form(readout, teacher_kind):
-    assert READOUTS.keys() == ONNX_READOUTS.keys() == AUTO_CLASSES.keys()
+def test_readouts_have_a_torch_and_an_onnx_form(form, teacher_kind):
+    assert READOUTS.keys() == ONNX_READOUTS.keys() and AUTO_CLASSES.keys() == OUTPUT_NAMES.keys()

@@ -1,0 +1,59 @@
+"""Encoders of texts as folders of sentence-transformers: the encoder, and what follows it as modules of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from nas.files import write_atomically
+from nas.form import NetworkForm
+from nas.model import CompactBert
+from nas.model.modeling import READOUTS
+from nas.sentence_modules import DENSE_FOLDER, read_modules, write_modules
+
+DENSE_FILE = "model.safetensors"
+_WEIGHT, _BIAS = "linear.weight", "linear.bias"
+
+
+def write_sentence_modules(model: CompactBert, folder: Path) -> None:
+    """Write what follows the encoder beside it: pooling, the projection to the outputs, and normalisation."""
+    config = model.config
+    form = NetworkForm(config.network_type, config.readout, config.normalize)
+    write_modules(folder, form, config.hidden_size, config.outputs)
+    last = {_WEIGHT: model.classifier.weight, _BIAS: model.classifier.bias}
+    tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in last.items()}
+    write_atomically(folder / DENSE_FOLDER / DENSE_FILE, lambda draft: save_file(tensors, draft))
+
+
+class SentenceEncoder(nn.Module):
+    """An encoder of transformers with the modules that its folder says follow it. `logits` are its embeddings."""
+
+    def __init__(self, encoder: PreTrainedModel, folder: Path) -> None:
+        super().__init__()
+        modules = read_modules(folder)
+        self.encoder, self.form = encoder, modules.form
+        self.dense: nn.Linear | None = None
+        if modules.dense:
+            state = load_file(modules.dense / DENSE_FILE)
+            outputs, hidden_size = state[_WEIGHT].shape
+            self.dense = nn.Linear(hidden_size, outputs)
+            with torch.no_grad():
+                self.dense.weight.copy_(state[_WEIGHT])
+                self.dense.bias.copy_(state[_BIAS])
+
+    def forward(self, attention_mask: torch.Tensor | None = None, **inputs: Any) -> SequenceClassifierOutput:
+        """Embeddings (batch, outputs) of token ids (batch, sequence)."""
+        hidden = self.encoder(attention_mask=attention_mask, **inputs).last_hidden_state
+        found = READOUTS[self.form.readout](hidden, attention_mask)
+        found = found if self.dense is None else self.dense(found)
+        return SequenceClassifierOutput(logits=nn.functional.normalize(found, dim=-1) if self.form.normalize else found)
+
+    def num_parameters(self) -> int:
+        """The number of parameters, as models of transformers count them."""
+        return sum(parameter.numel() for parameter in self.parameters())

@@ -1,0 +1,118 @@
+"""The files by which sentence-transformers knows what follows an encoder: pooling, projection and normalisation.
+
+A folder holds the encoder itself, `modules.json`, which lists the modules in order, and a folder for each further
+module. Only JSON is read and written here; the weights of a projection are safetensors beside its `config.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nas.errors import TeacherError
+from nas.files import read_json, write_json
+from nas.form import NetworkForm, Readout
+
+MODULES_FILE = "modules.json"
+DENSE_FOLDER = "2_Dense"
+_POOLING_FOLDER, _NORMALIZE_FOLDER = "1_Pooling", "3_Normalize"
+_MODES: dict[str, Readout] = {"mean": "mean", "cls": "first"}
+_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+"""The names of pooling modes in files that have a setting for each of them."""
+_TYPES = ("Transformer", "Pooling", "Dense", "Normalize")
+"""The modules that are known, by the last part of their names."""
+
+
+@dataclass(frozen=True)
+class SentenceModules:
+    """What a folder says of the modules behind its encoder."""
+
+    form: NetworkForm
+    dense: Path | None = None
+    """The folder of a projection."""
+
+
+def read_modules(folder: Path) -> SentenceModules:
+    """What follows the encoder in a folder; the mean over its tokens where nothing is said, as sentence-transformers.
+
+    Raises `TeacherError` for modules that are not known.
+    """
+    if not (folder / MODULES_FILE).is_file():
+        return SentenceModules(NetworkForm("encoder", "mean"))
+    try:
+        modules = [(module["type"].rpartition(".")[2], module["path"]) for module in _read(folder / MODULES_FILE)]
+    except (TypeError, KeyError, AttributeError):
+        raise _refused(folder, "is no list of modules with a type and a path; copy or download it again") from None
+    kinds = [kind for kind, _ in modules]
+    unknown = [kind for kind in kinds if kind not in _TYPES]
+    if unknown or kinds[:2] != ["Transformer", "Pooling"] or len(set(kinds)) < len(kinds):
+        raise _refused(
+            folder,
+            f"must list Transformer, Pooling and at most one Dense and one Normalize, but lists {', '.join(kinds)}; "
+            "give another encoder",
+        )
+    paths = {kind: folder / path for kind, path in modules}
+    for path in paths.values():
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise _refused(folder, f"names {path}, which is not inside the folder; correct it")
+    form = NetworkForm("encoder", _readout(paths["Pooling"] / "config.json"), "Normalize" in paths)
+    return SentenceModules(form, paths.get("Dense"))
+
+
+def _readout(path: Path) -> Readout:
+    settings = _read(path)
+    mode = settings.get("pooling_mode")
+    modes = [mode] if isinstance(mode, str) else [name for flag, name in _FLAGS.items() if settings.get(flag)]
+    if len(modes) != 1 or modes[0] not in _MODES:
+        raise TeacherError(
+            f"teacher.model: {path}: pooling must be {' or '.join(_MODES)}, but is {' and '.join(map(str, modes))}; "
+            "give another encoder"
+        )
+    return _MODES[modes[0]]
+
+
+def write_modules(folder: Path, form: NetworkForm, hidden_size: int, outputs: int | None = None) -> None:
+    """Say what follows the encoder in a folder: with `outputs`, a projection to as many, whose weights are not written.
+
+    The names are those that all versions of sentence-transformers since 2.0 know.
+    """
+    mode = next(mode for mode, readout in _MODES.items() if readout == form.readout)
+    modules: list[tuple[str, str, Mapping[str, Any] | None]] = [("Transformer", "", None)]
+    pooling = {"word_embedding_dimension": hidden_size} | {flag: name == mode for flag, name in _FLAGS.items()}
+    modules.append(("Pooling", _POOLING_FOLDER, pooling))
+    if outputs is not None:
+        dense = {
+            "in_features": hidden_size,
+            "out_features": outputs,
+            "bias": True,
+            "activation_function": "torch.nn.modules.linear.Identity",
+        }
+        modules.append(("Dense", DENSE_FOLDER, dense))
+    if form.normalize:
+        modules.append(("Normalize", _NORMALIZE_FOLDER, {}))
+    for _, path, settings in modules:
+        if settings is not None:
+            (folder / path).mkdir(exist_ok=True)
+            write_json(folder / path / "config.json", dict(settings))
+    listed = [
+        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for number, (kind, path, _) in enumerate(modules)
+    ]
+    write_json(folder / MODULES_FILE, listed)
+
+
+def _read(path: Path) -> Any:
+    return read_json(path, TeacherError)
+
+
+def _refused(folder: Path, text: str) -> TeacherError:
+    return TeacherError(f"teacher.model: {folder / MODULES_FILE}: {text}")
