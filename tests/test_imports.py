@@ -15,9 +15,10 @@ from nas.supernet import BertSupernet
 ROOT = Path(__file__).parents[1] / "nas"
 # From the ground up: a room may import those before it.
 ROOMS = [
-    "errors", "limits", "files", "waiting", "threads", "progress", "hub", "graph", "cluster", "compression",
-    "form", "sentence_modules", "architecture", "device", "space", "tasks", "budget", "study", "embedded", "data", "vocabulary", "model",
-    "supernet", "latency", "evaluate", "search", "export", "report", "pipeline", "columns", "proposal", "doctor", "cli",
+    "errors", "limits", "files", "waiting", "threads", "progress", "hub", "graph", "cluster", "compression", "form",
+    "sentence_modules", "architecture", "device", "space", "tasks", "budget", "study", "embedded", "data", "vocabulary",
+    "model", "supernet", "latency", "evaluate", "search", "export", "report", "pipeline", "columns", "proposal",
+    "doctor", "cli",
 ]  # fmt: skip
 TOP = {"__init__", "registration"}  # the front door: everything below is imported lazily
 
