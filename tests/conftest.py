@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 
 os.environ.update(TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
 
@@ -17,15 +16,38 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of each module that compares numbers by `tolerance`.
+    """Mark the tests of each module that compares numbers by `tolerance`, and say what one of several processes takes.
 
-    Of several processes, each takes one file after the other. Those with many slow tests come first, so that no process
-    is left with a long one when the others have finished.
+    Each process takes one group after the other, in the order of the tests. A slow test is a group of its own, unless
+    its module has a fixture that its tests share; the other tests of a file are a group. Slow ones come first, so that
+    no process is left with them when the others have finished. The first is one that needs the finished study, and the
+    others that need it come after those that do not: else all processes would wait for it at once.
     """
     for item in items:
         names = vars(item.module).values() if isinstance(item, pytest.Function) else ()
         if any(getattr(value, "__module__", None) == "tolerance" for value in names):
             item.add_marker(pytest.mark.numeric)
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-        items.sort(key=lambda item: -slow[item.path])
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    sharing = {item.path for item in items if _shares_a_fixture(item)}
+    slow = {item.path for item in items if item.get_closest_marker("slow")} & sharing
+    for item in items:
+        by_itself = item.get_closest_marker("slow") and item.path not in sharing
+        item.add_marker(pytest.mark.xdist_group(item.nodeid if by_itself else str(item.path)))
+
+    def place(item: pytest.Item) -> tuple[bool, bool]:
+        is_slow = item.path in slow if item.path in sharing else bool(item.get_closest_marker("slow"))
+        return not is_slow, "_made_once" in getattr(item, "fixturenames", ())
+
+    items.sort(key=place)
+    first = next((item for item in items if "_made_once" in getattr(item, "fixturenames", ())), None)
+    if first and place(first) == (False, True) and first.path not in sharing:
+        items.remove(first)
+        items.insert(0, first)
+
+
+def _shares_a_fixture(item: pytest.Item) -> bool:
+    """Whether a test uses a fixture that is made once for its module."""
+    found = getattr(item, "_fixtureinfo", None)
+    definitions = found.name2fixturedefs.values() if found else ()
+    return any(each.scope == "module" for several in definitions for each in several)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from datasets import Dataset
@@ -173,12 +174,13 @@ def test_content_is_the_identity_of_texts_not_their_path(run, study):
     assert supernet_inputs(other) != made and unlabelled_inputs(other) != inputs
 
 
-def test_a_finished_run_whose_study_gets_texts_keeps_its_teacher(finished_study):
-    run = Run.of(Study.load(finished_study), finished_study.parent / "runs")
+def test_a_finished_run_whose_study_gets_texts_keeps_its_teacher(finished_study, tmp_path):
+    study = shutil.copytree(finished_study.parent, tmp_path / "tiny") / finished_study.name
+    run = Run.of(Study.load(study), study.parent / "runs")
     assert older.older(run) == ""
-    _write(finished_study.parent / "more.parquet", _new_rows(20))
-    finished_study.write_text(finished_study.read_text().replace(TINY_STUDY, WITH_TEXTS))
-    run = Run.of(Study.load(finished_study), finished_study.parent / "runs")
+    _write(study.parent / "more.parquet", _new_rows(20))
+    study.write_text(study.read_text().replace(TINY_STUDY, WITH_TEXTS))
+    run = Run.of(Study.load(study), study.parent / "runs")
     assert "older nas: supernet, front; nas run rebuilds it" in older.older(run)
 
 
