@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from datasets import disable_progress_bars
@@ -29,6 +28,7 @@ torch.set_num_threads(1)
 disable_progress_bars()
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
+forked.start()
 
 
 @pytest.fixture
@@ -102,8 +102,7 @@ def _made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not (folder / PRINTED).exists():
             shutil.rmtree(folder, ignore_errors=True)
             study = write_tiny_study(folder)
-            command = [sys.executable, "-m", "nas.cli", "run", str(study), "--runs", str(folder / "runs"), "--json"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = forked.run("-m", "nas.cli", "run", study, "--runs", folder / "runs", "--json")
             assert done.returncode == 0, done.stderr
             (folder / PRINTED).write_text(json.dumps({"output": done.stdout, "error": done.stderr}))
     return folder

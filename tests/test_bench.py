@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from scaling import Recorded
+from tiny import FEW_BLOCKS
 
 from nas.evaluate import CandidateResult
 from nas.space import SearchSpace
@@ -115,16 +116,16 @@ def test_knapsack(bench, searched_study):
 
 
 @pytest.mark.slow
-def test_kills(searched_study):
+def test_kills(bench, searched_study):
     """The driver of a search on a cluster is killed; the same command ends the search."""
-    found = _alone("kills", *_given(searched_study), "--kills", "1")
+    found = bench("kills", *_given(searched_study), "--kills", "1", "--nodes", "1")
     assert found["whole"] == found["kills"] == 1 and found["outcomes"][0]["kind"] == "driver"
     assert found["outcomes"][0]["finished"] == found["evaluations"] == 16
 
 
 @pytest.mark.slow
-def test_ray_scaling(searched_study):
-    found = _alone("ray_scaling", *_given(searched_study), "--candidates", "12", "--rounds", "2")
+def test_ray_scaling(bench, searched_study):
+    found = bench("ray_scaling", *_given(searched_study), "--candidates", "12", "--rounds", "2")
     assert found["workers"] == [1, 2] and all(rate > 0 for rate in found["candidates_per_second"])
 
 
@@ -147,11 +148,13 @@ def test_a_fit_of_accuracies_that_are_all_equal():
 
 
 @pytest.mark.slow
-def test_latency_prediction_and_budgets(bench):
-    """On the tiny space; they need no study."""
-    found = bench("latency_prediction", "--space", "tiny", "--only", "onnxruntime", "--tokens", "16")
+def test_latency_prediction_and_budgets(bench, tmp_path):
+    """On a space of few blocks; they need no study."""
+    space = tmp_path / "few.toml"
+    space.write_text(FEW_BLOCKS)
+    found = bench("latency_prediction", "--space", str(space), "--only", "onnxruntime", "--tokens", "16")
     assert found["onnxruntime"]["networks"] == 24
-    found = bench("budgets", "--space", "tiny", "--pairs", "2", "--only", "1-thread-128-tokens")
+    found = bench("budgets", "--space", str(space), "--pairs", "2", "--only", "1-thread-128-tokens")
     assert found["pairs"] == len(found["records"]) == 2
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import forked
 import pytest
 import yaml
 from ports import free_port
@@ -43,8 +44,9 @@ def test_commands_of_the_cluster_page(searched_study, tmp_path, monkeypatch):
                 assert process.poll() is None
                 time.sleep(0.1)
         assert search[0] == "nas"
-        call = [sys.executable, "-m", "nas.cli", *search[1:], "--json"]
-        done = subprocess.run(call, cwd=study.parent, check=True, capture_output=True, text=True)
+        monkeypatch.chdir(study.parent)
+        done = forked.run("-m", "nas.cli", *search[1:], "--json")
+    assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["evaluated"] == 20
 
 

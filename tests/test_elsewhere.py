@@ -9,7 +9,7 @@ import sys
 import zipfile
 
 import pytest
-from tiny import TINY_STUDY
+from tiny import FEW_BLOCKS, TINY_STUDY
 
 from nas.errors import DeviceError, StudyError
 from nas.pipeline import Run, export
@@ -52,7 +52,8 @@ def study(finished_study, tmp_path):
     """On three devices, of which one was measured."""
     path = shutil.copytree(finished_study.parent, tmp_path / "tiny") / finished_study.name
     first, last = TINY_STUDY.index("[[budgets]]"), TINY_STUDY.index("[supernet]")
-    path.write_text(TINY_STUDY[:first] + DEVICES + BUDGETS + TINY_STUDY[last:])
+    (path.parent / "few.toml").write_text(FEW_BLOCKS)
+    path.write_text(TINY_STUDY[:first].replace('"tiny"', '"few.toml"') + DEVICES + BUDGETS + TINY_STUDY[last:])
     return path
 
 

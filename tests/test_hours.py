@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 
+import forked
 import pytest
+from tiny import FEW_BLOCKS, TINY_STUDY
 
 PRELUDE = """
 import os, signal
@@ -32,8 +32,7 @@ DECIDING_MORE = "division.LEAST_STEPS = 70\n"
 
 
 def _nas(script, *arguments):
-    command = [sys.executable, "-c", f"{PRELUDE}{script}main()", *map(str, arguments)]
-    return subprocess.run(command, check=False, capture_output=True, text=True)
+    return forked.run("-c", f"{PRELUDE}{script}main()", *arguments)
 
 
 def _read(path):
@@ -43,6 +42,8 @@ def _read(path):
 @pytest.mark.slow
 def test_a_killed_run_keeps_its_hours_and_its_number_of_steps(tiny_study, tmp_path):
     runs = tmp_path / "runs"
+    (tiny_study.parent / "few.toml").write_text(FEW_BLOCKS)
+    tiny_study.write_text(TINY_STUDY.replace('name = "tiny"', 'name = "few.toml"'))
     mark, supernet = runs / "tiny" / "steps" / "supernet.json", runs / "tiny" / "supernet"
     first = _nas(DYING, "run", tiny_study, "--hours", "1", "--runs", runs)
     assert first.returncode == -signal.SIGKILL, first.stderr

@@ -92,12 +92,35 @@ def make_rows(count: int, seed: int) -> Dataset:
     )
 
 
+TEACHER_TABLE = """[teacher]
+num_hidden_layers = 3
+hidden_size = 32
+num_attention_heads = 4
+intermediate_size = 64
+"""
+"""The sizes of the tiny teacher, as a search-space file has them."""
+FEW_BLOCKS = f"""
+name = "few"
+{TEACHER_TABLE}[dimensions]
+layers = [1, 2, 3]
+hidden_size = [32]
+num_attention_heads = [1, 2, 4]
+intermediate_size = [8, 24, 64]
+[compression]
+embedding = ["none"]
+attention = ["none"]
+feed_forward = ["none", "int8"]
+"""
+"""A search space whose profile takes a quarter of the measurements of "tiny": for tests of what comes after."""
+
+
 _ON_THIS_MACHINE = """[search_space]
 name = "tiny"
 
 [[devices]]
 name = "cpu"
 sequence_length = 32
+repeats = 8
 """
 
 TINY_STUDY = f"""
@@ -200,7 +223,7 @@ holdout = {{ size = 200 }}
 model = "./teacher"
 fine_tune = {{ epochs = 4.0, learning_rate = 3e-3, batch_size = 16 }}
 
-{_ON_THIS_MACHINE}
+{_ON_THIS_MACHINE.replace('"tiny"', '"few.toml"')}
 [[budgets]]
 name = "only"
 device = "cpu"
@@ -229,6 +252,7 @@ def write_pair_study(folder: Path) -> Path:
     (folder / "teacher" / "merges.txt").write_text("#version: 0.2\n\u0120 w\n")
     make_pairs(1200, 0).to_parquet(folder / "train.parquet")
     make_pairs(200, 1).to_parquet(folder / "test.parquet")
+    (folder / "few.toml").write_text(FEW_BLOCKS)
     (folder / "study.toml").write_text(PAIR_STUDY)
     return folder / "study.toml"
 
@@ -262,17 +286,9 @@ def write_label_study(folder: Path) -> Path:
     make_teacher(outputs=3, vocab_size=len(SPECIAL + WORDS)).save_pretrained(folder / "teacher")
     make_labelled(1200, 0).to_parquet(folder / "train.parquet")
     make_labelled(200, 1).to_parquet(folder / "test.parquet")
+    (folder / "few.toml").write_text(FEW_BLOCKS)
     (folder / "study.toml").write_text(LABEL_STUDY)
     return folder / "study.toml"
-
-
-TEACHER_TABLE = """[teacher]
-num_hidden_layers = 3
-hidden_size = 32
-num_attention_heads = 4
-intermediate_size = 64
-"""
-"""The sizes of the tiny teacher, as a search-space file has them."""
 
 
 def named_architectures() -> dict[str, Architecture]:

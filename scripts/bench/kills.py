@@ -56,13 +56,13 @@ class Outcome:
     double: int
 
 
-def measure(run: Run, kills: int, seed: int, variables: list[str]) -> dict[str, Any]:
+def measure(run: Run, kills: int, nodes: int, seed: int, variables: list[str]) -> dict[str, Any]:
     """Kill and print; the search shall end the same each time."""
     common.in_a_journal(run)
     train(run)
     profile(run)
     outcomes = list[Outcome]()
-    with TemporaryDirectory(prefix="nas-kills-") as folder, _cluster() as cluster:
+    with TemporaryDirectory(prefix="nas-kills-") as folder, _cluster(nodes) as cluster:
         for number in range(kills):
             kind, tries = KINDS[number % len(KINDS)], 0
             while (found := _one(run, Path(folder), cluster, kind, f"{seed}/{number}/{tries}", variables)) is None:
@@ -149,10 +149,10 @@ def _content(journal: Path) -> bytes:
 
 
 @contextmanager
-def _cluster() -> Iterator[Cluster]:
+def _cluster(nodes: int) -> Iterator[Cluster]:
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
-        for _ in range(2):
+        for _ in range(nodes):
             made.add_node(**_NODE)
         yield made
     finally:
@@ -191,6 +191,7 @@ def _arguments() -> argparse.Namespace:
     made = common.parser(__doc__)
     made.set_defaults(study="quickstart")
     made.add_argument("--kills", type=int, default=30)
+    made.add_argument("--nodes", type=int, default=2, help="of one processor each, besides the head")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--search", metavar="ADDRESS", help="search on that cluster, nothing else: what is killed")
     return made.parse_args()
@@ -206,4 +207,5 @@ if __name__ == "__main__":
     if arguments.search:
         common.main(arguments, lambda run: _search(run, arguments.search))
     else:
-        common.main(arguments, lambda run: measure(run, arguments.kills, arguments.seed, arguments.variables))
+        counts = arguments.kills, arguments.nodes, arguments.seed
+        common.main(arguments, lambda run: measure(run, *counts, arguments.variables))

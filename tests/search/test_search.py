@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 import ray
 import torch
@@ -89,13 +86,13 @@ def test_gpus_that_this_machine_lacks_are_refused_and_ray_is_left(search_folder)
 def test_kill_9_loses_only_what_was_in_flight(search_folder, seed):
     journal = search_folder / "journal.log"
     target = 200
-    command = [sys.executable, str(Path(__file__).parent / "driver.py"), str(search_folder), str(target)]
-    process = subprocess.Popen([*command, "held", "nsga2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    driver = Path(__file__).parent / "driver.py"
+    process = forked.Program(driver, search_folder, str(target), "held", "nsga2")
     wanted = random.Random(seed).randint(5, 60)
     deadline = time.monotonic() + 120
     while _finished(journal) < wanted and time.monotonic() < deadline:
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.communicate()
     before = _results(search_folder)
     assert wanted <= len(before) < target

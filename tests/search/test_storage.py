@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -12,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
+import forked
 import optuna
 import pytest
 from driver import run, trials_of
@@ -112,9 +112,9 @@ def test_two_processes_share_a_search_and_one_outlives_the_other(search_folder, 
     monkeypatch.setattr(storage, "_SECONDS_BETWEEN_BEATS", 0.2)  # as the drivers do
     monkeypatch.setattr(storage, "_SECONDS_OF_SILENCE", 2.0)
     target = 120
-    command = [sys.executable, str(Path(__file__).parent / "driver.py"), str(search_folder), str(target)]
-    command += ["inline", "nsga2", str(where), "2"]
-    drivers = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+    driver = Path(__file__).parent / "driver.py"
+    command = (driver, search_folder, str(target), "inline", "nsga2", str(where), "2")
+    drivers = [forked.Program(*command) for _ in range(2)]
     seen, deadline = trials_of(search_folder, where), time.monotonic() + 120
     shares = _shares(seen)
     while (len(shares) < 2 or min(shares.values()) < 5) and time.monotonic() < deadline:
@@ -126,7 +126,7 @@ def test_two_processes_share_a_search_and_one_outlives_the_other(search_folder, 
     (search_folder / "go").touch()
     output, errors = drivers[1].communicate(timeout=120)
     assert drivers[1].returncode == 0, errors
-    assert output.startswith(f"{target} ".encode())
+    assert output.startswith(f"{target} ")
     state = run(search_folder, target, where=where)
     assert len({result.architecture for result in state.results}) == target == len(state.results)
     assert state.outcomes["lost"] <= AHEAD

@@ -123,7 +123,7 @@ def test_settings_that_do_not_fit_are_refused(tmp_path, changes, message):
 
 def test_early_exits_are_refused(tmp_path):
     study = write_label_study(tmp_path)
-    study.write_text(LABEL_STUDY.replace('name = "tiny"', 'name = "early.toml"'))
+    study.write_text(LABEL_STUDY.replace('"few.toml"', '"early.toml"'))
     space = shipped_spaces()["tiny"].read_text().replace("[dimensions]", "[dimensions]\nexit_threshold = [0.8]")
     (tmp_path / "early.toml").write_text(space)
     with pytest.raises(StudyError, match=r"leaves networks early .* but a text may have several labels"):

@@ -1,0 +1,48 @@
+"""Programs that are forked from the tests' process behave as if an interpreter had been started for them."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import forked
+import pytest
+
+import nas
+
+
+@pytest.mark.parametrize(
+    ("code", "returned", "error"),
+    [
+        ("print(sys.argv[1:], __name__, os.environ['ASKED'], pathlib.Path.cwd().name)", 0, ""),
+        ("sys.exit(3)", 3, ""),
+        ("sys.exit('said')", 1, "said\n"),
+        ("raise ValueError('wrong')", 1, "ValueError: wrong\n"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, ""),
+    ],
+)
+def test_a_program_ends_as_it_would_in_a_new_interpreter(code, returned, error, monkeypatch, tmp_path):
+    monkeypatch.setenv("ASKED", "given")
+    monkeypatch.chdir(tmp_path)
+    done = forked.run("-c", f"import os, pathlib, signal, sys\n{code}", "one", "two")
+    assert done.returncode == returned and done.stderr.endswith(error) and bool(done.stderr) == bool(error)
+    assert done.stdout == (f"['one', 'two'] __main__ given {tmp_path.name}\n" if "print" in code else "")
+
+
+def test_a_file_and_a_module_are_run_with_their_arguments(tmp_path):
+    file = tmp_path / "program.py"
+    (tmp_path / "beside.py").write_text("VALUE = 7")
+    file.write_text("import sys\nfrom beside import VALUE\nprint(VALUE, sys.argv)")
+    assert forked.run(file, "x").stdout == f"7 {[str(file), 'x']}\n"
+    assert forked.run("-m", "nas.cli", "--version").stdout == f"{nas.__version__}\n"
+
+
+def test_a_program_can_be_killed_and_does_not_see_the_tests():
+    program = forked.Program("-c", "import os, time\nprint(os.getppid(), flush=True)\ntime.sleep(100)")
+    assert program.poll() is None
+    program.kill()
+    output, error = program.communicate()
+    assert program.returncode == program.poll() == -signal.SIGKILL and error == ""
+    assert output == "" or int(output) != os.getpid()
+    with pytest.raises(TimeoutError, match="did not end within"):
+        forked.Program("-c", "import time\ntime.sleep(100)").communicate(timeout=0.01)
