@@ -28,6 +28,8 @@ _SAMPLE = 2000
 _FEW = 20
 """Distinct values: a column of fewer, many times each, is no text; numbers with fractions of fewer may be classes."""
 _MOSTLY = 0.9
+_PASSAGES = 3
+"""So many rows of a query, on average, may be passages that are to be ranked."""
 
 
 def _words(text: str) -> frozenset[str]:
@@ -54,6 +56,8 @@ _LIKE_LABELS = _words(
 )
 _GRADES = _words("star stars rating ratings score similarity relevance relatedness quality grade overall points")
 """Names of labels whose numbers are an order as well as classes."""
+_QUERIES = _words("query question")
+_OF_QUERIES = _words("query question qid topic")
 _FIRST_OF_PAIR = _words("premise question query claim context")
 _SECOND_OF_PAIR = _words("hypothesis sentence answer passage paragraph document doc context evidence response")
 _PLACES = (("1", "2"), ("0", "1"), ("a", "b"), ("first", "second"), ("left", "right"), ("", "pair"), ("", "2"))
@@ -325,6 +329,24 @@ def _different(columns: Sequence[Column], same: Callable[[str, str], bool]) -> l
         if not any(column.form != "lists" and same(known.name, column.name) for known in alike):
             kept.append(column)
     return [column for column in columns if column in kept]
+
+
+def has_queries(column: Column, rows: int, distinct: int) -> bool:
+    """Whether a first text, of so many distinct ones, is a query that several rows have passages for."""
+    return not _QUERIES.isdisjoint(column.words) and rows >= _PASSAGES * distinct
+
+
+def is_query_id(column: Column) -> bool:
+    """Whether a column says by its name that it identifies queries."""
+    return not _OF_QUERIES.isdisjoint(column.words) and column.is_about
+
+
+def can_be_grade(column: Column) -> bool:
+    """Whether the values may say how relevant something is: whole numbers from 0, or classes that a file declares."""
+    if column.classes:
+        return column.classes <= _FEW
+    numbers = column.numbers
+    return bool(numbers) and numbers is not None and numbers[0] == 0.0 and all(map(float.is_integer, numbers))
 
 
 def unfit(column: Column) -> str | None:

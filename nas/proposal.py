@@ -68,6 +68,8 @@ class Teacher:
 
         A classifier for several labels is none for one label, and the other way round.
         """
+        if kind is not None and task_kind(kind).takes(self.problem_type, self.outputs):
+            return self.outputs
         several = kind is not None and task_kind(kind).has_thresholds
         is_known = self.problem_type is not None or not several
         own = self.problem_type == "multi_label_classification"
@@ -80,9 +82,9 @@ class Teacher:
             return None
         rules = task_kind(kind)
         has = "have" if len(label) > 1 else "has"
-        task = f"a {kind} needs 1" if rules.predicts_numbers else f"{' and '.join(label)} {has} {wanted}"
+        task = f"a {kind} needs 1" if rules.has_one_output else f"{' and '.join(label)} {has} {wanted}"
         return f"the teacher's classifier has {outputs} outputs, but {task}" + (
-            "" if rules.predicts_numbers else f" {rules.label_word}"
+            "" if rules.has_one_output else f" {rules.label_word}"
         )
 
 
@@ -90,10 +92,10 @@ class Teacher:
 class Columns:
     """What the data files say."""
 
+    data: Dataset
+    """The training data."""
     found: Mapping[str, Column]
     """The columns that training and test data have, by name."""
-    rows: int
-    """Of the training data."""
     text: Clear[tuple[str, ...]] | Unclear
     label: Clear[str] | Unclear
 
@@ -107,7 +109,12 @@ class Columns:
         absent = [name for name in rows.column_names if name not in names]
         if isinstance(label, Unclear) and absent and not label.candidates:
             label = Unclear(f"{label.why} in both files; the test data has no {', '.join(map(repr, absent))}")
-        return cls(found, len(rows), text, label)
+        return cls(rows, found, text, label)
+
+    @property
+    def rows(self) -> int:
+        """Of the training data."""
+        return len(self.data)
 
     def column(self, name: str) -> Column:
         """A column that both files have. Raises `DataError` for another name."""
@@ -115,11 +122,34 @@ class Columns:
             raise DataError(f"no column {name!r} in both data files; use some of {', '.join(self.found)}")
         return self.found[name]
 
-    def kind(self, label: str, outputs: int | None) -> Clear[str] | Unclear:
-        """The kind of task that a label makes. Raises `DataError` if the column cannot be a label."""
+    def query(self, text: Sequence[str]) -> str | None:
+        """The column that says which rows are passages of one query; None where the texts are no queries with passages.
+
+        That is the query itself if no other column that is named as one identifies it.
+        """
+        if len(text) != 2 or not set(text) <= self.found.keys():
+            return None
+        distinct = len(self.data.unique(text[0]))
+        if not columns.has_queries(self.found[text[0]], self.rows, distinct):
+            return None
+        named = [name for name, column in self.found.items() if name not in text and columns.is_query_id(column)]
+        return next((name for name in named if _same(self.data, name, text[0])), text[0])
+
+    def kind(self, label: str, outputs: int | None, query: str | None = None) -> Clear[str] | Unclear:
+        """The kind of task that a label makes, where rows may be passages of a `query`.
+
+        Raises `DataError` if the column cannot be a label.
+        """
         if why := columns.unfit(self.column(label)):
             raise DataError(f"--label {label}: the column {why}; give another one of {', '.join(self.found)}")
         found = columns.meaning(self.column(label), outputs)
+        if query and outputs in (None, 1) and columns.can_be_grade(self.column(label)):
+            if outputs == 1:
+                return Clear(_kinds_of("grades")[0])
+            meanings = (found.value,) if isinstance(found, Clear) else found.candidates
+            found = Unclear(
+                f"{label} may be the relevance of several passages for each {query}.", ("grades", *meanings)
+            )
         if isinstance(found, Unclear):
             return Unclear(found.why, tuple(chain.from_iterable(map(_kinds_of, found.candidates))))
         able = _kinds_of(found.value)
@@ -127,12 +157,12 @@ class Columns:
 
     def outputs(self, label: Sequence[str], kind: str) -> int:
         """The outputs of a classifier for a task with these columns of labels."""
-        if task_kind(kind).predicts_numbers:
+        if task_kind(kind).has_one_output:
             return 1
         known = self.column(label[0])
         return len(label) if len(label) > 1 else known.classes or len(known.counts)
 
-    def described(self, text: Sequence[str], label: Sequence[str], kind: str) -> str:
+    def described(self, text: Sequence[str], label: Sequence[str], kind: str, query: str | None = None) -> str:
         """What was taken, in one line."""
         values: Sequence[str] = label if len(label) > 1 else sorted(self.column(label[0]).counts)
         if task_kind(kind).predicts_numbers:
@@ -140,9 +170,10 @@ class Columns:
             about = f"{kind}, numbers from {numbers[0]:g} to {numbers[-1]:g}"
         else:
             names = [*values[:_SHOWN], *["..."][: max(0, len(values) - _SHOWN)]]
-            about = f"{self.outputs(label, kind)} {task_kind(kind).label_word}: {', '.join(names)}"
+            about = f"{len(values)} {task_kind(kind).label_word}: {', '.join(names)}"
         missing = sum(self.column(name).missing for name in (*text, *label))
         rest = f"; missing values: {missing:,}; fill them, or remove these rows" if missing else ""
+        rest = (f"; query: {query}" if query else "") + rest
         return f"text: {', '.join(text)}; label: {', '.join(label)} ({about}){rest}"
 
 
@@ -172,6 +203,8 @@ class Answers:
     label: Sequence[str]
     """One column, or one for each label."""
     kind: str
+    query: str | None
+    """The column of queries, where rows are ranked and it is not the first text."""
     metric: str
     space: str | None
     """A shipped space, or a file; None for one that fits the teacher, where it is a folder."""
@@ -194,7 +227,7 @@ def write_study(folder: Path, answers: Answers, teacher: Teacher | None, columns
     if answers.runtime not in RUNTIMES:
         raise StudyError(f"--runtime {answers.runtime}: is none of {', '.join(RUNTIMES)}; use one of them")
     if columns:
-        for name in (*answers.text, *answers.label):
+        for name in (*answers.text, *answers.label, *([answers.query] if answers.query else [])):
             columns.column(name)
     target, space_target = folder / STUDY_FILE, folder / SPACE_FILE
     space = _search_space(folder, answers, teacher)
@@ -300,11 +333,11 @@ def _study_text(folder: Path, answers: Answers, space: str, teacher: Teacher | N
 {"".join(hub)}train = {_text(train)}
 test = {_text(test)}  # read once, for the final figure
 {more}text = {json.dumps(list(answers.text), ensure_ascii=False)}  # two columns for pairs
-label = {_label_text(answers.label)}
+{_query_text(answers.query)}label = {_label_text(answers.label)}
 kind = {_text(kind)}  # or {", ".join(name for name in REGISTRY if name != kind)}
 metric = {_text(answers.metric)}  # or {", ".join(name for name in task_kind(kind).metrics if name != answers.metric)}
 {_threshold_text(kind)}max_length = {longest}  # tokens; what is longer is cut
-holdout = {{ size = {searched} }}  # training rows that judge candidates; by = "sentence" where rows are parts of others
+holdout = {{ size = {searched} }}  # training rows that judge candidates; {_held_out_text(kind)}
 
 [teacher]
 model = {_text(_seen_from(folder, answers.teacher) if teacher else answers.teacher)}
@@ -317,7 +350,7 @@ name = {_text(space)}
 name = "here"
 runtime = {_text(answers.runtime)}  # onnxruntime, torch or openvino
 threads = {answers.threads}
-batch_size = {answers.batch_size}
+batch_size = {answers.batch_size}{_batch_text(kind)}
 sequence_length = {tokens or _text(answers.sequence_length)}  # or several, as [16, 64]; "task": as the task's own texts
 {"".join(_budget_text(budget) for budget in answers.budgets)}
 [supernet]
@@ -337,6 +370,19 @@ def _threshold_text(kind: str) -> str:
     if not task_kind(kind).has_thresholds:
         return ""
     return '# threshold = "search"  # chosen on the search set; otherwise a label applies from probability 0.5\n'
+
+
+def _query_text(query: str | None) -> str:
+    return f"query = {_text(query)}  # rows with the same value are passages of one query\n" if query else ""
+
+
+def _held_out_text(kind: str) -> str:
+    whole = "all rows of a query go together"
+    return whole if task_kind(kind).judges_groups else 'by = "sentence" where rows are parts of others'
+
+
+def _batch_text(kind: str) -> str:
+    return "  # pairs at a time: k for a list of k passages" if task_kind(kind).judges_groups else ""
 
 
 def _text(value: str) -> str:

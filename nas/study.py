@@ -77,7 +77,8 @@ class Holdout(Settings):
 
     size: Positive = 5000
     by: Literal["row", "sentence"] = "row"
-    """`sentence`: whole texts go, together with every training row whose text is contained in one of them."""
+    """`sentence`: whole texts go, together with every training row whose text is contained in one of them. A task that
+    judges rows in groups holds out whole groups, and this is not set."""
 
 
 class Task(Settings):
@@ -107,6 +108,8 @@ class Task(Settings):
     threshold: Probability | Literal["search"] | None = None
     """For `multi_label`: the probability from which a label applies, 0.5 if it is left out. `search`: the one that is
     best on the search set."""
+    query: str | None = Field(default=None, min_length=1)
+    """For `ranking`: the column whose equal values make the rows of a query; the first text if it is left out."""
     max_length: Annotated[int, Field(ge=4, le=512, strict=True)] = 128
     holdout: Holdout = Holdout()
 
@@ -115,11 +118,30 @@ class Task(Settings):
         """The columns of labels."""
         return (self.label,) if isinstance(self.label, str) else self.label
 
+    @property
+    def group_column(self) -> str | None:
+        """The column whose equal values make a group of rows that are judged together; None for rows judged alone."""
+        return task_kind(self.kind).group_column(self)
+
+    @property
+    def unlabelled_columns(self) -> tuple[str, ...]:
+        """The columns that are read of every row, with labels or without: texts, and the group if there are groups."""
+        return tuple(dict.fromkeys((*self.text, *([self.group_column] if self.group_column else []))))
+
     @model_validator(mode="after")
     def _consistent(self) -> Task:
         task_kind(self.kind).check(self)
         if len(set(self.label_columns)) < len(self.label_columns) or not self.label_columns:
             raise ValueError(f"label: must name different columns, but got {list(self.label_columns)}; correct it")
+        if self.group_column in self.label_columns:
+            raise ValueError(
+                f"query: must be another column than label, but both are {self.group_column!r}; correct it"
+            )
+        if self.group_column and "by" in self.holdout.model_fields_set:
+            raise ValueError(
+                f"holdout.by: {self.kind} holds out whole groups of rows, by {self.group_column!r}, but got "
+                f"{self.holdout.by!r}; remove it"
+            )
         for key in ("config", "revision"):
             if (value := getattr(self, key)) and not self.hub:
                 raise ValueError(f"{key}: {value!r} belongs to a hub data set; set hub as well, or remove it")

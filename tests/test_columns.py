@@ -353,7 +353,8 @@ def numbers(*values, name="label"):
     ],
 )
 def test_a_teacher_s_outputs_settle_what_numbers_mean(column, outputs, due):
-    held = Columns({column.name: column}, ROWS, Clear(("text",)), Clear(column.name))
+    rows = Dataset.from_dict({"text": [text()] * ROWS})
+    held = Columns(rows, {column.name: column}, Clear(("text",)), Clear(column.name))
     found = held.kind(column.name, outputs)
     assert isinstance(found, Unclear) if due is None else found == Clear(due)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import typer.main
 from datasets import Dataset
-from tiny import make_labelled, write_tiny_study
+from tiny import make_labelled, make_ranked, write_tiny_study
 
 from nas import cli
 from nas.space import SearchSpace
@@ -68,6 +68,8 @@ def world(tmp_path_factory):
         rows.rename_column("text", "sentence").to_csv(folder / f"{new}.csv")
     for name, count, seed in (("emotions", 1200, 0), ("emotions-test", 200, 1)):
         make_labelled(count, seed).rename_column("labels", "emotions").to_json(folder / f"{name}.jsonl")
+    for name, count, seed in (("questions", 240, 0), ("questions-test", 40, 1)):
+        make_ranked(count, seed).to_csv(folder / f"{name}.csv")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         _follow(README)
@@ -123,7 +125,7 @@ def _nas(words):
 def _make_small(study):
     text = study.read_text()
     text = text[: text.index("[supernet]")].replace('"20%"', '"80%"')
-    study.write_text(text.replace("batch_size = 1\n", "batch_size = 1\nwarm_up = 1\nrepeats = 2\n") + SMALL)
+    study.write_text(re.sub(r"(?m)^batch_size = 1\b", "warm_up = 1\nrepeats = 2\nbatch_size = 1", text) + SMALL)
 
 
 def _run_python(block):

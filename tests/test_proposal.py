@@ -8,7 +8,7 @@ import tomllib
 
 import pytest
 from datasets import Dataset
-from tiny import make_labelled, make_rows, make_teacher, make_tokenizer
+from tiny import make_labelled, make_ranked, make_rows, make_teacher, make_tokenizer
 from transformers import BertConfig, BertForSequenceClassification
 
 from nas.study import Study
@@ -228,6 +228,50 @@ def _of_several_labels(folder, teacher_outputs=3, **config):
     return ["--teacher", "my-bert", "--train", "train.jsonl", "--test", "test.jsonl"]
 
 
+def _of_queries(folder, outputs=None):
+    """Data of queries with several passages; the teacher has so many outputs, or no classifier."""
+    for name, count, seed in (("train", 60, 0), ("test", 20, 1)):
+        make_ranked(count, seed).to_csv(folder / f"{name}.csv")
+    make_teacher(outputs=outputs or 2, vocab_size=64).save_pretrained(folder / "my-bert")
+    if outputs is None:
+        config = folder / "my-bert" / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"architectures": ["BertModel"]}))
+
+
+def test_queries_with_several_passages_may_be_ranked(here, nas):
+    _of_queries(here)
+    code, _, error = nas("init", "mine", *GIVEN)
+    assert code == 2 and "label may be the relevance of several passages for each question_id" in error
+    assert "Give --kind ranking or --kind classification" in error and not (here / "mine").exists()
+    code, output, error = nas("init", "mine", *GIVEN, "--kind", "ranking")
+    assert code == 0 and "label: label (2 grades of relevance: 0, 1); query: question_id" in output, error
+    study = Study.load("mine")
+    assert (study.task.kind, study.task.metric, study.task.query) == ("ranking", "ndcg@10", "question_id")
+    assert study.task.text == ("question", "answer") and study.teacher.fine_tune is not None
+    assert "batch_size = 1  # pairs at a time: k for a list of k passages" in (here / "mine" / "study.toml").read_text()
+    assert nas("check", "mine")[0] == 0
+    assert nas("init", "by-metric", *GIVEN, "--metric", "map")[0] == 0
+    assert Study.load("by-metric").task.kind == "ranking"
+    assert nas("init", "classes", *GIVEN, "--kind", "classification")[0] == 0
+    assert Study.load("classes").task.query is None
+    code, _, error = nas("init", "other", *GIVEN, "--kind", "ranking", "--query", "question_ids")
+    assert code == 2 and "no column 'question_ids'" in error
+    code, _, error = nas("init", "other", *GIVEN, "--kind", "classification", "--query", "question_id")
+    assert code == 2 and "query: classification judges each row alone, but got 'question_id'; remove it" in error
+
+
+def test_a_cross_encoder_settles_that_queries_are_ranked(here, nas):
+    _of_queries(here, outputs=1)
+    code, output, error = nas("init", "mine", *GIVEN)
+    assert code == 0 and "query: question_id" in output, error
+    study = Study.load("mine")
+    assert study.task.kind == "ranking" and study.teacher.fine_tune is None
+    _of_queries(here, outputs=2)
+    assert nas("init", "classes", *GIVEN)[0] == 0 and Study.load("classes").task.kind == "classification"
+    code, _, error = nas("init", "other", *GIVEN, "--kind", "ranking")
+    assert code == 2 and "the teacher's classifier has 2 outputs, but a ranking needs 1" in error
+
+
 def test_lists_of_labels_make_a_task_of_several_labels(here, nas):
     given = _of_several_labels(here, problem_type="multi_label_classification")
     code, output, error = nas("init", "mine", *given, "--label", "labels")
@@ -270,7 +314,7 @@ def test_what_is_missing_or_no_kind_is_said(here, nas):
     assert Study.load("mine").task.kind == "classification"
     for arguments, words in (
         (["--label", "tags"], "--label tags: the column holds lists that are no lists of labels"),
-        (["--kind", "ranking"], "--kind ranking: is none of classification, regression, multi_label"),
+        (["--kind", "poetry"], "--kind poetry: is none of classification, regression, multi_label, ranking"),
         (["--kind", "regression"], "label: a regression needs numbers, but the column holds 'no'"),
         (["--kind", "classification", "--metric", "pearson"], "'pearson' does not measure classification"),
     ):

@@ -319,3 +319,42 @@ def mixed_space() -> SearchSpace:
     values = SearchSpace.load("tiny").model_dump()
     dimensions = values["dimensions"] | {"keep_tokens": [2, 5], "exit_threshold": [0.6, 0.9]}
     return SearchSpace.model_validate(values | {"name": "mixed", "dimensions": dimensions, "compression": choices})
+
+
+def make_ranked(queries: int, seed: int) -> Dataset:
+    """Queries with four to nine passages; those that hold the first word of the query are relevant.
+
+    About a third of the queries have no relevant passage.
+    """
+    rng = random.Random(seed)
+    columns: dict[str, list[str | int]] = {"question_id": [], "question": [], "answer": [], "label": []}
+    for number in range(queries):
+        word, count = rng.randrange(8), rng.randint(4, 9)
+        relevant = {*rng.sample(range(count), rng.choice([0, 1, 2]))}
+        for place in range(count):
+            others = [other for other in rng.choices(range(8), k=rng.randint(2, 6)) if other != word]
+            passage = [word, *others] if place in relevant else others or [word + 8]
+            rng.shuffle(passage)
+            columns["question_id"].append(f"Q{number}")
+            columns["question"].append(f"w{word} w{20 + number % 40} w{20 + number // 40} w18")
+            columns["answer"].append(" ".join(f"w{other}" for other in passage))
+            columns["label"].append(int(place in relevant))
+    return Dataset.from_dict(columns)
+
+
+RANK_STUDY = PAIR_STUDY.replace(
+    'text = ["first", "second"]', 'text = ["question", "answer"]\nquery = "question_id"'
+).replace('kind = "regression"\nmetric = "spearman"\n', 'kind = "ranking"\nmetric = "ndcg@10"\n')
+
+
+def write_rank_study(folder: Path) -> Path:
+    """A tiny ranking with an unfinished BERT; returns study.toml."""
+    torch.manual_seed(0)
+    make_tokenizer().save_pretrained(folder / "teacher")
+    make_teacher(outputs=1, vocab_size=len(SPECIAL + WORDS)).save_pretrained(folder / "teacher")
+    make_ranked(240, 0).to_parquet(folder / "train.parquet")
+    test = make_ranked(50, 1)
+    test.map(lambda row: {"question": f"{row['question']} w19"}).to_parquet(folder / "test.parquet")
+    (folder / "few.toml").write_text(FEW_BLOCKS)
+    (folder / "study.toml").write_text(RANK_STUDY)
+    return folder / "study.toml"

@@ -48,8 +48,12 @@ def init(  # noqa: PLR0913 (an option for each answer)
     label: Annotated[
         list[str] | None, _option("--label", "The column of labels; several times where each is one label.", "COLUMN")
     ] = None,
+    query: Annotated[
+        str | None, _option("--query", "For a ranking: the column that tells queries apart.", "COLUMN")
+    ] = None,
     kind: Annotated[
-        str | None, _option("--kind", "classification, multi_label, regression; by default what labels say, if clear.")
+        str | None,
+        _option("--kind", "classification, multi_label, regression, ranking; by default what labels say, if clear."),
     ] = None,
     metric: Annotated[str | None, _option("--metric", "accuracy, f1, spearman, ...")] = None,
     space: Annotated[str | None, _option("--space", "A search space; by default one that fits the teacher.")] = None,
@@ -84,7 +88,7 @@ def init(  # noqa: PLR0913 (an option for each answer)
     train = _ask("--train", "Training data: Parquet, CSV or JSONL", train)
     test = _ask("--test", "Test data", test)
     columns = None if hub else _look_at(train, test)
-    task = _settle_task(columns, known, _Task(text or [], label or [], kind, metric, fine_tune))
+    task = _settle_task(columns, known, _Task(text or [], label or [], query, kind, metric, fine_tune))
     length = str(min(LENGTH, known.positions) if known else LENGTH)
     answers = Answers(
         teacher=teacher,
@@ -97,6 +101,7 @@ def init(  # noqa: PLR0913 (an option for each answer)
         text=task.text,
         label=task.label,
         kind=str(task.kind),
+        query=task.query,
         metric=str(task.metric),
         space=space,
         runtime=_ask("--runtime", "Runtime", runtime, "onnxruntime"),
@@ -113,7 +118,7 @@ def init(  # noqa: PLR0913 (an option for each answer)
     if found.name != folder.resolve().name:
         print(f"name: {found.name} (a study's name has letters, digits, dots, dashes and underscores only)")
     if columns:
-        print(columns.described(answers.text, answers.label, answers.kind))
+        print(columns.described(answers.text, answers.label, answers.kind, answers.query))
     else:
         print(
             f"not looked at: {hub}; text: {', '.join(answers.text)}; label: {', '.join(answers.label)} ({answers.kind})"
@@ -162,6 +167,7 @@ class _Task:
 
     text: list[str]
     label: list[str]
+    query: str | None
     kind: str | None
     metric: str | None
     fine_tune: bool | None
@@ -198,7 +204,8 @@ def _settle_task(columns: Columns | None, teacher: Teacher | None, given: _Task)
     if columns and task.label:
         if len(task.label) == 1:
             fitting = teacher.outputs_for(None) if teacher and not task.fine_tune else None
-            found_kind, held = columns.kind(task.label[0], fitting), columns.column(task.label[0])
+            found_query = columns.query(task.text)
+            found_kind, held = columns.kind(task.label[0], fitting, found_query), columns.column(task.label[0])
             task.kind = task.kind or unclear.settle("--kind", " or ".join(REGISTRY), found_kind, columns, str)
             known = REGISTRY.get(task.kind)
             if known and (known.meaning == "lists") != held.has_lists:
@@ -213,6 +220,9 @@ def _settle_task(columns: Columns | None, teacher: Teacher | None, given: _Task)
             task.fine_tune = unclear.settle_fine_tuning(why, task.fine_tune)
     unclear.refuse()
     task.kind = task.kind or "classification"
+    if columns and task.query is None and task_kind(task.kind).judges_groups:
+        found_query = columns.query(task.text)
+        task.query = found_query if found_query not in task.text else None
     task.metric = _ask("--metric", "Metric", task.metric, task_kind(task.kind).metrics[0])
     if task.fine_tune is None:
         task.fine_tune = bool(teacher and teacher.outputs_for(task.kind) is None)

@@ -8,6 +8,7 @@ from nas.data.batches import Batch, batches_by_length
 from nas.data.files import read_rows
 from nas.data.splits import held_out
 from nas.data.task import Splits, TaskData, prepare, read_splits
+from nas.data.truth import truth_of
 from nas.data.unlabelled import Unlabelled, read_unlabelled
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "read_rows",
     "read_splits",
     "read_unlabelled",
+    "truth_of",
 ]

@@ -8,11 +8,13 @@ SAMPLE_FILE = "sample.json"
 _ROWS = 32
 
 
-def sample_of(columns: Sequence[Sequence[str]], lengths: Sequence[int]) -> dict[str, list[str]]:
+def sample_of(
+    columns: Sequence[Sequence[str]], lengths: Sequence[int], shown: Sequence[int] = ()
+) -> dict[str, list[str]]:
     """Return the texts of some rows by their numbers: the longest, the shortest and, by `lengths`, some between.
 
-    `columns` are those of the texts, `lengths` the rows' numbers of tokens.
+    `columns` are those of the texts, `lengths` the rows' numbers of tokens, `shown` rows that are wanted besides.
     """
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    chosen = {*order[: _ROWS // 2], *order[:: max(1, len(order) // (_ROWS // 2))], order[-1]}
+    chosen = {*shown, *order[: _ROWS // 2], *order[:: max(1, len(order) // (_ROWS // 2))], order[-1]}
     return {str(row): [column[row] for column in columns] for row in sorted(chosen)}

@@ -1,9 +1,14 @@
-"""How rows are divided: no text of the test set is trained on, and none is in the search set and the training set."""
+"""How rows are divided: no text of the test set is trained on, and none is in the search set and the training set.
+
+Rows that are judged in groups, such as the passages of a query, are divided by group.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Hashable, Iterable, Mapping, Sequence
+
+import numpy as np
 
 Texts = Sequence[Sequence[str]]
 """The columns of a split, each with a text for each row."""
@@ -40,6 +45,57 @@ def held_out(columns: Sequence[Sequence[str]], by: str, size: int, seed: int) ->
         for member in (text, *contained[text]):
             chosen.update(rows[member])
     return sorted(chosen)
+
+
+def same_in_groups(columns: Texts, groups: Sequence[int]) -> list[int]:
+    """The numbers of the columns that have one text in each group: those of the query.
+
+    All, if no column is such a one or there are no groups.
+    """
+    alike = []
+    for number, column in enumerate(columns if groups else ()):
+        first: dict[int, str] = {}
+        rows = zip(groups, (normal((text,)) for text in column), strict=True)
+        if all(text == first.setdefault(group, text) for group, text in rows):
+            alike.append(number)
+    return alike or list(range(len(columns)))
+
+
+def held_out_groups(columns: Texts, groups: Sequence[int], size: int, seed: int) -> list[int]:
+    """Row numbers of the search set, as `held_out` gives them: whole groups are drawn at random.
+
+    Groups that have a row in common go together. `columns` may be only those of the query, so that the same query
+    under two names is one.
+    """
+    members: dict[int, list[int]] = {}
+    for row, part in enumerate(_connected(numbered(map(normal, zip(*columns, strict=True))), groups)):
+        members.setdefault(part, []).append(row)
+    parts = list(members.values())
+    random.Random(seed).shuffle(parts)
+    chosen: list[int] = []
+    for rows in parts:
+        if len(chosen) >= size:
+            break
+        chosen += rows
+    return sorted(chosen)
+
+
+def _connected(texts: Sequence[int], groups: Sequence[int]) -> list[int]:
+    """For each row the number of the part that it is in: rows with the same text or group are in one."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    rows, columns = np.asarray(texts), np.asarray(groups) + max(texts) + 1
+    count = int(columns.max()) + 1
+    links = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(count, count))
+    found: list[int] = connected_components(links, directed=False)[1][rows].tolist()
+    return found
+
+
+def numbered(values: Iterable[Hashable]) -> list[int]:
+    """A number for each value, the same for equal ones, in the order in which they first come."""
+    known: dict[Hashable, int] = {}
+    return [known.setdefault(value, len(known)) for value in values]
 
 
 def _spans(text: str, rows: Container[str], sizes: Mapping[str, Iterable[int]]) -> list[str]:

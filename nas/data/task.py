@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from datasets import ClassLabel, Dataset, LargeList, List
 
 from nas.data.files import read_rows, read_table, values_of, write_table
-from nas.data.splits import held_out, outside
+from nas.data.splits import held_out, held_out_groups, normal, numbered, outside, same_in_groups
+from nas.data.truth import LABELS
 from nas.errors import DataError
 from nas.files import read_json, write_json
 from nas.progress import say
 from nas.study import Task
-from nas.tasks import Head, LabelColumn, TaskLabels, task_kind
+from nas.tasks import GROUP, JUDGED, Head, LabelColumn, TaskLabels, in_groups, task_kind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,7 +49,10 @@ class _Stored(Mapping[str, Dataset]):
 
 @dataclass(frozen=True)
 class TaskData:
-    """Tokenised splits with columns `input_ids`, `labels`, `length`, and `token_type_ids` if the model has types."""
+    """Tokenised splits with columns `input_ids`, `labels`, `length`, and `token_type_ids` if the model has types.
+
+    Kinds of task that need them have columns `GROUP` and `JUDGED` of `nas.tasks` too.
+    """
 
     splits: Mapping[str, Dataset]
     label_names: tuple[str, ...]
@@ -106,12 +112,21 @@ class Splits:
     """Training rows that were removed because their text is in the test set."""
     rows: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """The numbers that the rows of `train` and `search` have in the training data."""
+    more: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
+    """Further columns of each split, by their names: `GROUP` and `JUDGED`, where the kind of task has them."""
+
+    def truth(self, name: str) -> np.ndarray:
+        """What a metric compares outputs for a split with; see `nas.data.truth.truth_of`."""
+        more = self.more.get(name, {})
+        labels = np.asarray(more.get(JUDGED, self.labels[name]))
+        return in_groups(labels, np.asarray(more[GROUP])) if GROUP in more else labels
 
     def select(self, name: str, rows: Sequence[int]) -> Splits:
         """The same splits with only some rows of one of them."""
         texts = {**self.texts, name: _rows(self.texts[name], rows)}
         labels = {**self.labels, name: [self.labels[name][row] for row in rows]}
-        return replace(self, texts=texts, labels=labels)
+        more = {key: [values[row] for row in rows] for key, values in self.more.get(name, {}).items()}
+        return replace(self, texts=texts, labels=labels, more={**self.more, name: more})
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, max_length: int, token_types: bool = True) -> TaskData:
         """Tokenise. `token_types` says whether the model has token types."""
@@ -120,7 +135,7 @@ class Splits:
         )
 
     def _encode(self, name: str, tokenizer: PreTrainedTokenizerBase, max_length: int, token_types: bool) -> Dataset:
-        labels = {"labels": list(self.labels[name])}
+        labels = {LABELS: list(self.labels[name])} | {key: list(rows) for key, rows in self.more.get(name, {}).items()}
         return tokenised(self.texts[name], tokenizer, max_length, token_types, labels)
 
 
@@ -158,18 +173,25 @@ def read_splits(task: Task, train: str, test: str, seed: int, head: Head | None 
     `head` numbers them. Raises `DataError` for a missing file or column, an empty split, or texts or labels that do
     not fit the task, and `TeacherError` for a classifier that does not fit the labels.
     """
-    columns = (*task.text, *task.label_columns)
+    columns = (*task.unlabelled_columns, *task.label_columns)
     training, official = (read_columns(task, source, columns) for source in (train, test))
     texts = {"train": texts_of(task, train, training), "test": texts_of(task, test, official)}
     read = _labels(task, (train, training), (test, official), head)
-    labels = read.values
-    kept = outside(texts["train"], texts["test"])
+    groups = {"train": groups_in(task, train, training), "test": groups_in(task, test, official)}
+    # No query of the test set is trained on, whatever its passages are.
+    compared = same_in_groups(texts["train"], groups["train"])
+    kept = outside(*([texts[name][column] for column in compared] for name in ("train", "test")))
     if not kept:
         raise DataError(f"{task.train}: every row stands in {task.test} too; give another test set")
-    searched = held_out(_rows(texts["train"], kept), task.holdout.by, task.holdout.size, seed)
+    left, size = _rows(texts["train"], kept), task.holdout.size
+    if task.group_column:
+        own = [groups["train"][row] for row in kept]
+        searched = held_out_groups([left[column] for column in compared], own, size, seed)
+    else:
+        searched = held_out(left, task.holdout.by, size, seed)
     if not 0 < len(searched) < len(kept):
         raise DataError(
-            f"{train}: holding out {task.holdout.size} examples by {task.holdout.by} takes {len(searched)} of "
+            f"{train}: holding out {size} examples by {task.group_column or task.holdout.by} takes {len(searched)} of "
             f"{len(kept)} rows; both sets need some, so change holdout.size"
         )
     chosen = set(searched)
@@ -177,15 +199,51 @@ def read_splits(task: Task, train: str, test: str, seed: int, head: Head | None 
         "train": [number for position, number in enumerate(kept) if position not in chosen],
         "search": [kept[position] for position in searched],
     }
-    for name, source, count in (("search", train, len(searched)), ("test", test, len(official))):
-        task_kind(task.kind).metric(task).check_size(count, f"{source}: the {name} set")
-    return Splits(
+    more = {**({GROUP: groups} if task.group_column else {}), **({JUDGED: read.judged} if read.judged else {})}
+    divided = {key: _divided(values, numbers) for key, values in more.items()}
+    found = Splits(
         {name: _rows(texts["train"], rows) for name, rows in numbers.items()} | {"test": texts["test"]},
-        {name: [labels["train"][row] for row in rows] for name, rows in numbers.items()} | {"test": labels["test"]},
+        _divided(read.values, numbers),
         read.names,
         in_test=len(training) - len(kept),
         rows=numbers,
+        more={name: {key: parts[name] for key, parts in divided.items()} for name in SPLITS},
     )
+    for name, source in (("search", train), ("test", test)):
+        task_kind(task.kind).metric(task).check_size(found.truth(name), f"{source}: the {name} set")
+    return found
+
+
+def _divided(values: Mapping[str, Sequence[Any]], rows: Mapping[str, Sequence[int]]) -> dict[str, Sequence[Any]]:
+    """Values of the rows of both files, by split."""
+    return {name: [values["train"][row] for row in own] for name, own in rows.items()} | {"test": values["test"]}
+
+
+def groups_in(task: Task, source: str, rows: Dataset) -> list[int]:
+    """The number of each row's group; nothing where rows are judged alone.
+
+    Raises `DataError` for a row that does not say which group it is of.
+    """
+    column = task.group_column
+    if column is None:
+        return []
+    values = values_of(rows, column)
+    may_be_empty = column in task.text  # an empty text is one query as any other
+    bad = [row for row, value in enumerate(values) if not _is_name(value, may_be_empty)]
+    if bad:
+        raise DataError(
+            f"{source}: column {column!r} must say which query each row belongs to, but row {bad[0]} (counted from 0; "
+            f"{len(bad)} such rows of {len(values)}) holds {values[bad[0]]!r}; fill or drop such rows, or name another "
+            "column in task.query"
+        )
+    return numbered(normal((value,)) if isinstance(value, str) else value for value in values)
+
+
+def _is_name(value: Any, may_be_empty: bool) -> bool:
+    """Whether a value can tell a group from others."""
+    if isinstance(value, str):
+        return may_be_empty or value.strip() != ""
+    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _rows(columns: Sequence[Sequence[str]], numbers: Sequence[int]) -> list[list[str]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from nas.data.splits import normal
-from nas.data.task import Splits, read_columns, texts_of
+from nas.data.splits import normal, numbered
+from nas.data.task import Splits, groups_in, read_columns, texts_of
 from nas.errors import DataError
 from nas.study import Task
 
@@ -48,6 +48,8 @@ class Unlabelled:
     counts: Counts
     rows: Sequence[Sequence[int]]
     """For each source the numbers of the rows that are kept, in the order of the texts."""
+    groups: Sequence[int] = ()
+    """The number of each text's group, none of those of the splits; nothing where rows are judged alone."""
 
 
 def read_unlabelled(task: Task, sources: Sequence[tuple[str, bool]], splits: Splits) -> Unlabelled:
@@ -61,8 +63,10 @@ def read_unlabelled(task: Task, sources: Sequence[tuple[str, bool]], splits: Spl
     found = dict.fromkeys(("kept", "repeated", *splits.texts), 0)
     kept: list[tuple[str, ...]] = []
     numbers: list[list[int]] = []
+    groups: list[tuple[str, int]] = []
     for source, is_file in sources:
-        rows = read_columns(task, source, task.text, is_file)
+        rows = read_columns(task, source, task.unlabelled_columns, is_file)
+        own = groups_in(task, source, rows)
         numbers.append([])
         for number, row in enumerate(_rows_of(texts_of(task, source, rows))):
             text = normal(row)
@@ -72,6 +76,7 @@ def read_unlabelled(task: Task, sources: Sequence[tuple[str, bool]], splits: Spl
                 known[text] = "repeated"
                 kept.append(row)
                 numbers[-1].append(number)
+                groups += [(source, own[number])] if own else []
     counts = Counts(
         read=sum(found.values()),
         kept=found["kept"],
@@ -85,7 +90,8 @@ def read_unlabelled(task: Task, sources: Sequence[tuple[str, bool]], splits: Spl
             f"task.unlabelled: {', '.join(source for source, _ in sources)}: {counts.in_words()}; give other texts, or "
             "remove it"
         )
-    return Unlabelled([list(column) for column in zip(*kept, strict=True)], counts, numbers)
+    texts = [list(column) for column in zip(*kept, strict=True)]
+    return Unlabelled(texts, counts, numbers, [-1 - number for number in numbered(groups)])
 
 
 def _rows_of(columns: Sequence[Sequence[str]]) -> Iterator[tuple[str, ...]]:

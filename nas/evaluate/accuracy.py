@@ -14,7 +14,7 @@ from datasets import Dataset
 from torch import nn
 
 from nas.architecture import Architecture
-from nas.data import Batch, batches_by_length
+from nas.data import Batch, batches_by_length, truth_of
 from nas.evaluate.racing import Race
 from nas.evaluate.shared import SharedStates
 from nas.evaluate.spread import standard_error
@@ -141,7 +141,7 @@ class Evaluator:
         self.metric = metric
         self.processor = processor
         self.batches = [batch.to(processor) for batch in batches_by_length(split)]
-        self.labels = np.asarray(split["labels"])
+        self.labels = truth_of(split)
         self.states = SharedStates() if shared else None
         # Batches hold texts of one length; whoever is stopped early shall have seen all kinds.
         self._order = np.random.default_rng(0).permutation(len(self.batches)).tolist()

@@ -13,6 +13,7 @@ import torch
 from datasets import Dataset
 
 from nas.data import TaskData
+from nas.data.truth import drawn_rows, whole_groups
 from nas.errors import DataError, SearchError
 from nas.evaluate.accuracy import Evaluator
 from nas.files import file_digest, read_json
@@ -95,17 +96,18 @@ class EvaluationRecipe:
 
 
 def judged_by(split: Dataset, examples: int | None, least_tokens: int) -> Dataset:
-    """The texts of the search set by which candidates are judged. Raises `DataError` if no text is long enough."""
+    """The texts of the search set by which candidates are judged. Raises `DataError` if no text is long enough.
+
+    Groups of texts that are judged together stay whole.
+    """
     long_enough = np.flatnonzero(np.asarray(split["length"]) >= least_tokens)
     if not len(long_enough):
         raise DataError(
             f"search.least_tokens: no text of the search set has {least_tokens} tokens, the longest has "
             f"{max(split['length'])}; lower it"
         )
-    split = split.select(long_enough)
-    if examples and examples < len(split):
-        split = split.shuffle(seed=0, keep_in_memory=True).select(range(examples))
-    return split
+    split = whole_groups(split, long_enough)
+    return drawn_rows(split, examples) if examples and examples < len(split) else split
 
 
 def weights_digest(supernet: Path) -> str:

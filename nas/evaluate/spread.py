@@ -18,11 +18,15 @@ _DRAWS = 200
 
 
 def standard_error(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> float:
-    """The standard error of a metric, from `logits` (examples, num_labels) and `labels` (examples,).
+    """The standard error of a metric, from `logits` (examples, num_labels) and `labels` (examples, ...).
 
-    Found by the bootstrap, which suits any metric: the spread of its values on texts drawn with replacement
+    That of a mean over groups of texts follows from their scores; the texts of a group are not independent. Any other
+    is found by the bootstrap, which suits any metric: the spread of its values on texts drawn with replacement
     (Efron, Annals of Statistics 7, 1979). The same answers always give the same error.
     """
+    if metric.judges_groups:
+        each = metric.each(logits, labels)
+        return float(each.std(ddof=1) / np.sqrt(len(each))) if len(each) > 1 else 0.0
     rng, count = np.random.default_rng(0), len(labels)
     draws = (rng.integers(0, count, count) for _ in range(_DRAWS))
     with warnings.catch_warnings():

@@ -3,10 +3,11 @@
     python infer.py "a text" "another one"
     python infer.py < lines.txt
 
-prints one line per text: the likeliest label and its probability, or the score of a regression, as transformers'
-text-classification pipeline does. If a text may have several labels, these are all labels whose probability reaches the
-label's threshold in config.json, and nothing if none does. `--all` prints every label. Label and number, and one label
-and the next, have a tab between them. A model of text pairs takes two texts with a tab between them.
+prints one line per text: the likeliest label and its probability, or the score of a regression or a ranking, as
+transformers' text-classification pipeline does. If a text may have several labels, these are all labels whose
+probability reaches the label's threshold in config.json, and nothing if none does. `--all` prints every label. Label
+and number, and one label and the next, have a tab between them. A model of text pairs takes two texts with a tab
+between them.
 
 Input and output are UTF-8. Windows line ends and a byte order mark are dropped; bytes that are not UTF-8 are read as
 the replacement character U+FFFD; an empty line is an empty text; without input there is no output. A text that is too
@@ -90,14 +91,14 @@ class Classifier:
         return logits
 
     def classify(self, text: str, second: str | None = None, *, every: bool = False) -> list[tuple[str, float]]:
-        """Return the labels that apply and their probabilities, the likeliest first; of a regression the score.
+        """Return the labels that apply and their probabilities, the likeliest first; of a single output the score.
 
         If a text has one label, that is the likeliest; with `every` all labels are returned.
         """
         problem_type, names = self.config.get("problem_type"), self.config.get("id2label", {})
         found = probabilities(self.logits(text, second), problem_type)
         order = np.argsort(-found, kind="stable")
-        if not every and problem_type == "multi_label_classification":
+        if not every and problem_type == "multi_label_classification" and len(found) > 1:
             order = order[(found >= np.asarray(self.config.get("thresholds", 0.5)))[order]]
         elif not every:
             order = order[:1]

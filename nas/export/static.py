@@ -17,6 +17,7 @@ from onnx import TensorProto
 from scipy.sparse import csr_matrix
 
 from nas.data.files import values_of
+from nas.data.truth import truth_of
 from nas.graph import GraphBuilder, save
 from nas.tasks import Metric
 
@@ -54,7 +55,7 @@ class StaticModel:
             cls((vectors - centre) / spread @ weights, bias)
             for weights, bias in _classifiers(scaled, labels[rows], outputs)
         ]
-        asked = np.asarray(values_of(search, "labels"))
+        asked = truth_of(search)
         return max(found, key=lambda model: metric.score(model._of(judged), asked))
 
     def logits(self, split: Dataset) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 from datasets import Dataset
 
 from nas.budget import LATENCIES, RATES, Budget, Limits
-from nas.data import Batch, batches_by_length
+from nas.data import Batch, batches_by_length, truth_of
 from nas.device import Device
 from nas.errors import DeviceError
 from nas.evaluate import predict
@@ -200,7 +200,7 @@ def _verify_on(
     artefact: Artefact, reference: Reference | None, budget: Budget | None, test: Dataset, metric: Metric, texts: Texts
 ) -> dict[str, Any]:
     """What one device says of an export."""
-    labels = np.asarray(test["labels"])
+    labels = truth_of(test)
     logits, left = artefact.answers(test)
     accuracy = metric.score(logits, labels)
     model = reload_alone(artefact.folder)
@@ -220,13 +220,28 @@ def _verify_on(
         "accuracy_standard_error": _standard_error(metric, logits, labels),
         "teacher_accuracy": reference.accuracy if reference else accuracy,
         "test_examples": len(labels),
+        **_judged_groups(metric, labels),
         **timed,
         **stored,
         **({"exits": list(exits)} if exits else {}),
         "agreement_with_hugging_face": agreement,
         "agrees": _agrees(agreement, len(labels), artefact.device),
         **_by_label(metric.by_label(logits, labels), model.config.id2label),
+        **_shown(metric, logits, labels),
     }
+
+
+def _judged_groups(metric: Metric, labels: np.ndarray) -> dict[str, str]:
+    """What the metric is a mean over, where that is not the texts."""
+    return {"judged": f"{metric.size(labels):,} {metric.size_word}"} if metric.judges_groups else {}
+
+
+def _shown(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Score and label of the texts that the report compares, by their rows."""
+    own = labels["label"] if metric.judges_groups else labels
+    rows = metric.shown(labels)
+    found = {str(row): {"output": logits[row].tolist(), "label": own[row].tolist()} for row in rows}
+    return {"shown": found} if rows else {}
 
 
 def _by_label(figures: Sequence[Mapping[str, float]], names: Mapping[int, str]) -> dict[str, Any]:
@@ -304,7 +319,7 @@ def verify_file(
     """
     serving = device.model_copy(update={"runtime": "onnxruntime", "processor": "cpu", "number_format": "float32"})
     session = OnnxRuntime().session(path, serving)
-    labels = np.asarray(test["labels"])
+    labels = truth_of(test)
     logits = predict(
         lambda batch: session({name: value.numpy() for name, value in batch.inputs.items()})["logits"],
         batches_by_length(test),

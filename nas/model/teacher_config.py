@@ -20,6 +20,7 @@ from nas.tasks import Problem
 
 SUPPORTED = "a BERT, RoBERTa, DistilBERT or ELECTRA"
 CONFIG_FILE = "config.json"
+_SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
 _COUNTS = (
     "vocab_size",
     "num_hidden_layers",
@@ -72,6 +73,18 @@ def read_config(source: str) -> PreTrainedConfig:
     if config.pad_token_id is not None and config.pad_token_id >= config.vocab_size:
         raise _wrong(source, "pad_token_id", f"must be below vocab_size, {config.vocab_size}", config.pad_token_id)
     return config
+
+
+def teacher_settings(source: str) -> dict[str, Any]:
+    """All that a teacher's folder says of itself, to transformers and to sentence-transformers."""
+    path = teacher_file(source, _SENTENCE_TRANSFORMERS)
+    try:
+        more = json.loads(path.read_bytes()) if path else {}
+    except ValueError as problem:
+        raise TeacherError(
+            f"teacher.model: {source}: {_SENTENCE_TRANSFORMERS} is not valid JSON: {problem}; repair it"
+        ) from None
+    return _read(source) | (more if isinstance(more, dict) else {})
 
 
 def _read(source: str) -> dict[str, Any]:

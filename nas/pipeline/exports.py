@@ -14,11 +14,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from nas.architecture import Architecture, compress_all
 from nas.budget import TRIAL, Budget, Floor
 from nas.compression import compression
+from nas.data import truth_of
 from nas.data.sample import SAMPLE_FILE
 from nas.device import Device
 from nas.errors import ExportError
@@ -43,7 +42,7 @@ from nas.pipeline.finalists import (
 )
 from nas.pipeline.floors import floors_of_exports
 from nas.pipeline.outputs import drop_outputs
-from nas.pipeline.prepare import metric_of, splits, teacher_inputs
+from nas.pipeline.prepare import metric_of, served_as, splits, teacher_inputs
 from nas.pipeline.profiles import device_of, fingerprint, measured_on, texts
 from nas.pipeline.run import Run
 from nas.pipeline.searches import front
@@ -196,8 +195,11 @@ def _write(run: Run, model: CompactBert, folder: Path, runtimes: Collection[str]
     Raises `ExportError` if the tokenizer comes back as another.
     """
     task, tokenizer, metric = run.study.task, load_tokenizer(run.teacher), _settled_metric(run, model)
-    about = {"problem_type": task_kind(task.kind).problem_type, **metric.about(model.config.outputs)}
+    served = served_as(run)
+    about = {**served, **metric.about(model.config.outputs)}
     write_artefact(model, tokenizer, folder, runtimes, task.max_length, pairs=len(task.text) > 1, about_task=about)
+    for name, values in task_kind(task.kind).files_beside(served).items():
+        write_json(folder / name, values)
     check_tokens(folder, splits(run).test, read_json(run.data / SAMPLE_FILE, ExportError))
     return metric
 
@@ -209,7 +211,7 @@ def _settled_metric(run: Run, model: CompactBert) -> Metric:
         return metric
     searched = splits(run).search
     logits = logits_of(model, searched, "Answers to the search set")
-    return metric.settled(logits, np.asarray(searched["labels"]))
+    return metric.settled(logits, truth_of(searched))
 
 
 def _quantised(teacher: CompactBert) -> CompactBert:

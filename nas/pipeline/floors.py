@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 from datasets import Dataset
 
 from nas.budget import Floor
+from nas.data import truth_of
 from nas.errors import TeacherError
 from nas.evaluate.accuracy import logits_of
 from nas.evaluate.recipe import judged_by
@@ -51,5 +51,5 @@ def _teacher(run: Run, examples: int | None) -> tuple[float, float]:
 def _judge(run: Run, judged: Dataset) -> tuple[float, float]:
     metric = metric_of(run)
     logits = logits_of(load_teacher(run), judged, "Accuracy of the teacher")
-    labels = np.asarray(judged["labels"])
+    labels = truth_of(judged)
     return metric.score(logits, labels), standard_error(metric, logits, labels)

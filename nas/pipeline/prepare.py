@@ -12,20 +12,20 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nas import embedded
-from nas.data import Splits, TaskData, read_splits
+from nas.data import Splits, TaskData, read_splits, truth_of
 from nas.data.files import values_of
 from nas.data.sample import SAMPLE_FILE, sample_of
 from nas.data.task import tokenised
+from nas.data.truth import first_rows
 from nas.errors import SearchSpaceError, TeacherError
 from nas.evaluate.accuracy import logits_of
 from nas.files import digest, file_digest, read_json, write_json
-from nas.model.teacher_config import read_config
+from nas.model.teacher_config import read_config, teacher_settings
 from nas.model.tokenizer import check_ids, ignored_code, load_tokenizer
 from nas.pipeline.named import student_named
 from nas.pipeline.run import Run, once
@@ -49,7 +49,7 @@ _SOURCE = "source.json"
 _TOKENIZER, _KEPT = "tokenizer", "vocabulary.json"
 """A pruned tokenizer, and the rows of the teacher's word table that it keeps."""
 _JUDGED_BY = 1000
-"""So many texts of the search set say how accurate the teacher is."""
+"""So many texts of the search set, or groups of texts, say how accurate the teacher is."""
 _PATIENCE = 3
 """Where the study says no epochs: fine-tuning ends after so many in a row that were no better on the search set."""
 
@@ -68,8 +68,8 @@ def task_made_of(run: Run) -> dict[str, Any]:
     files = data_files(run)
     # The suffix says how the bytes are read.
     known = {name: [path.suffix, file_digest(path) if path.is_file() else None] for name, path in files.items()}
-    # A step of its own reads the texts without labels; older runs do not know a threshold.
-    left_out = {"unlabelled"} | ({"threshold"} if run.study.task.threshold is None else set())
+    # A step of its own reads the texts without labels; older runs know neither threshold nor query.
+    left_out = {"unlabelled"} | {key for key in ("threshold", "query") if getattr(run.study.task, key) is None}
     task = run.study.task.model_dump(mode="json", exclude=left_out)
     return task | known | {"revision": commit(run, "dataset")}
 
@@ -241,7 +241,8 @@ def make_data(run: Run, laps: Laps) -> None:
             tokenizer.save_pretrained(run.data / _TOKENIZER)
             write_json(run.data / _KEPT, kept)
             data = rows.encode_with(tokenizer)
-        write_json(run.data / SAMPLE_FILE, sample_of(rows.splits.texts["test"], data.test["length"]))
+        shown = _metric(run.study, data).shown(truth_of(data.test))
+        write_json(run.data / SAMPLE_FILE, sample_of(rows.splits.texts["test"], data.test["length"], shown))
         data.save(run.data)
 
 
@@ -294,8 +295,16 @@ def make_teacher(run: Run, laps: Laps) -> None:
     tokenizer.model_max_length = study.task.max_length  # exports cut texts where accuracy was judged
     tokenizer.save_pretrained(run.teacher)
     outputs, tuned = _judge(model, data, study), study.compressed.fine_tune is not None
-    about = {"model": study.compressed.model, "commit": commit(run, "model"), "fine_tuned_here": tuned}
+    about: dict[str, Any] = {"model": study.compressed.model, "commit": commit(run, "model"), "fine_tuned_here": tuned}
+    about["served_as"] = task_kind(study.task.kind).served_as(teacher_settings(teacher_folder(run)), tuned)
     write_json(run.teacher / _SOURCE, about | {"outputs": asdict(outputs)})
+
+
+def served_as(run: Run) -> dict[str, Any]:
+    """What `config.json` of an export says of how its outputs become answers."""
+    known = read_json(run.teacher / _SOURCE, TeacherError).get("served_as")  # older runs do not have it
+    found: dict[str, Any] = known or task_kind(run.study.task.kind).served_as({}, False)
+    return found
 
 
 @dataclass(frozen=True)
@@ -320,7 +329,7 @@ def fine_tune(
     train, scale = data.train, STANDARD
     if task_kind(study.task.kind).predicts_numbers:
         scale = Scale.of(train["labels"])
-        some = _some_of(train)
+        some = first_rows(train, _JUDGED_BY)
         Scale.to_begin_with(logits_of(model, some)[:, 0], some["labels"]).take_out_of(last_linear(model))
         targets = scale.standardised(train["labels"])
         train = train.remove_columns("labels").add_column("labels", targets)
@@ -333,13 +342,9 @@ def fine_tune(
 
 def _judge_of(study: Study, data: TaskData) -> Judge:
     """Tells how accurate a teacher is on some of the search set, which it does not learn from."""
-    metric, texts = _metric(study, data), _some_of(data.search)
-    labels = np.asarray(texts["labels"])
+    metric, texts = _metric(study, data), first_rows(data.search, _JUDGED_BY)
+    labels = truth_of(texts)
     return lambda model: metric.score(logits_of(model, texts), labels)
-
-
-def _some_of(texts: Dataset) -> Dataset:
-    return texts.select(range(min(_JUDGED_BY, len(texts))))
 
 
 def scale_of(run: Run) -> Scale:
@@ -353,24 +358,26 @@ def _judge(model: PreTrainedModel, data: TaskData, study: Study) -> Scale:
     Returns the scale of its outputs; see `scale_of`.
     """
     metric = _metric(study, data)
-    texts = _some_of(data.search)
+    texts = first_rows(data.search, _JUDGED_BY)
     with busy("Looking at the teacher's answers"):
-        logits, labels = logits_of(model, texts), np.asarray(texts["labels"])
+        logits, labels = logits_of(model, texts), truth_of(texts)
     found = metric.score(logits, labels)
     constant = metric.constant(labels, logits.shape[1])
     least = 0.0 if constant is None else metric.score(constant, labels)
     who = "Student" if study.student else "Teacher"
-    say(f"{who}: {metric.label} {found:.3f} on {len(texts):,} texts of the search set")
+    say(f"{who}: {metric.label} {found:.3f} on {metric.in_words(labels)} of the search set")
     if found <= least:
         say(
             f"Warning: one answer for all texts has {least:.3f}, so this teacher has nothing to teach; give another, "
             "number the labels as it does, or set teacher.fine_tune"
         )
-    if not task_kind(study.task.kind).predicts_numbers:
+    kind = task_kind(study.task.kind)
+    if not kind.has_one_output:
         return STANDARD
-    given, wanted = Scale.of(logits[:, 0]), Scale.of(labels)
-    if study.compressed.fine_tune:
+    given = Scale.of(logits[:, 0])
+    if study.compressed.fine_tune or not kind.predicts_numbers:
         return given
+    wanted = Scale.of(labels)
     far = abs(given.mean - wanted.mean) > 2 * wanted.deviation
     if far or not 0.2 < given.deviation / wanted.deviation < 5.0:
         say(

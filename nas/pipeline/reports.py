@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nas.errors import DeviceError, ExportError, SearchError, TeacherError
+from nas.data.sample import SAMPLE_FILE
+from nas.errors import DataError, DeviceError, ExportError, SearchError, TeacherError
 from nas.export.artefact import VERIFICATION_FILE
 from nas.files import read_json, write_text
 from nas.pipeline.exports import baselines, exported, missed_floors
@@ -77,6 +78,7 @@ def _contents(run: Run) -> Contents:
         student=study.student.model if study.student else "",
         unlabelled=counts.in_words() if (counts := unlabelled_counts(run)) else "",
         seconds=seconds(run),
+        sample=read_json(sample, DataError) if (sample := run.data / SAMPLE_FILE).exists() else {},
         missed=missed_floors(run),
         older=older(run),
     )

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from nas.data import Splits, Unlabelled
+from nas.data import Splits, Unlabelled, truth_of
 from nas.data.files import values_of
 from nas.data.splits import normal
 from nas.data.unlabelled import Counts
@@ -92,6 +92,12 @@ class Rows:
     """Tokens of the tokenizer that the teacher has no embedding for; no text contains one, which would be refused."""
     judged: int
     """Texts of the search set that candidates are judged by."""
+    judged_by: str
+    """The same in words, with the groups that are judged where it is not each text."""
+    figures: Mapping[str, Mapping[str, int]]
+    """What the kind of task counts in each set, by what it is; nothing where rows and classes say it all."""
+    shared: str
+    """What no row of the test set and another set have in common: a text or a query."""
     metric: str
     """As tables name it."""
     standard_error: float
@@ -145,7 +151,8 @@ def _look(study: Study, task: ReadTask, more: Unlabelled | None) -> Rows:
     judged = judged_by(data.search, study.search.examples, study.search.least_tokens)
     kind = task_kind(study.task.kind)
     metric = kind.metric(study.task, data.label_names)
-    metric.check_size(len(judged))
+    truth = truth_of(judged)
+    metric.check_size(truth)
     repeated, contradicted = _repeated(task.splits)
     unknown = task.tokenizer.unk_token_id
     found = Rows(
@@ -158,12 +165,15 @@ def _look(study: Study, task: ReadTask, more: Unlabelled | None) -> Rows:
         contradicted=contradicted,
         classes=_classes(kind, task.splits),
         label_word=kind.label_word,
+        judged_by=metric.in_words(truth),
+        figures=_figures(kind, task.splits),
+        shared="query" if kind.judges_groups else "text",
         targets=_targets(task.splits.labels["train"]) if kind.predicts_numbers else None,
         unknown=0.0 if unknown is None else _share(counts["train"], unknown),
         without_embedding=_without_embedding(task),
         judged=len(judged),
         metric=metric.label,
-        standard_error=expected_error(metric, np.asarray(values_of(judged, "labels")), data.num_labels),
+        standard_error=expected_error(metric, truth, data.num_labels),
     )
     if more:
         found = _with_unlabelled(found, task, more)
@@ -239,6 +249,11 @@ def _classes(kind: TaskKind, splits: Splits) -> dict[str, dict[str, int]]:
     return {label: {name: found[label] for name, found in counts.items()} for label in counts["train"]}
 
 
+def _figures(kind: TaskKind, splits: Splits) -> dict[str, dict[str, int]]:
+    found = {name: kind.in_figures(splits.truth(name)) for name in splits.labels}
+    return {what: {name: own[what] for name, own in found.items()} for what in found["train"]}
+
+
 def _targets(labels: Sequence[float]) -> Targets:
     values = np.asarray(labels, dtype=np.float64)
     return Targets(float(values.min()), float(values.max()), float(values.mean()), float(values.std()))
@@ -260,7 +275,8 @@ def expected_error(metric: Metric, labels: np.ndarray, outputs: int) -> float:
     if metric.is_share:
         return math.sqrt(ASSUMED * (1.0 - ASSUMED) / count)
     rng = np.random.default_rng(0)
-    labels = labels[rng.permutation(count)[:_SIMULATED]]
+    if not metric.judges_groups:  # which would be cut
+        labels = labels[rng.permutation(count)[:_SIMULATED]]
     logits = metric.imagined(labels, outputs, ASSUMED, rng)
     return standard_error(metric, logits, labels) * math.sqrt(len(labels) / count)
 
@@ -270,7 +286,7 @@ def _warnings(found: Rows, study: Study) -> Iterator[str]:
     yield from _of_classes(found)
     if found.standard_error > _COARSE:
         yield (
-            f"candidates are judged by {found.judged:,} texts of the search set, on which {found.metric} has a "
+            f"candidates are judged by {found.judged_by} of the search set, on which {found.metric} has a "
             f"standard error of {100 * found.standard_error:.1f} points: those that differ by less can hardly be told "
             "apart; raise task.holdout.size (or search.examples)"
         )
@@ -278,7 +294,7 @@ def _warnings(found: Rows, study: Study) -> Iterator[str]:
         if budget.accuracy_loss is not None and budget.accuracy_loss < 100 * found.standard_error:
             yield (
                 f"budgets.{budget.name}: accuracy_loss = {budget.accuracy_loss:g} is less than the standard error of "
-                f"{found.metric} on the {found.judged:,} texts of the search set, {100 * found.standard_error:.1f} "
+                f"{found.metric} on the {found.judged_by} of the search set, {100 * found.standard_error:.1f} "
                 "points; raise accuracy_loss or task.holdout.size"
             )
 
@@ -294,7 +310,7 @@ def _of_texts(found: Rows, max_length: int) -> Iterator[str]:
         )
     if found.in_test:
         yield (
-            f"{found.in_test:,} training {_rows(found.in_test)} the text of a test row and "
+            f"{found.in_test:,} training {_rows(found.in_test)} the {found.shared} of a test row and "
             f"{'is' if found.in_test == 1 else 'are'} not trained on; look at how the two files were divided"
         )
     if found.contradicted:

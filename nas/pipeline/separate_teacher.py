@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from nas.data import TaskData, batches_by_length
+from nas.data import TaskData, batches_by_length, truth_of
 from nas.data.task import tokenised
 from nas.errors import DataError, TeacherError
 from nas.evaluate.accuracy import forward_of, predict
@@ -148,7 +148,7 @@ def _read(run: Run) -> None:
         task = read_task(run, weights=False)
         more = read_new_texts(run, task) if run.study.task.unlabelled else None
         found = read_outputs(run, task, more)
-    searched = np.asarray(splits(run).search["labels"])
+    searched = truth_of(splits(run).search)
     metric = task_kind(run.study.task.kind).metric(run.study.task, splits(run).label_names)
     metric = metric if metric.is_settled else metric.settled(found["search"], searched)
     scores = {"search_accuracy": metric.score(found["search"], searched), "test_accuracy": None}
@@ -182,7 +182,7 @@ def _ask(run: Run) -> None:
 
 def _keep(run: Run, logits: np.ndarray, labelled: int, metric: Metric, about: dict[str, Any]) -> None:
     """Write logits, of which the first ones are those of the training rows, and what is known of the teacher."""
-    scale = Scale.of(logits[:labelled, 0]) if task_kind(run.study.task.kind).predicts_numbers else STANDARD
+    scale = Scale.of(logits[:labelled, 0]) if task_kind(run.study.task.kind).has_one_output else STANDARD
     say(f"The student's teacher: {metric.label} {about['search_accuracy']:.3f} on the search set")
     _save((logits - scale.mean) / scale.deviation, run.teacher_logits / _LOGITS)
     about |= {"model": run.study.teacher.model, "commit": commit(run, _ROLE)}
@@ -193,15 +193,15 @@ def _scores(metric: Metric, data: TaskData, answers: _Answers) -> dict[str, floa
     """The accuracy on the search and the test set; what a metric leaves to be chosen is chosen on the search set."""
     found = {}
     for name in ("search", "test"):
-        logits, labels = answers.stored(name, data.splits[name]), np.asarray(data.splits[name]["labels"])
+        logits, labels = answers.stored(name, data.splits[name]), truth_of(data.splits[name])
         metric = metric if metric.is_settled else metric.settled(logits, labels)
         found[f"{name}_accuracy"] = metric.score(logits, labels)
     return found
 
 
 def teacher_logits(run: Run) -> np.ndarray | None:
-    """The logits of a student's teacher for each text of the distillation (texts, outputs), those of a regression
-    standardised; None if the study has no student."""
+    """The logits of a student's teacher for each text of the distillation (texts, outputs), those of a task with
+    one output standardised; None if the study has no student."""
     return load_file(run.teacher_logits / _LOGITS)["logits"] if run.study.student else None
 
 
@@ -222,7 +222,7 @@ def _columns(study: Study, found: AnyClassifier, label_names: Sequence[str]) -> 
     if not label_names:
         if len(names) != 1:
             raise TeacherError(
-                f"teacher.model: {found.source} has {len(names)} labels, the task is a regression to one number; give "
+                f"teacher.model: {found.source} has {len(names)} labels, but the task needs one number; give "
                 "a teacher fine-tuned for this task, or set teacher.fine_tune"
             )
         return [0], ""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nas.data import truth_of
 from nas.export.artefact import ONNX_FILE, VERIFICATION_FILE
 from nas.export.static import StaticModel
 from nas.export.verification import verify_file
@@ -40,7 +41,7 @@ def make_static(run: Run, laps: Laps, device: str) -> None:
         model = StaticModel.fit(vectors.astype(np.float64), data.train, data.search, metric)
         folder.mkdir(parents=True, exist_ok=True)
         model.save(folder / ONNX_FILE)
-    metric = metric.settled(model.logits(data.search), np.asarray(data.search["labels"]))
+    metric = metric.settled(model.logits(data.search), truth_of(data.search))
     verification = verify_file(
         folder / ONNX_FILE, found, reference_of(run, device), data.test, metric, texts(run), model.params
     )

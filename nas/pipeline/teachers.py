@@ -124,8 +124,8 @@ def check_kind(study: Study, source: str, config: PreTrainedConfig, labels: int 
     if not kind.takes(config.problem_type, labels):
         raise TeacherError(
             f"teacher.model: {source}: config.json: problem_type is {problem_of(config.problem_type, labels)} with "
-            f"{labels} label(s), but a task of kind {kind.name!r} needs {kind.problem_type}; give a teacher fine-tuned "
-            "for such a task, or set teacher.fine_tune"
+            f"{labels} label(s), but a task of kind {kind.name!r} needs {kind.needed_teacher}; give a teacher "
+            "fine-tuned for such a task, or set teacher.fine_tune"
         )
 
 

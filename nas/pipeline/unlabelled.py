@@ -14,6 +14,7 @@ from datasets import Dataset, concatenate_datasets
 
 from nas.data import TaskData, Unlabelled, read_unlabelled
 from nas.data.files import read_table, values_of, write_table
+from nas.data.truth import NOT_TEXT
 from nas.data.unlabelled import Counts
 from nas.errors import DataError
 from nas.files import digest, file_digest, read_json, write_json
@@ -21,6 +22,7 @@ from nas.pipeline.prepare import ReadTask, data_inputs, read_task, tokenizer_of
 from nas.pipeline.run import Run, once
 from nas.pipeline.snapshots import commit, said_of_ids
 from nas.progress import Laps, busy, say
+from nas.tasks import GROUP
 
 _FORM = 1
 """To be raised when the same files give other texts than before, so that older ones are rebuilt."""
@@ -63,6 +65,8 @@ def make_unlabelled(run: Run, laps: Laps) -> None:
         task = read_task(run, weights=False)
         found = read_new_texts(run, task)
         texts = task.tokenised(found.texts, tokenizer_of(run, task))
+        if found.groups:
+            texts = texts.add_column(GROUP, list(found.groups))
     say(f"Distillation: {found.counts.in_words()}")
     write_table(texts, run.unlabelled / _TEXTS)
     write_json(run.unlabelled / _COUNTS, asdict(found.counts))
@@ -86,8 +90,10 @@ def distilled_texts(run: Run, data: TaskData) -> Dataset:
 
     Labels are left out. In training each text is drawn as often as any other.
     """
-    train = data.train.remove_columns("labels")
-    return concatenate_datasets([train, unlabelled_texts(run)]) if run.study.task.unlabelled else train
+    train = data.train.remove_columns([name for name in data.train.column_names if name in NOT_TEXT])
+    if not run.study.task.unlabelled:
+        return train
+    return concatenate_datasets([train, unlabelled_texts(run).select_columns(train.column_names)])
 
 
 def distilled_from(run: Run) -> list[Path]:

@@ -27,7 +27,14 @@ from nas.tasks import task_kind
 
 CARD_FILE = "README.md"
 _LICENCE = ("license", "license_name", "license_link")
-_METRICS = {"spearman": "spearmanr", "pearson": "pearsonr", "f1_macro": "f1", "f1_micro": "f1"}
+_METRICS = {
+    "spearman": "spearmanr",
+    "pearson": "pearsonr",
+    "f1_macro": "f1",
+    "f1_micro": "f1",
+    "ndcg@10": "ndcg_at_10",
+    "mrr@10": "mrr_at_10",
+}
 """Where a hub has another name."""
 _BODY = """
 # {title}
@@ -75,8 +82,9 @@ def write_card(folder: Path, study: Study) -> None:
 def _metadata(study: Study, name: str, found: Mapping[str, Any]) -> ModelCardData:
     """What a hub reads."""
     task, teacher = study.task, study.compressed.model
+    kind = task_kind(task.kind)
     result = EvalResult(
-        task_type="text-classification",
+        task_type=kind.hub_task,
         dataset_type=task.hub or Path(task.test).suffix.removeprefix(".") or task.test,
         dataset_name=task.hub or Path(task.test).name,
         dataset_config=task.config,
@@ -92,8 +100,8 @@ def _metadata(study: Study, name: str, found: Mapping[str, Any]) -> ModelCardDat
         datasets=[task.hub] if task.hub else None,
         metrics=[result.metric_type],
         eval_results=[result],
-        library_name="transformers",
-        pipeline_tag="text-classification",
+        library_name=kind.hub_library,
+        pipeline_tag=kind.hub_task,
         tags=["neural-architecture-search", "compression", "onnx"],
         **(_licence(study, found) or {"license": "unknown"}),
     )
@@ -168,8 +176,9 @@ def _figures(found: Mapping[str, Any]) -> Iterator[list[str]]:
 def _measured(study: Study, found: Mapping[str, Any]) -> str:
     """Protocol, conditions and budget."""
     error = " (± its standard error)" if found["accuracy_standard_error"] else ""
+    groups = f", with {found['judged']}," if "judged" in found else ""
     lines = [
-        f"Accuracy: {found['test_examples']:,} examples that were not used for any choice{error}, none of them "
+        f"Accuracy: {found['test_examples']:,} examples{groups} that were not used for any choice{error}, none of them "
         f"among the training rows given here; texts were cut at {study.task.max_length} tokens.",
     ]
     for name, own in on_each(found).items():

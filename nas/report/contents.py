@@ -58,6 +58,8 @@ class Contents:
     """How many texts without labels were read and left out, in one line; empty if the study has none."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """How long each finished step took."""
+    sample: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The texts of some rows of the test set, by the rows' numbers."""
     missed: Mapping[str, str] = field(default_factory=dict)
     """Why budgets have no export, as far as that is known, by the budget's name."""
     older: str = ""

@@ -26,7 +26,8 @@ def snippets(folder: str, files: Collection[str], pairs: bool, kind: TaskKind) -
     trust = ", trust_remote_code=True" if own else ""
     example = '{"text": "one text", "text_pair": "another"}' if pairs else '"a text"'
     texts = '"one text", "another"' if pairs else '"a text"'
-    found = [
+    found = [Snippet(title, "python", code) for title, code in kind.snippets(quoted, trust)]
+    found += [
         Snippet(
             f"With torch and transformers{' (5 or later) alone' if own else ''}:",
             "python",

@@ -9,6 +9,7 @@ from nas.errors import NasError
 from nas.report.answer import against_uniform, cards, measured_how, table, warning
 from nas.report.architecture_drawing import architecture_drawing, architectures_of, choices_legend, choices_of
 from nas.report.bars import bars
+from nas.report.compared_table import compared_table
 from nas.report.contents import Contents, Record
 from nas.report.figures import accuracies, duration, limits, percent, score
 from nas.report.front_chart import front_chart, legend
@@ -29,7 +30,8 @@ def render(contents: Contents) -> str:
     if contents.is_empty:
         raise NasError(f"{contents.study}: there is nothing to report yet; run `nas search` or `nas run` first")
     sections = (
-        _answer, _labels, _seeds, _front, _architectures, _importance, _latency, _training, _ranking, _times, _loading
+        _answer, _labels, _compared, _seeds, _front, _architectures, _importance, _latency, _training, _ranking, _times,
+        _loading,
     )  # fmt: skip
     title = escape(f"{contents.study}: compact BERTs within a latency budget")
     head = (
@@ -90,6 +92,14 @@ def _labels(contents: Contents) -> str:
     body = label_table(contents)
     note = "F1 of each label on the test set, with the thresholds of each network, and the difference to the teacher's."
     return _section("Label by label", _note(note) + body, "long") if body else ""
+
+
+def _compared(contents: Contents) -> str:
+    body = compared_table(contents)
+    note = (
+        "Passages of one query of the test set in the teacher's order, with the place and the output of each network."
+    )
+    return _section("One query", _note(note) + body, "long") if body else ""
 
 
 def _front(contents: Contents) -> str:

@@ -13,32 +13,40 @@ _FEW_CLASSES = 6
 
 def rows_in_words(rows: dict[str, Any]) -> Iterator[str]:
     """Lines about the labels, repeated texts and the standard error, from the JSON form of `Rows`."""
-    yield _labels(rows)
-    yield f"repeated: {rows['repeated']:,} rows have the text of an earlier row; {rows['in_test']:,} that of a test row"
+    yield from _labels(rows)
+    for what, counts in rows["figures"].items():
+        yield f"{what}: {', '.join(f'{count:,} in the {name} set' for name, count in counts.items())}"
+    of_test = "that" if rows["shared"] == "text" else f"the {rows['shared']}"
+    yield (
+        f"repeated: {rows['repeated']:,} rows have the text of an earlier row; {rows['in_test']:,} {of_test} of a test "
+        "row"
+    )
     if unlabelled := rows["unlabelled"]:
         yield Counts(**unlabelled).in_words()
     if unused := rows["without_embedding"]:
         yield f"tokens without an embedding: {len(unused):,} such as {unused[0]!r}, which no text contains"
     yield (
-        f"search set: candidates are judged by {rows['judged']:,} texts; standard error of {rows['metric']} "
+        f"search set: candidates are judged by {rows['judged_by']}; standard error of {rows['metric']} "
         f"{100 * rows['standard_error']:.2f} points (assumed: {_assumed(rows)})"
     )
 
 
 def _assumed(rows: dict[str, Any]) -> str:
     return (
-        f"{rows['assumed']:.0%} of the answers are right"
-        if rows["classes"]
-        else f"a correlation of {rows['assumed']:g}"
+        f"a correlation of {rows['assumed']:g}"
+        if rows["targets"]
+        else f"{rows['assumed']:.0%} of the answers are right"
     )
 
 
-def _labels(rows: dict[str, Any]) -> str:
+def _labels(rows: dict[str, Any]) -> Iterator[str]:
     if targets := rows["targets"]:
-        return (
+        yield (
             f"targets: {targets['least']:g} to {targets['most']:g}, mean {targets['mean']:.4g}, "
             f"standard deviation {targets['deviation']:.4g}"
         )
+    if not rows["classes"]:
+        return
     counts = {label: found["train"] for label, found in rows["classes"].items()}
     shown = sorted(counts, key=lambda label: -counts[label])
     if len(shown) > _FEW_CLASSES:
@@ -46,4 +54,4 @@ def _labels(rows: dict[str, Any]) -> str:
     total = rows["sets"]["train"]["rows"]
     shares = ", ".join(f"{label!r} {counts[label] / total:.1%} ({counts[label]:,})" for label in shown)
     which = "" if len(shown) == len(counts) else "largest and smallest "
-    return f"{rows['label_word']}: {len(counts)}; {which}in the training set: {shares}"
+    yield f"{rows['label_word']}: {len(counts)}; {which}in the training set: {shares}"

@@ -86,9 +86,15 @@ class SafeTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self._rows is not None:
             return self._rows
-        size = self.args.train_batch_size
-        batches = max(1, len(self._lengths) // size)
-        return _ByLength(size, self._lengths, self.args.seed, lambda: self.state.global_step // batches)
+        return self.order(_STRETCH * self.args.train_batch_size)
+
+    def order(self, stretch: int) -> Any:
+        """The order of the texts in the epoch that begins, sorted by length in stretches of so many."""
+        return _ByLength(self.args.train_batch_size, self._lengths, self.args.seed, self.epoch)
+
+    def epoch(self) -> int:
+        """The number of the epoch that the next step is in."""
+        return self.state.global_step // max(1, len(self._lengths) // self.args.train_batch_size)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None

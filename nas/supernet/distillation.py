@@ -6,7 +6,8 @@ layer, and the last one with the teacher's final state. Attention relations: Wan
 tokens of a text resemble each other in the last layer's queries, keys and values; their number of features, and
 so of heads, is free.
 
-Each loss is a mean over the texts of a batch, so that the mean of two halves is the loss of the whole.
+Each loss is a mean over the texts of a batch, so that the mean of two halves is the loss of the whole. Where a kind of
+task compares the texts of a group that is so only if no group is cut.
 """
 
 from __future__ import annotations
@@ -80,12 +81,13 @@ def distillation_loss(
     attention_mask: torch.Tensor,
     weights: LossWeights,
     kind: TaskKind,
+    groups: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The loss of a sub-network against the teacher, in a kind of task."""
+    """The loss of a sub-network against the teacher, in a kind of task; `groups` (batch,) where it judges groups."""
     loss = student.logits[-1].new_zeros((), dtype=torch.float32)
     if weights.logits:
-        loss = loss + weights.logits * kind.divergence(student.logits[-1], teacher.logits[-1])
-        early = [kind.divergence(logits, teacher.logits[-1]) for logits in student.logits[:-1]]
+        loss = loss + weights.logits * kind.divergence(student.logits[-1], teacher.logits[-1], groups)
+        early = [kind.divergence(logits, teacher.logits[-1], groups) for logits in student.logits[:-1]]
         loss = loss + weights.logits * sum(early) / max(1, len(early))
     if weights.hidden:
         loss = loss + weights.hidden * hidden_loss(student, teacher, architecture, attention_mask)

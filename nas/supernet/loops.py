@@ -35,6 +35,7 @@ from nas.model.precision import training_processor, uses_bf16
 from nas.progress import Tracker, track
 from nas.supernet.checkpoints import SafeTrainer, all_finite, claim, last_complete, mark_complete
 from nas.supernet.side_by_side import SideBySideTrainer
+from nas.tasks import GROUP, JUDGED
 
 # oneDNN keeps what it prepared for the last 1,024 shapes of products, several megabytes each. In a training whose
 # shapes change at every step that comes to gigabytes, and hardly any is met again. Read before its first product.
@@ -216,7 +217,8 @@ def labelled_batches(
     train: Dataset, tokenizer: PreTrainedTokenizerBase, count: int, batch_size: int, seed: int
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Random padded training batches with labels."""
-    rows = train.remove_columns("length").shuffle(seed=seed, keep_in_memory=True)
+    others = [name for name in ("length", GROUP, JUDGED) if name in train.column_names]
+    rows = train.remove_columns(others).shuffle(seed=seed, keep_in_memory=True)
     collate = DataCollatorWithPadding(tokenizer)
     for number in range(min(count, -(-len(rows) // batch_size))):
         part = rows[number * batch_size : (number + 1) * batch_size]

@@ -21,6 +21,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from nas.supernet.checkpoints import SafeTrainer
+from nas.tasks import GROUP
 from nas.threads import keep_freed_memory, replica, single_threads
 
 Work = Callable[[int], torch.Tensor | None]
@@ -116,12 +117,19 @@ def _replica(model: nn.Module) -> nn.Module:
 
 
 def split(inputs: Mapping[str, torch.Tensor], parts: int) -> list[tuple[dict[str, torch.Tensor], float]]:
-    """The batch in at most `parts` parts of consecutive texts and about equal size, and the share of texts in each."""
+    """The batch in at most `parts` parts of consecutive texts and about equal size, and the share of texts in each.
+
+    Texts of a group, if there are groups, stay together.
+    """
     texts = len(inputs["input_ids"])
     count = max(1, min(parts, texts))
-    bounds = pairwise(texts * number // count for number in range(count + 1))
+    bounds = [texts * number // count for number in range(count + 1)]
+    if GROUP in inputs:
+        starts = [0, *(torch.nonzero(inputs[GROUP].diff())[:, 0] + 1).tolist(), texts]
+        bounds = sorted({min(starts, key=lambda start: abs(start - bound)) for bound in bounds})
     return [
-        ({name: value[start:end] for name, value in inputs.items()}, (end - start) / texts) for start, end in bounds
+        ({name: value[start:end] for name, value in inputs.items()}, (end - start) / texts)
+        for start, end in pairwise(bounds)
     ]
 
 

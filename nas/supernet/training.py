@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -24,19 +24,21 @@ from transformers import (
 )
 
 from nas.architecture import Architecture
+from nas.data.truth import groups_of
 from nas.errors import TrainingError
 from nas.model import CompactBert, CompactBertConfig
 from nas.supernet.augmentation import TokenReplacement
 from nas.supernet.cohort import Cohort, Halving
 from nas.supernet.distillation import Knowledge, LossWeights, distillation_loss, last_projections
 from nas.supernet.loops import Schedule, run_trainer, training_arguments
+from nas.supernet.orders import ByGroup
 from nas.supernet.outputs import TeacherOutputs
 from nas.supernet.sampling import Draws
 from nas.supernet.scale import STANDARD, Scale
 from nas.supernet.side_by_side import SideBySideTrainer, Work, balanced, split
 from nas.supernet.speed import seconds_per_step
 from nas.supernet.supernet import BertSupernet
-from nas.tasks import TaskKind
+from nas.tasks import GROUP, TaskKind
 from nas.threads import replica
 
 _FIXED_TOKENS = 256
@@ -57,7 +59,8 @@ class DistillationTrainer(SideBySideTrainer):
     """A Trainer whose step distils the teacher into the students that `students` names for it.
 
     `model` is a supernet's weights, whose sub-networks share them, or a `Cohort`. If texts have `labels`, these are
-    logits (batch, num_labels) that the students are taught in place of the teacher's own.
+    logits (batch, num_labels) that the students are taught in place of the teacher's own. If texts have a `GROUP`,
+    those of a group come together, for a kind of task that compares them.
     """
 
     def __init__(
@@ -83,6 +86,16 @@ class DistillationTrainer(SideBySideTrainer):
         self.losses = losses
         self.kind = kind
 
+    def order(self, stretch: int) -> Any:
+        groups = groups_of(cast(Dataset, self.train_dataset))
+        if groups is None:
+            return super().order(stretch)
+        return ByGroup(groups, self._lengths, stretch, self.args.seed, self.epoch)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        self._signature_columns: Any = [*dict.fromkeys((*self._signature_columns, GROUP))]
+
     def gradients(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None
     ) -> torch.Tensor:
@@ -100,14 +113,14 @@ class DistillationTrainer(SideBySideTrainer):
         teaching, distilling = list[tuple[float, Work]](), list[tuple[float, Work]]()
         for part, share in parts:
             target, length = Future[Knowledge](), _FIXED_TOKENS + share * tokens
-            logits = part.pop("labels", None)
+            logits, groups = part.pop("labels", None), part.pop(GROUP, None)
             asking = 0.0 if self.outputs else length * _cost(config, config.architecture)
             teaching.append((asking, partial(self._teach, part, logits, target)))
             for student in students:
                 # A backward pass takes twice as long as a forward pass.
                 cost = 3 * length * _cost(config, student[1])
                 weight = share * self.weight(len(students))
-                distilling.append((cost, partial(self._distil, student, part, target, weight)))
+                distilling.append((cost, partial(self._distil, student, part, groups, target, weight)))
         return balanced(teaching, distilling, count)
 
     def _teach(
@@ -132,6 +145,7 @@ class DistillationTrainer(SideBySideTrainer):
         self,
         student: Student,
         inputs: dict[str, torch.Tensor],
+        groups: torch.Tensor | None,
         target: Future[Knowledge],
         weight: float,
         number: int,
@@ -143,7 +157,7 @@ class DistillationTrainer(SideBySideTrainer):
             output = supernet.run(architecture, **inputs, output_hidden_states=True, every_token=every_token)
             found = Knowledge.of(output, projections)
             mask = inputs["attention_mask"]
-            loss = distillation_loss(found, target.result(), architecture, mask, self.losses, self.kind)
+            loss = distillation_loss(found, target.result(), architecture, mask, self.losses, self.kind, groups)
         self.accelerator.backward(loss * weight)
         return loss.detach() * weight
 
@@ -278,7 +292,7 @@ class Distillation:
 
     teacher: CompactBert
     train: Dataset
-    """Tokenised texts; labels are not needed."""
+    """Tokenised texts; labels are not needed. Those of a `GROUP` are compared where the kind of task does that."""
     tokenizer: PreTrainedTokenizerBase
     schedule: Schedule
     losses: LossWeights

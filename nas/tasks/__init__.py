@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from nas.tasks.base import Meaning, Metric, Problem, TaskKind, TaskLabels
+from nas.tasks.base import GROUP, JUDGED, Meaning, Metric, Problem, TaskKind, TaskLabels, in_groups
 from nas.tasks.classification import Classification, ClassMetric
 from nas.tasks.labels import Head, LabelColumn
 from nas.tasks.multi_label import LabelMetric, MultiLabel
+from nas.tasks.ranking import Ranking, RankingMetric
 from nas.tasks.regression import Correlation, Regression
 
 __all__ = [
+    "GROUP",
+    "JUDGED",
     "REGISTRY",
     "ClassMetric",
     "Correlation",
@@ -18,12 +21,15 @@ __all__ = [
     "Meaning",
     "Metric",
     "Problem",
+    "Ranking",
+    "RankingMetric",
     "TaskKind",
     "TaskLabels",
+    "in_groups",
     "task_kind",
 ]
 
-REGISTRY: dict[str, TaskKind] = {kind.name: kind for kind in (Classification(), Regression(), MultiLabel())}
+REGISTRY: dict[str, TaskKind] = {kind.name: kind for kind in (Classification(), Regression(), MultiLabel(), Ranking())}
 
 
 def task_kind(name: str) -> TaskKind:

@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 
 Problem = Literal["regression", "single_label_classification", "multi_label_classification"]
 """What the outputs of a classifier are, in the words of transformers."""
-Meaning = Literal["classes", "scale", "lists"]
-"""What a column of labels holds: a class a row, a number on a scale, or a list of labels."""
+Meaning = Literal["classes", "scale", "lists", "grades"]
+"""What a column of labels holds: a class a row, a number on a scale, a list of labels, or how relevant a row is to its
+query."""
+GROUP, JUDGED = "group", "judged"
+"""Columns that a tokenised split may have beside `labels`: the number of each row's group, and what the metric compares
+outputs with where trainings learn from something else."""
 _MANY_LABELS = 8
 """From this number on labels are counted, not named."""
 
@@ -48,6 +52,21 @@ class TaskSettings(Protocol):
     def threshold(self) -> float | str | None:
         """The probability from which a label applies, or `search`."""
 
+    @property
+    def text(self) -> tuple[str, ...]:
+        """The columns of texts."""
+
+    @property
+    def query(self) -> str | None:
+        """The column that says which rows are judged together."""
+
+
+def in_groups(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Records (rows,) of `label` and `group`: what a metric that judges groups of rows compares outputs with."""
+    found = np.empty(len(labels), dtype=[("label", labels.dtype, labels.shape[1:]), (GROUP, np.int64)])
+    found["label"], found[GROUP] = labels, groups
+    return found
+
 
 @dataclass(frozen=True)
 class TaskLabels:
@@ -59,11 +78,17 @@ class TaskLabels:
     """The names of a network's outputs in order; none where it outputs a number."""
     notes: tuple[str, ...] = ()
     """What a user should know about them, a line each."""
+    judged: Mapping[str, list[Any]] | None = None
+    """What the metric compares outputs with, by the name of the file; None if that is `values` too."""
 
 
 @dataclass(frozen=True)
 class Metric(ABC):
-    """How outputs become answers, and how these are scored. It travels to the processes that evaluate candidates."""
+    """How outputs become answers, and how these are scored. It travels to the processes that evaluate candidates.
+
+    `labels` are those of the texts, (texts, ...). If the task judges rows in groups, they are the records of
+    `in_groups`.
+    """
 
     name: str
     """As in the study's `task.metric`."""
@@ -84,9 +109,23 @@ class Metric(ABC):
         return False
 
     @property
-    def least_texts(self) -> int:
-        """The number of texts that it can be computed from."""
+    def least_size(self) -> int:
+        """The number of texts that it can be computed from, or of whatever else `size` counts."""
         return 1
+
+    @property
+    def size_word(self) -> str:
+        """What `size` counts, in the plural."""
+        return "texts"
+
+    def size(self, labels: np.ndarray) -> int:
+        """How many texts, or groups of texts, are judged."""
+        return len(labels)
+
+    def in_words(self, labels: np.ndarray) -> str:
+        """What is judged, with its number."""
+        texts = f"{len(labels):,} texts"
+        return f"{self.size(labels):,} {self.size_word} ({texts})" if self.judges_groups else texts
 
     @abstractmethod
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
@@ -99,6 +138,15 @@ class Metric(ABC):
     def right(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """For each text whether its answer is right, (texts,); for metrics that are the share of these."""
         raise NotImplementedError(f"{self.name} is not a share of right answers")
+
+    @property
+    def judges_groups(self) -> bool:
+        """Whether the score is the mean of those that groups of texts have."""
+        return False
+
+    def each(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """The score of each group, (groups,); for metrics that are the mean of these."""
+        raise NotImplementedError(f"{self.name} does not judge groups")
 
     def confidence(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """The probability that a network gives the right answer of each text, (texts,); for the same metrics.
@@ -128,15 +176,22 @@ class Metric(ABC):
         """What `config.json` says of how so many outputs become answers, besides what transformers has a word for."""
         return {}
 
+    def shown(self, labels: np.ndarray) -> list[int]:
+        """The rows of a test set with these labels whose answers the report compares; nothing if it compares none."""
+        return []
+
     def by_label(self, logits: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
         """Figures of each label in the order of the outputs, for the report; nothing where they are not of interest."""
         return []
 
-    def check_size(self, texts: int, what: str = "What is judged (search.examples, search.least_tokens)") -> None:
-        """Raise `DataError` if there are too few texts for the metric; `what` names them in the message."""
-        if texts < self.least_texts:
-            least = self.least_texts
-            raise DataError(f"{what} needs at least {least} texts for {self.name}, but has {texts}; give more")
+    def check_size(
+        self, labels: np.ndarray, what: str = "What is judged (search.examples, search.least_tokens)"
+    ) -> None:
+        """Raise `DataError` if there is too little for the metric; `what` names it in the message."""
+        if (found := self.size(labels)) < self.least_size:
+            raise DataError(
+                f"{what} needs at least {self.least_size} {self.size_word} for {self.name}, but has {found}; give more"
+            )
 
 
 class TaskKind(ABC):
@@ -150,8 +205,10 @@ class TaskKind(ABC):
     """Label columns as files hold them, each by its name: what its contract suite is run with."""
     problem_type: ClassVar[Problem]
     """What transformers calls it in `config.json`."""
+    has_one_output: ClassVar[bool] = False
+    """Whether a network outputs one number, which distillation sees standardised."""
     predicts_numbers: ClassVar[bool] = False
-    """Whether labels are numbers on a scale of their own, which trainings see standardised, and the output is one."""
+    """Whether labels are numbers on a scale, which fine-tuning sees standardised, and the output is one."""
     of_one_class: ClassVar[tuple[str, ...]] = ()
     """The metrics that may be of a class which the study names."""
     meaning: ClassVar[Meaning] = "classes"
@@ -166,6 +223,14 @@ class TaskKind(ABC):
     """Why a text cannot leave a network early; empty where it can."""
     network_form: ClassVar[NetworkForm] = NetworkForm()
     """The form of its networks, as far as it does not depend on the teacher."""
+    judges_groups: ClassVar[bool] = False
+    """Whether rows are judged in groups, such as the passages of a query; see `group_column`."""
+    needs_pairs: ClassVar[bool] = False
+    """Whether a row must be two texts."""
+    hub_task: ClassVar[str] = "text-classification"
+    """What the Hugging Face hub calls such a task."""
+    hub_library: ClassVar[str] = "transformers"
+    """The library that a hub says an export is loaded with."""
 
     def check(self, asked: TaskSettings) -> None:
         """Raise `ValueError` with key, rule, value and remedy for settings that do not fit the kind."""
@@ -186,6 +251,16 @@ class TaskKind(ABC):
             )
         if asked.threshold is not None and not self.has_thresholds:
             raise ValueError(f"threshold: {self.name} has none, but got {asked.threshold!r}; remove it")
+        if asked.query is not None and not self.judges_groups:
+            raise ValueError(f"query: {self.name} judges each row alone, but got {asked.query!r}; remove it")
+        if self.needs_pairs and len(asked.text) != 2:
+            raise ValueError(
+                f"text: {self.name} needs the columns of two texts, but got {', '.join(asked.text)}; name both"
+            )
+
+    def group_column(self, asked: TaskSettings) -> str | None:
+        """The column whose equal values make a group of rows that are judged, and held out, together; None for none."""
+        return (asked.query or asked.text[0]) if self.judges_groups else None
 
     @abstractmethod
     def metric(self, asked: TaskSettings, names: Sequence[str] = ()) -> Metric:
@@ -214,6 +289,11 @@ class TaskKind(ABC):
         """The form of its networks, given the teacher's folder. Raises `TeacherError` for one that is not known."""
         return self.network_form
 
+    @property
+    def needed_teacher(self) -> str:
+        """What a fine-tuned teacher must be, for messages about one that is not."""
+        return self.problem_type
+
     def first_bias(self, labels: np.ndarray) -> np.ndarray | None:
         """The bias (outputs,) of a new classifier that is to be trained on these labels; None for the one drawn."""
         return None
@@ -224,13 +304,40 @@ class TaskKind(ABC):
         return {name: found[number] for number, name in enumerate(names)}
 
     @abstractmethod
-    def divergence(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-        """How far a network's logits (texts, outputs) are from the teacher's: a mean over texts, differentiable."""
+    def divergence(
+        self, student: torch.Tensor, teacher: torch.Tensor, groups: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """How far a network's logits (texts, outputs) are from the teacher's: a mean over texts, differentiable.
+
+        `groups` (texts,) are the numbers of their groups, where the kind judges groups.
+        """
+
+    def served_as(self, teacher: Mapping[str, Any], fine_tuned: bool) -> dict[str, Any]:
+        """What `config.json` of an export says of how its outputs become answers.
+
+        `teacher` holds the settings of the folder that the teacher was loaded from, which may have been `fine_tuned`.
+        """
+        return {"problem_type": self.problem_type}
+
+    def files_beside(self, served: Mapping[str, Any]) -> dict[str, Any]:
+        """JSON files that other libraries look for in an export, by their names; `served` is what `served_as` says."""
+        return {}
+
+    def in_figures(self, labels: np.ndarray) -> dict[str, int]:
+        """Numbers that describe the labels of a set, by their names; nothing where rows and classes say it all."""
+        return {}
 
     @property
     def asks_pipeline(self) -> str:
         """What transformers' pipeline must be told to give the whole answer, as further arguments in Python."""
         return ""
+
+    def snippets(self, folder: str, trust: str) -> list[tuple[str, str]]:
+        """Titles and Python code of further libraries that load an export.
+
+        `folder` is a string literal; `trust` is the argument that lets the folder's own class be loaded, or empty.
+        """
+        return []
 
     @property
     def usage(self) -> str:

@@ -144,7 +144,9 @@ class Classification(TaskKind):
     def takes(self, problem_type: str | None, outputs: int | None) -> bool:
         return problem_of(problem_type, outputs) == self.problem_type and outputs != 1
 
-    def divergence(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    def divergence(
+        self, student: torch.Tensor, teacher: torch.Tensor, groups: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Kullback-Leibler divergence between the probabilities of the classes."""
         from torch.nn import functional
 

@@ -89,7 +89,7 @@ def targets_of(column: LabelColumn) -> list[float]:
     """The target of each row. Raises `DataError` for rows without a finite number, and if all are equal."""
     values = _flat(column)
     refuse_missing(column, values)
-    numbers = [_target(value) for value in values]
+    numbers = numbers_of(values)
     bad = next((number for number, value in enumerate(numbers) if not abs(value) < _LARGEST), None)
     if bad is not None:
         comma = isinstance(values[bad], str) and _NUMBER.fullmatch(values[bad].strip().replace(",", "."))
@@ -104,6 +104,23 @@ def targets_of(column: LabelColumn) -> list[float]:
             "predict; give rows with different ones"
         )
     return numbers
+
+
+def numbers_of(values: Iterable[Any]) -> list[float]:
+    """The numbers that values are or, as texts, spell; NaN for anything else."""
+    return [_target(value) for value in values]
+
+
+def log_odds(labels: np.ndarray) -> np.ndarray:
+    """The log-odds of each label, (outputs,), from labels (rows, outputs) between 0 and 1 (Lin et al.,
+    arXiv:1708.02002).
+
+    A classifier that starts at even odds first has to learn that most labels are rare. Its bias moves too slowly for
+    that, so the encoder's output becomes the same for all texts, and stays so.
+    """
+    share = (labels.sum(axis=0) + 0.5) / (len(labels) + 1.0)
+    found: np.ndarray = np.log(share) - np.log1p(-share)
+    return found
 
 
 def _target(value: Any) -> float:

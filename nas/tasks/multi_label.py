@@ -19,6 +19,7 @@ from nas.tasks.labels import (
     check_known,
     class_names,
     classes_of,
+    log_odds,
     numbering,
     refuse_missing,
 )
@@ -190,19 +191,15 @@ class MultiLabel(TaskKind):
         return problem_type in (None, self.problem_type) and outputs != 1
 
     def first_bias(self, labels: np.ndarray) -> np.ndarray:
-        """The log-odds of each label in the training set (Lin et al., arXiv:1708.02002).
-
-        A classifier that starts at even odds first has to learn that most labels are rare. Its bias moves too slowly
-        for that, so the encoder's output becomes the same for all texts, and stays so.
-        """
-        share = (labels.sum(axis=0) + 0.5) / (len(labels) + 1.0)
-        return np.log(share) - np.log1p(-share)
+        return log_odds(labels)
 
     def counts(self, labels: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
         sums = np.asarray(labels).sum(axis=0)
         return {name: int(count) for name, count in zip(names, sums, strict=True)}
 
-    def divergence(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    def divergence(
+        self, student: torch.Tensor, teacher: torch.Tensor, groups: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Kullback-Leibler divergence between the two answers to each label, summed over labels."""
         from torch.nn.functional import logsigmoid
 

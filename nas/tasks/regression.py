@@ -26,13 +26,13 @@ class Correlation(Metric):
         return True
 
     @property
-    def least_texts(self) -> int:
+    def least_size(self) -> int:
         return 2
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
         from scipy.stats import pearsonr, spearmanr
 
-        self.check_size(len(labels))
+        self.check_size(labels)
         both = (logits[:, 0], labels)
         value = float(spearmanr(*both).statistic if self.name == "spearman" else pearsonr(*both).statistic)
         return value if np.isfinite(value) else 0.0  # a constant prediction correlates with nothing
@@ -54,6 +54,7 @@ class Regression(TaskKind):
     metrics = ("spearman", "pearson")
     examples = ({"label": [0.5, 4.0, 1.25, 3.0]}, {"label": ["1", "2.5", "-3e2", ".5"]})
     problem_type = "regression"
+    has_one_output = True
     predicts_numbers = True
     meaning = "scale"
     no_exits = "the task is a regression"
@@ -80,7 +81,9 @@ class Regression(TaskKind):
     def counts(self, labels: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
         return {}
 
-    def divergence(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    def divergence(
+        self, student: torch.Tensor, teacher: torch.Tensor, groups: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Mean squared error; trainings see the outputs standardised."""
         from torch.nn import functional
 

@@ -14,12 +14,14 @@ from tiny import make_teacher, make_tokenizer, randomise
 from tolerance import assert_same
 from transformers import DataCollatorWithPadding
 
-from nas.data import TaskData
+from nas.data import TaskData, truth_of
 from nas.data.task import SPLITS
+from nas.errors import DataError
 from nas.evaluate.spread import standard_error
 from nas.model.stock import from_stock
-from nas.tasks import REGISTRY, LabelColumn, Problem, task_kind
+from nas.tasks import GROUP, JUDGED, REGISTRY, LabelColumn, Problem, in_groups, task_kind
 
+HALVES = slice(0, 4), slice(4, 8)
 ALL = pytest.mark.parametrize("kind", REGISTRY.values(), ids=REGISTRY)
 EXAMPLES = pytest.mark.parametrize(
     ("kind", "columns"),
@@ -36,7 +38,9 @@ METRICS = pytest.mark.parametrize(
 def asked(kind, metric=None, **settings):
     """What a study of a kind says of its task."""
     return SimpleNamespace(
-        **{"metric": metric or kind.metrics[0], "positive": None, "label": "label", "threshold": None} | settings
+        **{"metric": metric or kind.metrics[0], "positive": None, "label": "label", "threshold": None}
+        | {"text": ("one", "other") if kind.needs_pairs else ("text",), "query": None}
+        | settings
     )
 
 
@@ -51,10 +55,12 @@ def read(kind, columns=None):
 
 
 def many(kind, count=400):
-    """Labels of a kind, (count, ...), drawn from its first example."""
+    """What a metric of a kind compares outputs with, (count, ...), drawn from its first example; groups are of ten."""
     found = read(kind)
-    rows = np.random.default_rng(0).integers(0, len(found.values["train"]), count)
-    return np.asarray(found.values["train"])[rows], len(kind.output_names(found.names)), found.names
+    labels = np.asarray((found.judged or found.values)["train"])
+    rows = np.random.default_rng(0).integers(0, len(labels), count)
+    drawn = in_groups(labels[rows], np.arange(count) // 10) if kind.judges_groups else labels[rows]
+    return drawn, len(kind.output_names(found.names)), found.names
 
 
 @ALL
@@ -86,11 +92,18 @@ def test_labels_are_read_in_both_files_alike_and_survive_the_disk(kind, columns,
     assert found.values["train"] == found.values["test"] and len(found.values["train"]) == rows
     assert list(kind.output_names(found.names)) == list(range(max(1, len(found.names))))
     labels = found.values["train"]
-    split = Dataset.from_dict({"input_ids": [[2, 3]] * rows, "labels": labels, "length": [2] * rows})
+    more = {JUDGED: found.judged["train"]} if found.judged else {}
+    more |= {GROUP: [0] * rows} if kind.judges_groups else {}
+    split = Dataset.from_dict({"input_ids": [[2, 3]] * rows, "labels": labels, **more, "length": [2] * rows})
     TaskData(dict.fromkeys(SPLITS, split), found.names).save(tmp_path)
     again = TaskData.load(tmp_path)
     assert again.label_names == found.names and again.num_labels == len(kind.output_names(found.names))
     assert np.array_equal(np.asarray(again.search["labels"]), np.asarray(labels))
+    truth = np.asarray(found.judged["train"] if found.judged else labels)
+    if kind.judges_groups:
+        assert np.array_equal(truth_of(again.search), in_groups(truth, np.zeros(rows, int)))
+    else:
+        assert np.array_equal(truth_of(again.search), truth)
 
 
 @METRICS
@@ -117,8 +130,23 @@ def test_a_metric_travels_and_says_what_is_answered_and_what_is_right(kind, name
         assert not np.array_equal(answers, metric.answers(-logits))
     if metric.is_share:
         assert metric.right(logits, labels).mean() == metric.score(logits, labels)
-    few = slice(0, metric.least_texts + 1)
-    assert np.isfinite(standard_error(metric, logits[few], labels[few]))
+    if metric.judges_groups:
+        each = metric.each(logits, labels)
+        assert len(each) == metric.size(labels) and each.mean() == pytest.approx(metric.score(logits, labels))
+    assert set(metric.shown(labels)) <= set(range(len(labels)))
+    count = next(count for count in range(1, 60) if metric.size(labels[:count]) > metric.least_size)
+    assert np.isfinite(standard_error(metric, logits[:count], labels[:count]))
+
+
+@METRICS
+def test_too_little_to_judge_is_refused(kind, name):
+    labels, _, names = many(kind, 60)
+    metric = kind.metric(asked(kind, name), names)
+    metric.check_size(labels)
+    with pytest.raises(
+        DataError, match=rf"the set needs at least \d+ {metric.size_word} for {name}, but has 0; give more"
+    ):
+        metric.check_size(labels[:0], "the set")
 
 
 @ALL
@@ -130,7 +158,14 @@ def test_what_is_learnt_from_the_teacher_is_a_mean_over_texts_and_least_for_equa
     loss.backward()
     assert loss.item() > 0.01 and student.grad.abs().sum() > 0
     assert kind.divergence(teacher, teacher).item() == pytest.approx(0.0, abs=1e-6)
-    halves = [kind.divergence(student[part], teacher[part]) for part in (slice(0, 4), slice(4, 8))]
+    if kind.judges_groups:
+        groups = torch.tensor([5, 5, 1, 1, 7, 7, 7, 7])
+        compared = kind.divergence(student, teacher, groups)
+        assert compared.item() > loss.item() and kind.divergence(student, student + 3.0, groups).item() == (
+            pytest.approx(kind.divergence(student, student + 3.0).item(), rel=1e-5)
+        )
+        assert_same(compared, sum(kind.divergence(student[at], teacher[at], groups[at]) for at in HALVES) / 2)
+    halves = [kind.divergence(student[part], teacher[part]) for part in HALVES]
     assert_same(loss, sum(halves) / 2)
     rounded = kind.divergence(student.bfloat16(), teacher.bfloat16())
     assert rounded.dtype == torch.float32 and rounded.item() == pytest.approx(loss.item(), rel=0.1)
@@ -141,7 +176,8 @@ def test_a_teacher_of_the_kind_is_known_from_those_of_other_kinds(kind):
     _, outputs, _ = many(kind)
     assert kind.takes(kind.problem_type, outputs)
     for other in REGISTRY.values():
-        if other.problem_type != kind.problem_type:
+        of_one_number = kind.has_one_output and other.has_one_output  # which may be put in an order whatever it is
+        if other.problem_type != kind.problem_type and not of_one_number:
             assert not other.takes(kind.problem_type, outputs)
 
 
@@ -161,7 +197,9 @@ def test_classifiers_of_transformers_and_of_nas_learn_from_the_labels_as_they_ar
 
 @ALL
 def test_rows_of_each_label_are_counted(kind):
-    labels, _, names = many(kind, 50)
-    counts = kind.counts(labels.tolist(), names)
-    assert set(counts) == set(names) and (not names or sum(counts.values()) >= 50)
+    found = read(kind)
+    labels, names = found.values["train"] * 8, found.names
+    counts = kind.counts(labels, names)
+    assert set(counts) == set(names) and (not names or sum(counts.values()) >= 40)
+    assert all(isinstance(count, int) for count in kind.in_figures(many(kind, 50)[0]).values())
     assert kind.in_words("texts", names).split()[1] == "texts"

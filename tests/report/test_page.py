@@ -216,6 +216,29 @@ def test_each_label_has_its_f1_the_most_frequent_first_and_what_was_lost():
     assert "Label by label" not in render(_contents())
 
 
+def test_a_query_is_shown_with_its_passages_in_the_order_of_the_teacher():
+    def shown(*outputs):
+        return {str(row): {"output": [value], "label": int(row == 4)} for row, value in enumerate(outputs, start=3)}
+
+    page = render(
+        _contents(
+            baselines={"laptop/teacher": _verification(shown=shown(0.5, 2.0, -1.0))},
+            exports={"half": _verification(_front()["candidates"][-2], shown=shown(1.25, 0.75, -2.0))},
+            sample={"3": ["who?", "nobody"], "4": ["who?", HOSTILE], "5": ["who?", "when"], "9": ["what?", "that"]},
+        )
+    )
+    section = page[page.index("One query") :]
+    section = section[: section.index("</section>")]
+    assert section.count("who?") == 1 and "what?" not in section and HOSTILE not in page
+    rows = [re.sub("<[^>]+>", " ", row).split() for row in section[section.index("<tbody>") :].split("</tr>")[:3]]
+    assert [row[-5:] for row in rows] == [
+        ["1", "1", "2.00", "2", "0.75"],
+        ["0", "2", "0.50", "1", "1.25"],
+        ["0", "3", "-1.00", "3", "-2.00"],
+    ]
+    assert rows[1][0] == "nobody" and "One query" not in render(_contents())
+
+
 @pytest.mark.parametrize("count", [1, 2, 12, 60])
 def test_every_candidate_is_a_dot(count):
     front = _front(max(count, 2))

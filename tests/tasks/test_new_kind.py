@@ -66,7 +66,7 @@ class Signs(TaskKind):
     def counts(self, labels, names):
         return {"direction": len(labels)}
 
-    def divergence(self, student, teacher):
+    def divergence(self, student, teacher, groups=None):
         return (student.float().tanh() - teacher.float().tanh()).square().mean()
 
 

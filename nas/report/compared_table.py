@@ -1,0 +1,47 @@
+"""Some texts of the test set with what the teacher and every export say of each, where their order is what counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+
+from nas.report.contents import Contents, Record
+from nas.report.svg import element
+
+
+def compared_table(contents: Contents) -> str:
+    """A row for each text, in the order of the teacher's outputs; empty if the run does not tell them.
+
+    What all texts have in common, such as a query, stands above.
+    """
+    teacher = next((found for key, found in contents.baselines.items() if key.endswith("/teacher")), {})
+    verified = {"teacher": teacher, **contents.exports}
+    networks: dict[str, Record] = {name: found["shown"] for name, found in verified.items() if "shown" in found}
+    if not networks:
+        return ""
+    first = next(iter(networks.values()))
+    rows = sorted((row for row in first if row in contents.sample), key=lambda row: -first[row]["output"][0])
+    places = {name: _places(found) for name, found in networks.items()}
+    texts = {row: contents.sample[row] for row in rows}
+    shared = [number for number in range(2) if len({own[number] for own in texts.values()}) == 1 < len(texts)]
+    above = "".join(element("p", element("strong", escape(texts[rows[0]][number]))) for number in shared)
+    titles = ["text", "label", *networks]
+    head = "".join(
+        element("th", escape(title), scope="col", class_="words" if title == "text" else "number") for title in titles
+    )
+    body = ""
+    for row in rows:
+        words = " | ".join(text for number, text in enumerate(texts[row]) if number not in shared)
+        cells = [element("td", escape(words), data_label="text", class_="words")]
+        cells.append(element("td", f"{first[row]['label']:g}", data_label="label", class_="number"))
+        for name, found in networks.items():
+            shown = str(places[name][row]) + element("small", f"{found[row]['output'][0]:.2f}")
+            cells.append(element("td", element("div", shown), data_label=name, class_="number"))
+        body += element("tr", "".join(cells))
+    return above + element("table", element("thead", element("tr", head)) + element("tbody", body), class_="results")
+
+
+def _places(found: Record) -> Mapping[str, int]:
+    """The place of each text by a network's outputs, from 1."""
+    order = sorted(found, key=lambda row: -found[row]["output"][0])
+    return {row: place for place, row in enumerate(order, start=1)}

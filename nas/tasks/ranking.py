@@ -1,0 +1,264 @@
+"""Passages of a query in the order of their relevance: each row is a query, a passage and how relevant it is.
+
+A network reads query and passage together and outputs one score, as a cross-encoder does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nas.errors import DataError, TeacherError
+from nas.tasks.base import GROUP, Metric, TaskKind, TaskLabels, TaskSettings
+from nas.tasks.labels import Head, LabelColumn, log_odds, numbers_of, refuse_missing
+
+if TYPE_CHECKING:
+    import torch
+
+_CUT = 10
+"""Passages of a query that mrr@10 and ndcg@10 look at."""
+_MEASURES = {"ndcg@10": f"ndcg_cut_{_CUT}", "mrr@10": "recip_rank", "map": "map"}
+"""What trec_eval calls the metrics."""
+_MOST_RELEVANT = 100
+_SHOWN = range(4, 13)
+"""The report shows a query with so many passages."""
+_RAW, _PROBABILITY = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Sigmoid"
+"""What sentence-transformers makes of the output of a network."""
+
+
+@dataclass(frozen=True)
+class RankingMetric(Metric):
+    """`ndcg@10`, `mrr@10` or `map`: the mean over the queries that have a relevant passage.
+
+    Labels are records (rows,) of the relevance `label`, a whole number from 0, and the query `group`.
+    """
+
+    @property
+    def needs_float32(self) -> bool:
+        """Passages of a query may differ by less than bf16 tells."""
+        return True
+
+    @property
+    def judges_groups(self) -> bool:
+        return True
+
+    @property
+    def least_size(self) -> int:
+        return 2
+
+    @property
+    def size_word(self) -> str:
+        return "queries with a relevant passage"
+
+    def size(self, labels: np.ndarray) -> int:
+        return len(np.unique(_judged(labels)[GROUP]))
+
+    def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
+        found = self.each(logits, labels)
+        return float(found.mean()) if len(found) else 0.0
+
+    def each(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """The score of each query that has a relevant passage, by trec_eval."""
+        from pytrec_eval import RelevanceEvaluator
+
+        wanted: dict[str, dict[str, int]] = {}
+        given: dict[str, dict[str, float]] = {}
+        # trec_eval orders passages with equal scores by their names. These are drawn, so that the order of the rows,
+        # in which relevant passages may come first, does not count.
+        names = [f"{number:09d}" for number in np.random.default_rng(0).permutation(len(labels))]
+        rows = zip(labels[GROUP].tolist(), names, labels["label"].tolist(), logits[:, 0].tolist(), strict=True)
+        for group, name, relevance, score in rows:
+            wanted.setdefault(str(group), {})[name] = int(relevance)
+            given.setdefault(str(group), {})[name] = score
+        wanted = {query: passages for query, passages in wanted.items() if any(passages.values())}
+        if not wanted:
+            return np.zeros(0)
+        measure = _MEASURES[self.name]
+        evaluator = RelevanceEvaluator(wanted, {measure.replace(f"_{_CUT}", f".{_CUT}")})
+        found = evaluator.evaluate({query: given[query] for query in wanted})
+        scores = np.array([found[query][measure] for query in wanted])
+        return np.where(scores < 1.0 / _CUT, 0.0, scores) if measure == "recip_rank" else scores
+
+    def answers(self, logits: np.ndarray) -> None:
+        return None
+
+    def shown(self, labels: np.ndarray) -> list[int]:
+        """The passages of the first query that has a relevant one and neither too few nor too many to compare."""
+        judged = _judged(labels)[GROUP]
+        sizes = dict(zip(*(values.tolist() for values in np.unique(judged, return_counts=True)), strict=True))
+        fitting = [group for group in judged.tolist() if sizes[group] in _SHOWN]
+        rows: list[int] = np.flatnonzero(labels[GROUP] == fitting[0]).tolist() if fitting else []
+        return rows
+
+    def constant(self, labels: np.ndarray, outputs: int) -> np.ndarray:
+        """The same score for all passages, whose order is then random."""
+        return np.zeros((len(labels), outputs), dtype=np.float32)
+
+    def imagined(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
+        """A share of the queries is ranked rightly, the passages of the others at random."""
+        queries, places = np.unique(labels[GROUP], return_inverse=True)
+        is_right = (rng.random(len(queries)) < share)[places]
+        found: np.ndarray = np.where(is_right, labels["label"], 0.0) + rng.random(len(labels)) / 2.0
+        return found[:, None]
+
+
+def _judged(labels: np.ndarray) -> np.ndarray:
+    """The rows of queries that have a relevant passage."""
+    found: np.ndarray = labels[np.isin(labels[GROUP], labels[GROUP][labels["label"] > 0])]
+    return found
+
+
+class Ranking(TaskKind):
+    """How relevant a passage is to a query."""
+
+    name = "ranking"
+    metrics = ("ndcg@10", "mrr@10", "map")
+    examples = (
+        {"label": [0, 0, 1, 0, 0, 0, 0, 0, 0, 0]},
+        {"relevance": ["0", "2", "0", "0", "1.0", "0", "3"]},
+        {"label": [False, True, False]},
+    )
+    problem_type = "multi_label_classification"
+    has_one_output = True
+    meaning = "grades"
+    label_word = "grades of relevance"
+    no_exits = "the scores of a query's passages are compared, so that all must come from the same layer"
+    judges_groups = True
+    needs_pairs = True
+    hub_task = "text-ranking"
+    hub_library = "sentence-transformers"
+
+    def metric(self, asked: TaskSettings, names: Sequence[str] = ()) -> RankingMetric:
+        return RankingMetric(asked.metric)
+
+    def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
+        """Trainings learn from the relevance as a share of the largest one in the training set."""
+        (trained,), (tested,) = train, test
+        if head and not head.trained_anew and len(head.names) != 1:
+            raise TeacherError(
+                f"teacher.model: {head.source} has {len(head.names)} labels, but a ranking needs one score; give a "
+                "cross-encoder with one output, or set teacher.fine_tune"
+            )
+        judged = {"train": _relevance(trained), "test": _relevance(tested)}
+        least, most = min(judged["train"]), max(judged["train"])
+        if least == most:
+            raise DataError(
+                f"{trained.place}: the relevance of all {len(judged['train'])} rows is {most}, so there is nothing to "
+                "learn; give passages that are relevant and others that are not"
+            )
+        values: dict[str, list[Any]] = {
+            name: [[min(1.0, grade / most)] for grade in grades] for name, grades in judged.items()
+        }
+        return TaskLabels(values, (), judged={name: list(grades) for name, grades in judged.items()})
+
+    def output_names(self, names: Sequence[str]) -> dict[int, str]:
+        return {0: "relevance"}
+
+    def takes(self, problem_type: str | None, outputs: int | None) -> bool:
+        """Any network with one output gives an order, whatever it was trained with."""
+        return outputs == 1
+
+    @property
+    def needed_teacher(self) -> str:
+        return "one output"
+
+    def first_bias(self, labels: np.ndarray) -> np.ndarray:
+        return log_odds(labels)
+
+    def counts(self, labels: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
+        return {}
+
+    def divergence(
+        self, student: torch.Tensor, teacher: torch.Tensor, groups: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Mean squared error of the scores and, with `groups`, of the differences between the scores of a query.
+
+        The mean of squared differences over all pairs of a query is twice the variance of the errors within it.
+        """
+        error = student.float() - teacher.float()
+        loss = error.square().mean()
+        if groups is None:
+            return loss
+        return loss + 2.0 * (error - _means(error, groups)).square().mean()
+
+    def served_as(self, teacher: Mapping[str, Any], fine_tuned: bool) -> dict[str, Any]:
+        """Scores are probabilities, unless those of the teacher are not; sentence-transformers and transformers agree.
+
+        A cross-encoder says it by an activation, in one of three places; another teacher by its problem type.
+        """
+        older = (teacher.get("sentence_transformers") or {}).get("activation_fn")
+        own = teacher.get("activation_fn") or older or teacher.get("sbert_ce_default_activation_function")
+        is_raw = own.endswith("Identity") if isinstance(own, str) else teacher.get("problem_type") == "regression"
+        if is_raw and not fine_tuned:
+            return {"problem_type": "regression", "sentence_transformers": {"activation_fn": _RAW}}
+        return {"problem_type": self.problem_type, "sentence_transformers": {"activation_fn": _PROBABILITY}}
+
+    def files_beside(self, served: Mapping[str, Any]) -> dict[str, Any]:
+        """What sentence-transformers writes beside a cross-encoder. Without it, it guesses from the network's class."""
+        output = {"method": "forward", "method_output_name": "logits"}
+        transformer = "sentence_transformers.base.modules.transformer.Transformer"
+        return {
+            "modules.json": [{"idx": 0, "name": "0", "path": "", "type": transformer}],
+            "sentence_bert_config.json": {
+                "transformer_task": "sequence-classification",
+                "modality_config": {"text": output},
+                "module_output_name": "scores",
+            },
+            "config_sentence_transformers.json": {
+                "model_type": "CrossEncoder",
+                "activation_fn": served["sentence_transformers"]["activation_fn"],
+                "prompts": {},
+                "default_prompt_name": None,
+            },
+        }
+
+    def in_figures(self, labels: np.ndarray) -> dict[str, int]:
+        queries, judged = len(np.unique(labels[GROUP])), len(np.unique(_judged(labels)[GROUP]))
+        return {
+            "queries": queries,
+            "queries without a relevant passage, which no metric counts": queries - judged,
+            "relevant passages": int((labels["label"] > 0).sum()),
+        }
+
+    def snippets(self, folder: str, trust: str) -> list[tuple[str, str]]:
+        code = (
+            "from sentence_transformers import CrossEncoder\n\n"
+            f"model = CrossEncoder({folder}{trust})\n"
+            'print(model.rank("a query", ["a passage", "another passage"]))'
+        )
+        return [("With sentence-transformers (5 or later):", code)]
+
+    @property
+    def usage(self) -> str:
+        return (
+            "The score says how relevant a passage is to a query; sort the passages of a query by it. "
+            "`CrossEncoder`, the pipeline and `infer.py` give the same score."
+        )
+
+    def in_words(self, texts: str, labels: Sequence[str]) -> str:
+        return f"Ranks {texts} by how relevant the second text, a passage, is to the first, a query"
+
+
+def _relevance(column: LabelColumn) -> list[int]:
+    """The relevance of each row. Raises `DataError` for what is no whole number from 0."""
+    refuse_missing(column, column.values)
+    numbers = numbers_of([int(value) if isinstance(value, bool) else value for value in column.values])
+    for row, number in enumerate(numbers):
+        if not (0.0 <= number <= _MOST_RELEVANT and number.is_integer()):
+            raise DataError(
+                f"{column.place}: the relevance of a passage must be a whole number from 0, for not relevant, to "
+                f"{_MOST_RELEVANT}, but row {row} (counted from 0) holds {column.values[row]!r}; correct it"
+            )
+    return [int(number) for number in numbers]
+
+
+def _means(errors: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """The mean of its group for each text, (texts, outputs)."""
+    import torch
+
+    _, places, sizes = torch.unique(groups, return_inverse=True, return_counts=True)
+    sums = errors.new_zeros(len(sizes), errors.shape[1]).index_add(0, places, errors)
+    return (sums / sizes[:, None])[places]
