@@ -21,8 +21,9 @@ from nas.tasks import Meaning
 from nas.tasks.labels import MOST_CLASSES
 
 T = TypeVar("T")
-Form = Literal["text", "classes", "numbers", "codes", "lists", "empty"]
-"""`codes` are identifiers, times, addresses, names of files and whatever else nobody would classify."""
+Form = Literal["text", "classes", "numbers", "codes", "lists", "tags", "empty"]
+"""`codes` are identifiers, times, addresses, names of files and whatever else nobody would classify. `tags` are
+lists with a tag for each word of another column; see `nas.tagged_columns`."""
 _SAMPLE = 2000
 """Rows, evenly spaced, that say whether a column holds texts."""
 _FEW = 20
@@ -62,7 +63,7 @@ _FIRST_OF_PAIR = _words("premise question query claim context")
 _SECOND_OF_PAIR = _words("hypothesis sentence answer passage paragraph document doc context evidence response")
 _PLACES = (("1", "2"), ("0", "1"), ("a", "b"), ("first", "second"), ("left", "right"), ("", "pair"), ("", "2"))
 """What names of a pair differ in."""
-_LABEL_TYPES = ("string", "large_string", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+LABEL_TYPES = ("string", "large_string", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _NO_LABEL = frozenset({"-", "--", "?", "-1", "-1.0", "n/a", "na", "nan", "null"})
 """Labels that often stand for a missing one."""
 
@@ -109,7 +110,8 @@ class Column:
     name: str
     form: Form
     counts: Mapping[str, int]
-    """How often each value occurs, as text, or each label of lists of labels; nothing for texts and other lists."""
+    """How often each value occurs, as text, or each label of lists of labels or tags; nothing for texts and other
+    lists."""
     missing: int
     """Rows without a value."""
     classes: int | None = None
@@ -143,7 +145,7 @@ class Column:
     def _of_lists(cls, rows: Dataset, name: str, feature: Any) -> Column:
         """Lists hold labels if none of them has one twice, as lists of words or of tags do."""
         lists = rows.select_columns([name]).with_format("arrow")[:].column(0)
-        is_label = isinstance(feature, ClassLabel) or (isinstance(feature, Value) and feature.dtype in _LABEL_TYPES)
+        is_label = isinstance(feature, ClassLabel) or (isinstance(feature, Value) and feature.dtype in LABEL_TYPES)
         found = [values for values in lists.to_pylist() if values is not None] if is_label else []
         if not found or any(len(set(values)) < len(values) for values in found):
             return cls(name, "lists", {}, 0)
@@ -173,8 +175,13 @@ class Column:
 
     @property
     def has_lists(self) -> bool:
-        """Whether the values are lists, of labels or of something else."""
-        return self.form == "lists"
+        """Whether the values are lists, of labels, of tags or of something else."""
+        return self.form in ("lists", "tags")
+
+    @property
+    def list_meaning(self) -> Meaning | None:
+        """What lists hold, if the values are lists."""
+        return "tags" if self.form == "tags" else "lists" if self.form == "lists" else None
 
     @property
     def can_be_label(self) -> bool:
@@ -273,7 +280,7 @@ def texts(columns: Sequence[Column]) -> Clear[tuple[str, ...]] | Unclear:
         lists = tuple(column.name for column in columns if column.form == "lists")
         if lists:
             return Unclear(
-                f"no column holds texts, only lists ({', '.join(lists)}), which are not supported; join their words"
+                f"no column holds texts, only lists ({', '.join(lists)}), and no two of them are words with a tag each"
             )
         return Unclear("no column looks like texts")
     if len(plain) == 1:
@@ -368,8 +375,8 @@ def meaning(column: Column, outputs: int | None) -> Clear[Meaning] | Unclear:
     `outputs` are those of a fine-tuned teacher, None for another one. They decide where labels fit them; other numbers
     are classes or a scale only if their values and the column's name leave no doubt.
     """
-    if column.form == "lists":
-        return Clear("lists")
+    if column.list_meaning:
+        return Clear(column.list_meaning)
     classes, numbers = column.classes or len(column.counts), None if column.classes else column.numbers
     no_label = min((text for text in column.counts if text.casefold() in _NO_LABEL), default=None)
     if no_label and classes > 2 and outputs != classes and (numbers is None or numbers[0] == -1):

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -19,12 +19,15 @@ from nas.columns import Clear, Column, Unclear
 from nas.compression import BLOCKS, compression
 from nas.errors import DataError, NasError, StudyError, TeacherError
 from nas.files import given_path, write_atomically, write_text
+from nas.form import NetworkType
 from nas.latency.runtimes import RUNTIMES
+from nas.model.modeling import types_named
 from nas.model.stock import compact_config, shape_of
 from nas.model.teacher_config import read_config
 from nas.pipeline.plan import check_sources
 from nas.space import SearchSpace, Shape, shipped_spaces
 from nas.study import DATA_SUFFIXES, Study, study_name
+from nas.tagged_columns import tagged_columns
 from nas.tasks import REGISTRY, task_kind
 
 STUDY_FILE, SPACE_FILE = "study.toml", "search_space.toml"
@@ -48,6 +51,7 @@ class Teacher:
     """Those of its classifier, so it is fine-tuned already; None if it has none."""
     problem_type: str | None = None
     """As its configuration has it."""
+    network_type: NetworkType = "sequence_classifier"
 
     @classmethod
     def at(cls, name: str) -> Teacher | None:
@@ -58,16 +62,19 @@ class Teacher:
                 raise TeacherError(f"--teacher {name}: is no folder; correct the path, or give a hub id")
             return None
         config = read_config(str(folder))
-        has_head = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
-        outputs = len(config.id2label or ()) if has_head else None
+        named = types_named(config.architectures or ())
+        outputs = len(config.id2label or ()) if named else None
         problem_type = getattr(config, "problem_type", None)
-        return cls(shape_of(config), compact_config(config).max_position_embeddings, outputs, problem_type)
+        positions = compact_config(config).max_position_embeddings
+        return cls(shape_of(config), positions, outputs, problem_type, *named[:1])
 
     def outputs_for(self, kind: str | None) -> int | None:
         """The outputs of its classifier if that may be one for a kind of task; without a kind, if a text has one label.
 
         A classifier for several labels is none for one label, and the other way round.
         """
+        if self.network_type != (task_kind(kind).network_form.network_type if kind else "sequence_classifier"):
+            return None
         if kind is not None and task_kind(kind).takes(self.problem_type, self.outputs):
             return self.outputs
         several = kind is not None and task_kind(kind).has_thresholds
@@ -98,23 +105,38 @@ class Columns:
     """The columns that training and test data have, by name."""
     text: Clear[tuple[str, ...]] | Unclear
     label: Clear[str] | Unclear
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """For each column of tags the columns of words that it may belong to."""
 
     @classmethod
     def of(cls, rows: Dataset, test: Dataset) -> Columns:
         """Look at training and test data."""
         names = [name for name in rows.column_names if name in test.column_names]
-        found = {name: Column.of(rows, name) for name in names}
+        tagged = tagged_columns(rows, names)
+        found = {name: tagged[name][0] if name in tagged else Column.of(rows, name) for name in names}
         text = columns.texts(list(found.values()))
         label = columns.label(list(found.values()), text.value if isinstance(text, Clear) else (), partial(_same, rows))
+        words = {name: own for name, (_, own) in tagged.items()}
+        if isinstance(label, Unclear) and not label.candidates and words:
+            text, label = _of_tags(words)
         absent = [name for name in rows.column_names if name not in names]
         if isinstance(label, Unclear) and absent and not label.candidates:
             label = Unclear(f"{label.why} in both files; the test data has no {', '.join(map(repr, absent))}")
-        return cls(rows, found, text, label)
+        return cls(rows, found, text, label, words)
 
     @property
     def rows(self) -> int:
         """Of the training data."""
         return len(self.data)
+
+    def text_for(self, label: Sequence[str]) -> Clear[tuple[str, ...]] | Unclear:
+        """The columns of texts, where these columns of labels are given."""
+        return _words_of(self.words[label[0]]) if label and label[0] in self.words else self.text
+
+    def label_for(self, text: Sequence[str]) -> Clear[str] | Unclear:
+        """The column of labels, where these columns of texts are given."""
+        own = {name: words for name, words in self.words.items() if set(text) & set(words)}
+        return _of_tags(own)[1] if own else self.label
 
     def column(self, name: str) -> Column:
         """A column that both files have. Raises `DataError` for another name."""
@@ -134,6 +156,15 @@ class Columns:
             return None
         named = [name for name, column in self.found.items() if name not in text and columns.is_query_id(column)]
         return next((name for name in named if _same(self.data, name, text[0])), text[0])
+
+    def check_words(self, text: Sequence[str], tags: str) -> None:
+        """Raise `DataError` unless the text is a column with a word for each tag."""
+        if text and tuple(text) not in [(words,) for words in self.words.get(tags, ())]:
+            able = ", ".join(self.words.get(tags, ())) or "none here is"
+            raise DataError(
+                f"--text {' and '.join(text)}: must be a column of lists with a word for each tag of {tags!r}; use "
+                f"{able}"
+            )
 
     def kind(self, label: str, outputs: int | None, query: str | None = None) -> Clear[str] | Unclear:
         """The kind of task that a label makes, where rows may be passages of a `query`.
@@ -175,6 +206,17 @@ class Columns:
         rest = f"; missing values: {missing:,}; fill them, or remove these rows" if missing else ""
         rest = (f"; query: {query}" if query else "") + rest
         return f"text: {', '.join(text)}; label: {', '.join(label)} ({about}){rest}"
+
+
+def _of_tags(words: Mapping[str, tuple[str, ...]]) -> tuple[Clear[tuple[str, ...]] | Unclear, Clear[str] | Unclear]:
+    """The text and the label of a task that tags words, where each column of tags has these columns of words."""
+    every = tuple(dict.fromkeys(chain.from_iterable(words.values())))
+    tags = tuple(words)
+    return _words_of(every), Clear(tags[0]) if len(tags) == 1 else Unclear("several columns hold tags of words", tags)
+
+
+def _words_of(words: tuple[str, ...]) -> Clear[tuple[str, ...]] | Unclear:
+    return Clear(words) if len(words) == 1 else Unclear("several columns hold lists of words", words)
 
 
 def _kinds_of(meaning: str) -> tuple[str, ...]:
@@ -332,7 +374,7 @@ def _study_text(folder: Path, answers: Answers, space: str, teacher: Teacher | N
 [task]
 {"".join(hub)}train = {_text(train)}
 test = {_text(test)}  # read once, for the final figure
-{more}text = {json.dumps(list(answers.text), ensure_ascii=False)}  # two columns for pairs
+{more}text = {json.dumps(list(answers.text), ensure_ascii=False)}  # {task_kind(kind).text_words}
 {_query_text(answers.query)}label = {_label_text(answers.label)}
 kind = {_text(kind)}  # or {", ".join(name for name in REGISTRY if name != kind)}
 metric = {_text(answers.metric)}  # or {", ".join(name for name in task_kind(kind).metrics if name != answers.metric)}

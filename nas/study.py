@@ -97,7 +97,7 @@ class Task(Settings):
     """More texts of the domain, without labels, that the teacher is distilled on: files, or with `hub` names of its
     splits. A name that ends as a data file's does is always a file."""
     text: tuple[str, ...] = Field(min_length=1, max_length=2)
-    """One column for single texts, two for pairs."""
+    """One column for single texts, two for pairs; for `tagging` one of lists of words."""
     label: str | tuple[str, ...] = "label"
     """The column of labels; for `multi_label` it may be several, one for each label."""
     kind: str = "classification"
@@ -365,6 +365,11 @@ class Study(Settings):
         return self
 
     def _check_student(self) -> None:
+        if why := task_kind(self.task.kind).no_student:
+            raise ValueError(
+                f"student: with a task of kind {self.task.kind!r} the teacher is compressed itself, since {why}; "
+                "remove student"
+            )
         if self.teacher.model == "embedded":
             raise ValueError("teacher.model: the embedded teacher is compressed itself; remove student")
         if self.teacher.prune_vocabulary:

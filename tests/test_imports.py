@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[1] / "nas"
 ROOMS = [
     "errors", "limits", "files", "waiting", "threads", "progress", "hub", "graph", "cluster", "compression", "form",
     "sentence_modules", "architecture", "device", "space", "tasks", "budget", "study", "embedded", "data", "vocabulary",
-    "model", "supernet", "latency", "evaluate", "search", "export", "report", "pipeline", "columns", "proposal",
-    "doctor", "cli",
+    "model", "supernet", "latency", "evaluate", "search", "export", "report", "pipeline", "columns", "tagged_columns",
+    "proposal", "doctor", "cli",
 ]  # fmt: skip
 TOP = {"__init__", "registration"}  # the front door: everything below is imported lazily
 

@@ -291,6 +291,41 @@ def write_label_study(folder: Path) -> Path:
     return folder / "study.toml"
 
 
+def make_tagged(count: int, seed: int) -> Dataset:
+    """Lists of made-up words with IOB2 tags: a word below w8 begins a span, which words below w20 continue; so do words
+    from w55 on, of another type. One word in six is two words with a hyphen between them, of which the first counts.
+    """
+    rng = random.Random(seed)
+    rows: dict[str, list[list[str]]] = {"words": [], "tags": []}
+    for _ in range(count):
+        words, tags = list[str](), list[str]()
+        for _ in range(rng.randint(3, 10)):
+            number = rng.randrange(60)
+            words.append(f"w{number}" + (f"-w{rng.randrange(60)}" if rng.random() < 1 / 6 else ""))
+            inside = number < 20 and bool(tags) and tags[-1].endswith("-low")
+            tags.append("B-low" if number < 8 else "I-low" if inside else "B-high" if number >= 55 else "O")
+        rows["words"].append(words)
+        rows["tags"].append(tags)
+    return Dataset.from_dict(rows)
+
+
+TAG_STUDY = PAIR_STUDY.replace('text = ["first", "second"]', 'text = ["words"]\nlabel = "tags"').replace(
+    'kind = "regression"\nmetric = "spearman"\n', 'kind = "tagging"\nmetric = "span_f1"\n'
+)
+
+
+def write_tag_study(folder: Path, kind: str = "bert") -> Path:
+    """A tiny task of tags for words with an encoder that has no head; returns study.toml."""
+    torch.manual_seed(0)
+    make_tokenizer().save_pretrained(folder / "teacher")
+    make_teacher(kind, vocab_size=len(SPECIAL + WORDS)).base_model.save_pretrained(folder / "teacher")
+    make_tagged(1200, 0).to_parquet(folder / "train.parquet")
+    make_tagged(200, 1).to_parquet(folder / "test.parquet")
+    (folder / "few.toml").write_text(FEW_BLOCKS)
+    (folder / "study.toml").write_text(TAG_STUDY)
+    return folder / "study.toml"
+
+
 def named_architectures() -> dict[str, Architecture]:
     """Points of the mixed space, without rounding, that random ones hardly ever are."""
 

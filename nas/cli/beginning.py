@@ -15,7 +15,9 @@ from nas.cli.app import JsonOption, OptionalStudyArgument, SetOption, app, examp
 from nas.errors import DataError, StudyError
 
 if TYPE_CHECKING:
+    from nas.columns import Column
     from nas.proposal import Columns, Teacher
+    from nas.tasks import TaskKind
 
 T = TypeVar("T", int, str)
 
@@ -53,7 +55,10 @@ def init(  # noqa: PLR0913 (an option for each answer)
     ] = None,
     kind: Annotated[
         str | None,
-        _option("--kind", "classification, multi_label, regression, ranking; by default what labels say, if clear."),
+        _option(
+            "--kind",
+            "classification, multi_label, regression, ranking, tagging; by default what labels say, if clear.",
+        ),
     ] = None,
     metric: Annotated[str | None, _option("--metric", "accuracy, f1, spearman, ...")] = None,
     space: Annotated[str | None, _option("--space", "A search space; by default one that fits the teacher.")] = None,
@@ -184,12 +189,12 @@ def _settle_task(columns: Columns | None, teacher: Teacher | None, given: _Task)
     task, unclear = replace(given), _Unclear()
     if not task.text:
         question = "Column of texts, or two for pairs with a comma between"
-        found = columns and columns.text
+        found = columns and columns.text_for(task.label)
         said = unclear.settle("--text", question, found, columns, ", ".join)
         names = list(found.value) if isinstance(found, Clear) and said == ", ".join(found.value) else said.split(",")
         task.text = [name.strip() for name in names if name.strip()]
     if not task.label:
-        found_label = columns.label if columns else Clear("label")
+        found_label = columns.label_for(task.text) if columns else Clear("label")
         said = unclear.settle("--label", "Column of labels", found_label, columns, str)
         task.label = [said] if said else []
     if task.kind is None and len(task.label) > 1:
@@ -197,7 +202,7 @@ def _settle_task(columns: Columns | None, teacher: Teacher | None, given: _Task)
     if task.kind is None and task.metric:
         held = columns.column(task.label[0]) if columns and task.label else None
         able = (kind for kind in REGISTRY.values() if task.metric in kind.metrics)
-        fit = (kind.name for kind in able if held is None or (kind.meaning == "lists") == held.has_lists)
+        fit = (kind.name for kind in able if held is None or _suits(kind, held))
         task.kind = next(fit, "classification")
     if task.kind is not None and task.kind not in REGISTRY:
         raise StudyError(f"--kind {task.kind}: is none of {', '.join(REGISTRY)}; use one of them")
@@ -205,17 +210,11 @@ def _settle_task(columns: Columns | None, teacher: Teacher | None, given: _Task)
         if len(task.label) == 1:
             fitting = teacher.outputs_for(None) if teacher and not task.fine_tune else None
             found_query = columns.query(task.text)
-            found_kind, held = columns.kind(task.label[0], fitting, found_query), columns.column(task.label[0])
+            found_kind = columns.kind(task.label[0], fitting, found_query)
             task.kind = task.kind or unclear.settle("--kind", " or ".join(REGISTRY), found_kind, columns, str)
             known = REGISTRY.get(task.kind)
-            if known and (known.meaning == "lists") != held.has_lists:
-                values = "lists of labels" if held.has_lists else "one label per row"
-                raise DataError(f"{task.label[0]}: a {task.kind} task cannot have {values}; give another --kind")
-            if known and known.predicts_numbers and held.numbers is None:
-                raise DataError(
-                    f"{task.label[0]}: a {task.kind} needs numbers, but the column holds {min(held.counts)!r}; "
-                    "correct the column, or give --kind classification"
-                )
+            if known:
+                _check_label(known, columns, task)
         if teacher and not task.fine_tune and task.kind and (why := teacher.misfit(columns, task.label, task.kind)):
             task.fine_tune = unclear.settle_fine_tuning(why, task.fine_tune)
     unclear.refuse()
@@ -227,6 +226,27 @@ def _settle_task(columns: Columns | None, teacher: Teacher | None, given: _Task)
     if task.fine_tune is None:
         task.fine_tune = bool(teacher and teacher.outputs_for(task.kind) is None)
     return task
+
+
+def _check_label(kind: TaskKind, columns: Columns, task: _Task) -> None:
+    """Raise `DataError` if the column of labels, or that of texts beside it, is none of a kind of task."""
+    name, held = task.label[0], columns.column(task.label[0])
+    if not _suits(kind, held):
+        lists = f"lists of {'tags' if held.form == 'tags' else 'labels'}"
+        values = lists if held.has_lists else "one label per row"
+        raise DataError(f"{name}: a {kind.name} task cannot have {values}; give another --kind")
+    if kind.has_words:
+        columns.check_words(task.text, name)
+    if kind.predicts_numbers and held.numbers is None:
+        raise DataError(
+            f"{name}: a {kind.name} needs numbers, but the column holds {min(held.counts)!r}; "
+            "correct the column, or give --kind classification"
+        )
+
+
+def _suits(kind: TaskKind, label: Column) -> bool:
+    """Whether a column holds labels of a kind of task, as far as lists tell it."""
+    return label.list_meaning == (kind.meaning if kind.meaning in ("lists", "tags") else None)
 
 
 class _Unclear(list[str]):

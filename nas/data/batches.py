@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from datasets import Dataset
+from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding
 
 from nas.data.files import values_of
+from nas.tasks import IGNORED
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -39,3 +45,10 @@ def batches_by_length(split: Dataset, max_tokens: int = 4096) -> Iterator[Batch]
             part = rows[start : start + step]
             inputs = {name: torch.tensor([values[row] for row in part]) for name, values in columns.items()}
             yield Batch(part, inputs)
+
+
+def padding(tokenizer: PreTrainedTokenizerBase, is_label_of_token: bool = False) -> Callable[[Any], Any]:
+    """What makes a padded batch of tokenised texts; labels are padded too where each token has one."""
+    if is_label_of_token:
+        return DataCollatorForTokenClassification(tokenizer, label_pad_token_id=IGNORED)
+    return DataCollatorWithPadding(tokenizer)

@@ -10,7 +10,9 @@ from collections.abc import Container, Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-Texts = Sequence[Sequence[str]]
+from nas.data.words import Text, joined
+
+Texts = Sequence[Sequence[Text]]
 """The columns of a split, each with a text for each row."""
 
 
@@ -20,7 +22,7 @@ def outside(columns: Texts, others: Texts) -> list[int]:
     return [number for number, row in enumerate(zip(*columns, strict=True)) if normal(row) not in known]
 
 
-def held_out(columns: Sequence[Sequence[str]], by: str, size: int, seed: int) -> list[int]:
+def held_out(columns: Texts, by: str, size: int, seed: int) -> list[int]:
     """Row numbers of the search set: about `size` of them, in ascending order.
 
     By row, rows are drawn at random; rows with equal texts go together. By sentence, whole texts (those not
@@ -110,6 +112,6 @@ def _spans(text: str, rows: Container[str], sizes: Mapping[str, Iterable[int]]) 
     return sorted(found)
 
 
-def normal(row: Sequence[str]) -> str:
+def normal(row: Sequence[Text]) -> str:
     """The texts of a row as one, without differences of case and white space."""
-    return " ".join(" ".join(row).lower().split())
+    return " ".join(" ".join(map(joined, row)).lower().split())

@@ -14,7 +14,8 @@ from datasets import ClassLabel, Dataset, LargeList, List
 
 from nas.data.files import read_rows, read_table, values_of, write_table
 from nas.data.splits import held_out, held_out_groups, normal, numbered, outside, same_in_groups
-from nas.data.truth import LABELS
+from nas.data.truth import LABELS, as_array
+from nas.data.words import Text, are_words, joined, on_first_tokens, tokens_of
 from nas.errors import DataError
 from nas.files import read_json, write_json
 from nas.progress import say
@@ -51,7 +52,8 @@ class _Stored(Mapping[str, Dataset]):
 class TaskData:
     """Tokenised splits with columns `input_ids`, `labels`, `length`, and `token_type_ids` if the model has types.
 
-    Kinds of task that need them have columns `GROUP` and `JUDGED` of `nas.tasks` too.
+    Kinds of task that need them have columns `GROUP` and `JUDGED` of `nas.tasks` too. Texts whose words have tags have
+    a label for each token, `IGNORED` where no word begins.
     """
 
     splits: Mapping[str, Dataset]
@@ -103,7 +105,7 @@ def _load(folder: Path, stamp: tuple[int, ...] | None) -> TaskData:
 class Splits:
     """A task's splits before tokenising."""
 
-    texts: Mapping[str, Sequence[Sequence[str]]]
+    texts: Mapping[str, Sequence[Sequence[Text]]]
     """For each split its columns of texts."""
     labels: Mapping[str, Sequence[Any]]
     """For each split the label of each row, in the form that the kind of task stores."""
@@ -118,7 +120,7 @@ class Splits:
     def truth(self, name: str) -> np.ndarray:
         """What a metric compares outputs for a split with; see `nas.data.truth.truth_of`."""
         more = self.more.get(name, {})
-        labels = np.asarray(more.get(JUDGED, self.labels[name]))
+        labels = as_array(more.get(JUDGED, self.labels[name]))
         return in_groups(labels, np.asarray(more[GROUP])) if GROUP in more else labels
 
     def select(self, name: str, rows: Sequence[int]) -> Splits:
@@ -140,21 +142,18 @@ class Splits:
 
 
 def tokenised(
-    texts: Sequence[Sequence[str]],
+    texts: Sequence[Sequence[Text]],
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     token_types: bool,
     labels: Mapping[str, list[Any]] | None = None,
 ) -> Dataset:
     """Columns of texts as `input_ids`, `token_type_ids` if the model has types, columns of `labels` if given, and
-    `length`."""
-    tokens = tokenizer(
-        *map(list, texts),
-        truncation=True,
-        max_length=max_length,
-        return_token_type_ids=token_types,
-        return_attention_mask=False,
-    )
+    `length`. If texts are words, their labels become those of tokens."""
+    asked = {"truncation": True, "max_length": max_length, "return_token_type_ids": token_types}
+    tokens = tokens_of(texts, tokenizer, **asked)
+    if labels and are_words(texts):
+        labels = {name: on_first_tokens(tokens, rows) for name, rows in labels.items()}
     lengths = [len(ids) for ids in tokens["input_ids"]]
     return Dataset.from_dict({**tokens, **(labels or {}), "length": lengths})
 
@@ -177,6 +176,9 @@ def read_splits(task: Task, train: str, test: str, seed: int, head: Head | None 
     training, official = (read_columns(task, source, columns) for source in (train, test))
     texts = {"train": texts_of(task, train, training), "test": texts_of(task, test, official)}
     read = _labels(task, (train, training), (test, official), head)
+    if task_kind(task.kind).has_words:
+        for name, source in (("train", train), ("test", test)):
+            _check_tags(task, source, texts[name][0], read.values[name])
     groups = {"train": groups_in(task, train, training), "test": groups_in(task, test, official)}
     # No query of the test set is trained on, whatever its passages are.
     compared = same_in_groups(texts["train"], groups["train"])
@@ -246,7 +248,17 @@ def _is_name(value: Any, may_be_empty: bool) -> bool:
     return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
 
 
-def _rows(columns: Sequence[Sequence[str]], numbers: Sequence[int]) -> list[list[str]]:
+def _check_tags(task: Task, source: str, texts: Sequence[Text], tags: Sequence[Sequence[int]]) -> None:
+    """Raise `DataError` unless each row has a tag for each word."""
+    for row, (words, own) in enumerate(zip(texts, tags, strict=True)):
+        if len(words) != len(own):
+            raise DataError(
+                f"{source}: row {row} (counted from 0) must have a tag for each word, but column {task.text[0]!r} has "
+                f"{len(words)} words and column {task.label_columns[0]!r} {len(own)} tags; correct or drop such rows"
+            )
+
+
+def _rows(columns: Sequence[Sequence[Text]], numbers: Sequence[int]) -> list[list[Text]]:
     return [[column[number] for number in numbers] for column in columns]
 
 
@@ -261,18 +273,22 @@ def read_columns(task: Task, source: str, columns: Sequence[str], is_file: bool 
     return rows
 
 
-def texts_of(task: Task, source: str, rows: Dataset) -> list[list[str]]:
-    """The columns of texts. Raises `DataError` if a row has none; says how many are empty."""
+def texts_of(task: Task, source: str, rows: Dataset) -> list[list[Text]]:
+    """The columns of texts, or of lists of words where the kind of task has these.
+
+    Raises `DataError` if a row has none; says how many are empty.
+    """
+    is_text, what = (_is_words, "lists of words") if task_kind(task.kind).has_words else (_is_text, "texts")
     found = []
     for column in task.text:
         values = values_of(rows, column)
-        bad = [number for number, value in enumerate(values) if not isinstance(value, str)]
+        bad = [number for number, value in enumerate(values) if not is_text(value)]
         if bad:
             raise DataError(
-                f"{source}: column {column!r} must hold texts, but row {bad[0]} holds {values[bad[0]]!r} (counted from "
-                f"0; {len(bad)} such rows of {len(values)}); fill or drop such rows"
+                f"{source}: column {column!r} must hold {what}, but row {bad[0]} holds {values[bad[0]]!r} (counted "
+                f"from 0; {len(bad)} such rows of {len(values)}); fill or drop such rows"
             )
-        empty = [number for number, value in enumerate(values) if not value.strip()]
+        empty = [number for number, value in enumerate(values) if not joined(value).strip()]
         if empty:
             say(
                 f"{source}: column {column!r}: {len(empty)} of {len(values):,} texts are empty, the first in row "
@@ -280,6 +296,14 @@ def texts_of(task: Task, source: str, rows: Dataset) -> list[list[str]]:
             )
         found.append(values)
     return found
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_words(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(word, str) for word in value)
 
 
 def _labels(task: Task, train: tuple[str, Dataset], test: tuple[str, Dataset], head: Head | None) -> TaskLabels:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
 from nas.data.files import values_of
-from nas.tasks import GROUP, JUDGED, in_groups
+from nas.tasks import GROUP, IGNORED, JUDGED, in_groups
 
 LABELS = "labels"
 NOT_TEXT = (LABELS, JUDGED)
@@ -18,9 +19,16 @@ NOT_TEXT = (LABELS, JUDGED)
 def truth_of(split: Dataset) -> np.ndarray:
     """What a metric compares outputs with, one row a text: labels (rows, ...), or records of `nas.tasks.in_groups`."""
     names = split.column_names
-    labels = np.asarray(values_of(split, JUDGED if JUDGED in names else LABELS))
+    labels = as_array(values_of(split, JUDGED if JUDGED in names else LABELS))
     groups = groups_of(split)
     return labels if groups is None else in_groups(labels, groups)
+
+
+def as_array(labels: Sequence[Any]) -> np.ndarray:
+    """Labels of texts as an array (texts, ...); where each token has one, with `IGNORED` behind the last token."""
+    longest = max((len(label) for label in labels if isinstance(label, list)), default=0)
+    padded = [label + [IGNORED] * (longest - len(label)) if isinstance(label, list) else label for label in labels]
+    return np.asarray(padded)
 
 
 def groups_of(split: Dataset) -> np.ndarray | None:

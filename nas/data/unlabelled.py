@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from nas.data.splits import normal, numbered
 from nas.data.task import Splits, groups_in, read_columns, texts_of
+from nas.data.words import Text
 from nas.errors import DataError
 from nas.study import Task
 
@@ -43,7 +44,7 @@ class Counts:
 class Unlabelled:
     """The texts without labels that a task does not have yet."""
 
-    texts: Sequence[Sequence[str]]
+    texts: Sequence[Sequence[Text]]
     """Columns of texts, as those of a split."""
     counts: Counts
     rows: Sequence[Sequence[int]]
@@ -61,7 +62,7 @@ def read_unlabelled(task: Task, sources: Sequence[tuple[str, bool]], splits: Spl
     """
     known = {normal(row): name for name in ("train", "search", "test") for row in _rows_of(splits.texts[name])}
     found = dict.fromkeys(("kept", "repeated", *splits.texts), 0)
-    kept: list[tuple[str, ...]] = []
+    kept: list[tuple[Text, ...]] = []
     numbers: list[list[int]] = []
     groups: list[tuple[str, int]] = []
     for source, is_file in sources:
@@ -94,5 +95,5 @@ def read_unlabelled(task: Task, sources: Sequence[tuple[str, bool]], splits: Spl
     return Unlabelled(texts, counts, numbers, [-1 - number for number in numbered(groups)])
 
 
-def _rows_of(columns: Sequence[Sequence[str]]) -> Iterator[tuple[str, ...]]:
+def _rows_of(columns: Sequence[Sequence[Text]]) -> Iterator[tuple[Text, ...]]:
     return zip(*columns, strict=True)

@@ -18,7 +18,7 @@ _DRAWS = 200
 
 
 def standard_error(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> float:
-    """The standard error of a metric, from `logits` (examples, num_labels) and `labels` (examples, ...).
+    """The standard error of a metric, from `logits` and `labels` of the same examples, as the metric takes them.
 
     That of a mean over groups of texts follows from their scores; the texts of a group are not independent. Any other
     is found by the bootstrap, which suits any metric: the spread of its values on texts drawn with replacement
@@ -31,4 +31,4 @@ def standard_error(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> fl
     draws = (rng.integers(0, count, count) for _ in range(_DRAWS))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # samples of few texts may have one label only, and a metric of 0
-        return float(np.std([metric.score(logits[rows], labels[rows]) for rows in draws], ddof=1))
+        return float(np.std(metric.resampled(logits, labels, draws), ddof=1))

@@ -18,7 +18,7 @@ from nas.files import read_json, write_folder, write_json
 from nas.form import NetworkType
 from nas.graph import save
 from nas.model import CompactBert, CompactBertConfig
-from nas.model.modeling import AUTO_MODELS, for_users
+from nas.model.modeling import for_users, types_named
 from nas.model.onnx import to_onnx
 from nas.model.stock import fits_stock, to_stock
 from nas.sentence_modules import DENSE_FOLDER
@@ -108,9 +108,7 @@ def _save_openvino(folder: Path) -> None:
 
 def network_type_of(folder: Path) -> NetworkType:
     """The type of the network in an export's folder, which follows from the class that it was saved as."""
-    (name,) = read_json(folder / "config.json", ExportError)["architectures"]
-    ends = {kind: auto_class.removeprefix("AutoModel") for kind, (auto_class, _) in AUTO_MODELS.items()}
-    return next((kind for kind, end in ends.items() if end and name.endswith(end)), "encoder")
+    return next(iter(types_named(read_json(folder / "config.json", ExportError)["architectures"])), "encoder")
 
 
 def served_files(folder: Path, runtime: str) -> list[Path]:

@@ -1,4 +1,6 @@
-"""Classify texts with the model in this folder. It needs Python, numpy, tokenizers and onnxruntime.
+"""Classify texts, or tag their words, with the model in this folder.
+
+It needs Python, numpy, tokenizers and onnxruntime.
 
     python infer.py "a text" "another one"
     python infer.py < lines.txt
@@ -8,6 +10,10 @@ transformers' text-classification pipeline does. If a text may have several labe
 probability reaches the label's threshold in config.json, and nothing if none does. `--all` prints every label. Label
 and number, and one label and the next, have a tab between them. A model of text pairs takes two texts with a tab
 between them.
+
+A model that tags words prints the spans of each text with tabs between all values: type, first character, the character
+behind the last one, and mean probability, as the token-classification pipeline does with aggregation_strategy="first".
+Characters are counted from 0. With `--all` words outside of spans are printed as spans of the type O.
 
 Input and output are UTF-8. Windows line ends and a byte order mark are dropped; bytes that are not UTF-8 are read as
 the replacement character U+FFFD; an empty line is an empty text; without input there is no output. A text that is too
@@ -26,7 +32,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -37,6 +43,14 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 class InputError(ValueError):
     """An input that cannot be classified; the message says why."""
+
+
+def unknown_token(folder: Path, tokenizer: Tokenizer) -> int | None:
+    """Return the id of the unknown token of a folder's tokenizer; None if it has none."""
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    name = settings.get("unk_token")
+    name = name["content"] if isinstance(name, dict) else name
+    return None if name is None else tokenizer.token_to_id(name)
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
@@ -69,6 +83,17 @@ def probabilities(logits: np.ndarray, problem_type: str | None) -> np.ndarray:
     return weights / weights.sum()
 
 
+class Span(NamedTuple):
+    """Words that follow each other and have one type."""
+
+    type: str
+    start: int
+    end: int
+    """The characters of the text from `start` to `end`, which is not included."""
+    score: float
+    """The mean probability of the words' tags."""
+
+
 class Classifier:
     """The tokenizer and the network of a folder."""
 
@@ -77,10 +102,15 @@ class Classifier:
         self.tokenizer = read_tokenizer(folder)
         self.session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
         self.inputs = [value.name for value in self.session.get_inputs()]
+        self.unknown = unknown_token(folder, self.tokenizer)
+        self.tags_words = self.config["architectures"][0].endswith("ForTokenClassification")
 
     def logits(self, text: str, second: str | None = None) -> np.ndarray:
         """Return the logits of a text or a pair, (labels,). Texts go one by one, without padding."""
-        tokens = encode(self.tokenizer, text, second)
+        return self._run(encode(self.tokenizer, text, second))
+
+    def _run(self, tokens: Encoding) -> np.ndarray:
+        """Return the logits of a text, (labels,), or of its tokens, (tokens, labels)."""
         values = {
             "input_ids": tokens.ids,
             "attention_mask": tokens.attention_mask,
@@ -104,6 +134,41 @@ class Classifier:
             order = order[:1]
         return [(names.get(str(label), f"LABEL_{label}"), float(found[label])) for label in order.tolist()]
 
+    def spans(self, text: str, *, every: bool = False) -> list[Span]:
+        """Return the spans of a text; with `every` those of the type O too."""
+        tokens, found = encode(self.tokenizer, text), list[Span]()
+        logits, names = self._run(tokens), self.config["id2label"]
+        before, scores = "", list[float]()
+        for first, end in self._words(tokens, text):
+            found_here = probabilities(logits[first], None)
+            tag = names[str(int(found_here.argmax()))]
+            begins, kind = (tag[0], tag[2:]) if tag.startswith(("B-", "I-")) else ("I", tag)
+            if found and kind == before and begins != "B":
+                scores.append(float(found_here.max()))
+                found[-1] = found[-1]._replace(end=end, score=float(np.mean(scores)))
+            else:
+                scores = [float(found_here.max())]
+                found.append(Span(tag.split("-", 1)[-1], tokens.offsets[first][0], end, scores[0]))
+            before = kind
+        return [span for span in found if every or span.type != "O"]
+
+    def _words(self, tokens: Encoding, text: str) -> list[tuple[int, int]]:
+        """Return for each word the number of its first token, and the character behind its last one.
+
+        What is one word is decided as transformers' pipeline does it.
+        """
+        is_marked = bool(getattr(self.tokenizer.model, "continuing_subword_prefix", None))
+        found: list[tuple[int, int]] = []
+        for number, (token, (start, end)) in enumerate(zip(tokens.tokens, tokens.offsets, strict=True)):
+            if tokens.special_tokens_mask[number]:
+                continue
+            inside = len(token) != end - start if is_marked else start > 0 and " " not in text[start - 1 : start + 1]
+            if found and inside and tokens.ids[number] != self.unknown:
+                found[-1] = (found[-1][0], end)
+            else:
+                found.append((number, end))
+        return found
+
 
 def lines_of(stream: BinaryIO) -> Iterator[str]:
     """Yield the texts of a stream, one per line. Raises `InputError` for UTF-16."""
@@ -124,18 +189,23 @@ def answers(classifier: Classifier, texts: Iterable[str], pairs: bool, every: bo
                 raise InputError(
                     f"a pair must be two texts with one tab between them, but has {len(parts) - 1} tabs; correct it"
                 )
-            found = classifier.classify(*parts, every=every)
+            if classifier.tags_words:
+                spans = classifier.spans(text, every=every)
+                line = "\t".join(f"{span.type}\t{span.start}\t{span.end}\t{span.score:.4f}" for span in spans)
+            else:
+                found = classifier.classify(*parts, every=every)
+                line = "\t".join(f"{label}\t{value:.4f}" for label, value in found)
         except InputError as problem:
             raise InputError(f"text {number}: {problem}") from None
-        yield "\t".join(f"{label}\t{value:.4f}" for label, value in found)
+        yield line
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Classify the texts that are given, or the lines of standard input."""
-    parser = argparse.ArgumentParser(description="Classify texts with the model in this folder.")
+    parser = argparse.ArgumentParser(description="Classify texts, or tag their words, with the model in this folder.")
     parser.add_argument("texts", nargs="*", help="texts; the lines of standard input if there are none")
     parser.add_argument("--pairs", action="store_true", help="each text is two, with a tab between them")
-    parser.add_argument("--all", action="store_true", help="print every label, the likeliest first")
+    parser.add_argument("--all", action="store_true", help="print every label, the likeliest first, or every span")
     asked = parser.parse_args(arguments)
     classifier = Classifier(Path(__file__).resolve().parent)
     pairs = asked.pairs or bool(classifier.config.get("text_pairs"))

@@ -205,7 +205,7 @@ def _verify_on(
     accuracy = metric.score(logits, labels)
     model = reload_alone(artefact.folder)
     simulated = predict(forward_of(model), batches_by_length(test), "The same by its Hugging Face folder")
-    agreement = _agreement(metric.answers(logits), metric.answers(simulated))
+    agreement = _agreement(metric.answers(logits, labels), metric.answers(simulated, labels))
     exits = exit_shares(left, len(model.layers)) if left else ()
     stored = stored_figures(artefact)
     limits = budget.on(artefact.device.name) if budget else None
@@ -226,7 +226,7 @@ def _verify_on(
         **({"exits": list(exits)} if exits else {}),
         "agreement_with_hugging_face": agreement,
         "agrees": _agrees(agreement, len(labels), artefact.device),
-        **_by_label(metric.by_label(logits, labels), model.config.id2label),
+        **_by_label(metric.by_label(logits, labels, list(model.config.id2label.values()))),
         **_shown(metric, logits, labels),
     }
 
@@ -244,8 +244,8 @@ def _shown(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> dict[str, 
     return {"shown": found} if rows else {}
 
 
-def _by_label(figures: Sequence[Mapping[str, float]], names: Mapping[int, str]) -> dict[str, Any]:
-    return {"labels": {names[number]: dict(own) for number, own in enumerate(figures)}} if figures else {}
+def _by_label(figures: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    return {"labels": figures} if figures else {}
 
 
 def timing(

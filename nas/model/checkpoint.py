@@ -20,6 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from nas.errors import TeacherError
 from nas.form import NetworkType
 from nas.model.families import FAMILIES, family_of
+from nas.model.modeling import types_named
 from nas.model.stock import AUTO_CLASSES
 from nas.model.teacher_config import CONFIG_FILE, SUPPORTED, teacher_file
 
@@ -81,6 +82,8 @@ class Checkpoint:
         head = frozenset(name for name in shapes if not name.startswith(base) or name.startswith(f"{base}pooler."))
         classifier = family_of(config.model_type).parameter("classifier.weight", network_type)
         tensors = _renamed(source, base, shapes, _headers(source))
+        if _has_other_head(config, network_type):
+            tensors = {name: tensor for name, tensor in tensors.items() if name not in head}
         found = cls(source, tensors, shapes, head, classifier, network_type, before)
         found._check_encoder(base)
         return found
@@ -149,6 +152,12 @@ class Checkpoint:
 
     def _refused(self, text: str) -> TeacherError:
         return TeacherError(f"teacher.model: {self.source}: {text}")
+
+
+def _has_other_head(config: PreTrainedConfig, network_type: NetworkType) -> bool:
+    """Whether a configuration says that the model has a head of another type, whose weights may have the same names."""
+    named = types_named(config.architectures or ())
+    return bool(named) and network_type not in named
 
 
 def _headers(source: str) -> Iterator[_Tensor]:

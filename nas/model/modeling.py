@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -403,6 +403,13 @@ AUTO_MODELS: dict[NetworkType, tuple[str, type[CompactBertPreTrainedModel]]] = {
 Of an encoder that is the part up to the last hidden states: readout and projection are other modules in a folder of
 sentence-transformers.
 """
+
+
+def types_named(architectures: Iterable[str]) -> list[NetworkType]:
+    """The types of networks with a head, by the names of their classes in `config.json`."""
+    ends = {kind: name.removeprefix("AutoModel") for kind, (name, _) in AUTO_MODELS.items()}
+    names = list(architectures)
+    return [kind for kind, end in ends.items() if end and any(name.endswith(end) for name in names)]
 
 
 def for_users(model: CompactBert) -> CompactBertPreTrainedModel:

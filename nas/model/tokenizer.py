@@ -17,15 +17,19 @@ _FILES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
 """Files that a tokenizer can be read from; each group is sufficient."""
 _STORED = ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of")
 """How some program last called the tokenizer; transformers keeps it among the settings."""
+_WORDS = ["Tagged", "words", ",", "one", "by", "one"]
 _UNUSUAL = "\u2603 \u6f22 \U0001f9ea \u00df"
 """A text of characters that hardly any vocabulary has all of."""
 
 
-def load_tokenizer(source: str | Path, config: PreTrainedConfig | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    source: str | Path, config: PreTrainedConfig | None = None, of_words: bool = False
+) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder, which pads on the right and neither pads nor cuts unless asked.
 
     The side on which texts are cut stays the teacher's. `config` is the teacher's, where the folder's own may have
-    values that transformers does not read. Raises `TeacherError` if there is none, or only one written in Python.
+    values that transformers does not read. If it is `of_words`, it makes the same tokens of words and of the text that
+    they make. Raises `TeacherError` if there is none, only one written in Python, or one that cannot do this.
     """
     # transformers makes up an empty tokenizer for a folder without one.
     folder = Path(source)
@@ -34,6 +38,9 @@ def load_tokenizer(source: str | Path, config: PreTrainedConfig | None = None) -
         raise TeacherError(f"teacher.model: {source}: has no tokenizer; add its {able}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(source), config=config, trust_remote_code=False)
+        if of_words and _has_spaces_in_tokens(tokenizer):
+            given = {"config": config, "trust_remote_code": False, "add_prefix_space": True}
+            tokenizer = AutoTokenizer.from_pretrained(str(source), **given)
     except Exception as problem:  # tokenizers raises bare exceptions, and each class of tokenizers others
         reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
         raise TeacherError(
@@ -45,7 +52,19 @@ def load_tokenizer(source: str | Path, config: PreTrainedConfig | None = None) -
             "need one that the tokenizers library runs; add a tokenizer.json (docs/own-model.md says how)"
         )
     make_uniform(tokenizer)
+    text = [" ".join(_WORDS)]
+    if of_words and tokenizer([_WORDS], is_split_into_words=True)["input_ids"] != tokenizer(text)["input_ids"]:
+        raise TeacherError(
+            f"teacher.model: {source}: its tokenizer must make the same tokens of words and of the text that they "
+            "make, but makes others; give a teacher whose tokenizer has add_prefix_space = true, or splits at spaces"
+        )
     return tokenizer
+
+
+def _has_spaces_in_tokens(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the space before a word belongs to its first token, so that a word alone must be given one."""
+    before: Any = tokenizer.backend_tokenizer.pre_tokenizer if tokenizer.is_fast else None
+    return before is not None and b"ByteLevel" in before.__getstate__()
 
 
 def ignored_code(source: str | Path) -> str:

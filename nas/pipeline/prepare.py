@@ -22,6 +22,7 @@ from nas.data.files import values_of
 from nas.data.sample import SAMPLE_FILE, sample_of
 from nas.data.task import tokenised
 from nas.data.truth import first_rows
+from nas.data.words import Text, words_left_out
 from nas.errors import SearchSpaceError, TeacherError
 from nas.evaluate.accuracy import logits_of
 from nas.files import digest, file_digest, read_json, write_json
@@ -169,7 +170,7 @@ class ReadTask:
         """The splits tokenised by another tokenizer."""
         return (splits or self.splits).encode(tokenizer, self.max_length, self._has_types)
 
-    def tokenised(self, texts: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase | None = None) -> Dataset:
+    def tokenised(self, texts: Sequence[Sequence[Text]], tokenizer: PreTrainedTokenizerBase | None = None) -> Dataset:
         """Columns of texts without labels, tokenised by the teacher's tokenizer or another one.
 
         Raises `TeacherError` if a text contains a token that the teacher has no embedding for.
@@ -244,6 +245,16 @@ def make_data(run: Run, laps: Laps) -> None:
         shown = _metric(run.study, data).shown(truth_of(data.test))
         write_json(run.data / SAMPLE_FILE, sample_of(rows.splits.texts["test"], data.test["length"], shown))
         data.save(run.data)
+    if task_kind(run.study.task.kind).has_words:
+        _say_left_out(rows.splits, data)
+
+
+def _say_left_out(given: Splits, data: TaskData) -> None:
+    """Say how many words of each set have no token that could be judged."""
+    left_out = {name: words_left_out(data.splits[name], texts) for name, texts in given.texts.items()}
+    if any(left_out.values()):
+        listed = ", ".join(f"{count:,} of the {name} set" for name, count in left_out.items() if count)
+        say(f"Words behind task.max_length, or without a token, are neither learnt nor judged: {listed}")
 
 
 @once
@@ -336,7 +347,11 @@ def fine_tune(
     judge, patience = (None, 0) if settings.epochs else (_judge_of(study, data), _PATIENCE)
     epochs = settings.epochs_on(len(train))
     schedule = Schedule(settings.learning_rate, settings.batch_size, epochs=epochs, patience=patience)
-    FineTuning(train, tokenizer, schedule, place.folder, study.seed, place.origin, judge, place.title).tune(model)
+    is_label_of_token = task_kind(study.task.kind).has_words
+    training = FineTuning(
+        train, tokenizer, schedule, place.folder, study.seed, place.origin, judge, place.title, is_label_of_token
+    )
+    training.tune(model)
     scale.put_into(last_linear(model))
 
 

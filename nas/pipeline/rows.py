@@ -19,7 +19,9 @@ from datasets import Dataset
 from nas.data import Splits, Unlabelled, truth_of
 from nas.data.files import values_of
 from nas.data.splits import normal
+from nas.data.truth import LABELS
 from nas.data.unlabelled import Counts
+from nas.data.words import Text, are_words, joined, tokens_of, words_left_out
 from nas.evaluate.recipe import judged_by
 from nas.evaluate.spread import standard_error
 from nas.pipeline.given_outputs import read_outputs
@@ -57,6 +59,10 @@ class Lengths:
     """The length of the longest text before it is cut."""
     mean: float
     """The mean length after texts are cut."""
+    words: int = 0
+    """Words that have a tag, where the task tags words."""
+    words_left_out: int = 0
+    """Those of them behind the cut, or without a token, which are neither learnt nor judged."""
 
 
 @dataclass(frozen=True)
@@ -201,9 +207,9 @@ def _sample(splits: Splits, name: str) -> Splits:
     return splits.select(name, rows) if rows else splits
 
 
-def _sampled(texts: Sequence[Sequence[str]]) -> list[int]:
+def _sampled(texts: Sequence[Sequence[Text]]) -> list[int]:
     """The numbers of the rows of a random sample, in ascending order; none if all rows can be tokenised."""
-    rows, characters = len(texts[0]), sum(len(text) for column in texts for text in column)
+    rows, characters = len(texts[0]), sum(len(joined(text)) for column in texts for text in column)
     if characters <= _CHARACTERS:
         return []
     return sorted(random.Random(0).sample(range(rows), max(1, rows * _CHARACTERS // characters)))
@@ -219,22 +225,25 @@ def _share(counts: np.ndarray, token: int) -> float:
     return float(counts[token : token + 1].sum() / max(1, counts.sum()))
 
 
-def _lengths(task: ReadTask, rows: int, texts: Sequence[Sequence[str]], encoded: Dataset) -> Lengths:
+def _lengths(task: ReadTask, rows: int, texts: Sequence[Sequence[Text]], encoded: Dataset) -> Lengths:
     """The lengths of a set of so many rows, of which `texts` are tokenised."""
     lengths = np.asarray(values_of(encoded, "length"))
     full = np.flatnonzero(lengths >= task.max_length).tolist()
     longest, cut = int(lengths.max()), 0
     if full:  # these may be longer
         columns = [[column[row] for row in full] for column in texts]
-        tokens = task.tokenizer(*columns, truncation=False, return_attention_mask=False, verbose=False)["input_ids"]
+        tokens = tokens_of(columns, task.tokenizer, truncation=False, verbose=False)["input_ids"]
         whole = [len(ids) for ids in tokens]
         longest, cut = max(whole), sum(length > task.max_length for length in whole)
-    return Lengths(rows, len(lengths), cut, longest, float(lengths.mean()))
+    found = Lengths(rows, len(lengths), cut, longest, float(lengths.mean()))
+    if are_words(texts) and LABELS in encoded.column_names:
+        found = replace(found, words=sum(map(len, texts[0])), words_left_out=words_left_out(encoded, texts))
+    return found
 
 
 def _repeated(splits: Splits) -> tuple[int, int]:
     """How many rows of the training and the search set repeat an earlier text, and of these with another label."""
-    first: dict[str, int | float] = {}
+    first: dict[str, Any] = {}
     repeated = contradicted = 0
     for name in ("train", "search"):
         for row, label in zip(zip(*splits.texts[name], strict=True), splits.labels[name], strict=True):
@@ -331,12 +340,13 @@ def _of_texts(found: Rows, max_length: int) -> Iterator[str]:
 
 
 def _of_classes(found: Rows) -> Iterator[str]:
+    unit = "word" if found.sets["train"].words else "row"
     for name in ("train", "search", "test"):
         if absent := [label for label, counts in found.classes.items() if not counts[name]]:
-            yield f"the {name} set has no row of {_named(absent)}; look at how the rows were divided"
+            yield f"the {name} set has no {unit} of {_named(absent)}; look at how the rows were divided"
     few = [label for label, counts in found.classes.items() if 0 < counts["train"] < _FEW_ROWS]
     if few:
-        yield f"fewer than {_FEW_ROWS} training rows for {_named(few)}, too few to learn from; give more rows"
+        yield f"fewer than {_FEW_ROWS} training {unit}s for {_named(few)}, too few to learn from; give more rows"
     total = found.sets["train"].rows
     shares = {label: counts["train"] for label, counts in found.classes.items()}
     label = max(shares, key=lambda name: shares[name], default="")

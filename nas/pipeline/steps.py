@@ -24,6 +24,7 @@ from nas.pipeline import (
 from nas.pipeline.run import Run
 from nas.pipeline.step import Check, Step
 from nas.study import Study
+from nas.tasks import task_kind
 
 
 def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
@@ -52,7 +53,7 @@ def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
         *(_profile(run, device) for device in away),
         Check("budgets", _profiles(study.devices), profiles.check_feasible),
         *(_baselines(run, device) for device in study.devices),  # they tell what exports will take
-        *(_static(run, device) for device in study.devices),
+        *(_static(run, device) for device in study.devices if task_kind(study.task.kind).has_static),
         Check("hours left", ("teacher",), partial(_refuse_hours, fine_tune=fine_tune)),
         Step(
             "supernet",
@@ -198,9 +199,10 @@ def _written(
 ) -> Step:
     """Return the step that exports under a name. `inputs` and `make` are told whether the export is fine-tuned."""
     tuned = fine_tune and run.study.export.fine_tune
+    compared = ("baselines", *(["static"] if task_kind(run.study.task.kind).has_static else []))
     return Step(
         f"export-{name}",
-        (*needs, *(f"{kind}-{device.name}" for device in run.study.devices for kind in ("baselines", "static"))),
+        (*needs, *(f"{kind}-{device.name}" for device in run.study.devices for kind in compared)),
         partial(inputs, fine_tune=tuned),
         partial(make, fine_tune=tuned),
         run.export(name),

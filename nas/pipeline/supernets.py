@@ -244,5 +244,10 @@ def untrained(run: Run, data: TaskData, largest: CompactBert) -> SupernetWeights
 def ranking_batches(run: Run, data: TaskData, title: str) -> Iterator[dict[str, torch.Tensor]]:
     """The batches that units are ranked on, and that maps and factors are fitted to, with progress shown."""
     settings, tokenizer = run.study.supernet, load_tokenizer(run.teacher)
-    drawn = labelled_batches(data.train, tokenizer, settings.importance_batches, settings.batch_size, run.study.seed)
+    batches, size, has_words = (
+        settings.importance_batches,
+        settings.batch_size,
+        task_kind(run.study.task.kind).has_words,
+    )
+    drawn = labelled_batches(data.train, tokenizer, batches, size, run.study.seed, has_words)
     return tracked(list(drawn), title)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from transformers import (
     AutoConfig,
@@ -14,7 +13,7 @@ from transformers import (
 )
 
 from nas.compression import compression
-from nas.data import TaskData
+from nas.data import TaskData, truth_of
 from nas.errors import SearchSpaceError, TeacherError
 from nas.form import NetworkForm
 from nas.model import CompactBert, CompactBertConfig
@@ -92,7 +91,7 @@ def check_teacher(study: Study, source: str, weights: bool = True) -> Teacher:
             checkpoint = Checkpoint.of(source, config, task_kind(study.task.kind).network_form.network_type)
             if study.compressed.fine_tune is None:
                 _check_head(study, config, checkpoint)
-        tokenizer = load_tokenizer(source, config)
+        tokenizer = load_tokenizer(source, config, task_kind(study.task.kind).has_words)
         check_tokenizer(tokenizer, source, config)
     return Teacher(source, config, compact, tokenizer, checkpoint)
 
@@ -149,7 +148,7 @@ def load_classifier(study: Study, source: str, data: TaskData) -> tuple[PreTrain
     config.problem_type = kind.problem_type
     model = checkpoint.load(config)
     if checkpoint.classifier in checkpoint.new:
-        bias = kind.first_bias(np.asarray(data.train["labels"]))
+        bias = kind.first_bias(truth_of(data.train), data.num_labels)
         if bias is not None:
             with torch.no_grad():
                 last_linear(model).bias.copy_(torch.from_numpy(bias))

@@ -32,6 +32,7 @@ _METRICS = {
     "pearson": "pearsonr",
     "f1_macro": "f1",
     "f1_micro": "f1",
+    "span_f1": "f1",
     "ndcg@10": "ndcg_at_10",
     "mrr@10": "mrr_at_10",
 }
@@ -81,8 +82,7 @@ def write_card(folder: Path, study: Study) -> None:
 
 def _metadata(study: Study, name: str, found: Mapping[str, Any]) -> ModelCardData:
     """What a hub reads."""
-    task, teacher = study.task, study.compressed.model
-    kind = task_kind(task.kind)
+    task, teacher, kind = study.task, study.compressed.model, task_kind(study.task.kind)
     result = EvalResult(
         task_type=kind.hub_task,
         dataset_type=task.hub or Path(task.test).suffix.removeprefix(".") or task.test,

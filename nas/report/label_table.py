@@ -10,22 +10,23 @@ from nas.report.svg import element
 
 
 def label_table(contents: Contents) -> str:
-    """A row for each label, the most frequent first: F1 on the test set; empty if the run does not tell it."""
+    """A row for each label or type, the most frequent first: F1 on the test set; empty if the run does not tell it."""
     teacher = next((found for key, found in contents.baselines.items() if key.endswith("/teacher")), {})
     verified = {"teacher": teacher, **contents.exports}
     networks = {name: found["labels"] for name, found in verified.items() if "labels" in found}
     if not networks:
         return ""
     first: Record = next(iter(networks.values()))
-    names = sorted(first, key=lambda name: -first[name]["rows"])
-    titles = ["label", "rows", *networks]
+    (counted,) = next(iter(first.values())).keys() - {"precision", "recall", "f1"}
+    names = sorted(first, key=lambda name: -first[name][counted])
+    titles = ["label", counted, *networks]
     head = "".join(
         element("th", escape(title), scope="col", class_="words" if title == "label" else "number") for title in titles
     )
     body = ""
     for name in names:
         cells = [element("td", escape(name), data_label="label", class_="words")]
-        cells.append(element("td", f"{first[name]['rows']:,.0f}", data_label="rows", class_="number"))
+        cells.append(element("td", f"{first[name][counted]:,.0f}", data_label=counted, class_="number"))
         for network, found in networks.items():
             own = found[name]["f1"]
             lost = own - networks["teacher"][name]["f1"] if "teacher" in networks and network != "teacher" else 0.0

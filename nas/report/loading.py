@@ -32,8 +32,8 @@ def snippets(folder: str, files: Collection[str], pairs: bool, kind: TaskKind) -
             f"With torch and transformers{' (5 or later) alone' if own else ''}:",
             "python",
             "from transformers import pipeline\n\n"
-            f'classify = pipeline("text-classification", model={quoted}{trust})\n'
-            f"print(classify({example}{kind.asks_pipeline}, truncation=True))",
+            f'classify = pipeline("{kind.pipeline}", model={quoted}{trust})\n'
+            f"print(classify({example}{kind.asks_pipeline}))",
         ),
         Snippet(
             "With ONNX Runtime:",

@@ -90,7 +90,10 @@ def _answer(contents: Contents) -> str:
 
 def _labels(contents: Contents) -> str:
     body = label_table(contents)
-    note = "F1 of each label on the test set, with the thresholds of each network, and the difference to the teacher's."
+    note = (
+        "F1 of each label on the test set, and the difference to the teacher's. If labels have thresholds, each "
+        "network has its own."
+    )
     return _section("Label by label", _note(note) + body, "long") if body else ""
 
 

@@ -14,6 +14,8 @@ _FEW_CLASSES = 6
 def rows_in_words(rows: dict[str, Any]) -> Iterator[str]:
     """Lines about the labels, repeated texts and the standard error, from the JSON form of `Rows`."""
     yield from _labels(rows)
+    if rows["sets"]["train"]["words"]:
+        yield f"words: {', '.join(_words(name, found) for name, found in rows['sets'].items() if found['words'])}"
     for what, counts in rows["figures"].items():
         yield f"{what}: {', '.join(f'{count:,} in the {name} set' for name, count in counts.items())}"
     of_test = "that" if rows["shared"] == "text" else f"the {rows['shared']}"
@@ -29,6 +31,12 @@ def rows_in_words(rows: dict[str, Any]) -> Iterator[str]:
         f"search set: candidates are judged by {rows['judged_by']}; standard error of {rows['metric']} "
         f"{100 * rows['standard_error']:.2f} points (assumed: {_assumed(rows)})"
     )
+
+
+def _words(name: str, found: dict[str, Any]) -> str:
+    left_out = found["words_left_out"]
+    share = f" ({left_out / found['words']:.2%} are behind the cut, or have no token)" if left_out else ""
+    return f"{found['words']:,} in the {name} set{share}"
 
 
 def _assumed(rows: dict[str, Any]) -> str:
@@ -51,7 +59,8 @@ def _labels(rows: dict[str, Any]) -> Iterator[str]:
     shown = sorted(counts, key=lambda label: -counts[label])
     if len(shown) > _FEW_CLASSES:
         shown = [shown[0], shown[-1]]
-    total = rows["sets"]["train"]["rows"]
+    # Each word has a tag, but a text may have several labels or none.
+    total = sum(counts.values()) if rows["sets"]["train"]["words"] else rows["sets"]["train"]["rows"]
     shares = ", ".join(f"{label!r} {counts[label] / total:.1%} ({counts[label]:,})" for label in shown)
     which = "" if len(shown) == len(counts) else "largest and smallest "
     yield f"{rows['label_word']}: {len(counts)}; {which}in the training set: {shares}"

@@ -86,8 +86,9 @@ def distillation_loss(
     """The loss of a sub-network against the teacher, in a kind of task; `groups` (batch,) where it judges groups."""
     loss = student.logits[-1].new_zeros((), dtype=torch.float32)
     if weights.logits:
-        loss = loss + weights.logits * kind.divergence(student.logits[-1], teacher.logits[-1], groups)
-        early = [kind.divergence(logits, teacher.logits[-1], groups) for logits in student.logits[:-1]]
+        asked = {"groups": groups, "mask": attention_mask}
+        loss = loss + weights.logits * kind.divergence(student.logits[-1], teacher.logits[-1], **asked)
+        early = [kind.divergence(logits, teacher.logits[-1], **asked) for logits in student.logits[:-1]]
         loss = loss + weights.logits * sum(early) / max(1, len(early))
     if weights.hidden:
         loss = loss + weights.hidden * hidden_loss(student, teacher, architecture, attention_mask)

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import (
-    DataCollatorWithPadding,
     EarlyStoppingCallback,
     PreTrainedConfig,
     PreTrainedModel,
@@ -29,6 +28,7 @@ from transformers import (
 from transformers.integrations.integration_utils import TensorBoardCallback, is_tensorboard_available
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from nas.data.batches import padding
 from nas.errors import TrainingError
 from nas.files import write_json
 from nas.model.precision import training_processor, uses_bf16
@@ -194,6 +194,8 @@ class FineTuning:
     judge: Judge | None = None
     """Needed by a schedule with patience: the epoch that it finds the most accurate is kept."""
     title: str = "Fine-tuning the teacher"
+    is_label_of_token: bool = False
+    """Whether each token has a label, and not the text."""
 
     def tune(self, model: PreTrainedModel) -> None:
         """Train a teacher in place."""
@@ -202,7 +204,7 @@ class FineTuning:
             "model": model,
             "args": training_arguments(model.config, self.folder, self.schedule, self.seed),
             "train_dataset": self.train,
-            "data_collator": DataCollatorWithPadding(self.tokenizer),
+            "data_collator": padding(self.tokenizer, self.is_label_of_token),
             "processing_class": self.tokenizer,
         }
         if self.judge:
@@ -214,12 +216,17 @@ class FineTuning:
 
 
 def labelled_batches(
-    train: Dataset, tokenizer: PreTrainedTokenizerBase, count: int, batch_size: int, seed: int
+    train: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    count: int,
+    batch_size: int,
+    seed: int,
+    is_label_of_token: bool = False,
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Random padded training batches with labels."""
+    """Random padded training batches with labels, of each text or `is_label_of_token`."""
     others = [name for name in ("length", GROUP, JUDGED) if name in train.column_names]
     rows = train.remove_columns(others).shuffle(seed=seed, keep_in_memory=True)
-    collate = DataCollatorWithPadding(tokenizer)
+    collate = padding(tokenizer, is_label_of_token)
     for number in range(min(count, -(-len(rows) // batch_size))):
         part = rows[number * batch_size : (number + 1) * batch_size]
         yield dict(collate([dict(zip(part, values, strict=True)) for values in zip(*part.values(), strict=True)]))

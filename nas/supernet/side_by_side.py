@@ -21,7 +21,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from nas.supernet.checkpoints import SafeTrainer
-from nas.tasks import GROUP
+from nas.tasks import GROUP, IGNORED
 from nas.threads import keep_freed_memory, replica, single_threads
 
 Work = Callable[[int], torch.Tensor | None]
@@ -96,7 +96,7 @@ class SideBySideTrainer(SafeTrainer):
     def lanes(self, inputs: dict[str, torch.Tensor]) -> list[list[Work]]:
         """What each thread is to compute, at most one lane per replica: here a part of the batch."""
         parts = split(inputs, min(len(self.replicas), inputs["input_ids"].numel() // LEAST_TOKENS))
-        return [[partial(self._learn_labels, part, share)] for part, share in parts]
+        return [[partial(self._learn_labels, part, _weight(part, inputs, share))] for part, share in parts]
 
     def _learn_labels(self, inputs: dict[str, torch.Tensor], share: float, number: int) -> torch.Tensor:
         seed = (self.args.seed * 1_000_003 + self.state.global_step) * _MOST_THREADS + number
@@ -105,6 +105,16 @@ class SideBySideTrainer(SafeTrainer):
             loss: torch.Tensor = self.compute_loss(model, inputs)  # type: ignore[assignment]
         self.accelerator.backward(loss * share)
         return loss.detach() * share
+
+
+def _weight(part: Mapping[str, torch.Tensor], whole: Mapping[str, torch.Tensor], share: float) -> float:
+    """How much the loss of a part counts in that of the whole batch: its `share` of the texts, or of the tokens that
+    have a label where each token may have one.
+    """
+    own, all_labels = part.get("labels"), whole.get("labels")
+    if own is None or all_labels is None or own.shape != part["input_ids"].shape or own.is_floating_point():
+        return share
+    return float((own != IGNORED).sum() / (all_labels != IGNORED).sum().clamp(min=1))
 
 
 def _replica(model: nn.Module) -> nn.Module:

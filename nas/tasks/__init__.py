@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from nas.tasks.base import GROUP, JUDGED, Meaning, Metric, Problem, TaskKind, TaskLabels, in_groups
+from nas.tasks.base import GROUP, IGNORED, JUDGED, Meaning, Metric, Problem, TaskKind, TaskLabels, in_groups
 from nas.tasks.classification import Classification, ClassMetric
 from nas.tasks.labels import Head, LabelColumn
 from nas.tasks.multi_label import LabelMetric, MultiLabel
 from nas.tasks.ranking import Ranking, RankingMetric
 from nas.tasks.regression import Correlation, Regression
+from nas.tasks.tagging import Tagging, TagMetric
 
 __all__ = [
     "GROUP",
+    "IGNORED",
     "JUDGED",
     "REGISTRY",
     "ClassMetric",
@@ -23,13 +25,17 @@ __all__ = [
     "Problem",
     "Ranking",
     "RankingMetric",
+    "TagMetric",
+    "Tagging",
     "TaskKind",
     "TaskLabels",
     "in_groups",
     "task_kind",
 ]
 
-REGISTRY: dict[str, TaskKind] = {kind.name: kind for kind in (Classification(), Regression(), MultiLabel(), Ranking())}
+REGISTRY: dict[str, TaskKind] = {
+    kind.name: kind for kind in (Classification(), Regression(), MultiLabel(), Ranking(), Tagging())
+}
 
 
 def task_kind(name: str) -> TaskKind:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 
 Problem = Literal["regression", "single_label_classification", "multi_label_classification"]
 """What the outputs of a classifier are, in the words of transformers."""
-Meaning = Literal["classes", "scale", "lists", "grades"]
-"""What a column of labels holds: a class a row, a number on a scale, a list of labels, or how relevant a row is to its
-query."""
+Meaning = Literal["classes", "scale", "lists", "grades", "tags"]
+"""What a column of labels holds: a class a row, a number on a scale, a list of labels, how relevant a row is to its
+query, or a tag for each word."""
 GROUP, JUDGED = "group", "judged"
 """Columns that a tokenised split may have beside `labels`: the number of each row's group, and what the metric compares
 outputs with where trainings learn from something else."""
+IGNORED = -100
+"""The label of a token that has none, as in transformers."""
 _MANY_LABELS = 8
 """From this number on labels are counted, not named."""
 
@@ -86,8 +88,9 @@ class TaskLabels:
 class Metric(ABC):
     """How outputs become answers, and how these are scored. It travels to the processes that evaluate candidates.
 
-    `labels` are those of the texts, (texts, ...). If the task judges rows in groups, they are the records of
-    `in_groups`.
+    Logits are (texts, outputs) and labels (texts, ...). If the task judges rows in groups, labels are the records of
+    `in_groups`. Where each token has a label, logits are (texts, tokens, outputs) and labels (texts, tokens), `IGNORED`
+    for tokens that are not judged.
     """
 
     name: str
@@ -129,11 +132,18 @@ class Metric(ABC):
 
     @abstractmethod
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
-        """The score of logits (texts, outputs) for labels (texts, ...); higher is better."""
+        """The score of logits for labels; higher is better."""
+
+    def resampled(self, logits: np.ndarray, labels: np.ndarray, draws: Iterable[np.ndarray]) -> list[float]:
+        """The score of each draw of texts, which holds their numbers; a text may be drawn several times."""
+        return [self.score(logits[rows], labels[rows]) for rows in draws]
 
     @abstractmethod
-    def answers(self, logits: np.ndarray) -> np.ndarray | None:
-        """What a network answers with logits (texts, outputs), one row a text; None where answers cannot be equal."""
+    def answers(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+        """What a network answers with these logits, one row a text; None where answers cannot be equal.
+
+        The labels only tell which tokens are judged.
+        """
 
     def right(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """For each text whether its answer is right, (texts,); for metrics that are the share of these."""
@@ -156,12 +166,12 @@ class Metric(ABC):
         return self.right(logits, labels).astype(np.float64)
 
     def constant(self, labels: np.ndarray, outputs: int) -> np.ndarray | None:
-        """Logits (texts, outputs) of the best answer that is the same for all texts; None if that scores 0."""
+        """Logits of the best answer that is the same for all texts; None if that scores 0."""
         return None
 
     @abstractmethod
     def imagined(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
-        """Logits (texts, outputs) of a network that is right in a share of its answers, wrong ones drawn at random."""
+        """Logits of a network that is right in a share of its answers, wrong ones drawn at random."""
 
     @property
     def is_settled(self) -> bool:
@@ -180,9 +190,12 @@ class Metric(ABC):
         """The rows of a test set with these labels whose answers the report compares; nothing if it compares none."""
         return []
 
-    def by_label(self, logits: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
-        """Figures of each label in the order of the outputs, for the report; nothing where they are not of interest."""
-        return []
+    def by_label(self, logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, float]]:
+        """Precision, recall, F1 and how often it is wanted, for whatever the report lists, by its name.
+
+        `names` are those of the outputs. Nothing where such figures are not of interest.
+        """
+        return {}
 
     def check_size(
         self, labels: np.ndarray, what: str = "What is judged (search.examples, search.least_tokens)"
@@ -227,10 +240,22 @@ class TaskKind(ABC):
     """Whether rows are judged in groups, such as the passages of a query; see `group_column`."""
     needs_pairs: ClassVar[bool] = False
     """Whether a row must be two texts."""
+    no_student: ClassVar[str] = ""
+    """Why a network cannot learn from the stored outputs of another model; empty where it can."""
+    has_words: ClassVar[bool] = False
+    """Whether a text is a list of words, and its label a list with a tag for each of them."""
+    has_static: ClassVar[bool] = True
+    """Whether a linear classifier of a text's mean word vector can do the task, to be compared with."""
+    text_words: ClassVar[str] = "two columns for pairs"
+    """What `task.text` names, for a comment in a first study file."""
     hub_task: ClassVar[str] = "text-classification"
     """What the Hugging Face hub calls such a task."""
     hub_library: ClassVar[str] = "transformers"
     """The library that a hub says an export is loaded with."""
+    pipeline: ClassVar[str] = "text-classification"
+    """The pipeline of transformers that serves an export."""
+    asks_pipeline: ClassVar[str] = ", truncation=True"
+    """What that pipeline must be told to give the whole answer to a text of any length, as Python arguments."""
 
     def check(self, asked: TaskSettings) -> None:
         """Raise `ValueError` with key, rule, value and remedy for settings that do not fit the kind."""
@@ -256,6 +281,10 @@ class TaskKind(ABC):
         if self.needs_pairs and len(asked.text) != 2:
             raise ValueError(
                 f"text: {self.name} needs the columns of two texts, but got {', '.join(asked.text)}; name both"
+            )
+        if self.has_words and len(asked.text) != 1:
+            raise ValueError(
+                f"text: {self.name} has one column of lists of words, but got {', '.join(asked.text)}; name one"
             )
 
     def group_column(self, asked: TaskSettings) -> str | None:
@@ -294,7 +323,7 @@ class TaskKind(ABC):
         """What a fine-tuned teacher must be, for messages about one that is not."""
         return self.problem_type
 
-    def first_bias(self, labels: np.ndarray) -> np.ndarray | None:
+    def first_bias(self, labels: np.ndarray, outputs: int) -> np.ndarray | None:
         """The bias (outputs,) of a new classifier that is to be trained on these labels; None for the one drawn."""
         return None
 
@@ -305,11 +334,17 @@ class TaskKind(ABC):
 
     @abstractmethod
     def divergence(
-        self, student: torch.Tensor, teacher: torch.Tensor, groups: torch.Tensor | None = None
+        self,
+        student: torch.Tensor,
+        teacher: torch.Tensor,
+        groups: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """How far a network's logits (texts, outputs) are from the teacher's: a mean over texts, differentiable.
+        """How far a network's logits are from the teacher's: a mean over texts, differentiable.
 
-        `groups` (texts,) are the numbers of their groups, where the kind judges groups.
+        Logits are (texts, outputs), or (texts, tokens, outputs) where each token has a label; then `mask` (texts,
+        tokens) is 1 for the tokens that count, which are all if it is left out. `groups` (texts,) are the numbers of
+        their groups, where the kind judges groups.
         """
 
     def served_as(self, teacher: Mapping[str, Any], fine_tuned: bool) -> dict[str, Any]:
@@ -326,11 +361,6 @@ class TaskKind(ABC):
     def in_figures(self, labels: np.ndarray) -> dict[str, int]:
         """Numbers that describe the labels of a set, by their names; nothing where rows and classes say it all."""
         return {}
-
-    @property
-    def asks_pipeline(self) -> str:
-        """What transformers' pipeline must be told to give the whole answer, as further arguments in Python."""
-        return ""
 
     def snippets(self, folder: str, trust: str) -> list[tuple[str, str]]:
         """Titles and Python code of further libraries that load an export.

@@ -50,7 +50,7 @@ class ClassMetric(Metric):
             return float(np.mean(found)) if found else 0.5
         from sklearn import metrics  # a second, which workers need not wait for accuracy
 
-        predictions = self.answers(logits)
+        predictions = self.answers(logits, labels)
         if self.name == "matthews_correlation":
             return float(metrics.matthews_corrcoef(labels, predictions))
         of: Any = getattr(metrics, f"{self.name.removesuffix('_macro')}_score")
@@ -58,12 +58,12 @@ class ClassMetric(Metric):
             return float(of(labels, predictions, average="macro", zero_division=0.0))
         return float(of(labels == positive, predictions == positive, zero_division=0.0))
 
-    def answers(self, logits: np.ndarray) -> np.ndarray:
+    def answers(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         found: np.ndarray = logits.argmax(axis=1)
         return found
 
     def right(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        same: np.ndarray = self.answers(logits) == labels
+        same: np.ndarray = self.answers(logits, labels) == labels
         return same
 
     def confidence(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -145,7 +145,11 @@ class Classification(TaskKind):
         return problem_of(problem_type, outputs) == self.problem_type and outputs != 1
 
     def divergence(
-        self, student: torch.Tensor, teacher: torch.Tensor, groups: torch.Tensor | None = None
+        self,
+        student: torch.Tensor,
+        teacher: torch.Tensor,
+        groups: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Kullback-Leibler divergence between the probabilities of the classes."""
         from torch.nn import functional

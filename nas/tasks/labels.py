@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -275,3 +275,43 @@ def check_known(found: Numbering, train: LabelColumn, test: LabelColumn, classes
         f"{test.place}: label {shown} is no class of {train.source}, which has {len(found.numbers)} such as "
         f"{next(iter(found.numbers))!r}; use the same labels in both (row {row}, counted from 0)"
     )
+
+
+def names_in_lists(column: LabelColumn, rule: str, remedy: str) -> list[list[str]]:
+    """The names of the labels of each row of a column of lists.
+
+    Raises `DataError`, with a rule and a remedy of the kind of task, for a row that holds no list of labels.
+    """
+    refuse_missing(column, column.values)
+    for number, row in enumerate(column.values):
+        if not isinstance(row, list):
+            raise DataError(f"{column.place}: {rule}, but row {number} (counted from 0) holds {row!r}; {remedy}")
+        for value in row:
+            if not _is_label(value, column):
+                raise DataError(
+                    f"{column.place}: labels must be whole numbers or texts, but the list in row {number} (counted "
+                    f"from 0) holds {value!r}; correct it"
+                )
+    names: Iterator[str] = iter(classes_of(replace(column, values=[value for row in column.values for value in row])))
+    return [[next(names) for _ in row] for row in column.values]
+
+
+def _is_label(value: Any, column: LabelColumn) -> bool:
+    if column.classes is not None:
+        return value in range(len(column.classes))
+    if isinstance(value, float):
+        return math.isfinite(value) and value.is_integer()
+    return isinstance(value, str | int) and str(value).strip() != ""
+
+
+def number_lists(
+    train: LabelColumn, test: LabelColumn, given: Mapping[str, Sequence[Sequence[str]]], head: Head | None, kind: str
+) -> Numbering:
+    """Number the labels of two columns of lists, whose names are `given` by `train` and `test`.
+
+    Raises `DataError` if labels are too few or too many, or the test set has one that is not in the training set.
+    """
+    flat = [name for row in given["train"] for name in row]
+    found = numbering(class_names(replace(train, values=flat), flat, kind), head)
+    check_known(found, train, test, [(number, name) for number, row in enumerate(given["test"]) for name in row])
+    return found

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +15,9 @@ from nas.tasks.labels import (
     LabelColumn,
     Numbering,
     alike_note,
-    check_known,
-    class_names,
-    classes_of,
     log_odds,
+    names_in_lists,
+    number_lists,
     numbering,
     refuse_missing,
 )
@@ -57,7 +55,7 @@ class LabelMetric(Metric):
             if not kept.any():
                 return 0.0
             return float(average_precision_score(labels[:, kept], logits[:, kept], average="macro"))
-        found = counts(self.settled(logits, labels).answers(logits), labels)
+        found = counts(self.settled(logits, labels).answers(logits, labels), labels)
         return float(f1(found.sum(axis=1) if self.name == "f1_micro" else found).mean())
 
     def settled(self, logits: np.ndarray, labels: np.ndarray) -> LabelMetric:
@@ -70,7 +68,7 @@ class LabelMetric(Metric):
         each = (best_threshold(found[:, number], wanted[:, number]) for number in range(labels.shape[1]))
         return replace(self, thresholds=tuple(each))
 
-    def answers(self, logits: np.ndarray) -> np.ndarray:
+    def answers(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Whether each label applies, (texts, labels)."""
         answered: np.ndarray = probabilities(logits) >= np.asarray(self.thresholds or (THRESHOLD,))
         return answered
@@ -79,8 +77,8 @@ class LabelMetric(Metric):
         thresholds = self.thresholds or (THRESHOLD,)
         return {"thresholds": list(thresholds) * (outputs if len(thresholds) == 1 else 1)}
 
-    def by_label(self, logits: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
-        found = counts(self.answers(logits), labels)
+    def by_label(self, logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, float]]:
+        found = counts(self.answers(logits, labels), labels)
         right, answered, wanted = found
         columns = {
             "precision": quotient(right, answered),
@@ -88,7 +86,10 @@ class LabelMetric(Metric):
             "f1": f1(found),
             "rows": wanted,
         }
-        return [dict(zip(columns, map(float, values), strict=True)) for values in zip(*columns.values(), strict=True)]
+        rows = zip(*columns.values(), strict=True)
+        return {
+            name: dict(zip(columns, map(float, values), strict=True)) for name, values in zip(names, rows, strict=True)
+        }
 
     def constant(self, labels: np.ndarray, outputs: int) -> np.ndarray:
         """The most frequent label and no other."""
@@ -154,6 +155,7 @@ class MultiLabel(TaskKind):
     several_columns = True
     has_thresholds = True
     label_word = "labels"
+    asks_pipeline = ", top_k=None, truncation=True"
     no_exits = "a text may have several labels, so that none is the one to be sure of"
     examples = (
         {"labels": [["joy", "love"], ["anger"], [], ["fear", "anger"], ["joy"], ["love"], ["fear"]]},
@@ -175,12 +177,7 @@ class MultiLabel(TaskKind):
         else:
             (trained,), (tested,) = train, test
             given = {"train": _lists(trained), "test": _lists(tested)}
-            flat = replace(trained, values=[name for row in given["train"] for name in row], classes=None)
-            declared = replace(flat, classes=trained.classes)
-            found = numbering(class_names(declared, flat.values, self.name), head)
-            check_known(
-                found, trained, tested, [(number, name) for number, row in enumerate(given["test"]) for name in row]
-            )
+            found = number_lists(trained, tested, given, head, self.name)
         notes = [found.note] if found.note else []
         notes += alike_note(train[0].source, found.names)
         values = {name: [_as_numbers(row, found) for row in rows] for name, rows in given.items()}
@@ -190,7 +187,7 @@ class MultiLabel(TaskKind):
         """A teacher that does not name its problem type may be one: many of them were saved without."""
         return problem_type in (None, self.problem_type) and outputs != 1
 
-    def first_bias(self, labels: np.ndarray) -> np.ndarray:
+    def first_bias(self, labels: np.ndarray, outputs: int) -> np.ndarray:
         return log_odds(labels)
 
     def counts(self, labels: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
@@ -198,7 +195,11 @@ class MultiLabel(TaskKind):
         return {name: int(count) for name, count in zip(names, sums, strict=True)}
 
     def divergence(
-        self, student: torch.Tensor, teacher: torch.Tensor, groups: torch.Tensor | None = None
+        self,
+        student: torch.Tensor,
+        teacher: torch.Tensor,
+        groups: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Kullback-Leibler divergence between the two answers to each label, summed over labels."""
         from torch.nn.functional import logsigmoid
@@ -208,10 +209,6 @@ class MultiLabel(TaskKind):
             return wanted.exp() * (wanted - own)
 
         return (share(1.0) + share(-1.0)).sum(dim=-1).mean()
-
-    @property
-    def asks_pipeline(self) -> str:
-        return ", top_k=None"
 
     @property
     def usage(self) -> str:
@@ -226,30 +223,8 @@ class MultiLabel(TaskKind):
 
 
 def _lists(column: LabelColumn) -> list[list[str]]:
-    """The names of the labels of each row. Raises `DataError` for a row that holds no list of labels."""
-    refuse_missing(column, column.values)
-    for number, row in enumerate(column.values):
-        if not isinstance(row, list):
-            raise DataError(
-                f"{column.place}: multi_label needs a list of labels in every row, but row {number} (counted from 0) "
-                f"holds {row!r}; write lists, name one column per label in task.label, or set kind = 'classification'"
-            )
-        for value in row:
-            if not _is_label(value, column):
-                raise DataError(
-                    f"{column.place}: labels must be whole numbers or texts, but the list in row {number} (counted "
-                    f"from 0) holds {value!r}; correct it"
-                )
-    names: Iterator[str] = iter(classes_of(replace(column, values=[value for row in column.values for value in row])))
-    return [[next(names) for _ in row] for row in column.values]
-
-
-def _is_label(value: Any, column: LabelColumn) -> bool:
-    if column.classes is not None:
-        return value in range(len(column.classes))
-    if isinstance(value, float):
-        return math.isfinite(value) and value.is_integer()
-    return isinstance(value, str | int) and str(value).strip() != ""
+    remedy = "write lists, name one column per label in task.label, or set kind = 'classification'"
+    return names_in_lists(column, "multi_label needs a list of labels in every row", remedy)
 
 
 def _by_column(columns: Sequence[LabelColumn]) -> list[list[str]]:

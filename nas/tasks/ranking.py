@@ -82,7 +82,7 @@ class RankingMetric(Metric):
         scores = np.array([found[query][measure] for query in wanted])
         return np.where(scores < 1.0 / _CUT, 0.0, scores) if measure == "recip_rank" else scores
 
-    def answers(self, logits: np.ndarray) -> None:
+    def answers(self, logits: np.ndarray, labels: np.ndarray) -> None:
         return None
 
     def shown(self, labels: np.ndarray) -> list[int]:
@@ -165,14 +165,18 @@ class Ranking(TaskKind):
     def needed_teacher(self) -> str:
         return "one output"
 
-    def first_bias(self, labels: np.ndarray) -> np.ndarray:
+    def first_bias(self, labels: np.ndarray, outputs: int) -> np.ndarray:
         return log_odds(labels)
 
     def counts(self, labels: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
         return {}
 
     def divergence(
-        self, student: torch.Tensor, teacher: torch.Tensor, groups: torch.Tensor | None = None
+        self,
+        student: torch.Tensor,
+        teacher: torch.Tensor,
+        groups: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Mean squared error of the scores and, with `groups`, of the differences between the scores of a query.
 

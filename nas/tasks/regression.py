@@ -37,7 +37,7 @@ class Correlation(Metric):
         value = float(spearmanr(*both).statistic if self.name == "spearman" else pearsonr(*both).statistic)
         return value if np.isfinite(value) else 0.0  # a constant prediction correlates with nothing
 
-    def answers(self, logits: np.ndarray) -> None:
+    def answers(self, logits: np.ndarray, labels: np.ndarray) -> None:
         return None
 
     def imagined(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
@@ -82,7 +82,11 @@ class Regression(TaskKind):
         return {}
 
     def divergence(
-        self, student: torch.Tensor, teacher: torch.Tensor, groups: torch.Tensor | None = None
+        self,
+        student: torch.Tensor,
+        teacher: torch.Tensor,
+        groups: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Mean squared error; trainings see the outputs standardised."""
         from torch.nn import functional

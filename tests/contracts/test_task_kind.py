@@ -12,14 +12,15 @@ import torch
 from datasets import Dataset
 from tiny import make_teacher, make_tokenizer, randomise
 from tolerance import assert_same
-from transformers import DataCollatorWithPadding
 
 from nas.data import TaskData, truth_of
+from nas.data.batches import padding
 from nas.data.task import SPLITS
+from nas.data.truth import as_array
 from nas.errors import DataError
 from nas.evaluate.spread import standard_error
-from nas.model.stock import from_stock
-from nas.tasks import GROUP, JUDGED, REGISTRY, LabelColumn, Problem, in_groups, task_kind
+from nas.model.stock import AUTO_CLASSES, from_stock
+from nas.tasks import GROUP, IGNORED, JUDGED, REGISTRY, LabelColumn, Problem, in_groups, task_kind
 
 HALVES = slice(0, 4), slice(4, 8)
 ALL = pytest.mark.parametrize("kind", REGISTRY.values(), ids=REGISTRY)
@@ -57,7 +58,7 @@ def read(kind, columns=None):
 def many(kind, count=400):
     """What a metric of a kind compares outputs with, (count, ...), drawn from its first example; groups are of ten."""
     found = read(kind)
-    labels = np.asarray((found.judged or found.values)["train"])
+    labels = as_array((found.judged or found.values)["train"])
     rows = np.random.default_rng(0).integers(0, len(labels), count)
     drawn = in_groups(labels[rows], np.arange(count) // 10) if kind.judges_groups else labels[rows]
     return drawn, len(kind.output_names(found.names)), found.names
@@ -98,8 +99,8 @@ def test_labels_are_read_in_both_files_alike_and_survive_the_disk(kind, columns,
     TaskData(dict.fromkeys(SPLITS, split), found.names).save(tmp_path)
     again = TaskData.load(tmp_path)
     assert again.label_names == found.names and again.num_labels == len(kind.output_names(found.names))
-    assert np.array_equal(np.asarray(again.search["labels"]), np.asarray(labels))
-    truth = np.asarray(found.judged["train"] if found.judged else labels)
+    assert np.array_equal(as_array(again.search["labels"][:]), as_array(labels))
+    truth = as_array(found.judged["train"] if found.judged else labels)
     if kind.judges_groups:
         assert np.array_equal(truth_of(again.search), in_groups(truth, np.zeros(rows, int)))
     else:
@@ -111,7 +112,11 @@ def test_a_right_network_scores_one_and_a_worse_one_less(kind, name):
     labels, outputs, names = many(kind)
     metric = kind.metric(asked(kind, name), names)
     right, worse = (metric.imagined(labels, outputs, share, np.random.default_rng(1)) for share in (1.0, 0.7))
-    assert right.shape == worse.shape == (len(labels), outputs)
+    assert (
+        right.shape
+        == worse.shape
+        == (*(labels.shape if kind.network_form.readout == "every" else labels.shape[:1]), outputs)
+    )
     assert metric.score(right, labels) == pytest.approx(1.0)
     assert 0.9 > metric.score(worse, labels) > 0.2
     constant = metric.constant(labels, outputs)
@@ -124,15 +129,19 @@ def test_a_metric_travels_and_says_what_is_answered_and_what_is_right(kind, name
     metric = pickle.loads(pickle.dumps(kind.metric(asked(kind, name), names)))
     assert metric.label
     logits = metric.imagined(labels, outputs, 0.7, np.random.default_rng(1))
-    answers = metric.answers(logits)
+    answers = metric.answers(logits, labels)
     if answers is not None:
-        assert len(answers) == len(labels) and np.array_equal(answers, metric.answers(logits.copy()))
-        assert not np.array_equal(answers, metric.answers(-logits))
+        assert len(answers) == len(labels) and np.array_equal(answers, metric.answers(logits.copy(), labels))
+        assert not np.array_equal(answers, metric.answers(-logits, labels))
     if metric.is_share:
         assert metric.right(logits, labels).mean() == metric.score(logits, labels)
+    draws = [np.arange(60), np.arange(30), np.array([3, 3, 3, *range(5, 20)])]
     if metric.judges_groups:
         each = metric.each(logits, labels)
         assert len(each) == metric.size(labels) and each.mean() == pytest.approx(metric.score(logits, labels))
+    else:
+        scores = [metric.score(logits[rows], labels[rows]) for rows in draws]
+        assert metric.resampled(logits, labels, draws) == pytest.approx(scores, abs=1e-9)
     assert set(metric.shown(labels)) <= set(range(len(labels)))
     count = next(count for count in range(1, 60) if metric.size(labels[:count]) > metric.least_size)
     assert np.isfinite(standard_error(metric, logits[:count], labels[:count]))
@@ -152,7 +161,8 @@ def test_too_little_to_judge_is_refused(kind, name):
 @ALL
 def test_what_is_learnt_from_the_teacher_is_a_mean_over_texts_and_least_for_equal_logits(kind):
     _, outputs, _ = many(kind)
-    student, teacher = torch.randn(2, 8, outputs, generator=torch.Generator().manual_seed(0))
+    shape = (8, 5, outputs) if kind.network_form.readout == "every" else (8, outputs)
+    student, teacher = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     student.requires_grad_()
     loss = kind.divergence(student, teacher)
     loss.backward()
@@ -167,6 +177,13 @@ def test_what_is_learnt_from_the_teacher_is_a_mean_over_texts_and_least_for_equa
         assert_same(compared, sum(kind.divergence(student[at], teacher[at], groups[at]) for at in HALVES) / 2)
     halves = [kind.divergence(student[part], teacher[part]) for part in HALVES]
     assert_same(loss, sum(halves) / 2)
+    if kind.network_form.readout == "every":  # each text counts alike, however many of its tokens do
+        mask = torch.arange(5) < torch.tensor([[5], [3]])
+        two = [
+            kind.divergence(student[row : row + 1, :count], teacher[row : row + 1, :count])
+            for row, count in ((0, 5), (1, 3))
+        ]
+        assert_same(kind.divergence(student[:2], teacher[:2], mask=mask), sum(two) / 2)
     rounded = kind.divergence(student.bfloat16(), teacher.bfloat16())
     assert rounded.dtype == torch.float32 and rounded.item() == pytest.approx(loss.item(), rel=0.1)
 
@@ -186,11 +203,16 @@ def test_classifiers_of_transformers_and_of_nas_learn_from_the_labels_as_they_ar
     """The same loss, by the problem type that stands in config.json."""
     found = read(kind, columns)
     names = kind.output_names(found.names)
-    teacher = randomise(make_teacher(outputs=len(names)))
+    teacher = make_teacher(outputs=len(names))
+    teacher = randomise(AUTO_CLASSES[kind.network_form.network_type].from_config(teacher.config))
     teacher.config.problem_type = kind.problem_type
     rows = [{"input_ids": [2, 4, 5 + number, 3], "labels": label} for number, label in enumerate(found.values["train"])]
-    batch = DataCollatorWithPadding(make_tokenizer())(rows)
-    losses = [model(**batch).loss for model in (teacher, from_stock(teacher))]
+    if kind.has_words:
+        for row in rows:
+            tags = row["labels"]
+            row |= {"input_ids": [2, *range(4, 4 + len(tags)), 3], "labels": [IGNORED, *tags, IGNORED]}
+    batch = padding(make_tokenizer(), kind.has_words)(rows)
+    losses = [model(**batch).loss for model in (teacher, from_stock(teacher, kind.network_form))]
     assert losses[0].item() > 0.0
     assert_same(*losses)
 

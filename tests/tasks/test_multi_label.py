@@ -177,9 +177,11 @@ def test_thresholds_are_chosen_once_and_then_hold():
 
 def test_figures_of_each_label():
     logits, labels = random_answers()
-    found = LabelMetric("f1_macro").by_label(logits, labels)
-    assert [figures["rows"] for figures in found] == labels.sum(axis=0).tolist()
-    assert np.mean([figures["f1"] for figures in found]) == pytest.approx(LabelMetric("f1_macro").score(logits, labels))
+    found = LabelMetric("f1_macro").by_label(logits, labels, "abcde")
+    assert [found[name]["rows"] for name in "abcde"] == labels.sum(axis=0).tolist()
+    assert np.mean([figures["f1"] for figures in found.values()]) == pytest.approx(
+        LabelMetric("f1_macro").score(logits, labels)
+    )
 
 
 def test_lists_of_class_labels_are_read_from_parquet(tmp_path):

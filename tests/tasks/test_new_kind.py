@@ -28,11 +28,11 @@ class Agreement(Metric):
     def score(self, logits, labels):
         return float(self.right(logits, labels).mean())
 
-    def answers(self, logits):
+    def answers(self, logits, labels):
         return logits[:, 0] > 0.0
 
     def right(self, logits, labels):
-        return self.answers(logits) == (labels > 0.0)
+        return self.answers(logits, labels) == (labels > 0.0)
 
     def imagined(self, labels, outputs, share, rng):
         return np.where(rng.random(len(labels)) < share, labels, -labels)[:, None]
@@ -66,7 +66,7 @@ class Signs(TaskKind):
     def counts(self, labels, names):
         return {"direction": len(labels)}
 
-    def divergence(self, student, teacher, groups=None):
+    def divergence(self, student, teacher, groups=None, mask=None):
         return (student.float().tanh() - teacher.float().tanh()).square().mean()
 
 

@@ -253,7 +253,7 @@ class Recording(Ranking):
     def __init__(self):
         self.seen = []
 
-    def divergence(self, student, teacher, groups=None):
+    def divergence(self, student, teacher, groups=None, mask=None):
         self.seen.append(groups.tolist())
         return super().divergence(student, teacher, groups)
 

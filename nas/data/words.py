@@ -1,0 +1,51 @@
+"""Texts that are lists of words, each with a tag: how they are tokenised, and which token has the tag of a word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from datasets import Dataset
+
+from nas.data.files import values_of
+from nas.tasks import IGNORED
+
+if TYPE_CHECKING:
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+Text = str | Sequence[str]
+"""A text, or its words."""
+
+
+def joined(text: Text) -> str:
+    """A text as it is served: words with spaces between them."""
+    return text if isinstance(text, str) else " ".join(text)
+
+
+def are_words(texts: Sequence[Sequence[Text]]) -> bool:
+    """Whether columns of texts hold lists of words."""
+    return bool(texts) and len(texts[0]) > 0 and not isinstance(texts[0][0], str)
+
+
+def tokens_of(texts: Sequence[Sequence[Text]], tokenizer: PreTrainedTokenizerBase, **settings: Any) -> BatchEncoding:
+    """What a tokenizer makes of columns of texts with some settings; no word is joined with another one."""
+    columns = ([text if isinstance(text, str) else list(text) for text in column] for column in texts)
+    return tokenizer(*columns, is_split_into_words=are_words(texts), return_attention_mask=False, **settings)
+
+
+def on_first_tokens(tokens: BatchEncoding, tags: Iterable[Sequence[int]]) -> list[list[int]]:
+    """For each token of each text the tag of the word that it begins, or `IGNORED` if it begins none."""
+    found = []
+    for row, own in enumerate(tags):
+        labels, before = [], None
+        for word in tokens.word_ids(row):
+            labels.append(IGNORED if word is None or word == before else own[word])
+            before = word
+        found.append(labels)
+    return found
+
+
+def words_left_out(split: Dataset, texts: Sequence[Sequence[Text]]) -> int:
+    """How many words of a tokenised split are not judged: those behind the last token, and those without a token."""
+    kept = sum(label != IGNORED for labels in values_of(split, "labels") for label in labels)
+    return sum(map(len, texts[0])) - kept

@@ -1,0 +1,68 @@
+"""Which columns of a data file hold lists of words, and which hold lists with a tag for each of these words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow
+import pyarrow.compute
+from datasets import ClassLabel, Dataset, LargeList, List, Value
+
+from nas.columns import LABEL_TYPES, Column
+from nas.tasks.labels import MOST_CLASSES
+
+_TEXTS = ("string", "large_string")
+
+
+def tagged_columns(rows: Dataset, names: Sequence[str]) -> dict[str, tuple[Column, tuple[str, ...]]]:
+    """Return each column of tags by its name, with the columns of words that it may belong to.
+
+    Both have lists of the same lengths in all rows, and there are fewer different tags than words.
+    """
+    lists = {name: values for name in names if (values := _lists(rows, name)) is not None}
+    lengths = {name: pyarrow.compute.list_value_length(values).fill_null(0) for name, values in lists.items()}
+    distinct = {name: len(pyarrow.compute.unique(_flat(values))) for name, values in lists.items()}
+    found = {}
+    for name, values in lists.items():
+        if not 2 <= distinct[name] <= MOST_CLASSES or pyarrow.compute.max(lengths[name]).as_py() < 2:
+            continue
+        words = tuple(
+            other
+            for other in lists
+            if _element(rows, other).dtype in _TEXTS
+            and distinct[other] > distinct[name]
+            and lengths[other].equals(lengths[name])
+        )
+        if words:
+            found[name] = (_column(rows, name, values), words)
+    return found
+
+
+def _element(rows: Dataset, name: str) -> Value | ClassLabel:
+    element: Value | ClassLabel = rows.features[name].feature
+    return element
+
+
+def _lists(rows: Dataset, name: str) -> pyarrow.ChunkedArray | None:
+    """The values of a column of lists of texts or of whole numbers; None for another column."""
+    feature = rows.features[name]
+    if not isinstance(feature, List | LargeList) or not isinstance(feature.feature, Value | ClassLabel):
+        return None
+    if feature.feature.dtype not in LABEL_TYPES:
+        return None
+    return rows.select_columns([name]).with_format("arrow")[:].column(0)
+
+
+def _flat(values: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
+    return pyarrow.compute.list_flatten(values)
+
+
+def _column(rows: Dataset, name: str, values: pyarrow.ChunkedArray) -> Column:
+    element = _element(rows, name)
+    names = element.names if isinstance(element, ClassLabel) else None
+    counts = {
+        names[item["values"]] if names else str(item["values"]).strip(): item["counts"]
+        for item in pyarrow.compute.value_counts(_flat(values)).to_pylist()
+        if item["values"] is not None and not (names and item["values"] not in range(len(names)))
+    }
+    return Column(name, "tags", counts, values.null_count, len(names) if names else None)

@@ -1,0 +1,263 @@
+"""A tag for each word of a text, such as the IOB2 tags of named entities.
+
+A network tags every token; the first token of a word speaks for the word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nas.errors import DataError
+from nas.form import CLASSIFIERS
+from nas.tasks.base import IGNORED, Metric, TaskKind, TaskLabels, TaskSettings, any_of, problem_of
+from nas.tasks.labels import Head, LabelColumn, alike_note, names_in_lists, number_lists
+
+if TYPE_CHECKING:
+    import torch
+
+_OUTSIDE = "O"
+_IOB2 = re.compile(r"O|[BI]-.+", re.DOTALL)
+Span = tuple[str, int, int]
+"""The type of a span, and the numbers of its first and its last word."""
+
+
+@dataclass(frozen=True)
+class TagMetric(Metric):
+    """`span_f1`, over the spans of all types together, or `accuracy` of words. Labels are tag numbers (texts, tokens).
+
+    Spans are those of seqeval in its default mode, which scores as conlleval does: a span begins with `B-`, or with an
+    `I-` that continues no span of its type.
+    """
+
+    names: tuple[str, ...] = ()
+    """The tags by their numbers."""
+
+    def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
+        if self.name == "accuracy":
+            is_word = labels != IGNORED
+            return float((logits.argmax(axis=-1) == labels)[is_word].mean()) if is_word.any() else 0.0
+        from seqeval.metrics import f1_score
+
+        return float(f1_score(self._tags(labels, labels), self._tags(logits.argmax(axis=-1), labels), zero_division=0))
+
+    def resampled(self, logits: np.ndarray, labels: np.ndarray, draws: Iterable[np.ndarray]) -> list[float]:
+        """F1 and accuracy follow from sums over texts, each of which is counted once."""
+        counts = self._counts(logits, labels)
+        sums = np.array([counts[rows].sum(axis=0) for rows in draws])
+        found: list[float] = (2.0 * sums[:, 0] / np.maximum(sums[:, 1] + sums[:, 2], 1)).tolist()
+        return found
+
+    def _counts(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """For each text how many spans, or words, were answered rightly, answered and wanted, (texts, 3)."""
+        answered = logits.argmax(axis=-1)
+        if self.name == "accuracy":
+            words = (labels != IGNORED).sum(axis=1)
+            return np.stack([((answered == labels) & (labels != IGNORED)).sum(axis=1), words, words], axis=1)
+        pairs = zip(self._spans(answered, labels), self._spans(labels, labels), strict=True)
+        return np.array([(len(own & wanted), len(own), len(wanted)) for own, wanted in pairs]).reshape(-1, 3)
+
+    def answers(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """The tag numbers of words, (texts, tokens), and `IGNORED` for other tokens."""
+        found: np.ndarray = np.where(labels == IGNORED, IGNORED, logits.argmax(axis=-1))
+        return found
+
+    def by_label(self, logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, float]]:
+        """Figures of each type of span; of each tag where tags are not those of spans."""
+        answered = logits.argmax(axis=-1)
+        if _odd_tag(names) is None:
+            from seqeval.metrics import classification_report
+
+            found = classification_report(
+                self._tags(labels, labels), self._tags(answered, labels), output_dict=True, zero_division=0
+            )
+            return {
+                name: {
+                    "precision": float(own["precision"]),
+                    "recall": float(own["recall"]),
+                    "f1": float(own["f1-score"]),
+                    "spans": float(own["support"]),
+                }
+                for name, own in found.items()
+                if not name.endswith(" avg")
+            }
+        from sklearn.metrics import precision_recall_fscore_support
+
+        is_word = labels != IGNORED
+        each = precision_recall_fscore_support(
+            labels[is_word], answered[is_word], labels=range(len(names)), zero_division=0.0
+        )
+        columns = ("precision", "recall", "f1", "words")
+        rows = zip(names, zip(*each, strict=True), strict=True)
+        return {name: dict(zip(columns, map(float, own), strict=True)) for name, own in rows}
+
+    def constant(self, labels: np.ndarray, outputs: int) -> np.ndarray | None:
+        """The most frequent tag."""
+        if self.name != "accuracy":
+            return None
+        logits = np.zeros((*labels.shape, outputs), dtype=np.float32)
+        logits[..., np.bincount(labels[labels != IGNORED]).argmax()] = 1.0
+        return logits
+
+    def imagined(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
+        """A share of the words has the right tag; or a share of the spans is found, and for each of the others a
+        word outside of spans is taken for one.
+        """
+        answered = np.maximum(labels, 0)
+        if self.name == "accuracy":
+            shift = np.where(rng.random(labels.shape) < share, 0, rng.integers(1, outputs, labels.shape))
+            answered = (answered + shift) % outputs
+        else:
+            self._miss(answered, labels, share, rng)
+        return np.eye(outputs, dtype=np.float32)[answered]
+
+    def _miss(self, answered: np.ndarray, labels: np.ndarray, share: float, rng: np.random.Generator) -> None:
+        """Spoil answers (texts, tokens) that are right, in place."""
+        outside = self.names.index(_OUTSIDE) if _OUTSIDE in self.names else 0
+        for row, spans in enumerate(self._spans(labels, labels)):
+            places = np.flatnonzero(labels[row] != IGNORED)
+            free = places[labels[row, places] == outside]
+            for _, start, end in sorted(spans):
+                if rng.random() < share:
+                    continue
+                begins = answered[row, places[start]]
+                answered[row, places[start : end + 1]] = outside
+                if len(free):
+                    answered[row, rng.choice(free)] = begins
+
+    def _tags(self, numbers: np.ndarray, labels: np.ndarray) -> list[list[str]]:
+        """The tags of the words of each text by name, from numbers (texts, tokens)."""
+        names = np.asarray(self.names, dtype=object)
+        return [names[row[own != IGNORED]].tolist() for row, own in zip(numbers, labels, strict=True)]
+
+    def _spans(self, numbers: np.ndarray, labels: np.ndarray) -> list[set[Span]]:
+        """The spans of each text."""
+        from seqeval.metrics.sequence_labeling import get_entities
+
+        return [set(get_entities(tags)) for tags in self._tags(numbers, labels)]
+
+
+class Tagging(TaskKind):
+    """A tag for each word."""
+
+    name = "tagging"
+    metrics = ("span_f1", "accuracy")
+    problem_type = "single_label_classification"
+    meaning = "tags"
+    label_word = "tags"
+    network_form = CLASSIFIERS["token_classifier"]
+    has_words = True
+    has_static = False
+    text_words = "lists of words"
+    hub_task = "token-classification"
+    pipeline = "token-classification"
+    asks_pipeline = ', aggregation_strategy="first"'
+    no_exits = "the words of a text have tags of their own, which are not sure at the same layer"
+    no_student = "another tokenizer may cut words into other tokens, for which its outputs do not hold"
+    examples = (
+        {"tags": [["B-PER", "I-PER", "O"], ["O", "B-LOC"], [], ["O", "O", "B-LOC", "B-PER", "O"], ["B-LOC"], ["O"]]},
+        {"tags": [["O", "B-x"], ["B-x", "I-x", "O"]]},
+    )
+
+    def metric(self, asked: TaskSettings, names: Sequence[str] = ()) -> TagMetric:
+        if asked.metric == "accuracy":
+            return TagMetric("accuracy", "accuracy of words", tuple(names))
+        if (odd := _odd_tag(names)) is not None:
+            raise DataError(
+                f"task.metric: span_f1 needs the tags O, B-<type> and I-<type> (IOB2), but there is {odd!r}; name tags "
+                "so in the data (as texts or a ClassLabel) or in the teacher's config.json, or set metric = 'accuracy'"
+            )
+        return TagMetric("span_f1", "span F1", tuple(names))
+
+    def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
+        (trained,), (tested,) = train, test
+        columns = {"train": trained, "test": tested}
+        given = {name: _tags_of(column) for name, column in columns.items()}
+        found = number_lists(trained, tested, given, head, self.name)
+        notes = [found.note] if found.note else []
+        notes += alike_note(trained.source, found.names)
+        values = {name: [[found.numbers[tag] for tag in tags] for tags in rows] for name, rows in given.items()}
+        if _odd_tag(found.names) is None:
+            notes += [
+                note
+                for name, column in columns.items()
+                if (note := _not_iob2(column, [[found.names[tag] for tag in tags] for tags in values[name]]))
+            ]
+        return TaskLabels(values, found.names, tuple(notes))
+
+    def takes(self, problem_type: str | None, outputs: int | None) -> bool:
+        return problem_of(problem_type, outputs) == self.problem_type and outputs != 1
+
+    def first_bias(self, labels: np.ndarray, outputs: int) -> np.ndarray:
+        """The logarithm of each tag's share, since most words are outside of spans."""
+        counts = np.bincount(labels[labels != IGNORED], minlength=outputs) + 0.5
+        found: np.ndarray = np.log(counts / counts.sum())
+        return found
+
+    def counts(self, labels: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
+        found = Counter(chain.from_iterable(labels))
+        return {name: found[number] for number, name in enumerate(names)}
+
+    def divergence(
+        self,
+        student: torch.Tensor,
+        teacher: torch.Tensor,
+        groups: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Kullback-Leibler divergence between the probabilities of the tags: the mean over the tokens of each text,
+        then over texts.
+        """
+        from torch.nn import functional
+
+        student, teacher = student.float().log_softmax(-1), teacher.float().log_softmax(-1)
+        each = functional.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1)
+        counted = each.new_ones(each.shape) if mask is None else mask.to(each.dtype)
+        return ((each * counted).sum(dim=1) / counted.sum(dim=1)).mean()
+
+    @property
+    def usage(self) -> str:
+        return (
+            "`start` and `end` of a span are characters of the text. The pipeline and `infer.py` give the same spans. "
+            "A word is what the tokenizer takes for one; its first token gives its tag. Words behind the longest text "
+            "that the network reads get no tag."
+        )
+
+    def in_words(self, texts: str, labels: Sequence[str]) -> str:
+        types = list(dict.fromkeys(label[2:] for label in labels if label != _OUTSIDE))
+        if _odd_tag(labels) is not None:
+            return f"Tags {texts} word by word with {any_of(labels)}"
+        return f"Tags {texts} word by word, for spans of {types[0] if len(types) == 1 else any_of(types)}"
+
+
+def _odd_tag(names: Iterable[str]) -> str | None:
+    """The first of these tags that is not one of IOB2; None if all are."""
+    return next((name for name in names if not _IOB2.fullmatch(name)), None)
+
+
+def _tags_of(column: LabelColumn) -> list[list[str]]:
+    remedy = "write a list with a tag for each word, or set another kind"
+    return names_in_lists(column, "tagging needs a list of tags in every row", remedy)
+
+
+def _not_iob2(column: LabelColumn, rows: Sequence[Sequence[str]]) -> str:
+    """A warning if some tags continue a span that is not there; empty if all follow IOB2."""
+    broken = [
+        (number, before, tag)
+        for number, tags in enumerate(rows)
+        for before, tag in zip([_OUTSIDE, *tags], tags, strict=False)
+        if tag.startswith("I-") and before[2:] != tag[2:]
+    ]
+    if not broken:
+        return ""
+    number, before, tag = broken[0]
+    return (
+        f"Warning: {column.place}: {len(broken):,} of {sum(map(len, rows)):,} tags break IOB2, the first in row "
+        f"{number} (counted from 0), {tag} behind {before}; each is taken to begin a span, as seqeval does"
+    )
