@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import typer.main
 from datasets import Dataset
-from tiny import make_labelled, make_ranked, write_tiny_study
+from tiny import make_labelled, make_ranked, make_tagged, write_tiny_study
 
 from nas import cli
 from nas.space import SearchSpace
@@ -70,6 +70,9 @@ def world(tmp_path_factory):
         make_labelled(count, seed).rename_column("labels", "emotions").to_json(folder / f"{name}.jsonl")
     for name, count, seed in (("questions", 240, 0), ("questions-test", 40, 1)):
         make_ranked(count, seed).to_csv(folder / f"{name}.csv")
+    for name, count, seed in (("entities", 1200, 0), ("entities-test", 200, 1)):
+        rows = make_tagged(count, seed).rename_columns({"words": "tokens", "tags": "ner_tags"})
+        rows.to_json(folder / f"{name}.jsonl")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         _follow(README)

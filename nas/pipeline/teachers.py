@@ -13,7 +13,8 @@ from transformers import (
 )
 
 from nas.compression import compression
-from nas.data import TaskData, truth_of
+from nas.data import TaskData
+from nas.data.truth import as_array
 from nas.errors import SearchSpaceError, TeacherError
 from nas.form import NetworkForm
 from nas.model import CompactBert, CompactBertConfig
@@ -148,7 +149,7 @@ def load_classifier(study: Study, source: str, data: TaskData) -> tuple[PreTrain
     config.problem_type = kind.problem_type
     model = checkpoint.load(config)
     if checkpoint.classifier in checkpoint.new:
-        bias = kind.first_bias(truth_of(data.train), data.num_labels)
+        bias = kind.first_bias(as_array(data.train["labels"][:]), data.num_labels)
         if bias is not None:
             with torch.no_grad():
                 last_linear(model).bias.copy_(torch.from_numpy(bias))
