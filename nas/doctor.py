@@ -225,7 +225,7 @@ def _data(study: Study) -> Iterator[Finding]:
     from nas.data.files import check_file
 
     task = study.task
-    named = [] if task.hub or task.train == "embedded" else [("train", task.train), ("test", task.test)]
+    named = [] if task.hub or task.train == "embedded" else list(task.sets.items())
     for key, name in (*named, *(("unlabelled", name) for name in task.unlabelled_files)):
         path = study.resolve(name)
         yield _checked(key, str(path), partial(check_file, path))

@@ -17,6 +17,7 @@ from datasets import Dataset
 from nas import columns
 from nas.columns import Clear, Column, Unclear
 from nas.compression import BLOCKS, compression
+from nas.data import read_rows
 from nas.errors import DataError, NasError, StudyError, TeacherError
 from nas.files import given_path, write_atomically, write_text
 from nas.form import NetworkType
@@ -196,7 +197,7 @@ class Columns:
     def described(self, text: Sequence[str], label: Sequence[str], kind: str, query: str | None = None) -> str:
         """What was taken, in one line."""
         values: Sequence[str] = label if len(label) > 1 else sorted(self.column(label[0]).counts)
-        if task_kind(kind).predicts_numbers:
+        if task_kind(kind).meaning == "scale":
             numbers = self.column(label[0]).numbers or [math.nan]
             about = f"{kind}, numbers from {numbers[0]:g} to {numbers[-1]:g}"
         else:
@@ -219,9 +220,18 @@ def _words_of(words: tuple[str, ...]) -> Clear[tuple[str, ...]] | Unclear:
     return Clear(words) if len(words) == 1 else Unclear("several columns hold lists of words", words)
 
 
+def text_of(train: str) -> Clear[str] | Unclear:
+    """The column of texts of a file that has texts alone. Raises `DataError` if it cannot be read."""
+    rows = read_rows(str(given_path(train)))
+    found = columns.texts([Column.of(rows, name) for name in rows.column_names])
+    if isinstance(found, Clear) and len(found.value) > 1:
+        return Unclear("several columns hold texts", found.value)
+    return Clear(found.value[0]) if isinstance(found, Clear) else found
+
+
 def _kinds_of(meaning: str) -> tuple[str, ...]:
-    """The kinds of task whose labels have a meaning."""
-    return tuple(name for name, kind in REGISTRY.items() if kind.meaning == meaning)
+    """The kinds of task whose rows have labels with a meaning."""
+    return tuple(name for name, kind in REGISTRY.items() if kind.meaning == meaning and not kind.learns_from_texts)
 
 
 def _same(rows: Dataset, one: str, other: str) -> bool:
@@ -247,6 +257,10 @@ class Answers:
     kind: str
     query: str | None
     """The column of queries, where rows are ranked and it is not the first text."""
+    search: str | None = None
+    """Pairs that candidates are judged by, where the training data has texts alone."""
+    pair: Sequence[str] = ()
+    """The columns of the texts of a pair."""
     metric: str
     space: str | None
     """A shipped space, or a file; None for one that fits the teacher, where it is a folder."""
@@ -269,7 +283,7 @@ def write_study(folder: Path, answers: Answers, teacher: Teacher | None, columns
     if answers.runtime not in RUNTIMES:
         raise StudyError(f"--runtime {answers.runtime}: is none of {', '.join(RUNTIMES)}; use one of them")
     if columns:
-        for name in (*answers.text, *answers.label, *([answers.query] if answers.query else [])):
+        for name in (*(answers.pair or answers.text), *answers.label, *([answers.query] if answers.query else [])):
             columns.column(name)
     target, space_target = folder / STUDY_FILE, folder / SPACE_FILE
     space = _search_space(folder, answers, teacher)
@@ -356,14 +370,22 @@ def _study_text(folder: Path, answers: Answers, space: str, teacher: Teacher | N
     own_name = f"name = {_text(name)}  # of the run's folder\n" if name != folder.resolve().name else ""
     train, test = (name if answers.hub else _seen_from(folder, name) for name in (answers.train, answers.test))
     more = ""
+    if answers.search:
+        judged = answers.search if answers.hub else _seen_from(folder, answers.search)
+        more = f"search = {_text(judged)}  # pairs that judge candidates\n"
     if answers.unlabelled:
         names = [
             name if answers.hub and not _is_file(name) else _seen_from(folder, name) for name in answers.unlabelled
         ]
-        more = f"unlabelled = {json.dumps(names, ensure_ascii=False)}  # more texts, that the teacher is distilled on\n"
+        listed = json.dumps(names, ensure_ascii=False)
+        more += f"unlabelled = {listed}  # more texts, that the teacher is distilled on\n"
     hub = [f"{key} = {_text(value)}\n" for key in ("hub", "config") if (value := getattr(answers, key))]
     searched = max(1, min(_SEARCHED, columns.rows // 5)) if columns else _SEARCHED
+    held_out = f"holdout = {{ size = {searched} }}  # training rows that judge candidates; {_held_out_text(kind)}\n"
     tune = "" if answers.fine_tune else "# "
+    tune += "fine_tune = {}  # for a teacher that has not seen the task yet; epochs by the number of rows\n"
+    if task_kind(kind).learns_from_texts:
+        held_out = tune = ""
     tokens = int(answers.sequence_length) if answers.sequence_length.isdecimal() else None
     longest = max(LENGTH, tokens or 0)
     longest = min(longest, teacher.positions) if teacher else longest
@@ -375,16 +397,14 @@ def _study_text(folder: Path, answers: Answers, space: str, teacher: Teacher | N
 {"".join(hub)}train = {_text(train)}
 test = {_text(test)}  # read once, for the final figure
 {more}text = {json.dumps(list(answers.text), ensure_ascii=False)}  # {task_kind(kind).text_words}
-{_query_text(answers.query)}label = {_label_text(answers.label)}
+{_pair_text(answers.pair)}{_query_text(answers.query)}label = {_label_text(answers.label)}
 kind = {_text(kind)}  # or {", ".join(name for name in REGISTRY if name != kind)}
 metric = {_text(answers.metric)}  # or {", ".join(name for name in task_kind(kind).metrics if name != answers.metric)}
 {_threshold_text(kind)}max_length = {longest}  # tokens; what is longer is cut
-holdout = {{ size = {searched} }}  # training rows that judge candidates; {_held_out_text(kind)}
-
+{held_out}
 [teacher]
 model = {_text(_seen_from(folder, answers.teacher) if teacher else answers.teacher)}
-{tune}fine_tune = {{}}  # for a teacher that has not seen the task yet; epochs by the number of rows
-
+{tune}
 [search_space]
 name = {_text(space)}
 {_excluded(SearchSpace.load(space, base=folder), answers.runtime)}
@@ -412,6 +432,11 @@ def _threshold_text(kind: str) -> str:
     if not task_kind(kind).has_thresholds:
         return ""
     return '# threshold = "search"  # chosen on the search set; otherwise a label applies from probability 0.5\n'
+
+
+def _pair_text(pair: Sequence[str]) -> str:
+    texts = json.dumps(list(pair), ensure_ascii=False)
+    return f"pair = {texts}  # in search and test: the texts that are compared, and below their score\n" if pair else ""
 
 
 def _query_text(query: str | None) -> str:

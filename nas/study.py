@@ -93,6 +93,8 @@ class Task(Settings):
     """Parquet, CSV or JSONL; `embedded` for the task that `nas` builds itself."""
     test: str
     """The official validation set: read once, for the final figure."""
+    search: str | None = None
+    """For `embedding`: the pairs that candidates are judged by, a file or a split as `test` is."""
     unlabelled: tuple[str, ...] = ()
     """More texts of the domain, without labels, that the teacher is distilled on: files, or with `hub` names of its
     splits. A name that ends as a data file's does is always a file."""
@@ -110,6 +112,8 @@ class Task(Settings):
     best on the search set."""
     query: str | None = Field(default=None, min_length=1)
     """For `ranking`: the column whose equal values make the rows of a query; the first text if it is left out."""
+    pair: tuple[str, ...] = ()
+    """For `embedding`: the columns of the two texts of a pair, in the search and the test set."""
     max_length: Annotated[int, Field(ge=4, le=512, strict=True)] = 128
     holdout: Holdout = Holdout()
 
@@ -145,7 +149,8 @@ class Task(Settings):
         for key in ("config", "revision"):
             if (value := getattr(self, key)) and not self.hub:
                 raise ValueError(f"{key}: {value!r} belongs to a hub data set; set hub as well, or remove it")
-        named = [("train", self.train), ("test", self.test), *(("unlabelled", name) for name in self.unlabelled)]
+        judged = [("test", self.test), *([("search", self.search)] if self.search else [])]
+        named = [("train", self.train), *judged, *(("unlabelled", name) for name in self.unlabelled)]
         for key, name in named:
             is_made_here = name == "embedded" and key != "unlabelled"
             if not self.hub and not is_made_here and not name.lower().endswith(DATA_SUFFIXES):
@@ -157,6 +162,11 @@ class Task(Settings):
         if (self.train == "embedded") != (self.test == "embedded"):
             raise ValueError("test: train and test must both be 'embedded' or neither; set both")
         return self
+
+    @property
+    def sets(self) -> dict[str, str]:
+        """The names of the files or splits that rows are read from, by what they are for."""
+        return {"train": self.train, **({"search": self.search} if self.search else {}), "test": self.test}
 
     @property
     def unlabelled_files(self) -> tuple[str, ...]:
@@ -344,8 +354,7 @@ class Study(Settings):
                 f"{'student' if self.student else 'teacher'}.outputs: a model that is compressed must be there itself; "
                 "give outputs of the teacher, and set student to what is compressed"
             )
-        if self.student:
-            self._check_student()
+        self._check_models()
         if self.compressed.model == "embedded" and self.compressed.revision:
             raise ValueError(f"teacher.revision: {self.compressed.revision!r} is for a hub model; remove it")
         if (self.compressed.model == "embedded") != (self.task.train == "embedded"):
@@ -363,6 +372,18 @@ class Study(Settings):
                 f"{self.supernet.workers}; remove one of them"
             )
         return self
+
+    def _check_models(self) -> None:
+        """Raise unless teacher and student suit the kind of task."""
+        kind = task_kind(self.task.kind)
+        if self.student and kind.no_student:
+            raise ValueError(f"student: {kind.no_student}; remove it")
+        if kind.learns_from_texts and self.compressed.fine_tune:
+            raise ValueError(
+                f"teacher.fine_tune: the teacher of a task of kind {kind.name!r} is taken as it is; remove fine_tune"
+            )
+        if self.student:
+            self._check_student()
 
     def _check_student(self) -> None:
         if why := task_kind(self.task.kind).no_student:

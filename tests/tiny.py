@@ -11,10 +11,18 @@ import torch
 from datasets import Dataset
 from hub_server import Hub, folder_files
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from nas.architecture import Architecture, Layer
 from nas.data import TaskData, prepare
+from nas.form import NetworkForm
+from nas.sentence_modules import write_modules
 from nas.space import SearchSpace
 from nas.study import Task
 
@@ -392,4 +400,75 @@ def write_rank_study(folder: Path) -> Path:
     test.map(lambda row: {"question": f"{row['question']} w19"}).to_parquet(folder / "test.parquet")
     (folder / "few.toml").write_text(FEW_BLOCKS)
     (folder / "study.toml").write_text(RANK_STUDY)
+    return folder / "study.toml"
+
+
+def make_texts(count: int, seed: int) -> list[str]:
+    """Texts of made-up words."""
+    rng = random.Random(seed)
+    return [" ".join(rng.choices(WORDS, k=rng.randint(3, 10))) for _ in range(count)]
+
+
+def make_scored_pairs(count: int, seed: int) -> Dataset:
+    """Pairs of texts with the share of the first one's words that the second one has."""
+    rng = random.Random(seed)
+    columns: dict[str, list[str | float]] = {"first": [], "second": [], "score": []}
+    for text in make_texts(count, seed):
+        words = text.split()
+        kept = rng.sample(words, rng.randint(0, len(words)))
+        others = rng.choices(WORDS, k=len(words) - len(kept))
+        columns["first"].append(text)
+        columns["second"].append(" ".join([*kept, *others]))
+        columns["score"].append(len(kept) / len(words))
+    return Dataset.from_dict(columns)
+
+
+EMBEDDING_STUDY = f"""
+[task]
+kind = "embedding"
+train = "train.parquet"
+text = ["text"]
+search = "search.parquet"
+test = "test.parquet"
+pair = ["first", "second"]
+label = "score"
+metric = "spearman"
+max_length = 16
+
+[teacher]
+model = "./teacher"
+
+{_ON_THIS_MACHINE}
+[[budgets]]
+name = "only"
+device = "cpu"
+p50_ms = "70%"
+
+[supernet]
+steps = 30
+learning_rate = 1e-3
+
+[search]
+evaluations = 8
+population = 4
+
+[export]
+epochs = 2.0
+candidates = 2
+"""
+
+
+def write_embedding_study(folder: Path, pooling: str = "mean", normalize: bool = True) -> Path:
+    """A tiny study of embeddings whose teacher is a folder as sentence-transformers writes it; returns study.toml."""
+    torch.manual_seed(0)
+    teacher = folder / "teacher"
+    make_tokenizer().save_pretrained(teacher)
+    config = AutoConfig.for_model("bert", vocab_size=len(SPECIAL + WORDS), max_position_embeddings=POSITIONS, **_SIZES)
+    AutoModel.from_config(config).save_pretrained(teacher)
+    form = NetworkForm("encoder", "mean" if pooling == "mean" else "first", normalize)
+    write_modules(teacher, form, config.hidden_size)
+    Dataset.from_dict({"text": make_texts(600, 0)}).to_parquet(folder / "train.parquet")
+    for name, seed in (("search", 1), ("test", 2)):
+        make_scored_pairs(150, seed).to_parquet(folder / f"{name}.parquet")
+    (folder / "study.toml").write_text(EMBEDDING_STUDY)
     return folder / "study.toml"

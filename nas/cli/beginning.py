@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -43,12 +43,19 @@ def init(  # noqa: PLR0913 (an option for each answer)
     config: Annotated[str | None, _option("--config", "Its configuration.")] = None,
     train: Annotated[str | None, _option("--train", "Parquet, CSV or JSONL.")] = None,
     test: Annotated[str | None, _option("--test", "Likewise; read once, for the final figure.")] = None,
+    search: Annotated[
+        str | None, _option("--search", "For embeddings: pairs of texts with a score, that candidates are judged by.")
+    ] = None,
     unlabelled: Annotated[
         list[str] | None, _option("--unlabelled", "Text without labels, to distil the teacher on.", "FILE")
     ] = None,
     text: Annotated[list[str] | None, _option("--text", "The column of texts; twice for pairs.", "COLUMN")] = None,
     label: Annotated[
         list[str] | None, _option("--label", "The column of labels; several times where each is one label.", "COLUMN")
+    ] = None,
+    pair: Annotated[
+        list[str] | None,
+        _option("--pair", "For embeddings: twice, the columns of the texts that are compared.", "COLUMN"),
     ] = None,
     query: Annotated[
         str | None, _option("--query", "For a ranking: the column that tells queries apart.", "COLUMN")
@@ -57,7 +64,7 @@ def init(  # noqa: PLR0913 (an option for each answer)
         str | None,
         _option(
             "--kind",
-            "classification, multi_label, regression, ranking, tagging; by default what labels say, if clear.",
+            "classification, multi_label, regression, ranking, tagging, embedding; by default what the data says.",
         ),
     ] = None,
     metric: Annotated[str | None, _option("--metric", "accuracy, f1, spearman, ...")] = None,
@@ -92,8 +99,14 @@ def init(  # noqa: PLR0913 (an option for each answer)
         space = _ask("--space", f"Search space for {teacher}: {shipped}, or a TOML file", space)
     train = _ask("--train", "Training data: Parquet, CSV or JSONL", train)
     test = _ask("--test", "Test data", test)
-    columns = None if hub else _look_at(train, test)
-    task = _settle_task(columns, known, _Task(text or [], label or [], query, kind, metric, fine_tune))
+    given = _Task(text or [], label or [], query, kind, metric, fine_tune, search, pair or [])
+    if given.is_judged_by_pairs:
+        given.search = _ask("--search", "Pairs of texts with a score, that candidates are judged by", search)
+        columns = None if hub else _look_at(given.search, test)
+        task = _settle_pairs(columns, None if hub else train, given)
+    else:
+        columns = None if hub else _look_at(train, test)
+        task = _settle_task(columns, known, given)
     length = str(min(LENGTH, known.positions) if known else LENGTH)
     answers = Answers(
         teacher=teacher,
@@ -107,6 +120,8 @@ def init(  # noqa: PLR0913 (an option for each answer)
         label=task.label,
         kind=str(task.kind),
         query=task.query,
+        search=task.search,
+        pair=task.pair,
         metric=str(task.metric),
         space=space,
         runtime=_ask("--runtime", "Runtime", runtime, "onnxruntime"),
@@ -123,7 +138,7 @@ def init(  # noqa: PLR0913 (an option for each answer)
     if found.name != folder.resolve().name:
         print(f"name: {found.name} (a study's name has letters, digits, dots, dashes and underscores only)")
     if columns:
-        print(columns.described(answers.text, answers.label, answers.kind, answers.query))
+        print(columns.described(task.pair or task.text, task.label, answers.kind, task.query))
     else:
         print(
             f"not looked at: {hub}; text: {', '.join(answers.text)}; label: {', '.join(answers.label)} ({answers.kind})"
@@ -176,6 +191,47 @@ class _Task:
     kind: str | None
     metric: str | None
     fine_tune: bool | None
+    search: str | None = None
+    pair: list[str] = field(default_factory=list)
+
+    @property
+    def is_judged_by_pairs(self) -> bool:
+        """Whether the training data has texts alone, and pairs stand in other files."""
+        from nas.tasks import REGISTRY
+
+        known = REGISTRY.get(self.kind or "")
+        return bool(known.learns_from_texts if known else self.search or self.pair)
+
+
+def _settle_pairs(pairs: Columns | None, train: str | None, given: _Task) -> _Task:
+    """The columns of a task that learns from the texts of `train` and is judged by pairs, which are in other files.
+
+    As given, else as is clear, else as the person at the terminal says. Raises `StudyError` with all that is unclear
+    and the flags that settle it, and `DataError` for a file that cannot be read.
+    """
+    from nas.columns import Clear
+    from nas.proposal import text_of
+    from nas.tasks import REGISTRY
+
+    task, unclear = replace(given, fine_tune=False), _Unclear()
+    task.kind = task.kind or next(name for name, kind in REGISTRY.items() if kind.learns_from_texts)
+    if not task.text:
+        said = unclear.settle("--text", "Column of texts to learn from", text_of(train) if train else None, None, str)
+        task.text = [said] if said else []
+    if not task.pair:
+        found = pairs.text if pairs else None
+        if isinstance(found, Clear) and len(found.value) != 2:
+            found = None
+        said = unclear.settle("--pair", "Columns of the texts that are compared", found, pairs, ", ".join)
+        task.pair = [name.strip() for name in said.split(",") if name.strip()]
+    if not task.label:
+        said = unclear.settle("--label", "Column of scores", pairs.label if pairs else None, pairs, str)
+        task.label = [said] if said else []
+    unclear.refuse()
+    if pairs:
+        _check_label(REGISTRY[task.kind], pairs, task)
+    task.metric = _ask("--metric", "Metric", task.metric, REGISTRY[task.kind].metrics[0])
+    return task
 
 
 def _settle_task(columns: Columns | None, teacher: Teacher | None, given: _Task) -> _Task:
@@ -237,9 +293,9 @@ def _check_label(kind: TaskKind, columns: Columns, task: _Task) -> None:
         raise DataError(f"{name}: a {kind.name} task cannot have {values}; give another --kind")
     if kind.has_words:
         columns.check_words(task.text, name)
-    if kind.predicts_numbers and held.numbers is None:
+    if kind.meaning == "scale" and held.numbers is None:
         raise DataError(
-            f"{name}: a {kind.name} needs numbers, but the column holds {min(held.counts)!r}; "
+            f"{name}: {kind.name} needs numbers, but the column holds {min(held.counts)!r}; "
             "correct the column, or give --kind classification"
         )
 

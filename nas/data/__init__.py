@@ -6,6 +6,7 @@ is the official validation set and is read once, for the final metric.
 
 from nas.data.batches import Batch, batches_by_length
 from nas.data.files import read_rows
+from nas.data.pairs import read_paired
 from nas.data.splits import held_out
 from nas.data.task import Splits, TaskData, prepare, read_splits
 from nas.data.truth import truth_of
@@ -19,6 +20,7 @@ __all__ = [
     "batches_by_length",
     "held_out",
     "prepare",
+    "read_paired",
     "read_rows",
     "read_splits",
     "read_unlabelled",

@@ -108,7 +108,8 @@ class Splits:
     texts: Mapping[str, Sequence[Sequence[Text]]]
     """For each split its columns of texts."""
     labels: Mapping[str, Sequence[Any]]
-    """For each split the label of each row, in the form that the kind of task stores."""
+    """For each split the label of each row, in the form that the kind of task stores; no training split where texts
+    alone are learnt from."""
     label_names: tuple[str, ...]
     in_test: int = 0
     """Training rows that were removed because their text is in the test set."""
@@ -126,7 +127,7 @@ class Splits:
     def select(self, name: str, rows: Sequence[int]) -> Splits:
         """The same splits with only some rows of one of them."""
         texts = {**self.texts, name: _rows(self.texts[name], rows)}
-        labels = {**self.labels, name: [self.labels[name][row] for row in rows]}
+        labels = {key: _some(values, rows) if key == name else values for key, values in self.labels.items()}
         more = {key: [values[row] for row in rows] for key, values in self.more.get(name, {}).items()}
         return replace(self, texts=texts, labels=labels, more={**self.more, name: more})
 
@@ -137,7 +138,8 @@ class Splits:
         )
 
     def _encode(self, name: str, tokenizer: PreTrainedTokenizerBase, max_length: int, token_types: bool) -> Dataset:
-        labels = {LABELS: list(self.labels[name])} | {key: list(rows) for key, rows in self.more.get(name, {}).items()}
+        labels = {LABELS: list(self.labels[name])} if name in self.labels else {}
+        labels |= {key: list(rows) for key, rows in self.more.get(name, {}).items()}
         return tokenised(self.texts[name], tokenizer, max_length, token_types, labels)
 
 
@@ -174,8 +176,8 @@ def read_splits(task: Task, train: str, test: str, seed: int, head: Head | None 
     """
     columns = (*task.unlabelled_columns, *task.label_columns)
     training, official = (read_columns(task, source, columns) for source in (train, test))
-    texts = {"train": texts_of(task, train, training), "test": texts_of(task, test, official)}
-    read = _labels(task, (train, training), (test, official), head)
+    texts = {"train": texts_of(task, train, task.text, training), "test": texts_of(task, test, task.text, official)}
+    read = labels_of(task, (train, training), (test, official), head)
     if task_kind(task.kind).has_words:
         for name, source in (("train", train), ("test", test)):
             _check_tags(task, source, texts[name][0], read.values[name])
@@ -258,8 +260,12 @@ def _check_tags(task: Task, source: str, texts: Sequence[Text], tags: Sequence[S
             )
 
 
+def _some(values: Sequence[Any], rows: Sequence[int]) -> list[Any]:
+    return [values[row] for row in rows]
+
+
 def _rows(columns: Sequence[Sequence[Text]], numbers: Sequence[int]) -> list[list[Text]]:
-    return [[column[number] for number in numbers] for column in columns]
+    return [_some(column, numbers) for column in columns]
 
 
 def read_columns(task: Task, source: str, columns: Sequence[str], is_file: bool = False) -> Dataset:
@@ -273,14 +279,14 @@ def read_columns(task: Task, source: str, columns: Sequence[str], is_file: bool 
     return rows
 
 
-def texts_of(task: Task, source: str, rows: Dataset) -> list[list[Text]]:
-    """The columns of texts, or of lists of words where the kind of task has these.
+def texts_of(task: Task, source: str, columns: Sequence[str], rows: Dataset) -> list[list[Text]]:
+    """Columns of texts, or of lists of words where the kind of task has these.
 
     Raises `DataError` if a row has none; says how many are empty.
     """
     is_text, what = (_is_words, "lists of words") if task_kind(task.kind).has_words else (_is_text, "texts")
     found = []
-    for column in task.text:
+    for column in columns:
         values = values_of(rows, column)
         bad = [number for number, value in enumerate(values) if not is_text(value)]
         if bad:
@@ -306,7 +312,7 @@ def _is_words(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(word, str) for word in value)
 
 
-def _labels(task: Task, train: tuple[str, Dataset], test: tuple[str, Dataset], head: Head | None) -> TaskLabels:
+def labels_of(task: Task, train: tuple[str, Dataset], test: tuple[str, Dataset], head: Head | None) -> TaskLabels:
     """The labels of training and test rows, as the kind of task reads them."""
     kind = task_kind(task.kind)
     found = kind.read(_label_columns(task, *train), _label_columns(task, *test), head)

@@ -69,7 +69,7 @@ def read_unlabelled(task: Task, sources: Sequence[tuple[str, bool]], splits: Spl
         rows = read_columns(task, source, task.unlabelled_columns, is_file)
         own = groups_in(task, source, rows)
         numbers.append([])
-        for number, row in enumerate(_rows_of(texts_of(task, source, rows))):
+        for number, row in enumerate(_rows_of(texts_of(task, source, task.text, rows))):
             text = normal(row)
             where = known.get(text, "kept")
             found[where] += 1

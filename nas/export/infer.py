@@ -7,7 +7,8 @@ It needs Python, numpy, tokenizers and onnxruntime.
 
 prints one line per text: the likeliest label and its probability, or the score of a regression or a ranking, as
 transformers' text-classification pipeline does. If a text may have several labels, these are all labels whose
-probability reaches the label's threshold in config.json, and nothing if none does. `--all` prints every label. Label
+probability reaches the label's threshold in config.json, and nothing if none does. `--all` prints every label. A model
+that embeds texts prints the numbers of the embedding, with spaces between them. Label
 and number, and one label and the next, have a tab between them. A model of text pairs takes two texts with a tab
 between them.
 
@@ -104,20 +105,21 @@ class Classifier:
         self.inputs = [value.name for value in self.session.get_inputs()]
         self.unknown = unknown_token(folder, self.tokenizer)
         self.tags_words = self.config["architectures"][0].endswith("ForTokenClassification")
+        self.embeds = "sentence_embedding" in [value.name for value in self.session.get_outputs()]
 
     def logits(self, text: str, second: str | None = None) -> np.ndarray:
-        """Return the logits of a text or a pair, (labels,). Texts go one by one, without padding."""
+        """Return the logits of a text or a pair, (labels,), or its embedding. Texts go one by one, without padding."""
         return self._run(encode(self.tokenizer, text, second))
 
     def _run(self, tokens: Encoding) -> np.ndarray:
-        """Return the logits of a text, (labels,), or of its tokens, (tokens, labels)."""
+        """Return the logits of a text, (labels,), or of its tokens, (tokens, labels), or the embedding of a text."""
         values = {
             "input_ids": tokens.ids,
             "attention_mask": tokens.attention_mask,
             "token_type_ids": tokens.type_ids,
         }
         fed = {name: np.array([values[name]], dtype=np.int64) for name in self.inputs}
-        logits: np.ndarray = self.session.run(["logits"], fed)[0][0]
+        logits: np.ndarray = self.session.run(["sentence_embedding" if self.embeds else "logits"], fed)[0][0]
         return logits
 
     def classify(self, text: str, second: str | None = None, *, every: bool = False) -> list[tuple[str, float]]:
@@ -192,6 +194,8 @@ def answers(classifier: Classifier, texts: Iterable[str], pairs: bool, every: bo
             if classifier.tags_words:
                 spans = classifier.spans(text, every=every)
                 line = "\t".join(f"{span.type}\t{span.start}\t{span.end}\t{span.score:.4f}" for span in spans)
+            elif classifier.embeds:
+                line = " ".join(f"{value:.6f}" for value in classifier.logits(*parts).tolist())
             else:
                 found = classifier.classify(*parts, every=every)
                 line = "\t".join(f"{label}\t{value:.4f}" for label, value in found)

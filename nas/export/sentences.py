@@ -37,7 +37,7 @@ class SentenceEncoder(nn.Module):
     def __init__(self, encoder: PreTrainedModel, folder: Path) -> None:
         super().__init__()
         modules = read_modules(folder)
-        self.encoder, self.form = encoder, modules.form
+        self.encoder, self.form, self.config = encoder, modules.form, encoder.config
         self.dense: nn.Linear | None = None
         if modules.dense:
             state = load_file(modules.dense / DENSE_FILE)

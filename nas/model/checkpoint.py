@@ -89,6 +89,11 @@ class Checkpoint:
         return found
 
     @property
+    def is_encoder(self) -> bool:
+        """Whether the model has no head."""
+        return self.network_type == "encoder"
+
+    @property
     def labels(self) -> int | None:
         """The number of outputs that the classifier was trained for; None if there is no classifier."""
         tensor = self.tensors.get(self.classifier)

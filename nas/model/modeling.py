@@ -21,8 +21,8 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.loss.loss_utils import ForSequenceClassificationLoss, ForTokenClassification
-from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput, TokenClassifierOutput
-from transformers.utils.generic import ModelOutput, can_return_tuple
+from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
+from transformers.utils.generic import can_return_tuple
 
 from nas.architecture import LAYER_BLOCKS, first_token_from
 from nas.form import NetworkType, Readout
@@ -352,7 +352,7 @@ class CompactBert(CompactBertPreTrainedModel):
         details: bool = False,
         every_token: bool = False,
         **kwargs: Any,
-    ) -> ModelOutput:
+    ) -> SequenceClassifierOutput:
         """Return logits of token ids of shape (batch, sequence).
 
         The arguments are those of transformers' classifiers, `return_dict` included; further ones that those accept
@@ -380,7 +380,7 @@ class CompactBert(CompactBertPreTrainedModel):
             "attentions": tuple(states.attentions) if weigh else None,
         }
         if not details:
-            return TokenClassifierOutput(**found) if logits.dim() == 3 else SequenceClassifierOutput(**found)
+            return SequenceClassifierOutput(**found)
         places = tuple(states.places) if shows else None
         return CompactBertOutput(**found, places=places, every_logits=every, left_after=left_after)
 

@@ -104,7 +104,7 @@ def check_sources(study: Study) -> None:
     """Raise the error that data or teacher would meet, as far as they are files on this machine."""
     task = study.task
     is_made_here = task.train == "embedded"
-    for name in (*(() if task.hub or is_made_here else (task.train, task.test)), *task.unlabelled_files):
+    for name in (*(() if task.hub or is_made_here else task.sets.values()), *task.unlabelled_files):
         check_file(study.resolve(name))
     if is_made_here:
         return

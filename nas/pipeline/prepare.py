@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nas import embedded
-from nas.data import Splits, TaskData, read_splits, truth_of
+from nas.data import Splits, TaskData, read_paired, read_splits, truth_of
 from nas.data.files import values_of
 from nas.data.sample import SAMPLE_FILE, sample_of
 from nas.data.task import tokenised
@@ -25,7 +26,9 @@ from nas.data.truth import first_rows
 from nas.data.words import Text, words_left_out
 from nas.errors import SearchSpaceError, TeacherError
 from nas.evaluate.accuracy import logits_of
+from nas.export.sentences import SentenceEncoder
 from nas.files import digest, file_digest, read_json, write_json
+from nas.model.stock import shape_of
 from nas.model.teacher_config import read_config, teacher_settings
 from nas.model.tokenizer import check_ids, ignored_code, load_tokenizer
 from nas.pipeline.named import student_named
@@ -33,6 +36,7 @@ from nas.pipeline.run import Run, once
 from nas.pipeline.snapshots import commit, has_hub_teacher, hub_model, keep, said_of_ids
 from nas.pipeline.teachers import Teacher, check_shape, check_teacher, load_classifier
 from nas.progress import Laps, busy, say
+from nas.sentence_modules import write_modules
 from nas.study import FineTuning as FineTuningSettings
 from nas.study import Study
 from nas.study import Teacher as ModelSettings
@@ -56,11 +60,11 @@ _PATIENCE = 3
 
 
 def data_files(run: Run) -> dict[str, Path]:
-    """The files that the training and the test set are read from; none for a hub data set."""
+    """The files that the sets are read from, by what they are for; none for a hub data set."""
     task = run.study.task
     if task.train == "embedded":
         return {name: run.embedded / f"{name}.parquet" for name in ("train", "test")}
-    return {} if task.hub else {name: run.study.resolve(getattr(task, name)) for name in ("train", "test")}
+    return {} if task.hub else {name: run.study.resolve(path) for name, path in task.sets.items()}
 
 
 @once
@@ -69,8 +73,9 @@ def task_made_of(run: Run) -> dict[str, Any]:
     files = data_files(run)
     # The suffix says how the bytes are read.
     known = {name: [path.suffix, file_digest(path) if path.is_file() else None] for name, path in files.items()}
-    # A step of its own reads the texts without labels; older runs know neither threshold nor query.
-    left_out = {"unlabelled"} | {key for key in ("threshold", "query") if getattr(run.study.task, key) is None}
+    # A step of its own reads the texts without labels; older runs do not know the other settings.
+    newer = ("threshold", "query", "search", "pair")
+    left_out = {"unlabelled"} | {key for key in newer if not getattr(run.study.task, key)}
     task = run.study.task.model_dump(mode="json", exclude=left_out)
     return task | known | {"revision": commit(run, "dataset")}
 
@@ -196,12 +201,15 @@ def read_task(run: Run, weights: bool = True) -> ReadTask:
     """
     study, files, source = run.study, data_files(run), teacher_folder(run, weights)
     task = study.task.model_copy(update={"revision": commit(run, "dataset")})
-    train, test = (str(files.get(name, getattr(study.task, name))) for name in ("train", "test"))
+    sources = {name: str(files.get(name, source)) for name, source in task.sets.items()}
     teacher = check_teacher(study, source, weights or not has_hub_teacher(study))
     if code := ignored_code(source):
         say(f"Teacher: code of its tokenizer ({code}) is not run; its tokenizer.json alone makes the tokens")
     with student_named(study):
-        splits = read_splits(task, train, test, study.seed, teacher.head(study))
+        if task_kind(task.kind).learns_from_texts:
+            splits = read_paired(task, **sources)
+        else:
+            splits = read_splits(task, **sources, seed=study.seed, head=teacher.head(study))
     return ReadTask(splits, teacher, task.max_length)
 
 
@@ -303,9 +311,13 @@ def make_teacher(run: Run, laps: Laps) -> None:
         place = Place(run.teacher, origin, f"Fine-tuning the {'student' if study.student else 'teacher'}")
         fine_tune(study, study.compressed.fine_tune, model, tokenizer, data, place)
     model.save_pretrained(run.teacher)
+    form = task_kind(study.task.kind).form(teacher_folder(run))
+    if form.network_type == "encoder":
+        write_modules(run.teacher, form, shape_of(model.config).hidden_size)
     tokenizer.model_max_length = study.task.max_length  # exports cut texts where accuracy was judged
     tokenizer.save_pretrained(run.teacher)
-    outputs, tuned = _judge(model, data, study), study.compressed.fine_tune is not None
+    whole = SentenceEncoder(model, run.teacher) if form.network_type == "encoder" else model
+    outputs, tuned = _judge(whole, data, study), study.compressed.fine_tune is not None
     about: dict[str, Any] = {"model": study.compressed.model, "commit": commit(run, "model"), "fine_tuned_here": tuned}
     about["served_as"] = task_kind(study.task.kind).served_as(teacher_settings(teacher_folder(run)), tuned)
     write_json(run.teacher / _SOURCE, about | {"outputs": asdict(outputs)})
@@ -367,7 +379,7 @@ def scale_of(run: Run) -> Scale:
     return Scale(**read_json(run.teacher / _SOURCE, TeacherError)["outputs"])
 
 
-def _judge(model: PreTrainedModel, data: TaskData, study: Study) -> Scale:
+def _judge(model: nn.Module, data: TaskData, study: Study) -> Scale:
     """Say how accurate the teacher is on some of the search set, and whether a constant answer is as good.
 
     Returns the scale of its outputs; see `scale_of`.

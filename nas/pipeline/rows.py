@@ -163,7 +163,7 @@ def _look(study: Study, task: ReadTask, more: Unlabelled | None) -> Rows:
     unknown = task.tokenizer.unk_token_id
     found = Rows(
         sets={
-            name: _lengths(task, len(task.splits.labels[name]), chosen.texts[name], split)
+            name: _lengths(task, len(task.splits.texts[name][0]), chosen.texts[name], split)
             for name, split in data.splits.items()
         },
         in_test=task.splits.in_test,
@@ -245,7 +245,7 @@ def _repeated(splits: Splits) -> tuple[int, int]:
     """How many rows of the training and the search set repeat an earlier text, and of these with another label."""
     first: dict[str, Any] = {}
     repeated = contradicted = 0
-    for name in ("train", "search"):
+    for name in ("train", "search") if "train" in splits.labels else ():
         for row, label in zip(zip(*splits.texts[name], strict=True), splits.labels[name], strict=True):
             known = first.setdefault(normal(row), label)
             repeated += 1
@@ -255,12 +255,12 @@ def _repeated(splits: Splits) -> tuple[int, int]:
 
 def _classes(kind: TaskKind, splits: Splits) -> dict[str, dict[str, int]]:
     counts = {name: kind.counts(labels, splits.label_names) for name, labels in splits.labels.items()}
-    return {label: {name: found[label] for name, found in counts.items()} for label in counts["train"]}
+    return {label: {name: found[label] for name, found in counts.items()} for label in counts["search"]}
 
 
 def _figures(kind: TaskKind, splits: Splits) -> dict[str, dict[str, int]]:
     found = {name: kind.in_figures(splits.truth(name)) for name in splits.labels}
-    return {what: {name: own[what] for name, own in found.items()} for what in found["train"]}
+    return {what: {name: own[what] for name, own in found.items()} for what in found["search"]}
 
 
 def _targets(labels: Sequence[float]) -> Targets:

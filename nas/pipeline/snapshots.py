@@ -90,7 +90,7 @@ def check_hub_data(task: Task, found: Snapshot) -> None:
     with busy(f"Looking at {found}"):
         known = splits(found, task.config)
     splits_of_it = (name for name in task.unlabelled if name not in task.unlabelled_files)
-    for source in (task.train, task.test, *splits_of_it):
+    for source in (*task.sets.values(), *splits_of_it):
         for name in names_in(source):
             check_split(found, known, name)
 

@@ -90,7 +90,7 @@ def check_teacher(study: Study, source: str, weights: bool = True) -> Teacher:
         checkpoint = None
         if weights:
             checkpoint = Checkpoint.of(source, config, task_kind(study.task.kind).network_form.network_type)
-            if study.compressed.fine_tune is None:
+            if study.compressed.fine_tune is None and not checkpoint.is_encoder:
                 _check_head(study, config, checkpoint)
         tokenizer = load_tokenizer(source, config, task_kind(study.task.kind).has_words)
         check_tokenizer(tokenizer, source, config)
@@ -136,6 +136,8 @@ def load_classifier(study: Study, source: str, data: TaskData) -> tuple[PreTrain
     """
     teacher = check_teacher(study, source)
     config, kind = teacher.config, task_kind(study.task.kind)
+    if teacher.checkpoint and teacher.checkpoint.is_encoder:
+        return teacher.checkpoint.load(config), teacher.tokenizer
     if study.compressed.fine_tune:
         names = kind.output_names(data.label_names)
         config.id2label, config.label2id = names, {name: key for key, name in names.items()}

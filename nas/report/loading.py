@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from nas.export.artefact import INFER_FILE, ONNX_FILE
 from nas.export.standalone import MODELING_FILE
+from nas.form import OUTPUT_NAMES
 from nas.tasks import TaskKind
 
 
@@ -27,14 +28,16 @@ def snippets(folder: str, files: Collection[str], pairs: bool, kind: TaskKind) -
     example = '{"text": "one text", "text_pair": "another"}' if pairs else '"a text"'
     texts = '"one text", "another"' if pairs else '"a text"'
     found = [Snippet(title, "python", code) for title, code in kind.snippets(quoted, trust)]
-    found += [
-        Snippet(
+    if kind.pipeline:
+        served = Snippet(
             f"With torch and transformers{' (5 or later) alone' if own else ''}:",
             "python",
             "from transformers import pipeline\n\n"
             f'classify = pipeline("{kind.pipeline}", model={quoted}{trust})\n'
             f"print(classify({example}{kind.asks_pipeline}))",
-        ),
+        )
+        found.append(served)
+    found.append(
         Snippet(
             "With ONNX Runtime:",
             "python",
@@ -43,9 +46,9 @@ def snippets(folder: str, files: Collection[str], pairs: bool, kind: TaskKind) -
             f"tokenizer = PreTrainedTokenizerFast.from_pretrained({quoted})\n"
             f'tokens = tokenizer({texts}, truncation=True, return_tensors="np")\n'
             f"session = onnxruntime.InferenceSession({json.dumps(f'{folder}/{ONNX_FILE}', ensure_ascii=False)})\n"
-            'print(session.run(["logits"], dict(tokens)))',
-        ),
-    ]
+            f'print(session.run(["{OUTPUT_NAMES[kind.network_form.network_type]}"], dict(tokens)))',
+        )
+    )
     if INFER_FILE in files:
         asked = "--pairs $'one text\\tanother'" if pairs else '"a text"'
         title = "With nothing but `pip install numpy tokenizers onnxruntime`:"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nas.tasks.base import GROUP, IGNORED, JUDGED, Meaning, Metric, Problem, TaskKind, TaskLabels, in_groups
 from nas.tasks.classification import Classification, ClassMetric
+from nas.tasks.embedding import Embedding, PairCorrelation
 from nas.tasks.labels import Head, LabelColumn
 from nas.tasks.multi_label import LabelMetric, MultiLabel
 from nas.tasks.ranking import Ranking, RankingMetric
@@ -17,11 +18,13 @@ __all__ = [
     "REGISTRY",
     "ClassMetric",
     "Correlation",
+    "Embedding",
     "Head",
     "LabelColumn",
     "LabelMetric",
     "Meaning",
     "Metric",
+    "PairCorrelation",
     "Problem",
     "Ranking",
     "RankingMetric",
@@ -34,7 +37,7 @@ __all__ = [
 ]
 
 REGISTRY: dict[str, TaskKind] = {
-    kind.name: kind for kind in (Classification(), Regression(), MultiLabel(), Ranking(), Tagging())
+    kind.name: kind for kind in (Classification(), Regression(), MultiLabel(), Ranking(), Tagging(), Embedding())
 }
 
 

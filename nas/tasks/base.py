@@ -62,6 +62,14 @@ class TaskSettings(Protocol):
     def query(self) -> str | None:
         """The column that says which rows are judged together."""
 
+    @property
+    def search(self) -> str | None:
+        """The search set, where it is not held out of the training rows."""
+
+    @property
+    def pair(self) -> tuple[str, ...]:
+        """The columns of the texts that are compared."""
+
 
 def in_groups(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Records (rows,) of `label` and `group`: what a metric that judges groups of rows compares outputs with."""
@@ -238,14 +246,17 @@ class TaskKind(ABC):
     """The form of its networks, as far as it does not depend on the teacher."""
     judges_groups: ClassVar[bool] = False
     """Whether rows are judged in groups, such as the passages of a query; see `group_column`."""
-    needs_pairs: ClassVar[bool] = False
-    """Whether a row must be two texts."""
     no_student: ClassVar[str] = ""
     """Why a network cannot learn from the stored outputs of another model; empty where it can."""
-    has_words: ClassVar[bool] = False
-    """Whether a text is a list of words, and its label a list with a tag for each of them."""
+    learns_from_texts: ClassVar[bool] = False
+    """Whether training rows are texts without labels, and search and test set are files of pairs with a score. The
+    teacher is then taken as it is."""
     has_static: ClassVar[bool] = True
     """Whether a linear classifier of a text's mean word vector can do the task, to be compared with."""
+    needs_pairs: ClassVar[bool] = False
+    """Whether a row must be two texts."""
+    has_words: ClassVar[bool] = False
+    """Whether a text is a list of words, and its label a list with a tag for each of them."""
     text_words: ClassVar[str] = "two columns for pairs"
     """What `task.text` names, for a comment in a first study file."""
     hub_task: ClassVar[str] = "text-classification"
@@ -253,7 +264,7 @@ class TaskKind(ABC):
     hub_library: ClassVar[str] = "transformers"
     """The library that a hub says an export is loaded with."""
     pipeline: ClassVar[str] = "text-classification"
-    """The pipeline of transformers that serves an export."""
+    """The pipeline of transformers that serves an export; empty if none does."""
     asks_pipeline: ClassVar[str] = ", truncation=True"
     """What that pipeline must be told to give the whole answer to a text of any length, as Python arguments."""
 
@@ -278,6 +289,7 @@ class TaskKind(ABC):
             raise ValueError(f"threshold: {self.name} has none, but got {asked.threshold!r}; remove it")
         if asked.query is not None and not self.judges_groups:
             raise ValueError(f"query: {self.name} judges each row alone, but got {asked.query!r}; remove it")
+        self._check_judged(asked)
         if self.needs_pairs and len(asked.text) != 2:
             raise ValueError(
                 f"text: {self.name} needs the columns of two texts, but got {', '.join(asked.text)}; name both"
@@ -285,6 +297,28 @@ class TaskKind(ABC):
         if self.has_words and len(asked.text) != 1:
             raise ValueError(
                 f"text: {self.name} has one column of lists of words, but got {', '.join(asked.text)}; name one"
+            )
+
+    def _check_judged(self, asked: TaskSettings) -> None:
+        """Raise `ValueError` unless a study names pairs to be judged by where the kind needs them, and only there."""
+        if not self.learns_from_texts:
+            for key, value in (("search", asked.search), ("pair", asked.pair)):
+                if value:
+                    raise ValueError(
+                        f"{key}: {self.name} is judged by rows held out of the training rows, but got {value!r}; "
+                        "remove it"
+                    )
+            return
+        if len(asked.text) != 1:
+            raise ValueError(
+                f"text: {self.name} learns from single texts, but got {', '.join(asked.text)}; name one column"
+            )
+        if not asked.search:
+            raise ValueError(f"search: {self.name} needs a file of pairs to judge candidates by; name it")
+        if len(asked.pair) != 2:
+            raise ValueError(
+                f"pair: {self.name} needs the columns of the two texts in the search and the test set, but got "
+                f"{', '.join(asked.pair) or 'none'}; name both"
             )
 
     def group_column(self, asked: TaskSettings) -> str | None:

@@ -29,6 +29,10 @@ EXAMPLES = pytest.mark.parametrize(
     [(kind, example) for kind in REGISTRY.values() for example in kind.examples],
     ids=[f"{name} {number}" for name, kind in REGISTRY.items() for number in range(len(kind.examples))],
 )
+CLASSIFIERS = pytest.mark.parametrize(
+    ("kind", "columns"),
+    [(kind, example) for kind in REGISTRY.values() if not kind.learns_from_texts for example in kind.examples],
+)
 METRICS = pytest.mark.parametrize(
     ("kind", "name"),
     [(kind, metric) for kind in REGISTRY.values() for metric in kind.metrics],
@@ -41,6 +45,7 @@ def asked(kind, metric=None, **settings):
     return SimpleNamespace(
         **{"metric": metric or kind.metrics[0], "positive": None, "label": "label", "threshold": None}
         | {"text": ("one", "other") if kind.needs_pairs else ("text",), "query": None}
+        | ({"search": "pairs.csv", "pair": ("a", "b")} if kind.learns_from_texts else {"search": None, "pair": ()})
         | settings
     )
 
@@ -56,10 +61,16 @@ def read(kind, columns=None):
 
 
 def many(kind, count=400):
-    """What a metric of a kind compares outputs with, (count, ...), drawn from its first example; groups are of ten."""
+    """What a metric of a kind compares outputs with, (count, ...), drawn from its first example.
+
+    Groups are of ten; where pairs are judged, each two rows are one.
+    """
     found = read(kind)
     labels = as_array((found.judged or found.values)["train"])
     rows = np.random.default_rng(0).integers(0, len(labels), count)
+    if kind.learns_from_texts:
+        pairs = np.arange(count) // 2
+        return in_groups(labels[rows[pairs]], pairs), 2, found.names
     drawn = in_groups(labels[rows], np.arange(count) // 10) if kind.judges_groups else labels[rows]
     return drawn, len(kind.output_names(found.names)), found.names
 
@@ -80,6 +91,7 @@ def test_every_kind_is_found_by_its_name():
 def test_says_what_it_is_for(kind):
     assert kind.metrics and len(set(kind.metrics)) == len(kind.metrics)
     assert kind.problem_type in get_args(Problem)
+    assert kind.learns_from_texts == (kind.network_form.network_type == "encoder")
     with pytest.raises(ValueError, match=f"metric: 'beauty' does not measure {kind.name}; use {kind.metrics[0]}"):
         kind.check(asked(kind, "beauty"))
     for metric in kind.metrics:
@@ -139,6 +151,8 @@ def test_a_metric_travels_and_says_what_is_answered_and_what_is_right(kind, name
     if metric.judges_groups:
         each = metric.each(logits, labels)
         assert len(each) == metric.size(labels) and each.mean() == pytest.approx(metric.score(logits, labels))
+    elif kind.learns_from_texts:  # pairs are drawn
+        assert metric.resampled(logits, labels, [np.arange(60).repeat(2)[:60]]) != [metric.score(logits, labels)]
     else:
         scores = [metric.score(logits[rows], labels[rows]) for rows in draws]
         assert metric.resampled(logits, labels, draws) == pytest.approx(scores, abs=1e-9)
@@ -175,8 +189,9 @@ def test_what_is_learnt_from_the_teacher_is_a_mean_over_texts_and_least_for_equa
             pytest.approx(kind.divergence(student, student + 3.0).item(), rel=1e-5)
         )
         assert_same(compared, sum(kind.divergence(student[at], teacher[at], groups[at]) for at in HALVES) / 2)
-    halves = [kind.divergence(student[part], teacher[part]) for part in HALVES]
-    assert_same(loss, sum(halves) / 2)
+    if not kind.learns_from_texts:  # embeddings are also compared with those of the other texts of a batch
+        halves = [kind.divergence(student[part], teacher[part]) for part in HALVES]
+        assert_same(loss, sum(halves) / 2)
     if kind.network_form.readout == "every":  # each text counts alike, however many of its tokens do
         mask = torch.arange(5) < torch.tensor([[5], [3]])
         two = [
@@ -191,6 +206,9 @@ def test_what_is_learnt_from_the_teacher_is_a_mean_over_texts_and_least_for_equa
 @ALL
 def test_a_teacher_of_the_kind_is_known_from_those_of_other_kinds(kind):
     _, outputs, _ = many(kind)
+    if kind.network_form.network_type == "encoder":
+        assert not kind.takes(kind.problem_type, outputs)  # no classifier is one
+        return
     assert kind.takes(kind.problem_type, outputs)
     for other in REGISTRY.values():
         of_one_number = kind.has_one_output and other.has_one_output  # which may be put in an order whatever it is
@@ -198,7 +216,7 @@ def test_a_teacher_of_the_kind_is_known_from_those_of_other_kinds(kind):
             assert not other.takes(kind.problem_type, outputs)
 
 
-@EXAMPLES
+@CLASSIFIERS
 def test_classifiers_of_transformers_and_of_nas_learn_from_the_labels_as_they_are_stored(kind, columns):
     """The same loss, by the problem type that stands in config.json."""
     found = read(kind, columns)

@@ -1,0 +1,189 @@
+"""Embeddings of texts, as sentence encoders give them: the teacher is an encoder, and training needs texts alone.
+
+A network's outputs are an embedding in the teacher's own space, so that those of teacher and network can be compared
+with each other. What is judged are pairs of texts with a score: how well the cosine of the two embeddings correlates
+with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nas.errors import TeacherError
+from nas.form import NetworkForm
+from nas.sentence_modules import read_modules
+from nas.tasks.base import GROUP, Metric, TaskKind, TaskLabels, TaskSettings
+from nas.tasks.labels import Head, LabelColumn, targets_of
+
+if TYPE_CHECKING:
+    import torch
+
+_SIMILARITIES = 10.0
+"""Weight of the squared error of similarities, which are differences of some tenths, beside that of embeddings."""
+
+
+@dataclass(frozen=True)
+class PairCorrelation(Metric):
+    """`spearman` or `pearson`, between the cosine of a pair's embeddings and the score of the pair.
+
+    Labels are records (texts,) of the score `label` and the pair `group`, which two texts share.
+    """
+
+    @property
+    def needs_float32(self) -> bool:
+        """Pairs may differ by less than bf16 tells."""
+        return True
+
+    @property
+    def least_size(self) -> int:
+        return 2
+
+    @property
+    def size_word(self) -> str:
+        return "pairs"
+
+    def size(self, labels: np.ndarray) -> int:
+        return len(labels) // 2
+
+    def in_words(self, labels: np.ndarray) -> str:
+        return f"{self.size(labels):,} pairs"
+
+    def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
+        return self._correlation(*_pairs(logits, labels))
+
+    def resampled(self, logits: np.ndarray, labels: np.ndarray, draws: Iterable[np.ndarray]) -> list[float]:
+        """The score of each draw, for which pairs are drawn in place of texts."""
+        cosines, scores = _pairs(logits, labels)
+        chosen = (rows[: len(scores)] // 2 for rows in draws)
+        return [self._correlation(cosines[pairs], scores[pairs]) for pairs in chosen]
+
+    def _correlation(self, cosines: np.ndarray, scores: np.ndarray) -> float:
+        from scipy.stats import pearsonr, spearmanr
+
+        if np.ptp(cosines) == 0.0 or np.ptp(scores) == 0.0:
+            return 0.0  # what is constant correlates with nothing
+        found = spearmanr(cosines, scores) if self.name == "spearman" else pearsonr(cosines, scores)
+        return float(found.statistic)
+
+    def answers(self, logits: np.ndarray, labels: np.ndarray) -> None:
+        return None
+
+    def imagined(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
+        """Embeddings (texts, 2) whose cosines are, but for their scale, scores that correlate with the true ones."""
+        order = _order(labels)
+        scores = labels["label"][order[::2]]
+        deviation = scores.std() or 1.0
+        noise = deviation * math.sqrt(share**-2 - 1.0)
+        noisy = scores + noise * rng.standard_normal(len(scores))
+        off = noisy - scores.mean()
+        angles = np.arccos(off / (np.abs(off).max() or 1.0))
+        found = np.zeros((len(labels), 2))
+        found[order[::2], 0] = 1.0
+        found[order[1::2]] = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        return found
+
+
+def _order(labels: np.ndarray) -> np.ndarray:
+    """The rows, both of a pair behind each other."""
+    return np.argsort(labels[GROUP], kind="stable")
+
+
+def _pairs(embeddings: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The cosine of each pair's embeddings and its score, each (pairs,)."""
+    order = _order(labels)
+    lengths = np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    unit = (embeddings / lengths)[order]
+    return (unit[::2] * unit[1::2]).sum(axis=1), labels["label"][order[::2]]
+
+
+class Embedding(TaskKind):
+    """A point in the teacher's space for each text, near to those of texts that mean about the same."""
+
+    name = "embedding"
+    metrics = ("spearman", "pearson")
+    examples = ({"score": [0.5, 4.0, 1.25, 3.0]}, {"score": ["1", "2.5", "-3e2", ".5"]})
+    problem_type = "regression"
+    meaning = "scale"
+    label_word = "scores"
+    text_words = "texts to learn from, without labels"
+    no_exits = "the embeddings of two texts are compared, so that both must come from the same layer"
+    no_student = "embeddings lie in the space of the model that is compressed"
+    network_form = NetworkForm("encoder", "mean")
+    learns_from_texts = True
+    has_static = False
+    pipeline = ""
+    hub_task = "sentence-similarity"
+    hub_library = "sentence-transformers"
+
+    def metric(self, asked: TaskSettings, names: Sequence[str] = ()) -> PairCorrelation:
+        return PairCorrelation(asked.metric)
+
+    def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
+        """The scores of the pairs that candidates are judged by, and of those of the test set."""
+        (searched,), (tested,) = train, test
+        return TaskLabels({"train": targets_of(searched), "test": targets_of(tested)}, ())
+
+    def output_names(self, names: Sequence[str]) -> dict[int, str]:
+        return {0: "embedding"}
+
+    def takes(self, problem_type: str | None, outputs: int | None) -> bool:
+        """No classifier; an encoder is known by its folder."""
+        return False
+
+    def form(self, teacher: str) -> NetworkForm:
+        """Pooling and normalisation as the teacher's folder says it."""
+        modules = read_modules(Path(teacher))
+        if modules.dense:
+            raise TeacherError(
+                f"teacher.model: {teacher}: has a projection behind its pooling ({modules.dense.name}), which is not "
+                "supported; give an encoder without one"
+            )
+        return modules.form
+
+    def counts(self, labels: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
+        return {}
+
+    def divergence(
+        self,
+        student: torch.Tensor,
+        teacher: torch.Tensor,
+        groups: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Squared error of the embeddings, and of the similarities between the texts of a batch.
+
+        Both are relative to the mean squared length of the teacher's embeddings.
+        """
+        own, given = student.float(), teacher.float()
+        size = given.square().sum(dim=-1).mean()
+        errors = (own - given).square().sum(dim=-1).mean() / size
+        similarities = (own @ own.T - given @ given.T) / size
+        return errors + _SIMILARITIES * similarities.square().mean()
+
+    def served_as(self, teacher: Any, fine_tuned: bool) -> dict[str, Any]:
+        return {}
+
+    def snippets(self, folder: str, trust: str) -> list[tuple[str, str]]:
+        code = (
+            "from sentence_transformers import SentenceTransformer\n\n"
+            f"model = SentenceTransformer({folder}{trust})\n"
+            'embeddings = model.encode(["a text", "another one"])\n'
+            "print(model.similarity(embeddings, embeddings))"
+        )
+        return [("With sentence-transformers:", code)]
+
+    @property
+    def usage(self) -> str:
+        return (
+            "Embeddings lie in the teacher's space: documents that the teacher has embedded can be searched with the "
+            "embeddings of this model."
+        )
+
+    def in_words(self, texts: str, labels: Sequence[str]) -> str:
+        return f"Embeds {texts}"

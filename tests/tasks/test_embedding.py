@@ -1,0 +1,285 @@
+"""Embeddings of texts: how pairs are read and scored, what the teacher's folder says, and how exports are served."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from scipy.stats import pearsonr, spearmanr
+from tiny import EMBEDDING_STUDY, make_scored_pairs, write_embedding_study
+from tolerance import assert_same
+from transformers import AutoModel
+
+from nas.data import read_paired, truth_of
+from nas.errors import DataError, StudyError, TeacherError
+from nas.evaluate.spread import standard_error
+from nas.export.infer import Classifier, answers
+from nas.export.verification import reload, reload_alone
+from nas.files import read_json, write_json
+from nas.form import NetworkForm
+from nas.model.tokenizer import load_tokenizer
+from nas.pipeline import Run
+from nas.pipeline.commands import export
+from nas.pipeline.prepare import splits
+from nas.pipeline.reports import report
+from nas.pipeline.rows import look_at_rows
+from nas.pipeline.teachers import load_teacher
+from nas.sentence_modules import read_modules, write_modules
+from nas.study import Study, Task
+from nas.tasks import GROUP, PairCorrelation, in_groups, task_kind
+
+KIND = task_kind("embedding")
+TEXTS = ["w1 w2 w3", "w40 w41 w42 w43", "unheard w5", "w9 " * 40]
+
+
+def task(**changes):
+    given = {"train": "train.parquet", "search": "search.parquet", "test": "test.parquet", "text": ("text",)}
+    return Task(**given | {"kind": "embedding", "metric": "spearman", "pair": ("a", "b"), "label": "score"} | changes)
+
+
+def read(folder, train, search, test):
+    for name, rows in {"train": {"text": train}, "search": search, "test": test}.items():
+        Dataset.from_dict(rows).to_parquet(folder / f"{name}.parquet")
+    return read_paired(task(), *(str(folder / f"{name}.parquet") for name in ("train", "search", "test")))
+
+
+def scored(*pairs):
+    return {key: [pair[number] for pair in pairs] for number, key in enumerate(("a", "b", "score"))}
+
+
+def test_a_pair_is_two_rows_and_texts_of_pairs_are_not_trained_on(tmp_path):
+    search, test = scored(("A one", "b", 0.5), ("c", "d", 4.0)), scored(("e", "f", 1.0), ("g", "h", 2.0))
+    found = read(tmp_path, ["x", "a ONE", "y", "h"], search, test)
+    assert found.texts == {"train": [["x", "y"]], "search": [["A one", "b", "c", "d"]], "test": [["e", "f", "g", "h"]]}
+    truth = found.truth("search")
+    assert truth["label"].tolist() == [0.5, 0.5, 4.0, 4.0] and truth[GROUP].tolist() == [0, 0, 1, 1]
+    assert found.in_test == 2 and "train" not in found.labels
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        (scored(("a", "b", 1.0), ("c", "d", None)), "row 1 .*has no label"),
+        (scored(("a", "b", 1.0), ("c", None, 2.0)), "column 'b' must hold texts, but row 1 holds None"),
+        (scored(("a", "b", 1.0), ("c", "d", 1.0)), "all 2 targets are 1"),
+        (scored(("a", "b", 1.0)), "needs at least 2 pairs for spearman, but has 1"),
+    ],
+)
+def test_pairs_that_cannot_be_scored_are_refused(tmp_path, search, message):
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, ["x"], search, scored(("e", "f", 1.0), ("g", "h", 2.0)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"search": None}, "search: embedding needs a file of pairs"),
+        ({"pair": ("a",)}, "pair: embedding needs the columns of the two texts"),
+        ({"text": ("a", "b")}, "text: embedding learns from single texts"),
+        ({"metric": "accuracy"}, "'accuracy' does not measure embedding"),
+        ({"kind": "regression", "pair": ()}, "search: regression is judged by rows held out"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        task(**changes)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('model = "./teacher"', 'model = "./teacher"\nfine_tune = {}', "teacher.fine_tune: the teacher of a task of"),
+        ("[supernet]", '[student]\nmodel = "./teacher"\n\n[supernet]', "student: embeddings lie in the space"),
+    ],
+)
+def test_a_teacher_that_would_change_is_refused(tmp_path, old, new, message):
+    (tmp_path / "study.toml").write_text(EMBEDDING_STUDY.replace(old, new))
+    with pytest.raises(StudyError, match=message):
+        Study.load(tmp_path / "study.toml")
+
+
+@pytest.mark.parametrize("name", KIND.metrics)
+def test_the_metric_correlates_the_cosines_of_pairs_with_their_scores(name):
+    rng = np.random.default_rng(0)
+    embeddings, scores = rng.standard_normal((40, 5)), rng.standard_normal(20)
+    first, second = embeddings[:20], embeddings[20:]
+    cosines = [float(a @ b / np.sqrt((a @ a) * (b @ b))) for a, b in zip(first, second, strict=True)]
+    labels = in_groups(np.tile(scores, 2), np.tile(np.arange(20), 2))
+    expected = (spearmanr if name == "spearman" else pearsonr)(cosines, scores).statistic
+    metric = PairCorrelation(name)
+    assert metric.score(embeddings, labels) == pytest.approx(expected, abs=1e-9)
+    order = rng.permutation(40)
+    assert metric.score(embeddings[order], labels[order]) == pytest.approx(expected, abs=1e-9)
+    assert metric.size(labels) == 20 and metric.score(np.ones((40, 5)), labels) == 0.0
+
+
+def test_the_standard_error_is_that_of_pairs():
+    """Of a correlation of 0.8 between 400 pairs it is about (1 - 0.8²) / 20."""
+    rng, metric = np.random.default_rng(1), PairCorrelation("pearson")
+    labels = in_groups(np.repeat(rng.standard_normal(400), 2), np.repeat(np.arange(400), 2))
+    logits = metric.imagined(labels, 1, 0.8, rng)
+    assert metric.score(logits, labels) == pytest.approx(0.8, abs=0.06)
+    assert standard_error(metric, logits, labels) == pytest.approx(0.36 / 20, rel=0.35)
+
+
+def test_distillation_compares_embeddings_and_their_similarities():
+    generator = torch.Generator().manual_seed(0)
+    teacher = torch.randn(8, 16, generator=generator)
+    student = teacher + 0.1 * torch.randn(8, 16, generator=generator)
+    rotation = torch.linalg.qr(torch.randn(16, 16, generator=generator))[0]
+    assert KIND.divergence(teacher, teacher) == 0.0 < KIND.divergence(student, teacher)
+    # The texts of a batch are as similar as before, so that only the embeddings themselves differ.
+    errors = (teacher @ rotation - teacher).square().sum(dim=1).mean() / teacher.square().sum(dim=1).mean()
+    assert KIND.divergence(teacher @ rotation, teacher) == pytest.approx(errors.item(), rel=1e-4)
+    assert_same(KIND.divergence(3.0 * student, 3.0 * teacher), KIND.divergence(student, teacher))
+
+
+@pytest.mark.parametrize("form", [NetworkForm("encoder", "mean", True), NetworkForm("encoder", "first", False)])
+def test_the_folder_of_an_encoder_says_how_it_pools(tmp_path, form):
+    write_modules(tmp_path, form, 32)
+    assert KIND.form(str(tmp_path)) == form
+    settings = {"embedding_dimension": 32, "pooling_mode": "mean" if form.readout == "mean" else "cls"}
+    write_json(tmp_path / "1_Pooling" / "config.json", settings)  # as sentence-transformers 6 writes it
+    assert KIND.form(str(tmp_path)) == form
+
+
+def test_a_folder_without_modules_takes_the_mean_as_sentence_transformers_does(tmp_path):
+    assert KIND.form(str(tmp_path)) == NetworkForm("encoder", "mean", False)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (
+            lambda folder: write_json(folder / "1_Pooling" / "config.json", {"pooling_mode": "max"}),
+            "mean or cls, but is m",
+        ),
+        (lambda folder: write_modules(folder, NetworkForm("encoder", "mean"), 32, 8), "has a projection behind"),
+        (lambda folder: write_json(folder / "modules.json", [{"type": "x.CNN", "path": ""}]), "but lists CNN"),
+        (lambda folder: (folder / "modules.json").write_text("{"), "not valid JSON"),
+        (lambda folder: write_json(folder / "modules.json", {"a": 1}), "is no list of modules"),
+        (
+            lambda folder: write_json(
+                folder / "modules.json",
+                [{"type": "m.Transformer", "path": ""}, {"type": "m.Pooling", "path": "../1_Pooling"}],
+            ),
+            "is not inside the folder",
+        ),
+    ],
+)
+def test_modules_that_are_not_known_are_refused(tmp_path, break_it, message):
+    write_modules(tmp_path, NetworkForm("encoder", "mean"), 32)
+    break_it(tmp_path)
+    with pytest.raises(TeacherError, match=message):
+        KIND.form(str(tmp_path))
+
+
+def test_nas_check_counts_pairs(tmp_path, nas):
+    study = write_embedding_study(tmp_path)
+    found = look_at_rows(Run.of(Study.load(study), tmp_path / "runs"))
+    assert found.judged_by == "150 pairs" and found.sets["train"].rows <= 600 and 0.0 < found.standard_error < 0.05
+    code, printed, error = nas("check", str(study), "--runs", str(tmp_path / "runs"))
+    assert code == 0, error
+    assert "candidates are judged by 150 pairs" in printed
+
+
+def test_nas_init_finds_the_columns_of_texts_and_of_pairs(tmp_path, nas, monkeypatch):
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
+    write_embedding_study(tmp_path)
+    files = {name: str(tmp_path / f"{name}.parquet") for name in ("train", "search", "test")}
+    given = ["--teacher", str(tmp_path / "teacher"), "--train", files["train"], "--test", files["test"]]
+    code, printed, error = nas("init", str(tmp_path / "mine"), *given, "--search", files["search"])
+    assert code == 0, error
+    assert "text: first, second; label: score (embedding, numbers from 0 to 1)" in printed
+    task = Study.load(tmp_path / "mine").task
+    assert (task.kind, task.metric, task.text, task.pair) == ("embedding", "spearman", ("text",), ("first", "second"))
+    assert nas("check", str(tmp_path / "mine"), "--runs", str(tmp_path / "runs"))[0] == 0
+    code, _, error = nas("init", str(tmp_path / "other"), *given, "--kind", "embedding")
+    assert code == 2 and "--search: is needed where nobody can be asked" in error
+    texts = Dataset.from_dict({"a": ["one text", "another"], "score": [1, 2]})
+    texts.to_parquet(files["search"])
+    code, _, error = nas("init", str(tmp_path / "other"), *given, "--search", files["search"])
+    assert code == 2 and "--pair" in error and not (tmp_path / "other").exists()
+
+
+@pytest.fixture(scope="module", params=[("mean", True), ("cls", False)], ids=["mean and normalised", "cls"])
+def finished(request, tmp_path_factory):
+    """A run of the tiny study."""
+    folder = tmp_path_factory.mktemp("embedding")
+    run = Run.of(Study.load(write_embedding_study(folder, *request.param)), folder / "runs")
+    export(run)
+    report(run)
+    return run
+
+
+@pytest.mark.slow
+def test_a_study_from_texts_to_a_report(finished):
+    run = finished
+    folder = run.export("only")
+    found = read_json(folder / "verification.json", DataError)
+    assert found["metric"] == "spearman" and found["accuracy"] > 0.5 and found["agrees"] is not False
+    assert read_modules(folder).form == read_modules(run.teacher).form
+    page, card = (run.folder / "report.html").read_text(), (folder / "README.md").read_text()
+    assert "SentenceTransformer(" in page
+    for part in ("library_name: sentence-transformers", "sentence-similarity", "SentenceTransformer(", "Embeds texts"):
+        assert part in card
+    assert "text-classification" not in card
+
+
+@pytest.mark.slow
+def test_embeddings_lie_in_the_teachers_space(finished):
+    """Those of a network that was trained are nearer to the teacher's of the same text than to those of other texts."""
+    run, test = finished, splits(finished).test.select(range(60))
+    with torch.no_grad():
+        both = [
+            torch.cat([network(**inputs_of(ids)).logits for ids in test["input_ids"]])
+            for network in (load_teacher(run), reload(run.export("only")))
+        ]
+    teacher, student = (torch.nn.functional.normalize(found - found.mean(dim=0), dim=1) for found in both)
+    similar = student @ teacher.T
+    assert similar.diagonal().mean() > similar.mean() + 0.1
+
+
+def inputs_of(ids):
+    return {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
+
+
+@pytest.mark.slow
+def test_sentence_transformers_and_infer_give_the_same_embeddings(finished):
+    folder = finished.export("only")
+    script = Path(__file__).parents[1] / "export" / "sentence_encoder.py"
+    command = [sys.executable, "-I", str(script), str(folder), json.dumps(TEXTS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    given = np.array(json.loads(done.stdout.splitlines()[-1]))
+    tokenizer, own = load_tokenizer(folder), []
+    for loaded in (reload(folder), reload_alone(folder)):
+        for text in TEXTS:
+            inputs = tokenizer(text, truncation=True, return_tensors="pt")
+            with torch.no_grad():
+                own.append(loaded(**inputs).logits[0].numpy())
+    assert_same(np.stack(own[: len(TEXTS)]), given)
+    assert_same(np.stack(own[len(TEXTS) :]), given)
+    served = Classifier(folder)
+    assert_same(np.stack([served.logits(text) for text in TEXTS]), given, "int8")
+    (line,) = answers(served, TEXTS[:1], pairs=False)
+    assert_same([float(number) for number in line.split(" ")], served.logits(TEXTS[0]), size=1.0)
+
+
+@pytest.mark.slow
+def test_the_teachers_baseline_is_the_teacher(finished):
+    """Written and read again, in the class of transformers that it came from."""
+    folder = finished.folder / "baselines" / "cpu" / "teacher"
+    assert read_json(folder / "config.json", DataError)["architectures"] == ["BertModel"]
+    exported, given = AutoModel.from_pretrained(folder), AutoModel.from_pretrained(finished.teacher)
+    ids = torch.tensor([[2, 10, 11, 12, 3]])
+    with torch.no_grad():
+        assert_same(exported(ids).last_hidden_state, given(ids).last_hidden_state)
+    pairs = make_scored_pairs(150, 2)
+    assert truth_of(splits(finished).test)["label"][::2].tolist() == pairs["score"]
