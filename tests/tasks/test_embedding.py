@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -283,3 +284,35 @@ def test_the_teachers_baseline_is_the_teacher(finished):
         assert_same(exported(ids).last_hidden_state, given(ids).last_hidden_state)
     pairs = make_scored_pairs(150, 2)
     assert truth_of(splits(finished).test)["label"][::2].tolist() == pairs["score"]
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_embeddings_finds_what_exports_were_verified_with(finished, tmp_path, capsys, monkeypatch):
+    """And that queries find the documents that they are words of, in either space."""
+    run = finished
+    pairs = Dataset.from_parquet(str(run.study.path.parent / "test.parquet"))
+    pairs.rename_columns({"first": "sentence1", "second": "sentence2"}).to_parquet(tmp_path / "pairs.parquet")
+    documents = [f"w{number} w{number + 1} w{number + 2}" for number in range(0, 60, 3)]
+    names = [str(number) for number in range(len(documents))]
+    folder = tmp_path / "retrieval"
+    folder.mkdir()
+    Dataset.from_dict({"_id": names, "title": [""] * 20, "text": documents}).to_parquet(folder / "corpus.parquet")
+    queries = Dataset.from_dict({"_id": names, "text": [" ".join(text.split()[:2]) for text in documents]})
+    queries.to_parquet(folder / "queries.parquet")
+    judged = Dataset.from_dict({"query-id": names, "corpus-id": names, "score": [1] * 20})
+    judged.to_parquet(folder / "qrels_test.parquet")
+    bench = Path(__file__).parents[2] / "scripts" / "bench" / "embeddings.py"
+    given = ["--study", str(run.study.path), "--runs", str(run.folder.parent), "--json"]
+    wanted = ["--pairs", str(tmp_path / "pairs.parquet"), "--retrieval", str(folder), "--max-length", "16"]
+    monkeypatch.setattr("sys.argv", [bench.name, *given, *wanted])
+    capsys.readouterr()
+    runpy.run_path(str(bench), run_name="__main__")
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])["networks"]
+    assert found.keys() == {"teacher", "only", "averaged word vectors"}
+    files = {"teacher": run.folder / "baselines" / "cpu" / "teacher", "only": run.export("only")}
+    for name, place in files.items():
+        verified = read_json(place / "verification.json", DataError)["accuracy"]
+        assert found[name]["pairs"]["pairs"] == pytest.approx(verified, abs=0.01)
+    teacher = found["teacher"]["retrieval"]
+    assert teacher["own"] == teacher["documents_by_teacher"] > 0.3
+    assert all(0.0 <= value <= 1.0 for own in found.values() for value in own["retrieval"].values())

@@ -1,0 +1,165 @@
+"""How good are the embeddings of a run's exports on texts that the search has not seen?
+
+Compares the teacher, the exports of a run whose task is of the kind `embedding`, and the mean of the teacher's word
+vectors:
+  - `pairs`: for each file of pairs with a score, Spearman's correlation of the scores with the cosines;
+  - `retrieval`: for a folder as BEIR has it (`corpus`, `queries`, `qrels_test`), nDCG@10 of the queries over the whole
+    corpus, with all texts embedded by the network (`own`), and with documents embedded by the teacher and queries by
+    the network (`documents_by_teacher`), as with an index that was built before.
+
+Texts are embedded in full precision as the exports' folders say it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import common
+import numpy as np
+from datasets import Dataset
+from rich.console import Console
+from rich.table import Table
+
+from nas.data import read_rows
+from nas.data.batches import batches_by_length
+from nas.data.files import values_of
+from nas.data.task import tokenised
+from nas.evaluate.accuracy import forward_of, predict
+from nas.export.verification import as_compact
+from nas.model.tokenizer import load_tokenizer
+from nas.pipeline import Run
+from nas.pipeline.exports import exported
+from nas.pipeline.teachers import load_teacher
+from nas.progress import say
+from nas.tasks import PairCorrelation, in_groups
+
+Encode = Callable[[Sequence[str]], np.ndarray]
+"""The embeddings (texts, outputs) of some texts."""
+_CUT = 10
+
+
+def encoders(run: Run, max_length: int) -> dict[str, Encode]:
+    """The teacher, the exports, and the teacher's averaged word vectors, by name."""
+    teacher = load_teacher(run)
+    tokenizer, types = load_tokenizer(run.teacher), "token_type_ids" in teacher.config.input_names
+    vectors = teacher.state_dict()["bert.embeddings.word_embeddings.weight"].numpy()
+
+    def tokens(texts: Sequence[str]) -> Dataset:
+        return tokenised([texts], tokenizer, max_length, types)
+
+    def encode(model: Any, title: str, texts: Sequence[str]) -> np.ndarray:
+        return predict(forward_of(model), batches_by_length(tokens(texts)), title)
+
+    def averaged(texts: Sequence[str]) -> np.ndarray:
+        return np.stack([vectors[ids].mean(axis=0) for ids in values_of(tokens(texts), "input_ids")])
+
+    networks = {name: as_compact(run.export(name)) for name in exported(run)}
+    named = {"teacher": teacher, **networks}
+    return {name: partial(encode, model, f"Embeddings of {name}") for name, model in named.items()} | {
+        "averaged word vectors": averaged
+    }
+
+
+def correlation(encode: Encode, rows: Dataset) -> float:
+    """Spearman's correlation of a file of pairs."""
+    first, second = values_of(rows, "sentence1"), values_of(rows, "sentence2")
+    column = "score" if "score" in rows.column_names else "label"
+    labels = in_groups(np.tile(np.asarray(values_of(rows, column)), 2), np.tile(np.arange(len(rows)), 2))
+    return PairCorrelation("spearman").score(encode([*first, *second]), labels)
+
+
+class Retrieval:
+    """A corpus, queries and which documents are relevant to them."""
+
+    def __init__(self, folder: Path) -> None:
+        corpus, queries, judged = (
+            read_rows(str(folder / f"{name}.parquet")) for name in ("corpus", "queries", "qrels_test")
+        )
+        self.documents = [f"{row['title']} {row['text']}".strip() for row in corpus]
+        self._names = [str(row["_id"]) for row in corpus]
+        self.relevant: dict[str, dict[str, int]] = {}
+        for row in judged:
+            self.relevant.setdefault(str(row["query-id"]), {})[str(row["corpus-id"])] = int(row["score"])
+        texts = {str(row["_id"]): row["text"] for row in queries}
+        self.queries = [texts[name] for name in self.relevant]
+
+    def ndcg(self, queries: np.ndarray, documents: np.ndarray) -> float:
+        """nDCG@10 by the cosines of queries and documents."""
+        from pytrec_eval import RelevanceEvaluator
+
+        cosines = _unit(queries) @ _unit(documents).T
+        best = np.argsort(-cosines, axis=1)[:, : 10 * _CUT]
+        found = {
+            name: {self._names[place]: float(cosines[row, place]) for place in best[row]}
+            for row, name in enumerate(self.relevant)
+        }
+        scores = RelevanceEvaluator(self.relevant, {f"ndcg_cut.{_CUT}"}).evaluate(found)
+        return float(np.mean([score[f"ndcg_cut_{_CUT}"] for score in scores.values()]))
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    found: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return found
+
+
+def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
+    """The figures of every network."""
+    known = encoders(run, arguments.max_length)
+    pairs = {path.stem if path.stem != "test" else path.parent.name: read_rows(str(path)) for path in arguments.pairs}
+    if arguments.without:
+        pairs = {name: _without(rows, arguments.without) for name, rows in pairs.items()}
+    retrieval = Retrieval(arguments.retrieval) if arguments.retrieval else None
+    documents = known["teacher"](retrieval.documents) if retrieval else None
+    found: dict[str, Any] = {}
+    for name, encode in known.items():
+        say(f"{name}: {', '.join(pairs)}")
+        found[name] = {"pairs": {key: round(correlation(encode, rows), 4) for key, rows in pairs.items()}}
+        if retrieval and documents is not None:
+            queries = encode(retrieval.queries)
+            own = documents if name == "teacher" else encode(retrieval.documents)
+            found[name]["retrieval"] = {
+                "own": round(retrieval.ndcg(queries, own), 4),
+                "documents_by_teacher": round(retrieval.ndcg(queries, documents), 4),
+            }
+    _show(found, pairs)
+    return {"networks": found, "pairs": {name: len(rows) for name, rows in pairs.items()}}
+
+
+def _without(rows: Dataset, column: str) -> Dataset:
+    """The rows whose value in a column is empty; all where there is no such column."""
+    if column not in rows.column_names:
+        return rows
+    return rows.select([number for number, value in enumerate(values_of(rows, column)) if not value])
+
+
+def _show(found: dict[str, Any], pairs: dict[str, Dataset]) -> None:
+    retrieves = any("retrieval" in own for own in found.values())
+    table = Table("network", *pairs, *(["nDCG@10", "documents by teacher"] if retrieves else []))
+    for name, own in found.items():
+        values = [*own["pairs"].values(), *own.get("retrieval", {}).values()]
+        table.add_row(name, *(f"{100 * value:.1f}" for value in values))
+    Console(stderr=True).print(table)
+
+
+def arguments_of() -> argparse.Namespace:
+    """The arguments of the command line."""
+    made = common.parser(__doc__)
+    made.add_argument(
+        "--pairs", type=Path, nargs="+", default=[], help="files with sentence1, sentence2, score or label"
+    )
+    made.add_argument("--without", metavar="COLUMN", help="leave out pairs for which this column is not empty")
+    made.add_argument("--retrieval", type=Path, help="a folder with corpus, queries and qrels_test as Parquet")
+    made.add_argument("--max-length", type=int, default=256, help="tokens of a text")
+    found = made.parse_args()
+    if not found.pairs and not found.retrieval:
+        made.error("give --pairs or --retrieval")
+    return found
+
+
+if __name__ == "__main__":
+    given = arguments_of()
+    common.main(given, partial(measure, given))
