@@ -386,11 +386,6 @@ class Study(Settings):
             self._check_student()
 
     def _check_student(self) -> None:
-        if why := task_kind(self.task.kind).no_student:
-            raise ValueError(
-                f"student: with a task of kind {self.task.kind!r} the teacher is compressed itself, since {why}; "
-                "remove student"
-            )
         if self.teacher.model == "embedded":
             raise ValueError("teacher.model: the embedded teacher is compressed itself; remove student")
         if self.teacher.prune_vocabulary:

@@ -218,7 +218,7 @@ def test_texts_that_are_no_lists_of_words_are_refused(tmp_path):
         (
             "[teacher]",
             '[student]\nmodel = "./teacher"\n\n[teacher]',
-            "student: with a task of kind 'tagging' the teacher",
+            "student: another tokenizer may cut words",
         ),
     ],
 )
