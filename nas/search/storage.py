@@ -25,7 +25,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from nas.errors import SearchError
 
@@ -35,6 +35,7 @@ _DRIVER = "driver"
 _SECONDS_UNSYNCED = 1.0
 _SECONDS_BETWEEN_BEATS = 5.0
 _SECONDS_OF_SILENCE = 30.0
+_TRIES, _SECONDS_BETWEEN_TRIES = 5, 0.2
 
 
 class Storage:
@@ -204,9 +205,24 @@ def database(url: str, folder: Path) -> str:
     return parts.set(database=str(folder / (parts.database or ""))).render_as_string(hide_password=False)
 
 
+def _with_tables(url: str) -> RDBStorage:
+    """Connect to a database, and make Optuna's tables where there are none.
+
+    Several drivers may begin at once: whoever finds that another one has just made a table tries again.
+    """
+    for _ in range(_TRIES):
+        try:
+            return RDBStorage(url)
+        except (IntegrityError, OperationalError, ProgrammingError) as problem:
+            if not isinstance(problem, IntegrityError) and "already exists" not in str(problem.orig):
+                raise
+            time.sleep(_SECONDS_BETWEEN_TRIES)
+    return RDBStorage(url)
+
+
 def _connect(url: str) -> BaseStorage:
     try:
-        return get_storage(RDBStorage(url))
+        return get_storage(_with_tables(url))
     except RuntimeError:
         raise SearchError(
             f"search.storage: {_shown(url)} was made by another version of Optuna; name another database, or bring "

@@ -17,6 +17,7 @@ import pytest
 from driver import run, trials_of
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from nas.errors import SearchError, StudyError
 from nas.evaluate import CandidateResult
@@ -307,3 +308,21 @@ def test_other_values_in_a_database_name_the_search_to_delete(search_folder, tmp
     trials.rest_on("profiles", "some")
     with pytest.raises(SearchError, match="delete-study --study-name tiny-inputs"):
         trials.rest_on("profiles", "others")
+
+
+@pytest.mark.parametrize("problem", [ProgrammingError, OperationalError, IntegrityError])
+def test_drivers_that_make_the_tables_at_once_do_not_hinder_each_other(search_folder, tmp_path, monkeypatch, problem):
+    """Two that begin with an empty database both find no tables, and one of them fails to make them."""
+    connect, failures = storage.RDBStorage, [problem("", {}, Exception('relation "studies" already exists'))]
+
+    def late(url):
+        if failures:
+            raise failures.pop()
+        return connect(url)
+
+    monkeypatch.setattr(storage, "RDBStorage", late)
+    monkeypatch.setattr(storage, "_SECONDS_BETWEEN_TRIES", 0.0)
+    assert len(run(search_folder, 3, where=f"sqlite:///{tmp_path}/search.db").results) == 3 and not failures
+    failures.append(ProgrammingError("", {}, Exception("permission denied for schema public")))
+    with pytest.raises(SearchError, match="permission denied for schema public"):
+        trials_of(search_folder, f"sqlite:///{tmp_path}/other.db")
