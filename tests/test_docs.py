@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import typer.main
 from datasets import Dataset
-from tiny import make_labelled, make_ranked, make_tagged, write_tiny_study
+from tiny import make_labelled, make_ranked, make_tagged, write_embedding_study, write_tiny_study
 
 from nas import cli
 from nas.space import SearchSpace
@@ -73,6 +73,12 @@ def world(tmp_path_factory):
     for name, count, seed in (("entities", 1200, 0), ("entities-test", 200, 1)):
         rows = make_tagged(count, seed).rename_columns({"words": "tokens", "tags": "ner_tags"})
         rows.to_json(folder / f"{name}.jsonl")
+    study = write_embedding_study(folder / "embedding")
+    study.with_name("teacher").rename(folder / "all-MiniLM-L6-v2")
+    study.with_name("train.parquet").rename(folder / "sentences.parquet")
+    for old, new in (("search", "pairs-dev"), ("test", "pairs-test")):
+        rows = Dataset.from_parquet(str(study.with_name(f"{old}.parquet")), keep_in_memory=True)
+        rows.rename_columns({"first": "sentence1", "second": "sentence2"}).to_csv(folder / f"{new}.csv")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         _follow(README)

@@ -157,7 +157,8 @@ def test_a_run_stays_at_the_commits_that_it_was_begun_with(filled, study, tmp_pa
     assert {kind: note["commit"] for kind, note in noted.items()} == {kind: first[kind, name] for kind, name in first}
     source = json.loads((run.teacher / "source.json").read_text())
     about = {"model": "someone/bert", "commit": first[MODEL], "fine_tuned_here": False}
-    assert source == about | {"outputs": {"mean": 0.0, "deviation": 1.0}}
+    served = {"served_as": {"problem_type": "single_label_classification"}}
+    assert source == about | served | {"outputs": {"mean": 0.0, "deviation": 1.0}}
     made = (run.teacher / "model.safetensors").read_bytes()
 
     second = filled.repositories[MODEL].commit(_weights(filled, MODEL, 1.0))
