@@ -315,7 +315,7 @@ def test_what_is_missing_or_no_kind_is_said(here, nas):
     for arguments, words in (
         (["--label", "tags"], "--label tags: the column holds lists that are no lists of labels"),
         (["--kind", "poetry"], "--kind poetry: is none of classification, regression, multi_label, ranking"),
-        (["--kind", "regression"], "label: a regression needs numbers, but the column holds 'no'"),
+        (["--kind", "regression"], "label: regression needs numbers, but the column holds 'no'"),
         (["--kind", "classification", "--metric", "pearson"], "'pearson' does not measure classification"),
     ):
         code, _, error = nas("init", "other", *GIVEN, *arguments)
