@@ -149,9 +149,7 @@ class Task(Settings):
         for key in ("config", "revision"):
             if (value := getattr(self, key)) and not self.hub:
                 raise ValueError(f"{key}: {value!r} belongs to a hub data set; set hub as well, or remove it")
-        judged = [("test", self.test), *([("search", self.search)] if self.search else [])]
-        named = [("train", self.train), *judged, *(("unlabelled", name) for name in self.unlabelled)]
-        for key, name in named:
+        for key, name in (*self.sets.items(), *(("unlabelled", name) for name in self.unlabelled)):
             is_made_here = name == "embedded" and key != "unlabelled"
             if not self.hub and not is_made_here and not name.lower().endswith(DATA_SUFFIXES):
                 raise ValueError(

@@ -128,7 +128,7 @@ class Splits:
         """The same splits with only some rows of one of them."""
         texts = {**self.texts, name: _rows(self.texts[name], rows)}
         labels = {key: _some(values, rows) if key == name else values for key, values in self.labels.items()}
-        more = {key: [values[row] for row in rows] for key, values in self.more.get(name, {}).items()}
+        more = {key: _some(values, rows) for key, values in self.more.get(name, {}).items()}
         return replace(self, texts=texts, labels=labels, more={**self.more, name: more})
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, max_length: int, token_types: bool = True) -> TaskData:

@@ -68,13 +68,14 @@ class Artefact:
         if device.runtime == "torch":
             return forward_of(placed_in_torch(reload(self.folder), device), processor=processor)
         session = runtime_of(device).session(served_files(self.folder, device.runtime)[0], device)
+        output = OUTPUT_NAMES[network_type_of(self.folder)]
 
         def forward(batch: Batch) -> np.ndarray:
             fed = {name: value.numpy() for name, value in batch.inputs.items()}
             fed["attention_mask"] = np.ones_like(fed["input_ids"])
             found = session(fed)
             left.extend(found["left_after"].reshape(-1).tolist() if "left_after" in found else [])
-            return found[OUTPUT_NAMES[network_type_of(self.folder)]]
+            return found[output]
 
         return forward
 

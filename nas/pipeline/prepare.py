@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
@@ -300,9 +300,9 @@ def _metric(study: Study, data: TaskData | None) -> Metric:
 @said_of_ids
 def make_teacher(run: Run, laps: Laps) -> None:
     """Load or fine-tune the teacher into the run's folder."""
-    study, data = run.study, splits(run)
+    study, data, source = run.study, splits(run), teacher_folder(run)
     torch.manual_seed(study.seed)
-    model, tokenizer = load_classifier(study, teacher_folder(run), data)
+    model, tokenizer = load_classifier(study, source, data)
     if study.compressed.prune_vocabulary:
         tokenizer = load_tokenizer(run.data / _TOKENIZER)
         prune_embeddings(model, read_json(run.data / _KEPT, TeacherError), tokenizer.pad_token_id)
@@ -311,15 +311,15 @@ def make_teacher(run: Run, laps: Laps) -> None:
         place = Place(run.teacher, origin, f"Fine-tuning the {'student' if study.student else 'teacher'}")
         fine_tune(study, study.compressed.fine_tune, model, tokenizer, data, place)
     model.save_pretrained(run.teacher)
-    form = task_kind(study.task.kind).form(teacher_folder(run))
+    form, whole = task_kind(study.task.kind).form(source), cast(nn.Module, model)
     if form.network_type == "encoder":
         write_modules(run.teacher, form, shape_of(model.config).hidden_size)
+        whole = SentenceEncoder(model, run.teacher)
     tokenizer.model_max_length = study.task.max_length  # exports cut texts where accuracy was judged
     tokenizer.save_pretrained(run.teacher)
-    whole = SentenceEncoder(model, run.teacher) if form.network_type == "encoder" else model
     outputs, tuned = _judge(whole, data, study), study.compressed.fine_tune is not None
     about: dict[str, Any] = {"model": study.compressed.model, "commit": commit(run, "model"), "fine_tuned_here": tuned}
-    about["served_as"] = task_kind(study.task.kind).served_as(teacher_settings(teacher_folder(run)), tuned)
+    about["served_as"] = task_kind(study.task.kind).served_as(teacher_settings(source), tuned)
     write_json(run.teacher / _SOURCE, about | {"outputs": asdict(outputs)})
 
 

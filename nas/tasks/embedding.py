@@ -20,6 +20,7 @@ from nas.form import NetworkForm
 from nas.sentence_modules import read_modules
 from nas.tasks.base import GROUP, Metric, TaskKind, TaskLabels, TaskSettings
 from nas.tasks.labels import Head, LabelColumn, targets_of
+from nas.tasks.regression import correlation
 
 if TYPE_CHECKING:
     import torch
@@ -55,21 +56,13 @@ class PairCorrelation(Metric):
         return f"{self.size(labels):,} pairs"
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
-        return self._correlation(*_pairs(logits, labels))
+        return correlation(self.name, *_pairs(logits, labels))
 
     def resampled(self, logits: np.ndarray, labels: np.ndarray, draws: Iterable[np.ndarray]) -> list[float]:
         """The score of each draw, for which pairs are drawn in place of texts."""
         cosines, scores = _pairs(logits, labels)
         chosen = (rows[: len(scores)] // 2 for rows in draws)
-        return [self._correlation(cosines[pairs], scores[pairs]) for pairs in chosen]
-
-    def _correlation(self, cosines: np.ndarray, scores: np.ndarray) -> float:
-        from scipy.stats import pearsonr, spearmanr
-
-        if np.ptp(cosines) == 0.0 or np.ptp(scores) == 0.0:
-            return 0.0  # what is constant correlates with nothing
-        found = spearmanr(cosines, scores) if self.name == "spearman" else pearsonr(cosines, scores)
-        return float(found.statistic)
+        return [correlation(self.name, cosines[pairs], scores[pairs]) for pairs in chosen]
 
     def answers(self, logits: np.ndarray, labels: np.ndarray) -> None:
         return None

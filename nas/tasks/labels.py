@@ -62,6 +62,18 @@ class Numbering:
     """What a user should know about it, in a line."""
 
 
+def check_one_output(head: Head | None, needed: str, given: str) -> None:
+    """Raise `TeacherError` if a classifier that stays as it is has not exactly one output.
+
+    `needed` says what the task needs, `given` what to give.
+    """
+    if head and not head.trained_anew and len(head.names) != 1:
+        raise TeacherError(
+            f"teacher.model: {head.source} has {len(head.names)} labels, {needed}; give {given}, or set "
+            "teacher.fine_tune"
+        )
+
+
 def classes_of(column: LabelColumn) -> list[str]:
     """The class of each row, by name. Whole numbers are named by their digits, also if all are written as 1.0.
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nas.errors import DataError, TeacherError
+from nas.errors import DataError
 from nas.tasks.base import GROUP, Metric, TaskKind, TaskLabels, TaskSettings
-from nas.tasks.labels import Head, LabelColumn, log_odds, numbers_of, refuse_missing
+from nas.tasks.labels import Head, LabelColumn, check_one_output, log_odds, numbers_of, refuse_missing
 
 if TYPE_CHECKING:
     import torch
@@ -137,11 +137,7 @@ class Ranking(TaskKind):
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
         """Trainings learn from the relevance as a share of the largest one in the training set."""
         (trained,), (tested,) = train, test
-        if head and not head.trained_anew and len(head.names) != 1:
-            raise TeacherError(
-                f"teacher.model: {head.source} has {len(head.names)} labels, but a ranking needs one score; give a "
-                "cross-encoder with one output, or set teacher.fine_tune"
-            )
+        check_one_output(head, "but a ranking needs one score", "a cross-encoder with one output")
         judged = {"train": _relevance(trained), "test": _relevance(tested)}
         least, most = min(judged["train"]), max(judged["train"])
         if least == most:

@@ -9,12 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nas.errors import TeacherError
 from nas.tasks.base import Metric, TaskKind, TaskLabels, TaskSettings, problem_of
-from nas.tasks.labels import Head, LabelColumn, targets_of
+from nas.tasks.labels import Head, LabelColumn, check_one_output, targets_of
 
 if TYPE_CHECKING:
     import torch
+
+
+def correlation(name: str, first: np.ndarray, second: np.ndarray) -> float:
+    """`spearman`'s or `pearson`'s correlation of two arrays (rows,); 0 where one is constant or holds no numbers."""
+    from scipy.stats import pearsonr, spearmanr
+
+    if np.ptp(first) == 0.0 or np.ptp(second) == 0.0:
+        return 0.0  # scipy would warn
+    value = float(spearmanr(first, second).statistic if name == "spearman" else pearsonr(first, second).statistic)
+    return value if np.isfinite(value) else 0.0
 
 
 @dataclass(frozen=True)
@@ -30,12 +39,8 @@ class Correlation(Metric):
         return 2
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
-        from scipy.stats import pearsonr, spearmanr
-
         self.check_size(labels)
-        both = (logits[:, 0], labels)
-        value = float(spearmanr(*both).statistic if self.name == "spearman" else pearsonr(*both).statistic)
-        return value if np.isfinite(value) else 0.0  # a constant prediction correlates with nothing
+        return correlation(self.name, logits[:, 0], labels)
 
     def answers(self, logits: np.ndarray, labels: np.ndarray) -> None:
         return None
@@ -64,11 +69,7 @@ class Regression(TaskKind):
 
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
         (trained,), (tested,) = train, test
-        if head and not head.trained_anew and len(head.names) != 1:
-            raise TeacherError(
-                f"teacher.model: {head.source} has {len(head.names)} labels, the task is a regression to one number; "
-                "give a teacher fine-tuned for this task, or set teacher.fine_tune"
-            )
+        check_one_output(head, "the task is a regression to one number", "a teacher fine-tuned for this task")
         values: dict[str, list[Any]] = {"train": targets_of(trained), "test": targets_of(tested)}
         return TaskLabels(values, ())
 

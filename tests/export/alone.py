@@ -1,28 +1,16 @@
-"""Load exports where `nas` cannot be imported, and leave what they answer. Run as `python -I alone.py <folder>`.
+"""Load exports, and leave what they answer. Run by `without_nas.py` as `alone.py <folder>`.
 
 Prints for each folder in it the logits of `inputs.npz`, and what a pipeline says of `texts.json` where there is one.
 """
 
-import importlib.abc
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-
-
-class _NoNas(importlib.abc.MetaPathFinder):
-    def find_spec(self, fullname, path=None, target=None):
-        if fullname.split(".")[0] == "nas":
-            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
-        return None
-
-
-sys.meta_path.insert(0, _NoNas())
-
-from transformers import AutoModelForSequenceClassification, pipeline  # noqa: E402
-from transformers.utils import logging  # noqa: E402
+from transformers import AutoModelForSequenceClassification, pipeline
+from transformers.utils import logging
 
 logging.disable_progress_bar()
 torch.set_num_threads(1)

@@ -1,27 +1,16 @@
-"""Load an export with sentence-transformers where `nas` cannot be imported. Run as `python -I cross_encoder.py <folder>
-<pairs>`, the pairs as JSON; prints their scores, the order of the second texts for the first query, and the scores of
+"""Load an export with sentence-transformers. Run by `without_nas.py` as `cross_encoder.py <folder> <pairs>`.
+
+The pairs are JSON. Prints their scores, the order of the second texts for the first query, and the scores of
 transformers' pipeline.
 """
 
-import importlib.abc
 import json
 import sys
 
 import torch
-
-
-class _NoNas(importlib.abc.MetaPathFinder):
-    def find_spec(self, fullname, path=None, target=None):
-        if fullname.split(".")[0] == "nas":
-            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
-        return None
-
-
-sys.meta_path.insert(0, _NoNas())
-
-from sentence_transformers import CrossEncoder  # noqa: E402
-from transformers import pipeline  # noqa: E402
-from transformers.utils import logging  # noqa: E402
+from sentence_transformers import CrossEncoder
+from transformers import pipeline
+from transformers.utils import logging
 
 logging.disable_progress_bar()
 torch.set_num_threads(1)

@@ -75,7 +75,8 @@ def exports(tmp_path_factory):
 def answers(exports, tmp_path_factory):
     """What a Python without `nas` makes of them."""
     environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path_factory.mktemp("modules"))}
-    command = [sys.executable, "-I", str(Path(__file__).with_name("alone.py")), str(exports[0])]
+    scripts = [str(Path(__file__).with_name(f"{name}.py")) for name in ("without_nas", "alone")]
+    command = [sys.executable, "-I", *scripts, str(exports[0])]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

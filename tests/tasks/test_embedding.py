@@ -36,6 +36,7 @@ from nas.study import Study, Task
 from nas.tasks import GROUP, PairCorrelation, in_groups, task_kind
 
 KIND = task_kind("embedding")
+EXPORT = Path(__file__).parents[1] / "export"
 TEXTS = ["w1 w2 w3", "w40 w41 w42 w43", "unheard w5", "w9 " * 40]
 
 
@@ -254,8 +255,8 @@ def inputs_of(ids):
 @pytest.mark.slow
 def test_sentence_transformers_and_infer_give_the_same_embeddings(finished):
     folder = finished.export("only")
-    script = Path(__file__).parents[1] / "export" / "sentence_encoder.py"
-    command = [sys.executable, "-I", str(script), str(folder), json.dumps(TEXTS)]
+    scripts = [str(EXPORT / f"{name}.py") for name in ("without_nas", "sentence_encoder")]
+    command = [sys.executable, "-I", *scripts, str(folder), json.dumps(TEXTS)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     given = np.array(json.loads(done.stdout.splitlines()[-1]))

@@ -414,8 +414,8 @@ def test_sentence_transformers_transformers_and_infer_give_the_same_scores(finis
         for name, values in {"config.json": config | served, **KIND.files_beside(served)}.items():
             write_json(folder / name, values)
     pairs = [["w3 w21 w20 w18", "w1 w3 w5"], ["w3 w21 w20 w18", "w1 w2"], ["w3 w21 w20 w18", "w7"]]
-    script = Path(__file__).parents[1] / "export" / "cross_encoder.py"
-    command = [sys.executable, "-I", str(script), str(folder), json.dumps(pairs)]
+    scripts = [str(Path(__file__).parents[1] / "export" / f"{name}.py") for name in ("without_nas", "cross_encoder")]
+    command = [sys.executable, "-I", *scripts, str(folder), json.dumps(pairs)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     answers = json.loads(done.stdout.splitlines()[-1])
