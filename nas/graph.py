@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class GraphBuilder:
         self._outputs: list[onnx.ValueInfoProto] = []
         self._quantised: dict[str, tuple[str, str, str]] = dict(outer._quantised) if outer else {}
         self._known: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._computed: dict[Hashable, str] = dict(outer._computed) if outer else {}
         self._numbers: Iterator[int] = outer._numbers if outer else itertools.count()
 
     def input(self, name: str, kind: int, shape: Shape) -> str:
@@ -80,6 +81,12 @@ class GraphBuilder:
         mask = self.add("Slice", every, start, end, start)
         order = self.add("Mul", self.add("CumSum", mask, self.constant(np.array(0))), mask)
         return self.add("Reshape", self.add("Gather", numbers, order), self.constant(np.array(value.shape)))
+
+    def once(self, key: Hashable, write: Callable[[], str]) -> str:
+        """The value that `write` adds and returns, added only when it is first asked for under that key."""
+        if key not in self._computed:
+            self._computed[key] = write()
+        return self._computed[key]
 
     def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
         """Add a node with one output and return the output's name."""

@@ -116,7 +116,7 @@ def test_uniform_networks_are_exported_in_the_teachers_own_class(weights, space,
     extracted = BertSupernet(weights).extract(space.largest())
     write_artefact(extracted, make_tokenizer(), tmp_path / "export")
     loaded, real = reload(tmp_path / "export"), real_of(batch, form)
-    assert fits_stock(extracted.config) == (type(getattr(loaded, "encoder", loaded)) is type(teacher))
+    assert fits_stock(extracted) == (type(getattr(loaded, "encoder", loaded)) is type(teacher))
     with torch.no_grad():
         for model in (loaded, as_compact(tmp_path / "export")):
             assert_same(model(**batch).logits[real], extracted(**batch).logits[real])

@@ -33,6 +33,7 @@ PRINTED = "printed.json"
 """What `nas run` said of a finished study, beside it."""
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
 _DISTILBERT_SIZES = {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 64}
+_NO_TOKENS = dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"))
 # Every kind of teacher, by its model_type and what makes it one of the space "tiny" with POSITIONS usable positions.
 TEACHERS = {
     "bert": ("bert", _SIZES),
@@ -40,7 +41,17 @@ TEACHERS = {
     "distilbert": ("distilbert", _DISTILBERT_SIZES),
     "electra": ("electra", _SIZES | {"embedding_size": 20}),
     "electra without projection": ("electra", _SIZES | {"embedding_size": 32}),
+    "mpnet": ("mpnet", _SIZES | {"max_position_embeddings": POSITIONS + 2}),
+    "modernbert": (
+        "modernbert",
+        _SIZES
+        | {"pad_token_id": 0, "local_attention": 8}
+        | {"layer_types": ["full_attention", "sliding_attention", "full_attention"]}
+        | _NO_TOKENS,
+    ),
 }
+FAMILY_OF = {kind: family for kind, (family, _) in TEACHERS.items()}
+"""The family of each kind of teacher."""
 
 
 def randomise(model: torch.nn.Module, seed: int = 0, scale: float = 0.4) -> torch.nn.Module:

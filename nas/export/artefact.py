@@ -52,7 +52,7 @@ def write_artefact(
     """
 
     def fill(draft: Path) -> None:
-        stock = fits_stock(model.config)
+        stock = fits_stock(model)
         (to_stock(model) if stock else for_users(model)).save_pretrained(draft)
         if not stock:
             (draft / MODELING_FILE).write_text(modeling_source(model.config), encoding="utf-8")

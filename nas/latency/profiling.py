@@ -28,7 +28,7 @@ from nas.latency.profile import ENDS, Fit, Profile, Sum, part_name, sums
 from nas.latency.record import LatencyRecord, error_of, latency_figures
 from nas.latency.runtimes import BlockChain, with_repeating_weights
 from nas.model import CompactBert, CompactBertConfig
-from nas.model.sizes import stored_mb
+from nas.model.sizes import Sizes, stored_mb
 from nas.space import SearchSpace
 
 _METHOD = 13
@@ -81,6 +81,7 @@ class Recipe:
         more += ["first layers"] if self.space.dimensions.exit_threshold else []
         form = NetworkForm(config.network_type, config.readout, config.normalize)
         more += [asdict(form)] if form != NetworkForm() else []
+        more += [self.config.block_form] if self.config.block_form else []
         return digest([self.device.model_dump(mode="json"), self.space.digest, kind, measured, *more])
 
     @cached_property
@@ -131,7 +132,7 @@ class Recipe:
     def reference(self) -> Network:
         """What is measured with every group: a block of the kind that takes most of the time."""
         sizes = self.space.dimensions
-        layer = Layer(0, sizes.num_attention_heads[-1], sizes.intermediate_size[-1])
+        layer = Layer(_usual(self.space), sizes.num_attention_heads[-1], sizes.intermediate_size[-1])
         ends = Architecture(hidden_size=sizes.hidden_size[-1], layers=())
         return BlockChain("feed_forward", layer, 1), self.base.with_architecture(ends)
 
@@ -226,7 +227,8 @@ class Recipe:
                 f"devices.{self.device.name}: its system does not say how much memory a process holds; "
                 "drop peak_memory_mb from its budgets"
             )
-        sizes = [stored_mb(self.base, self.chosen[name]) for name in peaks]
+        known = Sizes(self.base)
+        sizes = [known.stored_mb(self.chosen[name]) for name in peaks]
         slope, offset = (
             np.polyfit(sizes, list(peaks.values()), 1) if len(set(sizes)) > 1 else (1.0, max(peaks.values()))
         )
@@ -315,13 +317,18 @@ def _block_networks(space: SearchSpace, base: CompactBertConfig) -> Iterator[tup
         for block in LAYER_BLOCKS:
             for size, choice in space.options(block):
                 for first_only in ((False, True) if base.readout == "first" else (False,)) if size else ():
-                    layer = Layer(0, 1, 1).having(block, (size, choice))
+                    layer = Layer(_usual(space), 1, 1).having(block, (size, choice))
                     chain = BlockChain(block, layer, _COPIES, first_only)
                     yield part_name(block, hidden, size, choice, first_only), (chain, config)
         if space.dimensions.keep_tokens:
             # All are chosen to go on, so that each copy has as many.
-            layer = Layer(0, space.dimensions.num_attention_heads[-1], 1, keep_tokens=_ALL)
+            layer = Layer(_usual(space), space.dimensions.num_attention_heads[-1], 1, keep_tokens=_ALL)
             yield f"dropping/{hidden}", (BlockChain("attention", layer, _COPIES), config)
+
+
+def _usual(space: SearchSpace) -> int:
+    """The teacher's layer that measured blocks are from: the second, since the first may differ from all others."""
+    return min(1, space.teacher.num_hidden_layers - 1)
 
 
 def _network(base: CompactBertConfig, architecture: Architecture) -> CompactBert:

@@ -260,7 +260,7 @@ def _torch_chain(chain: BlockChain, config: CompactBertConfig) -> torch.nn.Modul
                     if weights is not None:
                         reader = at_places(reader, most_attended(weights, mask, layer.keep_tokens))
                 else:
-                    reader = layer.output(layer.intermediate(reader), reader)
+                    reader = layer.fed_forward(reader)
             return reader
 
     return Chain()

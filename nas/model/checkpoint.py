@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from nas.errors import TeacherError
 from nas.form import NetworkType
-from nas.model.families import FAMILIES, family_of
+from nas.model.families import FAMILIES, Family, family_of
 from nas.model.modeling import types_named
 from nas.model.stock import AUTO_CLASSES
 from nas.model.teacher_config import CONFIG_FILE, SUPPORTED, teacher_file
@@ -27,8 +27,6 @@ from nas.model.teacher_config import CONFIG_FILE, SUPPORTED, teacher_file
 WEIGHTS_FILE = "model.safetensors"
 _INDEX_FILE = "model.safetensors.index.json"
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-_ANCHOR = "embeddings.word_embeddings.weight"
-"""Every family's encoder has it: what stands before it in a name is a prefix of the encoder."""
 _COMPLETE = f"give a complete checkpoint of {SUPPORTED}"
 _BUFFERS = ("position_ids", "token_type_ids")
 _OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
@@ -76,12 +74,13 @@ class Checkpoint:
         """
         with torch.device("meta"):
             model = AUTO_CLASSES[network_type].from_config(config)
-        base = f"{model.base_model_prefix}."
+        family = family_of(config.model_type)
+        base = f"{family.base}."
         before = base if network_type == "encoder" else ""  # an encoder has names without the prefix
         shapes = {before + name: tuple(value.shape) for name, value in model.named_parameters()}
         head = frozenset(name for name in shapes if not name.startswith(base) or name.startswith(f"{base}pooler."))
-        classifier = family_of(config.model_type).parameter("classifier.weight", network_type)
-        tensors = _renamed(source, base, shapes, _headers(source))
+        classifier = family.parameter("classifier.weight", network_type)
+        tensors = _renamed(source, family, shapes, _headers(source))
         if _has_other_head(config, network_type):
             tensors = {name: tensor for name, tensor in tensors.items() if name not in head}
         found = cls(source, tensors, shapes, head, classifier, network_type, before)
@@ -225,7 +224,7 @@ def _no_weights(source: str) -> TeacherError:
 
 
 def _renamed(
-    source: str, base: str, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[_Tensor]
+    source: str, family: Family, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[_Tensor]
 ) -> dict[str, _Tensor]:
     """The tensors by the names of the family's classifier.
 
@@ -233,18 +232,20 @@ def _renamed(
     gets its own (`bert.`), and the norms of TensorFlow's checkpoints get today's names.
     """
     given = {tensor.name: tensor for tensor in tensors}
-    anchors = [name for name in given if name == _ANCHOR or name.endswith(f".{_ANCHOR}")]
-    usual = [name for name in anchors if name == base + _ANCHOR]
+    base, anchor = f"{family.base}.", family.words  # what stands before its name is a prefix of the encoder
+    anchors = [name for name in given if name == anchor or name.endswith(f".{anchor}")]
+    usual = [name for name in anchors if name == base + anchor]
     if len(usual or anchors) != 1:
-        found = f"several encoders ({', '.join(sorted(anchors))})" if anchors else f"no {base}{_ANCHOR}"
+        found = f"several encoders ({', '.join(sorted(anchors))})" if anchors else f"no {base}{anchor}"
         raise TeacherError(f"teacher.model: {source}: has {found}; give a checkpoint of {SUPPORTED}")
-    prefix = (usual or anchors)[0].removesuffix(_ANCHOR)
+    prefix = (usual or anchors)[0].removesuffix(anchor)
     outer = prefix.removesuffix(base)
-    other = next((name for name in FAMILIES if f"{name}." != base and name in outer.split(".")), None)
+    alike = (known.base for known in FAMILIES.values() if known.words == anchor and known.base != family.base)
+    other = next((name for name in alike if name in outer.split(".")), None)
     if other:
         raise TeacherError(
-            f"teacher.model: {source}: {CONFIG_FILE}: model_type is {base[:-1]!r}, but the names of the weights begin "
-            f"with {prefix!r}; correct model_type"
+            f"teacher.model: {source}: {CONFIG_FILE}: model_type is {family.model_type!r}, but the names of the weights "
+            f"begin with {prefix!r}; correct model_type"
         )
     parts = {name.split(".")[1] for name in shapes if name.startswith(base)} | {"pooler"}
     renamed: dict[str, _Tensor] = {}

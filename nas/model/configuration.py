@@ -11,6 +11,19 @@ from nas.form import NetworkType, Readout
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 """Everything that a network may be fed, int64 (batch, sequence)."""
+_BLOCK_FORM = (
+    "position_table",
+    "relative_attention_num_buckets",
+    "rope_thetas",
+    "attention_windows",
+    "norm_first",
+    "norm_bias",
+    "attention_bias",
+    "gated",
+    "feed_forward_bias",
+    "pooler_norm",
+    "pooler_bias",
+)
 
 
 class CompactBertConfig(PreTrainedConfig):
@@ -29,7 +42,17 @@ class CompactBertConfig(PreTrainedConfig):
 
     What differs between families of teachers: `family` is the teacher's `model_type`; `embedding_size` is the width of
     embeddings that are projected to `hidden_size` (ELECTRA), or None where there is no projection; `type_vocab_size` is
-    0 where there are no token types; `max_position_embeddings` counts the positions that a text can take.
+    0 where there are no token types; `max_position_embeddings` counts the positions that a text can take, and
+    `position_table` says whether there is an embedding for each of them.
+
+    Attention knows where tokens stand by a learnt bias for each distance where `relative_attention_num_buckets` is set
+    (MPNet), and by rotation where `rope_thetas` is (ModernBERT): one base of the rotation frequencies for each layer of
+    the teacher. `attention_windows` holds the distance up to which each layer of the teacher attends, None for any.
+
+    With `norm_first` a block normalises its input and not its output, and the last hidden states are normalised; the
+    attention block of the teacher's first layer then has no norm. `gated` feed-forward blocks multiply the activation
+    by a second linear layer. `attention_bias`, `feed_forward_bias`, `norm_bias` and `pooler_bias` say which parts have
+    biases; `pooler_norm` says whether a norm follows the pooler's activation.
     """
 
     model_type = "compact_bert"
@@ -51,7 +74,18 @@ class CompactBertConfig(PreTrainedConfig):
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
     classifier_dropout: float | None = None
+    pooler_norm: bool = False
+    pooler_bias: bool = True
     max_position_embeddings: int = 512
+    position_table: bool = True
+    relative_attention_num_buckets: int | None = None
+    rope_thetas: list[float] | None = None
+    attention_windows: list[int | None] | None = None
+    norm_first: bool = False
+    norm_bias: bool = True
+    attention_bias: bool = True
+    gated: bool = False
+    feed_forward_bias: bool = True
     type_vocab_size: int = 2
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
@@ -72,6 +106,17 @@ class CompactBertConfig(PreTrainedConfig):
     def embedding_width(self) -> int:
         """The width of the embedding tables and their norm."""
         return self.embedding_size or self.hidden_size
+
+    @property
+    def block_form(self) -> dict[str, Any]:
+        """What the blocks of all layers have in common beside their sizes, where it is not as in BERT."""
+        usual = CompactBertConfig()
+        return {name: value for name in _BLOCK_FORM if (value := getattr(self, name)) != getattr(usual, name)}
+
+    @property
+    def knows_distances(self) -> bool:
+        """Whether attention depends on the distance between tokens."""
+        return bool(self.relative_attention_num_buckets or self.rope_thetas)
 
     @property
     def input_names(self) -> tuple[str, ...]:

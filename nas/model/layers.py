@@ -14,8 +14,10 @@ from torch.nn import functional
 from transformers.activations import ACT2FN
 
 from nas.architecture import LAYER_BLOCKS, Layer
-from nas.compression import compression, matrix_compression
+from nas.compression import Block, compression, matrix_compression
+from nas.model.axes import Axis, along
 from nas.model.configuration import CompactBertConfig
+from nas.model.positions import positions_of
 
 
 class Compressed(nn.Module):
@@ -24,9 +26,9 @@ class Compressed(nn.Module):
     weight: nn.Parameter
     """Where the choice has a matrix of that name."""
 
-    def __init__(self, rows: int, columns: int, choice: str) -> None:
+    def __init__(self, rows: int, columns: int, choice: str, block: Block) -> None:
         super().__init__()
-        self.rows, self.columns = rows, columns
+        self.rows, self.columns, self.block = rows, columns, block
         self.compression = matrix_compression(choice)
         self._settled: Mapping[str, torch.Tensor] | None = None
         add_matrices(self, self.compression.matrices(rows, columns))
@@ -48,9 +50,9 @@ class Compressed(nn.Module):
 class BlockLinear(Compressed):
     """A linear layer that belongs to a block."""
 
-    def __init__(self, in_features: int, out_features: int, choice: str) -> None:
-        super().__init__(out_features, in_features, choice)
-        self.bias = nn.Parameter(torch.zeros(out_features))
+    def __init__(self, in_features: int, out_features: int, choice: str, block: Block, bias: bool = True) -> None:
+        super().__init__(out_features, in_features, choice, block)
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
     def forward(self, input: torch.Tensor, rounded: torch.Tensor | None = None) -> torch.Tensor:
         """`rounded` is the input as the choice rounds it, where that is known: layers that read the same share it."""
@@ -61,6 +63,9 @@ class BlockLinear(Compressed):
 
 class BlockEmbedding(Compressed):
     """The token embeddings, a table of (vocabulary, features)."""
+
+    def __init__(self, rows: int, columns: int, choice: str) -> None:
+        super().__init__(rows, columns, choice, "embedding")
 
     @property
     def num_embeddings(self) -> int:
@@ -107,16 +112,21 @@ def _borrow(module: nn.Module, name: str, part: nn.Module) -> None:
 class Embeddings(nn.Module):
     """Token, position and segment embeddings, summed and normalised; only the token embeddings are compressed.
 
-    `token_type_embeddings` is None where `type_vocab_size` is 0.
+    `position_embeddings` is None where the configuration has no `position_table`, `token_type_embeddings` where
+    `type_vocab_size` is 0.
     """
 
     def __init__(self, config: CompactBertConfig) -> None:
         super().__init__()
-        width, types = config.embedding_width, config.type_vocab_size
-        self.word_embeddings = BlockEmbedding(config.vocab_size, width, config.embedding)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, width)
-        self.token_type_embeddings = nn.Embedding(types, width) if types else None
-        self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        width, positions, types = config.embedding_width, config.max_position_embeddings, config.type_vocab_size
+        features = Axis.HIDDEN if config.embedding_size is None else None
+        self.max_positions = positions
+        self.word_embeddings = along(BlockEmbedding(config.vocab_size, width, config.embedding), None, features)
+        self.position_embeddings = (
+            along(nn.Embedding(positions, width), None, features) if config.position_table else None
+        )
+        self.token_type_embeddings = along(nn.Embedding(types, width), None, features) if types else None
+        self.LayerNorm = along(nn.LayerNorm(width, eps=config.layer_norm_eps, bias=config.norm_bias), features)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
@@ -132,12 +142,15 @@ class Embeddings(nn.Module):
         ignores `token_type_ids`.
         """
         words = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
-        table, length = self.position_embeddings.weight, words.shape[1]
-        if not length or (position_ids is None and length > len(table)):
+        positions, length = self.position_embeddings, words.shape[1]
+        if not length or (position_ids is None and length > self.max_positions):
             remedy = "truncate it (truncation=True)" if length else "give one that is not empty"
-            raise ValueError(f"a text must have 1 to {len(table)} tokens in this network, but got {length}; {remedy}")
-        total = words + (table[:length] if position_ids is None else self.position_embeddings(position_ids))
-        types = self.token_type_embeddings
+            raise ValueError(
+                f"a text must have 1 to {self.max_positions} tokens in this network, but got {length}; {remedy}"
+            )
+        total, types = words, self.token_type_embeddings
+        if positions is not None:
+            total = words + (positions.weight[:length] if position_ids is None else positions(position_ids))
         if types is not None:
             single = token_type_ids is None or len(types.weight) == 1
             total = total + (types.weight[0] if single else types(token_type_ids))
@@ -154,15 +167,24 @@ def additive_mask(attention_mask: torch.Tensor, hidden: torch.Tensor) -> torch.T
 class SelfAttention(nn.Module):
     """Multi-head attention whose heads keep the teacher's head size."""
 
+    same_input = ("query", "key", "value")
+    """Linear layers that read the same."""
+
     def __init__(self, config: CompactBertConfig, layer: Layer) -> None:
         super().__init__()
         self.head_size = config.attention_head_size
         self.scale = attention_scale(config)
         self.dropout_prob = config.attention_probs_dropout_prob
-        width = layer.num_attention_heads * self.head_size
-        self.query = BlockLinear(config.hidden_size, width, layer.attention)
-        self.key = BlockLinear(config.hidden_size, width, layer.attention)
-        self.value = BlockLinear(config.hidden_size, width, layer.attention)
+        sizes = config.hidden_size, layer.num_attention_heads * self.head_size
+        self.query, self.key, self.value = (
+            along(
+                BlockLinear(*sizes, layer.attention, "attention", config.attention_bias),
+                Axis.HEAD_FEATURES,
+                Axis.HIDDEN,
+            )
+            for _ in self.same_input
+        )
+        self.positions = positions_of(config, layer)
 
     def forward(
         self, reader: torch.Tensor, hidden: torch.Tensor, mask: torch.Tensor | None, weigh: bool = False
@@ -180,6 +202,10 @@ class SelfAttention(nn.Module):
                 self.value(hidden, rounded),
             )
         )
+        query, key = self.positions.rotated(query), self.positions.rotated(key)
+        bias = self.positions.bias(query.shape[2], key.shape[2], query)
+        if bias is not None:
+            mask = bias[None] if mask is None else bias + mask
         dropout = self.dropout_prob if self.training else 0.0
         if not weigh:
             context = functional.scaled_dot_product_attention(query, key, value, mask, dropout)
@@ -209,24 +235,39 @@ def at_places(hidden: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
 
 
 class ResidualOutput(nn.Module):
-    """The last linear layer of a block, with the residual connection and the norm behind it.
+    """The last linear layer of a block, with the residual connection and the block's norm.
 
-    Where `owner` is given, the linear layer is the owner's.
+    The norm comes behind the residual connection, or before the whole block where the configuration says `norm_first`.
+    It is None in a block that reads what is normalised already. Where `owner` is given, the linear layer is the
+    owner's.
     """
 
     dense: BlockLinear
 
-    def __init__(self, config: CompactBertConfig, in_features: int, choice: str, owner: ResidualOutput | None) -> None:
+    def __init__(
+        self, config: CompactBertConfig, layer: Layer, block: Block, in_features: int, owner: ResidualOutput | None
+    ) -> None:
         super().__init__()
+        hidden = config.hidden_size
         if owner is None:
-            self.dense = BlockLinear(in_features, config.hidden_size, choice)
+            bias = config.attention_bias if block == "attention" else config.feed_forward_bias
+            inner = Axis.HEAD_FEATURES if block == "attention" else Axis.NEURONS
+            self.dense = along(BlockLinear(in_features, hidden, layer.choice(block), block, bias), Axis.HIDDEN, inner)
         else:
             _borrow(self, "dense", owner.dense)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.norm_first = config.norm_first
+        has_norm = not (config.norm_first and block == "attention" and layer.source == 0)
+        norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps, bias=config.norm_bias) if has_norm else None
+        self.LayerNorm = None if norm is None else along(norm, Axis.HIDDEN)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
+    def before(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return what the block's first linear layers read of hidden states."""
+        return self.LayerNorm(hidden) if self.norm_first and self.LayerNorm is not None else hidden
+
     def forward(self, features: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        return self.LayerNorm(self.dropout(self.dense(features)) + residual)
+        total = self.dropout(self.dense(features)) + residual
+        return total if self.norm_first or self.LayerNorm is None else self.LayerNorm(total)
 
 
 class AttentionBlock(nn.Module):
@@ -241,26 +282,41 @@ class AttentionBlock(nn.Module):
         else:
             _borrow(self, "self", owner.self)
         width = layer.num_attention_heads * config.attention_head_size
-        self.output = ResidualOutput(config, width, layer.attention, None if owner is None else owner.output)
+        self.output = ResidualOutput(config, layer, "attention", width, None if owner is None else owner.output)
 
     def forward(
         self, reader: torch.Tensor, hidden: torch.Tensor, mask: torch.Tensor | None, weigh: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """See `SelfAttention`."""
-        context, weights = self.self(reader, hidden, mask, weigh)
+        read = self.output.before(hidden)
+        context, weights = self.self(read if reader is hidden else self.output.before(reader), read, mask, weigh)
         return self.output(context, reader), weights
 
 
 class Intermediate(nn.Module):
-    """The first half of a feed-forward block."""
+    """The first half of a feed-forward block.
+
+    A gated one multiplies the activation by a second linear layer of the same input (Shazeer, arXiv:2002.05202).
+    """
 
     def __init__(self, config: CompactBertConfig, layer: Layer) -> None:
         super().__init__()
-        self.dense = BlockLinear(config.hidden_size, layer.intermediate_size, layer.feed_forward)
+        self.same_input = ("dense", "gate") if config.gated else ()
+        self.dense = self._linear(config, layer)
+        self.gate = self._linear(config, layer) if config.gated else None
         self.activation = ACT2FN[config.hidden_act]
 
+    @staticmethod
+    def _linear(config: CompactBertConfig, layer: Layer) -> BlockLinear:
+        sizes = config.hidden_size, layer.intermediate_size
+        linear = BlockLinear(*sizes, layer.feed_forward, "feed_forward", config.feed_forward_bias)
+        return along(linear, Axis.NEURONS, Axis.HIDDEN)
+
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.activation(self.dense(hidden))
+        if self.gate is None:
+            return self.activation(self.dense(hidden))
+        rounded = self.dense.compression.rounded(hidden)
+        return self.activation(self.dense(hidden, rounded)) * self.gate(hidden, rounded)
 
 
 class CompactBertLayer(nn.Module):
@@ -300,7 +356,7 @@ class CompactBertLayer(nn.Module):
             else:
                 _borrow(self, "intermediate", feed_forward_owner.intermediate)
             last = None if feed_forward_owner is None else feed_forward_owner.output
-            self.output = ResidualOutput(config, layer.intermediate_size, layer.feed_forward, last)
+            self.output = ResidualOutput(config, layer, "feed_forward", layer.intermediate_size, last)
 
     def forward(
         self, hidden: torch.Tensor, mask: torch.Tensor | None, first_only: bool = False, weigh: bool = False
@@ -313,9 +369,11 @@ class CompactBertLayer(nn.Module):
         reader, weights = hidden[:, :1] if first_only else hidden, None
         if self.has_attention:
             reader, weights = self.attention(reader, hidden, mask, weigh=weigh or self.keep_tokens > 0)
-        if self.has_feed_forward:
-            reader = self.output(self.intermediate(reader), reader)
-        return reader, weights
+        return self.fed_forward(reader) if self.has_feed_forward else reader, weights
+
+    def fed_forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return what the feed-forward block makes of hidden states."""
+        return self.output(self.intermediate(self.output.before(hidden)), hidden)
 
 
 def attention_scale(config: CompactBertConfig) -> float:

@@ -26,6 +26,7 @@ from transformers.utils.generic import can_return_tuple
 
 from nas.architecture import LAYER_BLOCKS, first_token_from
 from nas.form import NetworkType, Readout
+from nas.model.axes import Axis, along
 from nas.model.configuration import CompactBertConfig
 from nas.model.layers import (
     BlockEmbedding,
@@ -55,7 +56,7 @@ class Encoder(nn.Module):
             owners = (None if owner is None or owner == number else built[owner] for owner in at)
             built.append(CompactBertLayer(config, layer, *owners))
             if config.exit_threshold and number + 1 < len(architecture.layers):
-                built[-1].exit = nn.Linear(config.hidden_size, config.outputs)
+                built[-1].exit = along(nn.Linear(config.hidden_size, config.outputs), None, Axis.HIDDEN)
         self.layer = nn.ModuleList(built)
 
     def run(self, number: int, *inputs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -105,18 +106,22 @@ READOUTS: dict[Readout, Callable[[torch.Tensor, torch.Tensor | None], torch.Tens
 
 
 class Pooler(nn.Module):
-    """A dense layer and the family's activation between the readout and the last linear layer.
+    """A dense layer, the family's activation and, where it has one, a norm, between readout and last linear layer.
 
     In training the heads of RoBERTa and ELECTRA drop out before this layer too; here dropout comes only behind it.
     """
 
     def __init__(self, config: CompactBertConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        size = config.hidden_size
+        self.dense = along(nn.Linear(size, size, bias=config.pooler_bias), Axis.POOLED, Axis.HIDDEN)
         self.activation = ACT2FN[config.pooler_act]
+        norm = nn.LayerNorm(size, eps=config.layer_norm_eps, bias=config.norm_bias) if config.pooler_norm else None
+        self.LayerNorm = None if norm is None else along(norm, Axis.POOLED)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.activation(self.dense(features))
+        pooled: torch.Tensor = self.activation(self.dense(features))
+        return pooled if self.LayerNorm is None else self.LayerNorm(pooled)
 
 
 class CompactBertPreTrainedModel(PreTrainedModel):
@@ -186,16 +191,19 @@ class CompactBertPreTrainedModel(PreTrainedModel):
 class CompactBertModel(CompactBertPreTrainedModel):
     """Embeddings and layers, without a head: hidden states in, hidden states out.
 
-    There is a projection (`embeddings_project`, else None) where `embedding_size` is set, and a pooler (else None)
-    where `pooler_act` is, which is part of the head but stands here by its name in BERT.
+    There is a projection (`embeddings_project`, else None) where `embedding_size` is set, a norm behind the last layer
+    (`final_norm`, else None) where `norm_first` is, and a pooler (else None) where `pooler_act` is, which is part of the
+    head but stands here by its name in BERT.
     """
 
     def __init__(self, config: CompactBertConfig) -> None:
         super().__init__(config)
         self.embeddings = Embeddings(config)
-        projected = config.embedding_size is not None
-        self.embeddings_project = nn.Linear(config.embedding_width, config.hidden_size) if projected else None
+        hidden, width = config.hidden_size, config.embedding_size
+        self.embeddings_project = None if width is None else along(nn.Linear(width, hidden), Axis.HIDDEN, None)
         self.encoder = Encoder(config)
+        norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps, bias=config.norm_bias) if config.norm_first else None
+        self.final_norm = None if norm is None else along(norm, Axis.HIDDEN)
         self.first_token_from = first_token_from(config.architecture.resolved, config.readout)
         self.pooler = None if config.pooler_act is None else Pooler(config)
         self.post_init()
@@ -237,9 +245,10 @@ class CompactBertModel(CompactBertPreTrainedModel):
         weigh, shows = _asked(self.config, output_attentions, output_hidden_states)
         hidden = self.checked(attention_mask, input_ids, token_type_ids, position_ids, inputs_embeds)
         states = self.states(hidden, attention_mask, every_token=True, weigh=weigh)
+        last = self.normed(states.hidden[-1])
         return BaseModelOutput(
-            last_hidden_state=states.hidden[-1],
-            hidden_states=tuple(states.hidden) if shows else None,
+            last_hidden_state=last,
+            hidden_states=(*states.hidden[:-1], last) if shows else None,
             attentions=cast(tuple[torch.Tensor, ...], tuple(states.attentions)) if weigh else None,
         )
 
@@ -256,6 +265,10 @@ class CompactBertModel(CompactBertPreTrainedModel):
                 f"{tuple(attention_mask.shape)}"
             )
         return hidden
+
+    def normed(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the hidden states after the last layer as a head reads them."""
+        return hidden if self.final_norm is None else self.final_norm(hidden)
 
     def states(
         self, hidden: torch.Tensor, attention_mask: torch.Tensor | None, every_token: bool = False, weigh: bool = False
@@ -322,7 +335,8 @@ class CompactBert(CompactBertPreTrainedModel):
         self.bert = CompactBertModel(config)
         dropout = config.classifier_dropout
         self.dropout = nn.Dropout(config.hidden_dropout_prob if dropout is None else dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.outputs)
+        read = Axis.HIDDEN if config.pooler_act is None else Axis.POOLED
+        self.classifier = along(nn.Linear(config.hidden_size, config.outputs), None, read)
         self.post_init()
 
     @property
@@ -332,7 +346,7 @@ class CompactBert(CompactBertPreTrainedModel):
 
     def classify(self, hidden: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Return logits from the last hidden states, (batch, tokens, hidden_size)."""
-        features = READOUTS[self.config.readout](hidden, attention_mask)
+        features = READOUTS[self.config.readout](self.bert.normed(hidden), attention_mask)
         if self.bert.pooler is not None:
             features = self.bert.pooler(features)
         logits: torch.Tensor = self.classifier(self.dropout(features))

@@ -66,6 +66,8 @@ def _emit_from(graph: GraphBuilder, model: CompactBert, number: int, hidden: str
     """Write all from layer `number` on: logits, and the number of layers that they took, (batch, 1), if that varies."""
     config, layers = model.config, model.layers
     if number == len(layers):
+        if model.bert.final_norm is not None:
+            hidden = _emit_norm(graph, model.bert.final_norm, hidden)
         if config.network_type == "encoder":
             tokens = 1 if config.readout == "first" else "sequence_length"
             graph.output(hidden, HIDDEN_STATES, ("batch_size", tokens, config.hidden_size))
@@ -102,6 +104,7 @@ def _emit_head(graph: GraphBuilder, model: CompactBert, hidden: str, mask: str) 
     linear = _emit_linear_of_tokens if readout == "every" else _emit_dense
     if pooler is not None and model.config.pooler_act is not None:
         features = _emit_activation(graph, model.config.pooler_act, linear(graph, pooler.dense, features))
+        features = features if pooler.LayerNorm is None else _emit_norm(graph, pooler.LayerNorm, features)
     outputs = linear(graph, model.classifier, features)
     if not model.config.normalize:
         return outputs
@@ -144,12 +147,13 @@ def emit_embeddings(graph: GraphBuilder, embeddings: Embeddings, ids: str, segme
     """
     table = embeddings.word_embeddings
     words = table.compression.emit_embed(graph, ids, _arrays(table))
-    length = graph.add("Shape", ids, start=1, end=2)
-    positions, types = _array(embeddings.position_embeddings.weight), embeddings.token_type_embeddings
-    if types is not None and segments is None:
-        positions = positions + _array(types.weight[0])
-    start = graph.constant(np.array([0]))
-    total = graph.add("Add", words, graph.add("Slice", graph.constant(positions), start, length, start))
+    positions, types, total = embeddings.position_embeddings, embeddings.token_type_embeddings, words
+    if positions is not None:
+        length, start = graph.add("Shape", ids, start=1, end=2), graph.constant(np.array([0]))
+        added = _array(positions.weight)
+        if types is not None and segments is None:
+            added = added + _array(types.weight[0])
+        total = graph.add("Add", words, graph.add("Slice", graph.constant(added), start, length, start))
     if types is not None and segments is not None:
         total = graph.add("Add", total, graph.add("Gather", graph.constant(_array(types.weight)), segments, axis=0))
     return _emit_norm(graph, embeddings.LayerNorm, total)
@@ -226,35 +230,59 @@ def emit_attention(
     With `apart` the queries are a product of their own even where both are the same tokens. Returns the tokens and the
     attention weights, (batch, heads, tokens of `reader`, tokens of `hidden`).
     """
-    projections, head_size = block.self, block.self.head_size
+    projections, head_size, residual = block.self, block.self.head_size, reader
+    is_same, hidden = reader == hidden, _emit_before(graph, block.output, hidden)
+    reader = hidden if is_same else _emit_before(graph, block.output, reader)
     choice, scale = projections.query.compression, np.float32(attention_scale(config))
     query, key, value = (
-        (_arrays(linear), _array(linear.bias)) for linear in (projections.query, projections.key, projections.value)
+        (_arrays(linear), _bias(linear)) for linear in (projections.query, projections.key, projections.value)
     )
-    query = query[0] | {choice.writes: query[0][choice.writes] * scale}, query[1] * scale
-    if reader == hidden and not apart:
+    scaled = query[0] | {choice.writes: query[0][choice.writes] * scale}
+    query = scaled, None if query[1] is None else query[1] * scale
+    if is_same and not apart:
         projected = choice.emit_linears(graph, hidden, [query, key, value])
     else:
         projected = [choice.emit_linear(graph, reader, *query), *choice.emit_linears(graph, hidden, [key, value])]
     heads = graph.constant(np.array([0, 0, -1, head_size]))
     split = [graph.add("Reshape", part, heads) for part in projected]
+    positions = projections.positions
     queries = graph.add("Transpose", split[0], perm=[0, 2, 1, 3])
-    keys = graph.add("Transpose", split[1], perm=[0, 2, 3, 1])
+    keys = graph.add("Transpose", split[1], perm=[0, 2, 1, 3] if positions.rotates else [0, 2, 3, 1])
     values = graph.add("Transpose", split[2], perm=[0, 2, 1, 3])
-    weights = graph.add("Softmax", graph.add("Add", graph.add("MatMul", queries, keys), mask), axis=-1)
+    if positions.rotates or positions.biases:
+        length = graph.once(("length", mask), lambda: graph.add("Shape", mask, start=3, end=4))
+        asking = length if is_same else graph.constant(np.array([1]))  # the first token alone
+    if positions.rotates:
+        queries = positions.emit_rotated(graph, queries, asking)
+        keys = graph.add("Transpose", positions.emit_rotated(graph, keys, length), perm=[0, 1, 3, 2])
+    scores = graph.add("Add", graph.add("MatMul", queries, keys), mask)
+    if positions.biases:
+        scores = graph.add("Add", scores, positions.emit_bias(graph, asking, length))
+    weights = graph.add("Softmax", scores, axis=-1)
     merged = graph.add("Transpose", graph.add("MatMul", weights, values), perm=[0, 2, 1, 3])
     flat = graph.add("Reshape", merged, graph.constant(np.array([0, 0, -1])))
-    return _emit_residual(graph, block.output, flat, reader), weights
+    return _emit_residual(graph, block.output, flat, residual), weights
 
 
 def emit_feed_forward(graph: GraphBuilder, config: CompactBertConfig, layer: CompactBertLayer, hidden: str) -> str:
     """Write a feed-forward block with its residual connection and norm."""
-    inner = _emit_linear(graph, layer.intermediate.dense, hidden)
-    return _emit_residual(graph, layer.output, _emit_activation(graph, config.hidden_act, inner), hidden)
+    intermediate, read = layer.intermediate, _emit_before(graph, layer.output, hidden)
+    if intermediate.gate is None:
+        inner = _emit_activation(graph, config.hidden_act, _emit_linear(graph, intermediate.dense, read))
+        return _emit_residual(graph, layer.output, inner, hidden)
+    linears = [(_arrays(linear), _bias(linear)) for linear in (intermediate.dense, intermediate.gate)]
+    inner, gate = intermediate.dense.compression.emit_linears(graph, read, linears)
+    gated = graph.add("Mul", _emit_activation(graph, config.hidden_act, inner), gate)
+    return _emit_residual(graph, layer.output, gated, hidden)
 
 
 def _emit_linear(graph: GraphBuilder, linear: BlockLinear, value: str) -> str:
-    return linear.compression.emit_linear(graph, value, _arrays(linear), _array(linear.bias))
+    return linear.compression.emit_linear(graph, value, _arrays(linear), _bias(linear))
+
+
+def _emit_before(graph: GraphBuilder, output: ResidualOutput, hidden: str) -> str:
+    """What a block's first linear layers read of hidden states."""
+    return _emit_norm(graph, output.LayerNorm, hidden) if output.norm_first and output.LayerNorm else hidden
 
 
 def _emit_activation(graph: GraphBuilder, name: str, value: str) -> str:
@@ -264,22 +292,26 @@ def _emit_activation(graph: GraphBuilder, name: str, value: str) -> str:
 
 
 def _emit_residual(graph: GraphBuilder, output: ResidualOutput, features: str, residual: str) -> str:
-    projected = _emit_linear(graph, output.dense, features)
-    return _emit_norm(graph, output.LayerNorm, graph.add("Add", projected, residual))
+    total = graph.add("Add", _emit_linear(graph, output.dense, features), residual)
+    return total if output.norm_first or not output.LayerNorm else _emit_norm(graph, output.LayerNorm, total)
 
 
 def _emit_norm(graph: GraphBuilder, norm: nn.LayerNorm, value: str) -> str:
-    weight, bias = graph.constant(_array(norm.weight)), graph.constant(_array(norm.bias))
-    return graph.add("LayerNormalization", value, weight, bias, axis=-1, epsilon=norm.eps)
+    parameters = [graph.constant(_array(parameter)) for parameter in norm.parameters()]  # the bias comes last
+    return graph.add("LayerNormalization", value, *parameters, axis=-1, epsilon=norm.eps)
 
 
 def _emit_linear_of_tokens(graph: GraphBuilder, dense: nn.Linear, value: str) -> str:
-    return _NONE.emit_linear(graph, value, {"weight": _array(dense.weight)}, _array(dense.bias))
+    return _NONE.emit_linear(graph, value, {"weight": _array(dense.weight)}, _bias(dense))
 
 
 def _emit_dense(graph: GraphBuilder, dense: nn.Linear, value: str) -> str:
-    weight, bias = graph.constant(_array(dense.weight)), graph.constant(_array(dense.bias))
-    return graph.add("Gemm", value, weight, bias, transB=1)
+    parameters = [graph.constant(_array(parameter)) for parameter in dense.parameters()]  # the bias comes last
+    return graph.add("Gemm", value, *parameters, transB=1)
+
+
+def _bias(linear: BlockLinear | nn.Linear) -> np.ndarray | None:
+    return None if linear.bias is None else _array(linear.bias)
 
 
 def _arrays(module: Compressed) -> dict[str, np.ndarray]:

@@ -1,88 +1,178 @@
-"""Parameters and stored bytes of a sub-network, from its architecture and the teacher's configuration."""
+"""Parameters and stored bytes of sub-networks.
+
+They follow from the axes of a network's parameters (`axes.py`) and the sizes of an architecture, so that no network is
+built for them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from nas.architecture import Architecture
-from nas.compression import Block, Compression, MatrixCompression, compression, matrix_compression
+import torch
+from torch import nn
+
+from nas.architecture import LAYER_BLOCKS, Architecture, Layer
+from nas.compression import Block, MatrixCompression, compression, matrix_compression
+from nas.model.axes import Axes, Axis, labelled
 from nas.model.configuration import CompactBertConfig
+from nas.model.layers import BlockLinear
+from nas.model.modeling import CompactBert
 
 MB = 1e6
+_Extent = Axis | int
+"""The units that an axis runs over, or a fixed length."""
 
 
-def count_parameters(config: CompactBertConfig, architecture: Architecture | None = None) -> int:
-    """The exact number of parameters of the extracted model.
-
-    With an `architecture`, that of a model which is otherwise as `config` says: to build a configuration for each would
-    take ten times as long.
-    """
-    given = architecture or config.architecture
-    width = _table_width(config, given)
-    total = _numbers(matrix_compression(given.embedding).matrices(config.vocab_size, width))
-    total += (config.max_position_embeddings + config.type_vocab_size) * width + _uncompressed(config, given)
-    return total + sum(block.parameters for block in _blocks(config, given))
+def count_parameters(config: CompactBertConfig) -> int:
+    """The exact number of parameters of the network that a configuration describes."""
+    return Sizes(config).parameters(config.architecture)
 
 
-def stored_mb(config: CompactBertConfig, architecture: Architecture | None = None) -> float:
-    """Megabytes (10^6 bytes) of the weights as an export stores them, compressed blocks counted as such.
-
-    `architecture`: see `count_parameters`.
-    """
-    given = architecture or config.architecture
-    width = _table_width(config, given)
-    types = config.type_vocab_size if config.type_vocab_size > 1 else 0  # a single type lies in the positions
-    exact = (config.max_position_embeddings + types) * width + _uncompressed(config, given)
-    table = matrix_compression(given.embedding).table_bytes(config.vocab_size, width)
-    return (4 * exact + table + sum(block.stored_bytes for block in _blocks(config, given))) / MB
+def stored_mb(config: CompactBertConfig) -> float:
+    """Megabytes (10^6 bytes) of its weights as an export stores them, compressed blocks counted as such."""
+    return Sizes(config).stored_mb(config.architecture)
 
 
-def _uncompressed(config: CompactBertConfig, architecture: Architecture) -> int:
-    """Parameters that no compression choice concerns: norms, projection and head."""
-    hidden = architecture.hidden_size
-    total = 2 * _table_width(config, architecture) + sum(block.norm for block in _blocks(config, architecture))
-    if config.embedding_size:
-        total += (config.embedding_size + 1) * hidden
-    pooler = 0 if config.pooler_act is None else (hidden + 1) * hidden
-    classifiers = len(architecture.layers) if architecture.exit_threshold else 1
-    return total + pooler + classifiers * (hidden + 1) * config.outputs
+class _Linear(NamedTuple):
+    """A linear layer of a block."""
+
+    rows: _Extent
+    columns: _Extent
+    has_bias: bool
 
 
-def _table_width(config: CompactBertConfig, architecture: Architecture) -> int:
-    """The width of the embedding tables and their norm."""
-    return config.embedding_size or architecture.hidden_size
+@dataclass(frozen=True)
+class _Block:
+    """What a block of a layer consists of."""
+
+    linears: tuple[_Linear, ...]
+    exact: tuple[tuple[_Extent, ...], ...]
+    """The extents of its parameters that no compression choice concerns and that come with the linear layers."""
+    norm: tuple[tuple[_Extent, ...], ...]
+    """The extents of its norm's parameters, which a block has that borrows its linear layers."""
 
 
 class _Size(NamedTuple):
     """What a block of a layer comes to."""
 
-    parameters: int = 0
-    """Of its linear layers."""
-    stored_bytes: int = 0
-    """Of its linear layers."""
-    norm: int = 0
-    """Parameters of its norm."""
+    parameters: int
+    stored_bytes: int
 
 
-def _blocks(config: CompactBertConfig, architecture: Architecture) -> Iterator[_Size]:
-    hidden, head_size = architecture.hidden_size, config.attention_head_size
-    for layer in architecture.layers:
-        yield _block("attention", compression(layer.attention), layer.num_attention_heads * head_size, hidden)
-        yield _block("feed_forward", compression(layer.feed_forward), layer.intermediate_size, hidden)
+class Sizes:
+    """The sizes of all sub-networks of a teacher, or of other networks that differ in their architecture alone."""
+
+    def __init__(self, config: CompactBertConfig) -> None:
+        self.config = config
+        sources = sorted({layer.source for layer in config.architecture.layers})
+        given = config.architecture
+        layers = tuple(Layer(source, 1, 1) for source in sources)
+        plain = replace(given, layers=layers, embedding="none", exit_threshold=0.0)
+        with torch.device("meta"):
+            model = CompactBert(config.with_architecture(plain))
+        self._blocks = {
+            (source, block): _block(layer, block)
+            for source, layer in zip(sources, model.layers, strict=True)
+            for block in LAYER_BLOCKS
+        }
+        of_layers = {module for layer in model.layers for module in layer.modules()}
+        words = model.bert.embeddings.word_embeddings
+        [self._table] = _parameters([words])
+        self._classifier = _parameters([model.classifier])
+        types = model.bert.embeddings.token_type_embeddings
+        # A single type lies in the table of positions as an export stores it.
+        lying = [types] if types is not None and len(types.weight) == 1 and config.position_table else []
+        self._folded = _parameters(lying)
+        left_out = {words, model.classifier, *lying, *of_layers}
+        self._rest = _parameters(module for module in model.modules() if module not in left_out)
+        self._known: dict[tuple[int, Block, int, str, int], _Size] = {}
+
+    def parameters(self, architecture: Architecture) -> int:
+        """The exact number of parameters of the extracted network."""
+        table = _numbers(matrix_compression(architecture.embedding).matrices(*self._table_shape(architecture)))
+        exact = self._exact(architecture) + _product(self._folded, self._ends(architecture))
+        return table + exact + sum(size.parameters for size in self._sizes(architecture))
+
+    def stored_mb(self, architecture: Architecture) -> float:
+        """Megabytes (10^6 bytes) of the weights as an export stores them, compressed blocks counted as such."""
+        table = matrix_compression(architecture.embedding).table_bytes(*self._table_shape(architecture))
+        blocks = sum(size.stored_bytes for size in self._sizes(architecture))
+        return (4 * self._exact(architecture) + table + blocks) / MB
+
+    def _exact(self, architecture: Architecture) -> int:
+        """Parameters outside of the layers that no compression choice concerns, stored for themselves."""
+        lengths = self._ends(architecture)
+        classifiers = len(architecture.layers) if architecture.exit_threshold else 1
+        return _product(self._rest, lengths) + classifiers * _product(self._classifier, lengths)
+
+    def _table_shape(self, architecture: Architecture) -> tuple[int, int]:
+        lengths = self._ends(architecture)
+        rows, columns = (_length(extent, lengths) for extent in self._table)
+        return rows, columns
+
+    @staticmethod
+    def _ends(architecture: Architecture) -> dict[Axis, int]:
+        return {Axis.HIDDEN: architecture.hidden_size, Axis.POOLED: architecture.hidden_size}
+
+    def _sizes(self, architecture: Architecture) -> Iterable[_Size]:
+        for layer in architecture.layers:
+            for block in LAYER_BLOCKS:
+                size, choice = layer.option(block)
+                key = layer.source, block, size, choice, architecture.hidden_size
+                if key not in self._known:
+                    self._known[key] = self._size(*key)
+                yield self._known[key]
+
+    def _size(self, source: int, block: Block, size: int, choice: str, hidden: int) -> _Size:
+        parts, chosen = self._blocks[source, block], compression(choice)
+        if chosen.weights == "none":
+            return _Size(0, 0)
+        lengths = {Axis.HIDDEN: hidden, Axis.HEADS: size, Axis.NEURONS: size}
+        lengths[Axis.HEAD_FEATURES] = size * self.config.attention_head_size
+        norm = _product(parts.norm, lengths)
+        if not isinstance(chosen, MatrixCompression):
+            return _Size(norm, 4 * norm)
+        exact = norm + _product(parts.exact, lengths)
+        parameters, stored = exact, 4 * exact
+        for linear in parts.linears:
+            rows, columns = _length(linear.rows, lengths), _length(linear.columns, lengths)
+            parameters += _numbers(chosen.matrices(rows, columns)) + rows * linear.has_bias
+            stored += chosen.linear_bytes(rows, columns, linear.has_bias)
+        return _Size(parameters, stored)
 
 
-@lru_cache(maxsize=4096)
-def _block(block: Block, choice: Compression, width: int, hidden: int) -> _Size:
-    """The size of a block whose linear layers are `width` wide inside; a search asks for the same ones again."""
-    norm = 0 if choice.weights == "none" else 2 * hidden
-    if not isinstance(choice, MatrixCompression):
-        return _Size(norm=norm)
-    inwards = 3 if block == "attention" else 1  # query, key and value
-    linears = [(width, hidden)] * inwards + [(hidden, width)]
-    parameters = sum(_numbers(choice.matrices(rows, columns)) + rows for rows, columns in linears)
-    return _Size(parameters, sum(choice.linear_bytes(rows, columns) for rows, columns in linears), norm)
+def _block(layer: nn.Module, block: Block) -> _Block:
+    """What one of the blocks of a layer consists of; the layer has no compressed one."""
+    inside: list[nn.Module] = [layer.attention] if block == "attention" else [layer.intermediate, layer.output]
+    modules = [module for part in inside for module in part.modules()]
+    linears = [module for module in modules if isinstance(module, BlockLinear)]
+    norms = [module for module in modules if isinstance(module, nn.LayerNorm)]
+    return _Block(
+        tuple(_Linear(*_parameters([linear])[0], linear.bias is not None) for linear in linears),
+        _parameters(module for module in modules if module not in {*linears, *norms}),
+        _parameters(norms),
+    )
+
+
+def _parameters(modules: Iterable[nn.Module]) -> tuple[tuple[_Extent, ...], ...]:
+    """The extents of all parameters that modules have for themselves."""
+    return tuple(_extents(parameter, axes) for module in modules for parameter, axes in labelled(module))
+
+
+def _extents(parameter: nn.Parameter, axes: Axes) -> tuple[_Extent, ...]:
+    return tuple(length if axis is None else axis for axis, length in zip(axes, parameter.shape, strict=True))
+
+
+def _length(extent: _Extent, lengths: Mapping[Axis, int]) -> int:
+    return lengths[extent] if isinstance(extent, Axis) else extent
+
+
+def _product(parameters: Iterable[tuple[_Extent, ...]], lengths: Mapping[Axis, int]) -> int:
+    """How many numbers parameters with these extents have."""
+    return sum(math.prod(_length(extent, lengths) for extent in extents) for extents in parameters)
 
 
 def _numbers(shapes: Mapping[str, tuple[int, int]]) -> int:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import transformers
-from torch.nn import functional
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from nas.architecture import Architecture, Layer
@@ -38,11 +37,9 @@ _SHARED = (
 )
 AUTO_CLASSES: dict[NetworkType, Any] = {kind: getattr(transformers, name) for kind, (name, _) in AUTO_MODELS.items()}
 """The class of transformers that loads a teacher of a type."""
-ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 _LAST = ("classifier.weight", "classifier.bias")
 _LABELS = {"id2label", "label2id", "problem_type"}
 _CLASSIFIER = NetworkForm()
-_POSITIONS = "bert.embeddings.position_embeddings.weight"
 
 
 def shape_of(config: PreTrainedConfig) -> Shape:
@@ -61,13 +58,7 @@ def shape_of(config: PreTrainedConfig) -> Shape:
 
 def _check_function(family: Family, config: PreTrainedConfig) -> None:
     """Raise where the configuration asks for another function than that of a `CompactBert`."""
-    rules: dict[str, tuple[Any, tuple[Any, ...]]] = {
-        family.name("hidden_act"): (family.read(config, "hidden_act"), ACTIVATIONS),
-        # Older checkpoints have it, with None or "absolute" for the usual kind.
-        "position_embedding_type": (getattr(config, "position_embedding_type", None) or "absolute", ("absolute",)),
-        "is_decoder": (getattr(config, "is_decoder", False), (False,)),
-    }
-    for setting, (value, able) in rules.items():
+    for setting, (value, able) in family.rules(config).items():
         if value not in able:
             raise TeacherError(
                 f"teacher: {setting} must be {' or '.join(map(str, able))}, but got {value!r}; use another teacher"
@@ -82,10 +73,14 @@ def compact_config(teacher: PreTrainedConfig, form: NetworkForm = _CLASSIFIER) -
     An encoder has as many outputs as hidden units.
     """
     shape, family = shape_of(teacher), family_of(teacher.model_type)
+    form = family.form(teacher, form)
     layers = (
         Layer(index, shape.num_attention_heads, shape.intermediate_size) for index in range(shape.num_hidden_layers)
     )
-    values = {key: family.read(teacher, key) for key in _SHARED}
+    values = {key: family.read(teacher, key) for key in _SHARED} | {"pooler_act": family.pooler_act}
+    values |= family.compact(teacher)
+    if form.network_type not in family.pooled:
+        values["pooler_act"] = None
     values["max_position_embeddings"] -= family.first_position(teacher.pad_token_id)
     if family.has_embedding_size and teacher.embedding_size != shape.hidden_size:
         values["embedding_size"] = teacher.embedding_size
@@ -95,7 +90,6 @@ def compact_config(teacher: PreTrainedConfig, form: NetworkForm = _CLASSIFIER) -
     config = CompactBertConfig(
         family=teacher.model_type,
         **asdict(form),
-        pooler_act=family.pooler_act if form.network_type == "sequence_classifier" else None,
         attention_head_size=shape.head_size,
         **values,
     )
@@ -112,12 +106,9 @@ def from_stock(teacher: PreTrainedModel, form: NetworkForm = _CLASSIFIER) -> Com
     """
     family, given = family_of(teacher.config.model_type), teacher.state_dict()
     model, kind = CompactBert(compact_config(teacher.config, form)), form.network_type
-    state = {
-        name: _identity(value) if kind == "encoder" and name in _LAST else given[family.parameter(name, kind)]
-        for name, value in model.state_dict().items()
-    }
-    state[_POSITIONS] = state[_POSITIONS][family.first_position(teacher.config.pad_token_id) :]
-    model.load_state_dict(state)
+    own = model.state_dict()
+    last = {name: _identity(own.pop(name)) for name in _LAST} if kind == "encoder" else {}
+    model.load_state_dict(family.to_compact(given, own, teacher.config, kind) | last)
     return model.eval()
 
 
@@ -126,13 +117,13 @@ def _identity(parameter: torch.Tensor) -> torch.Tensor:
     return torch.eye(len(parameter)) if parameter.dim() == 2 else torch.zeros_like(parameter)
 
 
-def fits_stock(config: CompactBertConfig) -> bool:
-    """Whether the family's own class can express it.
+def fits_stock(model: CompactBert) -> bool:
+    """Whether the family's own class can express a network.
 
     That needs uniform layers, heads that fill the hidden size, and no compression. ELECTRA has no projection between
-    embeddings and layers of one width.
+    embeddings and layers of one width. Families may have conditions of their own.
     """
-    architecture = config.architecture
+    config, architecture = model.config, model.config.architecture
     kinds = {(layer.num_attention_heads, layer.intermediate_size) for layer in architecture.layers}
     return (
         architecture.choices == {"none"}
@@ -141,16 +132,17 @@ def fits_stock(config: CompactBertConfig) -> bool:
         and len(kinds) == 1
         and next(iter(kinds))[0] * config.attention_head_size == config.hidden_size
         and config.embedding_size != config.hidden_size
+        and FAMILIES[config.family].expresses(config, model.state_dict())
     )
 
 
 def to_stock(model: CompactBert) -> PreTrainedModel:
     """The same function as a model of its family's own class. Raises `ExportError` where `fits_stock` is false."""
     config = model.config
-    if not fits_stock(config):
+    if not fits_stock(model):
         raise ExportError(
-            f"{config.architecture.describe()}: a stock {config.family} needs equal uncompressed layers whose heads "
-            "fill the hidden size; export it as CompactBert"
+            f"{config.architecture.describe()}: a stock {config.family} cannot express it; it needs equal uncompressed "
+            "layers whose heads fill the hidden size; export it as CompactBert"
         )
     family, layer = FAMILIES[config.family], config.architecture.layers[0]
     skipped = family.first_position(config.pad_token_id)
@@ -165,12 +157,12 @@ def to_stock(model: CompactBert) -> PreTrainedModel:
     if family.has_embedding_size:
         values["embedding_size"] = config.embedding_width
     own = {family.name(key): value for key, value in values.items() if key not in family.constants}
+    own |= family.stock(config)
     stock: PreTrainedModel = AUTO_CLASSES[config.network_type].from_config(AutoConfig.for_model(config.family, **own))
     state: dict[str, torch.Tensor] = model.state_dict()
-    state[_POSITIONS] = functional.pad(state[_POSITIONS], (0, 0, skipped, 0))
     if config.network_type == "encoder":  # which has no last layer, and may have a pooler that nothing reads
         state = {name: value for name, value in state.items() if name not in _LAST}
         pooler = {name: value for name, value in stock.state_dict().items() if name.startswith("pooler.")}
         state |= {f"bert.{name}": torch.zeros_like(value) for name, value in pooler.items()}
-    stock.load_state_dict({family.parameter(name, config.network_type): value for name, value in state.items()})
+    stock.load_state_dict(family.to_stock(state, config))
     return stock.eval()

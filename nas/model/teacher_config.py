@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from nas.errors import TeacherError
-from nas.model.families import FAMILIES, Family, family_of
+from nas.model.families import FAMILIES, Family, family_of, in_words
 from nas.tasks import Problem
 
-SUPPORTED = "a BERT, RoBERTa, DistilBERT or ELECTRA"
+SUPPORTED = f"a {in_words()}"
 CONFIG_FILE = "config.json"
 _SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
 _COUNTS = (
@@ -66,7 +67,12 @@ def read_config(source: str) -> PreTrainedConfig:
         if values.get(name):
             raise _wrong(source, name, "must be absent or false", values[name], remedy)
     known = dict(_settings(source, family, config_class, values))
-    config = AutoConfig.for_model(kind, **known, **_labels(source, values))
+    known |= {name: values[name] for name in family.own_settings if name in values}
+    try:
+        config = AutoConfig.for_model(kind, **known, **_labels(source, values))
+    except (KeyError, TypeError, ValueError, StrictDataclassError) as problem:
+        reason = " ".join(str(problem).split())
+        raise TeacherError(f"teacher.model: {source}: {CONFIG_FILE}: {reason}; correct it") from None
     architectures = values.get("architectures")
     config.architectures = architectures if isinstance(architectures, list) else None
     config.problem_type = _problem(source, values)
@@ -122,6 +128,12 @@ def _settings(source: str, family: Family, config_class: Any, values: Mapping[st
         if number is None or not _fits(setting, number):
             raise _wrong(source, name, f"must be {rule}", value)
         yield name, int(number) if _is_whole(setting) else number
+    for name in (*family.own_counts, *family.own_numbers):
+        if name in values:
+            number, whole = _number(values[name]), name in family.own_counts
+            if number is None or number <= 0 or (whole and not number.is_integer()):
+                raise _wrong(source, name, f"must be a {'whole ' if whole else ''}number above 0", values[name])
+            yield name, int(number) if whole else number
     for name in (family.name("hidden_act"), "position_embedding_type"):
         # Older versions wrote null for the usual kind of positions.
         if name in values and (values[name] is not None or name != "position_embedding_type"):

@@ -132,12 +132,14 @@ def check_ids(ids: Iterable[int], tokenizer: PreTrainedTokenizerBase, source: st
     """
     values = np.fromiter(ids, dtype=np.int64)
     _check_rows(values, tokenizer, source, config)
-    counted = family_of(config.model_type).positions_follow_padding and config.pad_token_id != tokenizer.pad_token_id
-    if counted and (values == config.pad_token_id).any():
+    family = family_of(config.model_type)
+    skipped = family.uncounted(config.pad_token_id)
+    if skipped is not None and skipped != tokenizer.pad_token_id and (values == skipped).any():
+        remedy = f"set pad_token_id in config.json to the tokenizer's, {tokenizer.pad_token_id}, or "
         raise TeacherError(
-            f"teacher.model: {source}: config.json: pad_token_id is {config.pad_token_id}, from which positions are "
-            f"counted, but texts contain that token, {tokenizer.convert_ids_to_tokens(config.pad_token_id)!r}; set it "
-            f"to the tokenizer's, {tokenizer.pad_token_id}, or remove the token from the texts"
+            f"teacher.model: {source}: a {family.title} counts positions without token {skipped}, its padding, but "
+            f"texts contain that token, {tokenizer.convert_ids_to_tokens(skipped)!r}; "
+            f"{remedy if family.positions_follow_padding else ''}remove the token from the texts"
         )
 
 

@@ -60,6 +60,11 @@ def check_shape(study: Study, source: str, config: PreTrainedConfig) -> CompactB
     with student_named(study):
         study.check_teacher(shape_of(config))
         compact = compact_config(config, task_kind(study.task.kind).form(source))
+    if study.space.dimensions.keep_tokens and compact.knows_distances:
+        raise SearchSpaceError(
+            f"search_space: {study.space.name!r} drops tokens (keep_tokens), but attention in a {config.model_type} "
+            "depends on the distance between tokens, which would change; use another space"
+        )
     for name in study.space.compression.embedding:
         if not compression(name).suits(compact.vocab_size, compact.embedding_width):
             raise SearchSpaceError(

@@ -14,7 +14,7 @@ from nas.budget import FIGURES, LATENCIES, RATES, STORED, Budget, Floor
 from nas.errors import InfeasibleBudgetError
 from nas.latency.profile import Profile
 from nas.model import CompactBertConfig
-from nas.model.sizes import count_parameters, stored_mb
+from nas.model.sizes import Sizes
 from nas.search.encoding import Encoding
 from nas.space import SearchSpace
 
@@ -76,6 +76,10 @@ class Costs:
     def teacher(self, device: str) -> dict[str, float]:
         """The figures of the uncompressed teacher on a device."""
         return self._teachers[device]
+
+    @cached_property
+    def _sizes(self) -> Sizes:
+        return Sizes(self.config)
 
     @cached_property
     def _teachers(self) -> dict[str, dict[str, float]]:
@@ -141,10 +145,7 @@ class Costs:
 
     def stored(self, architecture: Architecture) -> dict[str, float]:
         """The figures of an architecture that do not depend on a device."""
-        return {
-            "size_mb": stored_mb(self.config, architecture),
-            "params": count_parameters(self.config, architecture),
-        }
+        return {"size_mb": self._sizes.stored_mb(architecture), "params": self._sizes.parameters(architecture)}
 
     def cautious_excesses(self, architecture: Architecture, exits: Sequence[float] = ()) -> tuple[float, ...]:
         """The excess over each budget if predictions err by as much as the profile's do on average.

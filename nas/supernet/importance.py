@@ -7,15 +7,18 @@ for heads, Michel et al., arXiv:1905.10650). Reordering permutes weights only: t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
 from nas.model import CompactBert
-from nas.model.layers import BlockLinear
-from nas.model.modeling import CompactBertModel
+from nas.model.axes import Axis, labelled
+
+_Units = tuple[Axis, int | None]
+"""A kind of units, and the layer that they belong to, or None where all layers share them."""
+_OF_A_LAYER = (Axis.HEADS, Axis.HEAD_FEATURES, Axis.NEURONS)
 
 
 @dataclass
@@ -68,14 +71,14 @@ def measure_importance(model: CompactBert, batches: Iterable[dict[str, torch.Ten
     states = [_Taylor() for _ in range(2 * len(layers) + 1)]
     pooled = _Taylor()
     bert = model.bert
-    writers: list[nn.Module] = [bert.embeddings_project or bert.embeddings.LayerNorm]
+    writers: list[nn.Module] = [bert.embeddings_project or bert.embeddings]
     hooks = []
     if bert.pooler is not None:
         hooks.append(bert.pooler.register_forward_hook(lambda _m, _i, output: pooled.watch(output)))
     for layer, at_context, at_neurons in zip(layers, context, neurons, strict=True):
         hooks.append(_before(layer.attention.output.dense, at_context))
         hooks.append(_before(layer.output.dense, at_neurons))
-        writers += [layer.attention.output.LayerNorm, layer.output.LayerNorm]
+        writers += [layer.attention.output, layer.output]
     for writer, at_state in zip(writers, states, strict=True):
         hooks.append(writer.register_forward_hook(lambda _m, _i, output, at=at_state: at.watch(output)))
     try:
@@ -106,39 +109,21 @@ def _along_random_directions(outputs: torch.Tensor, generator: torch.Generator) 
 @torch.no_grad()
 def magnitude(model: CompactBert) -> Importance:
     """Score all units by the squares of the weights that read or write them. Needs no data."""
-    head_size, bert = model.config.attention_head_size, model.bert
-    found = Importance(
-        hidden=_columns(model.classifier if bert.pooler is None else bert.pooler.dense) + _embedded(bert),
-        pooled=None if bert.pooler is None else _rows(bert.pooler.dense) + _columns(model.classifier),
+    head_size = model.config.attention_head_size
+    scores: dict[_Units, torch.Tensor] = {}
+    for layer, module in _modules(model):
+        for parameter, axes in labelled(module):
+            for dimension, axis in enumerate(axes):
+                if axis is not None and parameter.dim() == 2:
+                    units = axis, layer if axis in _OF_A_LAYER else None
+                    scores[units] = scores.get(units, 0.0) + parameter.square().sum(dim=1 - dimension)
+    layers = range(len(model.layers))
+    return Importance(
+        hidden=scores[Axis.HIDDEN, None],
+        pooled=scores.get((Axis.POOLED, None)),
+        heads=[scores[Axis.HEAD_FEATURES, layer].unflatten(0, (-1, head_size)).sum(dim=1) for layer in layers],
+        neurons=[scores[Axis.NEURONS, layer] for layer in layers],
     )
-    for layer in model.layers:
-        attention, dense = layer.attention.self, layer.attention.output.dense
-        projections = (attention.query, attention.key, attention.value)
-        context = sum((_rows(projection) for projection in projections), _columns(dense))
-        found.heads.append(context.unflatten(0, (-1, head_size)).sum(dim=1))
-        found.neurons.append(_rows(layer.intermediate.dense) + _columns(layer.output.dense))
-        readers, writers = (*projections, layer.intermediate.dense), (dense, layer.output.dense)
-        found.hidden += sum(_columns(linear) for linear in readers) + sum(_rows(linear) for linear in writers)
-    return found
-
-
-def _embedded(bert: CompactBertModel) -> torch.Tensor:
-    """For each hidden unit the sum of the squared weights by which the embeddings write it."""
-    if bert.embeddings_project is not None:
-        return _rows(bert.embeddings_project)
-    embeddings = bert.embeddings
-    tables = (embeddings.word_embeddings, embeddings.position_embeddings, embeddings.token_type_embeddings)
-    return torch.stack([table.weight.square().sum(dim=0) for table in tables if table is not None]).sum(dim=0)
-
-
-def _rows(linear: nn.Linear | BlockLinear) -> torch.Tensor:
-    """For each output feature the sum of its squared weights."""
-    return linear.weight.square().sum(dim=1)
-
-
-def _columns(linear: nn.Linear | BlockLinear) -> torch.Tensor:
-    """For each input feature the sum of its squared weights."""
-    return linear.weight.square().sum(dim=0)
 
 
 def _before(module: nn.Module, taylor: _Taylor) -> torch.utils.hooks.RemovableHandle:
@@ -149,47 +134,27 @@ def _before(module: nn.Module, taylor: _Taylor) -> torch.utils.hooks.RemovableHa
 def reorder(model: CompactBert, importance: Importance) -> None:
     """Permute the weights in place so that units stand in order of importance. The function is unchanged."""
     head_size = model.config.attention_head_size
-    hidden = _order(importance.hidden)
-    pooled = hidden if importance.pooled is None else _order(importance.pooled)
-    embeddings, projection = model.bert.embeddings, model.bert.embeddings_project
-    if projection is not None:  # its outputs are the hidden units, the tables stay as they are
-        _permute(projection.weight, 0, hidden)
-        _permute(projection.bias, 0, hidden)
-    else:
-        for table in (embeddings.word_embeddings, embeddings.position_embeddings, embeddings.token_type_embeddings):
-            if table is not None:
-                _permute(table.weight, 1, hidden)
-        _permute_norm(embeddings.LayerNorm, hidden)
-    for number, layer in enumerate(model.layers):
-        heads = _order(importance.heads[number])
-        rows = (heads[:, None] * head_size + torch.arange(head_size)).flatten()
-        for linear in (layer.attention.self.query, layer.attention.self.key, layer.attention.self.value):
-            _permute_linear(linear, rows, hidden)
-        _permute_linear(layer.attention.output.dense, hidden, rows)
-        _permute_norm(layer.attention.output.LayerNorm, hidden)
-        neurons = _order(importance.neurons[number])
-        _permute_linear(layer.intermediate.dense, neurons, hidden)
-        _permute_linear(layer.output.dense, hidden, neurons)
-        _permute_norm(layer.output.LayerNorm, hidden)
-    if model.bert.pooler is not None:
-        _permute_linear(model.bert.pooler.dense, pooled, hidden)
-    _permute(model.classifier.weight, 1, pooled)
+    orders: dict[_Units, torch.Tensor] = {(Axis.HIDDEN, None): _order(importance.hidden)}
+    if importance.pooled is not None:
+        orders[Axis.POOLED, None] = _order(importance.pooled)
+    for layer in range(len(model.layers)):
+        heads = _order(importance.heads[layer])
+        orders[Axis.HEADS, layer] = heads
+        orders[Axis.HEAD_FEATURES, layer] = (heads[:, None] * head_size + torch.arange(head_size)).flatten()
+        orders[Axis.NEURONS, layer] = _order(importance.neurons[layer])
+    for layer, module in _modules(model):
+        for parameter, axes in labelled(module):
+            for dimension, axis in enumerate(axes):
+                if axis is not None:
+                    order = orders[axis, layer if axis in _OF_A_LAYER else None]
+                    parameter.copy_(parameter.index_select(dimension, order))
+
+
+def _modules(model: CompactBert) -> Iterator[tuple[int | None, nn.Module]]:
+    """The modules of a model, each with the number of the layer that it belongs to, if it belongs to one."""
+    layer_of = {module: number for number, layer in enumerate(model.layers) for module in layer.modules()}
+    return ((layer_of.get(module), module) for module in model.modules())
 
 
 def _order(scores: torch.Tensor) -> torch.Tensor:
     return torch.argsort(scores, descending=True, stable=True)
-
-
-def _permute(parameter: torch.Tensor, dimension: int, order: torch.Tensor) -> None:
-    parameter.copy_(parameter.index_select(dimension, order))
-
-
-def _permute_linear(linear: nn.Linear | BlockLinear, rows: torch.Tensor, columns: torch.Tensor) -> None:
-    _permute(linear.weight, 0, rows)
-    _permute(linear.weight, 1, columns)
-    _permute(linear.bias, 0, rows)
-
-
-def _permute_norm(norm: nn.LayerNorm, order: torch.Tensor) -> None:
-    _permute(norm.weight, 0, order)
-    _permute(norm.bias, 0, order)

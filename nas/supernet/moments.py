@@ -36,12 +36,13 @@ class Moments:
         cross = torch.outer(mean, shift.double())
         return self.second + cross + cross.T + torch.outer(shift.double(), shift.double())
 
-    def regression(self, size: int, ridge: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight (missing, size) and bias (missing,) of the features from `size` on, given those before.
+    def regression(self, size: int, ridge: float, constant: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight (missing, size) and constant (missing,) of the features from `size` on, given those before.
 
-        `ridge`, a share of their mean variance, keeps a fit to few values from following noise.
+        `ridge`, a share of their mean variance, keeps a fit to few values from following noise. Without `constant` that
+        is 0.
         """
-        mean = self.total / self.count
+        mean = self.total / self.count * constant
         covariance = self.second - torch.outer(mean, mean)
         own = covariance[:size, :size]
         penalty = ridge * own.diagonal().mean() * torch.eye(size, dtype=own.dtype)

@@ -9,31 +9,36 @@ ordinary matrix there and runs no slower.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from typing import cast
 
 from torch import nn
 
 from nas.model import CompactBert
+from nas.model.axes import Axis
 from nas.model.layers import BlockLinear
 from nas.supernet.moments import Moments
 
 _RIDGE = 1e-3
+_SEARCHED = (Axis.HIDDEN, Axis.POOLED)
 
 
 class Narrow(nn.Module):
     """What sub-networks of one smaller hidden size have for themselves.
 
     `norms.<name>` replaces the norm of that name. `missing.<name>` maps the hidden units that stay to those that do
-    not, for the module of that name, which reads them; the pooled units are treated alike.
+    not, for the module of that name, which reads them; the pooled units are treated alike. The map has a constant
+    where the module has a bias that can take it.
     """
 
     def __init__(self, model: CompactBert, size: int) -> None:
         super().__init__()
         self.size = size
         for name, norm in norms_of(model).items():
-            _put(self, f"norms.{name}", nn.LayerNorm(size, eps=norm.eps))
-        for name in readers_of(model):
-            _put(self, f"missing.{name}", nn.Linear(size, model.config.hidden_size - size))
+            _put(self, f"norms.{name}", nn.LayerNorm(size, eps=norm.eps, bias=norm.bias is not None))
+        for module, name in readers_of(model).items():
+            has_bias = model.get_submodule(module).bias is not None
+            _put(self, f"missing.{name}", nn.Linear(size, model.config.hidden_size - size, bias=has_bias))
 
     def fit(self, norms: Mapping[str, nn.LayerNorm], read: Mapping[str, Moments]) -> None:
         """Start as the shared norms, and with the least error in making up what modules `read`."""
@@ -41,36 +46,32 @@ class Narrow(nn.Module):
             for part, parameter in norm.named_parameters():
                 self.get_parameter(f"norms.{name}.{part}").copy_(parameter[: self.size])
         for name, moments in read.items():
-            weight, bias = moments.regression(self.size, _RIDGE)
-            self.get_parameter(f"missing.{name}.weight").copy_(weight)
-            self.get_parameter(f"missing.{name}.bias").copy_(bias)
+            missing = cast(nn.Linear, self.get_submodule(f"missing.{name}"))
+            weight, constant = moments.regression(self.size, _RIDGE, constant=missing.bias is not None)
+            missing.weight.copy_(weight)
+            if missing.bias is not None:
+                missing.bias.copy_(constant)
 
 
-def reader_of(module: str) -> str | None:
-    """The name under which a linear layer's input is completed; None where it reads neither hidden nor pooled units."""
-    joint, _, last = module.rpartition(".")
-    if last in ("query", "key", "value"):
-        return joint  # the three read the same
-    return module if module.endswith(("intermediate.dense", "pooler.dense", "classifier", ".exit")) else None
+def readers_of(model: CompactBert) -> dict[str, str]:
+    """For each linear layer that reads hidden or pooled units the name under which its input is completed.
 
-
-def readers_of(model: CompactBert) -> list[str]:
-    """The names under which the inputs of a model's linear layers are completed."""
-    linear = (name for name, module in _shared(model) if isinstance(module, nn.Linear | BlockLinear))
-    return list(dict.fromkeys(reader for reader in map(reader_of, linear) if reader))
+    That is its own name, or its parent's where several linear layers there read the same.
+    """
+    found = {}
+    for name, module in model.named_modules():
+        axes = getattr(module, "axes", ())
+        if isinstance(module, nn.Linear | BlockLinear) and axes and axes[1] in _SEARCHED:
+            parent, _, last = name.rpartition(".")
+            joint = last in getattr(model.get_submodule(parent), "same_input", ())
+            found[name] = parent if joint else name
+    return found
 
 
 def norms_of(model: CompactBert) -> dict[str, nn.LayerNorm]:
-    """The norms over hidden units: not that of embeddings of a width of their own."""
-    return {
-        name: module
-        for name, module in _shared(model)
-        if isinstance(module, nn.LayerNorm) and len(module.weight) == model.config.hidden_size
-    }
-
-
-def _shared(model: CompactBert) -> Iterator[tuple[str, nn.Module]]:
-    return ((name, module) for name, module in model.named_modules() if not name.startswith("narrow."))
+    """The norms over hidden or pooled units."""
+    modules = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.LayerNorm))
+    return {name: module for name, module in modules if getattr(module, "axes", (None,))[0] in _SEARCHED}
 
 
 def _put(root: nn.Module, name: str, module: nn.Module) -> None:

@@ -21,7 +21,7 @@ from nas.compression import matrix_compression
 from nas.model import CompactBert
 from nas.model.layers import BlockLinear
 from nas.model.modeling import CompactBertOutput
-from nas.supernet.narrow import reader_of
+from nas.supernet.narrow import readers_of
 from nas.supernet.weights import SupernetWeights
 
 # The gradient of a slice has the layout of the slice. That hampers DistributedDataParallel only, which is not used.
@@ -70,14 +70,15 @@ class BertSupernet:
         """
         shared = dict(self.weights.named_parameters())
         narrow, skeleton = f"narrow.{architecture.hidden_size}", self.skeleton(architecture)
-        found = {}
+        found: dict[str, torch.Tensor] = {}
         for name, parameter in skeleton.named_parameters():
             source = self._name_of(name, architecture)
             own = shared.get(f"{narrow}.norms.{source}")
             found[name] = _part(shared[source], parameter.shape) if own is None else own
-        for module in [name.rpartition(".")[0] for name in found if name.endswith(".bias")]:
+        narrowed = architecture.hidden_size < self.weights.config.hidden_size
+        for module, reader in readers_of(skeleton).items() if narrowed else ():
             source = self._name_of(module, architecture)
-            missing = f"{narrow}.missing.{reader_of(source)}"
+            missing = f"{narrow}.missing.{self._name_of(reader, architecture)}"
             if f"{missing}.weight" in shared:
                 part = skeleton.get_submodule(module)
                 choice = part.compression if isinstance(part, BlockLinear) else _DENSE
@@ -86,8 +87,9 @@ class BertSupernet:
                     shared[f"{source}.{choice.reads}"], found[read].shape[:1], slice(architecture.hidden_size, None)
                 )
                 matrices = {name: found[f"{module}.{name}"] for name in choice.matrices(0, 0)} | {choice.reads: unread}
-                made_up = choice.plain.linear(shared[f"{missing}.bias"][None, None], matrices, None)
-                found[f"{module}.bias"] = found[f"{module}.bias"] + made_up[0, 0]
+                if f"{missing}.bias" in shared:
+                    made_up = choice.plain.linear(shared[f"{missing}.bias"][None, None], matrices, None)
+                    found[f"{module}.bias"] = found[f"{module}.bias"] + made_up[0, 0]
                 found[read] = found[read] + unread @ shared[f"{missing}.weight"]
         return found
 

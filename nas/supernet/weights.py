@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from nas.architecture import Architecture
-from nas.compression import Block, MatrixCompression, compression
+from nas.compression import MatrixCompression, compression
 from nas.model import CompactBert, CompactBertConfig
+from nas.model.axes import Axis, along
 from nas.model.layers import BlockEmbedding, BlockLinear, Compressed, add_matrices
 from nas.space import Choices
 from nas.supernet.moments import Moments, gathered
@@ -54,7 +55,7 @@ class SupernetWeights(CompactBert):
                     shapes[name] = max(known[0], shape[0]), max(known[1], shape[1])
             add_matrices(module, {name: shape for name, shape in shapes.items() if not hasattr(module, name)})
         for layer in self.layers[:-1] if config.exits else ():
-            layer.exit = nn.Linear(config.hidden_size, config.outputs)
+            layer.exit = along(nn.Linear(config.hidden_size, config.outputs), None, Axis.HIDDEN)
         self.narrow = nn.ModuleDict({str(size): Narrow(self, size) for size in config.narrow_sizes or []})
 
     @classmethod
@@ -85,7 +86,7 @@ class SupernetWeights(CompactBert):
     @torch.no_grad()
     def fit(self, batches: Iterable[dict[str, torch.Tensor]]) -> None:
         """Start what the largest sub-network does not use, from its states on `batches` (inputs of `forward`)."""
-        read = {name: Moments() for name in readers_of(self)} if len(self.narrow) else {}
+        read = {name: Moments() for name in readers_of(self).values()} if len(self.narrow) else {}
         written = {name: Moments() for name, _, _ in self._choices()}
         with gathered(self, read, written) as watch:
             for batch in batches:
@@ -98,7 +99,7 @@ class SupernetWeights(CompactBert):
             cast(Narrow, narrow).fit(norms_of(self), read)
         for name, module, choices in self._choices():
             moment = written[name].second
-            if isinstance(module, BlockLinear):
+            if isinstance(module, BlockLinear) and module.bias is not None:
                 moment = written[name].second_around(-module.bias)
             for choice in choices:
                 start = choice.start_table if isinstance(module, BlockEmbedding) else choice.start_linear
@@ -111,7 +112,7 @@ class SupernetWeights(CompactBert):
         offered: Mapping[str, list[str]] = self.config.choices or {}
         for name, module in self.named_modules():
             if isinstance(module, Compressed):
-                found = (compression(spec) for spec in offered.get(_block_of(name), ()))
+                found = (compression(spec) for spec in offered.get(module.block, ()))
                 own = [
                     choice
                     for choice in found
@@ -119,9 +120,3 @@ class SupernetWeights(CompactBert):
                 ]
                 if own:
                     yield name, module, sorted(own, key=lambda choice: sum(map(sum, choice.matrices(1, 1).values())))
-
-
-def _block_of(name: str) -> Block:
-    if "embeddings" in name:
-        return "embedding"
-    return "attention" if ".attention." in name else "feed_forward"

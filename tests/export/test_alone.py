@@ -27,7 +27,7 @@ from nas.export.infer import Classifier, probabilities
 from nas.export.infer import answers as answers_of
 from nas.export.standalone import MODELING_FILE, modeling_source
 from nas.latency.runner import onnx_session
-from nas.model.stock import compact_config, fits_stock, from_stock
+from nas.model.stock import fits_stock, from_stock
 from nas.pipeline.plan import plan
 from nas.space import shipped_spaces
 from nas.study import Study
@@ -206,7 +206,7 @@ def test_the_modelling_file_is_as_tidy_as_the_sources(config, choices, tmp_path)
 
 
 def test_what_fits_the_stock_class_brings_no_code(teacher, tmp_path):
-    assert fits_stock(compact_config(teacher.config))
+    assert fits_stock(from_stock(teacher))
     write_artefact(from_stock(teacher), make_tokenizer(), tmp_path / "export")
     assert not (tmp_path / "export" / MODELING_FILE).exists()
     assert "auto_map" not in json.loads((tmp_path / "export" / "config.json").read_text())

@@ -52,10 +52,11 @@ def _old_norms(found):
 
 
 def _with_buffers(found):
-    base = next(name for name in found if name.endswith("embeddings.word_embeddings.weight"))
+    table = next(name for name in found if name.endswith(("word_embeddings.weight", "tok_embeddings.weight")))
     ids = torch.arange(40)[None]
     extra = {"position_ids": ids, "token_type_ids": ids * 0}
-    return found | {base.replace("word_embeddings.weight", name): value.clone() for name, value in extra.items()}
+    place = table.removesuffix("weight").rstrip(".").rpartition(".")[0]
+    return found | {f"{place}.{name}": value.clone() for name, value in extra.items()}
 
 
 @pytest.mark.parametrize("teacher_kind", TEACHERS)

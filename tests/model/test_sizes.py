@@ -9,7 +9,7 @@ import pytest
 from tiny import TEACHERS, mixed_space, named_architectures
 from transformers import PreTrainedConfig
 
-from nas.model.sizes import count_parameters, stored_mb
+from nas.model.sizes import Sizes, count_parameters, stored_mb
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet
 
@@ -35,16 +35,17 @@ def _architectures():
 
 @pytest.mark.parametrize("teacher_kind", TEACHERS)
 def test_they_are_those_of_the_extracted_model(supernet_weights, config):
-    supernet = BertSupernet(supernet_weights)
+    supernet, sizes = BertSupernet(supernet_weights), Sizes(config)
     for architecture in _architectures():
         model = supernet.skeleton(architecture)
-        assert count_parameters(config, architecture) == sum(parameter.numel() for parameter in model.parameters())
-        assert count_parameters(config, architecture) == count_parameters(model.config)
-        assert stored_mb(config, architecture) == stored_mb(model.config)
+        assert sizes.parameters(architecture) == sum(parameter.numel() for parameter in model.parameters())
+        assert sizes.parameters(architecture) == count_parameters(model.config)
+        assert sizes.stored_mb(architecture) == stored_mb(model.config)
 
 
-def test_no_configuration_is_built_for_them(config, monkeypatch):
+def test_no_configuration_is_built_for_an_architecture(config, monkeypatch):
     """It takes ten times as long as all the rest of a prediction."""
+    sizes = Sizes(config)
     monkeypatch.setattr(PreTrainedConfig, "__post_init__", lambda self, **given: pytest.fail("a configuration"))
     for architecture in _architectures()[:5]:
-        assert stored_mb(config, architecture) > 0.0 and count_parameters(config, architecture) > 0
+        assert sizes.stored_mb(architecture) > 0.0 and sizes.parameters(architecture) > 0

@@ -179,7 +179,7 @@ def test_a_roberta_counts_positions_from_its_own_padding(tmp_path):
     config, tokenizer = read_config(str(tmp_path)), load_tokenizer(tmp_path)
     check_tokenizer(tokenizer, str(tmp_path), config)
     check_ids(tokenizer(TEXT)["input_ids"], tokenizer, str(tmp_path), config)
-    with pytest.raises(TeacherError, match=r"pad_token_id is 1, .* contain that token, '\[UNK\]'; set it to .* 0"):
+    with pytest.raises(TeacherError, match=r"without token 1, .* contain that token, '\[UNK\]'; set pad_token_id .* 0"):
         check_ids(tokenizer("w1 unknown")["input_ids"], tokenizer, str(tmp_path), config)
 
 

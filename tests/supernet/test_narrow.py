@@ -10,6 +10,7 @@ from tolerance import assert_same, is_same
 from nas.architecture import Architecture
 from nas.model.stock import from_stock
 from nas.supernet import BertSupernet, SupernetWeights
+from nas.supernet.narrow import readers_of
 
 
 def _uniform(space, hidden):
@@ -34,7 +35,9 @@ def test_units_that_depend_on_the_others_are_made_up(space, teacher, batch):
             ):
                 if table is not None:
                     table.weight[:, 24:] = table.weight[:, :8]
-            writer.weight[24:], writer.bias[24:] = writer.weight[:8] * 2.0, writer.bias[:8] - 1.0
+            writer.weight[24:] = writer.weight[:8] * 2.0
+            if writer.bias is not None:
+                writer.bias[24:] = writer.bias[:8] - 1.0
     weights = SupernetWeights.of(largest, (24, 32))
     weights.fit([batch] * 2)
     narrow = weights.narrow["24"].get_submodule("missing.bert.encoder.layer.0.attention.self")
@@ -50,17 +53,17 @@ def test_the_map_is_the_least_squares_fit_over_tokens_that_are_text(space, teach
     many = [batch | {"input_ids": (batch["input_ids"] + shift) % 80 + 4} for shift in range(40)]
     weights.fit(many)
     name = "bert.encoder.layer.1.intermediate.dense"
-    seen = []
+    seen, completed = [], weights.narrow["16"].get_submodule(f"missing.{readers_of(weights)[name]}")
     hook = weights.get_submodule(name).register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0]))
     with torch.no_grad():
         for inputs in many:
             weights(**inputs)
     hook.remove()
     tokens = torch.cat([value[batch["attention_mask"].bool()] for value in seen]).double()
-    design = torch.cat([tokens[:, :16], torch.ones(len(tokens), 1)], dim=1)
+    constant = [] if completed.bias is None else [torch.ones(len(tokens), 1)]
+    design = torch.cat([tokens[:, :16], *constant], dim=1)
     expected = torch.linalg.lstsq(design, tokens[:, 16:]).solution
-    found = weights.narrow["16"].get_submodule(f"missing.{name}")
-    residual = (tokens[:, 16:] - found(tokens[:, :16].float()).double()).square().mean()
+    residual = (tokens[:, 16:] - completed(tokens[:, :16].float()).double()).square().mean()
     least = (tokens[:, 16:] - design @ expected).square().mean()
     assert least <= residual <= 1.01 * least
 

@@ -1,0 +1,5 @@
+"""CamemBERT (Martin et al., arXiv:1911.03894): RoBERTa for French."""
+
+from nas.model.families.roberta import alike
+
+FAMILY = alike("camembert", "CamemBERT")

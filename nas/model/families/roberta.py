@@ -1,0 +1,20 @@
+"""RoBERTa (Liu et al., arXiv:1907.11692) and the encoders of other languages that share its class."""
+
+from dataclasses import replace
+
+from nas.model.families.base import CLASSIFIER_OF_TWO, Family
+
+FAMILY = Family(
+    model_type="roberta",
+    title="RoBERTa",
+    base="roberta",
+    pooler_act="tanh",
+    parameters=(("bert.", "roberta."),),
+    sequence_head=CLASSIFIER_OF_TWO,
+    positions_follow_padding=True,
+)
+
+
+def alike(model_type: str, title: str) -> Family:
+    """A family that differs from RoBERTa in its name, its vocabulary and its tokenizer alone."""
+    return replace(FAMILY, model_type=model_type, title=title)
