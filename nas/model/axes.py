@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from torch import nn
 
@@ -39,7 +39,7 @@ def along(module: M, *axes: Axis | None) -> M:
 
     The bias of a module with a matrix, or of a norm, has the first of them.
     """
-    module.axes = axes
+    module.axes = axes  # type: ignore[assignment]
     return module
 
 
@@ -48,7 +48,7 @@ def labelled(module: nn.Module) -> Iterator[tuple[nn.Parameter, Axes]]:
 
     Matrices of compression choices other than the weight have none.
     """
-    axes: Axes = getattr(module, "axes", ())
+    axes = cast(Axes, getattr(module, "axes", ()))
     for name, own in (("weight", axes), ("bias", axes[:1])):
         parameter = getattr(module, name, None) if axes else None
         if isinstance(parameter, nn.Parameter):

@@ -244,8 +244,8 @@ def _renamed(
     other = next((name for name in alike if name in outer.split(".")), None)
     if other:
         raise TeacherError(
-            f"teacher.model: {source}: {CONFIG_FILE}: model_type is {family.model_type!r}, but the names of the weights "
-            f"begin with {prefix!r}; correct model_type"
+            f"teacher.model: {source}: {CONFIG_FILE}: model_type is {family.model_type!r}, but the names of the "
+            f"weights begin with {prefix!r}; correct model_type"
         )
     parts = {name.split(".")[1] for name in shapes if name.startswith(base)} | {"pooler"}
     renamed: dict[str, _Tensor] = {}

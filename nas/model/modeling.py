@@ -192,8 +192,8 @@ class CompactBertModel(CompactBertPreTrainedModel):
     """Embeddings and layers, without a head: hidden states in, hidden states out.
 
     There is a projection (`embeddings_project`, else None) where `embedding_size` is set, a norm behind the last layer
-    (`final_norm`, else None) where `norm_first` is, and a pooler (else None) where `pooler_act` is, which is part of the
-    head but stands here by its name in BERT.
+    (`final_norm`, else None) where `norm_first` is, and a pooler (else None) where `pooler_act` is. The pooler is part
+    of the head, but stands here by its name in BERT.
     """
 
     def __init__(self, config: CompactBertConfig) -> None:

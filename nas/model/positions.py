@@ -10,6 +10,7 @@ Queries are those of the first tokens of a text: all of them, or the first alone
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -120,7 +121,7 @@ class RotaryPositions(Positions):
             return graph.add("Mul", column, graph.constant(self._frequencies().numpy()[None]))
 
         at = graph.once(("angles", tokens, self.theta), angles)
-        cosine, sine = (graph.once((name, at), lambda name=name: graph.add(name, at)) for name in ("Cos", "Sin"))
+        cosine, sine = (graph.once((name, at), partial(graph.add, name, at)) for name in ("Cos", "Sin"))
         first, second = graph.add_many("Split", 2, features, axis=-1, num_outputs=2)
         left = graph.add("Sub", graph.add("Mul", first, cosine), graph.add("Mul", second, sine))
         right = graph.add("Add", graph.add("Mul", second, cosine), graph.add("Mul", first, sine))

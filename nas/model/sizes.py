@@ -18,7 +18,7 @@ from nas.architecture import LAYER_BLOCKS, Architecture, Layer
 from nas.compression import Block, MatrixCompression, compression, matrix_compression
 from nas.model.axes import Axes, Axis, labelled
 from nas.model.configuration import CompactBertConfig
-from nas.model.layers import BlockLinear
+from nas.model.layers import BlockLinear, CompactBertLayer
 from nas.model.modeling import CompactBert
 
 MB = 1e6
@@ -144,17 +144,22 @@ class Sizes:
         return _Size(parameters, stored)
 
 
-def _block(layer: nn.Module, block: Block) -> _Block:
+def _block(layer: CompactBertLayer, block: Block) -> _Block:
     """What one of the blocks of a layer consists of; the layer has no compressed one."""
     inside: list[nn.Module] = [layer.attention] if block == "attention" else [layer.intermediate, layer.output]
     modules = [module for part in inside for module in part.modules()]
     linears = [module for module in modules if isinstance(module, BlockLinear)]
     norms = [module for module in modules if isinstance(module, nn.LayerNorm)]
     return _Block(
-        tuple(_Linear(*_parameters([linear])[0], linear.bias is not None) for linear in linears),
+        tuple(_linear(linear) for linear in linears),
         _parameters(module for module in modules if module not in {*linears, *norms}),
         _parameters(norms),
     )
+
+
+def _linear(linear: BlockLinear) -> _Linear:
+    rows, columns = _parameters([linear])[0]
+    return _Linear(rows, columns, linear.bias is not None)
 
 
 def _parameters(modules: Iterable[nn.Module]) -> tuple[tuple[_Extent, ...], ...]:

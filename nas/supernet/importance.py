@@ -137,11 +137,11 @@ def reorder(model: CompactBert, importance: Importance) -> None:
     orders: dict[_Units, torch.Tensor] = {(Axis.HIDDEN, None): _order(importance.hidden)}
     if importance.pooled is not None:
         orders[Axis.POOLED, None] = _order(importance.pooled)
-    for layer in range(len(model.layers)):
-        heads = _order(importance.heads[layer])
-        orders[Axis.HEADS, layer] = heads
-        orders[Axis.HEAD_FEATURES, layer] = (heads[:, None] * head_size + torch.arange(head_size)).flatten()
-        orders[Axis.NEURONS, layer] = _order(importance.neurons[layer])
+    for number, scores in enumerate(importance.heads):
+        heads = _order(scores)
+        orders[Axis.HEADS, number] = heads
+        orders[Axis.HEAD_FEATURES, number] = (heads[:, None] * head_size + torch.arange(head_size)).flatten()
+        orders[Axis.NEURONS, number] = _order(importance.neurons[number])
     for layer, module in _modules(model):
         for parameter, axes in labelled(module):
             for dimension, axis in enumerate(axes):

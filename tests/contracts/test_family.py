@@ -1,4 +1,4 @@
-"""What every family of teachers must do. A new one is listed in `FAMILIES` and in `tiny.TEACHERS`, and is tested here."""
+"""What every family of teachers must do. A new one has a line in `tiny.TEACHERS`, or shares RoBERTa's class."""
 
 from __future__ import annotations
 

@@ -79,7 +79,8 @@ def test_magnitude_counts_what_reads_and_writes_a_unit(supernet_weights, batch):
     with torch.no_grad():
         before = supernet_weights(**batch).logits
         scores = magnitude(supernet_weights)
-        rows = layer.intermediate.dense.weight[3].square().sum()
+        inner = [part for part in (layer.intermediate.dense, layer.intermediate.gate) if part is not None]
+        rows = sum(part.weight[3].square().sum() for part in inner)
         columns = layer.output.dense.weight[:, 3].square().sum()
         assert_same(scores.neurons[1][3], rows + columns)
         assert torch.all(scores.hidden > supernet_weights.bert.pooler.dense.weight.square().sum(dim=0))

@@ -6,7 +6,7 @@ parameters of a `CompactBert`, and where its function differs from BERT's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,11 +113,11 @@ class Family:
     def to_compact(
         self,
         given: Mapping[str, torch.Tensor],
-        names: Mapping[str, torch.Tensor],
+        names: Iterable[str],
         config: PreTrainedConfig,
         kind: NetworkType,
     ) -> dict[str, torch.Tensor]:
-        """The parameters of a `CompactBert` with these names from those of its own model of that type."""
+        """The parameters of a `CompactBert` with these names, from those that its own model of that type has."""
         state = {name: self._part(name, given[self.parameter(name, kind)]) for name in names}
         if _POSITIONS in state:
             state[_POSITIONS] = state[_POSITIONS][self.first_position(config.pad_token_id) :]
