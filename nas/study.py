@@ -54,7 +54,7 @@ class Teacher(Settings):
     """A model that the user brings."""
 
     model: str = Field(min_length=1)
-    """A folder or a hub id of a BERT, RoBERTa, DistilBERT or ELECTRA; `embedded` for the BERT that `nas` makes. Of a
+    """A folder or a hub id of a model of a family that `nas` knows; `embedded` for the BERT that `nas` makes. Of a
     teacher that is not compressed itself any model that transformers can classify texts with."""
     revision: str | None = Field(default=None, min_length=1)
     """Branch, tag or commit of a hub model; its main branch if it is left out."""
