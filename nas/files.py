@@ -162,8 +162,8 @@ def write_folder(folder: Path, fill: Callable[[Path], object]) -> None:
         try:
             fill(draft)
             draft.chmod(0o755)
-            for path in draft.iterdir():  # safetensors leaves its files readable by their owner only
-                path.chmod(0o644)
+            for path in draft.rglob("*"):  # safetensors leaves its files readable by their owner only
+                path.chmod(0o755 if path.is_dir() else 0o644)
             shutil.rmtree(folder, ignore_errors=True)
             draft.replace(folder)
         finally:

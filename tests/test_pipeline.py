@@ -85,7 +85,7 @@ def test_every_export_is_verified_and_meets_its_budget(finished):
         assert found["agreement_with_hugging_face"] >= 0.98
         assert found["environment"]["runtime"] == "onnxruntime"
         folder = runs / "tiny" / "exports" / budget
-        assert found["size_mb"] == (folder / "model.onnx").stat().st_size / 1e6
+        assert found["size_mb"] == (folder / "onnx" / "model.onnx").stat().st_size / 1e6
 
 
 def test_exports_load_and_give_the_reported_accuracy(finished):
@@ -133,7 +133,7 @@ def test_pairs_and_a_regression_of_a_roberta(nas, tmp_path):
     for folder in (run / "baselines" / "cpu" / "teacher", run / "exports" / "only"):
         model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        session, served, simulated = onnx_session(folder / "model.onnx", 1), [], []
+        session, served, simulated = onnx_session(folder / "onnx" / "model.onnx", 1), [], []
         for pair in (("w1 w2", "w7"), ("w3", "w5"), ("w0 w4", "w9 w1"), ("w8", "w2 w6 w6"), ("w5 w5 w5", "w1")):
             served.append(session.run(None, dict(tokenizer(*pair, return_tensors="np")))[0][0])
             with torch.no_grad():
@@ -199,7 +199,7 @@ def test_one_candidate_alone_is_exported_by_its_number_or_digest(copied):
     name = f"trial-{chosen['trial']}"
     found = export_trial(copied, str(chosen["trial"]), fine_tune=False)
     assert found[name]["architecture"] == chosen["architecture"] and found[name]["budget"] is None
-    assert found[name]["p50_ms"] > 0 and (copied.export(name) / "model.onnx").exists()
+    assert found[name]["p50_ms"] > 0 and (copied.export(name) / "onnx" / "model.onnx").exists()
     stamp = (copied.folder / "steps" / f"export-{name}.json").read_bytes()
     assert export_trial(copied, chosen["digest"][:10], fine_tune=False) == found
     assert (copied.folder / "steps" / f"export-{name}.json").read_bytes() == stamp

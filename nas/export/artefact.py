@@ -1,4 +1,8 @@
-"""The files of an export: a Hugging Face folder that loads anywhere, with ONNX and a program that serves it."""
+"""The files of an export: a Hugging Face folder that loads anywhere, with ONNX and a program that serves it.
+
+Servers and libraries look for the ONNX file in different places. All of them know `onnx/model.onnx`, and
+transformers.js knows no other, so the file lies there, once (docs/serving.md).
+"""
 
 from __future__ import annotations
 
@@ -23,13 +27,19 @@ from nas.model.onnx import to_onnx
 from nas.model.stock import fits_stock, to_stock
 from nas.sentence_modules import DENSE_FOLDER
 
-ONNX_FILE = "model.onnx"
+ONNX_FILE = "onnx/model.onnx"
 OPENVINO_FILE = "openvino_model.xml"
 INFER_FILE = "infer.py"
 ARCHITECTURE_FILE = "architecture.json"
 VERIFICATION_FILE = "verification.json"
 SAMPLES_FILE = "samples.json"
 """All latencies that the verification was made from, by device."""
+_IN_BROWSERS = {"transformers.js_config": {"dtype": "fp32"}}
+"""In browsers transformers.js would look for `model_quantized.onnx` by default. This entry makes it load `model.onnx`,
+whatever number formats the network has."""
+_NEW_NAME, _OLD_NAME = "TokenizersBackend", "PreTrainedTokenizerFast"
+"""What transformers 5 calls a tokenizer that is in its `tokenizer.json` alone. It loads both names; transformers 4 and
+transformers.js know only the second."""
 
 
 def write_artefact(
@@ -59,8 +69,9 @@ def write_artefact(
         if model.config.network_type == "encoder":
             write_sentence_modules(model, draft)
         classes = {} if stock else {"auto_map": auto_map(model.config.network_type)}
-        _complete(draft / "config.json", classes, pairs, about_task)
+        _complete(draft / "config.json", model.config, {**classes, **_IN_BROWSERS, **about_task}, pairs)
         served_tokenizer(tokenizer, model.config, max_length).save_pretrained(draft)
+        _rename_class(draft / "tokenizer_config.json")
         save(to_onnx(model), draft / ONNX_FILE)
         if "openvino" in runtimes:
             _save_openvino(draft)
@@ -70,13 +81,20 @@ def write_artefact(
     write_folder(folder, fill)
 
 
-def _complete(path: Path, classes: Mapping[str, Any], pairs: bool, about_task: Mapping[str, Any]) -> None:
-    """Say in `config.json` where the model's class is defined, what its outputs are, and what it reads."""
+def _complete(path: Path, config: CompactBertConfig, more: Mapping[str, Any], pairs: bool) -> None:
+    """Add to `config.json` what its class does not write.
+
+    text-embeddings-inference needs two sizes by these names; DistilBERT has others.
+    """
+    sizes = {"hidden_size": config.hidden_size, "num_hidden_layers": config.num_hidden_layers}
+    write_json(path, sizes | read_json(path, ExportError) | dict(more) | ({"text_pairs": True} if pairs else {}))
+
+
+def _rename_class(path: Path) -> None:
+    """Give a tokenizer's class the name that older versions of transformers know too."""
     values = read_json(path, ExportError)
-    values |= classes
-    values |= about_task
-    values |= {"text_pairs": True} if pairs else {}
-    write_json(path, values)
+    if values["tokenizer_class"] == _NEW_NAME:
+        write_json(path, values | {"tokenizer_class": _OLD_NAME})
 
 
 def served_tokenizer(

@@ -101,7 +101,9 @@ class Classifier:
     def __init__(self, folder: Path) -> None:
         self.config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         self.tokenizer = read_tokenizer(folder)
-        self.session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+        self.session = onnxruntime.InferenceSession(
+            str(folder / "onnx" / "model.onnx"), providers=["CPUExecutionProvider"]
+        )
         self.inputs = [value.name for value in self.session.get_inputs()]
         self.unknown = unknown_token(folder, self.tokenizer)
         self.tags_words = self.config["architectures"][0].endswith("ForTokenClassification")

@@ -64,6 +64,11 @@ def source_of(choices: Iterable[str], network_type: NetworkType = "sequence_clas
     return _Copy({name: REGISTRY[name] for name in names}, network_type).text()
 
 
+def _order(name: str) -> tuple[int, str]:
+    """The place of an imported name among others: constants, then classes, then the rest, each by the alphabet."""
+    return (0 if name.isupper() else 1 if name[:1].isupper() else 2), name.lower()
+
+
 class _Copy:
     """What is copied for a network with some compression choices, by name."""
 
@@ -155,7 +160,7 @@ class _Copy:
         lines = [(module, f"import {module}{'' if key == module else f' as {key}'}") for module, key in whole]
         for module in sorted({module for module, name in self.imports.values() if name}):
             bound = {key: name for key, (origin, name) in self.imports.items() if origin == module and name}
-            names = sorted(name if name == key else f"{name} as {key}" for key, name in bound.items())
+            names = sorted((name if name == key else f"{name} as {key}" for key, name in bound.items()), key=_order)
             lines.append((module, f"from {module} import {', '.join(names)}"))
         ours = [line for module, line in lines if module.split(".")[0] in sys.stdlib_module_names]
         yield from [*ours, "", *(line for _, line in lines if line not in ours)]

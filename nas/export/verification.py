@@ -21,7 +21,7 @@ from nas.errors import DeviceError
 from nas.evaluate import predict
 from nas.evaluate.accuracy import exit_shares, forward_of
 from nas.evaluate.spread import standard_error
-from nas.export.artefact import SAMPLES_FILE, VERIFICATION_FILE, network_type_of, served_files
+from nas.export.artefact import ONNX_FILE, SAMPLES_FILE, VERIFICATION_FILE, network_type_of, served_files
 from nas.export.sentences import SentenceEncoder
 from nas.export.standalone import MODELING_FILE
 from nas.files import canonical_json, file_digest, write_json, write_text
@@ -311,14 +311,15 @@ def _peak(peaks: Mapping[str, float], name: str) -> dict[str, float]:
 
 
 def verify_file(
-    path: Path, device: Device, reference: Reference, test: Dataset, metric: Metric, texts: Texts, params: int
+    folder: Path, device: Device, reference: Reference, test: Dataset, metric: Metric, texts: Texts, params: int
 ) -> dict[str, Any]:
-    """The verification of an ONNX file that is no network of ours: it reads `input_ids` and gives `logits`.
+    """The verification of a folder's ONNX file that is no network of ours: it reads `input_ids` and gives `logits`.
 
     Its accuracy is computed by ONNX Runtime, text by text. Latencies are those of the device beside the teacher, and
     None where the device serves no files or is elsewhere.
     """
     serving = device.model_copy(update={"runtime": "onnxruntime", "processor": "cpu", "number_format": "float32"})
+    path = folder / ONNX_FILE
     session = OnnxRuntime().session(path, serving)
     labels = truth_of(test)
     logits = predict(
@@ -334,7 +335,7 @@ def verify_file(
             {_TEACHER: teacher.network(), _EXPORT: path},
             {},
             device.repeats,
-            f"Measuring {path.parent.name}",
+            f"Measuring {folder.name}",
             Texts(texts.ids, as_compact(reference.folder).config.vocab_size),
         )
         timed = judged(records, {}, None, stored, stored_figures(teacher))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import PretrainedConfig  # as transformers 4 has it too, with which Optimum reads an export's sizes
 
 from nas.architecture import Architecture, Layer
 from nas.form import NetworkType, Readout
@@ -26,7 +26,7 @@ _BLOCK_FORM = (
 )
 
 
-class CompactBertConfig(PreTrainedConfig):
+class CompactBertConfig(PretrainedConfig):
     """Everything that defines a sub-network but its weights.
 
     `layers` holds one mapping a layer: `num_attention_heads`, `intermediate_size`, the compression choices

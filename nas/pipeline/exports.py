@@ -56,7 +56,7 @@ from nas.report.card import write_card
 from nas.report.figures import figure
 from nas.tasks import Metric, task_kind
 
-_FORM = 6
+_FORM = 7
 """To be raised when an export or a baseline holds other things than before, so that older ones are rebuilt."""
 
 
@@ -198,7 +198,8 @@ def _write(run: Run, model: CompactBert, folder: Path, runtimes: Collection[str]
     served = served_as(run)
     about = {**served, **metric.about(model.config.outputs)}
     write_artefact(model, tokenizer, folder, runtimes, task.max_length, pairs=len(task.text) > 1, about_task=about)
-    for name, values in task_kind(task.kind).files_beside(served).items():
+    length = min(task.max_length, model.config.max_position_embeddings)
+    for name, values in task_kind(task.kind).files_beside(served, length).items():
         write_json(folder / name, values)
     check_tokens(folder, splits(run).test, read_json(run.data / SAMPLE_FILE, ExportError))
     return metric

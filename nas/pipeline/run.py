@@ -27,7 +27,7 @@
         fine-tuning/<export>/ the same for candidates that were not among them, each trained alone when it is exported;
                               also for a single candidate (`nas export --trial`) that was dropped in the final training
         missed/<budget>.json  digests of what missed a budget on a device elsewhere
-        exports/<export>/     Hugging Face folder that loads anywhere, model.onnx, infer.py, README.md,
+        exports/<export>/     Hugging Face folder that loads anywhere, onnx/model.onnx, infer.py, README.md,
                               architecture.json, verification.json; an export is named by its budget, or trial-<number>
         */tensorboard/        logs of trainings, where TensorBoard or tensorboardX is installed
         report.html, front.svg, architectures.svg

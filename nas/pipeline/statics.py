@@ -39,10 +39,7 @@ def make_static(run: Run, laps: Laps, device: str) -> None:
     with busy("Fitting averaged word vectors"):
         vectors = load_teacher(run).state_dict()["bert.embeddings.word_embeddings.weight"].numpy()
         model = StaticModel.fit(vectors.astype(np.float64), data.train, data.search, metric)
-        folder.mkdir(parents=True, exist_ok=True)
         model.save(folder / ONNX_FILE)
     metric = metric.settled(model.logits(data.search), truth_of(data.search))
-    verification = verify_file(
-        folder / ONNX_FILE, found, reference_of(run, device), data.test, metric, texts(run), model.params
-    )
+    verification = verify_file(folder, found, reference_of(run, device), data.test, metric, texts(run), model.params)
     write_json(folder / VERIFICATION_FILE, verification)

@@ -16,7 +16,7 @@ from nas.budget import Budget
 from nas.compression import REGISTRY, Block, compression
 from nas.data.unlabelled import Counts
 from nas.errors import ExportError
-from nas.export.artefact import ARCHITECTURE_FILE, INFER_FILE, VERIFICATION_FILE
+from nas.export.artefact import ARCHITECTURE_FILE, INFER_FILE, ONNX_FILE, VERIFICATION_FILE
 from nas.export.standalone import MODELING_FILE
 from nas.export.verification import on_each
 from nas.files import read_json, write_text
@@ -242,6 +242,10 @@ def _loading(study: Study, folder: Path, device: str, architecture: Architecture
         yield kind.usage
     for title, language, code in snippets(folder.name, files, len(study.task.text) > 1, kind):
         yield f"{title}\n\n```{language}\n{code}\n```"
+    yield (
+        f'Optimum, sentence-transformers (`backend="onnx"`), text-embeddings-inference and transformers.js find '
+        f"`{ONNX_FILE}` by themselves."
+    )
     blocks: list[tuple[Block, str]] = [("embedding", architecture.embedding)]
     blocks += [(block, layer.choice(block)) for layer in architecture.layers for block in LAYER_BLOCKS]
     rounding = sorted({choice for block, choice in blocks if compression(choice).rounds_by_batch(block)})

@@ -29,6 +29,7 @@ query, or a tag for each word."""
 GROUP, JUDGED = "group", "judged"
 """Columns that a tokenised split may have beside `labels`: the number of each row's group, and what the metric compares
 outputs with where trainings learn from something else."""
+LENGTH_FILE = "sentence_bert_config.json"
 IGNORED = -100
 """The label of a token that has none, as in transformers."""
 _MANY_LABELS = 8
@@ -388,9 +389,12 @@ class TaskKind(ABC):
         """
         return {"problem_type": self.problem_type}
 
-    def files_beside(self, served: Mapping[str, Any]) -> dict[str, Any]:
-        """JSON files that other libraries look for in an export, by their names; `served` is what `served_as` says."""
-        return {}
+    def files_beside(self, served: Mapping[str, Any], max_length: int) -> dict[str, Any]:
+        """JSON files that other libraries look for in an export, by their names; `served` is what `served_as` says.
+
+        `max_length` is the number of tokens that texts are cut to, which text-embeddings-inference reads there.
+        """
+        return {LENGTH_FILE: {"max_seq_length": max_length}}
 
     def in_figures(self, labels: np.ndarray) -> dict[str, int]:
         """Numbers that describe the labels of a set, by their names; nothing where rows and classes say it all."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas.errors import DataError
-from nas.tasks.base import GROUP, Metric, TaskKind, TaskLabels, TaskSettings
+from nas.tasks.base import GROUP, LENGTH_FILE, Metric, TaskKind, TaskLabels, TaskSettings
 from nas.tasks.labels import Head, LabelColumn, check_one_output, log_odds, numbers_of, refuse_missing
 
 if TYPE_CHECKING:
@@ -196,13 +196,14 @@ class Ranking(TaskKind):
             return {"problem_type": "regression", "sentence_transformers": {"activation_fn": _RAW}}
         return {"problem_type": self.problem_type, "sentence_transformers": {"activation_fn": _PROBABILITY}}
 
-    def files_beside(self, served: Mapping[str, Any]) -> dict[str, Any]:
+    def files_beside(self, served: Mapping[str, Any], max_length: int) -> dict[str, Any]:
         """What sentence-transformers writes beside a cross-encoder. Without it, it guesses from the network's class."""
         output = {"method": "forward", "method_output_name": "logits"}
         transformer = "sentence_transformers.base.modules.transformer.Transformer"
         return {
             "modules.json": [{"idx": 0, "name": "0", "path": "", "type": transformer}],
-            "sentence_bert_config.json": {
+            LENGTH_FILE: {
+                "max_seq_length": max_length,
                 "transformer_task": "sequence-classification",
                 "modality_config": {"text": output},
                 "module_output_name": "scores",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -199,6 +199,10 @@ class Tagging(TaskKind):
         counts = np.bincount(labels[labels != IGNORED], minlength=outputs) + 0.5
         found: np.ndarray = np.log(counts / counts.sum())
         return found
+
+    def files_beside(self, served: Mapping[str, Any], max_length: int) -> dict[str, Any]:
+        """No file, since text-embeddings-inference does not tag words."""
+        return {}
 
     def counts(self, labels: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
         found = Counter(chain.from_iterable(labels))

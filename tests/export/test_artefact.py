@@ -101,7 +101,7 @@ def test_the_readme_s_way_with_onnx_runtime_feeds_just_the_inputs(teacher, tmp_p
     tokens = PreTrainedTokenizerFast.from_pretrained(tmp_path / "export")(
         TEXTS[3], truncation=True, return_tensors="np"
     )
-    session = onnx_session(str(tmp_path / "export" / "model.onnx"), 1)
+    session = onnx_session(str(tmp_path / "export" / "onnx" / "model.onnx"), 1)
     assert session.run(["logits"], dict(tokens))[0].shape == (1, 3) and tokens["input_ids"].shape == (1, MAX_LENGTH)
     assert json.loads((tmp_path / "export" / "config.json").read_text())["text_pairs"] is True
 

@@ -350,7 +350,7 @@ def test_exports_give_probabilities_unless_the_cross_encoder_gives_its_outputs(t
     assert found["problem_type"] == ("regression" if raw else "multi_label_classification")
     activation = found["sentence_transformers"]["activation_fn"]
     assert activation.endswith("Identity" if raw else "Sigmoid")
-    assert KIND.files_beside(found)["config_sentence_transformers.json"]["activation_fn"] == activation
+    assert KIND.files_beside(found, 32)["config_sentence_transformers.json"]["activation_fn"] == activation
 
 
 def test_nas_check_says_how_many_queries_are_left_out(tmp_path, nas):
@@ -411,7 +411,7 @@ def test_sentence_transformers_transformers_and_infer_give_the_same_scores(finis
             KIND.served_as({"activation_fn": activation}, False),
             read_json(folder / "config.json", DataError),
         )
-        for name, values in {"config.json": config | served, **KIND.files_beside(served)}.items():
+        for name, values in {"config.json": config | served, **KIND.files_beside(served, 32)}.items():
             write_json(folder / name, values)
     pairs = [["w3 w21 w20 w18", "w1 w3 w5"], ["w3 w21 w20 w18", "w1 w2"], ["w3 w21 w20 w18", "w7"]]
     scripts = [str(Path(__file__).parents[1] / "export" / f"{name}.py") for name in ("without_nas", "cross_encoder")]
