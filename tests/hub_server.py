@@ -1,11 +1,13 @@
-"""A small Hugging Face hub on the loopback address: what its clients ask for when they look up and download files.
+"""A small Hugging Face hub on the loopback address: what clients ask to find, download and upload files.
 
 It keeps models and data sets as lists of commits, with branches and tags. Large files are served as the hub serves
-them: by a redirect to another host, which must not be sent the token. Clients find it through `HF_ENDPOINT`.
+them: by a redirect to another host, which must not be sent the token. They are uploaded there too, before the commit
+that names them. Clients find the hub through `HF_ENDPOINT`. It does not speak Xet, the newer way of uploading.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import threading
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-STORED_APART = (".safetensors", ".parquet", ".bin")
+STORED_APART = (".safetensors", ".parquet", ".bin", ".onnx")
 """Endings of files that are kept in the large file storage."""
 
 
@@ -32,6 +34,8 @@ class Repository:
     private: bool = False
     readers: set[str] = field(default_factory=set)
     """Tokens of those who may read it if it is gated or private."""
+    titles: list[str] = field(default_factory=list)
+    """Of the commits that were uploaded."""
 
     def commit(self, files: Mapping[str, bytes | str], branch: str = "main") -> str:
         """Make a commit that has just these files the head of a branch; returns its hash."""
@@ -59,6 +63,10 @@ class Hub:
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.tokens: set[str] = set()
         """Those of accounts."""
+        self.may_write: dict[str, str] = {}
+        """The owner, by token, whose repositories it may make and write to."""
+        self.uploaded: dict[str, bytes] = {}
+        """Large files that no commit has yet, by their digests."""
         self.broken: int | None = None
         """A status that every request is answered with."""
         self.page: bytes | None = None
@@ -103,6 +111,11 @@ class Hub:
         )
         return next((data for data in contents if hashlib.sha256(data).hexdigest() == digest), None)
 
+    def let_write(self, token: str, owner: str) -> None:
+        """Make an account that may write to the repositories of an owner."""
+        self.tokens.add(token)
+        self.may_write[token] = owner
+
 
 def folder_files(folder: Path) -> dict[str, bytes]:
     """The files of a folder by their paths, as a commit has them."""
@@ -137,6 +150,98 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(answer)
 
     do_HEAD = do_GET
+
+    def do_POST(self) -> None:
+        url = urlsplit(self.path)
+        self.hub.requests.append(f"{self.command} {unquote(url.path)}")
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)) or self._chunks()
+        try:
+            if self.hub.broken:
+                raise _Answer(self.hub.broken)
+            self._take(url.path.strip("/").split("/"), body)
+        except _Answer as answer:
+            self._send(answer)
+
+    do_PUT = do_POST
+
+    def _chunks(self) -> bytes:
+        """A body that is sent in chunks."""
+        found = b""
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            while size := int(self.rfile.readline(), 16):
+                found += self.rfile.read(size)
+                self.rfile.readline()
+        return found
+
+    def _take(self, parts: list[str], body: bytes) -> None:
+        if parts[0] == "large":
+            if token := self._token():
+                self.hub.leaked.append(token)
+            self.hub.uploaded[parts[1]] = body
+            raise _Answer(200 if hashlib.sha256(body).hexdigest() == parts[1] else 400)
+        if parts == ["api", "validate-yaml"]:
+            raise _json({"errors": [], "warnings": []})
+        if parts == ["api", "repos", "create"]:
+            raise self._made(json.loads(body))
+        if parts[-3:] == ["lfs", "objects", "batch"]:
+            self._writable(unquote("/".join(parts[:-4])).removesuffix(".git"))
+            raise _json({"transfer": "basic", "objects": [self._place(each) for each in json.loads(body)["objects"]]})
+        _, name, rest = self._named("model", parts[2:], ("preupload", "commit"))
+        found = self._writable(name)
+        if rest[0] == "preupload":
+            modes = {True: "lfs", False: "regular"}
+            files = [
+                {"path": path, "uploadMode": modes[path.endswith(STORED_APART)], "shouldIgnore": False}
+                for path in (file["path"] for file in json.loads(body)["files"])
+            ]
+            raise _json({"files": files})
+        commit = self._committed(found, [json.loads(line) for line in body.splitlines()])
+        raise _json({"commitOid": commit, "commitUrl": f"{self.hub.endpoint}/{name}/commit/{commit}"})
+
+    def _made(self, asked: dict[str, Any]) -> _Answer:
+        owner = asked["organization"] or self.hub.may_write.get(self._token(), "")
+        name = f"{owner}/{asked['name']}"
+        self._account()
+        if ("model", name) in self.hub.repositories:
+            return _json({"url": f"{self.hub.endpoint}/{name}", "error": "You already created this model repo"}, 409)
+        if self.hub.may_write.get(self._token()) != owner:
+            return _Answer(403, X_Error_Message=f"You don't have the rights to create a model under {owner}")
+        private = asked.get("visibility") == "private"
+        files = {".gitattributes": "*.safetensors filter=lfs"}
+        self.hub.add("model", name, files, private=private, readers={self._token()})
+        return _json({"url": f"{self.hub.endpoint}/{name}", "name": name})
+
+    def _account(self) -> None:
+        if self._token() not in self.hub.tokens:
+            raise _Answer(401, X_Error_Message="Invalid credentials in Authorization header")
+
+    def _writable(self, name: str) -> Repository:
+        self._account()
+        found = self._readable("model", name)
+        if self.hub.may_write.get(self._token()) != name.partition("/")[0]:
+            raise _Answer(403, X_Error_Message="You don't have the rights to write to it")
+        return found
+
+    def _place(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Where a large file is uploaded; nowhere if it is there."""
+        known = self.hub.large(asked["oid"]) is not None
+        href = {"href": f"{self.hub.storage}/{asked['oid']}", "header": {}}
+        return {"oid": asked["oid"], "size": asked["size"], **({} if known else {"actions": {"upload": href}})}
+
+    def _committed(self, found: Repository, lines: list[dict[str, Any]]) -> str:
+        files = dict(found.commits[found.refs["main"]])
+        for value, key in ((line["value"], line["key"]) for line in lines):
+            if key == "header":
+                found.titles.append(value["summary"])
+            elif key == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif key == "deletedFile":
+                del files[value["path"]]
+            else:
+                assert key == "lfsFile", key
+                data = self.hub.uploaded.get(value["oid"])
+                files[value["path"]] = self.hub.large(value["oid"]) or b"" if data is None else data
+        return found.commit(files)
 
     def _send(self, answer: _Answer) -> None:
         self.send_response(answer.status)
@@ -228,8 +333,8 @@ class _Handler(BaseHTTPRequestHandler):
         return _Answer(302, X_Repo_Commit=commit, Location=f"{self.hub.storage}/{digest}", **linked)
 
 
-def _json(value: Any) -> _Answer:
-    return _Answer(200, json.dumps(value).encode(), Content_Type="application/json")
+def _json(value: Any, status: int = 200) -> _Answer:
+    return _Answer(status, json.dumps(value).encode(), Content_Type="application/json")
 
 
 def _entry(path: str, data: bytes) -> dict[str, Any]:

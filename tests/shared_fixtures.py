@@ -159,6 +159,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
             "HF_HUB_OFFLINE": False,
             "HF_HUB_CACHE": str(tmp_path / "hub-cache"),
             "HF_TOKEN_PATH": str(tmp_path / "token"),
+            "HF_HUB_DISABLE_XET": True,
         }
         for name, value in settings.items():
             monkeypatch.setattr(constants, name, value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nas.cli import beginning, devices, steps  # each adds its verbs
+from nas.cli import beginning, devices, publishing, steps  # each adds its verbs
 from nas.cli.app import app, main
 
-__all__ = ["app", "beginning", "devices", "main", "steps"]
+__all__ = ["app", "beginning", "devices", "main", "publishing", "steps"]

@@ -8,11 +8,13 @@ from __future__ import annotations
 from nas.hub.problems import TABLES, Kind
 from nas.hub.snapshots import Snapshot, find, is_commit, latest, model_folder
 from nas.hub.splits import check_split, names_in, read_split, splits
+from nas.hub.uploads import Upload, upload
 
 __all__ = [
     "TABLES",
     "Kind",
     "Snapshot",
+    "Upload",
     "check_split",
     "find",
     "is_commit",
@@ -21,4 +23,5 @@ __all__ = [
     "names_in",
     "read_split",
     "splits",
+    "upload",
 ]

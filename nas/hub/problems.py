@@ -41,29 +41,38 @@ _ABSENT: dict[Kind, str] = {
 }
 FAILURES = (HTTPError, OfflineModeIsEnabled)
 """What a request that gets no proper answer raises."""
-_LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
+LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
+REFUSED_TOKEN = "the hub does not accept your token; log in again with `hf auth login`, or correct or unset HF_TOKEN"
 _NAMED = 10
 """At most so many branches and tags are named."""
 
 
 @contextmanager
-def explained(kind: Kind, name: str, revision: str | None) -> Iterator[None]:
-    """Raise what goes wrong in the block as one line, and keep the client's own progress and warnings quiet."""
+def quiet() -> Iterator[None]:
+    """Keep the client's own progress and warnings from the user in the block."""
     verbosity, had_bars = logging.get_verbosity(), not are_progress_bars_disabled()
     logging.set_verbosity(CRITICAL)
     disable_progress_bars()
     try:
         yield
-    except NasError:
-        raise
-    except (HTTPError, OSError, ValueError, RevisionResolutionError) as problem:
-        answered = isinstance(problem, HTTPError)  # whatever its text says, it is not about this machine
-        limit = None if answered else limit_behind(problem, constants.HF_HUB_CACHE)
-        raise limit or _error(kind, name, revision, problem) from None
     finally:
         logging.set_verbosity(verbosity)
         if had_bars:
             enable_progress_bars()
+
+
+@contextmanager
+def explained(kind: Kind, name: str, revision: str | None) -> Iterator[None]:
+    """Raise what goes wrong in the block as one line, and keep the client quiet."""
+    with quiet():
+        try:
+            yield
+        except NasError:
+            raise
+        except (HTTPError, OSError, ValueError, RevisionResolutionError) as problem:
+            answered = isinstance(problem, HTTPError)  # whatever its text says, it is not about this machine
+            limit = None if answered else limit_behind(problem, constants.HF_HUB_CACHE)
+            raise limit or _error(kind, name, revision, problem) from None
 
 
 def is_out_of_reach(problem: Exception) -> bool:
@@ -85,6 +94,12 @@ def why_out_of_reach(problem: Exception) -> str:
     if code == HTTPStatus.TOO_MANY_REQUESTS:
         return "the hub takes no more requests for now (429, rate limit)"
     return f"the hub has a fault of its own ({code})"
+
+
+def is_refused_token(problem: HfHubHTTPError) -> bool:
+    """Whether the hub does not know the token."""
+    code = problem.response.status_code
+    return code == HTTPStatus.UNAUTHORIZED and "invalid credentials" in str(problem).lower()
 
 
 def _error(kind: Kind, name: str, revision: str | None, problem: Exception) -> NasError:
@@ -119,14 +134,14 @@ def _refusal(kind: Kind, name: str, problem: HfHubHTTPError) -> str:
     code, has_token = problem.response.status_code, bool(get_token())
     if isinstance(problem, GatedRepoError):
         page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{name}"
-        yet, then = (", and your account has no access yet", "wait to be admitted") if has_token else ("", _LOG_IN)
+        yet, then = (", and your account has no access yet", "wait to be admitted") if has_token else ("", LOG_IN)
         found = f"is gated{yet}; accept its terms at {page}, then {then}"
     elif isinstance(problem, DisabledRepoError):
         found = f"is disabled on the hub; give another {_NOUNS[kind]}"
-    elif code == HTTPStatus.UNAUTHORIZED and "invalid credentials" in str(problem).lower():
-        found = "the hub does not accept your token; log in again with `hf auth login`, or correct or unset HF_TOKEN"
+    elif is_refused_token(problem):
+        found = REFUSED_TOKEN
     elif isinstance(problem, RepositoryNotFoundError) or code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND):
-        who = "use the token of an account that may read it" if has_token else _LOG_IN
+        who = "use the token of an account that may read it" if has_token else LOG_IN
         found = f"{_ABSENT[kind]}; correct the id, or {who}"
     elif code == HTTPStatus.FORBIDDEN:
         found = "the hub does not let you read it (403); use the token of an account that may"

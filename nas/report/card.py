@@ -17,6 +17,7 @@ from nas.compression import REGISTRY, Block, compression
 from nas.data.unlabelled import Counts
 from nas.errors import ExportError
 from nas.export.artefact import ARCHITECTURE_FILE, INFER_FILE, ONNX_FILE, VERIFICATION_FILE
+from nas.export.publishing import CARD_FILE
 from nas.export.standalone import MODELING_FILE
 from nas.export.verification import on_each
 from nas.files import read_json, write_text
@@ -25,7 +26,6 @@ from nas.report.loading import snippets
 from nas.study import Study
 from nas.tasks import task_kind
 
-CARD_FILE = "README.md"
 _LICENCE = ("license", "license_name", "license_link")
 _METRICS = {
     "spearman": "spearmanr",

@@ -1,0 +1,150 @@
+"""`nas push`: an export becomes the content of a repository on a hub, or one line says why not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from hub_server import folder_files
+from huggingface_hub import ModelCard, constants
+from tiny import make_teacher, make_tokenizer
+from transformers import AutoModelForSequenceClassification
+
+from nas.export.artefact import write_artefact
+from nas.export.publishing import push
+from nas.hub import find, model_folder
+from nas.model.stock import from_stock
+
+# The hub's client hands streams to httpx in a way that httpx no longer likes.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload:DeprecationWarning")
+CARD = "---\nlicense: mit\npipeline_tag: text-classification\n---\n# tiny: fast\n"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """An export that was verified, with a card."""
+    folder = tmp_path_factory.mktemp("exports") / "fast"
+    write_artefact(from_stock(make_teacher()), make_tokenizer(), folder)
+    (folder / "verification.json").write_text('{"met": true}')
+    (folder / "README.md").write_text(CARD)
+    return folder
+
+
+@pytest.fixture
+def export(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "fast")
+
+
+@pytest.fixture
+def account(hub, monkeypatch):
+    """Somebody who may write to repositories of `me`."""
+    hub.let_write("secret", "me")
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    return hub
+
+
+def _content(hub, name):
+    found = hub.repositories["model", name]
+    files = dict(found.commits[found.refs["main"]])
+    assert files.pop(".gitattributes")
+    return files
+
+
+def test_a_folder_is_uploaded_with_its_card_and_loads_from_there(nas, account, export, tmp_path):
+    (export / ".model.onnx.draft").write_bytes(b"left by a process that was killed")
+    code, output, error = nas("push", str(export), "me/tiny", "--json")
+    assert (code, error) == (0, "")
+    said = json.loads(output.splitlines()[-1])
+    assert f"pushed: {account.endpoint}/me/tiny (public, commit {said['commit'][:7]})" in output
+    (export / ".model.onnx.draft").unlink()
+    assert _content(account, "me/tiny") == folder_files(export)
+    assert account.repositories["model", "me/tiny"].titles == ["fast, exported by nas"] and not account.leaked
+    snapshot, _ = find("model", "me/tiny", None)
+    assert snapshot.commit == said["commit"]
+    folder = model_folder(snapshot, weights=True)
+    assert AutoModelForSequenceClassification.from_pretrained(folder).config.num_labels == 2
+    assert ModelCard.load(folder / "README.md").data.license == "mit"
+
+
+def test_the_next_export_takes_the_place_of_the_one_before(account, export):
+    first = push(export, "me/tiny")
+    (export / "openvino_model.xml").write_text("<net/>")
+    push(export, "me/tiny")
+    (export / "openvino_model.xml").unlink()
+    (export / "verification.json").write_text('{"met": true, "p50_ms": 2.0}')
+    third = push(export, "me/tiny")
+    assert _content(account, "me/tiny") == folder_files(export) and third.commit != first.commit
+    assert push(export, "me/tiny").commit is not None  # nothing changed
+
+
+def test_a_private_repository_is_made_and_stays_private(nas, account, export):
+    assert "(private, commit " in nas("push", str(export), "me/own", "--private")[1]
+    assert account.repositories["model", "me/own"].private
+    assert push(export, "me/own").private and push(export, "me/own", private=True).private
+
+
+def test_nothing_private_goes_to_a_public_repository(nas, account, export):
+    push(export, "me/tiny")
+    before = account.repositories["model", "me/tiny"].refs["main"]
+    (export / "verification.json").write_text("{}")
+    code, _, error = nas("push", str(export), "me/tiny", "--private")
+    assert code == 2 and "this one is public; make it private at " in error and error.count("\n") == 1
+    assert account.repositories["model", "me/tiny"].refs["main"] == before
+
+
+def test_what_is_no_earlier_export_is_left_alone(nas, account, export):
+    account.add("model", "me/other", {"config.json": "{}", "model.safetensors": b"weights"})
+    code, _, error = nas("push", str(export), "me/other")
+    assert code == 2 and "must be empty or hold an earlier export, but has no architecture.json among its 2" in error
+    account.add("model", "me/empty", {"README.md": "soon", ".gitattributes": "x"})
+    assert push(export, "me/empty").commit and _content(account, "me/empty")["README.md"] == CARD.encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("you/tiny", "(403: You don't have the rights to create a model under you); use a token with the right"),
+        ("a/b/c", "a/b/c: is no id of the hub, such as owner/name; correct it"),
+    ],
+)
+def test_names_that_are_refused(nas, account, export, name, said):
+    code, _, error = nas("push", str(export), name)
+    assert code == 2 and said in error and error.count("\n") == 1
+
+
+def test_a_repository_that_may_only_be_read_is_refused(nas, account, export):
+    account.add("model", "you/tiny", {"architecture.json": "{}"})
+    code, _, error = nas("push", str(export), "you/tiny")
+    assert code == 2 and "does not let you write to it (403: You don't have the rights to write to it)" in error
+
+
+def test_who_is_not_logged_in_and_a_hub_out_of_reach(nas, hub, export, monkeypatch):
+    code, _, error = nas("push", str(export), "me/tiny")
+    assert code == 2 and "me/tiny: only who is logged in can upload something; log in with `hf auth login`" in error
+    monkeypatch.setenv("HF_TOKEN", "unknown")
+    assert "does not accept your token" in nas("push", str(export), "me/tiny")[2]
+    assert not hub.repositories
+    hub.broken = 503
+    assert "the hub has a fault of its own (503)" in nas("push", str(export), "me/tiny")[2]
+    hub.stop()
+    code, _, error = nas("push", str(export), "me/tiny")
+    assert code == 2 and "cannot be reached" in error and error.count("\n") == 1
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE is set; unset it" in nas("push", str(export), "me/tiny")[2]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda folder: (folder / "architecture.json").unlink(), "must be the folder of an export"),
+        (lambda folder: (folder / "verification.json").unlink(), "was not verified, since it has no verification.json"),
+        (lambda folder: (folder / "verification.json").write_text('{"met": false}'), "missed its budget when it was"),
+        (lambda folder: (folder / "README.md").unlink(), "has no model card, README.md"),
+    ],
+)
+def test_exports_that_are_not_ready_are_refused_before_anything_is_asked(nas, account, export, change, said):
+    change(export)
+    code, _, error = nas("push", str(export), "me/tiny")
+    assert code == 2 and said in error and error.count("\n") == 1
+    assert not account.requests
