@@ -23,6 +23,7 @@ from nas import registration, waiting
 if TYPE_CHECKING:
     from nas.architecture import Architecture, Layer
     from nas.errors import NasError
+    from nas.in_python import run_of
     from nas.model import CompactBertConfig, CompactBertForSequenceClassification
     from nas.pipeline import Run, front, profile, search_candidates, train
     from nas.pipeline import export as export_networks
@@ -48,6 +49,7 @@ _PLACES = {
     "front": "nas.pipeline.front",
     "plan": "nas.pipeline.plan.plan",
     "profile": "nas.pipeline.profile",
+    "run_of": "nas.in_python.run_of",
     "search_candidates": "nas.pipeline.search_candidates",
     "train": "nas.pipeline.train",
     "write_report": "nas.pipeline.reports.report",
@@ -66,6 +68,7 @@ __all__ = [
     "front",
     "plan",
     "profile",
+    "run_of",
     "search_candidates",
     "train",
     "write_report",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -287,16 +288,16 @@ def write_study(folder: Path, answers: Answers, teacher: Teacher | None, columns
             columns.column(name)
     target, space_target = folder / STUDY_FILE, folder / SPACE_FILE
     space = _search_space(folder, answers, teacher)
-    space_text = _space_text(teacher.shape) if teacher and space == SPACE_FILE else None
+    own_space = space_text(teacher.shape) if teacher and space == SPACE_FILE else None
     # An init that was killed may have left the very same space.
-    space_is_new = space_text is not None and not (space_target.is_file() and _holds(space_target, space_text))
+    space_is_new = own_space is not None and not (space_target.is_file() and _holds(space_target, own_space))
     for path in (target, *((space_target,) if space_is_new else ())):
         if path.exists() or path.is_symlink():
             raise StudyError(f"{path}: is there already; remove it, or give another folder")
     absent = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        if space_text and space_is_new:
-            write_text(space_target, space_text)
+        if own_space and space_is_new:
+            write_text(space_target, own_space)
         text = _study_text(folder, answers, space, teacher, columns)
         write_atomically(target, partial(_write_valid, text, target))
     except BaseException:
@@ -306,7 +307,7 @@ def write_study(folder: Path, answers: Answers, teacher: Teacher | None, columns
             if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
         raise
-    return [target, *((space_target,) if space_text else ())]
+    return [target, *((space_target,) if own_space else ())]
 
 
 def _holds(path: Path, text: str) -> bool:
@@ -327,11 +328,17 @@ def _search_space(folder: Path, answers: Answers, teacher: Teacher | None) -> st
     if answers.space:
         return _seen_from(folder, answers.space) if answers.space.endswith(".toml") else answers.space
     assert teacher  # for a hub id a space is given
-    fitting = (name for name in sorted(shipped_spaces()) if SearchSpace.load(name).teacher == teacher.shape)
-    return next(fitting, SPACE_FILE)
+    return fitting_space(teacher.shape) or SPACE_FILE
 
 
-def _space_text(shape: Shape) -> str:
+def fitting_space(shape: Shape) -> str | None:
+    """The shipped space for teachers of a shape; None if there is none."""
+    fitting = (name for name in sorted(shipped_spaces()) if SearchSpace.load(name).teacher == shape)
+    return next(fitting, None)
+
+
+def space_text(shape: Shape) -> str:
+    """A search space for teachers of a shape, as the text of its file."""
     width = 32 if shape.hidden_size >= 128 else 8
     layers = [count for count in _COUNTS if count < shape.num_hidden_layers]
     heads = [count for count in _COUNTS if count < shape.num_attention_heads]
@@ -380,7 +387,7 @@ def _study_text(folder: Path, answers: Answers, space: str, teacher: Teacher | N
         listed = json.dumps(names, ensure_ascii=False)
         more += f"unlabelled = {listed}  # more texts, that the teacher is distilled on\n"
     hub = [f"{key} = {_text(value)}\n" for key in ("hub", "config") if (value := getattr(answers, key))]
-    searched = max(1, min(_SEARCHED, columns.rows // 5)) if columns else _SEARCHED
+    searched = searched_of(columns.rows) if columns else _SEARCHED
     held_out = f"holdout = {{ size = {searched} }}  # training rows that judge candidates; {_held_out_text(kind)}\n"
     tune = "" if answers.fine_tune else "# "
     tune += "fine_tune = {}  # for a teacher that has not seen the task yet; epochs by the number of rows\n"
@@ -421,6 +428,11 @@ steps = 1500  # a larger space takes more
 [search]
 evaluations = 200
 """
+
+
+def searched_of(rows: int) -> int:
+    """How many of the training rows are held out to judge candidates."""
+    return max(1, min(_SEARCHED, rows // 5))
 
 
 def _label_text(label: Sequence[str]) -> str:
@@ -475,6 +487,12 @@ def _excluded(space: SearchSpace, runtime: str) -> str:
     offered = {choice for block in BLOCKS for choice in getattr(space.compression, block)}
     unable = sorted(choice for choice in offered if runtime not in compression(choice).runtimes)
     return f"exclude_compression = {json.dumps(unable)}  # what {runtime} cannot run\n" if unable else ""
+
+
+def budget_table(budget: str, device: str) -> dict[str, Any]:
+    """The table of a budget on a device, which is given as for `nas init`. Raises `StudyError` as that does."""
+    found: dict[str, Any] = tomllib.loads(_budget_text(budget))["budgets"][0]
+    return found | {"device": device}
 
 
 def _budget_text(budget: str) -> str:

@@ -18,7 +18,7 @@ ROOMS = [
     "errors", "limits", "files", "waiting", "threads", "progress", "hub", "graph", "cluster", "compression", "form",
     "sentence_modules", "architecture", "device", "space", "tasks", "budget", "study", "embedded", "data", "vocabulary",
     "model", "supernet", "latency", "evaluate", "search", "export", "report", "pipeline", "columns", "tagged_columns",
-    "proposal", "doctor", "cli",
+    "proposal", "in_python", "doctor", "cli",
 ]  # fmt: skip
 TOP = {"__init__", "registration"}  # the front door: everything below is imported lazily
 

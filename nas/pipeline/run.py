@@ -4,6 +4,7 @@
         study.json            the study as the last command that wrote to the run read it
         hub.json              commits of the hub's teacher and data set that the run is made from
         steps/<step>.json     what a step was made from, when it finished, how long it took, what was decided for it
+        given/                study and files of a run that was made in Python
         embedded/             data and teacher of the embedded task, if the study uses it
         data/                 train.parquet, search.parquet, test.parquet (tokenised), labels.json, sample.json (some
                               texts); if the vocabulary is pruned also tokenizer/ and vocabulary.json, the rows of the
