@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from nas.pipeline import export as export_networks
     from nas.pipeline.plan import plan
     from nas.pipeline.reports import report as write_report
+    from nas.report.growing_front import GrowingFront
     from nas.space import SearchSpace
     from nas.study import Study
     from nas.supernet import BertSupernet
@@ -40,6 +41,7 @@ _PLACES = {
     "BertSupernet": "nas.supernet.BertSupernet",
     "CompactBertConfig": "nas.model.CompactBertConfig",
     "CompactBertForSequenceClassification": "nas.model.CompactBertForSequenceClassification",
+    "GrowingFront": "nas.report.growing_front.GrowingFront",
     "Layer": "nas.architecture.Layer",
     "NasError": "nas.errors.NasError",
     "Run": "nas.pipeline.Run",
@@ -59,6 +61,7 @@ __all__ = [
     "BertSupernet",
     "CompactBertConfig",
     "CompactBertForSequenceClassification",
+    "GrowingFront",
     "Layer",
     "NasError",
     "Run",

@@ -1,4 +1,4 @@
-"""Progress of long work: a live view on a terminal, a line now and then elsewhere, and the log of a run."""
+"""Progress of long work: a live view on a terminal, a line now and then elsewhere, the log of a run, and callbacks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Protocol, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -19,6 +19,10 @@ console = Console(stderr=True)
 _SECONDS_BETWEEN_LINES = 30.0
 _SECONDS_BETWEEN_VIEWS = 1.0
 _logs: list[IO[bytes]] = []
+Event = Mapping[str, Any]
+"""What happened: its name as `event`, and what there is to say of it. See `Run.listen`."""
+Listener = Callable[[Event], object]
+_listeners: list[Listener] = []
 
 
 class Tracker(Protocol):
@@ -41,10 +45,21 @@ class _View(Progress):
 def track(
     title: str, total: int, before: int = 0, view: Callable[[], RenderableType] = lambda: ""
 ) -> Iterator[Tracker]:
-    """Show progress from `before` towards `total` on standard error while the block runs.
+    """Show progress from `before` towards `total` on standard error while the block runs, and tell it to listeners.
 
     `view` is what a terminal shows below the bar; it is asked for once a second at most.
     """
+    with _shown(title, total, before, view) as show:
+
+        def tracker(done: int, note: str = "") -> None:
+            show(done, note)
+            tell("progress", title=title, done=done, total=total, note=note)
+
+        yield tracker
+
+
+@contextmanager
+def _shown(title: str, total: int, before: int, view: Callable[[], RenderableType]) -> Iterator[Tracker]:
     started = last = time.monotonic()
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -97,10 +112,29 @@ def say(message: str) -> None:
 
 
 def log(event: str, **about: object) -> None:
-    """Append an event with its time to the run's log, if there is one."""
+    """Append an event with its time to the run's log, if there is one, and tell it to listeners."""
     if _logs:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         _logs[-1].write(json.dumps({"at": now, "event": event, **about}).encode() + b"\n")
+    tell(event, **about)
+
+
+def tell(event: str, **about: object) -> None:
+    """Tell an event to those who listen."""
+    for listener in tuple(_listeners):
+        listener({"event": event, **about})
+
+
+@contextmanager
+def heard_by(listeners: Iterable[Listener]) -> Iterator[None]:
+    """Have some listeners told what happens while the block runs, each once for each event."""
+    added = [listener for listener in listeners if listener not in _listeners]
+    _listeners.extend(added)
+    try:
+        yield
+    finally:
+        for listener in added:
+            _listeners.remove(listener)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from nas import progress
-from nas.progress import Laps, log, logged, say, track
+from nas.progress import Laps, heard_by, log, logged, say, tell, track
 
 
 def _events(path):
@@ -117,3 +117,20 @@ def test_a_log_is_told_nothing_in_the_first_seconds(shown, capsys):
     with progress.busy("Looking"):
         pass
     assert shown.getvalue() == capsys.readouterr().err == ""
+
+
+def test_listeners_hear_each_event_once_also_without_a_log():
+    first, second = [], []
+    tell("lost")
+    with heard_by([first.append]), heard_by([first.append, second.append]):
+        say("hello")
+        with track("Work", 4, before=1) as tracker:
+            tracker(2, "a note")
+        log("counted", number=3)
+    tell("lost")
+    assert first == second
+    assert first == [
+        {"event": "said", "message": "hello"},
+        {"event": "progress", "title": "Work", "done": 2, "total": 4, "note": "a note"},
+        {"event": "counted", "number": 3},
+    ]

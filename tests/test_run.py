@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from nas.pipeline import Run
@@ -55,3 +57,22 @@ def test_notes_stay_until_the_step_is_made_of_others(run):
     assert run.noted("step", "found") == 3 and run.is_done("step", "inputs")
     _do(run, "others")
     assert run.noted("step", "found") is None
+
+
+def test_who_listens_to_a_run_hears_of_its_steps_and_may_stop_it(run):
+    heard = []
+    assert run.listen(lambda event: heard.append((event["event"], event.get("step")))) is run
+    _do(run)
+    assert not heard  # nothing was done by a command
+    with run.remembering():
+        _do(run)
+        with pytest.raises(KeyboardInterrupt):
+            _do(run, fail=True)
+    assert heard == [("started", "step"), ("finished", "step"), ("started", "step"), ("stopped", "step")]
+
+    def refuse(event):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), run.listen(refuse).remembering():
+        _do(run, "others")
+    assert not run.is_finished("step") and pickle.loads(pickle.dumps(run)).study == run.study

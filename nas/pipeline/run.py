@@ -53,7 +53,7 @@ from typing import Any, TypeVar
 from nas.errors import NasError, StudyError
 from nas.files import read_json, write_json
 from nas.limits import working_on
-from nas.progress import Laps, log, logged, say
+from nas.progress import Laps, Listener, heard_by, log, logged, say
 from nas.study import Study
 
 LOG_FILE = "log.jsonl"
@@ -66,6 +66,7 @@ class Run:
     def __init__(self, study: Study, folder: Path) -> None:
         self.study = study
         self.folder = folder
+        self._listeners: list[Listener] = []
         self._known: dict[Callable[..., Any], Any] | None = None
 
     def __reduce__(self) -> tuple[type[Run], tuple[Study, Path]]:
@@ -75,6 +76,17 @@ class Run:
     def of(cls, study: Study, root: Path) -> Run:
         """The run of a study below `root`, whether or not it is there yet."""
         return cls(study, root.resolve() / study.name)
+
+    def listen(self, listener: Listener) -> Run:
+        """Have a function called with each event of what is done on this run in this process; returns the run.
+
+        An event is a mapping with its name as `event`: `started`, `finished` and `stopped` with the `step`; `progress`
+        with `title`, `done`, `total` and a `note`; `said` with the `message`; `evaluated`, of each candidate of the
+        search, with its `trial`, `architecture`, `accuracy`, `predicted_ms` by device, and whether it was `complete`;
+        `searched` at the search's end. What the function raises ends the work, which can be resumed.
+        """
+        self._listeners.append(listener)
+        return self
 
     @property
     def embedded(self) -> Path:
@@ -249,11 +261,12 @@ class Run:
 
     @contextmanager
     def remembering(self) -> Iterator[None]:
-        """Keep what functions marked `once` find in the block, until a step is begun or ended."""
+        """Keep what functions marked `once` find in the block, until a step is begun or ended; tell listeners of it."""
         before = self._known
         self._known = {} if before is None else before
         try:
-            yield
+            with heard_by(self._listeners):
+                yield
         finally:
             self._known = before
 

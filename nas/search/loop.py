@@ -65,7 +65,8 @@ def search(
                     break
                 for number, result in trials.news():
                     view.add(result)
-                    log("evaluated", trial=number, done=view.done, **_about(result))
+                    predicted = trials.costs.predict_ms(result.architecture, result.exits)
+                    log("evaluated", trial=number, done=view.done, **_about(result), predicted_ms=dict(predicted))
                 progress(trials.evaluated, view.note())
     state = SearchState.of(trials)
     log("searched", evaluations=trials.evaluated, outcomes=state.outcomes)

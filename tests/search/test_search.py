@@ -17,7 +17,8 @@ from nas.budget import Budget
 from nas.errors import InfeasibleBudgetError, SearchError
 from nas.evaluate import CandidateResult, EvaluationRecipe
 from nas.evaluate.recipe import weights_digest
-from nas.progress import logged
+from nas.progress import heard_by, logged
+from nas.report.growing_front import GrowingFront
 from nas.search import loop, search
 from nas.search.costs import Costs, cheapest
 from nas.search.executors import AHEAD, executor_for
@@ -61,6 +62,24 @@ def test_the_start_is_the_first_generation_and_another_run_goes_on_with_the_last
     longer = generations()
     assert longer == sorted(longer) and longer[: len(first)] == first and longer[-1] >= 2
     assert all(8 <= longer.count(generation) <= 8 + AHEAD for generation in range(longer[-1]))
+
+
+def test_a_front_grows_with_what_it_hears(search_folder):
+    growing = GrowingFront()
+    assert "no candidate yet" in growing._repr_svg_() and growing.front() == []
+    with heard_by([growing]):
+        state = run(search_folder, 20)
+    costs = costs_of(search_folder)
+    assert [one.accuracy for one in growing.candidates] == [result.accuracy for result in state.results]
+    (device,) = costs.profiles
+    for one, result in zip(growing.candidates, state.results, strict=True):
+        assert one.predicted_ms == costs.predict_ms(result.architecture, result.exits)
+    whole = [result for result in state.results if result.complete]
+    expected = pareto_front(whole, lambda result: (costs.predict_ms(result.architecture)[device],))
+    assert [one.architecture for one in growing.front()] == [result.architecture.describe() for result in expected]
+    picture = growing._repr_svg_()
+    assert picture.count("<circle") == 20 and picture.count("candidate best") == len(expected)
+    assert f"predicted p50 ms, {device}" in picture and "20 candidates" in picture
 
 
 @pytest.mark.slow
