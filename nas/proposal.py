@@ -31,6 +31,7 @@ from nas.space import SearchSpace, Shape, shipped_spaces
 from nas.study import DATA_SUFFIXES, Study, study_name
 from nas.tagged_columns import tagged_columns
 from nas.tasks import REGISTRY, task_kind
+from nas.vocabulary import PRUNABLE, tokenizer_kind
 
 STUDY_FILE, SPACE_FILE = "study.toml", "search_space.toml"
 LENGTH = 128
@@ -53,6 +54,8 @@ class Teacher:
     """Those of its classifier, so it is fine-tuned already; None if it has none."""
     problem_type: str | None = None
     """As its configuration has it."""
+    tokenizer: str | None = None
+    """The model of its tokenizer, such as WordPiece; None if its files do not name it."""
     network_type: NetworkType = "sequence_classifier"
 
     @classmethod
@@ -68,7 +71,7 @@ class Teacher:
         outputs = len(config.id2label or ()) if named else None
         problem_type = getattr(config, "problem_type", None)
         positions = compact_config(config).max_position_embeddings
-        return cls(shape_of(config), positions, outputs, problem_type, *named[:1])
+        return cls(shape_of(config), positions, outputs, problem_type, tokenizer_kind(folder), *named[:1])
 
     def outputs_for(self, kind: str | None) -> int | None:
         """The outputs of its classifier if that may be one for a kind of task; without a kind, if a text has one label.
@@ -411,7 +414,7 @@ metric = {_text(answers.metric)}  # or {", ".join(name for name in task_kind(kin
 {held_out}
 [teacher]
 model = {_text(_seen_from(folder, answers.teacher) if teacher else answers.teacher)}
-{tune}
+{tune}{_pruning_text(teacher)}
 [search_space]
 name = {_text(space)}
 {_excluded(SearchSpace.load(space, base=folder), answers.runtime)}
@@ -433,6 +436,12 @@ evaluations = 200
 def searched_of(rows: int) -> int:
     """How many of the training rows are held out to judge candidates."""
     return max(1, min(_SEARCHED, rows // 5))
+
+
+def _pruning_text(teacher: Teacher | None) -> str:
+    """The line that would prune the vocabulary."""
+    own = f" (this is {teacher.tokenizer})" if teacher and teacher.tokenizer else ""
+    return f"# prune_vocabulary = true  # drop tokens that no training text uses; for {PRUNABLE} tokenizers{own}\n"
 
 
 def _label_text(label: Sequence[str]) -> str:

@@ -61,7 +61,8 @@ class Teacher(Settings):
     fine_tune: FineTuning | None = None
     """Left out for a teacher that is fine-tuned already."""
     prune_vocabulary: Flag = False
-    """Whether tokens that the training texts never use are dropped; words are then cut into smaller pieces."""
+    """Whether tokens that the training texts never use are dropped; words are then cut into smaller pieces. For
+    WordPiece, BPE and Unigram tokenizers."""
     outputs: dict[str, str] | None = None
     """Of the teacher of a student: the columns of the training data, and of text without labels, that hold its logits,
     by label. It is not loaded then, and `model` is only its name."""

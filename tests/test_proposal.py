@@ -43,6 +43,15 @@ def test_what_is_written_is_checked_and_proposed_from_teacher_and_data(here, nas
     assert code == 2 and "is there already" in error
 
 
+def test_the_line_that_would_prune_the_vocabulary_names_the_teacher_s_tokenizer(here, nas):
+    assert nas("init", "mine", *GIVEN)[0] == 0
+    path = here / "mine" / "study.toml"
+    line = next(line for line in path.read_text().splitlines() if "prune_vocabulary" in line)
+    assert line.startswith("# prune_vocabulary = true") and "(this is WordPiece)" in line
+    path.write_text(path.read_text().replace(line, line.removeprefix("# ")))
+    assert Study.load("mine").teacher.prune_vocabulary and nas("check", "mine")[0] == 0
+
+
 def test_text_without_labels_is_written_as_the_study_sees_it(here, nas):
     make_rows(20, 3).remove_columns("label").to_csv(here / "more.csv")
     assert nas("init", "mine", *GIVEN, "--unlabelled", "more.csv", "--unlabelled", str(here / "train.csv"))[0] == 0

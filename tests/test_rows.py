@@ -255,8 +255,15 @@ def test_rows_that_are_not_here_are_said_to_be_unseen(nas):
     assert "rows: not looked at yet: the built-in task is made by nas train" in output
 
 
-def test_a_pruned_vocabulary_needs_a_tokenizer_that_can_be_pruned(nas, tmp_path):
-    study = write_pair_study(tmp_path)
-    study.write_text(PAIR_STUDY.replace('model = "./teacher"', 'model = "./teacher"\nprune_vocabulary = true'))
-    code, _, error = nas("check", str(study))
-    assert code == 2 and "teacher.prune_vocabulary: needs a WordPiece tokenizer" in error
+def test_a_pruned_vocabulary_needs_a_tokenizer_that_can_be_pruned(nas, tiny_study):
+    path = tiny_study.parent / "teacher" / "tokenizer.json"
+    parts = json.loads(path.read_text())
+    model = {"type": "WordLevel", "vocab": parts["model"]["vocab"], "unk_token": "[UNK]"}
+    path.write_text(json.dumps(parts | {"model": model}))
+    tiny_study.write_text(TINY_STUDY.replace('model = "./teacher"', 'model = "./teacher"\nprune_vocabulary = true'))
+    code, _, error = nas("check", str(tiny_study))
+    assert (
+        code == 2
+        and "teacher.prune_vocabulary: needs a WordPiece, BPE or Unigram tokenizer, but got WordLevel; leave it out"
+        in error
+    )

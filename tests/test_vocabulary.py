@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import make_teacher, randomise, write_tiny_study
+from tiny import make_teacher, randomise
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from tolerance import assert_same
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from nas.data import TaskData
 from nas.errors import TeacherError
-from nas.pipeline import Run
-from nas.pipeline.commands import prepare_teacher
-from nas.pipeline.teachers import load_teacher
-from nas.study import Study
-from nas.vocabulary import _renumber, prune_embeddings, prune_tokenizer
+from nas.vocabulary import _renumber, prune_embeddings, prune_tokenizer, tokenizer_kind
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "##s", "f", "##i", "##l", "##m", "g",
           "##o", "##d", "b", "##a", "goods", "w", "##ood"]  # fmt: skip
@@ -103,33 +98,36 @@ def test_another_kind_of_tokenizer_is_refused():
     words = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
     )
-    with pytest.raises(TeacherError, match=r"prune_vocabulary: needs a WordPiece tokenizer, .* but got WordLevel"):
+    with pytest.raises(TeacherError, match="needs a WordPiece, BPE or Unigram tokenizer, but got WordLevel"):
         prune_tokenizer(words, {1}, len(words))
 
 
-def test_a_study_prunes_by_its_training_texts(tmp_path):
-    path = write_tiny_study(tmp_path / "tiny")
-    pieces = [
-        *PIECES[:5],
-        "w",
-        *(f"w{number}" for number in range(10)),
-        *(f"##{number}" for number in range(10)),
-        "unused",
-    ]
-    vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    ends = [(name, vocabulary[name]) for name in ("[SEP]", "[CLS]")]
-    backend.post_processor = processors.BertProcessing(*ends)
-    names = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    PreTrainedTokenizerFast(tokenizer_object=backend, **names).save_pretrained(path.parent / "teacher")
-    make_teacher("bert", vocab_size=len(vocabulary)).save_pretrained(path.parent / "teacher")
-    path.write_text(path.read_text().replace('model = "./teacher"', 'model = "./teacher"\nprune_vocabulary = true'))
-    run = Run.of(Study.load(path), tmp_path / "runs")
-    data = prepare_teacher(run)
-    teacher = load_teacher(run)
-    assert teacher.config.vocab_size < len(vocabulary)
-    assert len(AutoTokenizer.from_pretrained(run.teacher)) == teacher.config.vocab_size
-    ids = {number for split in (data.train, data.search, data.test) for row in split["input_ids"] for number in row}
-    assert max(ids) < teacher.config.vocab_size
-    assert TaskData.load(run.data).num_labels == 2
+def test_a_piece_that_smaller_ones_cannot_spell_stays(tokenizer):
+    """No text becomes unknown because its piece is gone: no character of these two stands alone."""
+    tokenizer.backend_tokenizer.model = models.WordPiece(
+        {piece: number for number, piece in enumerate([*PIECES, "\u043d\u0435\u0442", "##\u00df", "wood"])},
+        unk_token="[UNK]",
+    )
+    pruned, kept = prune_tokenizer(tokenizer, set(), len(PIECES) + 3)
+    assert kept[-2:] == [len(PIECES), len(PIECES) + 1]
+    for text in ("\u043d\u0435\u0442", "wood\u00df"):
+        assert "[UNK]" not in _pieces(tokenizer, text) + _pieces(pruned, text)
+
+
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [
+        ({"tokenizer.json": '{"model": {"type": "Unigram"}}', "vocab.txt": ""}, "Unigram"),
+        ({"tokenizer.json": '{"model": {"vocab": {}}}', "vocab.txt": ""}, None),
+        ({"tokenizer.json": '{"model": {"type": 1}}'}, None),
+        ({"tokenizer.json": "[]"}, None),
+        ({"tokenizer.json": "{"}, None),
+        ({"vocab.txt": ""}, "WordPiece"),
+        ({"vocab.json": "", "merges.txt": ""}, "BPE"),
+        ({"sentencepiece.bpe.model": ""}, None),
+    ],
+)
+def test_the_files_of_a_folder_say_which_model_its_tokenizer_has(files, kind, tmp_path):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert tokenizer_kind(tmp_path) == kind

@@ -6,7 +6,7 @@ The teacher here is the model that is compressed. If the study has a student it 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -28,6 +28,7 @@ from nas.errors import SearchSpaceError, TeacherError
 from nas.evaluate.accuracy import logits_of
 from nas.export.sentences import SentenceEncoder
 from nas.files import digest, file_digest, read_json, write_json
+from nas.model.families import family_of
 from nas.model.stock import shape_of
 from nas.model.teacher_config import read_config, teacher_settings
 from nas.model.tokenizer import check_ids, ignored_code, load_tokenizer
@@ -185,6 +186,16 @@ class ReadTask:
             self._check_ids(found)
         return found
 
+    def pruned(self, used: Iterable[int]) -> tuple[PreTrainedTokenizerBase, list[int]]:
+        """The teacher's tokenizer without what `used` does not need, and the ids that it keeps; see `prune_tokenizer`.
+
+        Where positions are counted from the number of the padding token, that number does not change.
+        """
+        config, wanted = self.teacher.config, set(used)
+        if family_of(config.model_type).positions_follow_padding:
+            wanted |= set(range(config.pad_token_id + 1))
+        return prune_tokenizer(self.tokenizer, wanted, config.vocab_size)
+
     @property
     def _has_types(self) -> bool:
         return "token_type_ids" in self.teacher.compact.input_names
@@ -244,9 +255,8 @@ def make_data(run: Run, laps: Laps) -> None:
         rows = read_task(run)
         data = rows.encode()
         if run.study.compressed.prune_vocabulary:
-            used = set(chain.from_iterable(data.train["input_ids"]))
-            tokenizer, kept = prune_tokenizer(rows.tokenizer, used, rows.teacher.config.vocab_size)
-            say(f"Vocabulary: {len(kept):,} tokens stay")
+            tokenizer, kept = rows.pruned(chain.from_iterable(data.train["input_ids"]))
+            say(f"Vocabulary: {len(kept):,} of {rows.teacher.config.vocab_size:,} tokens stay")
             tokenizer.save_pretrained(run.data / _TOKENIZER)
             write_json(run.data / _KEPT, kept)
             data = rows.encode_with(tokenizer)

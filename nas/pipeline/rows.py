@@ -33,7 +33,6 @@ from nas.pipeline.unlabelled import read_new_texts
 from nas.progress import busy
 from nas.study import Study
 from nas.tasks import Metric, TaskKind, task_kind
-from nas.vocabulary import prune_tokenizer
 
 ASSUMED = 0.9
 """The share of right answers, or the correlation, for which a standard error is given."""
@@ -152,8 +151,7 @@ def _look(study: Study, task: ReadTask, more: Unlabelled | None) -> Rows:
     data = task.encode(splits=chosen)
     counts = {name: _token_counts(split) for name, split in data.splits.items()}
     if study.compressed.prune_vocabulary:  # which not every tokenizer can be
-        used = set(np.flatnonzero(counts["train"]).tolist())
-        prune_tokenizer(task.tokenizer, used, task.teacher.config.vocab_size)
+        task.pruned(np.flatnonzero(counts["train"]).tolist())
     judged = judged_by(data.search, study.search.examples, study.search.least_tokens)
     kind = task_kind(study.task.kind)
     metric = kind.metric(study.task, data.label_names)
