@@ -223,11 +223,11 @@ def _needs(study: Study) -> Iterator[Finding]:
 def _data(study: Study) -> Iterator[Finding]:
     """Whether the data is there."""
     from nas.data.files import check_file
+    from nas.pipeline.prepare import given_files
 
     task = study.task
-    named = [] if task.hub or task.train == "embedded" else list(task.sets.items())
-    for key, name in (*named, *(("unlabelled", name) for name in task.unlabelled_files)):
-        path = study.resolve(name)
+    files = given_files(study) | {"unlabelled": tuple(map(study.resolve, task.unlabelled_files))}
+    for key, path in ((key, path) for key, paths in files.items() for path in paths):
         yield _checked(key, str(path), partial(check_file, path))
     if task.hub:
         yield _checked("data", f"{task.hub} is on the hub", partial(_check_hub_data, study))

@@ -23,7 +23,7 @@ from nas.errors import NasError, StudyError, TeacherError
 from nas.files import file_digest, given_path, write_text
 from nas.limits import working_on
 from nas.pipeline.run import Run
-from nas.proposal import LENGTH, SPACE_FILE, STUDY_FILE, Teacher, budget_table, fitting_space, searched_of, space_text
+from nas.proposal import LENGTH, SPACE_FILE, STUDY_FILE, Teacher, budget_table, fitting_space, space_text
 from nas.study import Study
 
 FOLDER = "given"
@@ -82,7 +82,7 @@ def _write(folder: Path, tables: dict[str, Any]) -> tuple[Study, dict[str, str]]
             values[key] = _with_model(folder, key, values[key])
     known = _compressed(folder, values)
     length = min(LENGTH, known.positions) if known else LENGTH
-    values["task"] = {"max_length": length, **_held_out(values["task"], tables["task"]), **values["task"]}
+    values["task"] = {"max_length": length, **values["task"]}
     values.setdefault("devices", [{"name": "here", "sequence_length": length}])
     first = next((device["name"] for device in values["devices"] if "name" in device), "here")
     values["budgets"] = [
@@ -152,14 +152,6 @@ def _compressed(folder: Path, values: Mapping[str, Any]) -> Teacher | None:
     key = "student" if "student" in values else "teacher"
     name = values.get(key, {}).get("model", "")
     return Teacher.at(str(folder / name) if name == f"./{key}" else name)
-
-
-def _held_out(task: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """How many training rows judge candidates, where these are given as objects and a kind of task holds some out."""
-    rows: Any = given.get("train")
-    if isinstance(rows, str | Path) or not hasattr(rows, "__len__") or "search" in task:
-        return {}
-    return {"holdout": {"size": searched_of(len(rows))}}
 
 
 def _space(folder: Path, known: Teacher | None) -> str:

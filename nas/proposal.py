@@ -28,7 +28,7 @@ from nas.model.stock import compact_config, shape_of
 from nas.model.teacher_config import read_config
 from nas.pipeline.plan import check_sources
 from nas.space import SearchSpace, Shape, shipped_spaces
-from nas.study import DATA_SUFFIXES, Study, study_name
+from nas.study import DATA_SUFFIXES, Study, held_out_size, study_name
 from nas.tagged_columns import tagged_columns
 from nas.tasks import REGISTRY, task_kind
 from nas.vocabulary import PRUNABLE, tokenizer_kind
@@ -36,7 +36,7 @@ from nas.vocabulary import PRUNABLE, tokenizer_kind
 STUDY_FILE, SPACE_FILE = "study.toml", "search_space.toml"
 LENGTH = 128
 """Tokens of a text, where the teacher has as many positions."""
-_SEARCHED, _SHOWN = 5000, 5
+_SHOWN = 5
 _COUNTS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20)
 """Of layers and of heads."""
 _HIDDEN, _INTERMEDIATE = (1 / 2, 2 / 3, 5 / 6, 1), (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
@@ -390,10 +390,14 @@ def _study_text(folder: Path, answers: Answers, space: str, teacher: Teacher | N
         listed = json.dumps(names, ensure_ascii=False)
         more += f"unlabelled = {listed}  # more texts, that the teacher is distilled on\n"
     hub = [f"{key} = {_text(value)}\n" for key in ("hub", "config") if (value := getattr(answers, key))]
-    searched = searched_of(columns.rows) if columns else _SEARCHED
-    held_out = f"holdout = {{ size = {searched} }}  # training rows that judge candidates; {_held_out_text(kind)}\n"
+    size = held_out_size(columns.rows) if columns else 2000
+    default = "" if columns else ", by default one in five and at most 5,000"
+    held_out = (
+        f"{'' if columns else '# '}holdout = {{ size = {size} }}  # training rows that judge candidates{default}; "
+    )
+    held_out += f"{_held_out_text(kind)}\n"
     tune = "" if answers.fine_tune else "# "
-    tune += "fine_tune = {}  # for a teacher that has not seen the task yet; epochs by the number of rows\n"
+    tune += "fine_tune = true  # for a teacher that has not seen the task yet; { epochs = 2.0 } for so many\n"
     if task_kind(kind).learns_from_texts:
         held_out = tune = ""
     tokens = int(answers.sequence_length) if answers.sequence_length.isdecimal() else None
@@ -431,11 +435,6 @@ steps = 1500  # a larger space takes more
 [search]
 evaluations = 200
 """
-
-
-def searched_of(rows: int) -> int:
-    """How many of the training rows are held out to judge candidates."""
-    return max(1, min(_SEARCHED, rows // 5))
 
 
 def _pruning_text(teacher: Teacher | None) -> str:

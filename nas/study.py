@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Mapping
 from functools import cached_property
 from importlib import resources
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -59,7 +60,7 @@ class Teacher(Settings):
     revision: str | None = Field(default=None, min_length=1)
     """Branch, tag or commit of a hub model; its main branch if it is left out."""
     fine_tune: FineTuning | None = None
-    """Left out for a teacher that is fine-tuned already."""
+    """Left out, or false, for a teacher that is fine-tuned already; true is a table without settings."""
     prune_vocabulary: Flag = False
     """Whether tokens that the training texts never use are dropped; words are then cut into smaller pieces. For
     WordPiece, BPE and Unigram tokenizers."""
@@ -67,19 +68,44 @@ class Teacher(Settings):
     """Of the teacher of a student: the columns of the training data, and of text without labels, that hold its logits,
     by label. It is not loaded then, and `model` is only its name."""
 
+    @field_validator("fine_tune", mode="before")
+    @classmethod
+    def _as_table(cls, given: Any) -> Any:
+        if isinstance(given, bool):
+            return {} if given else None
+        if given is not None and not isinstance(given, Mapping | FineTuning):
+            raise ValueError(
+                f"must be true, false or a table such as {{ epochs = 2.0 }}, but got {given!r}; correct it"
+            )
+        return given
+
     @property
     def is_loaded(self) -> bool:
         """Whether it is there itself, and not only its outputs."""
         return self.outputs is None
 
 
+_HELD_OUT, _ONE_IN = 5000, 5
+"""Search sets have at most so many rows, and at most one in so many training rows, unless the study gives a size."""
+
+
+def held_out_size(rows: int) -> int:
+    """The size of the search set of so many training rows, where the study does not give it."""
+    return max(1, min(_HELD_OUT, rows // _ONE_IN))
+
+
 class Holdout(Settings):
     """How the search set is held out of the training rows."""
 
-    size: Positive = 5000
+    size: Positive | None = None
+    """Rows of the search set; see `held_out_size` where it is left out."""
     by: Literal["row", "sentence"] = "row"
     """`sentence`: whole texts go, together with every training row whose text is contained in one of them. A task that
     judges rows in groups holds out whole groups, and this is not set."""
+
+    def size_of(self, rows: int) -> int:
+        """How many of so many training rows are held out."""
+        return self.size or held_out_size(rows)
 
 
 class Task(Settings):
@@ -90,8 +116,9 @@ class Task(Settings):
     config: str | None = None
     revision: str | None = Field(default=None, min_length=1)
     """Branch, tag or commit of a hub data set; its main branch if it is left out."""
-    train: str
-    """Parquet, CSV or JSONL; `embedded` for the task that `nas` builds itself."""
+    train: str | Annotated[tuple[str, ...], Field(min_length=1)]
+    """Parquet, CSV or JSONL; a list of files, or of splits, whose rows follow each other; `embedded` for the task that
+    `nas` builds itself."""
     test: str
     """The official validation set: read once, for the final figure."""
     search: str | None = None
@@ -117,6 +144,15 @@ class Task(Settings):
     """For `embedding`: the columns of the two texts of a pair, in the search and the test set."""
     max_length: Annotated[int, Field(ge=4, le=512, strict=True)] = 128
     holdout: Holdout = Holdout()
+
+    @field_validator("train")
+    @classmethod
+    def _one_name(cls, names: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        """A list of one name is this name."""
+        repeated = next((name for name in names if names.count(name) > 1), None) if isinstance(names, tuple) else None
+        if repeated:
+            raise ValueError(f"each name may stand once, but {repeated!r} stands twice; remove one")
+        return names[0] if isinstance(names, tuple) and len(names) == 1 else names
 
     @property
     def label_columns(self) -> tuple[str, ...]:
@@ -150,22 +186,25 @@ class Task(Settings):
         for key in ("config", "revision"):
             if (value := getattr(self, key)) and not self.hub:
                 raise ValueError(f"{key}: {value!r} belongs to a hub data set; set hub as well, or remove it")
-        for key, name in (*self.sets.items(), *(("unlabelled", name) for name in self.unlabelled)):
-            is_made_here = name == "embedded" and key != "unlabelled"
+        named = [(key, name) for key, names in (*self.sets.items(), ("unlabelled", self.unlabelled)) for name in names]
+        for key, name in named:
+            is_made_here = getattr(self, key) == "embedded"
             if not self.hub and not is_made_here and not name.lower().endswith(DATA_SUFFIXES):
                 raise ValueError(
                     f"{key}: a data file must end in {', '.join(DATA_SUFFIXES)}, but got {name!r}; convert it"
                 )
-        if self.train == self.test != "embedded":
-            raise ValueError(f"test: must be another set than train, but both are {self.test!r}; correct one")
+        for (first, names), (second, others) in combinations(self.sets.items(), 2):
+            if same := sorted({*names} & {*others} - {"embedded"}):
+                raise ValueError(f"{second}: must be another set than {first}, but both are {same[0]!r}; correct one")
         if (self.train == "embedded") != (self.test == "embedded"):
             raise ValueError("test: train and test must both be 'embedded' or neither; set both")
         return self
 
     @property
-    def sets(self) -> dict[str, str]:
+    def sets(self) -> dict[str, tuple[str, ...]]:
         """The names of the files or splits that rows are read from, by what they are for."""
-        return {"train": self.train, **({"search": self.search} if self.search else {}), "test": self.test}
+        train = (self.train,) if isinstance(self.train, str) else self.train
+        return {"train": train, **({"search": (self.search,)} if self.search else {}), "test": (self.test,)}
 
     @property
     def unlabelled_files(self) -> tuple[str, ...]:

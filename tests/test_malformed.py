@@ -7,6 +7,7 @@ from tiny import TEACHER_TABLE, TINY_STUDY, make_rows
 
 from nas.errors import SearchSpaceError
 from nas.space import SearchSpace
+from nas.study import Study
 
 SPACE = f"""
 name = "mine"
@@ -82,6 +83,11 @@ STUDIES = {
     "max_length too large": ("max_length = 32", "max_length = 4096", ["task.max_length", "512", "4096"]),
     "data of another suffix": ('"train.parquet"', '"train.xml"', [".parquet", "train.xml"]),
     "config without hub": ("max_length = 32", 'config = "sst2"', ["hub"]),
+    "fine-tuning in words": (
+        "fine_tune = { epochs = 2.0, learning_rate = 2e-3 }",
+        'fine_tune = "yes"',
+        ["teacher.fine_tune: must be true, false or a table", "'yes'"],
+    ),
     "half embedded": ('train = "train.parquet"', 'train = "embedded"', ["embedded"]),
     "unknown runtime": ('name = "cpu"', 'name = "cpu"\nruntime = "tvm"', ["devices.0.runtime", "'tvm'"]),
     "runtime without int8": ('name = "cpu"', 'name = "cpu"\nruntime = "torch"', ["'torch'", "'int8'", "onnxruntime"]),
@@ -191,6 +197,18 @@ def test_well_formed_space_is_read(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(SPACE)
     assert SearchSpace.load(path).count() == 2 * (8**1 + 8**3)
+
+
+@pytest.mark.parametrize(("given", "same"), [("true", "{}"), ("false", None)])
+def test_fine_tuning_may_be_true_or_false(tiny_study, given, same):
+    def teacher(line):
+        tiny_study.write_text(TINY_STUDY.replace("fine_tune = { epochs = 2.0, learning_rate = 2e-3 }", line))
+        return Study.load(tiny_study)
+
+    found = teacher(f"fine_tune = {given}")
+    expected = teacher(f"fine_tune = {same}" if same else "")
+    assert found == expected and found.digest("teacher") == expected.digest("teacher")
+    assert (found.teacher.fine_tune is None) == (same is None)
 
 
 @pytest.mark.parametrize("case", STUDIES)

@@ -102,7 +102,7 @@ def init(  # noqa: PLR0913 (an option for each answer)
     given = _Task(text or [], label or [], query, kind, metric, fine_tune, search, pair or [])
     if given.is_judged_by_pairs:
         given.search = _ask("--search", "Pairs of texts with a score, that candidates are judged by", search)
-        columns = None if hub else _look_at(given.search, test)
+        columns = None if hub else _look_at(given.search, test, "--search")
         task = _settle_pairs(columns, None if hub else train, given)
     else:
         columns = None if hub else _look_at(train, test)
@@ -163,8 +163,11 @@ def _check_folder(folder: Path, study_file: str) -> None:
         raise StudyError(f"{above}: is a file, and a study needs a folder; give another one")
 
 
-def _look_at(train: str, test: str) -> Columns:
-    """What both data files say. Raises `DataError` if one cannot be read, or if they are the same."""
+def _look_at(train: str, test: str, flag: str = "--train") -> Columns:
+    """What both data files say. Raises `DataError` if one cannot be read, or if they are the same.
+
+    `flag` is what the first one was given by.
+    """
     from nas.data import read_rows
     from nas.files import file_digest, given_path
     from nas.progress import busy
@@ -175,7 +178,7 @@ def _look_at(train: str, test: str) -> Columns:
         rows, tested = (read_rows(str(path)) for path in paths)
         if file_digest(paths[0]) == file_digest(paths[1]):
             raise DataError(
-                f"--test {test}: has the same content as --train {train}, but must hold other rows; "
+                f"--test {test}: has the same content as {flag} {train}, but must hold other rows; "
                 "split the file in two"
             )
         return Columns.of(rows, tested)

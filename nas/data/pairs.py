@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from nas.data.splits import outside
-from nas.data.task import Splits, labels_of, read_columns, texts_of
+from nas.data.splits import Texts, outside
+from nas.data.task import Splits, labels_of, names_of, read_sources, texts_in
 from nas.data.words import Text
 from nas.errors import DataError
+from nas.progress import say
 from nas.study import Task
 from nas.tasks import GROUP, task_kind
 
 
-def read_paired(task: Task, train: str, search: str, test: str) -> Splits:
+def read_paired(task: Task, train: str | Sequence[str], search: str, test: str) -> Splits:
     """Read the training texts, and the pairs of search and test set: each pair is two rows behind each other.
 
-    `train`, `search` and `test` are resolved paths, or split names of the hub. Training texts that stand in a pair are
-    left out. Raises `DataError` as `read_splits` does.
+    `train`, `search` and `test` are resolved paths, or split names of the hub; the texts of several `train` follow each
+    other. Training texts that stand in a pair are left out. Raises `DataError` as `read_splits` does, and if one of
+    search and test set has no pair that the other one does not have.
     """
     judged = {"search": search, "test": test}
-    columns = (*task.pair, *task.label_columns)
-    rows = {name: read_columns(task, source, columns) for name, source in judged.items()}
-    pairs = {name: _interleaved(texts_of(task, source, task.pair, rows[name])) for name, source in judged.items()}
-    read = labels_of(task, (search, rows["search"]), (test, rows["test"]), None)
+    sources = {name: read_sources(task, source, (*task.pair, *task.label_columns)) for name, source in judged.items()}
+    columns = {name: texts_in(task, own, task.pair) for name, own in sources.items()}
+    _check_distinct(columns, judged)
+    pairs = {name: _interleaved(own) for name, own in columns.items()}
+    read = labels_of(task, sources["search"], sources["test"], None)
     scores = {"search": _twice(read.values["train"]), "test": _twice(read.values["test"])}
-    texts = texts_of(task, train, task.text, read_columns(task, train, task.text))
+    learnt = read_sources(task, train, task.text)
+    texts = texts_in(task, learnt, task.text)
     kept = outside(texts, [[*pairs["search"], *pairs["test"]]])
     if not kept:
-        raise DataError(f"{train}: every text stands in a pair of {search} or {test}; give other texts")
+        raise DataError(f"{names_of(learnt)}: every text stands in a pair of {search} or {test}; give other texts")
     found = Splits(
         {"train": [[texts[0][row] for row in kept]], **{name: [column] for name, column in pairs.items()}},
         scores,
@@ -41,6 +45,22 @@ def read_paired(task: Task, train: str, search: str, test: str) -> Splits:
     for name, source in judged.items():
         task_kind(task.kind).metric(task).check_size(found.truth(name), f"{source}: the {name} set")
     return found
+
+
+def _check_distinct(columns: Mapping[str, Texts], sources: Mapping[str, str]) -> None:
+    """Raise `DataError` unless search and test set each have a pair of their own; say how many pairs they share."""
+    for name, other in (("search", "test"), ("test", "search")):
+        count, own = len(columns[name][0]), len(outside(columns[name], columns[other]))
+        if not own:
+            raise DataError(
+                f"{sources[name]}: every pair stands in {sources[other]} too, but search set and test set must be "
+                f"disjoint; give other pairs as task.{name}"
+            )
+        if name == "search" and own < count:
+            say(
+                f"Warning: {sources[name]}: {count - own:,} of {count:,} pairs stand in {sources[other]} too, so that "
+                "candidates are chosen by pairs that they are tested on; remove them from one of the files"
+            )
 
 
 def _interleaved(columns: Sequence[Sequence[Text]]) -> list[Text]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,42 +162,65 @@ def tokenised(
 
 
 def prepare(
-    task: Task, train: str, test: str, tokenizer: PreTrainedTokenizerBase, seed: int, token_types: bool = True
+    task: Task,
+    train: str | Sequence[str],
+    test: str,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+    token_types: bool = True,
 ) -> TaskData:
     """Read, split and tokenise a task; see `read_splits` and `Splits.encode`."""
     return read_splits(task, train, test, seed).encode(tokenizer, task.max_length, token_types)
 
 
-def read_splits(task: Task, train: str, test: str, seed: int, head: Head | None = None) -> Splits:
+@dataclass(frozen=True)
+class Source:
+    """The rows of one file, or of one split of the hub."""
+
+    name: str
+    rows: Dataset
+
+
+def names_of(sources: Sequence[Source]) -> str:
+    """The names of files or splits whose rows follow each other, for messages."""
+    return ", ".join(source.name for source in sources)
+
+
+def read_splits(task: Task, train: str | Sequence[str], test: str, seed: int, head: Head | None = None) -> Splits:
     """Read a task's rows and hold the search set out of the training rows.
 
-    `train` and `test` are resolved paths, or split names of the hub. Labels are numbered as the teacher's classifier
-    `head` numbers them. Raises `DataError` for a missing file or column, an empty split, or texts or labels that do
-    not fit the task, and `TeacherError` for a classifier that does not fit the labels.
+    `train` and `test` are resolved paths, or split names of the hub; the rows of several `train` follow each other.
+    Labels are numbered as the teacher's classifier `head` numbers them. Raises `DataError` for a missing file or
+    column, an empty split, or texts or labels that do not fit the task, and `TeacherError` for a classifier that does
+    not fit the labels.
     """
     columns = (*task.unlabelled_columns, *task.label_columns)
-    training, official = (read_columns(task, source, columns) for source in (train, test))
-    texts = {"train": texts_of(task, train, task.text, training), "test": texts_of(task, test, task.text, official)}
-    read = labels_of(task, (train, training), (test, official), head)
+    sources = {"train": read_sources(task, train, columns), "test": read_sources(task, test, columns)}
+    texts = {name: texts_in(task, own, task.text) for name, own in sources.items()}
+    read = labels_of(task, sources["train"], sources["test"], head)
     if task_kind(task.kind).has_words:
-        for name, source in (("train", train), ("test", test)):
-            _check_tags(task, source, texts[name][0], read.values[name])
-    groups = {"train": groups_in(task, train, training), "test": groups_in(task, test, official)}
+        for name, own in sources.items():
+            _check_tags(task, own, texts[name][0], read.values[name])
+    groups = {
+        name: numbered(chain.from_iterable(groups_in(task, source.name, source.rows) for source in own))
+        for name, own in sources.items()
+    }
+    named = {name: names_of(own) for name, own in sources.items()}
     # No query of the test set is trained on, whatever its passages are.
     compared = same_in_groups(texts["train"], groups["train"])
     kept = outside(*([texts[name][column] for column in compared] for name in ("train", "test")))
     if not kept:
-        raise DataError(f"{task.train}: every row stands in {task.test} too; give another test set")
-    left, size = _rows(texts["train"], kept), task.holdout.size
+        raise DataError(f"{named['train']}: every row stands in {named['test']} too; give another test set")
+    left, size = _rows(texts["train"], kept), task.holdout.size_of(len(kept))
     if task.group_column:
-        own = [groups["train"][row] for row in kept]
-        searched = held_out_groups([left[column] for column in compared], own, size, seed)
+        grouped = [groups["train"][row] for row in kept]
+        searched = held_out_groups([left[column] for column in compared], grouped, size, seed)
     else:
         searched = held_out(left, task.holdout.by, size, seed)
     if not 0 < len(searched) < len(kept):
         raise DataError(
-            f"{train}: holding out {size} examples by {task.group_column or task.holdout.by} takes {len(searched)} of "
-            f"{len(kept)} rows; both sets need some, so change holdout.size"
+            f"{named['train']}: holding out {size} examples by {task.group_column or task.holdout.by} takes "
+            f"{len(searched)} of {len(kept)} rows; both sets need some, so change holdout.size"
         )
     chosen = set(searched)
     numbers = {
@@ -209,11 +233,11 @@ def read_splits(task: Task, train: str, test: str, seed: int, head: Head | None 
         {name: _rows(texts["train"], rows) for name, rows in numbers.items()} | {"test": texts["test"]},
         _divided(read.values, numbers),
         read.names,
-        in_test=len(training) - len(kept),
+        in_test=len(texts["train"][0]) - len(kept),
         rows=numbers,
         more={name: {key: parts[name] for key, parts in divided.items()} for name in SPLITS},
     )
-    for name, source in (("search", train), ("test", test)):
+    for name, source in (("search", named["train"]), ("test", named["test"])):
         task_kind(task.kind).metric(task).check_size(found.truth(name), f"{source}: the {name} set")
     return found
 
@@ -223,8 +247,8 @@ def _divided(values: Mapping[str, Sequence[Any]], rows: Mapping[str, Sequence[in
     return {name: [values["train"][row] for row in own] for name, own in rows.items()} | {"test": values["test"]}
 
 
-def groups_in(task: Task, source: str, rows: Dataset) -> list[int]:
-    """The number of each row's group; nothing where rows are judged alone.
+def groups_in(task: Task, source: str, rows: Dataset) -> list[Hashable]:
+    """The name of each row's group; nothing where rows are judged alone.
 
     Raises `DataError` for a row that does not say which group it is of.
     """
@@ -240,7 +264,7 @@ def groups_in(task: Task, source: str, rows: Dataset) -> list[int]:
             f"{len(bad)} such rows of {len(values)}) holds {values[bad[0]]!r}; fill or drop such rows, or name another "
             "column in task.query"
         )
-    return numbered(normal((value,)) if isinstance(value, str) else value for value in values)
+    return [normal((value,)) if isinstance(value, str) else value for value in values]
 
 
 def _is_name(value: Any, may_be_empty: bool) -> bool:
@@ -250,14 +274,17 @@ def _is_name(value: Any, may_be_empty: bool) -> bool:
     return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
 
 
-def _check_tags(task: Task, source: str, texts: Sequence[Text], tags: Sequence[Sequence[int]]) -> None:
-    """Raise `DataError` unless each row has a tag for each word."""
-    for row, (words, own) in enumerate(zip(texts, tags, strict=True)):
-        if len(words) != len(own):
-            raise DataError(
-                f"{source}: row {row} (counted from 0) must have a tag for each word, but column {task.text[0]!r} has "
-                f"{len(words)} words and column {task.label_columns[0]!r} {len(own)} tags; correct or drop such rows"
-            )
+def _check_tags(task: Task, sources: Sequence[Source], texts: Sequence[Text], tags: Sequence[Sequence[int]]) -> None:
+    """Raise `DataError` unless each row of these sources has a tag for each word."""
+    pairs = zip(texts, tags, strict=True)
+    for source in sources:
+        for row, (words, own) in enumerate(islice(pairs, len(source.rows))):
+            if len(words) != len(own):
+                raise DataError(
+                    f"{source.name}: row {row} (counted from 0) must have a tag for each word, but column "
+                    f"{task.text[0]!r} has {len(words)} words and column {task.label_columns[0]!r} {len(own)} tags; "
+                    "correct or drop such rows"
+                )
 
 
 def _some(values: Sequence[Any], rows: Sequence[int]) -> list[Any]:
@@ -277,6 +304,17 @@ def read_columns(task: Task, source: str, columns: Sequence[str], is_file: bool 
     if not len(rows):
         raise DataError(f"{source}: holds no rows; give a data set with examples")
     return rows
+
+
+def read_sources(task: Task, names: str | Sequence[str], columns: Sequence[str]) -> list[Source]:
+    """Some columns of a file or split, or of several whose rows follow each other. Raises as `read_columns` does."""
+    return [Source(name, read_columns(task, name, columns)) for name in ([names] if isinstance(names, str) else names)]
+
+
+def texts_in(task: Task, sources: Sequence[Source], columns: Sequence[str]) -> list[list[Text]]:
+    """Columns of texts of several sources, whose rows follow each other. Raises as `texts_of` does."""
+    found = [texts_of(task, source.name, columns, source.rows) for source in sources]
+    return [list(chain.from_iterable(parts)) for parts in zip(*found, strict=True)]
 
 
 def texts_of(task: Task, source: str, columns: Sequence[str], rows: Dataset) -> list[list[Text]]:
@@ -312,21 +350,22 @@ def _is_words(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(word, str) for word in value)
 
 
-def labels_of(task: Task, train: tuple[str, Dataset], test: tuple[str, Dataset], head: Head | None) -> TaskLabels:
+def labels_of(task: Task, train: Sequence[Source], test: Sequence[Source], head: Head | None) -> TaskLabels:
     """The labels of training and test rows, as the kind of task reads them."""
     kind = task_kind(task.kind)
-    found = kind.read(_label_columns(task, *train), _label_columns(task, *test), head)
+    found = kind.read(_label_columns(task, train), _label_columns(task, test), head)
     for note in found.notes:
         say(note)
     kind.metric(task, found.names)  # whose positive class must be one of them
     return found
 
 
-def _label_columns(task: Task, source: str, rows: Dataset) -> list[LabelColumn]:
-    found = []
-    for name in task.label_columns:
-        feature = rows.features[name]
-        feature = feature.feature if isinstance(feature, List | LargeList) else feature
-        classes = tuple(feature.names) if isinstance(feature, ClassLabel) else None
-        found.append(LabelColumn(source, name, values_of(rows, name), classes))
-    return found
+def _label_columns(task: Task, sources: Sequence[Source]) -> list[LabelColumn]:
+    return [LabelColumn.of([_label_column(source, name) for source in sources]) for name in task.label_columns]
+
+
+def _label_column(source: Source, name: str) -> LabelColumn:
+    feature = source.rows.features[name]
+    feature = feature.feature if isinstance(feature, List | LargeList) else feature
+    classes = tuple(feature.names) if isinstance(feature, ClassLabel) else None
+    return LabelColumn(source.name, name, values_of(source.rows, name), classes)

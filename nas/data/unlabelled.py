@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 from nas.data.splits import normal, numbered
@@ -64,7 +64,7 @@ def read_unlabelled(task: Task, sources: Sequence[tuple[str, bool]], splits: Spl
     found = dict.fromkeys(("kept", "repeated", *splits.texts), 0)
     kept: list[tuple[Text, ...]] = []
     numbers: list[list[int]] = []
-    groups: list[tuple[str, int]] = []
+    groups: list[tuple[str, Hashable]] = []
     for source, is_file in sources:
         rows = read_columns(task, source, task.unlabelled_columns, is_file)
         own = groups_in(task, source, rows)

@@ -63,7 +63,7 @@ class Workload:
         return cls(
             rows=train.rows if train else _UNSEEN_ROWS,
             tokens=max(8.0, train.mean if train else study.task.max_length * _TYPICAL_SHARE),
-            judged=rows.judged if rows else study.task.holdout.size,
+            judged=rows.judged if rows else study.task.holdout.size_of(_UNSEEN_ROWS),
             operations=_operations(study.space.largest(), study.space.teacher.head_size),
             rate=rate,
             verified=verified,

@@ -44,8 +44,8 @@ def read_outputs(run: Run, task: ReadTask, more: Unlabelled | None) -> dict[str,
     """
     study = run.study
     columns = output_columns(study.teacher.outputs or {}, task.splits.label_names)
-    training = str(data_files(run).get("train", study.task.train))
-    all_rows = _columns(run, training, columns, is_file=False)
+    training = data_files(run).get("train", study.task.sets["train"])
+    all_rows = np.concatenate([_columns(run, str(source), columns, is_file=False) for source in training])
     found = {name: all_rows[list(task.splits.rows[name])] for name in ("train", "search")}
     if more:
         parts = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from nas.hub import Snapshot
 from nas.latency.runtimes import check_runtime
 from nas.pipeline.allowance import divided
 from nas.pipeline.estimates import Workload, measured_rate
-from nas.pipeline.prepare import data_inputs, given_teacher, metric_of, teacher_folder
+from nas.pipeline.prepare import check_distinct, data_inputs, given_files, given_teacher, metric_of, teacher_folder
 from nas.pipeline.rows import look_at_rows, not_seen
 from nas.pipeline.run import Run
 from nas.pipeline.runner import states
@@ -103,10 +104,11 @@ def _model(given: Teacher, found: Snapshot | None) -> str:
 def check_sources(study: Study) -> None:
     """Raise the error that data or teacher would meet, as far as they are files on this machine."""
     task = study.task
-    is_made_here = task.train == "embedded"
-    for name in (*(() if task.hub or is_made_here else task.sets.values()), *task.unlabelled_files):
-        check_file(study.resolve(name))
-    if is_made_here:
+    files = given_files(study)
+    for path in (*chain.from_iterable(files.values()), *map(study.resolve, task.unlabelled_files)):
+        check_file(path)
+    check_distinct(files)
+    if task.train == "embedded":
         return
     source = given_teacher(study)
     if Path(source).is_dir():  # see check_hub for the others

@@ -6,9 +6,9 @@ The teacher here is the model that is compressed. If the study has a student it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
+from itertools import chain, combinations, product
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +24,7 @@ from nas.data.sample import SAMPLE_FILE, sample_of
 from nas.data.task import tokenised
 from nas.data.truth import first_rows
 from nas.data.words import Text, words_left_out
-from nas.errors import SearchSpaceError, TeacherError
+from nas.errors import DataError, SearchSpaceError, TeacherError
 from nas.evaluate.accuracy import logits_of
 from nas.export.sentences import SentenceEncoder
 from nas.files import digest, file_digest, read_json, write_json
@@ -60,25 +60,48 @@ _PATIENCE = 3
 """Where the study says no epochs: fine-tuning ends after so many in a row that were no better on the search set."""
 
 
-def data_files(run: Run) -> dict[str, Path]:
+def data_files(run: Run) -> dict[str, tuple[Path, ...]]:
     """The files that the sets are read from, by what they are for; none for a hub data set."""
-    task = run.study.task
-    if task.train == "embedded":
-        return {name: run.embedded / f"{name}.parquet" for name in ("train", "test")}
-    return {} if task.hub else {name: run.study.resolve(path) for name, path in task.sets.items()}
+    if run.study.task.train == "embedded":
+        return {name: (run.embedded / f"{name}.parquet",) for name in ("train", "test")}
+    return given_files(run.study)
+
+
+def given_files(study: Study) -> dict[str, tuple[Path, ...]]:
+    """The data files that a study names, by what they are for; none for a hub data set and the embedded task."""
+    if study.task.hub or study.task.train == "embedded":
+        return {}
+    return {name: tuple(map(study.resolve, paths)) for name, paths in study.task.sets.items()}
+
+
+def check_distinct(files: Mapping[str, Sequence[Path]]) -> None:
+    """Raise `DataError` if two of the sets are read from files with the same content."""
+    for (first, paths), (second, others) in combinations(files.items(), 2):
+        for path, other in product(paths, others):
+            if file_digest(path) == file_digest(other):
+                raise DataError(
+                    f"{other}: has the same content as {path}, but the {first} set and the {second} set must be "
+                    f"disjoint; give other rows as task.{second}"
+                )
 
 
 @once
 def task_made_of(run: Run) -> dict[str, Any]:
     """The task's settings as JSON values, with the content of its files for their paths, and the commit of hub data."""
-    files = data_files(run)
-    # The suffix says how the bytes are read.
-    known = {name: [path.suffix, file_digest(path) if path.is_file() else None] for name, path in files.items()}
+    contents = {name: list(map(content_of, paths)) for name, paths in data_files(run).items()}
+    known = {name: found if len(found) > 1 else found[0] for name, found in contents.items()}
     # A step of its own reads the texts without labels; older runs do not know the other settings.
     newer = ("threshold", "query", "search", "pair")
     left_out = {"unlabelled"} | {key for key in newer if not getattr(run.study.task, key)}
     task = run.study.task.model_dump(mode="json", exclude=left_out)
+    if task_kind(run.study.task.kind).learns_from_texts:  # nothing is held out; older runs have the former default here
+        task["holdout"] = {"size": 5000, "by": "row"}
     return task | known | {"revision": commit(run, "dataset")}
+
+
+def content_of(path: Path) -> list[str | None]:
+    """The content of a data file as JSON values: its suffix, which says how the bytes are read, and their digest."""
+    return [path.suffix, file_digest(path) if path.is_file() else None]
 
 
 @once
@@ -212,15 +235,16 @@ def read_task(run: Run, weights: bool = True) -> ReadTask:
     """
     study, files, source = run.study, data_files(run), teacher_folder(run, weights)
     task = study.task.model_copy(update={"revision": commit(run, "dataset")})
-    sources = {name: str(files.get(name, source)) for name, source in task.sets.items()}
+    check_distinct(files)
+    sources = {name: tuple(map(str, files.get(name, names))) for name, names in task.sets.items()}
     teacher = check_teacher(study, source, weights or not has_hub_teacher(study))
     if code := ignored_code(source):
         say(f"Teacher: code of its tokenizer ({code}) is not run; its tokenizer.json alone makes the tokens")
     with student_named(study):
         if task_kind(task.kind).learns_from_texts:
-            splits = read_paired(task, **sources)
+            splits = read_paired(task, sources["train"], sources["search"][0], sources["test"][0])
         else:
-            splits = read_splits(task, **sources, seed=study.seed, head=teacher.head(study))
+            splits = read_splits(task, sources["train"], sources["test"][0], study.seed, teacher.head(study))
     return ReadTask(splits, teacher, task.max_length)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import lru_cache, wraps
+from itertools import chain
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
@@ -90,7 +91,7 @@ def check_hub_data(task: Task, found: Snapshot) -> None:
     with busy(f"Looking at {found}"):
         known = splits(found, task.config)
     splits_of_it = (name for name in task.unlabelled if name not in task.unlabelled_files)
-    for source in (*task.sets.values(), *splits_of_it):
+    for source in (*chain.from_iterable(task.sets.values()), *splits_of_it):
         for name in names_in(source):
             check_split(found, known, name)
 

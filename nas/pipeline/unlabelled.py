@@ -17,8 +17,8 @@ from nas.data.files import read_table, values_of, write_table
 from nas.data.truth import NOT_TEXT
 from nas.data.unlabelled import Counts
 from nas.errors import DataError
-from nas.files import digest, file_digest, read_json, write_json
-from nas.pipeline.prepare import ReadTask, data_inputs, read_task, tokenizer_of
+from nas.files import digest, read_json, write_json
+from nas.pipeline.prepare import ReadTask, content_of, data_inputs, read_task, tokenizer_of
 from nas.pipeline.run import Run, once
 from nas.pipeline.snapshots import commit, said_of_ids
 from nas.progress import Laps, busy, say
@@ -39,11 +39,7 @@ def sources(run: Run) -> list[tuple[str, bool]]:
 @once
 def unlabelled_made_of(run: Run) -> list[Any]:
     """The content of each file, and the name and commit of each split, as JSON values."""
-    return [_content(Path(name)) if is_file else [name, commit(run, "dataset")] for name, is_file in sources(run)]
-
-
-def _content(path: Path) -> list[str | None]:
-    return [path.suffix, file_digest(path) if path.is_file() else None]
+    return [content_of(Path(name)) if is_file else [name, commit(run, "dataset")] for name, is_file in sources(run)]
 
 
 @once

@@ -275,10 +275,10 @@ def _origin(study: Study, found: Mapping[str, Any], own: bool) -> Iterator[str]:
             f"Teacher: {given}{_at(found, 'teacher')}{trained}; {accuracies(about)}. "
             "The student learnt its answers. In the table above the teacher is the whole student, which was compressed."
         )
-    train, test = (name if task.hub else Path(name).name for name in (task.train, task.test))
+    sets = {key: [name if task.hub else Path(name).name for name in names] for key, names in task.sets.items()}
     hub = f" of {task.hub}{_at(found, 'task')}" if task.hub else ""
     yield (
-        f"Data: {train} and {test}{hub}, column{'s' if len(task.text) > 1 else ''} "
+        f"Data: {', '.join(sets['train'])} and {sets['test'][0]}{hub}, column{'s' if len(task.text) > 1 else ''} "
         f"{' and '.join(task.text)}, label {', '.join(task.label_columns)}. Licence: not known here."
     )
     if counts := found.get("unlabelled"):

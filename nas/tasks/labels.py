@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any
+from functools import wraps
+from itertools import chain
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
 from nas.errors import DataError, TeacherError
 
+T = TypeVar("T")
+P = ParamSpec("P")
 MOST_CLASSES = 1000
 _LARGEST = float(np.finfo(np.float32).max)
 _UNNAMED = re.compile(r"LABEL_\d+")
@@ -23,15 +27,50 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 @dataclass(frozen=True)
 class LabelColumn:
-    """A column of labels as it stands in a file."""
+    """A column of labels as it stands in a file, or in several."""
 
     source: str
-    """The file."""
+    """The file, or the files with commas between them."""
     name: str
     values: Sequence[Any]
     """One a row. Those of a `ClassLabel` are numbers."""
     classes: tuple[str, ...] | None = None
     """The names that a `ClassLabel` gives to its numbers."""
+    parts: tuple[LabelColumn, ...] = ()
+    """The columns of several files whose rows follow each other; empty for one file."""
+
+    @classmethod
+    def of(cls, parts: Sequence[LabelColumn]) -> LabelColumn:
+        """The column of all rows of one or several files.
+
+        Where the files declare classes in different orders, the order is that in which they first come. Raises
+        `DataError` if only some of the files declare classes.
+        """
+        if len(parts) == 1:
+            return parts[0]
+        source, name = ", ".join(part.source for part in parts), parts[0].name
+        plain = next((part for part in parts if part.classes is None), None)
+        if plain is None:
+            names = tuple(dict.fromkeys(chain.from_iterable(part.classes or () for part in parts)))
+            parts = [part._renumbered(names) for part in parts]
+        elif named := next((part for part in parts if part.classes is not None), None):
+            raise DataError(
+                f"{plain.place}: labels must be of one form in all files, but {named.source} declares them as classes "
+                f"({_some(named.classes or ())}) and this file does not; write them as texts in all files"
+            )
+        values = list(chain.from_iterable(part.values for part in parts))
+        return cls(source, name, values, parts[0].classes, tuple(parts))
+
+    def _renumbered(self, names: tuple[str, ...]) -> LabelColumn:
+        """The same column with its classes numbered as in `names`; a number of no class becomes -1."""
+        numbers = {old: names.index(name) for old, name in enumerate(self.classes or ())}
+
+        def renumbered(value: Any) -> Any:
+            if isinstance(value, list):
+                return [renumbered(each) for each in value]
+            return value if value is None else numbers.get(value, -1)
+
+        return replace(self, values=list(map(renumbered, self.values)), classes=names)
 
     @property
     def place(self) -> str:
@@ -74,6 +113,22 @@ def check_one_output(head: Head | None, needed: str, given: str) -> None:
         )
 
 
+def file_by_file(
+    read: Callable[Concatenate[LabelColumn, P], list[T]],
+) -> Callable[Concatenate[LabelColumn, P], list[T]]:
+    """Wrap a function that reads the rows of a column, so that it reads those of several files one after the other.
+
+    Its messages then name the file, and the row there.
+    """
+
+    @wraps(read)
+    def wrapped(column: LabelColumn, /, *args: P.args, **kwargs: P.kwargs) -> list[T]:
+        return [found for part in column.parts or (column,) for found in read(part, *args, **kwargs)]
+
+    return wrapped
+
+
+@file_by_file
 def classes_of(column: LabelColumn) -> list[str]:
     """The class of each row, by name. Whole numbers are named by their digits, also if all are written as 1.0.
 
@@ -99,6 +154,17 @@ def classes_of(column: LabelColumn) -> list[str]:
 
 def targets_of(column: LabelColumn) -> list[float]:
     """The target of each row. Raises `DataError` for rows without a finite number, and if all are equal."""
+    numbers = _finite(column)
+    if len(numbers) > 1 and min(numbers) == max(numbers):
+        raise DataError(
+            f"{column.place}: all {len(numbers)} targets are {numbers[0]:g}, so there is nothing to "
+            "predict; give rows with different ones"
+        )
+    return numbers
+
+
+@file_by_file
+def _finite(column: LabelColumn) -> list[float]:
     values = _flat(column)
     refuse_missing(column, values)
     numbers = numbers_of(values)
@@ -109,11 +175,6 @@ def targets_of(column: LabelColumn) -> list[float]:
         raise DataError(
             f"{column.place}: regression needs a number in every row, but row {bad} (counted from 0) "
             f"holds {values[bad]!r}; {remedy}"
-        )
-    if len(numbers) > 1 and min(numbers) == max(numbers):
-        raise DataError(
-            f"{column.place}: all {len(numbers)} targets are {numbers[0]:g}, so there is nothing to "
-            "predict; give rows with different ones"
         )
     return numbers
 
@@ -289,6 +350,7 @@ def check_known(found: Numbering, train: LabelColumn, test: LabelColumn, classes
     )
 
 
+@file_by_file
 def names_in_lists(column: LabelColumn, rule: str, remedy: str) -> list[list[str]]:
     """The names of the labels of each row of a column of lists.
 

@@ -15,6 +15,7 @@ from nas.tasks.labels import (
     LabelColumn,
     Numbering,
     alike_note,
+    file_by_file,
     log_odds,
     names_in_lists,
     number_lists,
@@ -229,20 +230,21 @@ def _lists(column: LabelColumn) -> list[list[str]]:
 
 def _by_column(columns: Sequence[LabelColumn]) -> list[list[str]]:
     """The names of the columns that each row has a yes in. Raises `DataError` for what is neither yes nor no."""
-    applies = []
-    for column in columns:
-        refuse_missing(column, column.values)
-        found = [_YES_OR_NO.get(str(value).strip().casefold()) for value in column.values]
-        if None in found:
-            bad = found.index(None)
-            raise DataError(
-                f"{column.place}: a column of one label must hold 0 or 1 (or false or true) in every row, but row "
-                f"{bad} (counted from 0) holds {column.values[bad]!r}; correct it"
-            )
-        applies.append(found)
-    return [
-        [column.name for column, value in zip(columns, row, strict=True) if value] for row in zip(*applies, strict=True)
-    ]
+    applies = zip(*map(_applies, columns), strict=True)
+    return [[column.name for column, value in zip(columns, row, strict=True) if value] for row in applies]
+
+
+@file_by_file
+def _applies(column: LabelColumn) -> list[float | None]:
+    refuse_missing(column, column.values)
+    found = [_YES_OR_NO.get(str(value).strip().casefold()) for value in column.values]
+    if None in found:
+        bad = found.index(None)
+        raise DataError(
+            f"{column.place}: a column of one label must hold 0 or 1 (or false or true) in every row, but row "
+            f"{bad} (counted from 0) holds {column.values[bad]!r}; correct it"
+        )
+    return found
 
 
 def _as_numbers(names: Sequence[str], known: Numbering) -> list[float]:

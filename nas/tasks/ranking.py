@@ -13,7 +13,7 @@ import numpy as np
 
 from nas.errors import DataError
 from nas.tasks.base import GROUP, LENGTH_FILE, Metric, TaskKind, TaskLabels, TaskSettings
-from nas.tasks.labels import Head, LabelColumn, check_one_output, log_odds, numbers_of, refuse_missing
+from nas.tasks.labels import Head, LabelColumn, check_one_output, file_by_file, log_odds, numbers_of, refuse_missing
 
 if TYPE_CHECKING:
     import torch
@@ -243,6 +243,7 @@ class Ranking(TaskKind):
         return f"Ranks {texts} by how relevant the second text, a passage, is to the first, a query"
 
 
+@file_by_file
 def _relevance(column: LabelColumn) -> list[int]:
     """The relevance of each row. Raises `DataError` for what is no whole number from 0."""
     refuse_missing(column, column.values)

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -184,11 +184,11 @@ class Tagging(TaskKind):
         notes += alike_note(trained.source, found.names)
         values = {name: [[found.numbers[tag] for tag in tags] for tags in rows] for name, rows in given.items()}
         if _odd_tag(found.names) is None:
-            notes += [
-                note
-                for name, column in columns.items()
-                if (note := _not_iob2(column, [[found.names[tag] for tag in tags] for tags in values[name]]))
-            ]
+            for name, column in columns.items():
+                rows = iter(values[name])
+                for part in column.parts or (column,):
+                    tags = [[found.names[tag] for tag in own] for own in islice(rows, len(part.values))]
+                    notes += _not_iob2(part, tags)
         return TaskLabels(values, found.names, tuple(notes))
 
     def takes(self, problem_type: str | None, outputs: int | None) -> bool:
@@ -250,8 +250,8 @@ def _tags_of(column: LabelColumn) -> list[list[str]]:
     return names_in_lists(column, "tagging needs a list of tags in every row", remedy)
 
 
-def _not_iob2(column: LabelColumn, rows: Sequence[Sequence[str]]) -> str:
-    """A warning if some tags continue a span that is not there; empty if all follow IOB2."""
+def _not_iob2(column: LabelColumn, rows: Sequence[Sequence[str]]) -> list[str]:
+    """A warning if some tags continue a span that is not there; nothing if all follow IOB2."""
     broken = [
         (number, before, tag)
         for number, tags in enumerate(rows)
@@ -259,9 +259,9 @@ def _not_iob2(column: LabelColumn, rows: Sequence[Sequence[str]]) -> str:
         if tag.startswith("I-") and before[2:] != tag[2:]
     ]
     if not broken:
-        return ""
+        return []
     number, before, tag = broken[0]
-    return (
+    return [
         f"Warning: {column.place}: {len(broken):,} of {sum(map(len, rows)):,} tags break IOB2, the first in row "
         f"{number} (counted from 0), {tag} behind {before}; each is taken to begin a span, as seqeval does"
-    )
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,46 @@ def test_pairs_that_cannot_be_scored_are_refused(tmp_path, search, message):
         read(tmp_path, ["x"], search, scored(("e", "f", 1.0), ("g", "h", 2.0)))
 
 
+def test_texts_may_stand_in_several_files(tmp_path):
+    search, test = scored(("A one", "b", 0.5), ("c", "d", 4.0)), scored(("e", "f", 1.0), ("g", "h", 2.0))
+    read(tmp_path, ["x", "a ONE"], search, test)
+    Dataset.from_dict({"text": ["h", "z"]}).to_parquet(tmp_path / "more.parquet")
+    paths = {name: str(tmp_path / f"{name}.parquet") for name in ("train", "more", "search", "test")}
+    found = read_paired(task(), (paths["train"], paths["more"]), paths["search"], paths["test"])
+    assert found.texts["train"] == [["x", "z"]] and found.rows["train"] == [0, 3] and found.in_test == 2
+
+
+OVERLAPS = {
+    "the same pairs": (("e", "f", 1.0), ("g", "h", 2.0)),
+    "in another order": (("g", "h", 2.0), ("e", "f", 1.0)),
+    "with other scores": (("E", "f", 3.0), ("g", " h", 1.0)),
+    "more than the test set": (("e", "f", 1.0), ("g", "h", 2.0), ("c", "d", 4.0)),
+    "less than the test set": (("e", "f", 1.0),),
+}
+
+
+@pytest.mark.parametrize("case", OVERLAPS)
+def test_a_search_set_with_all_pairs_of_the_test_set_is_refused(tmp_path, case):
+    with pytest.raises(DataError, match=r"parquet: every pair stands in .*parquet too, .* disjoint; give other pairs"):
+        read(tmp_path, ["x"], scored(*OVERLAPS[case]), scored(("e", "f", 1.0), ("g", "h", 2.0)))
+
+
+def test_pairs_of_both_sets_are_counted(tmp_path, capsys):
+    search, test = scored(("a", "b", 0.5), ("c", "d", 4.0)), scored(("c", "D", 1.0), ("g", "h", 2.0))
+    assert read(tmp_path, ["x"], search, test).texts["search"] == [["a", "b", "c", "d"]]
+    assert "search.parquet: 1 of 2 pairs stand in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("copied", "onto"), [("search", "test"), ("search", "train"), ("test", "train")])
+def test_a_file_of_the_same_content_as_another_set_is_refused(tmp_path, copied, onto):
+    study = write_embedding_study(tmp_path)
+    rows = Dataset.from_parquet(str(tmp_path / f"{copied}.parquet"))
+    rows.add_column("text", [f"w{number}" for number in range(len(rows))]).to_parquet(tmp_path / f"{copied}.parquet")
+    shutil.copyfile(tmp_path / f"{copied}.parquet", tmp_path / f"{onto}.parquet")
+    with pytest.raises(DataError, match=r"parquet: has the same content as .*parquet, but .* must be disjoint"):
+        look_at_rows(Run.of(Study.load(study), tmp_path / "runs"))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -86,6 +127,8 @@ def test_pairs_that_cannot_be_scored_are_refused(tmp_path, search, message):
         ({"text": ("a", "b")}, "text: embedding learns from single texts"),
         ({"metric": "accuracy"}, "'accuracy' does not measure embedding"),
         ({"kind": "regression", "pair": ()}, "search: regression is judged by rows held out"),
+        ({"search": "test.parquet"}, "test: must be another set than search, but both are 'test.parquet'"),
+        ({"search": "train.parquet"}, "search: must be another set than train, but both are 'train.parquet'"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes, message):
