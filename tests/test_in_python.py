@@ -98,7 +98,7 @@ def test_a_space_is_proposed_for_a_teacher_of_other_sizes(tmp_path):
     for key in ("max_length", "holdout"):
         del tables["task"][key]
     run = nas.run_of("mine", runs=tmp_path, **tables)
-    assert run.study.task.max_length == 40 and run.study.task.holdout.size == 60
+    assert run.study.task.max_length == 40 and run.study.task.holdout.size_of(300) == 60
     assert run.study.space.teacher.hidden_size == 48 and run.study.space.dimensions.layers == (1, 2)
 
 
