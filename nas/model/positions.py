@@ -91,7 +91,10 @@ class RotaryPositions(Positions):
     def __init__(self, head_size: int, theta: float, window: int | None) -> None:
         super().__init__()
         self.head_size, self.theta, self.window = head_size, theta, window
-        self.biases = window is not None
+
+    @property
+    def biases(self) -> bool:  # type: ignore[override]
+        return self.window is not None
 
     def _frequencies(self) -> torch.Tensor:
         """Return the angles between neighbouring tokens, (head size / 2)."""
