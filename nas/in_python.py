@@ -25,6 +25,7 @@ from nas.limits import working_on
 from nas.pipeline.run import Run
 from nas.proposal import LENGTH, SPACE_FILE, STUDY_FILE, Teacher, budget_table, fitting_space, space_text
 from nas.study import Study
+from nas.tasks.own_metric import given
 
 FOLDER = "given"
 """Where in the run's folder the study and what it names are written."""
@@ -37,11 +38,13 @@ def run_of(name: str, *, runs: str | Path = "runs", **tables: Any) -> Run:
     """Return the run of a study that is given as the tables of a study file, each as a keyword argument.
 
     `task` may have a `datasets.Dataset` or a pandas data frame in place of each name of a file. `teacher` and `student`
-    may have a loaded model as `model`, with its `tokenizer` beside it. A budget may be a text, as for `nas init`: a
-    share of the teacher's latency ("20%"), milliseconds ("4.0") or points that may be lost ("1pt"), each with a name
-    before an equals sign or without. Without `devices` latency is that of this machine under ONNX Runtime, with one
-    thread and one text of 128 tokens; without `search_space` it is the one that `nas init` proposes,
-    and so are `task.max_length` and `task.holdout`.
+    may have a loaded model as `model`, with its `tokenizer` beside it. `task.metric` may be a function of predictions
+    and references, for which higher is better (see `nas.tasks.own_metric`).
+
+    A budget may be a text, as for `nas init`: a share of the teacher's latency ("20%"), milliseconds ("4.0") or points
+    that may be lost ("1pt"), each with a name before an equals sign or without. Without `devices` latency is that of
+    this machine under ONNX Runtime, with one thread and one text of 128 tokens. `search_space`, `task.max_length` and
+    `task.holdout` are those that `nas init` proposes, where they are left out.
 
     Raises the `NasError` that loading the study would raise.
     """
@@ -106,6 +109,11 @@ def _with_files(folder: Path, task: Mapping[str, Any]) -> dict[str, Any]:
         values["unlabelled"] = [
             _data(folder, f"unlabelled-{number}", value) for number, value in enumerate(task["unlabelled"], start=1)
         ]
+    if callable(metric := values.get("metric")):
+        try:
+            values["metric"] = given(metric)
+        except ValueError as problem:
+            raise StudyError(f"task.{problem}") from None
     for key in ("text", "pair"):
         if isinstance(values.get(key), str):
             values[key] = [values[key]]

@@ -24,7 +24,7 @@ from nas.files import read_json, write_text
 from nas.report.figures import accuracies, conditions, limits, milliseconds, percent, score, significant, times, verdict
 from nas.report.loading import snippets
 from nas.study import Study
-from nas.tasks import task_kind
+from nas.tasks import is_own, task_kind
 
 _LICENCE = ("license", "license_name", "license_link")
 _METRICS = {
@@ -90,7 +90,7 @@ def _metadata(study: Study, name: str, found: Mapping[str, Any]) -> ModelCardDat
         dataset_config=task.config,
         dataset_split=task.test if task.hub else "test",
         dataset_revision=_commit(found, "task"),
-        metric_type=_METRICS.get(task.metric, task.metric),
+        metric_type=found["metric"] if is_own(task.metric) else _METRICS.get(task.metric, task.metric),
         metric_name=found["metric"],
         metric_value=round(found["accuracy"], 4),
     )

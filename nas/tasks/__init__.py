@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nas.tasks.base import GROUP, IGNORED, JUDGED, Meaning, Metric, Problem, TaskKind, TaskLabels, in_groups
+from nas.tasks.base import GROUP, IGNORED, JUDGED, Meaning, Metric, Problem, TaskKind, TaskLabels, in_groups, is_own
 from nas.tasks.classification import Classification, ClassMetric
 from nas.tasks.embedding import Embedding, PairCorrelation
 from nas.tasks.labels import Head, LabelColumn
@@ -33,6 +33,7 @@ __all__ = [
     "TaskKind",
     "TaskLabels",
     "in_groups",
+    "is_own",
     "task_kind",
 ]
 

@@ -72,6 +72,11 @@ class TaskSettings(Protocol):
         """The columns of the texts that are compared."""
 
 
+def is_own(metric: str) -> bool:
+    """Whether a metric's name is that of a function of one's own; see `nas.tasks.own_metric`."""
+    return ":" in metric
+
+
 def in_groups(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Records (rows,) of `label` and `group`: what a metric that judges groups of rows compares outputs with."""
     found = np.empty(len(labels), dtype=[("label", labels.dtype, labels.shape[1:]), (GROUP, np.int64)])
@@ -154,6 +159,12 @@ class Metric(ABC):
         The labels only tell which tokens are judged.
         """
 
+    def predictions(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """What a function of one's own compares with the labels, one row a text; see `TaskKind.takes_own_metrics`."""
+        found = self.answers(logits, labels)
+        assert found is not None
+        return found
+
     def right(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """For each text whether its answer is right, (texts,); for metrics that are the share of these."""
         raise NotImplementedError(f"{self.name} is not a share of right answers")
@@ -223,6 +234,8 @@ class TaskKind(ABC):
     """The word that stands for it in `task.kind`."""
     metrics: ClassVar[tuple[str, ...]]
     """The metrics that judge it; the first one is proposed."""
+    takes_own_metrics: ClassVar[bool] = False
+    """Whether a text has a prediction that a function of the user's can compare with its label."""
     examples: ClassVar[tuple[Mapping[str, Sequence[Any]], ...]]
     """Label columns as files hold them, each by its name: what its contract suite is run with."""
     problem_type: ClassVar[Problem]
@@ -272,7 +285,7 @@ class TaskKind(ABC):
     def check(self, asked: TaskSettings) -> None:
         """Raise `ValueError` with key, rule, value and remedy for settings that do not fit the kind."""
         if asked.metric not in self.metrics:
-            raise ValueError(f"metric: {asked.metric!r} does not measure {self.name}; use {', '.join(self.metrics)}")
+            self._check_own_metric(asked)
         if asked.positive is not None and asked.metric not in self.of_one_class:
             able = (
                 f"only {', '.join(self.of_one_class)} can be" if self.of_one_class else f"no metric of {self.name} is"
@@ -299,6 +312,15 @@ class TaskKind(ABC):
             raise ValueError(
                 f"text: {self.name} has one column of lists of words, but got {', '.join(asked.text)}; name one"
             )
+
+    def _check_own_metric(self, asked: TaskSettings) -> None:
+        """Raise `ValueError` unless the metric is a function that the kind can be judged by."""
+        able = f"use {', '.join(self.metrics)}" + (", or module:function" if self.takes_own_metrics else "")
+        if not is_own(asked.metric):
+            raise ValueError(f"metric: {asked.metric!r} does not measure {self.name}; {able}")
+        if not self.takes_own_metrics:
+            raise ValueError(f"metric: {self.name} cannot be measured by a function such as {asked.metric!r}; {able}")
+        self.metric(asked)
 
     def _check_judged(self, asked: TaskSettings) -> None:
         """Raise `ValueError` unless a study names pairs to be judged by where the kind needs them, and only there."""

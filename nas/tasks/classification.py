@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas.errors import DataError
-from nas.tasks.base import Metric, TaskKind, TaskLabels, TaskSettings, problem_of
+from nas.tasks.base import Metric, TaskKind, TaskLabels, TaskSettings, is_own, problem_of
 from nas.tasks.labels import Head, LabelColumn, alike_note, check_known, class_names, classes_of, numbering
+from nas.tasks.own_metric import own_metric
 
 if TYPE_CHECKING:
     import torch
@@ -103,6 +104,7 @@ class Classification(TaskKind):
 
     name = "classification"
     metrics = ("accuracy", "f1", "f1_macro", "f1_micro", "precision", "recall", "roc_auc", "matthews_correlation")
+    takes_own_metrics = True
     of_one_class = _OF_ONE_CLASS
     examples = (
         {"label": ["good", "bad", "good", "so so", "bad", "so so"]},
@@ -111,11 +113,13 @@ class Classification(TaskKind):
     )
     problem_type = "single_label_classification"
 
-    def metric(self, asked: TaskSettings, names: Sequence[str] = ()) -> ClassMetric:
+    def metric(self, asked: TaskSettings, names: Sequence[str] = ()) -> Metric:
         """f1, precision, recall and roc_auc are those of the class `positive`, else of class 1 if there are two (as in
         GLUE), else the mean over all.
         """
         name, positive = asked.metric, asked.positive
+        if is_own(name):
+            return own_metric(name, ClassMetric(self.metrics[0]))
         if name not in _OF_ONE_CLASS or (not names and positive is None):
             return ClassMetric(name, " ".join(reversed(name.split("_"))) if name.startswith("f1_") else "")
         if not names:

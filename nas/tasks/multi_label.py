@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas.errors import DataError
-from nas.tasks.base import Metric, TaskKind, TaskLabels, TaskSettings, any_of
+from nas.tasks.base import Metric, TaskKind, TaskLabels, TaskSettings, any_of, is_own
 from nas.tasks.labels import (
     Head,
     LabelColumn,
@@ -22,6 +22,7 @@ from nas.tasks.labels import (
     numbering,
     refuse_missing,
 )
+from nas.tasks.own_metric import own_metric
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +74,9 @@ class LabelMetric(Metric):
         """Whether each label applies, (texts, labels)."""
         answered: np.ndarray = probabilities(logits) >= np.asarray(self.thresholds or (THRESHOLD,))
         return answered
+
+    def predictions(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return self.answers(logits, labels).astype(labels.dtype)
 
     def about(self, outputs: int) -> dict[str, Any]:
         thresholds = self.thresholds or (THRESHOLD,)
@@ -151,6 +155,7 @@ class MultiLabel(TaskKind):
 
     name = "multi_label"
     metrics = ("f1_micro", "f1_macro", "average_precision")
+    takes_own_metrics = True
     problem_type = "multi_label_classification"
     meaning = "lists"
     several_columns = True
@@ -165,11 +170,12 @@ class MultiLabel(TaskKind):
         {"toxic": ["true", "false", "true"], "insult": ["0", "1", "1"]},
     )
 
-    def metric(self, asked: TaskSettings, names: Sequence[str] = ()) -> LabelMetric:
-        label = "average precision" if asked.metric == "average_precision" else asked.metric
-        if isinstance(asked.threshold, str):
-            return LabelMetric(asked.metric, label, None)
-        return LabelMetric(asked.metric, label, (THRESHOLD if asked.threshold is None else asked.threshold,))
+    def metric(self, asked: TaskSettings, names: Sequence[str] = ()) -> Metric:
+        name = self.metrics[0] if is_own(asked.metric) else asked.metric
+        label = "average precision" if name == "average_precision" else name
+        fixed = None if isinstance(asked.threshold, str) else (asked.threshold or THRESHOLD,)
+        found = LabelMetric(name, label, fixed)
+        return own_metric(asked.metric, found) if is_own(asked.metric) else found
 
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
         if len(train) > 1:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nas.tasks.base import Metric, TaskKind, TaskLabels, TaskSettings, problem_of
+from nas.tasks.base import Metric, TaskKind, TaskLabels, TaskSettings, is_own, problem_of
 from nas.tasks.labels import Head, LabelColumn, check_one_output, targets_of
+from nas.tasks.own_metric import own_metric
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +46,10 @@ class Correlation(Metric):
     def answers(self, logits: np.ndarray, labels: np.ndarray) -> None:
         return None
 
+    def predictions(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        found: np.ndarray = logits[:, 0]
+        return found
+
     def imagined(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
         """Targets that correlate with the true ones by `share`."""
         noise = labels.std() * math.sqrt(share**-2 - 1.0)
@@ -57,6 +62,7 @@ class Regression(TaskKind):
 
     name = "regression"
     metrics = ("spearman", "pearson")
+    takes_own_metrics = True
     examples = ({"label": [0.5, 4.0, 1.25, 3.0]}, {"label": ["1", "2.5", "-3e2", ".5"]})
     problem_type = "regression"
     has_one_output = True
@@ -64,7 +70,9 @@ class Regression(TaskKind):
     meaning = "scale"
     no_exits = "the task is a regression"
 
-    def metric(self, asked: TaskSettings, names: Sequence[str] = ()) -> Correlation:
+    def metric(self, asked: TaskSettings, names: Sequence[str] = ()) -> Metric:
+        if is_own(asked.metric):
+            return own_metric(asked.metric, Correlation(self.metrics[0]))
         return Correlation(asked.metric)
 
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:

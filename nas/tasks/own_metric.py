@@ -1,0 +1,157 @@
+"""A metric of one's own: a function of predictions and references, where a kind of task has one answer for each text.
+
+It is named as `module:function`. A study file can only name functions of installed packages, so that a folder of data
+never brings code that is run. A function of a Python program, such as a cell of a notebook, is given by the program
+itself (`given`), for the time of its process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import math
+import sysconfig
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import numpy as np
+
+from nas.errors import DataError
+from nas.tasks.base import Metric
+
+Function = Callable[[np.ndarray, np.ndarray], float]
+_given: dict[str, Function] = {}
+
+
+@dataclass(frozen=True)
+class OwnMetric(Metric):
+    """What a function returns for predictions and references, in which order they come; higher is better.
+
+    All else is as the kind's first metric, `base`, has it, which also makes predictions of logits.
+    """
+
+    function: Function = field(kw_only=True)
+    base: Metric = field(kw_only=True)
+
+    @property
+    def needs_float32(self) -> bool:
+        return self.base.needs_float32
+
+    @property
+    def least_size(self) -> int:
+        return self.base.least_size
+
+    def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
+        """Raises `DataError` if the function fails, or returns no finite number."""
+        given = self.base.settled(logits, labels)
+        try:
+            found = self.function(given.predictions(logits, labels), labels)
+            number = float(found)
+        except Exception as problem:  # whatever a user's function raises
+            reason = (str(problem).splitlines() or [""])[0]
+            raise DataError(
+                f"task.metric: {self.name} fails on {len(labels)} predictions: {type(problem).__name__}: {reason}; "
+                "correct the function"
+            ) from problem
+        if not math.isfinite(number):
+            raise DataError(f"task.metric: {self.name} must return a finite number, but returned {found!r}; correct it")
+        return number
+
+    def predictions(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return self.base.predictions(logits, labels)
+
+    def answers(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+        return self.base.answers(logits, labels)
+
+    def constant(self, labels: np.ndarray, outputs: int) -> np.ndarray | None:
+        return self.base.constant(labels, outputs)
+
+    def imagined(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
+        return self.base.imagined(labels, outputs, share, rng)
+
+    @property
+    def is_settled(self) -> bool:
+        return self.base.is_settled
+
+    def settled(self, logits: np.ndarray, labels: np.ndarray) -> Metric:
+        return replace(self, base=self.base.settled(logits, labels))
+
+    def about(self, outputs: int) -> dict[str, Any]:
+        return self.base.about(outputs)
+
+    def by_label(self, logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, float]]:
+        return self.base.by_label(logits, labels, names)
+
+
+def own_metric(name: str, base: Metric) -> OwnMetric:
+    """The metric that a name stands for. Raises `ValueError` with rule, value and remedy if it stands for none."""
+    label = name.partition(":")[2].partition("#")[0]
+    return OwnMetric(name, label, function=_function(name), base=base)
+
+
+def given(function: Function) -> str:
+    """The name by which a study can ask for a function, which is known to this process if no package has it.
+
+    A function of this program whose code was changed has another name. Raises `ValueError` for what is no function that
+    can be named.
+    """
+    code = getattr(function, "__code__", None)
+    if not isinstance(code, CodeType) or not function.__name__.isidentifier():
+        raise ValueError(
+            f"metric: must be a name, or a function that is defined with def, but got {function!r}; wrap it in one"
+        )
+    module, name = str(function.__module__), function.__name__
+    if _is_installed(module) and getattr(importlib.import_module(module), name, None) is function:
+        return f"{module}:{name}"
+    digest = hashlib.sha256(repr(tuple(_parts(code))).encode()).hexdigest()[:8]
+    known = f"{module}:{name}#{digest}"
+    _given[known] = function
+    return known
+
+
+def _parts(code: CodeType) -> Iterable[object]:
+    """What a function computes, wherever it is defined."""
+    yield code.co_code
+    yield from code.co_names
+    for constant in code.co_consts:
+        yield from _parts(constant) if isinstance(constant, CodeType) else [constant]
+
+
+def _function(name: str) -> Function:
+    if name in _given:
+        return _given[name]
+    module, _, function = name.partition(":")
+    if "#" in function:
+        raise ValueError(
+            f"metric: {name!r} is a function of the Python program that made the study, and unknown elsewhere; go on "
+            "in that program (nas.run_of), or put the function into an installed package and name it as module:function"
+        )
+    if not _is_installed(module):
+        raise ValueError(
+            f"metric: {name!r}: {module!r} is no module of an installed package, and no other code is run for a study "
+            "file; install its package, or give the function to nas.run_of"
+        )
+    try:
+        found: Function | None = getattr(importlib.import_module(module), function, None)
+    except ImportError as problem:
+        raise ValueError(f"metric: {name!r}: {problem}; correct the name") from None
+    if not callable(found):
+        raise ValueError(f"metric: {name!r}: the module has no function {function!r}; correct the name")
+    return found
+
+
+def _is_installed(module: str) -> bool:
+    """Whether a module is found where packages are installed, before any of it is run."""
+    try:
+        found = find_spec(module.partition(".")[0])
+    except (ImportError, ValueError):
+        return False
+    places = [Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")]
+    if found is None:
+        return False
+    roots = [Path(root).resolve() for root in (*(found.submodule_search_locations or ()), found.origin) if root]
+    return bool(roots) and all(any(root.is_relative_to(place) for place in places) for root in roots)
