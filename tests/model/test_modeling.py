@@ -21,19 +21,20 @@ from nas.model.stock import compact_config, fits_stock, from_stock, shape_of, to
 from nas.supernet import BertSupernet
 
 KINDS = pytest.mark.parametrize("teacher_kind", TEACHERS)
+UNLIKE = ("bert", "electra", "mpnet", "modernbert")
+"""Kinds of teachers that compute by different operations."""
 OUTPUTS = pytest.mark.parametrize("outputs", [1, 2, 4])
 
 
 @KINDS
-@OUTPUTS
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("outputs", "seed"), [(1, 0), (2, 1), (4, 2)])
 def test_counted_parameters_and_bytes_are_the_real_ones(config, seed):
     _counts_are_real(config.with_architecture(mixed_space().sample(random.Random(seed))))
 
 
 @pytest.mark.parametrize(
     ("teacher_kind", "name"),
-    [*((kind, "random") for kind in TEACHERS), *(("bert", name) for name in named_architectures())],
+    [*((kind, "random") for kind in UNLIKE), *(("bert", name) for name in named_architectures())],
 )
 def test_a_network_is_one_graph_to_a_compiler(config, name, batch):
     """Each break would cost time where it is served, and a compilation more."""

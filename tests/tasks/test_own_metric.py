@@ -118,7 +118,7 @@ def test_what_fails_or_is_no_number_is_one_line():
     ):
         with pytest.raises(DataError, match=said):
             task_kind("classification").metric(_asked(given(function))).score(LOGITS, np.zeros(4, dtype=int))
-    for wrong in (len, print, "accuracy".upper, lambda predictions, references: 1.0):
+    for wrong in (len, "accuracy".upper, lambda predictions, references: 1.0):
         with pytest.raises(ValueError, match="metric: must be a name, or a function that is defined with def"):
             given(wrong)
 
