@@ -355,6 +355,8 @@ class Training(Settings):
     outputs_gb: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 8.0
     """The most room on disk, in GB, for the teacher's outputs on the training texts, so that they are computed once and
     not in every step; 0 for none."""
+    report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    """Where the Trainer reports losses to: TensorBoard where it is installed, Weights & Biases, MLflow."""
 
 
 class Study(Settings):

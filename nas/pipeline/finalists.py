@@ -29,6 +29,7 @@ from nas.pipeline.run import Run, once
 from nas.pipeline.searches import evaluation, front
 from nas.pipeline.supernets import decided, distillation, supernet_inputs, supernet_steps, to_be_timed
 from nas.pipeline.unlabelled import distilled_texts
+from nas.pipeline.watching import watchers_of
 from nas.progress import Laps, busy, say
 from nas.search.selection import WIDER
 from nas.space import evenly_spaced
@@ -166,7 +167,8 @@ def train_together(run: Run, folder: Path, contests: Sequence[Contest], title: s
     judging = (time.monotonic() - started) / max(1, len(networks))
     if laps is not None and networks and run.study.training.hours and decided(run, "finalists") is None:
         _decide(run, laps, contests, evaluator, judging)
-    schedule = Schedule(settings.learning_rate, settings.batch_size, steps=training_steps(run))
+    steps, watchers = training_steps(run), watchers_of(run)
+    schedule = Schedule(settings.learning_rate, settings.batch_size, steps=steps, watchers=watchers)
     origin = _origin(run) | {"groups": [[each.digest for each in contest.networks] for contest in contests]}
     floors = [[contest.floor.least, list(contest.costs)] for contest in contests if contest.floor]
     origin |= {"floors": floors} if floors else {}

@@ -36,12 +36,13 @@ from nas.pipeline.named import student_named
 from nas.pipeline.run import Run, once
 from nas.pipeline.snapshots import commit, has_hub_teacher, hub_model, keep, said_of_ids
 from nas.pipeline.teachers import Teacher, check_shape, check_teacher, load_classifier
+from nas.pipeline.watching import watchers_of
 from nas.progress import Laps, busy, say
 from nas.sentence_modules import write_modules
 from nas.study import FineTuning as FineTuningSettings
 from nas.study import Study
 from nas.study import Teacher as ModelSettings
-from nas.supernet.loops import FineTuning, Judge, Schedule
+from nas.supernet.loops import NOBODY, FineTuning, Judge, Schedule, Watchers
 from nas.supernet.scale import STANDARD, Scale, last_linear
 from nas.tasks import Metric, task_kind
 from nas.vocabulary import prune_embeddings, prune_tokenizer
@@ -342,7 +343,8 @@ def make_teacher(run: Run, laps: Laps) -> None:
         prune_embeddings(model, read_json(run.data / _KEPT, TeacherError), tokenizer.pad_token_id)
     if study.compressed.fine_tune:
         origin = {"form": _TEACHER_FORM, "teacher": teacher_inputs(run)}
-        place = Place(run.teacher, origin, f"Fine-tuning the {'student' if study.student else 'teacher'}")
+        title = f"Fine-tuning the {'student' if study.student else 'teacher'}"
+        place = Place(run.teacher, origin, title, watchers_of(run))
         fine_tune(study, study.compressed.fine_tune, model, tokenizer, data, place)
     model.save_pretrained(run.teacher)
     form, whole = task_kind(study.task.kind).form(source), cast(nn.Module, model)
@@ -372,6 +374,7 @@ class Place:
     origin: dict[str, Any]
     """What it is made of, as JSON values: checkpoints of something else are refused."""
     title: str = "Fine-tuning the teacher"
+    watchers: Watchers = NOBODY
 
 
 def fine_tune(
@@ -392,7 +395,9 @@ def fine_tune(
         train = train.remove_columns("labels").add_column("labels", targets)
     judge, patience = (None, 0) if settings.epochs else (_judge_of(study, data), _PATIENCE)
     epochs = settings.epochs_on(len(train))
-    schedule = Schedule(settings.learning_rate, settings.batch_size, epochs=epochs, patience=patience)
+    schedule = Schedule(
+        settings.learning_rate, settings.batch_size, epochs=epochs, patience=patience, watchers=place.watchers
+    )
     is_label_of_token = task_kind(study.task.kind).has_words
     training = FineTuning(
         train, tokenizer, schedule, place.folder, study.seed, place.origin, judge, place.title, is_label_of_token

@@ -48,13 +48,16 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nas.errors import NasError, StudyError
 from nas.files import read_json, write_json
 from nas.limits import working_on
 from nas.progress import Laps, Listener, heard_by, log, logged, say
 from nas.study import Study
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
 
 LOG_FILE = "log.jsonl"
 T = TypeVar("T")
@@ -66,6 +69,8 @@ class Run:
     def __init__(self, study: Study, folder: Path) -> None:
         self.study = study
         self.folder = folder
+        self.callbacks: list[TrainerCallback] = []
+        """What transformers' Trainer calls in each training of this process."""
         self._listeners: list[Listener] = []
         self._known: dict[Callable[..., Any], Any] | None = None
 
@@ -86,6 +91,11 @@ class Run:
         `searched` at the search's end. What the function raises ends the work, which can be resumed.
         """
         self._listeners.append(listener)
+        return self
+
+    def add_callback(self, callback: TrainerCallback) -> Run:
+        """Have transformers' Trainer call a callback in each training of this process; returns the run."""
+        self.callbacks.append(callback)
         return self
 
     @property

@@ -34,6 +34,7 @@ from nas.pipeline.run import Run, once
 from nas.pipeline.snapshots import Role, asked, commit, hub_model, said_of_ids
 from nas.pipeline.teachers import check_kind
 from nas.pipeline.unlabelled import read_new_texts, unlabelled_inputs
+from nas.pipeline.watching import watchers_of
 from nas.progress import Laps, busy, say, tracked
 from nas.study import Study
 from nas.supernet.scale import STANDARD, Scale
@@ -128,7 +129,9 @@ def make_separate_teacher(run: Run, laps: Laps) -> None:
     kind = task_kind(study.task.kind)
     model = given.load(kind.problem_type, kind.output_names(data.label_names))
     origin = {"form": _FORM, "teacher": separate_teacher_inputs(run)}
-    fine_tune(study, settings, model, given.tokenizer, data, Place(run.separate_teacher, origin))
+    fine_tune(
+        study, settings, model, given.tokenizer, data, Place(run.separate_teacher, origin, watchers=watchers_of(run))
+    )
     model.save_pretrained(run.separate_teacher)
     given.tokenizer.save_pretrained(run.separate_teacher)
 

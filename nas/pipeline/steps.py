@@ -20,6 +20,7 @@ from nas.pipeline import (
     statics,
     supernets,
     unlabelled,
+    watching,
 )
 from nas.pipeline.run import Run
 from nas.pipeline.step import Check, Step
@@ -38,6 +39,7 @@ def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
     away = [device for device in study.devices if device.where == "elsewhere"]
     return (
         Check("storage", (), lambda run: searches.check_storage(run.study)),
+        Check("reports", (), watching.check_reports),
         Check("other training", (), supernets.refuse_other_training),
         Check("hours", (), partial(_refuse_hours, fine_tune=fine_tune)),
         *([_embedded(run)] if embedded else []),
@@ -46,7 +48,14 @@ def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
         Check("labels", ("data",), prepare.check_labels),
         *([_unlabelled(run)] if study.task.unlabelled else []),
         *([Check("taught labels", ("data",), _check_separate_teacher)] if study.student else []),
-        Step("teacher", ("labels",), prepare.teacher_inputs, prepare.make_teacher, run.teacher, estimates.teacher),
+        Step(
+            "teacher",
+            ("labels", "reports"),
+            prepare.teacher_inputs,
+            prepare.make_teacher,
+            run.teacher,
+            estimates.teacher,
+        ),
         *(_of_separate_teacher(run) if study.student else ()),
         *(_profile(run, device) for device in here),
         Check("imports", ("teacher", *_profiles(here)), profiles.refuse_unmeasured),

@@ -27,6 +27,7 @@ from nas.pipeline.run import Run, once
 from nas.pipeline.separate_teacher import logits_inputs, teacher_logits
 from nas.pipeline.teachers import load_teacher
 from nas.pipeline.unlabelled import distilled_texts, unlabelled_inputs
+from nas.pipeline.watching import watchers_of
 from nas.progress import Laps, busy, say, tracked
 from nas.search.costs import Costs
 from nas.space import SearchSpace
@@ -182,6 +183,7 @@ def _train_ordered(run: Run, origin: dict[str, Any]) -> None:
         settings.batch_size,
         steps=supernet_steps(run),
         checkpoint_steps=settings.checkpoint_steps,
+        watchers=watchers_of(run),
     )
     weights = load_ordered(run)
     training = distillation(run, splits(run), schedule, run.supernet, origin)

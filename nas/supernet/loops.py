@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from nas.tasks import GROUP, JUDGED
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 LOG_FILE = "training.json"
+_TENSORBOARD = "tensorboard"
 _JUDGED: dict[str, Any] = {
     "eval_strategy": "epoch",
     "save_strategy": "epoch",
@@ -57,6 +58,18 @@ Judge = Callable[[PreTrainedModel], float]
 
 
 @dataclass(frozen=True)
+class Watchers:
+    """Who sees the steps of a training besides nas."""
+
+    report_to: tuple[str, ...] = ()
+    """Names of transformers' integrations, which must be installed, except for TensorBoard."""
+    callbacks: tuple[TrainerCallback, ...] = ()
+
+
+NOBODY = Watchers()
+
+
+@dataclass(frozen=True)
 class Schedule:
     """How long and how fast: `steps` if given, else `epochs`."""
 
@@ -68,11 +81,12 @@ class Schedule:
     patience: int = 0
     """Epochs in a row without a better accuracy after which training ends, with the best epoch's weights; 0 for never,
     and then nobody asks for the accuracy."""
+    watchers: Watchers = NOBODY
 
 
 def training_arguments(config: PreTrainedConfig, folder: Path, schedule: Schedule, seed: int) -> TrainingArguments:
     """The Trainer's settings for a model of a configuration, with checkpoints below `folder`."""
-    processor = training_processor()
+    processor, reports = training_processor(), schedule.watchers.report_to
     return TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         max_steps=schedule.steps,
@@ -90,7 +104,9 @@ def training_arguments(config: PreTrainedConfig, folder: Path, schedule: Schedul
         **(_JUDGED if schedule.patience else {}),
         logging_steps=20,
         logging_nan_inf_filter=False,
-        report_to="none",
+        # TensorBoard is given a folder by `run_trainer`, and may not be there.
+        report_to=[name for name in reports if name != _TENSORBOARD] or "none",
+        run_name=f"{folder.parent.name}/{folder.name}",
         seed=seed,
         dataloader_pin_memory=processor == "cuda",
         # The batch size is that of all processes together, however many there are.
@@ -130,10 +146,28 @@ class _Watch(TrainerCallback):
             self.note = f"loss {loss:.3f}"
 
 
-def run_trainer(trainer: SafeTrainer, title: str, folder: Path, origin: dict[str, Any]) -> None:
+@contextmanager
+def _own_run(watchers: Watchers) -> Iterator[None]:
+    """Have each training be a run of its own in Weights & Biases, whose callback never ends one that it has begun."""
+    if "wandb" not in watchers.report_to:
+        yield
+        return
+    import wandb
+
+    is_given = wandb.run is not None
+    try:
+        yield
+    finally:
+        if not is_given:
+            wandb.finish()
+
+
+def run_trainer(
+    trainer: SafeTrainer, title: str, folder: Path, origin: dict[str, Any], watchers: Watchers = NOBODY
+) -> None:
     """Run a trainer to its end, from its last checkpoint if there is one, and keep its log.
 
-    Where TensorBoard is installed it can read the log too, in `folder`/tensorboard.
+    Where TensorBoard is installed and among the `watchers` it can read the log too, in `folder`/tensorboard.
 
     `origin` is what the training is made of; checkpoints of something else are refused with a `TrainingError`.
     """
@@ -146,11 +180,13 @@ def run_trainer(trainer: SafeTrainer, title: str, folder: Path, origin: dict[str
     last = last_complete(checkpoints)
     watch = _Watch(title)
     trainer.add_callback(watch)
-    if is_tensorboard_available():
+    for watcher in watchers.callbacks:
+        trainer.add_callback(watcher)
+    if _TENSORBOARD in watchers.report_to and is_tensorboard_available():
         board = TensorBoardCallback()
         board.logging_dir = str(folder / "tensorboard")
         trainer.add_callback(board)
-    with watch.stack:
+    with watch.stack, _own_run(watchers):
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     model = trainer.model
     assert model is not None
@@ -212,7 +248,7 @@ class FineTuning:
             # The Trainer insists on an `eval_dataset`; `judge` has its own.
             settings |= {"judge": self.judge, "callbacks": callbacks, "eval_dataset": self.train}
         trainer = (_JudgedTrainer if self.judge else SideBySideTrainer)(**settings)
-        run_trainer(trainer, self.title, self.folder, self.origin)
+        run_trainer(trainer, self.title, self.folder, self.origin, self.schedule.watchers)
 
 
 def labelled_batches(

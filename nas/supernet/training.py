@@ -376,7 +376,7 @@ class Distillation:
 
     def _run(self, trainer: DistillationTrainer, networks: Sequence[CompactBert], title: str) -> None:
         with self._standardised(networks):
-            run_trainer(trainer, title, self.folder, self.origin)
+            run_trainer(trainer, title, self.folder, self.origin, self.schedule.watchers)
         for network in networks:
             network.cpu().eval().requires_grad_(True)
 

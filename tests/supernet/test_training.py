@@ -31,7 +31,7 @@ from nas.supernet.distillation import (
     last_projections,
     relation_loss,
 )
-from nas.supernet.loops import LOG_FILE, FineTuning, Schedule
+from nas.supernet.loops import LOG_FILE, FineTuning, Schedule, Watchers
 from nas.supernet.sampling import in_stages, near_budgets, sandwich
 from nas.supernet.training import Distillation, DistillationTrainer
 from nas.tasks import task_kind
@@ -49,7 +49,7 @@ def _loss(*compared):
 
 
 def _distillation(weights, data, folder, steps, origin=None):
-    schedule = Schedule(1e-3, 32, steps=steps, checkpoint_steps=6)
+    schedule = Schedule(1e-3, 32, steps=steps, checkpoint_steps=6, watchers=Watchers(("tensorboard",)))
     teacher, losses = copy.deepcopy(weights), LossWeights(relations=0.5)
     return Distillation(teacher, data.train, make_tokenizer(), schedule, losses, folder, 0, origin or {}, KIND, 1.0)
 
