@@ -41,7 +41,9 @@ def _off_by_one(model, tokens):
         for axis, length in enumerate(parameter.shape):
             if length == 1 or name.endswith("key.bias"):  # which softmax cancels
                 continue
-            row = tokens[name.split(".")[-2]] if "embeddings." in name and axis == 0 and parameter.ndim == 2 else -1
+            row = tokens.get(name.split(".")[-2], -1) if axis == 0 and parameter.ndim == 2 else -1
+            if parameter.ndim == 1:  # of a norm or a bias the unit that differs most from its neighbour
+                row = int(parameter.diff().abs().argmax()) + 1
             wrong = copy.deepcopy(model)
             changed = wrong.get_parameter(name).data
             changed.select(axis, row).copy_(changed.select(axis, row - 1 if row else 1).clone())
@@ -57,6 +59,7 @@ def test_a_slice_that_is_wrong_by_one_unit_is_found(choice, supernet_weights, ba
     batch = {name: value.repeat(6, 1) for name, value in batch.items()}  # enough texts for each unit of a ReLU
     batch["input_ids"] = (batch["input_ids"] + 13 * torch.arange(30)[:, None]) % 80 + 4
     used = {"word_embeddings": int(batch["input_ids"][0, 0]), "position_embeddings": 1, "token_type_embeddings": 0}
+    used["relative_attention_bias"] = 0  # the distance of a token to itself
     with torch.no_grad():
         expected = model(**batch).logits
         assert_same(model(**batch).logits, expected)
