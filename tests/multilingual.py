@@ -97,10 +97,14 @@ def _bpe(texts: Iterable[str], size: int) -> tuple[list[str], list[tuple[str, st
 
 
 def _unigram(texts: Iterable[str], size: int) -> list[tuple[str, float]]:
-    """The pieces of a Unigram model and their scores, without those of special tokens."""
+    """The pieces of a Unigram model and their scores, without those of special tokens.
+
+    Scores have few digits: of long ones the reader of `tokenizer.json` changes the last digit, which decides ties.
+    """
     before = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
     trainer = trainers.UnigramTrainer(vocab_size=size, special_tokens=["<unk>"], unk_token="<unk>", show_progress=False)
-    return [tuple(piece) for piece in _trained(models.Unigram(), before, trainer, texts)["vocab"][1:]]
+    trained = _trained(models.Unigram(), before, trainer, texts)["vocab"][1:]
+    return [(piece, round(score, 4)) for piece, score in trained]
 
 
 def roberta(texts: Iterable[str], size: int) -> PreTrainedTokenizerBase:
