@@ -17,6 +17,9 @@ from nas.pipeline.commands import prepare_teacher
 from nas.pipeline.teachers import load_teacher
 from nas.study import Study
 
+COUNTED = ("roberta", "xlm-roberta", "camembert")
+"""Families that count positions from `pad_token_id`."""
+
 
 def _wordpiece(texts, size):
     """With special tokens behind the words, and pieces that no text uses before and behind these."""
@@ -37,9 +40,10 @@ def _wordpiece(texts, size):
         ("bert", _wordpiece),
         ("roberta", _wordpiece),
         ("roberta", KINDS["roberta"]),
-        ("roberta", KINDS["xlm-roberta"]),
-        ("roberta", KINDS["camembert"]),
-        ("electra", KINDS["modernbert"]),
+        ("xlm-roberta", KINDS["xlm-roberta"]),
+        ("camembert", KINDS["camembert"]),
+        ("mpnet", _wordpiece),
+        ("modernbert", KINDS["modernbert"]),
     ],
 )
 def test_the_teacher_answers_as_before(family, tokenizer, tmp_path):
@@ -47,15 +51,10 @@ def test_the_teacher_answers_as_before(family, tokenizer, tmp_path):
     path = write_tiny_study(tmp_path / "tiny")
     folder = path.parent / "teacher"
     whole = tokenizer([*(text for texts in SENTENCES.values() for text in texts), " ".join(WORDS)], 700)
-    kind, settings = TEACHERS[family]
-    if family == "roberta":
-        settings |= {"max_position_embeddings": POSITIONS + whole.pad_token_id + 1}
-    config = AutoConfig.for_model(
-        kind,
-        **{"max_position_embeddings": POSITIONS} | settings,
-        vocab_size=len(whole),
-        pad_token_id=whole.pad_token_id,
-    )
+    settings = TEACHERS.get(family, TEACHERS["roberta"])[1]
+    positions = POSITIONS + (whole.pad_token_id + 1 if family in COUNTED else 2)
+    own = {"max_position_embeddings": positions, "vocab_size": len(whole), "pad_token_id": whole.pad_token_id}
+    config = AutoConfig.for_model(family, **settings | own)
     model = randomise(AutoModelForSequenceClassification.from_config(config))
     whole.save_pretrained(folder)
     model.save_pretrained(folder)

@@ -213,11 +213,12 @@ class ReadTask:
     def pruned(self, used: Iterable[int]) -> tuple[PreTrainedTokenizerBase, list[int]]:
         """The teacher's tokenizer without what `used` does not need, and the ids that it keeps; see `prune_tokenizer`.
 
-        Where positions are counted from the number of the padding token, that number does not change.
+        Where positions are counted from the number of a token, its padding, that number does not change.
         """
         config, wanted = self.teacher.config, set(used)
-        if family_of(config.model_type).positions_follow_padding:
-            wanted |= set(range(config.pad_token_id + 1))
+        uncounted = family_of(config.model_type).uncounted(config.pad_token_id)
+        if uncounted is not None:
+            wanted |= set(range(uncounted + 1))
         return prune_tokenizer(self.tokenizer, wanted, config.vocab_size)
 
     @property
