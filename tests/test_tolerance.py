@@ -42,7 +42,7 @@ def _off_by_one(model, tokens):
             if length == 1 or name.endswith("key.bias"):  # which softmax cancels
                 continue
             row = tokens.get(name.split(".")[-2], -1) if axis == 0 and parameter.ndim == 2 else -1
-            if parameter.ndim == 1:  # of a norm or a bias the unit that differs most from its neighbour
+            if name.endswith("LayerNorm.weight"):  # the unit that differs most from its neighbour
                 row = int(parameter.diff().abs().argmax()) + 1
             wrong = copy.deepcopy(model)
             changed = wrong.get_parameter(name).data
