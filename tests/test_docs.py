@@ -180,6 +180,17 @@ def test_commands_that_are_not_run_are_commands():
             group.commands[name].make_context(name, arguments)
 
 
+@pytest.mark.slow
+def test_the_notebook_goes_from_a_data_frame_to_an_export(world):
+    cells = json.loads((ROOT / "docs" / "notebook.ipynb").read_text())["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    names = {"__name__": "__main__"}
+    with redirect_stdout(io.StringIO()) as printed:
+        exec(compile(code, "notebook.ipynb", "exec"), names)
+    assert names["found"]["fast"]["met"] is True and len(names["front"].candidates) == 10
+    assert "<circle" in names["front"]._repr_svg_() and "report.html" in printed.getvalue()
+
+
 def test_settings_that_are_shown_are_the_defaults():
     blocks = (tomllib.loads(block.text) for block in _blocks(ROOT / "docs" / "own-model.md", "toml"))
     shown = next(block["supernet"] for block in blocks if "supernet" in block)

@@ -52,9 +52,14 @@ class GrowingFront:
             self._drawn = time.monotonic()
 
     def show(self) -> GrowingFront:
-        """Show a picture in the cell of a notebook, and draw it anew, once a second at most, as candidates come in."""
-        from IPython.display import display
+        """Show a picture in the cell of a notebook, and draw it anew, once a second at most, as candidates come in.
 
+        Elsewhere than in a notebook nothing is shown.
+        """
+        try:
+            from IPython.display import display
+        except ImportError:
+            return self
         self._display = display(self, display_id=True)
         return self
 
