@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -111,3 +112,19 @@ def test_public_names_are_no_rooms():
         found = getattr(nas, name)
         assert callable(found) and found.__doc__, name
     assert set(nas.__all__) == set(nas._PLACES)
+
+
+def test_the_diagram_of_the_packages_shows_the_imports():
+    """Between packages: an arrow for each import, also through single modules, that no longer path implies."""
+    below: dict[str, set[str]] = {}
+    for room in ROOMS:
+        paths = [path for path in FILES if _room(path) == room]
+        names = {name.split(".")[1] for path in paths for name in _imports(path) if name.startswith("nas.")}
+        others = (names & set(ROOMS)) - {room}
+        below[room] = others.union(*(below[other] for other in others))
+    packages = {room for room in ROOMS if (ROOT / room).is_dir()}
+    needed = {package: below[package] & packages for package in packages}
+    implied = {package: set().union(*(needed[other] for other in needed[package])) for package in packages}
+    expected = {(other, package) for package in packages for other in needed[package] - implied[package]}
+    drawn = (ROOT.parent / "docs" / "design.md").read_text().split("```mermaid\n")[1].split("```")[0]
+    assert set(re.findall(r"(\w+)(?:\[[^]]*\])? --> (\w+)", drawn)) == expected

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -264,3 +266,24 @@ def test_digests_are_made_of_what_they_always_were(finished):
     marks = {path.stem: json.loads(path.read_text()) for path in (finished.folder / "steps").glob("*.json")}
     assert {name: mark["inputs"] for name, mark in marks.items()} == made
     assert {step.name for step, done in states(finished, steps_of(finished)) if done} == set(made)
+
+
+def test_the_diagram_of_a_study_shows_its_steps(tiny_study, tmp_path):
+    """Of a study with one device and one budget, without checks: an arrow for each need that no longer path implies."""
+    study = Study.load(tiny_study)
+    run = Run.of(study.model_copy(update={"budgets": study.budgets[:1]}), tmp_path / "runs")
+    below: dict[str, set[str]] = {}
+    for each in steps_of(run):
+        below[each.name] = set(each.needs).union(*(below[need] for need in each.needs))
+    names = {step.name for step in steps_of(run) if isinstance(step, Step)}
+    needed = {name: below[name] & names for name in names}
+    implied = {name: set().union(*(needed[other] for other in needed[name])) for name in names}
+    expected = {(other, name) for name in names for other in needed[name] - implied[name]}
+    drawn = Path(__file__, "../../docs/design.md").resolve().read_text().split("```mermaid\n")[2].split("```")[0]
+    labels = dict(re.findall(r'(\w+)\["([^"]+)"\]', drawn))
+    (device,), (budget,) = run.study.devices, run.study.budgets
+    given = {
+        word: label.replace("DEVICE", device.name).replace("BUDGET", budget.name) for word, label in labels.items()
+    }
+    arrows = re.findall(r'(\w+)(?:\["[^"]+"\])? --> (\w+)', drawn)
+    assert {(given.get(first, first), given.get(second, second)) for first, second in arrows} == expected
