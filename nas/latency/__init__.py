@@ -1,4 +1,4 @@
-"""Latency of sub-networks on a device: isolated measurement, block profiles, prediction.
+"""Measure the latency of sub-networks on a device in an isolated process, and predict it from block profiles.
 
-Nothing is imported here: a process on the device's node needs `lanes` alone, without PyTorch.
+This file imports nothing, so that a process on a Ray node can import `nas.latency.lanes` without loading PyTorch.
 """

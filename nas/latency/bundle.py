@@ -1,7 +1,9 @@
-"""Archives for devices off the cluster: networks as ONNX files, a job, and the program that measures them.
+"""Archives that measure networks on a device off the cluster.
 
-The program needs Python, numpy and onnxruntime alone, and leaves one JSON file. What comes back is read as data and
-checked; nothing in it is ever executed.
+An archive has the networks as ONNX files, a job, and the program that measures them (`runner.py`). The program needs
+only Python, numpy and onnxruntime, and writes `result.json`. `Job.write` creates the archive for `nas device bundle`,
+and `Job.read` reads the result for `nas device import`. The result is validated as data; nothing in it is ever
+executed.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ _README = """Measure {count} networks for `nas` on this device.
     pip install numpy onnxruntime
     python run.py
 
-leaves result.json here; stopped and started again, it goes on. Let nothing else run meanwhile. Then, where the study
-lies:
+writes result.json to this folder. Let nothing else run meanwhile. If the program is interrupted, the same command
+resumes it. Then copy result.json to the folder in which `nas device bundle` was run, and run there:
 
     {command}
 """
@@ -42,23 +44,23 @@ Milliseconds = Annotated[float, Field(gt=1e-5, lt=1e6, strict=True, allow_inf_na
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be measured on a device, under a digest that its result must carry."""
+    """The networks that are to be measured on a device, with a digest by which their result is recognised."""
 
     device: Device
     digest: str
     groups: list[tuple[dict[str, Network], int]]
-    """Networks that are measured in turns, the reference first, and in how many rounds.
+    """Networks to be interleaved, by name and with the reference first, each with a number of rounds.
 
-    By their names, each unique in the job but for `REFERENCE`.
+    Every name occurs once in the job, except `REFERENCE`.
     """
     texts: Texts
     tokens: Mapping[str, int] = field(default_factory=dict)
-    """Networks that are fed texts of one length alone."""
+    """The length of the texts, for networks that are fed only one length."""
     memory: dict[str, Network] = field(default_factory=dict)
-    """Networks whose peak memory is measured."""
+    """The networks whose peak memory is measured, by name."""
 
     def write(self, path: Path, command: str) -> None:
-        """Write the archive; it appears complete. `command` is what imports the result."""
+        """Write the archive, which is never left incomplete. `command`, shown in its README, imports the result."""
         write_atomically(path, lambda draft: self._fill(draft, command))
 
     def _fill(self, path: Path, command: str) -> None:
@@ -94,19 +96,22 @@ class Job:
                 archive.writestr("README.txt", _README.format(count=count, command=command))
 
     def read(self, path: Path) -> tuple[dict[str, LatencyRecord], dict[str, float]]:
-        """The records by name and the peak memory in a result. Raises `DeviceError` where it is not one of this job."""
+        """Return the latency records and the peak memory in 10^6 bytes of a result, both by name.
+
+        Raises `DeviceError` if the file is not a valid result of this job.
+        """
         result = _Result.read(path)
         if result.job != self.digest:
             raise DeviceError(
-                f"{path}: was measured for another bundle ({result.job}, now {self.digest}): study, teacher or device "
-                "have changed; write the bundle again and measure it"
+                f"{path}: was measured for another bundle (digest {result.job}, but now {self.digest}), because the "
+                "study, the teacher or the device has changed; write the bundle again and measure it"
             )
         expected = {name for networks, _ in self.groups for name in networks}
         found = {name for group in result.groups for name in group.samples_ms}
         if found != expected or set(result.peak_memory_mb) != set(self.memory):
             odd = sorted(expected ^ found) or sorted(set(result.peak_memory_mb) ^ set(self.memory))
             raise DeviceError(
-                f"{path}: must hold each network of the bundle once, but {odd[0]!r} is missing or one too many; "
+                f"{path}: must have each network of the bundle once, but {odd[0]!r} is missing or unexpected; "
                 "measure again"
             )
         when = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
@@ -121,15 +126,15 @@ class Job:
         return records, {name: peak for name, peak in result.peak_memory_mb.items() if peak is not None}
 
     def _check(self, path: Path, group: _Group, reference: str) -> None:
-        """Raise `DeviceError` where a group has no reference, or not as many samples of each length."""
+        """Raise `DeviceError` if a group has no reference, or a network has not equally many samples of each length."""
         if reference not in group.samples_ms:
-            raise DeviceError(f"{path}: each group must have its reference, but one has none; measure again")
+            raise DeviceError(f"{path}: each group must have its reference, but a group has none; measure again")
         for name, every in group.samples_ms.items():
             lengths = 1 if name in self.tokens else len(self.device.lengths)
             alike = len({len(taken) for taken in every}) == 1
             if len(every) != lengths or not all(every) or not alike or name not in group.spread:
                 raise DeviceError(
-                    f"{path}: {name!r} must have as many samples of each of {lengths} lengths; measure again"
+                    f"{path}: {name!r} must have equally many samples of each of {lengths} lengths; measure again"
                 )
 
 
@@ -150,9 +155,12 @@ class _Result(Settings):
     @classmethod
     def read(cls, path: Path) -> _Result:
         if not path.is_file():
-            raise DeviceError(f"{path}: no such file; give the result.json that run.py left on the device")
+            raise DeviceError(f"{path}: no such file; give the result.json that run.py wrote on the device")
         if path.stat().st_size > _LARGEST_RESULT:
-            raise DeviceError(f"{path}: is larger than any result, {_LARGEST_RESULT >> 20} MiB; give result.json")
+            raise DeviceError(
+                f"{path}: is larger than {_LARGEST_RESULT >> 20} MiB, so it is not a result; give the result.json of "
+                "run.py"
+            )
         try:
             return cls.model_validate_json(path.read_bytes())
         except ValidationError as problem:

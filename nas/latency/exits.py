@@ -1,4 +1,8 @@
-"""Networks that texts leave early: measured once for each layer that they can be left after."""
+"""Measure networks with early exits: once for each layer after which a text can exit.
+
+The record of such a network is a mixture of these measurements by the shares of texts that exit after each layer. The
+search and the verification of exports call `measure_with_exits`; archives use `at_each_depth` and `mixed` separately.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from nas.latency.record import LatencyRecord, mixture
 from nas.model import CompactBert
 
 _SURE = 100.0
-"""A bias for one class that no threshold withstands."""
+"""A bias for one class with which every text exceeds any confidence threshold."""
 
 
 def measure_with_exits(
@@ -24,16 +28,17 @@ def measure_with_exits(
     title: str,
     texts: Texts = NO_TEXTS,
 ) -> dict[str, LatencyRecord]:
-    """Like `measure`; those named in `exits` are models that their texts leave after each layer in these shares.
+    """Time networks as `measure` does, and models with early exits once for each depth.
 
-    Such a model is measured once for each depth, the exits made to let all through or nobody. Its record mixes those
-    measurements by the shares; under `<name>/worst` stands that of all layers.
+    `exits` names these models and gives the share of their texts that exits after each layer. For each depth, the
+    exits are set so that all texts exit there. The model's record mixes these measurements by the shares; the
+    record `<name>/worst` is the measurement of all layers.
     """
     return mixed(measure(device, at_each_depth(networks, exits), rounds, title, texts), exits)
 
 
 def at_each_depth(networks: Mapping[str, Network], exits: Mapping[str, Sequence[float]]) -> dict[str, Network]:
-    """The networks, those that texts leave early once for each depth, as `<name>/<depth>`."""
+    """Return the networks, with each that `exits` names replaced by one network per depth, `<name>/<depth>`."""
     every: dict[str, Network] = {}
     for name, network in networks.items():
         if name in exits:
@@ -45,7 +50,7 @@ def at_each_depth(networks: Mapping[str, Network], exits: Mapping[str, Sequence[
 
 
 def mixed(measured: Mapping[str, LatencyRecord], exits: Mapping[str, Sequence[float]]) -> dict[str, LatencyRecord]:
-    """The records of `at_each_depth`, those of one network put together."""
+    """Return the records, with those of a network's depths replaced by `<name>`, their mixture, and `<name>/worst`."""
     records = dict(measured)
     for name, shares in exits.items():
         depths = [records.pop(f"{name}/{depth}") for depth in range(1, len(shares) + 1)]
@@ -56,7 +61,7 @@ def mixed(measured: Mapping[str, LatencyRecord], exits: Mapping[str, Sequence[fl
 def _forced(
     model: CompactBert,
 ) -> Iterator[tuple[int, CompactBert]]:
-    """The model once for each depth, with exits that all texts take there and nowhere before."""
+    """Yield each depth with a copy of the model in which all texts exit at this depth and not before."""
     for depth in range(1, len(model.layers) + 1):
         forced = copy.deepcopy(model)
         with torch.no_grad():

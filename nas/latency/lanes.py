@@ -1,4 +1,8 @@
-"""Lanes: the one process of a device that measures, on this machine or on a Ray node. Nothing else runs in it."""
+"""Lanes: each is a connection to the one process that measures on a device and does nothing else.
+
+`open_lane` opens the lane of a device: a `LocalLane` on this machine, or a `RayLane` on a Ray node. `measure.py`
+sends it groups of networks and receives their samples.
+"""
 
 from __future__ import annotations
 
@@ -22,25 +26,29 @@ from nas.waiting import as_served
 
 _WORKER = f"""
 import sys
-sys.path.append({str(Path(runner.__file__).parents[2])!r})  # a source tree need not be installed
+sys.path.append({str(Path(runner.__file__).parents[2])!r})  # so that nas need not be installed
 from nas.latency.worker import main
 main()
 """
 Rounds = Callable[[int], None]
-"""Told how many rounds of a group are done."""
+"""Receives the number of rounds of a group that are done."""
 
 
 class Lane(Protocol):
-    """Measures one group after the other. Items name files in the folder that `folder` is."""
+    """Measures groups of networks on one device, one group at a time.
+
+    The caller writes the networks' files to `folder`. `environment` holds the conditions of the device's process. A
+    lane is a context manager that ends the process.
+    """
 
     environment: dict[str, Any]
     folder: Path
 
     def measure(self, group: Mapping[str, Any], progress: Rounds) -> dict[str, Any]:
-        """See `runner.measure_group`."""
+        """Measure a group and return its samples; see `runner.measure_group`."""
 
     def peak_memory_mb(self, item: Mapping[str, Any]) -> float | None:
-        """See `runner.peak_memory_mb`, in a process of its own."""
+        """Return the peak memory of a process of its own that serves one network; see `runner.peak_memory_mb`."""
 
     def __enter__(self) -> Self: ...
 
@@ -50,7 +58,10 @@ class Lane(Protocol):
 
 
 class LocalLane:
-    """A process on this machine. Raises `DeviceError` if it fails."""
+    """A lane to a process on this machine.
+
+    Raises `DeviceError` if the process fails, and `MachineError` if the system kills it.
+    """
 
     def __init__(self, device: Device) -> None:
         self.device = device
@@ -63,7 +74,7 @@ class LocalLane:
             raise
 
     def _start(self) -> subprocess.Popen[str]:
-        # With -P no file in the working directory is taken for a module that is imported.
+        # -P keeps files in the working directory from shadowing modules that the process imports.
         program = [runner.__file__, "--lines"] if self._by_itself else ["-c", _WORKER]
         command = [sys.executable, "-P", *program]
         process = subprocess.Popen(
@@ -80,11 +91,11 @@ class LocalLane:
 
     @property
     def _by_itself(self) -> bool:
-        """Whether `runner.py` measures the device without `nas`; CUDA's libraries come with PyTorch."""
+        """Whether `runner.py` can measure the device without `nas`. CUDA's libraries come with PyTorch."""
         return self.device.runtime != "torch" and self.device.processor == "cpu"
 
     def _send(self, value: Any, process: subprocess.Popen[str]) -> None:
-        with suppress(BrokenPipeError):  # the answer that does not come says why
+        with suppress(BrokenPipeError):  # `_answer` reports why the process has ended
             process.stdin.write(json.dumps(value) + "\n")  # type: ignore[union-attr]
             process.stdin.flush()  # type: ignore[union-attr]
 
@@ -98,14 +109,14 @@ class LocalLane:
             try:
                 return runner.peak_memory_apart(item, self.device.model_dump(mode="json"))
             except OSError as problem:
-                raise DeviceError(f"devices.{self.device.name}: {problem}; see that the runtime works") from None
+                raise DeviceError(f"devices.{self.device.name}: {problem}; check that the runtime works") from None
         with LocalLane(self.device) as alone:
             alone._send({"memory": item}, alone._process)
             found: float | None = alone._answer(lambda done: None)
         return found
 
     def _answer(self, progress: Rounds) -> Any:
-        """The next answer; the last other line says what went wrong where none comes."""
+        """Return the next answer of the process. If it ends without one, raise an error with its last line."""
         last = ""
         for line in self._process.stdout or ():
             if line.startswith(runner.ROUND):
@@ -118,9 +129,9 @@ class LocalLane:
         if self._process.wait() == -signal.SIGKILL and not last:
             raise MachineError(
                 f"{about}: the process was killed, as the system does when the memory is used up; close other "
-                "programs, or lower the device's batch size, then give the same command again"
+                "programs, or lower the device's batch size, and run the same command again"
             )
-        raise DeviceError(f"{about} failed: {last}; see that the runtime works")
+        raise DeviceError(f"{about} failed: {last}; check that the runtime works")
 
     def __enter__(self) -> Self:
         return self
@@ -129,7 +140,7 @@ class LocalLane:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # with what libraries have started there
+            os.killpg(self._process.pid, signal.SIGKILL)  # the whole group: libraries may have started processes
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             pipe.close()  # type: ignore[union-attr]
@@ -137,7 +148,7 @@ class LocalLane:
 
 
 def open_lane(device: Device) -> Lane:
-    """The lane of a device. Raises `DeviceError` where none can be had."""
+    """Open the lane of a device. Raises `DeviceError` for a device off the cluster, or if its process cannot start."""
     if device.where == "here":
         return LocalLane(device)
     if device.where == "ray":
@@ -145,6 +156,6 @@ def open_lane(device: Device) -> Lane:
 
         return RayLane(device)
     raise DeviceError(
-        f"devices.{device.name}: is off the cluster, so nothing can be measured on it from here; "
+        f"devices.{device.name}: this device is off the cluster, so nothing can be measured on it from here; "
         f"use `nas device bundle` and `nas device import`"
     )

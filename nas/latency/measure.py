@@ -1,6 +1,9 @@
-"""Measuring networks on a device: written to a temporary folder, timed in a fresh process.
+"""Measure the latency and peak memory of networks on a device.
 
-Networks are handed over in groups, each measured in turns, so that neither disk nor memory has to hold all of them.
+`measure` writes networks to a temporary folder and has a fresh process (a lane, see `lanes.py`) time them. It does so
+group by group, so that neither the disk nor the memory has to hold all networks at once; the networks of a group are
+interleaved. Profiling, the search and the verification of exports call it; `bundle.py` uses the same steps for
+archives.
 """
 
 from __future__ import annotations
@@ -26,25 +29,26 @@ from nas.model.configuration import INPUTS
 from nas.progress import Tracker, say, track
 
 Network = CompactBert | tuple[BlockChain, CompactBertConfig] | Path
-"""A model, a chain of blocks, or a file that a runtime can load (the exported artefact itself)."""
+"""A model, a chain of blocks with its configuration, or a file that a runtime can load, such as an exported one."""
 GROUP = 40
-"""How many networks are measured in turns, besides their reference."""
+"""The largest number of networks whose measurements are interleaved, in addition to the reference."""
 REFERENCE = "reference"
-"""The name of a reference that is no result by itself."""
+"""The name of a reference network whose own latency is not a result."""
 Keep = Callable[[dict[str, LatencyRecord]], None]
+"""Receives the records of a group as soon as the group is measured."""
 
 
 @dataclass(frozen=True)
 class Texts:
-    """What networks are fed: token ids of real texts, one after the other, and how many tokens there are."""
+    """The token ids that networks are fed when they are measured."""
 
     ids: tuple[int, ...] = ()
-    """Random ids where there are none."""
+    """The ids of real texts, concatenated. If empty, random ids are used."""
     vocab_size: int = 1
-    """For networks that are files; models know their own."""
+    """The vocabulary size of networks that are given as files; models know their own."""
 
     def rows(self, batch_size: int, length: int, vocab_size: int) -> list[list[int]]:
-        """Token ids (batch_size, length), all below `vocab_size`."""
+        """Return token ids (batch_size, length), all below `vocab_size`."""
         if not self.ids:
             return np.random.default_rng(0).integers(0, vocab_size, (batch_size, length)).tolist()
         return (np.resize(np.asarray(self.ids), (batch_size, length)) % vocab_size).tolist()
@@ -62,15 +66,16 @@ def measure(
     tokens: Mapping[str, int] = MappingProxyType({}),
     keep: Keep = lambda records: None,
 ) -> dict[str, LatencyRecord]:
-    """Time networks on a device, in one fresh process, those of a group in turns.
+    """Time networks on a device in one fresh process, and return their records by name.
 
-    The first network is the reference: it is measured with every group, and tells how fast the machine was then. The
-    records of several groups are put on one scale by it; where its name is `REFERENCE` that is left to the caller,
-    who finds it as `reference_ms` in each record.
+    The networks of a group are interleaved, in `rounds` rounds. The first network is the reference: it is measured
+    with every group and shows how fast the machine was at that time. The records of several groups are scaled so that
+    the reference takes the same time in all of them. If the reference is named `REFERENCE`, they are not scaled, and
+    each record has the reference's latency as `reference_ms`.
 
-    Each is fed texts of all the device's lengths, as often, and the samples are put together; those named in `tokens`
-    are fed that length alone. `keep` is given the records of each group as soon as they are there. Raises
-    `DeviceError` if the measuring process fails.
+    Each network is fed texts of all the device's lengths, equally often, and its record has all these samples. A
+    network that is named in `tokens` is fed texts of that length only. `keep` receives the records of each group as
+    soon as the group is measured. Raises `DeviceError` if the measuring process fails.
     """
     groups = grouped(networks)
     parts: list[dict[str, LatencyRecord]] = []
@@ -83,7 +88,7 @@ def measure(
             job = {"networks": items, "rounds": rounds}
             found = lane.measure(job, partial(_advance, progress, number, rounds))
             if found["noisy"]:
-                say(f"{device.name}: other work disturbs it; what was measured just now is marked as noisy")
+                say(f"{device.name}: other work disturbs this device; the last measurements are marked as noisy")
             own = records_of(device, found, lane.environment)
             keep(own)
             parts.append(own)
@@ -94,12 +99,12 @@ def measure(
 
 
 def _advance(progress: Tracker, group: int, rounds: int, done: int) -> None:
-    """Say how many rounds of all groups are done; a group that is repeated counts once."""
+    """Report the progress over the rounds of all groups; a group that is measured again counts once."""
     progress(group * rounds + min(done, rounds))
 
 
 def grouped(networks: Mapping[str, Network]) -> list[dict[str, Network]]:
-    """The networks in groups: the first network, which is the reference, in front of at most `GROUP` others in each."""
+    """Divide networks into groups: each has the first network, which is the reference, and at most `GROUP` others."""
     if not networks:
         return []
     reference, *names = networks
@@ -108,10 +113,11 @@ def grouped(networks: Mapping[str, Network]) -> list[dict[str, Network]]:
 
 
 def on_one_scale(groups: Sequence[Mapping[str, LatencyRecord]], reference: str) -> dict[str, LatencyRecord]:
-    """The records of several groups as if the machine had been as fast during each: then the reference's medians agree.
+    """Merge the records of several groups, scaled as if the machine had been equally fast during all of them.
 
-    Shares of the reference are those within each group. Records of one group, or of groups whose reference is no
-    result, are returned as they are.
+    Each group is scaled so that the reference has the same median latency in all groups. Ratios within a group stay
+    unchanged. The records of a single group, or of groups whose reference is named
+    `REFERENCE`, are not scaled.
     """
     if len(groups) < 2 or reference == REFERENCE:
         return {name: record for group in groups for name, record in group.items()}
@@ -124,9 +130,10 @@ def on_one_scale(groups: Sequence[Mapping[str, LatencyRecord]], reference: str) 
 
 
 def measure_peak_memory(device: Device, networks: Mapping[str, Network], texts: Texts) -> dict[str, float]:
-    """The most memory that a process holds which serves one of the networks, in 10^6 bytes, each in its own process.
+    """Return the peak memory of a process that serves a network, in 10^6 bytes, by the network's name.
 
-    Left out where the operating system does not say.
+    Each network is measured in a process of its own. A network is left out if the operating system does not report
+    the peak memory.
     """
     found: dict[str, float] = {}
     with open_lane(device) as lane, track(f"Memory on {device.name}", len(networks)) as progress:
@@ -139,7 +146,7 @@ def measure_peak_memory(device: Device, networks: Mapping[str, Network], texts: 
 
 
 def conditions(device: Device) -> dict[str, Any]:
-    """What the figures of a device depend on, read there. `fingerprint` sums it up."""
+    """Read the environment on a device: processor, runtime, versions, and their hash as `fingerprint`."""
     with open_lane(device) as lane:
         return lane.environment
 
@@ -147,7 +154,10 @@ def conditions(device: Device) -> dict[str, Any]:
 def item_of(
     device: Device, name: str, network: Network, path: Path, texts: Texts, tokens: Mapping[str, int]
 ) -> dict[str, Any]:
-    """A network's entry in a job: its file, written if it is none yet, and what it is fed."""
+    """Return a network's entry in a job: its name, its file and its inputs.
+
+    The file is written to `path`, unless the network is already a file.
+    """
     lengths = (tokens[name],) if name in tokens else device.lengths
     with working_on(path):
         return {"name": name, "file": str(path), "inputs": _written(device, network, path, texts, lengths)}
@@ -156,7 +166,7 @@ def item_of(
 def _written(
     device: Device, network: Network, path: Path, texts: Texts, lengths: Iterable[int]
 ) -> list[dict[str, Any]]:
-    """What a network is fed; its file is written if it is none yet."""
+    """Write a network to `path` unless it is already a file, and return its inputs, one per length."""
     if isinstance(network, Path):
         return _token_inputs(device, lengths, texts.vocab_size, texts)
     if isinstance(network, tuple):
@@ -169,7 +179,10 @@ def _written(
 def records_of(
     device: Device, found: Mapping[str, Any], environment: dict[str, Any], when: str | None = None
 ) -> dict[str, LatencyRecord]:
-    """The records of a measured group; one named `REFERENCE` is no result, but the others get its `reference_ms`."""
+    """Return the records of a measured group by name.
+
+    A network named `REFERENCE` gets no record: its latency becomes the `reference_ms` of the others.
+    """
     now = when or datetime.now(UTC).isoformat(timespec="seconds")
     records = {
         name: LatencyRecord(
@@ -193,7 +206,7 @@ def _file(lane: Lane, number: int, network: Network) -> Path:
 
 
 def _token_inputs(device: Device, lengths: Iterable[int], vocab_size: int, texts: Texts) -> list[dict[str, Any]]:
-    """For each length all that a network may be fed; the runtime leaves out what it does not take."""
+    """Return, for each length, all inputs that a network may read; the runtime drops those that it does not have."""
     ids, mask, types = INPUTS
     return [
         {
@@ -206,7 +219,7 @@ def _token_inputs(device: Device, lengths: Iterable[int], vocab_size: int, texts
 
 
 def _hidden_inputs(device: Device, lengths: Iterable[int], hidden_size: int, copies: int) -> list[dict[str, Any]]:
-    """For each length the states that a chain may read, and the mask."""
+    """Return, for each length, the hidden states that a chain of blocks may read, and the attention mask."""
     names = ["hidden", *(f"hidden_{copy}" for copy in range(1, copies))]
     return [
         {name: {"kind": "float", "shape": [device.batch_size, length, hidden_size]} for name in names}

@@ -1,10 +1,10 @@
-"""The profile of a device: what each block costs there, and what a whole sub-network will cost.
+"""The profile of a device: measured latencies of blocks, from which `Profile` predicts whole sub-networks.
 
-A sub-network is predicted by the sum of its blocks, corrected by what was fitted to a few whole sub-networks: for what
-happens once, and that a processor does unlike blocks in turns less well than the chain of equal ones that each was
-timed in; where the first token alone is computed it finds the inputs at hand, which it does not in such a chain; and
-small networks lose what they have in caches the more the longer they run, larger ones have lost it all.
-`profiling.py` says how all that is measured.
+The prediction is the sum of a sub-network's blocks, corrected by a `Fit` to a few whole sub-networks. The correction
+is needed because blocks are timed in chains of equal ones: a processor runs a sequence of unlike blocks less
+efficiently, blocks that compute only the first token find their inputs in the cache, and small networks keep more of
+their weights in the cache than large ones. `profiling.py` measures profiles; the search predicts the latency of
+candidates with them.
 """
 
 from __future__ import annotations
@@ -27,85 +27,86 @@ from nas.latency.record import throughput_per_s
 
 ENDS, _FIRST = "ends/", "first_"
 _OUTER = (ENDS, _FIRST)
-"""How the names of parts begin that are no blocks of all tokens."""
+"""The prefixes in the names of parts that are not blocks of all tokens: embeddings and classifier, and blocks of the
+first token."""
 
 
 class Sum(NamedTuple):
-    """What the parts of a network come to, each by itself."""
+    """The summed latencies of a network's parts, each measured on its own."""
 
     inner_ms: float
     """Blocks that compute all tokens."""
     outer_ms: float
-    """Embeddings and head, and blocks that compute the first token alone."""
+    """Embeddings and classifier, and blocks that compute only the first token."""
 
     @property
     def ms(self) -> float:
-        """All of them."""
+        """The sum over all parts."""
         return self.inner_ms + self.outer_ms
 
 
 @dataclass(frozen=True)
 class Fit:
-    """From what blocks take by themselves to what a network takes."""
+    """A fitted function from the summed latencies of a network's parts to the latency of the network."""
 
     offset_ms: float
     inner: float
-    """How many times as long blocks that compute all tokens take there."""
+    """The factor for blocks that compute all tokens."""
     outer: float
-    """The same of all else."""
+    """The factor for all other parts."""
     bend: float = 0.0
-    """Added to both factors for what a sum of parts has up to `knee_ms`. Older profiles have none."""
+    """Added to both factors for the first `knee_ms` of the sum. Older profiles do not have it."""
     knee_ms: float = 0.0
 
     def at(self, parts: Sum) -> float:
-        """The latency of a network whose parts sum up to that."""
+        """Return the latency, in milliseconds, of a network whose parts have these sums."""
         small = self.bend * min(parts.ms, self.knee_ms)
         return self.offset_ms + self.inner * parts.inner_ms + self.outer * parts.outer_ms + small
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Block latencies of one search space on one device, in milliseconds, with the prediction's measured error."""
+    """The block latencies of one search space on one device, in milliseconds, and the measured error of predictions."""
 
     device: Device
     environment: dict[str, Any]
     blocks_ms: dict[str, dict[str, float]]
-    """For each kind of block its latency at several numbers of tokens."""
+    """The latency of each part by its name and the number of tokens; see `part_name`."""
     fit: Fit
     noise: tuple[float, ...]
-    """Even quantiles of the latency of one text over the median of all of its length: how unquiet the device is."""
+    """How much latency varies: evenly spaced quantiles of one text's latency, divided by the median for its length."""
     memory: tuple[float, float] | None
-    """Peak memory as a line over stored megabytes, offset and slope; None where no budget asks for it."""
+    """Offset and slope of peak memory as a line over stored megabytes; None if no budget limits memory."""
     teacher: dict[str, float]
-    """Measured figures of the uncompressed teacher, predicted networks' reference."""
+    """The measured metrics of the uncompressed teacher. Relative budgets are shares of them."""
     smallest_p50_ms: float
-    """The smallest sub-network of the space, measured whole."""
+    """The measured median latency of the smallest sub-network of the space."""
     error: dict[str, float]
-    """On whole sub-networks that nothing was fitted to: mape, worst, kendall_tau, networks."""
+    """The prediction error on held-out sub-networks, to which nothing was fitted; see `record.error_of`."""
     held_out: list[dict[str, float]] = field(default_factory=list)
-    """`predicted_ms` and `measured_ms` of these sub-networks."""
+    """`predicted_ms` and `measured_ms` of each held-out sub-network."""
     noisy: bool = False
-    """Whether the machine was disturbed in some measurement, also when it was repeated."""
+    """Whether the machine was disturbed during all attempts of some measurement."""
     readout: Readout = "first"
-    """What the head of the networks reads: where it is the first token, the last layers compute that one alone."""
+    """Which tokens the classifier reads. If it reads the first one, the last layers compute only that token."""
 
     @property
     def teacher_p50_ms(self) -> float:
-        """The teacher's median latency."""
+        """The teacher's median latency in milliseconds."""
         return self.teacher["p50_ms"]
 
     def predict_ms(self, architecture: Architecture, exits: Sequence[float] = ()) -> float:
-        """The predicted median latency of a sub-network in milliseconds; see `predict`."""
+        """Return the predicted median latency of a sub-network in milliseconds; see `predict`."""
         return self.predict(architecture, exits)["p50_ms"]
 
     def predict(self, architecture: Architecture, exits: Sequence[float] = ()) -> dict[str, float]:
-        """The figures of a sub-network that depend on its latency over the device's lengths.
+        """Return the predicted latency metrics of a sub-network over all the device's lengths, by name.
 
-        `exits` are the shares of texts that leave after the first layer, the second and so on; all after the last where
-        nothing is given.
+        `exits` has the shares of texts that exit after the first layer, the second and so on. If it is empty, all
+        texts run through all layers.
         """
         parts = [sums(self.blocks_ms, architecture, length, self.readout) for length in self.device.lengths]
-        shares = exits or (1.0,)  # of the layers from the first on, or of the last alone
+        shares = exits or (1.0,)  # per layer from the first on, or for the last one only
         depths = range(1, len(shares) + 1) if exits else (-1,)
         costs = [self.fit.at(own[depth]) for depth in depths for own in parts]
         if len(costs) == 1:
@@ -124,11 +125,11 @@ class Profile:
 
     @cached_property
     def _spread(self) -> tuple[float, float, float]:
-        """Median, 95th percentile and mean of the noise: those of any network that has one latency."""
+        """Median, 95th percentile and mean of the noise: the factors for a network whose texts all cost the same."""
         return _summary(np.array(self.noise), np.full(len(self.noise), 1.0 / len(self.noise)))
 
     def predict_memory_mb(self, stored_mb: float) -> float:
-        """The predicted peak memory of a process that serves a network of that size."""
+        """Return the predicted peak memory, in 10^6 bytes, of a process that serves a network of that size."""
         offset, slope = self.memory or (0.0, 0.0)
         return offset + slope * stored_mb
 
@@ -138,7 +139,7 @@ class Profile:
 
     @classmethod
     def load(cls, path: Path) -> Profile:
-        """Read a profile. Raises `DeviceError` if it is missing or not one."""
+        """Read a profile. Raises `DeviceError` if the file is missing or is not a profile."""
         values = read_json(path, DeviceError)
         try:
             read = {
@@ -149,16 +150,19 @@ class Profile:
             }
             return cls(**values | read)
         except (KeyError, TypeError, ValueError):
-            raise DeviceError(f"{path}: not a profile of this version; remove it and run nas profile") from None
+            raise DeviceError(f"{path}: not a profile of this version; remove the file and run nas profile") from None
 
 
 def _summary(every: np.ndarray, often: np.ndarray) -> tuple[float, float, float]:
-    """Median, 95th percentile and mean of values that come as often as their weights say."""
+    """Return the weighted median, 95th percentile and mean of values; the weights sum to 1."""
     return weighted_quantile(every, often, 0.5), weighted_quantile(every, often, 0.95), float(every @ often)
 
 
 def weighted_quantile(values: np.ndarray, weights: np.ndarray, share: float) -> float:
-    """What that share of values lies below, which come as often as their weights (of sum 1) say."""
+    """Return the weighted quantile of values below which `share` of the weight lies; the weights sum to 1.
+
+    If the share falls exactly between two values, return their mean.
+    """
     order = np.argsort(values)
     order = order[weights[order] > 0.0]
     sorted_values, reached = values[order], np.cumsum(weights[order])
@@ -171,7 +175,11 @@ def weighted_quantile(values: np.ndarray, weights: np.ndarray, share: float) -> 
 def sums(
     table: dict[str, dict[str, float]], architecture: Architecture, length: int, readout: Readout = "first"
 ) -> list[Sum]:
-    """What the parts of a network come to for a text of some length: up to its ends, its first layer and so on."""
+    """Return the cumulative sums of a network's parts for a text of `length` tokens.
+
+    The first is that of the embeddings and the classifier, the second adds the first layer, and so on. Latencies
+    between measured numbers of tokens are interpolated linearly.
+    """
 
     def cost(part: str, tokens: int) -> float:
         known = table[part]
@@ -191,9 +199,9 @@ def sums(
 
 
 def stages(architecture: Architecture, length: int, readout: Readout = "first") -> Iterator[list[tuple[str, int]]]:
-    """The entries of the table that a network's latency is the sum of, each with its number of tokens.
+    """Yield lists of the parts whose latencies sum up to a network's, each as its name and its number of tokens.
 
-    First those of its two ends, then those of each layer.
+    The first list has one part for the embeddings and the classifier; each further list has the parts of a layer.
     """
     hidden, tokens = architecture.hidden_size, length
     yield [(f"{ENDS}{hidden}/{architecture.embedding}", tokens)]
@@ -212,5 +220,5 @@ def stages(architecture: Architecture, length: int, readout: Readout = "first") 
 
 
 def part_name(block: Block, hidden: int, size: int, choice: str, first_only: bool) -> str:
-    """The entry of the table for a block, for all tokens or for the first token alone."""
+    """Return the name under which profiles keep a block's latency, for all tokens or only the first one."""
     return f"{_FIRST if first_only else ''}{block}/{hidden}/{size}/{choice}"

@@ -1,8 +1,10 @@
-"""Making the profile of a device: what is measured, and what is fitted to it.
+"""Measure the profile of a device: which networks are measured, and how the profile is computed from their latencies.
 
-A block's latency is taken from a chain of several of them. A machine may be faster at one time than at another, for
-longer than a group of networks is measured: one network is measured with all groups, and sets them on one scale. The
-error is measured on whole sub-networks that nothing was fitted to, and written into the profile.
+`Recipe` defines the networks and computes the `Profile`; `build_profile` measures them on a device that can be
+reached, and `bundle.py` by an archive. The latency of a block is that of a chain of equal blocks, divided by their
+number. Because a machine may be faster at some times than at others, one reference network is measured with every
+group and puts all groups on one scale. The prediction error is measured on held-out sub-networks and written into the
+profile.
 """
 
 from __future__ import annotations
@@ -32,51 +34,56 @@ from nas.model.sizes import Sizes, stored_mb
 from nas.space import SearchSpace
 
 _METHOD = 13
-"""Raised when blocks are measured, or the fit is made, in another way, so that older profiles are made anew."""
+"""Increment this when blocks are measured or the fit is computed in a different way, so that profiles are rebuilt."""
 _COPIES = 4
 BLOCK_ROUNDS, WHOLE_ROUNDS = 6, 16
 _FITTED, _HELD_OUT, _WEIGHED = 16, 24, 6
-"""How many whole networks are fitted to, held out and weighed."""
+"""How many whole networks are measured for the fit (including the teacher), to test it, and for peak memory."""
 _SHALLOW = 3
-"""Each third of those that are fitted to has as few layers as any: they are few among random ones, and unlike others.
-"""
+"""Every third network that is fitted to has the fewest layers of the space. Random sampling yields few such networks,
+and their latencies differ from those of others."""
 _TEACHER = "teacher"
 _MOST_LENGTHS = 4
-"""So many numbers of tokens are measured; between them lies a line."""
+"""The largest number of text lengths at which blocks are measured; latencies in between are interpolated linearly."""
 _ALIKE = 1.5
-"""A fit needs sums of which the largest is at least so many times the smallest."""
-_DOUBT = 0.1
-"""The usual relative error of a measurement over the difference that may be expected between slopes."""
+"""The smallest ratio between the largest and the smallest sum of parts with which all coefficients are fitted."""
+_PENALTY = 0.1
+"""The weight of the penalty on differences between slopes: the usual relative error of a measurement divided by the
+expected difference."""
 _ALL = 10**6
+"""A `keep_tokens` that no text exceeds."""
 _MOST_ROWS = 4096
-"""Rows of the word table in measured networks: a look-up costs the same in a larger one, writing it does not."""
+"""The largest vocabulary of measured networks. A larger one takes longer to write, but not longer to look up in."""
 _NOISE = (np.arange(20) + 0.5) / 20
-"""Quantiles that stand for the noise of one length."""
+"""The quantiles that represent the distribution of latency at one length."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a profile is made from besides the machine. Of the teacher only its sizes matter; weights are made up."""
+    """Everything that determines a profile, except the machine.
+
+    Only the sizes of the teacher matter; measured networks have artificial weights.
+    """
 
     device: Device
     space: SearchSpace
     config: CompactBertConfig
-    """The teacher's."""
+    """The teacher's configuration."""
     seed: int
     memory: bool = False
-    """Whether peak memory is measured too."""
+    """Whether peak memory is also measured."""
     texts: Texts = NO_TEXTS
 
     copies: ClassVar[int] = _COPIES
-    """Blocks of one chain."""
+    """The number of blocks in a chain."""
 
     @property
     def digest(self) -> str:
-        """Changes when other networks would be measured, or in another way."""
+        """A digest that changes if different networks are measured, or in a different way."""
         measured = (_METHOD, _COPIES, BLOCK_ROUNDS, WHOLE_ROUNDS, _FITTED, _HELD_OUT, _WEIGHED, self.memory, self.seed)
         config = self.config
         kind = (config.hidden_act, config.pooler_act, config.embedding_size, config.input_names, config.num_labels)
-        # Latency does not depend on how many words the table holds, but the teacher's memory does.
+        # Latency does not depend on the size of the vocabulary, but the teacher's memory does.
         more: list[object] = [config.vocab_size] if self.memory else []
         more += ["first layers"] if self.space.dimensions.exit_threshold else []
         form = NetworkForm(config.network_type, config.readout, config.normalize)
@@ -86,13 +93,13 @@ class Recipe:
 
     @cached_property
     def base(self) -> CompactBertConfig:
-        """The teacher's configuration with a short word table."""
+        """The teacher's configuration with a vocabulary of at most `_MOST_ROWS` tokens."""
         rows = min(self.config.vocab_size, _MOST_ROWS)
         return CompactBertConfig(**self.config.to_dict() | {"vocab_size": rows})
 
     @cached_property
     def chosen(self) -> dict[str, Architecture]:
-        """The whole sub-networks that are measured, by name."""
+        """The whole sub-networks that are measured, by name: teacher, smallest, fitted and held-out ones."""
         rng = random.Random(f"profile/{self.seed}")
         chosen = {_TEACHER: self.space.largest(), "smallest": self.space.smallest()}
         fewest = len(self.space.layer_sets[0])
@@ -104,9 +111,9 @@ class Recipe:
         return chosen
 
     def _drawn(self, rng: random.Random) -> Architecture:
-        """A random sub-network; of one with early exits its first layers, as if all texts left after one of them.
+        """Return a random sub-network; if it has early exits, a random number of its first layers, without exits.
 
-        Where random weights would leave says nothing, and the fit must know networks as short as those.
+        Where texts would exit with artificial weights is meaningless, but the fit needs networks of every depth.
         """
         drawn = self.space.sample(rng)
         if not drawn.exit_threshold:
@@ -114,12 +121,12 @@ class Recipe:
         return self._first_layers(drawn, rng.randint(1, len(drawn.layers)))
 
     def _first_layers(self, architecture: Architecture, count: int) -> Architecture:
-        """So many layers of an architecture, all texts going through all of them."""
+        """Return an architecture with the first `count` layers of another one and without early exits."""
         return self.space.repaired(replace(architecture, layers=architecture.layers[:count], exit_threshold=0.0))
 
     @cached_property
     def tokens(self) -> list[int]:
-        """The numbers of tokens that blocks are measured at: all that occur if they are few, else some among them."""
+        """The numbers of tokens at which blocks are measured: at most `_MOST_LENGTHS` of those that occur."""
         longest = max(self.device.lengths)
         dropped = (kept for kept in self.space.dimensions.keep_tokens if kept < longest)
         needed = sorted({*self.device.lengths, *dropped})
@@ -130,31 +137,31 @@ class Recipe:
 
     @cached_property
     def reference(self) -> Network:
-        """What is measured with every group: a block of the kind that takes most of the time."""
+        """The network that is measured with every group: a large feed-forward block, the kind that takes most time."""
         sizes = self.space.dimensions
         layer = Layer(_usual(self.space), sizes.num_attention_heads[-1], sizes.intermediate_size[-1])
         ends = Architecture(hidden_size=sizes.hidden_size[-1], layers=())
         return BlockChain("feed_forward", layer, 1), self.base.with_architecture(ends)
 
     def with_reference(self, networks: Mapping[str, Network]) -> dict[str, Network]:
-        """The networks, and the one that is measured with every group."""
+        """Return the networks with the reference in front."""
         return {REFERENCE: self.reference, **networks}
 
     def tokens_of(self, blocks: Mapping[str, tuple[Network, int]]) -> dict[str, int]:
-        """How many tokens the reference and some of the blocks are fed."""
+        """Return the number of tokens that the reference and each of the blocks is fed, by name."""
         return {REFERENCE: max(self.device.lengths)} | {name: count for name, (_, count) in blocks.items()}
 
     def blocks(self) -> dict[str, tuple[Network, int]]:
-        """The networks that blocks are timed in and their numbers of tokens, by `part@tokens`."""
+        """Return the networks that blocks are timed with and their numbers of tokens, by `part@tokens`."""
         parts = dict(_block_networks(self.space, self.base))
         return {f"{part}@{count}": (network, count) for part, network in parts.items() for count in self.tokens}
 
     def whole(self) -> dict[str, Network]:
-        """The whole sub-networks, by the names of `chosen`."""
+        """Return the whole sub-networks as models, by the names of `chosen`."""
         return {name: _network(self.base, architecture) for name, architecture in self.chosen.items()}
 
     def weighed(self) -> list[str]:
-        """The names of those whose memory is measured."""
+        """Return the names of the whole sub-networks whose peak memory is measured."""
         return list(self.chosen)[:_WEIGHED] if self.memory else []
 
     def profile(
@@ -163,11 +170,14 @@ class Recipe:
         whole: Mapping[str, LatencyRecord],
         peaks: Mapping[str, float],
     ) -> Profile:
-        """The profile, from what was measured."""
+        """Return the profile that follows from the records of blocks and whole sub-networks, and from peak memory.
+
+        Raises `DeviceError` if peak memory is needed but the device does not report it.
+        """
         level = whole[_TEACHER].reference_ms
         whole = {name: record.scaled(level / record.reference_ms) for name, record in whole.items()}
         table = self._table(blocks, level)
-        # The teacher, whose layers are all alike, is no example of the others.
+        # Nothing is fitted to the teacher: its layers are all alike, which is untypical of sub-networks.
         used = [name for name in self.chosen if name != _TEACHER and not name.startswith("held_out")]
         held_out = [name for name in self.chosen if name.startswith("held_out")]
         parts = [
@@ -204,7 +214,7 @@ class Recipe:
         return replace(profile, error=error_of(predicted, measured), held_out=pairs)
 
     def _table(self, records: Mapping[str, LatencyRecord], reference_ms: float) -> dict[str, dict[str, float]]:
-        """What blocks take where the reference takes that long."""
+        """Return all parts' latencies by number of tokens, scaled as if the reference took `reference_ms`."""
         table: dict[str, dict[str, float]] = {}
         for name, record in records.items():
             part, _, count = name.rpartition("@")
@@ -224,8 +234,8 @@ class Recipe:
             return None
         if not peaks:
             raise DeviceError(
-                f"devices.{self.device.name}: its system does not say how much memory a process holds; "
-                "drop peak_memory_mb from its budgets"
+                f"devices.{self.device.name}: its operating system does not report the peak memory of a process; "
+                "remove peak_memory_mb from the budgets of this device"
             )
         known = Sizes(self.base)
         sizes = [known.stored_mb(self.chosen[name]) for name in peaks]
@@ -236,10 +246,10 @@ class Recipe:
 
 
 def build_profile(recipe: Recipe, inputs: str, parts: Path | None = None) -> Profile:
-    """Measure all blocks of a space and some whole sub-networks on a device.
+    """Measure all blocks of a space and some whole sub-networks on a device, and return the profile.
 
-    All samples are kept in `parts`, so that an interrupted one goes on. `inputs` says what it is made from, the machine
-    included.
+    The samples are stored in the file `parts`, so that an interrupted measurement resumes. `inputs` is a digest of
+    the recipe and the machine; samples of other ones are not used.
     """
     device, known = recipe.device, _Parts(parts, inputs, recipe.device)
     blocks = known.measured("blocks")
@@ -260,7 +270,7 @@ def build_profile(recipe: Recipe, inputs: str, parts: Path | None = None) -> Pro
 
 
 class _Parts:
-    """Records that an interrupted profile has left; those of another machine or recipe do not count."""
+    """The stored records of an interrupted measurement. Records of another machine or recipe are ignored."""
 
     def __init__(self, path: Path | None, inputs: str, device: Device) -> None:
         self.path, self.device = path, device
@@ -289,11 +299,10 @@ class _Parts:
 
 
 def fitted(parts: Sequence[Sum], measured: Sequence[float]) -> Fit:
-    """What gives the least relative errors for parts that were measured together; a factor where their sums hardly
-    differ.
+    """Fit the latencies of whole networks to the sums of their parts by least squares of the relative errors.
 
-    That slopes differ is believed as far as it is seen: without a reason in the figures they are equal, above and below
-    the knee, which lies at the mean of the sums.
+    A small penalty keeps the two slopes equal, and the same on both sides of the knee (the mean of the sums), unless
+    the measurements clearly differ from that. If the sums hardly differ, only one factor is fitted.
     """
     (inner, outer), y = np.transpose(parts), np.asarray(measured)
     whole = inner + outer
@@ -302,8 +311,8 @@ def fitted(parts: Sequence[Sum], measured: Sequence[float]) -> Fit:
         return Fit(0.0, factor, factor)
     knee = float(whole.mean())
     design = np.stack([np.ones_like(y), inner, outer, np.minimum(whole, knee)], axis=1) / y[:, None]
-    doubts = [[0.0, _DOUBT, -_DOUBT, 0.0], [0.0, 0.0, 0.0, _DOUBT]]
-    design, target = np.vstack([design, doubts]), np.append(np.ones_like(y), np.zeros(len(doubts)))
+    penalties = [[0.0, _PENALTY, -_PENALTY, 0.0], [0.0, 0.0, 0.0, _PENALTY]]
+    design, target = np.vstack([design, penalties]), np.append(np.ones_like(y), np.zeros(len(penalties)))
     offset, own_inner, own_outer, bend = lsq_linear(design, target, ([-np.inf, 0.0, 0.0, 0.0], np.inf)).x.tolist()
     return Fit(offset, own_inner, own_outer, bend, knee)
 
@@ -321,13 +330,13 @@ def _block_networks(space: SearchSpace, base: CompactBertConfig) -> Iterator[tup
                     chain = BlockChain(block, layer, _COPIES, first_only)
                     yield part_name(block, hidden, size, choice, first_only), (chain, config)
         if space.dimensions.keep_tokens:
-            # All are chosen to go on, so that each copy has as many.
+            # All tokens are kept, so that every copy computes equally many.
             layer = Layer(_usual(space), space.dimensions.num_attention_heads[-1], 1, keep_tokens=_ALL)
             yield f"dropping/{hidden}", (BlockChain("attention", layer, _COPIES), config)
 
 
 def _usual(space: SearchSpace) -> int:
-    """The teacher's layer that measured blocks are from: the second, since the first may differ from all others."""
+    """Return the teacher's layer that measured blocks are made from: the second, as the first may be untypical."""
     return min(1, space.teacher.num_hidden_layers - 1)
 
 

@@ -1,4 +1,8 @@
-"""The lane of a device that is a Ray node: an actor there holds it, so nothing else is measured meanwhile."""
+"""The lane of a device that is a Ray node.
+
+`RayLane` starts an actor on the node, which owns a `LocalLane` there. The actor occupies the Ray resource that is
+named after the device, so that only one measurement runs on the node at a time.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +24,11 @@ from nas.progress import say
 
 _MOST_LOSSES = 5
 _PATIENCE_S = 30.0
-"""After so long without an answer the person who waits is told what is waited for."""
+"""How long an answer may take before the user is told what the lane is waiting for."""
 
 
 class _Keeper:
-    """Holds the device's local lane, in a process on its node."""
+    """The Ray actor: a process on the device's node that owns a local lane."""
 
     def __init__(self, device: Device) -> None:
         self._lane = LocalLane(device.model_copy(update={"where": "here"}))
@@ -54,7 +58,7 @@ class _Keeper:
                 (self._lane.folder / name).unlink()
 
     def _placed(self, group: dict[str, Any]) -> dict[str, Any]:
-        """The group with files as they lie here, by the places of their networks."""
+        """Return the group with the paths of its files on this node, named by their index in the group."""
         items = [
             item | {"file": str(self._lane.folder / f"{at}{Path(item['file']).suffix}")}
             for at, item in enumerate(group["networks"])
@@ -63,10 +67,10 @@ class _Keeper:
 
 
 class RayLane:
-    """Measures on the node that offers a resource of the device's name, and waits where there is none at the time.
+    """A lane to the Ray node that offers a resource with the device's name. It waits until there is such a node.
 
-    A node that goes away loses the group in flight, which is measured again when one is back. Raises `DeviceError` if
-    that is another machine: what two measured cannot be compared.
+    If the node or its process is lost, the current group is measured again as soon as a node is back. Raises
+    `DeviceError` if that node is a different machine, because latencies of two machines cannot be compared.
     """
 
     def __init__(self, device: Device) -> None:
@@ -93,7 +97,7 @@ class RayLane:
         return found
 
     def _ask(self, method: str, *arguments: Any) -> Any:
-        """Call the keeper; a lost one is replaced and asked again."""
+        """Call a method of the actor. If the actor is lost, start another one and call it again."""
         for _ in range(_MOST_LOSSES):
             if self._keeper is None:
                 actor = ray.remote(num_cpus=0, resources={self.device.name: 1})(_Keeper)
@@ -107,10 +111,10 @@ class RayLane:
             try:
                 return ray.get(waiting)
             except RayActorError as problem:
-                origin = problem.args[0] if problem.args else None  # what its constructor raised, if that was it
+                origin = problem.args[0] if problem.args else None  # set if its constructor failed
                 if isinstance(cause := getattr(origin, "cause", None), DeviceError):
                     raise cause from problem
-                say(f"{self.device.name}: its node or process was lost; measuring again when it is back")
+                say(f"{self.device.name}: its node or process was lost; measurements resume when it is back")
                 self._keeper = None
             except RayTaskError as problem:
                 raise DeviceError(str(problem.cause)) from problem
@@ -123,7 +127,8 @@ class RayLane:
         if now != before:
             raise DeviceError(
                 f"devices.{self.device.name}: the node that is back is another machine or has another runtime ({now}, "
-                f"before {before}), and what two measured cannot be compared; bring the first one back, or profile anew"
+                f"before {before}), so its latencies cannot be compared with earlier ones; bring the first node back, "
+                "or measure the profile again"
             )
 
     def __enter__(self) -> Self:
@@ -140,7 +145,7 @@ class RayLane:
 
 
 def _contents(items: Any) -> dict[str, bytes]:
-    """The files of networks, and those of OpenVINO's weights beside them, named by their places."""
+    """Return the contents of the networks' files, and of OpenVINO's weight files next to them, named by index."""
     paths = [(at, Path(item["file"])) for at, item in enumerate(items)]
     paths += [(at, path.with_suffix(".bin")) for at, path in paths if path.suffix == ".xml"]
     return {f"{at}{path.suffix}": path.read_bytes() for at, path in paths}

@@ -1,4 +1,9 @@
-"""What a latency measurement leaves: every sample, with the conditions it was taken under."""
+"""The result of a latency measurement: all samples, with the conditions under which they were taken.
+
+`LatencyRecord` holds the samples of one network on one device. `measure.py` and `bundle.py` create records; profiles,
+the search and the verification of exports read their percentiles. The functions here combine several records, derive
+the metrics that budgets limit, and compare predicted with measured latencies.
+"""
 
 from __future__ import annotations
 
@@ -11,71 +16,72 @@ import numpy as np
 from nas.device import Device
 
 _UNDISTURBED = 5
-"""The percentile of samples that counts as undisturbed."""
+"""The percentile of the samples that is taken as the latency of an undisturbed run."""
 _MIXED = 1000
-"""Samples of a mixture."""
+"""The number of samples in the record that `mixture` returns."""
 
 
 @dataclass(frozen=True)
 class LatencyRecord:
-    """Samples of one network on one device, in milliseconds, in the order they were taken."""
+    """The latency samples of one network on one device, in milliseconds, by input length and then by time."""
 
     samples_ms: tuple[float, ...]
     device: Device
     environment: dict[str, Any]
-    """Processor, runtime and their versions, as read in the measuring process; `fingerprint` sums them up."""
+    """Processor, runtime and versions, read in the measuring process; the entry `fingerprint` is a hash of the rest."""
     measured_at: str
+    """The date and time of the measurement, in ISO format and UTC."""
     spread: float = 0.0
-    """Interquartile range over median among samples of one length: above 0.15 the measurement was disturbed."""
+    """The interquartile range divided by the median, among samples of one length. Above 0.15 suggests a disturbance."""
     drift: float = 0.0
-    """By how much a reference network was slower or faster after the measurement than before."""
+    """The relative change of the reference network's median latency from before the measurement to after it."""
     noisy: bool = False
-    """Whether the machine was disturbed, also when it was measured again."""
+    """Whether the machine was disturbed during every attempt to measure the group."""
     reference_ms: float = 1.0
-    """What that network took at best which is measured in turns with each of several groups; 1 where there is none."""
+    """The `best_ms` of the reference network that was interleaved with this network's group; 1 if there was none."""
 
     def percentile_ms(self, percent: float) -> float:
-        """A percentile of the samples, in milliseconds."""
+        """Return a percentile (0 to 100) of the samples, in milliseconds."""
         return float(np.percentile(self.samples_ms, percent))
 
     @property
     def best_ms(self) -> float:
-        """What it takes undisturbed: disturbances only ever add time."""
+        """The latency of an undisturbed run: a low percentile, because disturbances only ever add time."""
         return self.percentile_ms(_UNDISTURBED)
 
     def scaled(self, factor: float) -> LatencyRecord:
-        """The record as it would be on a machine that takes `factor` times as long."""
+        """Return the record that a machine would give that takes `factor` times as long."""
         samples = tuple(sample * factor for sample in self.samples_ms)
         return replace(self, samples_ms=samples, reference_ms=self.reference_ms * factor)
 
     def by_length(self) -> np.ndarray:
-        """The samples of a network that was fed all of the device's lengths, (lengths, samples of each)."""
+        """Return the samples as (lengths, samples per length), if the network was fed all the device's lengths."""
         return np.reshape(self.samples_ms, (len(self.device.lengths), -1))
 
     @property
     def p50_ms(self) -> float:
-        """The median."""
+        """The median latency."""
         return self.percentile_ms(50)
 
     @property
     def p95_ms(self) -> float:
-        """The 95th percentile."""
+        """The 95th percentile of the latency."""
         return self.percentile_ms(95)
 
     @property
     def expected_ms(self) -> float:
-        """The mean."""
+        """The mean latency."""
         return float(np.mean(self.samples_ms))
 
     @property
     def longest_ms(self) -> float:
-        """The median of the longest texts, where texts of several lengths were fed as often each."""
+        """The median latency of the longest texts, whose samples are taken to be the largest of all."""
         lengths = sorted(self.device.lengths)
         share = lengths.count(lengths[-1]) / len(lengths)
         return self.percentile_ms(100 * (1.0 - share / 2))
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON form, percentiles first."""
+        """Return the JSON form: percentiles, disturbance, conditions and all samples."""
         return {
             "unit": "ms",
             "p50_ms": round(self.p50_ms, 4),
@@ -93,12 +99,15 @@ class LatencyRecord:
         }
 
     def summary(self) -> dict[str, Any]:
-        """The JSON form without the samples."""
+        """Return the JSON form without the samples."""
         return {key: value for key, value in self.to_json().items() if key != "samples_ms"}
 
 
 def latency_figures(record: LatencyRecord, worst: LatencyRecord | None = None) -> dict[str, float]:
-    """What budgets may limit. `worst` is that of all layers, for networks that texts leave early."""
+    """Return the latency metrics that a budget may limit, by name.
+
+    For a network with early exits, `worst` is its record when every text runs through all layers.
+    """
     return {
         "p50_ms": record.p50_ms,
         "p95_ms": record.p95_ms,
@@ -109,12 +118,12 @@ def latency_figures(record: LatencyRecord, worst: LatencyRecord | None = None) -
 
 
 def throughput_per_s(device: Device, expected_ms: float) -> float:
-    """Texts a second where one batch follows the other."""
+    """Return how many texts per second the device serves if batches follow each other without a pause."""
     return 1e3 * device.batch_size / expected_ms
 
 
 def pooled(records: Sequence[LatencyRecord]) -> LatencyRecord:
-    """One record of all samples of one network that was measured several times, those of each length together."""
+    """Merge several records of the same network into one, keeping the samples of each length together."""
     samples = np.concatenate([record.by_length() for record in records], axis=1)
     return replace(
         records[0],
@@ -126,9 +135,9 @@ def pooled(records: Sequence[LatencyRecord]) -> LatencyRecord:
 
 
 def mixture(records: Sequence[LatencyRecord], shares: Sequence[float]) -> LatencyRecord:
-    """One record of texts that take either of several ways, each as often as its share says.
+    """Return one record that mixes several, each of which stands for a share of the texts.
 
-    Of each way's samples so many quantiles are taken as its share of a thousand.
+    Each record contributes evenly spaced quantiles of its samples, in number proportional to its share.
     """
     samples: list[float] = []
     for record, share in zip(records, shares, strict=True):
@@ -138,7 +147,10 @@ def mixture(records: Sequence[LatencyRecord], shares: Sequence[float]) -> Latenc
 
 
 def error_of(predicted: list[float], measured: list[float]) -> dict[str, float]:
-    """How far predictions were off: mean absolute and worst percentage error, and Kendall's tau."""
+    """Return the error of predictions: mean and largest absolute relative error, and Kendall's tau.
+
+    Relative errors are fractions of the measured latency: 0.05 is 5 %.
+    """
     from scipy.stats import kendalltau
 
     expected, found = np.asarray(predicted), np.asarray(measured)

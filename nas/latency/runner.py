@@ -1,12 +1,13 @@
-"""The program that measures networks and does nothing else. It needs Python, numpy and, for ONNX files, onnxruntime.
+"""The program that measures networks and does nothing else. It needs only Python, numpy and the runtime.
 
-On this machine `lanes.py` starts it and talks with it, line by line. In an archive of `nas device bundle` this very
-file is `run.py`: there it measures what `job.json` beside it lists and leaves `result.json`. Stopped and started again,
-it goes on.
+On this machine `lanes.py` starts it and exchanges lines of JSON with it. In an archive of `nas device bundle` this
+file is `run.py`: there it measures the networks that `job.json` lists and writes `result.json`. If it is interrupted
+and started again, it resumes.
 
-The networks of a group are measured in turns, in an order drawn anew for every round, so that a disturbance of the
-machine meets all alike. The first of them is their reference: it comes in turns more often, and is timed before and
-after the rest; a group that drifted or spread is measured again, and marked if it stays so.
+The networks of a group are interleaved, in a new random order in every round, so that a disturbance of the machine
+affects all of them alike. The first network is the reference: it has additional turns, and it is timed before and
+after all others. A group whose reference drifts or whose samples spread too much is measured again. If every attempt
+is disturbed, the best one is kept and marked as noisy.
 """
 
 from __future__ import annotations
@@ -30,33 +31,33 @@ import numpy as np
 
 Run = Callable[[], Any]
 Clock = Callable[[Run], float]
-"""Runs a network once and says how many milliseconds it took."""
+"""Runs a network once and returns how many milliseconds that took."""
 Load = Callable[[Mapping[str, Any], Mapping[str, Any], Sequence[Mapping[str, np.ndarray]]], "list[Run]"]
-"""From an item of a group, a device and inputs to one function for each input."""
+"""Loads a network, given its entry in a group, the device and inputs, and returns a function for each input."""
 
 ANSWER, ROUND = "answer ", "round "
-"""How lines of the measuring process begin that are no chatter of a library."""
+"""The prefixes of the lines that the measuring process prints itself; libraries may print others."""
 _SETTLING_SECONDS, _SETTLING_RUNS, _TURN_SECONDS = 0.01, 10, 0.03
-"""A network's turn: first it runs untimed, for it is slow as long as the caches hold what the one before it left there.
-Turns are short and many, for what disturbs a machine lasts longer than a run."""
+"""In its turn a network first runs untimed, because it is slow until its own data have replaced those of the previous
+network in the caches. Turns are short and many, because a disturbance of the machine lasts longer than one run."""
 _MOST_SAMPLES, _FEWEST_SAMPLES = 12, 2
 _WARM_UP_SECONDS, _WARM_UP_WINDOW, _STABLE = 1.0, 3, 0.05
 _REFERENCE_SAMPLES, _BETWEEN = 12, 10
-"""Samples of the reference before and after the rest; it also has a turn after so many others."""
+"""How many times the reference is timed before and after all others, and how many turns lie between its own."""
 _ATTEMPTS = 3
 _MOST_DRIFT, _MOST_SPREAD = 0.1, 0.15
 _MB = 1e6
 
 
 def wall_clock(run: Run) -> float:
-    """The time of one run by the monotonic clock."""
+    """Return the time of one run in milliseconds, by the monotonic clock."""
     started = time.perf_counter()
     run()
     return (time.perf_counter() - started) * 1e3
 
 
 def prepare_process(device: Mapping[str, Any]) -> None:
-    """Keep to the device's cores and stop the garbage collector."""
+    """Pin this process to the device's cores, if it names any, and stop the garbage collector."""
     if device["pin_to"]:
         if not hasattr(os, "sched_setaffinity"):
             raise OSError("pin_to: this operating system cannot pin a process to cores")
@@ -72,10 +73,11 @@ def measure_group(
     clock: Clock = wall_clock,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Measure the networks of a group, again if the machine was disturbed.
+    """Measure the networks of a group, and repeat that if the machine was disturbed.
 
-    Returns `samples_ms` by name and input; `spread` by name, the interquartile range over the median; `drift` of the
-    reference, the number of `attempts`, and whether it was `noisy` all the same.
+    Return the best attempt as a dictionary: `samples_ms` by name and input; `spread` by name, the interquartile range
+    divided by the median; `drift`, the relative change of the reference; the number of `attempts`; and `noisy`,
+    whether even the best attempt was disturbed.
     """
     networks = {item["name"]: load(item, device, _inputs(item)) for item in group["networks"]}
     pace = {name: sum(_warm_up(run, device["warm_up"], clock) for run in runs) for name, runs in networks.items()}
@@ -128,7 +130,10 @@ def _with_turns_of(reference: str, names: Sequence[str]) -> Iterator[str]:
 
 
 def _settle(run: Run, clock: Clock, seconds: float) -> None:
-    """Run for a while, at least once and at most some times; by the clock, which waits for a GPU."""
+    """Run a network untimed for some seconds: at least once, at most `_SETTLING_RUNS` times.
+
+    The runs go through `clock` because it waits until a GPU has finished.
+    """
     ends = time.perf_counter() + seconds
     for _ in range(_SETTLING_RUNS):
         clock(run)
@@ -146,7 +151,7 @@ def _disturbance(found: Mapping[str, Any]) -> float:
 
 
 def _warm_up(run: Run, fewest: int, clock: Clock) -> float:
-    """Run until the time is stable; returns the shortest in milliseconds."""
+    """Run a network at least `fewest` times and until its time is stable; return the shortest time in milliseconds."""
     took: list[float] = []
     while True:
         took.append(clock(run))
@@ -159,9 +164,10 @@ def _warm_up(run: Run, fewest: int, clock: Clock) -> float:
 def answer(
     device: Mapping[str, Any], asked: Iterable[Mapping[str, Any]], load: Load, clock: Clock = wall_clock
 ) -> None:
-    """Print the environment, then what each group that is asked for comes to, a line of JSON each.
+    """Print the environment and then the answer to each request in `asked`, each as one line of JSON.
 
-    Ends the process with one line where the system or the runtime fails.
+    A request is a group to measure, or `{"memory": item}` for the peak memory of one network. If the system or the
+    runtime fails, the process ends with one line on standard error.
     """
 
     def reply(value: Any) -> None:
@@ -180,11 +186,14 @@ def answer(
 
 
 def peak_memory_mb(item: Mapping[str, Any], device: Mapping[str, Any], load: Load) -> float | None:
-    """The most memory that this process has held once it served a network, in 10^6 bytes; None where nobody counts."""
+    """Serve a network in this process and return the peak memory of the process so far, in 10^6 bytes.
+
+    Return None if the operating system does not report it.
+    """
     for run in load(item, device, _inputs(item)):
         for _ in range(device["warm_up"]):
             run()
-    for line in _read("/proc/self/status").splitlines():  # what a process has held since it was started
+    for line in _read("/proc/self/status").splitlines():  # VmHWM: the peak since the process was started
         if line.startswith("VmHWM:"):
             return float(line.split()[1]) * 1024 / _MB
     if sys.platform != "darwin":
@@ -195,14 +204,17 @@ def peak_memory_mb(item: Mapping[str, Any], device: Mapping[str, Any], load: Loa
 
 
 def peak_memory_apart(item: Mapping[str, Any], device: Mapping[str, Any]) -> float | None:
-    """The same of a process that is started for it and imports the runtime alone. The item names a file by its path."""
-    apart = ["-P"] if sys.version_info >= (3, 11) else []  # the files beside this one are no modules of its own
+    """Return the peak memory of a new process that imports only the runtime and serves a network, in 10^6 bytes.
+
+    The item names the network's file by its full path. Raises `OSError` if the process fails.
+    """
+    apart = ["-P"] if sys.version_info >= (3, 11) else []  # keeps files in this folder from shadowing modules
     command = [sys.executable, *apart, str(Path(__file__).resolve()), "--memory"]
     job = json.dumps({"item": item, "device": device})
     done = subprocess.run(command, input=job, capture_output=True, text=True, check=False)
     if done.returncode:
         why = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise OSError(f"memory: the process that serves the network failed: {why[-1]}")
+        raise OSError(f"measuring the peak memory of a network failed: {why[-1]}")
     found: float | None = json.loads(done.stdout)
     return found
 
@@ -223,24 +235,27 @@ def _value(spec: Mapping[str, Any], rng: np.random.Generator) -> np.ndarray:
 
 
 def onnx_session(source: str | bytes, threads: int, processor: str = "cpu") -> Any:
-    """An ONNX Runtime session for measuring, of a file or of its bytes: all graph optimisations, as it is served."""
+    """Return an ONNX Runtime session for a file or its bytes, with all graph optimisations, as it would be served.
+
+    Raises `OSError` if ONNX Runtime cannot use the processor (`cpu` or `cuda`).
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
-    # Else the threads of the session that ran last look for work for a while, on the cores of the one that runs now.
+    # Otherwise idle threads of the session that ran last keep spinning on the cores that the current one needs.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     provider = f"{'CUDA' if processor == 'cuda' else 'CPU'}ExecutionProvider"
     able = provider in onnxruntime.get_available_providers()
     session = onnxruntime.InferenceSession(source, options, providers=[provider]) if able else None
-    if session is None or session.get_providers()[0] != provider:  # it would fall back in silence
-        raise OSError(f"onnxruntime: has no {provider} that works here; install onnxruntime-gpu with CUDA and cuDNN")
+    if session is None or session.get_providers()[0] != provider:  # without this check it would silently use the CPU
+        raise OSError(f"onnxruntime: {provider} does not work here; install onnxruntime-gpu with CUDA and cuDNN")
     return session
 
 
 def openvino_request(source: str, threads: int, number_format: str) -> Any:
-    """An OpenVINO request on the CPU for an ONNX file, tuned for latency."""
+    """Return an OpenVINO inference request on the CPU for an ONNX or OpenVINO file, tuned for latency."""
     import openvino
 
     core = openvino.Core()
@@ -253,7 +268,7 @@ def openvino_request(source: str, threads: int, number_format: str) -> Any:
 
 
 def openvino_runs(source: str, device: Mapping[str, Any], inputs: Sequence[Mapping[str, np.ndarray]]) -> list[Run]:
-    """For each of several inputs a function that infers those of them that the network takes."""
+    """Return, for each set of inputs, a function that runs an OpenVINO network on those inputs that it has."""
     request = openvino_request(source, device["threads"], device["number_format"])
     known = {port.get_any_name() for port in request.get_compiled_model().inputs}
 
@@ -264,7 +279,7 @@ def openvino_runs(source: str, device: Mapping[str, Any], inputs: Sequence[Mappi
 
 
 def onnx_runs(source: str | bytes, device: Mapping[str, Any], inputs: Sequence[Mapping[str, np.ndarray]]) -> list[Run]:
-    """For each of several inputs a function that runs a session on those of them that it takes."""
+    """Return, for each set of inputs, a function that runs an ONNX network on those inputs that it has."""
     session = onnx_session(source, device["threads"], device["processor"])
     known = {value.name for value in session.get_inputs()}
 
@@ -275,7 +290,10 @@ def onnx_runs(source: str | bytes, device: Mapping[str, Any], inputs: Sequence[M
 
 
 def environment(device: Mapping[str, Any]) -> dict[str, Any]:
-    """What figures depend on: processor, its instructions, operating system, runtime and versions."""
+    """Return the conditions that latency depends on: processor, instructions, operating system, runtime and versions.
+
+    The entry `fingerprint` is a hash of all others.
+    """
     flags = cpuinfo("flags") or cpuinfo("Features")
     described = {
         "processor": cpuinfo("model name") or platform.processor() or platform.machine(),
@@ -298,7 +316,7 @@ def environment(device: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cpuinfo(key: str) -> str:
-    """What the operating system says of the first processor under a name; nothing where it says nothing."""
+    """Return the value of a key of the first processor in /proc/cpuinfo, or an empty string if there is none."""
     for line in _read("/proc/cpuinfo").splitlines():
         name, _, value = line.partition(":")
         if name.strip() == key:
@@ -314,7 +332,7 @@ def _read(path: str) -> str:
 
 
 class _Archive:
-    """A folder with `job.json` and `networks.zip`, and the results so far."""
+    """The unpacked archive of `nas device bundle`: a folder with `job.json`, `networks.zip` and the results so far."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -326,7 +344,7 @@ class _Archive:
         return onnx_runs(self.networks.read(item["file"]), device, inputs)
 
     def measure(self) -> None:
-        """Measure what is not measured yet; `result.json` appears complete."""
+        """Measure everything that is not measured yet, then write `result.json`, which is never incomplete."""
         partial = self.folder / "result.partial.json"
         conditions = environment(self.device)
         found = json.loads(partial.read_text()) if partial.exists() else {}
@@ -334,7 +352,7 @@ class _Archive:
             found = {"job": self.job["digest"], "environment": conditions, "groups": [], "peak_memory_mb": {}}
         prepare_process(self.device)
         for group in self.job["groups"][len(found["groups"]) :]:
-            print(f"group {len(found['groups']) + 1} of {len(self.job['groups'])}", flush=True)
+            print(f"Measuring group {len(found['groups']) + 1} of {len(self.job['groups'])}", flush=True)
             found["groups"].append(measure_group(group, self.device, self.load))
             _write(partial, found)
         for item in self.job["memory"]:
@@ -353,14 +371,16 @@ def _write(path: Path, value: Any) -> None:
 
 
 def load_file(item: Mapping[str, Any], device: Mapping[str, Any], inputs: Sequence[Any]) -> list[Run]:
-    """What runs an ONNX file on each of several inputs, by the device's runtime."""
+    """Return, for each set of inputs, a function that runs a network's file in the device's runtime."""
     runs = openvino_runs if device["runtime"] == "openvino" else onnx_runs
     return runs(item["file"], device, inputs)
 
 
 def main() -> None:
-    """Measure the job beside this file; with `--lines` what lines of standard input ask for, a device first; with
-    `--memory` what standard input holds.
+    """Measure the job in the folder of this file.
+
+    With `--lines`, answer the requests on standard input, of which the first line is the device. With `--memory`,
+    print the peak memory of the one network on standard input.
     """
     if sys.argv[1:] == ["--lines"]:
         lines = map(json.loads, sys.stdin)
@@ -372,7 +392,7 @@ def main() -> None:
         return
     archive = _Archive(Path(__file__).resolve().parent)
     archive.measure()
-    print(f"done: {archive.folder / 'result.json'}; give it to `nas device import`")
+    print(f"Done. Import {archive.folder / 'result.json'} with `nas device import`.")
 
 
 if __name__ == "__main__":

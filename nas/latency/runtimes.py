@@ -1,6 +1,7 @@
-"""Runtimes: how a network is handed over to one, and how the measuring process runs it.
+"""Runtimes: how a network is written for PyTorch, ONNX Runtime or OpenVINO, and how it is loaded and run there.
 
-What is handed over is either a whole sub-network or a chain of equal blocks, in the form that the runtime serves.
+A network is either a whole sub-network or a `BlockChain`. `measure.py` writes networks through the `Runtime` of the
+device, the measuring process loads them, and the verification of exports computes outputs with `Runtime.session`.
 """
 
 from __future__ import annotations
@@ -37,49 +38,49 @@ _PERIOD = 4096
 
 @dataclass(frozen=True)
 class BlockChain:
-    """The same kind of block several times in a row, each with weights of its own."""
+    """A sequence of blocks of the same kind and size, each with weights of its own."""
 
     kind: Block
     layer: Layer
-    """Its sizes and choices; those of the other kind do not matter. If it drops tokens, all are chosen to go on."""
+    """The sizes and compression methods of the block; those of the other kind of block have no effect."""
     copies: int
     first_only: bool = False
-    """Whether they are as at the end of a network, where the first token alone is computed: it goes from block to block
-    while attention reads the same tokens each time."""
+    """Whether the blocks compute only the first token, as at the end of a network. It passes from block to block,
+    while the attention of each block reads all tokens of the input."""
 
 
 class Runtime(ABC):
-    """One way to execute networks."""
+    """A library that executes networks."""
 
     name: str
 
     @abstractmethod
     def write_model(self, model: CompactBert, path: Path) -> None:
-        """Write a whole sub-network."""
+        """Write a whole sub-network to a file that `load` reads."""
 
     @abstractmethod
     def write_chain(self, chain: BlockChain, config: CompactBertConfig, path: Path) -> None:
-        """Write a chain of blocks whose inputs are `hidden` and `attention_mask`."""
+        """Write a chain of blocks to a file that `load` reads; its inputs are `hidden` and `attention_mask`."""
 
     @abstractmethod
     def load(self, path: Path, device: Device, inputs: Sequence[Inputs]) -> list[Run]:
-        """For each of several inputs a function that runs what was written once on those of them that it takes."""
+        """Return, for each set of inputs, a function that runs the written network on those inputs that it has."""
 
     def session(self, path: Path, device: Device) -> Callable[[Inputs], dict[str, np.ndarray]]:
-        """A function from inputs to outputs, by name, of a file that the runtime serves."""
-        raise NotImplementedError(f"{self.name} serves no files")
+        """Return a function from inputs to outputs, both by name, that runs a file which the runtime serves."""
+        raise NotImplementedError(f"{self.name} cannot serve a file")
 
     def check(self, device: Device) -> None:
-        """Raise `DeviceError` where this machine cannot do what the device asks for; its package is installed."""
+        """Raise `DeviceError` if this machine lacks what the device needs. The runtime's package must be installed."""
         return
 
     def clock(self, device: Device) -> Clock:
-        """What times a run."""
+        """Return the function that times a run on the device."""
         return wall_clock
 
 
 class OnnxRuntime(Runtime):
-    """ONNX Runtime on the CPU."""
+    """ONNX Runtime on the CPU or with CUDA."""
 
     name = "onnxruntime"
 
@@ -95,11 +96,13 @@ class OnnxRuntime(Runtime):
         from nas.graph import GraphBuilder, save
         from nas.model.onnx import emit_attention, emit_feed_forward, emit_first, emit_mask, emit_most_attended
 
-        # Unnamed dimensions, as values inside a whole network have: with known shapes ONNX Runtime would fuse residual
-        # and norm into an operator six times slower than the two (SkipLayerNormalization of 1.32 on the CPU).
+        # The dimensions are unnamed, like those of values inside a whole network. If shapes were known, ONNX Runtime
+        # would fuse residual and norm into one operator that is six times slower than the two
+        # (SkipLayerNormalization of version 1.32 on the CPU).
         graph, shape = GraphBuilder(), (None, None, None)
         hidden = graph.input("hidden", TensorProto.FLOAT, shape)
-        # Where all copies read the same tokens each has its own, or they would share the rounding of them.
+        # If only the first token is computed, every copy reads all tokens: each copy gets an input of its own, because
+        # otherwise the copies would share the quantisation of these tokens.
         apart = chain.copies if chain.first_only and chain.kind == "attention" else 1
         tokens = [hidden, *(graph.input(f"hidden_{copy}", TensorProto.FLOAT, shape) for copy in range(1, apart))]
         mask = emit_mask(graph, graph.input("attention_mask", TensorProto.INT64, (None, None)))
@@ -139,7 +142,7 @@ class OnnxRuntime(Runtime):
 
 
 class OpenVino(OnnxRuntime):
-    """OpenVINO on the CPU; it reads the same files."""
+    """OpenVINO on the CPU, which reads the same files as ONNX Runtime."""
 
     name = "openvino"
 
@@ -155,11 +158,11 @@ class OpenVino(OnnxRuntime):
         return run
 
     def check(self, device: Device) -> None:
-        """It runs on any CPU; bfloat16 is simulated where the processor has none, which the figures show."""
+        """Accept any CPU. On one without bfloat16 OpenVINO emulates the format, which the measured latency shows."""
 
 
 class Torch(Runtime):
-    """PyTorch, eager or compiled; networks travel as their configuration, since weights do not change latency."""
+    """PyTorch, eager or compiled. Networks are written without weights, because these do not affect latency."""
 
     name = "torch"
 
@@ -198,23 +201,23 @@ class Torch(Runtime):
         import torch
 
         if device.processor == "cuda" and not torch.cuda.is_available():
-            raise DeviceError(f'devices.{device.name}: PyTorch finds no GPU here; set processor = "cpu"')
+            raise DeviceError(f'devices.{device.name}: PyTorch finds no GPU on this machine; set processor = "cpu"')
         if device.compiled and device.processor == "cpu" and not shutil.which("g++"):
-            raise DeviceError(f"devices.{device.name}: PyTorch compiles for the CPU with g++; install it")
+            raise DeviceError(f"devices.{device.name}: PyTorch needs g++ to compile for the CPU; install it")
 
     def clock(self, device: Device) -> Clock:
         return _cuda_clock if device.processor == "cuda" else wall_clock
 
 
 def placed_in_torch(network: torch.nn.Module, device: Device) -> Callable[..., Any]:
-    """A network on the device's processor, in its number format, compiled where the device says so."""
+    """Return a network on the device's processor, in its number format, and compiled if the device says so."""
     import torch
 
     placed = network.eval().to(device.processor, getattr(torch, device.number_format))
     if not device.compiled:
         return placed
     mode = "reduce-overhead" if device.processor == "cuda" else "default"
-    # Static shapes: a network is compiled once for each length that it is fed; never given up for an eager one.
+    # Shapes are static: a network is compiled once for each length. The limits keep PyTorch from falling back to eager.
     limits = torch._dynamo.config
     limits.recompile_limit = limits.accumulated_recompile_limit = 2**20
     limits.fail_on_recompile_limit_hit = True
@@ -229,7 +232,7 @@ def _torch_input(value: torch.Tensor, device: Device) -> torch.Tensor:
 
 
 def _cuda_clock(run: Run) -> float:
-    """The time between two events on the GPU."""
+    """Return the time of one run in milliseconds, between two events on the GPU."""
     import torch
 
     started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -276,9 +279,10 @@ def _layers(chain: BlockChain, config: CompactBertConfig) -> list[Any]:
 
 
 def with_repeating_weights(module: M) -> M:
-    """The module with weights that repeat within a matrix, which archives store in little; no two matrices are equal.
+    """Overwrite the module's parameters with weights that repeat within each matrix, and return the module.
 
-    A runtime reads and multiplies them like any others.
+    Archives compress such weights well, while runtimes compute them like any others. No two matrices are equal, so a
+    runtime cannot merge them.
     """
     import torch
 
@@ -292,17 +296,18 @@ def with_repeating_weights(module: M) -> M:
 
 
 RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for runtime in (OnnxRuntime(), Torch(), OpenVino())}
+"""All runtimes by the name that `devices.runtime` has in a study file."""
 
 
 def runtime_of(device: Device) -> Runtime:
-    """The runtime of a device."""
+    """Return the runtime that a device names."""
     return RUNTIMES[device.runtime]
 
 
 def check_runtime(device: Device) -> None:
-    """Raise `DeviceError` if the runtime's package is not installed, or this machine cannot do what is asked of it.
+    """Raise `DeviceError` if a device's runtime is not installed, or if this machine, as the device, cannot run it.
 
-    The package is needed here for a device that is another machine too: accuracy is computed here.
+    The package must be installed here even if the device is another machine, because accuracy is computed here.
     """
     name = device.runtime
     if importlib.util.find_spec(name) is None:
@@ -313,7 +318,7 @@ def check_runtime(device: Device) -> None:
 
 
 def _check_cores(device: Device) -> None:
-    """Raise `DeviceError` where this process may not use the cores that a device asks for; systems tell or do not."""
+    """Raise `DeviceError` if this process may not use the cores that a device needs. Some systems do not tell."""
     if not hasattr(os, "sched_getaffinity"):
         return
     cores = sorted(os.sched_getaffinity(0))
@@ -321,11 +326,11 @@ def _check_cores(device: Device) -> None:
     missing = [core for core in device.pin_to if core not in cores]
     if missing:
         raise DeviceError(
-            f"devices.{device.name}: pin_to: must be among the cores that may be used here ({known}), but got "
-            f"{missing[0]}; correct it"
+            f"devices.{device.name}: pin_to must name cores that this process may use ({known}), but got {missing[0]}; "
+            "name other cores"
         )
     if device.threads > len(cores):
         raise DeviceError(
-            f"devices.{device.name}: threads: must be at most the cores that may be used here ({len(cores)}), but got "
-            f"{device.threads}; lower it, or measure on another machine"
+            f"devices.{device.name}: threads must be at most the number of cores that this process may use "
+            f"({len(cores)}), but got {device.threads}; lower it, or measure on another machine"
         )

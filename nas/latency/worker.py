@@ -1,6 +1,7 @@
-"""The process that measures what `runner.py` by itself cannot: PyTorch, and what needs the CUDA that comes with it.
+"""The measuring process for the cases that `runner.py` cannot handle without `nas`: PyTorch, and CUDA in any runtime.
 
-It talks like `runner.py --lines`.
+CUDA needs it because the CUDA libraries come with PyTorch. `lanes.py` starts it and exchanges lines of JSON with it,
+as with `runner.py --lines`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from nas.latency.runtimes import runtime_of
 
 
 def main() -> None:
-    """Answer the lines on standard input."""
+    """Answer the requests on standard input, of which the first line is the device."""
     lines = map(json.loads, sys.stdin)
     settings: dict[str, Any] = next(lines)
     device = Device(**settings)
