@@ -1,4 +1,4 @@
-"""Exports: a sub-network written as files, and the proof of what it does when reloaded from them."""
+"""Export a sub-network to files (`write_artefact`), and measure these files after reloading them (`verify`)."""
 
 from __future__ import annotations
 

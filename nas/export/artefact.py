@@ -1,7 +1,8 @@
-"""The files of an export: a Hugging Face folder that loads anywhere, with ONNX and a program that serves it.
+"""Write the files of an export: a Hugging Face folder with the model, its ONNX file and a program that runs it.
 
-Servers and libraries look for the ONNX file in different places. All of them know `onnx/model.onnx`, and
-transformers.js knows no other, so the file lies there, once (docs/serving.md).
+`write_artefact` is called by the export step and for baselines; `verification.py` then measures the files. The ONNX
+file is `onnx/model.onnx` because all servers and libraries find it there, and transformers.js looks nowhere else
+(docs/serving.md).
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ INFER_FILE = "infer.py"
 ARCHITECTURE_FILE = "architecture.json"
 VERIFICATION_FILE = "verification.json"
 SAMPLES_FILE = "samples.json"
-"""All latencies that the verification was made from, by device."""
+"""All latency samples on which the verification is based, by device."""
 _IN_BROWSERS = {"transformers.js_config": {"dtype": "fp32"}}
-"""In browsers transformers.js would look for `model_quantized.onnx` by default. This entry makes it load `model.onnx`,
-whatever number formats the network has."""
+"""By default transformers.js looks for `model_quantized.onnx` in browsers. This entry of `config.json` makes it load
+`model.onnx`, whatever number formats the network has."""
 _NEW_NAME, _OLD_NAME = "TokenizersBackend", "PreTrainedTokenizerFast"
-"""What transformers 5 calls a tokenizer that is in its `tokenizer.json` alone. It loads both names; transformers 4 and
-transformers.js know only the second."""
+"""The class of a tokenizer that is defined only by its `tokenizer.json`. Transformers 5 writes the first name and
+loads both; transformers 4 and transformers.js know only the second."""
 
 
 def write_artefact(
@@ -51,14 +52,15 @@ def write_artefact(
     pairs: bool = False,
     about_task: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Write weights (safetensors), configuration, tokenizer, ONNX and architecture; the folder appears complete.
+    """Write weights (safetensors), configuration, tokenizer, ONNX file, `infer.py` and architecture to a folder.
 
-    `max_length` is the number of tokens that texts are cut to, by default the tokenizer's own; `pairs` says whether an
-    example is two texts; `about_task` is what `config.json` shall say of the task besides.
+    An existing folder is replaced, and the folder is never left incomplete. `max_length` is the number of tokens to
+    which texts are cut (by default the tokenizer's own), `pairs` says whether an example is a pair of texts, and
+    `about_task` has additional entries for `config.json`.
 
-    An architecture that the teacher's own class can express (`BertForSequenceClassification` and the like) is saved
-    as such; any other as a `CompactBert`, with the file that defines it. `infer.py` serves the ONNX file; for the
-    runtime `openvino` there is its own format too. An existing folder is replaced.
+    If the teacher's own class, such as `BertForSequenceClassification`, can express the architecture, the model is
+    saved in that class. Otherwise it is saved as a `CompactBert`, with the modelling file that defines it. If the
+    runtimes include `openvino`, the model is also saved in OpenVINO's format.
     """
 
     def fill(draft: Path) -> None:
@@ -82,16 +84,16 @@ def write_artefact(
 
 
 def _complete(path: Path, config: CompactBertConfig, more: Mapping[str, Any], pairs: bool) -> None:
-    """Add to `config.json` what its class does not write.
+    """Add the entries of `config.json` that the model's class does not write.
 
-    text-embeddings-inference needs two sizes by these names; DistilBERT has others.
+    text-embeddings-inference needs the two sizes under these names; DistilBERT has other names for them.
     """
     sizes = {"hidden_size": config.hidden_size, "num_hidden_layers": config.num_hidden_layers}
     write_json(path, sizes | read_json(path, ExportError) | dict(more) | ({"text_pairs": True} if pairs else {}))
 
 
 def _rename_class(path: Path) -> None:
-    """Give a tokenizer's class the name that older versions of transformers know too."""
+    """Replace the name of the tokenizer's class by the one that older versions of transformers know."""
     values = read_json(path, ExportError)
     if values["tokenizer_class"] == _NEW_NAME:
         write_json(path, values | {"tokenizer_class": _OLD_NAME})
@@ -100,11 +102,12 @@ def _rename_class(path: Path) -> None:
 def served_tokenizer(
     tokenizer: PreTrainedTokenizerBase, config: CompactBertConfig, max_length: int | None = None
 ) -> PreTrainedTokenizerBase:
-    """Return a copy of a tokenizer that feeds a network what its accuracy is judged on, whoever loads it.
+    """Return a copy of a tokenizer that makes the tokens on which accuracy was judged, in every library that loads
+    it.
 
-    It returns just the network's inputs, and cuts texts to `max_length` tokens as the given tokenizer cuts them.
-    `tokenizer.json` says so too, for those who load it with the tokenizers library. Padding follows a text, since a
-    classifier reads the first token; settings for padding that were stored with the tokenizer are dropped.
+    It returns only the network's inputs, and it cuts texts to `max_length` tokens on the side where the given
+    tokenizer cuts them. These settings are also in `tokenizer.json`, which the tokenizers library reads. Padding is
+    added on the right, since a classifier reads the first token; stored padding settings are removed.
     """
     served: Any = copy.deepcopy(tokenizer)
     served.model_input_names = served.init_kwargs["model_input_names"] = list(config.input_names)
@@ -120,17 +123,17 @@ def served_tokenizer(
 def _save_openvino(folder: Path) -> None:
     import openvino
 
-    # Numbers stay as they are: accuracy and latency are those of the ONNX file.
+    # Weights are not compressed to float16, so that accuracy and latency equal those of the ONNX file.
     openvino.save_model(openvino.Core().read_model(folder / ONNX_FILE), folder / OPENVINO_FILE, compress_to_fp16=False)
 
 
 def network_type_of(folder: Path) -> NetworkType:
-    """The type of the network in an export's folder, which follows from the class that it was saved as."""
+    """Return the type of the network in an export's folder, which follows from the class in its `config.json`."""
     return next(iter(types_named(read_json(folder / "config.json", ExportError)["architectures"])), "encoder")
 
 
 def served_files(folder: Path, runtime: str) -> list[Path]:
-    """The files that a runtime serves, whose size counts; it is given the first."""
+    """Return the files that a runtime loads, and whose size is reported. The first one is passed to the runtime."""
     own = folder / OPENVINO_FILE
     if runtime == "openvino" and own.exists():
         return [own, own.with_suffix(".bin")]

@@ -1,25 +1,25 @@
-"""Classify texts, or tag their words, with the model in this folder.
+"""Classify, score or embed texts, or tag their words, with the model in this folder.
 
 It needs Python, numpy, tokenizers and onnxruntime.
 
     python infer.py "a text" "another one"
     python infer.py < lines.txt
 
-prints one line per text: the likeliest label and its probability, or the score of a regression or a ranking, as
-transformers' text-classification pipeline does. If a text may have several labels, these are all labels whose
-probability reaches the label's threshold in config.json, and nothing if none does. `--all` prints every label. A model
-that embeds texts prints the numbers of the embedding, with spaces between them. Label
-and number, and one label and the next, have a tab between them. A model of text pairs takes two texts with a tab
-between them.
+prints one line per text. A classifier prints the most likely label and its probability, separated by a tab; a
+regression or ranking model prints the score. These are the numbers of transformers' text-classification pipeline. If
+a text may have several labels, the line has all labels whose probability reaches the label's threshold in
+config.json, separated by tabs, and is empty if there are none. `--all` prints every label. An embedding model prints
+the numbers of the embedding, separated by spaces. A model for text pairs takes two texts with a tab between them.
 
-A model that tags words prints the spans of each text with tabs between all values: type, first character, the character
-behind the last one, and mean probability, as the token-classification pipeline does with aggregation_strategy="first".
-Characters are counted from 0. With `--all` words outside of spans are printed as spans of the type O.
+A model that tags words prints the spans of each text: type, start, end and mean probability, all separated by tabs.
+Start is the position of the first character, counted from 0, and end is the position after the last one. The spans
+are those of the token-classification pipeline with aggregation_strategy="first". `--all` also prints the words
+outside of spans, as spans of type O.
 
-Input and output are UTF-8. Windows line ends and a byte order mark are dropped; bytes that are not UTF-8 are read as
-the replacement character U+FFFD; an empty line is an empty text; without input there is no output. A text that is too
-long is cut to the tokens that the accuracy in verification.json was measured with. What cannot be classified ends the
-program with one line on standard error and exit code 2.
+Input and output are UTF-8. Windows line ends and a byte order mark are removed, and bytes that are not UTF-8 are read
+as the replacement character U+FFFD. An empty line is an empty text; without input there is no output. A text that is
+too long is cut to the length with which the accuracy in verification.json was measured. If an input cannot be
+processed, the program prints one line to standard error and ends with exit code 2.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class InputError(ValueError):
-    """An input that cannot be classified; the message says why."""
+    """Raised for an input that cannot be processed; the message says why."""
 
 
 def unknown_token(folder: Path, tokenizer: Tokenizer) -> int | None:
-    """Return the id of the unknown token of a folder's tokenizer; None if it has none."""
+    """Return the id of the unknown token of a folder's tokenizer, or None if there is none."""
     settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     name = settings.get("unk_token")
     name = name["content"] if isinstance(name, dict) else name
@@ -55,10 +55,10 @@ def unknown_token(folder: Path, tokenizer: Tokenizer) -> int | None:
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """Return the tokenizer of a folder, which cuts texts and does not pad."""
+    """Return the tokenizer of a folder, set to truncate texts and not to pad them."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
-    if tokenizer.truncation is None:  # somebody has saved it again
+    if tokenizer.truncation is None:  # lost if someone has saved the tokenizer again
         settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         direction = settings.get("truncation_side", "right")
         tokenizer.enable_truncation(settings["model_max_length"], direction=direction)
@@ -66,16 +66,16 @@ def read_tokenizer(folder: Path) -> Tokenizer:
 
 
 def encode(tokenizer: Tokenizer, text: str, second: str | None = None) -> Encoding:
-    """Return the tokens of a text or a pair. Raises `InputError` if there are none."""
+    """Return the tokens of a text or a pair of texts. Raises `InputError` if there are none."""
     first, last = (None if part is None else _SURROGATES.sub("\ufffd", part) for part in (text, second))
     found = tokenizer.encode(first, last)
     if not found.ids:
-        raise InputError("a text must have at least one token, but this one has none; leave it out")
+        raise InputError("a text must have at least one token, but this one has none; remove it")
     return found
 
 
 def probabilities(logits: np.ndarray, problem_type: str | None) -> np.ndarray:
-    """Return what transformers' pipeline makes of logits (labels,): scores if it is a regression."""
+    """Return the probabilities that transformers' pipeline computes from logits (labels,), or a regression's scores."""
     if problem_type == "regression":
         return logits
     if problem_type == "multi_label_classification" or len(logits) == 1:
@@ -85,18 +85,18 @@ def probabilities(logits: np.ndarray, problem_type: str | None) -> np.ndarray:
 
 
 class Span(NamedTuple):
-    """Words that follow each other and have one type."""
+    """Consecutive words of the same type."""
 
     type: str
     start: int
     end: int
-    """The characters of the text from `start` to `end`, which is not included."""
+    """The span has the characters of the text from `start` up to, but not including, `end`."""
     score: float
-    """The mean probability of the words' tags."""
+    """The mean probability of the tags of its words."""
 
 
 class Classifier:
-    """The tokenizer and the network of a folder."""
+    """The tokenizer and the network of an export's folder, run by ONNX Runtime on the CPU."""
 
     def __init__(self, folder: Path) -> None:
         self.config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -110,11 +110,11 @@ class Classifier:
         self.embeds = "sentence_embedding" in [value.name for value in self.session.get_outputs()]
 
     def logits(self, text: str, second: str | None = None) -> np.ndarray:
-        """Return the logits of a text or a pair, (labels,), or its embedding. Texts go one by one, without padding."""
+        """Return the logits (labels,) or the embedding of one text or pair, computed alone and without padding."""
         return self._run(encode(self.tokenizer, text, second))
 
     def _run(self, tokens: Encoding) -> np.ndarray:
-        """Return the logits of a text, (labels,), or of its tokens, (tokens, labels), or the embedding of a text."""
+        """Return the logits (labels,) of a text, the logits (tokens, labels) of its tokens, or its embedding."""
         values = {
             "input_ids": tokens.ids,
             "attention_mask": tokens.attention_mask,
@@ -125,9 +125,10 @@ class Classifier:
         return logits
 
     def classify(self, text: str, second: str | None = None, *, every: bool = False) -> list[tuple[str, float]]:
-        """Return the labels that apply and their probabilities, the likeliest first; of a single output the score.
+        """Return the labels that apply to a text and their probabilities, the most likely first.
 
-        If a text has one label, that is the likeliest; with `every` all labels are returned.
+        If a text has exactly one label, that is the most likely one. With `every`, all labels are returned. A model
+        with a single output returns its score.
         """
         problem_type, names = self.config.get("problem_type"), self.config.get("id2label", {})
         found = probabilities(self.logits(text, second), problem_type)
@@ -139,7 +140,7 @@ class Classifier:
         return [(names.get(str(label), f"LABEL_{label}"), float(found[label])) for label in order.tolist()]
 
     def spans(self, text: str, *, every: bool = False) -> list[Span]:
-        """Return the spans of a text; with `every` those of the type O too."""
+        """Return the spans of a text, with `every` also those of type O."""
         tokens, found = encode(self.tokenizer, text), list[Span]()
         logits, names = self._run(tokens), self.config["id2label"]
         before, scores = "", list[float]()
@@ -157,9 +158,9 @@ class Classifier:
         return [span for span in found if every or span.type != "O"]
 
     def _words(self, tokens: Encoding, text: str) -> list[tuple[int, int]]:
-        """Return for each word the number of its first token, and the character behind its last one.
+        """Return, for each word, the index of its first token and the position after its last character.
 
-        What is one word is decided as transformers' pipeline does it.
+        Tokens are combined to words as in transformers' pipeline.
         """
         is_marked = bool(getattr(self.tokenizer.model, "continuing_subword_prefix", None))
         found: list[tuple[int, int]] = []
@@ -175,23 +176,23 @@ class Classifier:
 
 
 def lines_of(stream: BinaryIO) -> Iterator[str]:
-    """Yield the texts of a stream, one per line. Raises `InputError` for UTF-16."""
+    """Yield the texts of a stream, one per line. Raises `InputError` if the stream is UTF-16."""
     for number, line in enumerate(stream):
         if number == 0 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise InputError("the input must be UTF-8, but is UTF-16; convert it")
+            raise InputError("the input must be UTF-8, but it is UTF-16; convert it")
         text = line.removeprefix(codecs.BOM_UTF8) if number == 0 else line
         if text:
             yield text.decode("utf-8", "replace").removesuffix("\n").removesuffix("\r")
 
 
 def answers(classifier: Classifier, texts: Iterable[str], pairs: bool, every: bool = False) -> Iterator[str]:
-    """Yield one line per text. Raises `InputError` that names the text by its number."""
+    """Yield one line per text. Raises an `InputError` with the text's number if a text cannot be processed."""
     for number, text in enumerate(texts, start=1):
         parts = text.split("\t") if pairs else [text]
         try:
             if pairs and len(parts) != 2:
                 raise InputError(
-                    f"a pair must be two texts with one tab between them, but has {len(parts) - 1} tabs; correct it"
+                    f"a pair must be two texts with one tab between them, but has {len(parts) - 1} tabs; use one tab"
                 )
             if classifier.tags_words:
                 spans = classifier.spans(text, every=every)
@@ -207,11 +208,15 @@ def answers(classifier: Classifier, texts: Iterable[str], pairs: bool, every: bo
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Classify the texts that are given, or the lines of standard input."""
-    parser = argparse.ArgumentParser(description="Classify texts, or tag their words, with the model in this folder.")
-    parser.add_argument("texts", nargs="*", help="texts; the lines of standard input if there are none")
-    parser.add_argument("--pairs", action="store_true", help="each text is two, with a tab between them")
-    parser.add_argument("--all", action="store_true", help="print every label, the likeliest first, or every span")
+    """Run the model on the texts in the arguments, or on the lines of standard input."""
+    parser = argparse.ArgumentParser(
+        description="Classify, score or embed texts, or tag their words, with the model in this folder."
+    )
+    parser.add_argument("texts", nargs="*", help="texts; without any, the lines of standard input are read")
+    parser.add_argument(
+        "--pairs", action="store_true", help="treat each input as a pair of texts with a tab between them"
+    )
+    parser.add_argument("--all", action="store_true", help="print every label, the most likely first, or every span")
     asked = parser.parse_args(arguments)
     classifier = Classifier(Path(__file__).resolve().parent)
     pairs = asked.pairs or bool(classifier.config.get("text_pairs"))
@@ -225,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(answer, flush=True)
     except InputError as problem:
         parser.exit(2, f"error: {problem}\n")
-    except BrokenPipeError:  # whoever reads the answers has read enough
+    except BrokenPipeError:  # the reader of the output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         parser.exit(130)

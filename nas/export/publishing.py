@@ -1,4 +1,4 @@
-"""An export is uploaded to the Hugging Face hub, only when somebody asks for it."""
+"""Upload an export to the Hugging Face hub, which only happens when a user runs `nas push`."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ CARD_FILE = "README.md"
 
 
 def push(folder: Path, repository: str, private: bool = False) -> Upload:
-    """Upload an export's folder with its card as the content of a model repository, which is made if it is not there.
+    """Upload an export's folder, with its model card, as the content of a model repository.
 
-    See `nas.hub.upload` about repositories that exist. Raises `ExportError` if the folder is no export that was
-    verified and met its budget, or if the hub refuses it.
+    The repository is created if it does not exist; see `nas.hub.upload` for the rules on existing ones. Raises
+    `ExportError` if the folder is not a verified export that met its budget, or if the hub refuses the upload.
     """
     _check(folder)
     return upload(folder, repository, private, ARCHITECTURE_FILE, f"{folder.resolve().name}, exported by nas")
 
 
 def _check(folder: Path) -> None:
-    """Raise `ExportError` unless a folder is an export that was verified and has a card."""
+    """Raise `ExportError` unless a folder is a verified export that has not missed its budget and has a model card."""
     if not (folder / ARCHITECTURE_FILE).is_file():
         raise ExportError(
             f"{folder}: must be the folder of an export, but has no {ARCHITECTURE_FILE}; give one such as "
@@ -33,7 +33,7 @@ def _check(folder: Path) -> None:
         raise ExportError(f"{folder}: was not verified, since it has no {VERIFICATION_FILE}; run nas export first")
     if read_json(folder / VERIFICATION_FILE, ExportError).get("met") is False:
         raise ExportError(
-            f"{folder}: missed its budget when it was verified; run nas export again, which takes the next best network"
+            f"{folder}: missed its budget when it was verified; run nas export again, which tries the next best network"
         )
     if not (folder / CARD_FILE).is_file():
-        raise ExportError(f"{folder}: has no model card, {CARD_FILE}; run nas export again, which writes it")
+        raise ExportError(f"{folder}: has no model card, {CARD_FILE}; run nas export again to write it")

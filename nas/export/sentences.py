@@ -1,4 +1,8 @@
-"""Encoders of texts as folders of sentence-transformers: the encoder, and what follows it as modules of their own."""
+"""Text encoders in the format of sentence-transformers: an encoder, followed by modules in folders of their own.
+
+`write_sentence_modules` writes these modules into an export; `SentenceEncoder` loads encoder and modules again,
+without sentence-transformers, for the verification.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ _WEIGHT, _BIAS = "linear.weight", "linear.bias"
 
 
 def write_sentence_modules(model: CompactBert, folder: Path) -> None:
-    """Write what follows the encoder beside it: pooling, the projection to the outputs, and normalisation."""
+    """Write the modules that follow the encoder to its folder: pooling, projection and normalisation."""
     config = model.config
     form = NetworkForm(config.network_type, config.readout, config.normalize)
     write_modules(folder, form, config.hidden_size, config.outputs)
@@ -32,7 +36,7 @@ def write_sentence_modules(model: CompactBert, folder: Path) -> None:
 
 
 class SentenceEncoder(nn.Module):
-    """An encoder of transformers with the modules that its folder says follow it. `logits` are its embeddings."""
+    """An encoder of transformers, followed by the modules in its folder. Its output has the embeddings as `logits`."""
 
     def __init__(self, encoder: PreTrainedModel, folder: Path) -> None:
         super().__init__()
@@ -48,12 +52,12 @@ class SentenceEncoder(nn.Module):
                 self.dense.bias.copy_(state[_BIAS])
 
     def forward(self, attention_mask: torch.Tensor | None = None, **inputs: Any) -> SequenceClassifierOutput:
-        """Embeddings (batch, outputs) of token ids (batch, sequence)."""
+        """Return the embeddings (batch, outputs) of token ids (batch, sequence), as `logits`."""
         hidden = self.encoder(attention_mask=attention_mask, **inputs).last_hidden_state
         found = READOUTS[self.form.readout](hidden, attention_mask)
         found = found if self.dense is None else self.dense(found)
         return SequenceClassifierOutput(logits=nn.functional.normalize(found, dim=-1) if self.form.normalize else found)
 
     def num_parameters(self) -> int:
-        """The number of parameters, as models of transformers count them."""
+        """Return the number of parameters, like the method of the same name of transformers' models."""
         return sum(parameter.numel() for parameter in self.parameters())

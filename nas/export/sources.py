@@ -1,4 +1,7 @@
-"""Modules as text: where each name is defined or imported from, and the lines that a definition takes."""
+"""Python modules as source text: where each name is defined or imported from, and the lines of each definition.
+
+`standalone.py` uses this to copy definitions into the modelling file of an export.
+"""
 
 from __future__ import annotations
 
@@ -17,31 +20,31 @@ from nas.errors import ExportError
 _PRESENT = sys.stdlib_module_names | {"numpy", "torch", "transformers"}
 
 Import = tuple[str, str]
-"""Module and name; the name is empty where the module itself is imported."""
+"""The module and the name in it; the name is empty if the module itself is imported."""
 
 
 def is_present(module: str) -> bool:
-    """Whether a module is there wherever a model is loaded: such ones are imported, all others copied."""
+    """Whether a module is installed wherever models are loaded. Such modules are imported; all others are copied."""
     return module.split(".", maxsplit=1)[0] in _PRESENT
 
 
 @dataclass(frozen=True)
 class Part:
-    """A statement with the lines that belong to it: decorators and comments above, a docstring below."""
+    """A statement, with the lines that belong to it: decorators and comments above it, and a docstring below it."""
 
     node: ast.stmt
     first: int
     last: int
-    """Line numbers, from 1, both included."""
+    """The first and the last line, counted from 1."""
 
     @property
     def is_block(self) -> bool:
-        """Whether it is a function or a class."""
+        """Whether the statement is a function or a class."""
         return isinstance(self.node, ast.FunctionDef | ast.ClassDef)
 
     @property
     def names(self) -> list[str]:
-        """What it defines."""
+        """The names that the statement defines."""
         if isinstance(self.node, ast.FunctionDef | ast.ClassDef):
             return [self.node.name]
         names = (part for part in ast.walk(self.node) if isinstance(part, ast.Name))
@@ -49,7 +52,7 @@ class Part:
 
 
 class Source:
-    """A module as text, with what its names stand for. Imports inside functions count for the whole of it."""
+    """The source of a module, with the origin of each name. Imports inside functions count as imports of the module."""
 
     def __init__(self, module: str) -> None:
         self.module = import_module(module)
@@ -60,7 +63,7 @@ class Source:
         self.defined = {name: part for part in self.parts(tree.body) for name in part.names}
 
     def _imports(self, node: ast.AST) -> Iterator[tuple[str, Import]]:
-        """The names that an import binds, and what they stand for."""
+        """Yield the names that an import binds, with their origins; nothing for other statements."""
         if isinstance(node, ast.Import):
             for alias in node.names:
                 package = alias.name.split(".", maxsplit=1)[0]
@@ -70,7 +73,7 @@ class Source:
             yield from ((alias.asname or alias.name, (module, alias.name)) for alias in node.names)
 
     def parts(self, body: Iterable[ast.stmt]) -> list[Part]:
-        """The statements of a body, what is for type checkers alone among them."""
+        """Return the statements of a body, including those that are only for type checkers."""
         found: list[Part] = []
         for node in body:
             if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
@@ -87,12 +90,12 @@ class Source:
         return found
 
     def text(self, part: Part, members: Collection[Part] = ()) -> str:
-        """The lines of a part, without the imports inside; of a class those of some of its members."""
+        """Return the lines of a part without the imports in it. Of a class, only the given members are kept."""
         dropped: set[int] = set()
         for node in ast.walk(part.node):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 last = node.end_lineno or node.lineno
-                dropped |= {*range(node.lineno, last + 1 + (not self.lines[last].strip()))}  # and a blank one behind
+                dropped |= {*range(node.lineno, last + 1 + (not self.lines[last].strip()))}  # and a blank line after it
         if isinstance(part.node, ast.ClassDef):
             above = part.node.body[0].lineno - 1
             for member in self.parts(part.node.body):
@@ -105,10 +108,11 @@ class Source:
 
 @cache
 def source(module: str) -> Source:
-    """A module that can be imported. Raises `ExportError` where it stands in no file."""
+    """Return the source of a module. Raises `ExportError` if it cannot be imported or has no source file."""
     try:
         return Source(module)
     except (ImportError, OSError, TypeError):
         raise ExportError(
-            f"{module}: what an export needs must stand in a file, but its source cannot be read; move it to one"
+            f"{module}: code that an export needs must be in a file, but this module has no source file that can be read; "
+            "move the code to a file"
         ) from None

@@ -1,7 +1,8 @@
-"""A static model of a task: averaged word vectors of the teacher with a linear classifier, made in seconds.
+"""A static model of a task: a linear classifier on the average of the teacher's token embeddings.
 
-It is what a network has to beat: no attention, no layers. A linear classifier of a mean of vectors is the mean of what
-it makes of each vector, so the model is a table with a row of logits for each token.
+It is a baseline that networks have to beat, since it has neither attention nor layers and is trained in seconds. A
+linear classifier of an average equals the average of its outputs for each token, so the model is a table with a row
+of logits for each token. The pipeline fits it, writes it as ONNX, and verifies it like an export.
 """
 
 from __future__ import annotations
@@ -22,28 +23,30 @@ from nas.graph import GraphBuilder, save
 from nas.tasks import Metric
 
 _PRODUCTS = 400_000
-"""The classifier learns from so many training rows times classes at most, drawn at random."""
+"""The largest number of training rows times classes; rows are drawn at random to stay below it."""
 _FEWEST = 5_000
+"""The number of training rows that are used however many classes there are."""
 _STRENGTHS = (0.01, 0.1, 1.0, 10.0)
-"""Of the classifier's regularisation; the one that is best on the search set is taken."""
+"""Inverse regularisation strengths of the classifier, of which the best on the search set is chosen."""
 _ITERATIONS = 100
 _NEVER = 1e3
-"""A logit this far below the others never wins."""
+"""A class whose logit is this far below the others is never the most likely."""
 
 
 @dataclass(frozen=True)
 class StaticModel:
-    """What each token adds to the logits of a text."""
+    """A table of logits for each token; the logits of a text are the mean over its tokens plus a bias."""
 
     table: np.ndarray
-    """(vocab_size, outputs), of which a text takes the mean over its tokens."""
+    """The logits of each token, (vocab_size, outputs)."""
     bias: np.ndarray
-    """(outputs,)"""
+    """The bias of each output, (outputs,)."""
 
     @classmethod
     def fit(cls, vectors: np.ndarray, train: Dataset, search: Dataset, metric: Metric) -> StaticModel:
-        """Learn from tokenised training rows and word vectors (vocab_size, width); the search set chooses how strongly
-        the classifier is regularised.
+        """Fit a model to tokenised training rows, given token embeddings (vocab_size, width).
+
+        The strength of the regularisation is the one with the best metric on the search set.
         """
         labels, outputs = np.asarray(values_of(train, "labels")), _outputs(train, search)
         most = max(_FEWEST, _PRODUCTS // outputs)
@@ -59,7 +62,7 @@ class StaticModel:
         return max(found, key=lambda model: metric.score(model._of(judged), asked))
 
     def logits(self, split: Dataset) -> np.ndarray:
-        """The logits of a tokenised split, (examples, outputs)."""
+        """Return the logits of a tokenised split, (examples, outputs)."""
         return self._of(_shares(split, len(self.table)))
 
     def _of(self, shares: csr_matrix) -> np.ndarray:
@@ -68,11 +71,11 @@ class StaticModel:
 
     @property
     def params(self) -> int:
-        """The number of its numbers."""
+        """The number of parameters: all entries of the table and the bias."""
         return self.table.size + self.bias.size
 
     def save(self, path: Path) -> None:
-        """Write it as an ONNX file that reads `input_ids` (batch, sequence) without padding and gives `logits`."""
+        """Write the model as an ONNX file from `input_ids` (batch, sequence), without padding, to `logits`."""
         graph = GraphBuilder()
         ids = graph.input("input_ids", TensorProto.INT64, ("batch_size", "sequence_length"))
         rows = graph.add("Gather", graph.constant(self.table.astype(np.float32)), ids)
@@ -83,7 +86,7 @@ class StaticModel:
 
 
 def _outputs(*splits: Dataset) -> int:
-    """The number of classes or, where each text has a row of them, of labels; 1 for a regression's numbers."""
+    """Return the number of outputs: classes, labels if a text may have several, or 1 for a regression."""
     labels = [np.asarray(values_of(split, "labels")) for split in splits]
     if labels[0].ndim == 2:
         return labels[0].shape[1]
@@ -93,7 +96,7 @@ def _outputs(*splits: Dataset) -> int:
 
 
 def _shares(split: Dataset, vocab_size: int) -> csr_matrix:
-    """How much each token counts in the mean of each text: (examples, vocab_size)."""
+    """Return the weight of each token in the mean of each text, (examples, vocab_size)."""
     texts = values_of(split, "input_ids")
     lengths = np.array([len(ids) for ids in texts])
     ends = np.concatenate([[0], lengths.cumsum()])
@@ -102,11 +105,11 @@ def _shares(split: Dataset, vocab_size: int) -> csr_matrix:
 
 
 def _classifiers(x: np.ndarray, labels: np.ndarray, outputs: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Weights (width, outputs) and bias (outputs,) of a linear classifier, or regression, at each strength."""
+    """Yield weights (width, outputs) and bias (outputs,) of a linear classifier or regression for each strength."""
     for strength in _STRENGTHS:
         if labels.ndim == 2:
             several = [_classes(x, column > 0.5, 2, strength) for column in labels.T]
-            # What is said for a label less what is said against it.
+            # The logit of a label is the difference between the logits for and against it.
             yield (
                 np.stack([weights[:, 1] - weights[:, 0] for weights, _ in several], axis=1),
                 np.array([bias[1] - bias[0] for _, bias in several]),
@@ -125,7 +128,7 @@ def _line(x: np.ndarray, labels: np.ndarray, strength: float) -> tuple[np.ndarra
 
 
 def _classes(x: np.ndarray, labels: np.ndarray, outputs: int, strength: float) -> tuple[np.ndarray, np.ndarray]:
-    """Those of so many classes; one that no row has is never the answer."""
+    """Return weights and bias of a classifier; a class without training rows is never the most likely."""
     from sklearn.linear_model import LogisticRegression
 
     weights, bias = np.zeros((x.shape[1], outputs)), np.full(outputs, -_NEVER)
@@ -134,7 +137,7 @@ def _classes(x: np.ndarray, labels: np.ndarray, outputs: int, strength: float) -
         bias[known] = 0.0
         return weights, bias
     found: Any = LogisticRegression(C=strength, max_iter=_ITERATIONS).fit(x, labels)
-    # Of two classes there is one row, which stands for their difference.
+    # For two classes scikit-learn returns a single row, which is their difference.
     signs = np.array([[-0.5], [0.5]]) if len(known) == 2 else np.ones((1, 1))
     weights[:, known] = (signs * found.coef_).T
     bias[known] = (signs * found.intercept_[None]).ravel()

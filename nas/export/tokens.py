@@ -1,4 +1,7 @@
-"""Whether an export feeds its network the tokens that its accuracy was judged on, however it is loaded."""
+"""Check that an export's tokenizer makes the tokens on which its accuracy was judged, in every library that loads it.
+
+The export step calls `check_tokens` for each folder that it writes.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ from nas.export.infer import encode, read_tokenizer
 
 
 def check_tokens(folder: Path, test: Dataset, sample: Mapping[str, Sequence[str]]) -> None:
-    """Raise `ExportError` if `infer.py` or transformers make other tokens of a row's texts than those of the test set.
+    """Raise `ExportError` if `infer.py` or transformers make other tokens from a text than the test set has.
 
-    `sample` holds the texts of some rows by their numbers.
+    `sample` has the texts of some rows of the test set, by row number.
     """
     alone, loaded = read_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
     for row, texts in sample.items():
@@ -27,7 +30,7 @@ def check_tokens(folder: Path, test: Dataset, sample: Mapping[str, Sequence[str]
         for name, ids in found.items():
             if ids != judged:
                 raise ExportError(
-                    f"{folder.name}: {name} must feed the network the tokens that its accuracy was judged on, but of "
+                    f"{folder.name}: {name} must feed the network the tokens on which its accuracy was judged, but for "
                     f"row {row} (counted from 0) of the test set it makes {_short(ids)} in place of {_short(judged)}; "
                     "save the teacher's tokenizer with its tokenizer.json again, or use another teacher"
                 )

@@ -1,4 +1,9 @@
-"""Verification: everything is measured again on what was written, reloaded from disk."""
+"""Verification: measure accuracy, latency and size of an export on its files, reloaded from disk.
+
+`verify` measures an export on each device together with the teacher, judges the budget, and writes
+`verification.json`, which the reports and the model card read. `verify_file` does this for a single ONNX file. For
+devices off the cluster, `nas/pipeline/devices.py` adds the latencies later, with `judged` and `on_all`.
+"""
 
 from __future__ import annotations
 
@@ -38,31 +43,31 @@ from nas.progress import say
 from nas.tasks import Metric
 
 _AGREE = 0.99
-"""So many predictions of the served file and of the folder's model should be the same."""
+"""The share of texts to which the served file and the folder's model should give the same answer."""
 _FEW = 2
-"""So many may differ on any test set: near a tie rounding decides."""
+"""The number of texts with different answers that is always allowed, because near a tie rounding decides."""
 _EXPORT, _TEACHER = "export", "teacher"
 
 
 @dataclass(frozen=True)
 class Artefact:
-    """A written export, to be looked at from outside."""
+    """The folder of an export, as it is served on a device."""
 
     folder: Path
     device: Device
 
     def logits(self, split: Dataset) -> np.ndarray:
-        """Logits of a split as the device's runtime serves them: at its batch size, without padding."""
+        """Return the logits of a split, computed by the device's runtime at its batch size and without padding."""
         return self.answers(split)[0]
 
     def answers(self, split: Dataset) -> tuple[np.ndarray, list[int]]:
-        """The logits, and after how many layers each text left, if it can leave early."""
+        """Return the logits, and after how many layers each text exited (empty without early exits)."""
         batches = (part for batch in batches_by_length(split) for part in _cut(batch, self.device.batch_size))
         left: list[int] = []
         return predict(self._forward(left), batches, f"Accuracy of {self.folder.name}"), left
 
     def _forward(self, left: list[int]) -> Callable[[Batch], np.ndarray]:
-        # Of a device that is another machine answers are computed here, on the CPU; compiling changes none.
+        # If the device is another machine, answers are computed here, on the CPU. Compiling would not change them.
         processor = self.device.processor if self.device.where == "here" else "cpu"
         device = self.device.model_copy(update={"compiled": False, "processor": processor})
         if device.runtime == "torch":
@@ -80,18 +85,18 @@ class Artefact:
         return forward
 
     def network(self, early: bool = False) -> Network:
-        """What is timed: the file itself; the reloaded model for torch, and where texts leave it `early`."""
+        """Return what is timed: the served file, or the reloaded model for torch and for `early` exits."""
         whole = self.device.runtime != "torch" and not early
         return served_files(self.folder, self.device.runtime)[0] if whole else as_compact(self.folder)
 
     @property
     def size_mb(self) -> float:
-        """The size of what is deployed, in 10^6 bytes."""
+        """The size of the served files, in 10^6 bytes."""
         return sum(path.stat().st_size for path in served_files(self.folder, self.device.runtime)) / MB
 
 
 def reload(folder: Path) -> Any:
-    """The exported Hugging Face model, in evaluation mode; of an encoder with what follows it."""
+    """Return the exported Hugging Face model in evaluation mode; an encoder comes with the modules that follow it."""
     return _whole(AUTO_CLASSES[network_type_of(folder)].from_pretrained(folder), folder)
 
 
@@ -100,20 +105,20 @@ def _whole(model: Any, folder: Path) -> Any:
 
 
 def reload_alone(folder: Path) -> Any:
-    """The exported model as somebody without `nas` loads it: by the class that its folder brings, if it does."""
+    """Return the exported model as a user without `nas` loads it: from the modelling file, if the folder has one."""
     path = folder / MODELING_FILE
     if not path.exists():
         return reload(folder)
     spec = importlib.util.spec_from_file_location(f"{path.stem}_{file_digest(path)}", path)
     assert spec is not None and spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where dataclasses look for it
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses need the module there
     spec.loader.exec_module(module)
     model = getattr(module, AUTO_MODELS[network_type_of(folder)][1].__name__).from_pretrained(folder)
     return _whole(model, folder)
 
 
 def as_compact(folder: Path) -> CompactBert:
-    """The exported model as `CompactBert`, also if it was saved as its family's own class."""
+    """Return the exported model as a `CompactBert`, even if it was saved in its family's own class."""
     model = reload(folder)
     if isinstance(model, SentenceEncoder):
         return _compact_encoder(model)
@@ -140,7 +145,7 @@ def _cut(batch: Batch, size: int) -> list[Batch]:
 
 @dataclass(frozen=True)
 class Reference:
-    """The uncompressed teacher on the same device and test set."""
+    """The folder of the uncompressed teacher on a device, and its accuracy on the test set there."""
 
     folder: Path
     accuracy: float
@@ -155,12 +160,12 @@ def verify(
     texts: Texts,
     about: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Measure an export as reloaded from disk, beside the teacher, and write `verification.json`.
+    """Measure an export, reloaded from disk, together with the teacher, and write and return `verification.json`.
 
-    The figures are those on the first device; where there are several, `devices` holds those on each. Without a
-    reference the export is itself the teacher; without a budget there is nothing to meet. `about` holds what else the
-    file shall say. A device elsewhere cannot be measured from here: its latencies are None, and so is `met` until they
-    are there.
+    Its metrics are those on the first device; if there are several devices, `devices` has the metrics on each. A
+    reference of None means that the export is the teacher itself. Without a budget, `met` is true on every measured
+    device. `about` has additional entries for the file. A device off the cluster cannot be measured from here: its
+    latencies are None, and so is `met` until they are imported.
     """
     found = {
         device.name: _verify_on(Artefact(folder, device), reference, budget, test, metric, texts)
@@ -169,9 +174,9 @@ def verify(
     for name, own in found.items():
         if own["agrees"] is False:
             say(
-                f"{folder.name}: on device {name} the file that is served and its Hugging Face folder give only "
-                f"{own['agreement_with_hugging_face']:.1%} of the texts the same answer, where {_AGREE:.0%} are due; "
-                "its figures are those of the file: serve that"
+                f"{folder.name}: on device {name} the served file and the Hugging Face model give only "
+                f"{own['agreement_with_hugging_face']:.1%} of the texts the same answer, but at least "
+                f"{_AGREE:.0%} are expected; the reported metrics are those of the file, so serve the file"
             )
     samples = {name: own.pop("samples_ms", None) for name, own in found.items()}
     write_text(folder / SAMPLES_FILE, canonical_json(samples) + "\n")
@@ -182,9 +187,9 @@ def verify(
 
 
 def on_all(found: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """What a verification says, from what it says of each device: the figures of the first, and of all if several.
+    """Combine the verifications on each device: the metrics on the first, and `devices` if there are several.
 
-    A budget is met if it is on all devices; not, as soon as one says so; and None while one is not known.
+    `met` is true if the budget is met on all devices, false if it is missed on one, and None if it is not known yet.
     """
     verdicts = [own["met"] for own in found.values()]
     met = False if False in verdicts else None if None in verdicts else True
@@ -192,7 +197,7 @@ def on_all(found: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def on_each(verification: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What a verification says of each device."""
+    """Return the verification on each device, by the device's name."""
     found: dict[str, dict[str, Any]] = verification.get("devices") or {verification["device"]: dict(verification)}
     return found
 
@@ -200,12 +205,12 @@ def on_each(verification: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _verify_on(
     artefact: Artefact, reference: Reference | None, budget: Budget | None, test: Dataset, metric: Metric, texts: Texts
 ) -> dict[str, Any]:
-    """What one device says of an export."""
+    """Return the verification of an export on one device."""
     labels = truth_of(test)
     logits, left = artefact.answers(test)
     accuracy = metric.score(logits, labels)
     model = reload_alone(artefact.folder)
-    simulated = predict(forward_of(model), batches_by_length(test), "The same by its Hugging Face folder")
+    simulated = predict(forward_of(model), batches_by_length(test), "Accuracy of the Hugging Face model")
     agreement = _agreement(metric.answers(logits, labels), metric.answers(simulated, labels))
     exits = exit_shares(left, len(model.layers)) if left else ()
     stored = stored_figures(artefact)
@@ -233,12 +238,12 @@ def _verify_on(
 
 
 def _judged_groups(metric: Metric, labels: np.ndarray) -> dict[str, str]:
-    """What the metric is a mean over, where that is not the texts."""
+    """Return the entry `judged`, the number of groups that the metric is a mean over; nothing if it judges texts."""
     return {"judged": f"{metric.size(labels):,} {metric.size_word}"} if metric.judges_groups else {}
 
 
 def _shown(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Score and label of the texts that the report compares, by their rows."""
+    """Return the entry `shown`: output and label of the texts that the report compares, by row number."""
     own = labels["label"] if metric.judges_groups else labels
     rows = metric.shown(labels)
     found = {str(row): {"output": logits[row].tolist(), "label": own[row].tolist()} for row in rows}
@@ -258,7 +263,7 @@ def timing(
     texts: Texts,
     memory: bool,
 ) -> dict[str, Any]:
-    """The export and the teacher, measured in turns in one process, and whether the limits are kept."""
+    """Measure an export interleaved with the teacher, and judge whether it meets the limits; see `judged`."""
     device, title = artefact.device, f"Measuring {artefact.folder.name}"
     networks = served_networks(artefact, reference, exits)
     records = measure_with_exits(device, networks, exits_of(exits), device.repeats, title, texts)
@@ -268,13 +273,13 @@ def timing(
 
 
 def served_networks(artefact: Artefact, reference: Reference | None, exits: Sequence[float]) -> dict[str, Network]:
-    """What is measured of an export: the teacher, which is the reference of the measurement, and itself."""
+    """Return the networks to measure: the teacher, as the reference of the measurement, and the export itself."""
     teacher = {_TEACHER: Artefact(reference.folder, artefact.device).network()} if reference else {}
     return {**teacher, _EXPORT: artefact.network(early=bool(exits))}
 
 
 def exits_of(exits: Sequence[float]) -> dict[str, Sequence[float]]:
-    """The export's exits by its name, if it has some."""
+    """Return the export's exit shares under its name in `served_networks`; nothing without early exits."""
     return {_EXPORT: exits} if exits else {}
 
 
@@ -285,11 +290,14 @@ def judged(
     stored: Mapping[str, float],
     teacher_stored: Mapping[str, float],
 ) -> dict[str, Any]:
-    """What a verification says of latency, from the records of `export` and `teacher`, and whether limits are kept."""
+    """Return the latency entries of a verification, and whether the limits are met, from the measured records.
+
+    The records are named `export` and `teacher`. Raises `DeviceError` if memory is limited but was not measured.
+    """
     if limits is not None and limits.peak_memory_mb is not None and not peaks:
         raise DeviceError(
-            f"budgets: peak_memory_mb cannot be judged on {limits.device}: its system does not say how much memory a "
-            "process holds; drop the limit"
+            f"budgets: peak_memory_mb cannot be judged on {limits.device}: its operating system does not report the "
+            "peak memory of a process; remove this limit"
         )
     own, teacher = records[_EXPORT], records.get(_TEACHER, records[_EXPORT])
     figures = latency_figures(own, records.get(f"{_EXPORT}/worst")) | _peak(peaks, _EXPORT)
@@ -313,10 +321,11 @@ def _peak(peaks: Mapping[str, float], name: str) -> dict[str, float]:
 def verify_file(
     folder: Path, device: Device, reference: Reference, test: Dataset, metric: Metric, texts: Texts, params: int
 ) -> dict[str, Any]:
-    """The verification of a folder's ONNX file that is no network of ours: it reads `input_ids` and gives `logits`.
+    """Return the verification of a folder's ONNX file that computes `logits` from `input_ids`, such as a static
+    model.
 
-    Its accuracy is computed by ONNX Runtime, text by text. Latencies are those of the device beside the teacher, and
-    None where the device serves no files or is elsewhere.
+    Accuracy is computed by ONNX Runtime, text by text. Latency is measured on the device, interleaved with the
+    teacher; it is None if the device uses PyTorch or is off the cluster.
     """
     serving = device.model_copy(update={"runtime": "onnxruntime", "processor": "cpu", "number_format": "float32"})
     path = folder / ONNX_FILE
@@ -354,12 +363,12 @@ def verify_file(
 
 
 def stored_figures(artefact: Artefact) -> dict[str, float]:
-    """What the files themselves say."""
+    """Return the metrics that follow from the files alone: size in 10^6 bytes and number of parameters."""
     return {"size_mb": artefact.size_mb, "params": reload(artefact.folder).num_parameters()}
 
 
 def _standard_error(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> float:
-    """The standard error of the metric on these texts: binomial for a share of right answers, else by the bootstrap."""
+    """Return the standard error of the metric: binomial for a share of right answers, else `spread.standard_error`."""
     if not metric.is_share:
         return standard_error(metric, logits, labels)
     share = metric.score(logits, labels)
@@ -367,14 +376,17 @@ def _standard_error(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> f
 
 
 def _agreement(first: np.ndarray | None, second: np.ndarray | None) -> float | None:
-    """The share of texts with equal answers, one row a text; None where answers cannot be equal."""
+    """Return the share of texts with equal answers (one row per text), or None if answers cannot be compared."""
     if first is None or second is None:
         return None
     return float((first == second).reshape(len(first), -1).all(axis=1).mean())
 
 
 def _agrees(agreement: float | None, texts: int, device: Device) -> bool | None:
-    """Whether that is enough. None without an agreement, and for batches, whose activations int8 rounds otherwise."""
+    """Return whether an agreement is high enough.
+
+    Return None without an agreement, and for batches, since int8 quantises the activations of batches differently.
+    """
     if agreement is None or device.batch_size != 1:
         return None
     return round((1.0 - agreement) * texts) <= max(_FEW, (1.0 - _AGREE) * texts)

@@ -164,14 +164,14 @@ def test_infer_takes_pairs_and_says_what_it_needs(exports, few_packages):
     done = _infer(few_packages, folder, "--pairs", "w1 w2\tw3", "w3\tw1 w2", "w1\tw2\tw3")
     first, second = done.stdout.splitlines()
     assert done.returncode == 2 and first != second
-    said = "error: text 3: a pair must be two texts with one tab between them, but has 2 tabs; correct it\n"
+    said = "error: text 3: a pair must be two texts with one tab between them, but has 2 tabs; use one tab\n"
     assert done.stderr == said
     empty = _infer(few_packages, folder, "--pairs", lines=b"w1\t\r\n\tw1\n\t\n")
     assert empty.returncode == 0 and len(set(empty.stdout.splitlines())) == 3
     none = _infer(few_packages, folder, lines=b"")
     assert (none.returncode, none.stdout, none.stderr) == (0, "", "")
     wide = _infer(few_packages, folder, lines="w1\n".encode("utf-16"))
-    assert wide.returncode == 2 and wide.stderr == "error: the input must be UTF-8, but is UTF-16; convert it\n"
+    assert wide.returncode == 2 and wide.stderr == "error: the input must be UTF-8, but it is UTF-16; convert it\n"
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ class Coarse(Int8):
 def test_a_name_that_stands_for_two_things_is_refused(config, monkeypatch):
     monkeypatch.setitem(REGISTRY, "coarse", Coarse)
     compression.cache_clear()
-    with pytest.raises(ExportError, match="'_TABLE_LEVELS': a name may stand for one thing in an export"):
+    with pytest.raises(ExportError, match="'_TABLE_LEVELS': a name may have only one meaning in an export"):
         modeling_source(config.with_architecture(replace(config.architecture, embedding="coarse")))
     compression.cache_clear()
 
@@ -256,7 +256,7 @@ def test_a_choice_without_a_file_is_refused(config, monkeypatch, tiny_study, tmp
     made["Typed"].__module__ = "builtins"
     monkeypatch.setitem(REGISTRY, "typed", made["Typed"])
     compression.cache_clear()
-    said = "builtins: what an export needs must stand in a file"
+    said = "builtins: code that an export needs must be in a file"
     with pytest.raises(ExportError, match=said):
         modeling_source(config.with_architecture(replace(config.architecture, embedding="typed")))
     (tiny_study.parent / "mine.toml").write_text(
