@@ -102,8 +102,7 @@ def _rename_class(path: Path) -> None:
 def served_tokenizer(
     tokenizer: PreTrainedTokenizerBase, config: CompactBertConfig, max_length: int | None = None
 ) -> PreTrainedTokenizerBase:
-    """Return a copy of a tokenizer that makes the tokens on which accuracy was judged, in every library that loads
-    it.
+    """Return a copy of a tokenizer that makes the tokens on which accuracy was judged, whichever library loads it.
 
     It returns only the network's inputs, and it cuts texts to `max_length` tokens on the side where the given
     tokenizer cuts them. These settings are also in `tokenizer.json`, which the tokenizers library reads. Padding is

@@ -113,6 +113,6 @@ def source(module: str) -> Source:
         return Source(module)
     except (ImportError, OSError, TypeError):
         raise ExportError(
-            f"{module}: code that an export needs must be in a file, but this module has no source file that can be read; "
+            f"{module}: code that an export needs must be in a file, but this module has no readable source file; "
             "move the code to a file"
         ) from None

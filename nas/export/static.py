@@ -25,7 +25,7 @@ from nas.tasks import Metric
 _PRODUCTS = 400_000
 """The largest number of training rows times classes; rows are drawn at random to stay below it."""
 _FEWEST = 5_000
-"""The number of training rows that are used however many classes there are."""
+"""The number of training rows that may be used however many classes there are."""
 _STRENGTHS = (0.01, 0.1, 1.0, 10.0)
 """Inverse regularisation strengths of the classifier, of which the best on the search set is chosen."""
 _ITERATIONS = 100

@@ -321,8 +321,7 @@ def _peak(peaks: Mapping[str, float], name: str) -> dict[str, float]:
 def verify_file(
     folder: Path, device: Device, reference: Reference, test: Dataset, metric: Metric, texts: Texts, params: int
 ) -> dict[str, Any]:
-    """Return the verification of a folder's ONNX file that computes `logits` from `input_ids`, such as a static
-    model.
+    """Return the verification of a folder whose ONNX file computes `logits` from `input_ids`, such as a static model.
 
     Accuracy is computed by ONNX Runtime, text by text. Latency is measured on the device, interleaved with the
     teacher; it is None if the device uses PyTorch or is off the cluster.

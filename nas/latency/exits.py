@@ -16,7 +16,7 @@ from nas.latency.measure import NO_TEXTS, Network, Texts, measure
 from nas.latency.record import LatencyRecord, mixture
 from nas.model import CompactBert
 
-_SURE = 100.0
+_CONFIDENT = 100.0
 """A bias for one class with which every text exceeds any confidence threshold."""
 
 
@@ -68,5 +68,5 @@ def _forced(
             for number, layer in enumerate(forced.layers[:-1], 1):
                 layer.exit.weight.zero_()
                 layer.exit.bias.zero_()
-                layer.exit.bias[0] = _SURE if number == depth else 0.0
+                layer.exit.bias[0] = _CONFIDENT if number == depth else 0.0
         yield depth, forced

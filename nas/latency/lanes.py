@@ -1,6 +1,6 @@
-"""Lanes: each is a connection to the one process that measures on a device and does nothing else.
+"""Measurement workers (lanes): each measures networks on one device, in a process that does nothing else.
 
-`open_lane` opens the lane of a device: a `LocalLane` on this machine, or a `RayLane` on a Ray node. `measure.py`
+`open_lane` starts the worker of a device: a `LocalLane` on this machine, or a `RayLane` on a Ray node. `measure.py`
 sends it groups of networks and receives their samples.
 """
 
@@ -35,10 +35,10 @@ Rounds = Callable[[int], None]
 
 
 class Lane(Protocol):
-    """Measures groups of networks on one device, one group at a time.
+    """A worker that measures groups of networks on one device, one group at a time.
 
-    The caller writes the networks' files to `folder`. `environment` holds the conditions of the device's process. A
-    lane is a context manager that ends the process.
+    The caller writes the networks' files to `folder`. `environment` has the processor, the runtime and the versions
+    of the worker's process. A worker is a context manager, which ends the process.
     """
 
     environment: dict[str, Any]
@@ -58,7 +58,7 @@ class Lane(Protocol):
 
 
 class LocalLane:
-    """A lane to a process on this machine.
+    """A worker whose process runs on this machine.
 
     Raises `DeviceError` if the process fails, and `MachineError` if the system kills it.
     """
@@ -148,7 +148,7 @@ class LocalLane:
 
 
 def open_lane(device: Device) -> Lane:
-    """Open the lane of a device. Raises `DeviceError` for a device off the cluster, or if its process cannot start."""
+    """Start the worker of a device. Raises `DeviceError` for a device off the cluster, or if its process cannot start."""
     if device.where == "here":
         return LocalLane(device)
     if device.where == "ray":

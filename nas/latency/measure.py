@@ -1,9 +1,9 @@
 """Measure the latency and peak memory of networks on a device.
 
-`measure` writes networks to a temporary folder and has a fresh process (a lane, see `lanes.py`) time them. It does so
-group by group, so that neither the disk nor the memory has to hold all networks at once; the networks of a group are
-interleaved. Profiling, the search and the verification of exports call it; `bundle.py` uses the same steps for
-archives.
+`measure` writes networks to a temporary folder and has a worker in a fresh process (see `lanes.py`) time them. It
+does so group by group, so that neither the disk nor the memory has to hold all networks at once; the networks of a
+group are interleaved. Profiling, the search and the verification of exports call it; `bundle.py` uses the same steps
+for archives.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The lane of a device that is a Ray node.
+"""The measurement worker of a device that is a Ray node.
 
 `RayLane` starts an actor on the node, which owns a `LocalLane` there. The actor occupies the Ray resource that is
 named after the device, so that only one measurement runs on the node at a time.
@@ -24,11 +24,11 @@ from nas.progress import say
 
 _MOST_LOSSES = 5
 _PATIENCE_S = 30.0
-"""How long an answer may take before the user is told what the lane is waiting for."""
+"""How long an answer may take before the user is told what is missing."""
 
 
 class _Keeper:
-    """The Ray actor: a process on the device's node that owns a local lane."""
+    """The Ray actor: a process on the device's node that owns a `LocalLane` there."""
 
     def __init__(self, device: Device) -> None:
         self._lane = LocalLane(device.model_copy(update={"where": "here"}))
@@ -67,7 +67,7 @@ class _Keeper:
 
 
 class RayLane:
-    """A lane to the Ray node that offers a resource with the device's name. It waits until there is such a node.
+    """A worker on the Ray node that offers a resource with the device's name. It waits until there is such a node.
 
     If the node or its process is lost, the current group is measured again as soon as a node is back. Raises
     `DeviceError` if that node is a different machine, because latencies of two machines cannot be compared.
