@@ -148,7 +148,7 @@ class LocalLane:
 
 
 def open_lane(device: Device) -> Lane:
-    """Start the worker of a device. Raises `DeviceError` for a device off the cluster, or if its process cannot start."""
+    """Start the worker of a device. Raises `DeviceError` if the device is off the cluster, or if the worker fails."""
     if device.where == "here":
         return LocalLane(device)
     if device.where == "ray":
