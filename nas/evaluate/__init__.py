@@ -1,4 +1,4 @@
-"""Accuracy of candidates with inherited weights."""
+"""Evaluation of candidates: the accuracy of sub-networks with the weights that they inherit from the supernet."""
 
 from __future__ import annotations
 

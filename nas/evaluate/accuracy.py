@@ -1,4 +1,8 @@
-"""Accuracy of candidates: logits over a split, and the record of one evaluation."""
+"""Accuracy of networks: the logits of a whole split, the `Evaluator` of candidates, and the result of one evaluation.
+
+Executors call `Evaluator.evaluate` during a search. The final training and exports use the evaluator and `predict`
+for networks with weights of their own.
+"""
 
 from __future__ import annotations
 
@@ -29,48 +33,49 @@ from nas.threads import side_by_side
 
 _TITLE = "Accuracy on the search set"
 FORM = 2
-"""To be raised when an evaluation finds other accuracies than before, so that older ones are not used again."""
+"""Increase this if evaluations give other accuracies than before, so that stored results are not reused."""
 
 
 @dataclass(frozen=True)
 class CandidateResult:
-    """What an evaluation found out about one architecture."""
+    """The result of evaluating one architecture."""
 
     architecture: Architecture
     accuracy: float
     """The task's metric on the search set, with inherited weights."""
     examples: int
+    """The number of texts that were evaluated."""
     seconds: float
     exits: tuple[float, ...] = ()
-    """The shares of texts that leave after the first layer, the second and so on; none for a network without exits."""
+    """The shares of texts that exit after the first layer, the second and so on; empty without early exits."""
     complete: bool = True
-    """Whether all examples were evaluated; otherwise it had lost its race, and the accuracy is an estimate."""
+    """Whether all texts were evaluated. If not, the candidate lost its race, and the accuracy is an estimate."""
     precision: str = "float32"
-    """The number format that it was computed in, `float32` or `bf16`."""
+    """The number format of the computation, `float32` or `bf16`."""
     confidence: float | None = None
-    """The mean probability of the right answer on the search set; None where the metric itself is searched for."""
+    """The mean probability of the right answer on the search set; None if the search maximises the metric itself."""
 
     @property
     def objective(self) -> float:
-        """What a search maximises."""
+        """The value that a search maximises: the confidence, or the accuracy if there is none."""
         return self.accuracy if self.confidence is None else self.confidence
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON form."""
+        """Return the result as a JSON object."""
         return asdict(self) | {"architecture": self.architecture.to_json()}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> CandidateResult:
-        """Read the JSON form."""
+        """Return the result that a JSON object describes."""
         given = {"architecture": Architecture.from_json(value["architecture"]), "exits": tuple(value.get("exits", ()))}
         return cls(**value | given)
 
 
 def predict(forward: Callable[[Batch], np.ndarray], batches: Iterable[Batch], title: str | None = None) -> np.ndarray:
-    """Logits in the order of the examples, (examples, num_labels), or (examples, tokens, num_labels) with zeros behind
-    the tokens of a text.
+    """Return logits in the order of the examples.
 
-    `forward` gives those of one batch. With a title, progress is shown.
+    Their shape is (examples, num_labels), or (examples, tokens, num_labels) with zeros after the last token of a
+    text. `forward` returns the logits of one batch. If a title is given, progress is shown.
     """
     parts = [(batch.rows, forward(batch)) for batch in (tracked(list(batches), title) if title else batches)]
     answers = _stacked([values for _, values in parts])
@@ -80,7 +85,7 @@ def predict(forward: Callable[[Batch], np.ndarray], batches: Iterable[Batch], ti
 
 
 def _stacked(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """The logits of several batches behind each other, with zeros where a batch has fewer tokens than others."""
+    """Return the concatenated logits of several batches, padded with zeros to the same number of tokens."""
     sizes = [max(size) for size in zip(*(values.shape[1:] for values in parts), strict=True)]
     found = np.zeros((sum(map(len, parts)), *sizes), dtype=np.float32)
     start = 0
@@ -93,9 +98,9 @@ def _stacked(parts: Sequence[np.ndarray]) -> np.ndarray:
 def forward_of(
     model: Callable[..., Any], left_after: list[int] | None = None, processor: str = "cpu"
 ) -> Callable[[Batch], np.ndarray]:
-    """The forward function of a torch model on a processor for `predict`.
+    """Return the forward function of a torch model on a processor, for `predict`.
 
-    `left_after` gets the number of layers that each text took, if texts can exit the model early.
+    If texts can exit the model early, the number of layers that each text passed is appended to `left_after`.
     """
     asked = {} if left_after is None else {"details": True}
 
@@ -111,9 +116,9 @@ def forward_of(
 
 
 def logits_of(model: nn.Module, texts: Dataset, title: str | None = None) -> np.ndarray:
-    """Logits (examples, num_labels) of a whole model for tokenised texts, on the processor where the model is.
+    """Return the logits, (examples, num_labels), of a model for tokenised texts, computed where the model is.
 
-    With a title, progress is shown.
+    If a title is given, progress is shown.
     """
     processor = str(next(model.parameters()).device)
     return predict(forward_of(model.eval(), processor=processor), batches_by_length(texts), title)
@@ -122,8 +127,10 @@ def logits_of(model: nn.Module, texts: Dataset, title: str | None = None) -> np.
 class Evaluator:
     """Evaluates architectures of one supernet on one split.
 
-    `shared`, `raced` and `bf16` can be switched off, to see what they bring. With `by_confidence` results tell the mean
-    probability of the right answer too, where the metric is the share of these, and that is what candidates race by.
+    `shared` reuses hidden states, `raced` stops candidates that cannot win, and `bf16` computes in bf16 where that is
+    faster; each can be switched off to measure its effect. With `by_confidence`, results also hold the mean
+    probability of the right answer, and candidates race by it. This applies only if the metric is the share of right
+    answers.
     """
 
     def __init__(  # noqa: PLR0913 (switches)
@@ -143,18 +150,18 @@ class Evaluator:
         self.batches = [batch.to(processor) for batch in batches_by_length(split)]
         self.labels = truth_of(split)
         self.states = SharedStates() if shared else None
-        # Batches hold texts of one length; whoever is stopped early shall have seen all kinds.
+        # Each batch holds texts of one length. In random order, a candidate that is stopped early sees many lengths.
         self._order = np.random.default_rng(0).permutation(len(self.batches)).tolist()
         fast = bf16 and uses_bf16(supernet.weights.config.hidden_size, processor)
         self._dtype = torch.bfloat16 if fast else torch.float32
         self._by_confidence = by_confidence and metric.is_share
-        # The race itself, and what accuracy to expect of those that are stopped.
+        # One race by the objective, and one that estimates the accuracy of candidates that are stopped.
         self._races = (Race(len(self.labels)), Race(len(self.labels))) if raced and metric.is_share else None
 
     def evaluate(self, architecture: Architecture, rival: float = 0.0) -> CandidateResult:
-        """The architecture's metric with the weights that it inherits.
+        """Evaluate an architecture with the weights that it inherits.
 
-        One whose objective cannot reach `rival` is stopped as soon as that is sure.
+        The evaluation stops as soon as it is almost certain that the objective cannot reach `rival`.
         """
         started = time.monotonic()
         model = self.supernet.extract(architecture, copied=False)
@@ -172,17 +179,17 @@ class Evaluator:
 
     @property
     def precision(self) -> str:
-        """The number format that candidates are computed in, as results have it."""
+        """The number format in which candidates are computed, `float32` or `bf16`."""
         return precision_name(self._dtype == torch.bfloat16)
 
     def network(self, architecture: Architecture) -> CompactBert:
-        """A sub-network with weights of its own, on the CPU."""
+        """Return a sub-network with its own copy of the weights, on the CPU."""
         model = self.supernet.extract(architecture)
         nn.Module.to(model, "cpu")
         return model
 
     def _answers(self, model: CompactBert, architecture: Architecture, rival: float = 0.0) -> _Answers:
-        """What a model on shared weights answers to all texts, or to those until its race was lost."""
+        """Return the outputs of a model on shared weights for all texts, or for those before it lost its race."""
         states = self.states or SharedStates(limit_bytes=0)
         states.begin(architecture)
         found, left, rows, values = list[np.ndarray](), list[int](), list[np.ndarray](), list[np.ndarray]()
@@ -210,7 +217,7 @@ class Evaluator:
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        """Without gradients and in the evaluator's precision; both belong to a thread."""
+        """Disable gradients and use the evaluator's precision. Both settings hold only for the calling thread."""
         with (
             torch.inference_mode(),
             torch.autocast(self.processor, self._dtype, enabled=self._dtype != torch.float32),
@@ -218,12 +225,12 @@ class Evaluator:
             yield
 
     def _values(self, logits: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """For each of some rows the part of the objective that it has, from 0 to 1."""
+        """Return each row's contribution to the objective, from 0 to 1."""
         judge = self.metric.confidence if self._by_confidence else self.metric.right
         return judge(logits, self.labels[rows])
 
     def _scores(self, logits: np.ndarray, rows: np.ndarray) -> tuple[float, float | None]:
-        """The metric, and the confidence if it is asked for; both are estimated where rows are missing."""
+        """Return the metric, and the confidence or None. If rows are missing, both are estimates."""
         if self._races and len(rows) < len(self.labels):
             race, accuracies = self._races
             accuracy, _ = accuracies.estimate(rows, self.metric.right(logits, self.labels[rows]))
@@ -234,9 +241,10 @@ class Evaluator:
         return accuracy, objective if self._by_confidence else None
 
     def measure(self, model: CompactBert, title: str | None = None) -> tuple[float, tuple[float, ...]]:
-        """The metric of a model with weights of its own, and the shares of texts that leave after each layer.
+        """Return the metric of a model with its own weights, and the shares of texts that exit after each layer.
 
-        The model is computed on the evaluator's processor, in full precision, and then put back where it was.
+        The shares are empty without early exits. The model runs on the evaluator's processor in full precision and is
+        moved back afterwards.
         """
         left: list[int] = []
         logits = self._logits_of(model, left, title)
@@ -244,11 +252,11 @@ class Evaluator:
         return accuracy, exit_shares(left, len(model.layers)) if left else ()
 
     def accuracy_of(self, model: CompactBert) -> float:
-        """The metric of a model with weights of its own, with progress shown."""
+        """Return the metric of a model with its own weights, and show progress."""
         return self.measure(model, _TITLE)[0]
 
     def judged(self, model: CompactBert) -> tuple[float, float]:
-        """The same, and its standard error by resampling the texts."""
+        """Return the metric of a model with its own weights and its standard error, and show progress."""
         logits = self._logits_of(model, [], _TITLE)
         return self.metric.score(logits, self.labels), standard_error(self.metric, logits, self.labels)
 
@@ -263,22 +271,23 @@ class Evaluator:
 
 @dataclass(frozen=True)
 class _Answers:
-    """What a network said of some texts."""
+    """The outputs of a network for some texts."""
 
     logits: np.ndarray
-    """(examples, num_labels)"""
+    """(examples, num_labels) or (examples, tokens, num_labels)"""
     rows: np.ndarray
-    """The numbers of the texts, in the order of the logits."""
+    """The indices of the texts in the split, in the order of the logits."""
     left_after: list[int]
-    """The number of layers that each text took; empty for a network without exits."""
+    """The number of layers that each text passed; empty without early exits."""
 
 
 def _classified(
     model: CompactBert, states: SharedStates, number: int, batch: Batch, in_float32: bool
 ) -> tuple[torch.Tensor, list[int]]:
-    """Logits of a batch, from a head `in_float32` or not, and how many layers each text took if there are exits.
+    """Return the logits of a batch, and the number of layers that each text passed (empty without early exits).
 
-    Layers behind the one that the last text leaves after are not computed.
+    Layers are computed only up to the one at which the last text exits. Without early exits, `in_float32` decides
+    whether the classifier is computed in float32.
     """
     threshold = model.config.exit_threshold
     if not threshold:
@@ -302,6 +311,6 @@ def _classified(
 
 
 def exit_shares(left_after: Sequence[int], layers: int) -> tuple[float, ...]:
-    """The shares of texts that leave after each of some layers."""
+    """Return the share of texts that exit after each of `layers` layers."""
     counts = np.bincount(left_after, minlength=layers + 1)[1:]
     return tuple((counts / len(left_after)).round(6).tolist())

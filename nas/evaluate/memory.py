@@ -1,4 +1,7 @@
-"""What was evaluated whole is remembered: another search asks the same supernet for the same accuracies."""
+"""A memory of complete evaluations, so that another search of the same supernet need not repeat them.
+
+The executor `Remembering` (`nas/search/executors.py`) reads and extends it.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,13 @@ from nas.evaluate.accuracy import CandidateResult
 
 
 class Memory:
-    """Results by architecture, in a file with a line of JSON for each; a line that a kill has torn is passed over.
+    """Results by architecture, in a file with one JSON object per line. Incomplete lines of killed processes are
+    skipped.
 
-    All of them rest on the same weights, texts and form of evaluation: whoever names the file sees to that. Each line
-    says in which precision it was computed, and only those of the asked `precision` are known. Several processes may
-    add to the file. Results of races that were lost are estimates, made against rivals of their search, and not kept.
+    All results depend on the same weights, texts and form of evaluation; the caller ensures this by its choice of
+    file. Each line states its precision, and only results of the given `precision` are used. Several processes may
+    append to the file. Results of lost races are not stored: they are estimates that depend on the competitors in
+    their search.
     """
 
     def __init__(self, path: Path, precision: str = "float32") -> None:
@@ -30,16 +35,17 @@ class Memory:
                     self._known[result.architecture] = result
 
     def get(self, architecture: Architecture) -> CandidateResult | None:
-        """The result of an architecture, if it is known."""
+        """Return the result of an architecture; None if it is unknown."""
         return self._known.get(architecture)
 
     def add(self, result: CandidateResult) -> None:
-        """Remember a result, if it is complete and was not known."""
+        """Store a result if it is complete and not known yet."""
         if not result.complete or result.architecture in self._known:
             return
         if result.precision == self._precision:
             self._known[result.architecture] = result
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        line = b"\n" + json.dumps(result.to_json(), separators=(",", ":")).encode() + b"\n"  # behind a torn one, too
+        # The first newline ends an incomplete line that a killed process may have left.
+        line = b"\n" + json.dumps(result.to_json(), separators=(",", ":")).encode() + b"\n"
         with self._path.open("ab", buffering=0) as file:
             file.write(line)

@@ -1,4 +1,7 @@
-"""Racing: a candidate that with high confidence cannot beat its rival is not evaluated to the end."""
+"""Racing: the evaluation of a candidate stops once it is almost certain that it cannot beat its competitor.
+
+`Evaluator` asks a `Race` after each batch of texts.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,18 @@ import math
 import numpy as np
 
 CONFIDENCE = 3.0
-"""So many standard errors above its estimate a candidate may yet end."""
+"""A candidate has lost if its estimate plus this many standard errors is below the value that it has to beat."""
 _UNSEEN = 4.0
-"""So many differences more are reckoned with than were seen: none so far does not mean that there are none."""
+"""Added to the sum of squared differences: having seen no differences so far does not mean that there are none."""
 _FEWEST = 0.1
-"""The share of examples that is looked at in any case."""
+"""The share of examples that is evaluated in any case."""
 
 
 class Race:
-    """Knows how the candidates that were evaluated wholly did on each example, from 0 for wrong to 1 for right.
+    """The mean value of each example, from 0 (wrong) to 1 (right), over all completely evaluated candidates.
 
-    What a candidate does is compared with their mean, example by example: which examples are easy does not count then,
-    and few of them tell candidates apart.
+    A candidate is compared with these means example by example. This removes the differences between easy and hard
+    examples, so the comparison needs few examples: candidates differ on few of them.
     """
 
     def __init__(self, examples: int) -> None:
@@ -26,12 +29,12 @@ class Race:
         self._candidates = 0
 
     def add(self, right: np.ndarray) -> None:
-        """Take note of a whole evaluation: for each example a value from 0 to 1, or whether it was right."""
+        """Add a complete evaluation: for each example a value from 0 to 1, or whether the answer was right."""
         self._right += right
         self._candidates += 1
 
     def estimate(self, rows: np.ndarray, right: np.ndarray) -> tuple[float, float]:
-        """The mean that a candidate will end with, and its standard error, from its values on some rows."""
+        """Return a candidate's estimated mean over all examples and its standard error, from its values on some rows."""
         examples = len(self._right)
         if not self._candidates:
             return float(right.mean()), 1.0
@@ -43,7 +46,7 @@ class Race:
         return float(usual.mean() + difference.mean()), error
 
     def is_lost(self, rows: np.ndarray, right: np.ndarray, rival: float) -> bool:
-        """Whether a candidate cannot reach a mean."""
+        """Whether it is almost certain that the mean of a candidate will be less than `rival`."""
         if len(rows) < max(2.0, _FEWEST * len(self._right)):
             return False
         accuracy, error = self.estimate(rows, right)

@@ -1,4 +1,8 @@
-"""How an evaluator is made: from files on this machine, or from arrays that processes of any machine share."""
+"""How an evaluator is built: from the files of a run, or from arrays that are sent to workers on other machines.
+
+`EvaluationRecipe` names the files, and `EvaluationParts` holds their content. Executors get a recipe; the Ray
+executor reads it once and shares the parts with its workers.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ _WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True)
 class EvaluationParts:
-    """What an evaluator is made of, as arrays that it only reads: they travel, and processes can share them."""
+    """Everything an evaluator is built from, as read-only arrays that can be sent to and shared by processes."""
 
     config: dict[str, Any]
     weights: dict[str, np.ndarray]
@@ -36,7 +40,7 @@ class EvaluationParts:
     by_confidence: bool = True
 
     def evaluator(self, threads: int | None = None, processor: str = "cpu") -> Evaluator:
-        """The evaluator on a processor. With `threads`, also bounds this process's torch threads."""
+        """Build the evaluator on a processor, `cpu` or `cuda`. `threads` limits the torch threads of this process."""
         if threads:
             torch.set_num_threads(threads)
         with warnings.catch_warnings():
@@ -51,7 +55,7 @@ class EvaluationParts:
 
 @dataclass(frozen=True)
 class EvaluationRecipe:
-    """Where an evaluator's parts lie."""
+    """The files and settings from which an evaluator is built."""
 
     supernet: Path
     data: Path
@@ -60,23 +64,26 @@ class EvaluationRecipe:
     least_tokens: int = 0
     bf16: bool = True
     weights: str | None = None
-    """The digest of the supernet's weights that all results shall rest on; whatever is there if left out."""
+    """The digest of the supernet's weights on which all results must depend; None accepts any weights."""
     by_confidence: bool = True
-    """Whether candidates are compared by the probability of the right answer where the metric is accuracy."""
+    """Whether candidates are compared by the probability of the right answer if the metric is the share of these."""
     processor: str = "cpu"
-    """Where the evaluator computes if it is made by `load`: `cpu` or `cuda`."""
+    """The processor of the evaluator that `load` returns: `cpu` or `cuda`."""
 
     def load(self) -> Evaluator:
-        """The evaluator, in this process."""
+        """Build the evaluator in this process."""
         return self.read().evaluator(processor=self.processor)
 
     def precision(self, processor: str) -> str:
-        """The number format that candidates are computed in on a processor of this machine."""
+        """Return the number format in which candidates are computed on a processor of this machine."""
         hidden_size = read_json(self.supernet / "config.json", SearchError)["hidden_size"]
         return precision_name(self.bf16 and uses_bf16(hidden_size, processor))
 
     def read(self) -> EvaluationParts:
-        """Read weights and search set. Raises `DataError` if no text is long enough; else see `check`."""
+        """Read the weights and the search set.
+
+        Raises `DataError` if no text is long enough, and `SearchError` as `check` does.
+        """
         weights = SupernetWeights.from_pretrained(self.supernet)
         state = {name: value.numpy() for name, value in weights.state_dict().items()}
         self.check()
@@ -87,23 +94,24 @@ class EvaluationRecipe:
         return judged_by(TaskData.load(self.data).search, self.examples, self.least_tokens)
 
     def check(self) -> None:
-        """Raise `SearchError` if the supernet's weights are no longer those that results shall rest on."""
+        """Raise `SearchError` if the supernet's weights are not those on which all results must depend."""
         if self.weights and (found := weights_digest(self.supernet)) != self.weights:
             raise SearchError(
-                f"{self.supernet / _WEIGHTS}: changed while a search rests on it ({self.weights}, now {found}); put "
-                "the weights back, or search anew"
+                f"{self.supernet / _WEIGHTS}: the weights changed during a search that depends on them (digest "
+                f"{self.weights}, now {found}); restore them, or start a new search"
             )
 
 
 def judged_by(split: Dataset, examples: int | None, least_tokens: int) -> Dataset:
-    """The texts of the search set by which candidates are judged. Raises `DataError` if no text is long enough.
+    """Return the texts of the search set by which candidates are judged.
 
-    Groups of texts that are judged together stay whole.
+    These are the texts with at least `least_tokens` tokens, or about `examples` random ones of them. Groups of texts
+    that are judged together stay whole. Raises `DataError` if no text is long enough.
     """
     long_enough = np.flatnonzero(np.asarray(split["length"]) >= least_tokens)
     if not len(long_enough):
         raise DataError(
-            f"search.least_tokens: no text of the search set has {least_tokens} tokens, the longest has "
+            f"search.least_tokens: no text of the search set has {least_tokens} or more tokens, the longest has "
             f"{max(split['length'])}; lower it"
         )
     split = whole_groups(split, long_enough)
@@ -111,5 +119,5 @@ def judged_by(split: Dataset, examples: int | None, least_tokens: int) -> Datase
 
 
 def weights_digest(supernet: Path) -> str:
-    """The digest of a supernet's weights."""
+    """Return the digest of the weights in a supernet's folder."""
     return file_digest(supernet / _WEIGHTS)

@@ -1,4 +1,8 @@
-"""What candidates have in common is computed once: the hidden states after their first layers."""
+"""Reuse of hidden states: layers that a candidate shares with the previous one, from the first on, are not
+recomputed.
+
+`Evaluator` runs candidates through `SharedStates`. Executors use the prefix keys to order candidates.
+"""
 
 from __future__ import annotations
 
@@ -17,23 +21,27 @@ _BYTES = 2**30
 
 
 def prefix_keys(architecture: Architecture) -> list[Key]:
-    """For the embeddings and each layer what the states after it depend on: equal keys in a row, equal states."""
+    """Return a key for the embeddings and for each layer, of everything that it adds to the hidden states.
+
+    Two networks have the same states after a layer if all their keys up to that layer are equal.
+    """
     alone = first_token_from(architecture.resolved)
     ends: Key = (architecture.hidden_size, architecture.embedding)
     return [ends, *((layer, number >= alone) for number, layer in enumerate(architecture.layers))]
 
 
 def shared_depth(first: Sequence[Key], second: Sequence[Key]) -> int:
-    """How many keys two networks share from the first on."""
+    """Return the length of the common prefix of two lists of keys."""
     pairs = zip(first, second, strict=False)
     return next((depth for depth, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
 
 
 class SharedStates:
-    """The states of the network that was run last, for each batch; another one starts where the two part ways.
+    """The hidden states of the network that was run last, for each batch. The next one reuses those of their shared
+    prefix.
 
-    Candidates that share much shall therefore follow each other. States are kept from the embeddings on as long as
-    there is memory. Batches may be run by several threads.
+    Candidates with a long shared prefix should therefore follow each other. States are kept, from the embeddings on,
+    as long as they fit into `limit_bytes`. Several threads may run batches at the same time.
     """
 
     def __init__(self, limit_bytes: int = _BYTES) -> None:
@@ -43,7 +51,7 @@ class SharedStates:
         self._keeping = Lock()
 
     def begin(self, architecture: Architecture) -> None:
-        """Keep what the next network shares, forget the rest."""
+        """Prepare for the next network: keep the states that it shares, and drop the others."""
         keys = prefix_keys(architecture)
         depth = shared_depth(self.keys, keys)
         for states in self._states[depth:]:
@@ -52,7 +60,7 @@ class SharedStates:
         self.keys = keys
 
     def run(self, model: CompactBert, number: int, batch: Batch) -> torch.Tensor:
-        """The last hidden state of a batch, (texts, tokens, hidden_size). `number` is that of the batch."""
+        """Return the last hidden state of a batch, (texts, tokens, hidden_size). `number` identifies the batch."""
         known = (depth for depth in reversed(range(len(self._states))) if number in self._states[depth])
         depth = next(known, None)
         if depth is None:
@@ -66,7 +74,7 @@ class SharedStates:
         return hidden
 
     def after_each_layer(self, model: CompactBert, number: int, batch: Batch) -> Iterator[torch.Tensor]:
-        """The hidden state of a batch after the first layer, the second and so on, computed when it is asked for."""
+        """Yield the hidden states of a batch after the first layer, the second and so on, computing each on demand."""
         hidden: torch.Tensor | None = None
         for depth, known in enumerate(self._states):
             if number in known:
@@ -88,6 +96,6 @@ class SharedStates:
 
 
 def most_alike(architectures: Sequence[Architecture], last: Sequence[Key]) -> int:
-    """The place of the one that shares most with what was run last; of equals the first."""
+    """Return the index of the architecture that shares the longest prefix with the last one; of equals the first."""
     depths = [shared_depth(last, prefix_keys(architecture)) for architecture in architectures]
     return depths.index(max(depths))

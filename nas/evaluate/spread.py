@@ -1,4 +1,7 @@
-"""How far a metric on some texts may be from its value on all texts of their kind."""
+"""Sampling error of a metric: how far its value on some texts may be from its value on all texts of their kind.
+
+The floors of budgets, the final training and the verification of exports use it.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,21 @@ import numpy as np
 from nas.tasks import Metric
 
 FLATTERED = 2.0
-"""By so many standard errors of the metric the search set flatters a network that was chosen on it, before fine-tuning.
+"""Number of standard errors by which the search set overestimates a network that was selected on it.
 
-On SST-2, where one is 0.7 points of accuracy, it was 1.5 points (studies/LOG.md, 2026-11-26). What a choice gains by
-luck grows with the noise of the metric on that set, so this holds for any metric and any number of texts.
+This is the bias before the final training. On SST-2, with a standard error of 0.7 points of accuracy, it was 1.5
+points (studies/LOG.md, 2026-11-26). The selection bias grows with the noise of the metric on that set, so a number of
+standard errors fits any metric and any number of texts.
 """
 _DRAWS = 200
 
 
 def standard_error(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> float:
-    """The standard error of a metric, from `logits` and `labels` of the same examples, as the metric takes them.
+    """Return the standard error of a metric on `logits` and `labels` of the same examples.
 
-    That of a mean over groups of texts follows from their scores; the texts of a group are not independent. Any other
-    is found by the bootstrap, which suits any metric: the spread of its values on texts drawn with replacement
-    (Efron, Annals of Statistics 7, 1979). The same answers always give the same error.
+    If the metric is a mean over groups of texts, it follows from the scores of the groups, because the texts of a
+    group are not independent. Otherwise it is a bootstrap estimate, which suits any metric: the standard deviation
+    over texts drawn with replacement (Efron, Annals of Statistics 7, 1979). The draws are the same each time.
     """
     if metric.judges_groups:
         each = metric.each(logits, labels)
@@ -30,5 +34,5 @@ def standard_error(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> fl
     rng, count = np.random.default_rng(0), len(labels)
     draws = (rng.integers(0, count, count) for _ in range(_DRAWS))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # samples of few texts may have one label only, and a metric of 0
+        warnings.simplefilter("ignore")  # a sample of few texts may have only one label, for which metrics warn
         return float(np.std(metric.resampled(logits, labels, draws), ddof=1))

@@ -1,4 +1,7 @@
-"""The search: Optuna proposes, executors evaluate, the storage remembers."""
+"""The search: Optuna samplers propose architectures, executors evaluate them, and a storage keeps the trials.
+
+`search` runs the loop and returns a `SearchState`; `nas/pipeline/searches.py` calls it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""What is believed of architectures that were not evaluated: a Gaussian process over their features."""
+"""The surrogate model of the guided search: a Gaussian process that predicts accuracy from an architecture's
+features.
+
+`Belief` is conditioned on the candidates evaluated so far. `Outlook` holds the posterior of a growing pool of
+candidates that were not evaluated yet, and updates it while a batch is picked from them. `guided.py` uses both.
+"""
 
 from __future__ import annotations
 
@@ -13,29 +18,34 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
 
 _FITTED = 150
-"""So many results a process's own settings are fitted to."""
+"""Maximum number of results to which the kernel's hyperparameters are fitted; more are thinned out evenly."""
 _EXACT = 1e-6
-"""The variance of what counts as known, in units of all values' own."""
+"""Noise variance of an observation that counts as exact, relative to the variance of all values."""
 
 
 class Posterior(NamedTuple):
-    """What is expected of some rows."""
+    """The posterior of the process at some feature rows."""
 
     mean: np.ndarray
+    """(rows,)"""
     variance: np.ndarray
-    """Of what they have in common with others, without what only one network has."""
+    """Variances of the part that the features explain, without the noise, (rows,)."""
     whitened: np.ndarray
-    """What is known of each row, a column of independent parts; what two rows owe to the same parts they share."""
+    """Covariances with the observations, whitened by their Cholesky factor: (observations, rows).
+
+    The posterior covariance of two rows is their prior covariance minus the dot product of their columns.
+    """
 
 
 class Belief:
-    """What is expected of architectures and how much that is in doubt: a Gaussian process over their features."""
+    """A Gaussian process over the features of architectures, conditioned on observed values."""
 
     def __init__(self, x: np.ndarray, y: np.ndarray, examples: np.ndarray, kernel: Kernel | None = None) -> None:
-        """Learn values of feature rows; one that fewer examples were looked at for is less sure. Without a kernel its
-        settings are fitted.
+        """Condition the process on values `y`, (rows,), of feature rows `x`, (rows, features).
 
-        The lowest fifth counts as the best of it, `least`: how far that is from the front would only bend the process.
+        A value that was computed from fewer `examples`, (rows,), has more noise. If no kernel is given, its
+        hyperparameters are fitted. Values below the 20 % quantile, `least`, are clipped to it: how far poor networks
+        are from the front would only distort the fit.
         """
         self.least = np.quantile(y, 0.2)
         y = np.maximum(y, self.least)
@@ -60,7 +70,7 @@ class Belief:
         self._process.fit(self._x, self._y)
 
     def posterior(self, x: np.ndarray) -> Posterior:
-        """What is expected of each row."""
+        """Return the posterior at feature rows, (rows, features)."""
         x = x / self._scale
         shared = self.kernel(x, self._x)
         whitened = solve_triangular(self._process.L_, shared.T, lower=True, check_finite=False)
@@ -69,17 +79,17 @@ class Belief:
         return Posterior(mean, variance * self._spread**2, whitened * self._spread)
 
     def shared(self, x: np.ndarray, row: np.ndarray) -> np.ndarray:
-        """The covariance of rows with another row before anything is known."""
+        """Return the prior covariance of each of the feature rows `x` with another `row`, (rows,)."""
         covariance: np.ndarray = self.kernel(x / self._scale, row[None] / self._scale)[:, 0] * self._spread**2
         return covariance
 
     @property
     def own(self) -> float:
-        """The variance of what only one network has."""
+        """The noise variance of an exact observation: the part of a value that the features do not explain."""
         return float((self.kernel.k2.noise_level + _EXACT) * self._spread**2)
 
     def suppose(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Take values as known."""
+        """Condition the process on fantasies too: values `y` of feature rows `x`, which count as exact."""
         self._x = np.concatenate([self._x, x / self._scale])
         self._y = np.concatenate([self._y, (y - self._centre) / self._spread])
         self._noise = np.concatenate([self._noise, np.full(len(y), _EXACT)])
@@ -87,9 +97,11 @@ class Belief:
 
 
 class Outlook:
-    """What is expected of a growing number of architectures, of which one after the other is taken to come out so.
+    """The posterior of a growing pool of candidates, conditioned on fantasies for those that were picked.
 
-    That changes no expectation, but the doubt about those that are like it.
+    Each pick is assumed to result in its posterior mean ("kriging believer": Ginsbourger, Le Riche and Carraro,
+    2010). This leaves all posterior means unchanged and only shrinks the variance of candidates that correlate with
+    the pick.
     """
 
     def __init__(self, belief: Belief) -> None:
@@ -97,7 +109,7 @@ class Outlook:
         self._x = np.empty((0, 0))
 
     def extend(self, x: np.ndarray) -> None:
-        """Add rows."""
+        """Add candidates to the pool by their feature rows, (rows, features)."""
         added = self._belief.posterior(x)
         if not len(self._x):
             self._x, (self.mean, self._variance, self._whitened) = x, added
@@ -109,12 +121,15 @@ class Outlook:
 
     @property
     def doubt(self) -> np.ndarray:
-        """The standard deviation of each row."""
+        """The posterior standard deviation of each candidate, (candidates,)."""
         doubt: np.ndarray = np.sqrt(np.maximum(self._variance, 0.0))
         return doubt
 
     def suppose(self, place: int) -> None:
-        """Take a row to come out as expected. No rows are added after that."""
+        """Condition on the candidate at index `place`, with its posterior mean as the fantasy.
+
+        After the first call no more candidates may be added.
+        """
         known = self._whitened[:, place]
         shared = self._belief.shared(self._x, self._x[place]) - known @ self._whitened
         part = shared / math.sqrt(max(self._variance[place], 0.0) + self._belief.own)

@@ -1,4 +1,9 @@
-"""What a candidate costs by prediction, and by how much it misses the budgets."""
+"""Predicted costs of candidates, and by how much they violate the budgets.
+
+`Costs` combines the latency profiles of the devices with a study's budgets. Samplers use it to propose candidates
+that are likely to meet a budget, and `selection.py` to choose the candidates to measure. `cheapest` minimises a cost
+over a search space.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +27,11 @@ _TRIES = 20_000
 
 
 def cheapest(space: SearchSpace, cost: Callable[[Architecture], float]) -> Architecture:
-    """The architecture of least cost, where each part of a network has a cost of its own.
+    """Return the architecture of least cost, for a cost to which each part of a network contributes by itself.
 
-    Goes from the smallest through the ends, all layers alike and one layer after another, as long as that saves.
-    Dimensions of layers change in pairs: without attention no tokens are dropped, and one of two blocks must stay.
+    Starts from the smallest architecture and repeats these steps as long as the cost falls: vary the dimensions of
+    the whole network, then all layers at once, then each layer. The dimensions of a layer are varied in pairs,
+    because only a layer with attention can drop tokens, and because one of the two blocks must stay.
     """
     encoding, known = Encoding(space), dict[Architecture, float]()
     sizes = encoding.sizes()
@@ -36,7 +42,10 @@ def cheapest(space: SearchSpace, cost: Callable[[Architecture], float]) -> Archi
         return known[architecture]
 
     def step(best: Architecture, *dimensions: Sequence[str]) -> Architecture:
-        """The best of all values of some dimensions, each of them one or several integers that are alike."""
+        """Return the cheapest of `best` and all combinations of values of some dimensions.
+
+        A dimension is the name of one integer of the encoding, or of several that always have the same value.
+        """
         values = encoding.encode(best)
         changed = []
         for setting in product(*(range(sizes[names[0]]) for names in dimensions)):
@@ -59,22 +68,25 @@ def cheapest(space: SearchSpace, cost: Callable[[Architecture], float]) -> Archi
 
 @dataclass(frozen=True)
 class Costs:
-    """Predicted costs of architectures against a study's budgets."""
+    """Predicted costs of architectures, compared with a study's budgets."""
 
     config: CompactBertConfig
     profiles: Mapping[str, Profile]
     budgets: tuple[Budget, ...]
     floors: Mapping[str, Floor] = field(default_factory=dict)
-    """The floors of those budgets that have one, by the budget's name, on the texts that candidates are judged by."""
+    """The accuracy floor of each budget that has one, by the budget's name, on the texts that judge candidates."""
     shares: tuple[float, ...] = (1.0, 0.5, 0.25, 0.125)
-    """Of each budget, in descending order: where a search looks for good candidates, since a front has a cheap end."""
+    """Fractions of each budget, in descending order, at which the search looks for accurate candidates.
+
+    The fractions below 1 fill the cheap end of the front.
+    """
 
     def predict_ms(self, architecture: Architecture, exits: Sequence[float] = ()) -> dict[str, float]:
-        """The predicted median latency on each device, in milliseconds. `exits`: see `Profile.predict`."""
+        """Return the predicted median latency on each device, in milliseconds. For `exits` see `Profile.predict`."""
         return {name: profile.predict(architecture, exits)["p50_ms"] for name, profile in self.profiles.items()}
 
     def teacher(self, device: str) -> dict[str, float]:
-        """The figures of the uncompressed teacher on a device."""
+        """Return the metrics of the uncompressed teacher on a device: those of its profile, `size_mb` and `params`."""
         return self._teachers[device]
 
     @cached_property
@@ -89,9 +101,9 @@ class Costs:
     def excess(
         self, architecture: Architecture, budget: Budget, exits: Sequence[float] = (), slower: float = 1.0
     ) -> float:
-        """By how much the worst figure misses its limit, relative to the limit; at most 0 if a budget is met.
+        """Return the largest violation of a budget's limits, relative to the limit; at most 0 if the budget is met.
 
-        `slower`: by what factor devices are slower than their profiles say.
+        `slower` is the factor by which the devices are slower than their profiles say.
         """
         found = {
             limits.device: self.figures(architecture, limits.device, exits, limits.given) for limits in budget.limits
@@ -102,13 +114,13 @@ class Costs:
         return max(limits.excess(found[limits.device], self.teacher(limits.device)) for limits in budget.limits)
 
     def cautious_excess(self, architecture: Architecture, budget: Budget, exits: Sequence[float] = ()) -> float:
-        """Of one of the budgets; see `cautious_excesses`."""
+        """Return the violation of one of the budgets, with the safety margin of `cautious_excesses`."""
         return self.cautious_excesses(architecture, exits)[self.budgets.index(budget)]
 
     def figures(
         self, architecture: Architecture, device: str, exits: Sequence[float] = (), names: Collection[str] = FIGURES
     ) -> dict[str, float]:
-        """The predicted figures of an architecture on a device, all or those named."""
+        """Return the predicted metrics of an architecture on a device: all of them, or only those in `names`."""
         profile, found = self.profiles[device], dict[str, float]()
         if {*STORED, "peak_memory_mb"} & set(names):
             found |= self.stored(architecture)
@@ -118,20 +130,23 @@ class Costs:
         return {name: found[name] for name in names}
 
     def minimised(self, architecture: Architecture, floor: Floor, exits: Sequence[float] = ()) -> float:
-        """The predicted figure that a budget with a floor minimises."""
+        """Return the predicted value of the metric that a budget with an accuracy floor minimises."""
         return self.figures(architecture, floor.device, exits, (floor.minimise,))[floor.minimise]
 
     def saving(self, architecture: Architecture, floor: Floor, exits: Sequence[float] = ()) -> float:
-        """The logarithm of the teacher's figure over that."""
+        """Return the logarithm of the ratio of the teacher's value of the minimised metric to the architecture's."""
         return math.log(self.teacher(floor.device)[floor.minimise] / self.minimised(architecture, floor, exits))
 
     def limited(self, architecture: Architecture, exits: Sequence[float] = ()) -> tuple[float, ...]:
-        """All that an architecture costs by prediction in any respect that some budget limits; less is better."""
+        """Return the predicted costs of an architecture: every metric that a budget limits, and p50 on each device.
+
+        Less is better: rates are negated.
+        """
         found = self._found(architecture, exits)
         return tuple(-found[at][name] if name in RATES else found[at][name] for at, name in self._asked)
 
     def _found(self, architecture: Architecture, exits: Sequence[float]) -> dict[str, dict[str, float]]:
-        """The figures that some budget asks for, on each device."""
+        """Return the predicted metrics in `_asked` by device."""
         return {
             device: self.figures(architecture, device, exits, [name for at, name in self._asked if at == device])
             for device in self.profiles
@@ -139,19 +154,19 @@ class Costs:
 
     @cached_property
     def _asked(self) -> list[tuple[str, str]]:
-        """Devices and figures that some budget limits, and each device's median."""
+        """Sorted pairs of device and metric: those that a budget limits, and each device with `p50_ms`."""
         asked = {(limits.device, name) for budget in self.budgets for limits in budget.limits for name in limits.given}
         return sorted(asked | {(device, "p50_ms") for device in self.profiles})
 
     def stored(self, architecture: Architecture) -> dict[str, float]:
-        """The figures of an architecture that do not depend on a device."""
+        """Return the metrics of an architecture that do not depend on a device: `size_mb` and `params`."""
         return {"size_mb": self._sizes.stored_mb(architecture), "params": self._sizes.parameters(architecture)}
 
     def cautious_excesses(self, architecture: Architecture, exits: Sequence[float] = ()) -> tuple[float, ...]:
-        """The excess over each budget if predictions err by as much as the profile's do on average.
+        """Return the violation of each budget, with the mean error of each profile as a safety margin.
 
-        Where texts leave a network early is known once it is evaluated; before, all are taken to leave after the first
-        layer.
+        The shares of texts that exit a network early are known only once it has been evaluated. If `exits` is empty,
+        all texts of such a network are assumed to exit after its first layer.
         """
         found = self._found(architecture, exits or _earliest(architecture))
         for device, figures in found.items():
@@ -163,12 +178,13 @@ class Costs:
         )
 
     def violation(self, architecture: Architecture, exits: Sequence[float] = ()) -> float:
-        """The cautious excess over the budget that is nearest to being met; at most 0 if one of them is met."""
+        """Return the least of the `cautious_excesses`; at most 0 if at least one budget is met."""
         return min(self.cautious_excesses(architecture, exits))
 
     def check_feasible(self, space: SearchSpace) -> None:
-        """Raise `InfeasibleBudgetError` for a budget that even the cheapest sub-networks miss, predictions taken with
-        caution as in the search.
+        """Raise `InfeasibleBudgetError` if even the cheapest sub-networks violate one of the budgets.
+
+        Predictions include the same safety margin as in the search.
         """
         for budget in self.budgets:
             for limits in budget.limits:
@@ -179,35 +195,38 @@ class Costs:
                     found *= _when_slower(name, _caution(profile))
                     if -found < limit if name in RATES else found > limit:
                         raise InfeasibleBudgetError(
-                            f"budgets.{budget.name}: {name} on {limits.device} must be {_bound(name, abs(found))}, "
-                            "what the cheapest sub-network takes (teacher p50: "
-                            f"{profile.teacher_p50_ms:.4g} ms), but the limit is {limit:.4g}; "
-                            f"{'lower' if name in RATES else 'raise'} it, or use a smaller search space"
+                            f"budgets.{budget.name}: the limit of {name} on {limits.device} must be "
+                            f"{_bound(name, abs(found))}, the best that a sub-network is predicted to reach (teacher "
+                            f"p50: {profile.teacher_p50_ms:.4g} ms), but it is {limit:.4g}; "
+                            f"{'lower' if name in RATES else 'raise'} it, or add smaller values to the search space"
                         )
 
             joint = partial(self.cautious_excess, budget=budget)
             if joint(cheapest(space, joint)) > 0.0:
                 raise InfeasibleBudgetError(
-                    f"budgets.{budget.name}: each of its limits can be kept, but no sub-network was found that keeps "
-                    "all; raise one of them, or use a smaller search space"
+                    f"budgets.{budget.name}: each limit can be met by itself, but no sub-network was found that meets "
+                    "all of them; relax one of them, or add smaller values to the search space"
                 )
 
     def _at_best(self, name: str, device: str, architecture: Architecture) -> float:
-        """A figure that budgets limit, less being better, where all texts leave as early as they may."""
+        """Return a metric as a cost (rates are negated), assuming that all texts exit as early as they can."""
         found = self.figures(architecture, device, _earliest(architecture), (name,))[name]
         return -found if name in RATES else found
 
     def initial_population(self, space: SearchSpace, size: int, rng: random.Random) -> list[Architecture]:
-        """Random architectures that use each budget well, in equal shares, and the one that is farthest within one."""
+        """Return up to `size` architectures: the one that is farthest below a budget, then random ones that meet one.
+
+        The budgets take turns. Of a budget without an accuracy floor, a random architecture uses at least 70 %.
+        """
         population = [cheapest(space, self.violation)]
         tries = 0
         while len(population) < size and tries < _TRIES:
             budget = self.budgets[len(population) % len(self.budgets)]
             candidate = space.sample(rng)
-            # A budget that random sampling hardly ever meets is approached from the smallest side.
+            # Random samples hardly ever meet a tight budget, so every second one is a mutant of a network found before.
             if tries % 2:
                 candidate = space.mutate(rng.choice(population), rng, rate=0.3)
-            least = -1.0 if budget.has_floor else -0.3  # nobody knows how much of its limit a floor takes
+            least = -1.0 if budget.has_floor else -0.3  # the cost of reaching a floor is not known yet
             if least <= self.cautious_excess(candidate, budget) <= 0.0 and candidate not in population:
                 population.append(candidate)
             tries += 1
@@ -215,17 +234,17 @@ class Costs:
 
 
 def _when_slower(name: str, slower: float) -> float:
-    """What a figure is to be multiplied with where a device is slower by a factor than its profile says."""
+    """Return the factor by which a metric changes on a device that is `slower` times as slow as its profile says."""
     return slower if name in LATENCIES else 1.0 / slower if name in RATES else 1.0
 
 
 def _caution(profile: Profile) -> float:
-    """By what factor a device is taken to be slower, since predictions err: by as much as they do on average."""
+    """Return the safety margin of predictions: the factor by which a device is assumed to be slower than predicted."""
     return 1.0 + profile.error["mape"]
 
 
 def no_dearer(cost: Sequence[float], limit: Sequence[float]) -> bool:
-    """Whether one cost is at most another in every respect."""
+    """Whether `cost` weakly dominates `limit`: no component of it is larger."""
     return all(own <= other for own, other in zip(cost, limit, strict=True))
 
 
@@ -234,5 +253,5 @@ def _bound(name: str, value: float) -> str:
 
 
 def _earliest(architecture: Architecture) -> tuple[float, ...]:
-    """The shares of texts that leave after each layer, if all leave after the first that they can."""
+    """Return the shares of texts that exit after each layer if all exit after the first; empty without early exits."""
     return (1.0,) if architecture.exit_threshold else ()

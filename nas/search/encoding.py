@@ -1,4 +1,8 @@
-"""Architectures as few integers, for samplers: one for each block, ordered by cost."""
+"""Architectures encoded as small integers, the form in which Optuna's samplers and storages handle them.
+
+Each integer is an index into the options of one dimension, which are ordered by cost. The trials, the samplers and
+`costs.cheapest` use an `Encoding` of their search space.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,10 @@ from nas.space import SearchSpace
 
 
 class Encoding:
-    """Translates between architectures and a flat mapping of small integers.
+    """Translates between the architectures of a search space and flat mappings of names to small integers.
 
-    The integers of layers that a set leaves out are ignored when decoding, and what cannot be is repaired: a layer that
-    shall borrow weights where there are none, or that has no block.
+    Decoding ignores the integers of layers that the set of layers leaves out. It repairs combinations that cannot be
+    built: a layer that borrows weights if none below has any, and a layer without any block.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -30,18 +34,18 @@ class Encoding:
             self._blocks["keep_tokens"] = space.keep_options
 
     def of_layer(self, source: int) -> list[str]:
-        """The names of the integers of one of the teacher's layers."""
+        """Return the names of the integers that describe one of the teacher's layers, by its number."""
         return [f"{block}_{source}" for block in self._blocks]
 
     def sizes(self) -> dict[str, int]:
-        """The number of values of each integer."""
+        """Return the number of options of each integer, by its name."""
         sizes = {name: len(values) for name, values in self.ends.items()}
         for source in range(self.space.teacher.num_hidden_layers):
             sizes |= dict(zip(self.of_layer(source), map(len, self._blocks.values()), strict=True))
         return sizes
 
     def decode(self, values: Mapping[str, int]) -> Architecture:
-        """The architecture that the integers stand for."""
+        """Return the architecture that the integers represent, repaired if necessary."""
         ends: dict[str, Any] = {name: options[values[name]] for name, options in self.ends.items()}
         layers = tuple(
             self.space.layer(source, *(options[values[f"{block}_{source}"]] for block, options in self._blocks.items()))
@@ -50,7 +54,7 @@ class Encoding:
         return self.space.repaired(Architecture(layers=layers, **ends))
 
     def encode(self, architecture: Architecture) -> dict[str, int]:
-        """Integers that decode to the architecture; zero for layers it leaves out."""
+        """Return integers that decode to the architecture; those of layers it leaves out are zero."""
         values = dict.fromkeys(self.sizes(), 0)
         kept = tuple(layer.source for layer in architecture.layers)
         values["layers"] = self.space.layer_sets.index(kept)

@@ -1,4 +1,9 @@
-"""Executors: where candidates are evaluated. They take architectures and give back results, nothing else."""
+"""Executors, which evaluate candidates: in this process, or on Ray workers (`ray_executor.py`).
+
+An `Executor` takes architectures and returns results, and knows nothing about the search. `executor_for` makes the
+one that a study names, and `Remembering` adds a memory of earlier evaluations to it. The search loop and the uniform
+baseline use them.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +17,36 @@ from nas.model.precision import training_processor
 from nas.study import Search
 
 Waiting = tuple[int, Architecture, float]
-"""Ticket, candidate, and the accuracy to beat."""
+"""Ticket, candidate, and the objective that the candidate has to beat."""
 AHEAD = 8
-"""Candidates that wait for a worker, so that one can be chosen which shares much with its last."""
+"""Number of queued candidates from which a worker is given the one that shares the most layers with its last."""
 
 
 def take_most_alike(waiting: list[Waiting], last: list[Key]) -> Waiting:
-    """Take the candidate out of the first that wait which shares most with what a worker evaluated last."""
+    """Pop, from the first `AHEAD` waiting candidates, the one that shares the longest prefix with a worker's last
+    one.
+
+    `last` holds the prefix keys of the worker's last candidate.
+    """
     return waiting.pop(most_alike([architecture for _, architecture, _ in waiting[:AHEAD]], last))
 
 
 class Executor(Protocol):
-    """Evaluates candidates, those that share layers with the last one first."""
+    """Evaluates candidates. Among those that wait, one that shares layers with the previous one is preferred."""
 
     capacity: int
-    """So many may be handed over before a result is asked for."""
+    """Maximum number of candidates that may be submitted and not yet returned."""
 
     def submit(self, ticket: int, architecture: Architecture, rival: float) -> None:
-        """Hand over a candidate under a number of the caller's, with the objective that it has to beat."""
+        """Queue a candidate under a ticket that the caller chooses.
+
+        The evaluation may stop as soon as the candidate cannot reach the objective `rival`.
+        """
 
     def next_result(self) -> tuple[int, CandidateResult]:
-        """Wait for any submitted candidate: its ticket and its result.
+        """Wait for any of the submitted candidates, and return its ticket and its result.
 
-        Raises `SearchError` if the supernet's weights are changed meanwhile.
+        Raises `SearchError` if the supernet's weights have changed in the meantime.
         """
 
     def __enter__(self) -> Self: ...
@@ -45,7 +57,7 @@ class Executor(Protocol):
 
 
 class InlineExecutor:
-    """Evaluates in this process, when the result is asked for: a breakpoint works."""
+    """Evaluates candidates in this process when their results are requested, so that breakpoints work."""
 
     capacity = AHEAD
 
@@ -75,7 +87,7 @@ class InlineExecutor:
 
 
 class Forwarding:
-    """Another executor, as it is: for those that change one thing about it."""
+    """Forwards all calls to another executor: the base class of executors that change one aspect of it."""
 
     def __init__(self, executor: Executor) -> None:
         self.capacity, self._executor = executor.capacity, executor
@@ -97,7 +109,7 @@ class Forwarding:
 
 
 class Remembering(Forwarding):
-    """Answers at once what a memory holds, has another executor evaluate the rest, and remembers that."""
+    """Returns the results that a memory holds, has another executor evaluate all other candidates, and stores those."""
 
     def __init__(self, executor: Executor, memory: Memory) -> None:
         super().__init__(executor)
@@ -120,14 +132,14 @@ class Remembering(Forwarding):
 
 
 def evaluating_processor(settings: Search) -> str:
-    """Where a study's candidates are evaluated: the workers' processor, or this process's."""
+    """Return the processor on which candidates are evaluated, `cpu` or `cuda`: the Ray workers', or this process's."""
     if settings.executor == "inline":
         return training_processor()
     return "cuda" if settings.worker_gpus else "cpu"
 
 
 def executor_for(settings: Search, recipe: EvaluationRecipe) -> Executor:
-    """The executor that a study asks for."""
+    """Return the executor that a study's search settings name."""
     if settings.executor == "inline":
         return InlineExecutor(recipe)
     from nas.search.ray_executor import RayExecutor

@@ -1,4 +1,7 @@
-"""The Pareto front of evaluated candidates, and who may serve a budget."""
+"""The Pareto front of evaluated candidates, and the best candidates for each budget.
+
+The live view of a search uses these functions, and `selection.py` uses them to choose the candidates to measure.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ from nas.search.costs import Costs, no_dearer
 def pareto_front(
     results: Sequence[CandidateResult], cost: Callable[[CandidateResult], tuple[float, ...]]
 ) -> list[CandidateResult]:
-    """The results that no other beats: none is at least as accurate at no more cost, and better in one of them.
+    """Return the results that no other dominates in accuracy and cost, most accurate first.
 
-    Most accurate first; of equals the first one stays.
+    Less `cost` is better. Of results with equal accuracy and cost, only the first is kept.
     """
     ordered = sorted(results, key=lambda result: (-result.accuracy, cost(result)))
     front: list[CandidateResult] = []
@@ -29,9 +32,9 @@ def pareto_front(
 def ranking(
     results: Sequence[CandidateResult], costs: Costs, budget: Budget, tolerance: float
 ) -> list[CandidateResult]:
-    """The candidates for a budget that were evaluated wholly, best first by the search's objective.
+    """Return the completely evaluated candidates that may meet a budget, by descending objective.
 
-    Predictions err, so a predicted excess of up to `tolerance` is let through: measurement decides.
+    Predictions err, so a predicted violation of up to `tolerance` is accepted: measurements decide later.
     """
 
     def excess(result: CandidateResult) -> float:
@@ -44,16 +47,17 @@ def ranking(
 def cheapest_reaching(
     ranked: Sequence[CandidateResult], costs: Costs, floor: Floor, accuracy: float
 ) -> CandidateResult | None:
-    """Of a budget's candidates the cheapest that has an accuracy; None if none has."""
+    """Return the cheapest of a budget's candidates that reaches an accuracy; None if none does."""
     able = [result for result in ranked if result.accuracy >= accuracy]
     return min(able, key=lambda result: costs.minimised(result.architecture, floor, result.exits), default=None)
 
 
 def along_the_front(ranked: Sequence[CandidateResult], costs: Costs, floor: Floor, count: int) -> list[CandidateResult]:
-    """Of a budget's candidates at most `count` that may be the cheapest to keep its floor after their training.
+    """Return at most `count` of a budget's candidates that may become the cheapest to reach its accuracy floor.
 
-    They are on the front of accuracy and cost, from the cheapest that is surely above the floor, or else the most
-    accurate, to the cheapest of the lowest level; even by the logarithm of cost. Most accurate first.
+    Whether they reach it is known only after their final training. All are on the front of accuracy and cost, evenly
+    spaced by the logarithm of cost. They range from the cheapest that reaches `floor.sure` (or the most accurate if
+    none does) to the cheapest that reaches the lowest of `floor.levels`. Most accurate first.
     """
 
     cost = {one.architecture: costs.minimised(one.architecture, floor, one.exits) for one in ranked}

@@ -1,9 +1,11 @@
-"""Guided sampling: a model of accuracy says which of many candidates are worth an evaluation.
+"""Guided sampling: Bayesian optimisation with a Gaussian process as the surrogate model of accuracy.
 
-What a candidate costs is known from the profiles, so only its accuracy is in doubt. The front is seen as the best
-accuracy at several levels, the budgets and shares of them, and as the least cost at which an accuracy is reached
-that a budget asks for; a candidate is worth what it is expected to add to that (expected improvement: Jones, Schonlau
-and Welch, 1998; under a constraint: Gardner and others, ICML 2014).
+The profiles predict what a candidate costs, so only its accuracy is uncertain. The front is reduced to several
+levels (`levels.py`): the best accuracy within each budget and within fractions of it, and, for a budget with an
+accuracy floor, the least cost of reaching certain accuracies. The acquisition function is the expected improvement at
+these levels (Jones, Schonlau and Welch, 1998; under a constraint: Gardner and others, ICML 2014).
+
+`Trials` uses `GuidedSampler` as its Optuna sampler, and `Guide` chooses the candidates.
 """
 
 from __future__ import annotations
@@ -29,22 +31,28 @@ from nas.search.levels import Levels, Standing
 from nas.space import SearchSpace
 
 BATCH, _MOST = 8, 128
-"""At least so many are chosen together; then the model learns what they came to. Learning takes longer than choosing:
-where much is known, little is to be learnt from a few more, and where many are in flight, many come to be known at a
-time."""
+"""Least size of a batch, and the largest to which it grows with the number of results.
+
+The model is refitted once per batch, which takes longer than choosing candidates. So a batch grows with the number of
+results, to which a few more add little, and with the number of pending candidates, many of which finish together."""
 _KNOWN_PER_CHOICE, _RUNNING_PER_CHOICE = 16, 4
-"""One is chosen for so many that are known, at most `_MOST` together, or for so many that are in flight."""
+"""Number of results, and of pending candidates, per candidate of a batch."""
 _ROUNDS, _CHILDREN, _PARENTS = 3, 300, 8
+"""Rounds in which the pool of candidates grows, children per round, and pool members per level that are parents."""
 _BEST = 4
-"""So many evaluated candidates of each level have children."""
+"""Number of evaluated candidates per level that are parents in the first round."""
 _KNOWN = 500
-"""So many evaluated candidates the model knows at most."""
+"""Maximum number of results that the model is conditioned on."""
 _GROWTH = 1.25
-"""The settings are fitted anew when so many times as many candidates are known."""
+"""The kernel's hyperparameters are refitted each time the number of results has grown by this factor."""
 
 
 class GuidedSampler(BaseSampler):
-    """Chooses all parameters of a trial at once, from the results that are known by then."""
+    """Optuna sampler that chooses all parameters of a trial together, from the results that are known at that time.
+
+    `known` holds the results and `running` the pending trials. `Trials` updates both while the search runs. Until one
+    candidate has been evaluated completely, parameters are random.
+    """
 
     def __init__(
         self,
@@ -86,7 +94,7 @@ class GuidedSampler(BaseSampler):
 
 
 class _About(NamedTuple):
-    """What is known of an architecture before it is evaluated: its features, and how it stands at each level."""
+    """What is known of an architecture before its evaluation: its features, and its row of `Standing`."""
 
     features: np.ndarray
     keeps: np.ndarray
@@ -94,7 +102,7 @@ class _About(NamedTuple):
 
 
 class Guide:
-    """Learns how accurate architectures are, and chooses the next among many by what they cost and promise."""
+    """Fits the surrogate model, and chooses the next candidates from a large pool by expected improvement."""
 
     def __init__(self, space: SearchSpace, costs: Costs) -> None:
         self._space, self._costs = space, costs
@@ -105,30 +113,31 @@ class Guide:
     def choose(
         self, results: Sequence[CandidateResult], running: Collection[Architecture], rng: random.Random
     ) -> list[Architecture]:
-        """The next candidates: within a budget, not evaluated and not running. Fewer if there are no more.
+        """Return the next batch of candidates: neither evaluated nor pending, and predicted to meet a budget.
 
-        The results are those of the last call, and after them new ones, each of another architecture.
+        `results` must begin with the results of the last call; those after them are new, each of another
+        architecture. The batch is smaller, or empty, if the pool has too few candidates.
         """
         for result in results[len(self._evaluated) :]:
             self._evaluated[result.architecture] = self._about(result.architecture, result.exits)
         known = list(self._evaluated.values())
-        model = self._learnt(results, known)
+        model = self._surrogate(results, known)
         places = [place for place, result in enumerate(results) if result.complete]
         whole = [results[place] for place in places]
-        accuracy = _stretched([result.objective for result in whole])
+        accuracy = _log_scaled([result.objective for result in whole])
         standing = _standing(known[place] for place in places)
         reached = [level for floor in self._floors for level in floor.levels]
-        levels = Levels(np.full(standing.keeps.shape[1], model.least), _stretched(reached))
+        levels = Levels(np.full(standing.keeps.shape[1], model.least), _log_scaled(reached))
         levels.take(accuracy, standing)
         found = levels.found(accuracy, standing)
-        if running:  # they are taken to come out as expected, so that the next are others
+        if running:  # pending trials get fantasies at their posterior means: the batch avoids similar candidates
             abouts = [self._about(architecture) for architecture in running]
             x = _features(abouts)
             mean = model.posterior(x).mean
             levels.take(mean, _standing(abouts))
             model.suppose(x, mean)
         pool, outlook = dict[Architecture, _About](), Outlook(model)
-        parents = _first(_BEST, found, [result.architecture for result in whole])
+        parents = _best_of_levels(_BEST, found, [result.architecture for result in whole])
         for _ in range(_ROUNDS):
             fresh = dict[Architecture, _About]()
             for child in self._children(parents, rng):
@@ -142,14 +151,15 @@ class Guide:
             if not pool:
                 return []
             standing = _standing(pool.values())
-            parents = _first(_PARENTS, levels.gain(outlook.mean, outlook.doubt, standing), list(pool))
-        proposed, turns = list(pool), self._turns(len(results), _batch(len(results), running), rng)
-        return [proposed[place] for place in _picked(outlook, levels, standing, turns)]
+            parents = _best_of_levels(_PARENTS, levels.gain(outlook.mean, outlook.doubt, standing), list(pool))
+        proposed, turns = list(pool), self._levels_of_batch(len(results), _batch(len(results), running), rng)
+        return [proposed[place] for place in _picks(outlook, levels, standing, turns)]
 
-    def _turns(self, done: int, count: int, rng: random.Random) -> Iterator[int]:
-        """The levels that candidates of a batch are chosen for: budgets in turns, each third time a share of one.
+    def _levels_of_batch(self, done: int, count: int, rng: random.Random) -> Iterator[int]:
+        """Yield the level for which each candidate of a batch is chosen.
 
-        Of a budget with a floor it is one of the floor's levels.
+        The budgets take turns; if a budget has an accuracy floor, it is a random one of the floor's levels. Every
+        third candidate is chosen for a random fraction of a random budget.
         """
         budgets, floors = len(self._costs.budgets), self._levels_of_floors()
         for turn in range(done, done + count):
@@ -160,7 +170,7 @@ class Guide:
                 yield rng.choice(floors[place]) if place in floors else place
 
     def _levels_of_floors(self) -> dict[int, range]:
-        """The levels of cost of each budget that has a floor, by the budget's place."""
+        """Return the range of cost levels of each budget that has an accuracy floor, by the budget's index."""
         at, found = len(self._costs.budgets) * len(self._costs.shares), dict[int, range]()
         for place, budget in enumerate(self._costs.budgets):
             if floor := self._costs.floors.get(budget.name):
@@ -168,8 +178,12 @@ class Guide:
                 at = found[place].stop
         return found
 
-    def _learnt(self, results: Sequence[CandidateResult], known: Sequence[_About]) -> Belief:
-        """The model of the results, its own settings fitted to as many of the first as there were at the last step."""
+    def _surrogate(self, results: Sequence[CandidateResult], known: Sequence[_About]) -> Belief:
+        """Return the surrogate model conditioned on the results.
+
+        The kernel's hyperparameters are fitted only to the results that were known when their number last grew by
+        `_GROWTH`.
+        """
         steps = math.floor(math.log(len(results), _GROWTH))
         count = math.ceil(_GROWTH**steps)
         if self._fitted is None or self._fitted[0] != count:
@@ -177,7 +191,7 @@ class Guide:
         return Belief(*_examples(results, known), self._fitted[1])
 
     def _children(self, parents: Sequence[Architecture], rng: random.Random) -> Iterator[Architecture]:
-        """Mutants of parents, of two of them crossed, and some at random."""
+        """Yield mutants of single parents, mutants of two crossed parents, and some random architectures."""
         for number in range(_CHILDREN):
             if number % 10 == 0:
                 yield self._space.sample(rng, rng.random())
@@ -193,7 +207,7 @@ class Guide:
         return _About(features(self._space, architecture), keeps, self._savings(architecture, exits, costs))
 
     def _savings(self, architecture: Architecture, exits: Sequence[float], costs: np.ndarray) -> np.ndarray:
-        """What an architecture saves at each level of cost, if it keeps the budget."""
+        """Return the saving of an architecture at each cost level; minus infinity if it violates the budget."""
         found = list[float]()
         for place, budget in enumerate(self._costs.budgets):
             if floor := self._costs.floors.get(budget.name):
@@ -203,8 +217,9 @@ class Guide:
 
 
 def _examples(results: Sequence[CandidateResult], known: Sequence[_About]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What a model learns from, feature rows, values and numbers of texts; of very many results the most accurate
-    half, and some of the others.
+    """Return what the model is conditioned on: feature rows, values, and the numbers of texts behind the values.
+
+    From `_KNOWN` results on, these are the best `_KNOWN / 2` and an evenly spaced selection of the others.
     """
     ordered = sorted(range(len(results)), key=lambda place: -results[place].objective)
     half = _KNOWN // 2
@@ -212,12 +227,13 @@ def _examples(results: Sequence[CandidateResult], known: Sequence[_About]) -> tu
     chosen = [results[place] for place in ordered]
     return (
         _features(known[place] for place in ordered),
-        _stretched([result.objective for result in chosen]),
+        _log_scaled([result.objective for result in chosen]),
         np.array([result.examples for result in chosen]),
     )
 
 
 def _batch(known: int, running: Collection[Architecture]) -> int:
+    """Return the batch size for a number of results and the pending candidates; see `BATCH`."""
     return max(BATCH, min(known // _KNOWN_PER_CHOICE, _MOST), len(running) // _RUNNING_PER_CHOICE)
 
 
@@ -229,20 +245,21 @@ def _standing(known: Iterable[_About]) -> Standing:
     return Standing.of((about.keeps, about.savings) for about in known)
 
 
-def _stretched(accuracy: Sequence[float]) -> np.ndarray:
-    """Accuracies on a scale where a point counts more the fewer are missing."""
-    stretched: np.ndarray = -np.log(1.02 - np.asarray(accuracy))
-    return stretched
+def _log_scaled(accuracy: Sequence[float]) -> np.ndarray:
+    """Return accuracies on a logarithmic scale, on which a point counts more the closer the accuracy is to 1."""
+    scaled: np.ndarray = -np.log(1.02 - np.asarray(accuracy))
+    return scaled
 
 
-def _picked(outlook: Outlook, levels: Levels, standing: Standing, turns: Iterable[int]) -> Iterator[int]:
-    """For one level after the other the place of what is expected to add most to the best there; fewer if there are
-    no more. What is picked is taken to come out as expected.
+def _picks(outlook: Outlook, levels: Levels, standing: Standing, turns: Iterable[int]) -> Iterator[int]:
+    """Yield, for each level in `turns`, the index of the candidate with the largest expected improvement there.
+
+    Each pick becomes a fantasy at its posterior mean. Stops early if no candidates are left.
     """
     left = np.ones(len(standing.keeps), bool)
     for level in turns:
         gain = np.where(left[:, None], levels.gain(outlook.mean, outlook.doubt, standing), 0.0)
-        own = gain[:, level] if gain[:, level].any() else gain.sum(axis=1)  # a level may be out of reach
+        own = gain[:, level] if gain[:, level].any() else gain.sum(axis=1)  # the pool may have no candidate for a level
         place = int(np.argmax(own))
         if not left[place]:
             return
@@ -252,14 +269,18 @@ def _picked(outlook: Outlook, levels: Levels, standing: Standing, turns: Iterabl
         left[place] = False
 
 
-def _first(count: int, values: np.ndarray, architectures: Sequence[Architecture]) -> list[Architecture]:
-    """Of architectures those that have one of the highest values (architectures, levels) at some level."""
+def _best_of_levels(count: int, values: np.ndarray, architectures: Sequence[Architecture]) -> list[Architecture]:
+    """Return the architectures that have one of the `count` highest `values` (architectures, levels) of some level."""
     places = np.argsort(-values, axis=0, kind="stable")[:count]
     return [architectures[place] for place in dict.fromkeys(places.ravel().tolist())]
 
 
 def features(space: SearchSpace, architecture: Architecture) -> np.ndarray:
-    """An architecture as numbers: its ends, each of the teacher's layers, and sums over the layers."""
+    """Return the feature vector of an architecture.
+
+    It consists of the dimensions of the whole network, the features of each of the teacher's layers (zero for a layer
+    that is left out), and their sums over the layers.
+    """
     shape, choices = space.teacher, space.compression
     names = [(block, name) for block in LAYER_BLOCKS for name in getattr(choices, block) if name != "none"]
     rows = np.zeros((shape.num_hidden_layers, 6 + len(names)))
@@ -275,5 +296,5 @@ def features(space: SearchSpace, architecture: Architecture) -> np.ndarray:
 
 
 def _size(share: float) -> float:
-    """Of a share of the teacher's heads or neurons: each halving takes about as much away."""
+    """Return a share of the teacher's heads or neurons on a logarithmic scale: each halving counts about as much."""
     return math.log2(1.0 + 15.0 * share)

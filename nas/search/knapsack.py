@@ -1,8 +1,9 @@
-"""Networks that single changes of the largest one let expect to be the best: a start for a search, if it is asked for.
+"""Initial candidates from a multiple-choice knapsack problem (`search.knapsack`).
 
-Each option of each block is scored alone once. If losses of accuracy added up, as latencies nearly do, the best network
-within a budget would be a knapsack with one of several things from each group, which is solved exactly. They add up
-badly far from the largest network; the best sums are good networks all the same (`studies/LOG.md`, 2026-11-28).
+Each option of each block is scored once, as the only change of the largest network. If accuracy losses added up, as
+latencies nearly do, the best network within a budget would solve a knapsack problem with one item from each group,
+which is solved exactly here. Far from the largest network, the sums of losses are poor predictions, but the networks
+with the best sums are good ones all the same (`studies/LOG.md`, 2026-11-28). A search proposes them first.
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ from nas.search.executors import Executor
 from nas.space import SearchSpace
 
 _SHARES = (1.0, 0.5, 0.25, 0.125)
-"""Of the limit of what is minimised, where a budget has a floor."""
+"""Fractions of the limit on the minimised metric that are tried for a budget with an accuracy floor."""
 _TRIED, _STEP = 50, 0.001
-"""So many targets are tried for a limit at most, which differ by that share of it at least."""
+"""Maximum number of targets that are tried per limit, and their least distance relative to the limit."""
 
 
 def single_changes(space: SearchSpace) -> list[Architecture]:
-    """The largest network, and all that differ from it by one thing: hidden size, embedding, layers, or one block."""
+    """Return the largest network and all networks that differ from it in one respect.
+
+    That is the hidden size, the compression of the embedding, the set of layers, or one block.
+    """
     largest, dimensions = space.largest(), space.dimensions
     found = [largest, *(replace(largest, hidden_size=hidden) for hidden in dimensions.hidden_size)]
     found += [replace(largest, embedding=choice) for choice in space.compression.embedding]
@@ -40,7 +44,7 @@ def single_changes(space: SearchSpace) -> list[Architecture]:
 
 
 def score(executor: Executor, architectures: Sequence[Architecture]) -> dict[Architecture, float]:
-    """The accuracies of architectures, each evaluated wholly."""
+    """Evaluate architectures completely, and return the objective of each."""
     found, handed = dict[Architecture, float](), 0
     with executor, track("Scoring single changes", len(architectures)) as progress:
         while len(found) < len(architectures):
@@ -54,11 +58,13 @@ def score(executor: Executor, architectures: Sequence[Architecture]) -> dict[Arc
 
 
 def best_sums(space: SearchSpace, costs: Costs, accuracies: Mapping[Architecture, float]) -> list[Architecture]:
-    """For each budget the network of the least sum of losses, from the accuracies of all single changes.
+    """Return the network with the least sum of accuracy losses for each budget.
 
-    Costs are taken to add up too, as they nearly do; what is found by that is predicted as a whole, and the limit is
-    tightened or loosened until little of the budget is left. Of several limits one after the other is solved for.
-    Exits, dropped tokens and borrowed weights are left out.
+    `accuracies` holds the objectives of all single changes. Costs are assumed to add up too. The network that this
+    yields is then predicted as a whole, and the limit is tightened or relaxed until little of the budget is left. If
+    a budget has several limits, each is solved for separately, and the best network that meets all of them is
+    returned. A budget with an accuracy floor yields several networks. Early exits, dropped tokens and borrowed
+    weights are not considered.
     """
     found = dict[Architecture, None]()
     targets = [target for budget in costs.budgets for target in _targets(budget)]
@@ -69,13 +75,14 @@ def best_sums(space: SearchSpace, costs: Costs, accuracies: Mapping[Architecture
         if kept:
             found[min(kept, key=lambda one: one[0])[1]] = None
         else:
-            say(f"{budget.name}: no sum of single changes was found that keeps it")
+            say(f"{budget.name}: no sum of single changes was found that meets this budget")
     return list(found)
 
 
 def _targets(budget: Budget) -> list[Budget]:
-    """A budget; where it has a floor, what is minimised limited to several shares, since sums do not tell which of them
-    reaches an accuracy.
+    """Return the budgets to solve for: the given one, or several with tighter limits if it has an accuracy floor.
+
+    The limits are fractions of the one on the minimised metric: sums do not tell which fraction reaches an accuracy.
     """
     if not budget.has_floor:
         return [budget]
@@ -98,26 +105,26 @@ def _single_limits(budget: Budget) -> list[Budget]:
 
 
 class _Sums(NamedTuple):
-    """Choices for some layers: none is both cheaper and better than another. The cheapest is first, the best last."""
+    """Sums of costs and losses over the options of some layers. None dominates another; the cheapest is first."""
 
     costs: np.ndarray
     losses: np.ndarray
     chosen: np.ndarray
-    """The place of each layer's options: (sums, layers)."""
+    """The index of each layer's pair of options: (sums, layers)."""
 
     def best(self) -> _Sums:
-        """Without those that another beats."""
+        """Return the sums that no other dominates."""
         order = np.lexsort((self.losses, self.costs))
         least = np.minimum.accumulate(self.losses[order])
         kept = order[np.append(True, self.losses[order][1:] < least[:-1])]
         return _Sums(*(values[kept] for values in self))
 
     def at_most(self, cost: float) -> _Sums:
-        """Those that cost no more."""
+        """Return the sums that cost at most this."""
         return _Sums(*(values[self.costs <= cost] for values in self))
 
     def with_layer(self, costs: np.ndarray, losses: np.ndarray) -> _Sums:
-        """All of these with each choice for a further layer."""
+        """Return the non-dominated combinations of these sums with each pair of options for one more layer."""
         before, own = (places.ravel() for places in np.indices((len(self.costs), len(costs))))
         chosen = np.concatenate([self.chosen[before], own[:, None]], axis=1)
         return _Sums(self.costs[before] + costs[own], self.losses[before] + losses[own], chosen).best()
@@ -126,7 +133,10 @@ class _Sums(NamedTuple):
 def _best_sum(
     space: SearchSpace, costs: Costs, budget: Budget, limit: Budget, accuracies: Mapping[Architecture, float]
 ) -> tuple[float, Architecture] | None:
-    """The least sum of losses whose costs keep a limit, and its network, which keeps the budget."""
+    """Return the least sum of losses whose costs meet a limit, and its network; None if none was found.
+
+    The network is predicted to meet the whole budget.
+    """
     fronts, pairs = list(_fronts(space, replace(costs, budgets=(limit,)).violation, accuracies)), _pairs(space)
     best: tuple[float, Architecture] | None = None
     target, low, high = 0.0, -np.inf, np.inf
@@ -153,14 +163,14 @@ def _best_sum(
 
 
 Ends = tuple[int, str, tuple[int, ...]]
-"""Hidden size, embedding and the layers that stay."""
+"""Hidden size, compression of the embedding, and the layers that are kept."""
 Value = Callable[[Architecture], float]
 
 
 def _fronts(
     space: SearchSpace, excess: Value, accuracies: Mapping[Architecture, float]
 ) -> Iterator[tuple[Ends, _Sums]]:
-    """For all ends the sums of costs and losses, the cost being the excess over a limit."""
+    """Yield the non-dominated sums for each combination of `Ends`. The cost is the violation of a limit."""
     largest = space.largest()
 
     def loss(changed: Architecture) -> float:
@@ -184,7 +194,7 @@ def _fronts(
 
 
 def _of_pairs(space: SearchSpace, network: Architecture, number: int, value: Value) -> np.ndarray:
-    """For each pair of options of a layer the sum of the network's value with the one and with the other."""
+    """Return, for each pair of options of a layer, the sum of the network's values with either option alone."""
     single = {
         (block, option): value(_having(network, number, block, option))
         for block in LAYER_BLOCKS
@@ -194,13 +204,13 @@ def _of_pairs(space: SearchSpace, network: Architecture, number: int, value: Val
 
 
 def _pairs(space: SearchSpace) -> list[tuple[tuple[int, str], tuple[int, str]]]:
-    """An option for each block of a layer, of which one at least is there."""
+    """Return all pairs of an attention and a feed-forward option, except for the pairs that leave out both blocks."""
     pairs = product(_options(space, "attention"), _options(space, "feed_forward"))
     return [pair for pair in pairs if any(size for size, _ in pair)]
 
 
 def _options(space: SearchSpace, block: Block) -> list[tuple[int, str]]:
-    """The options of a block that say by themselves what it is: none that borrows."""
+    """Return the options of a block that do not borrow weights from a layer below."""
     return [option for option in space.options(block) if compression(option[1]).weights != "below"]
 
 

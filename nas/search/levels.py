@@ -1,7 +1,8 @@
-"""Levels at which a front is looked at, what is best at each so far, and what a candidate is expected to add there.
+"""Levels at which a search improves the front: the incumbents, and the expected improvement of candidates.
 
-A level of accuracy asks for the most accurate candidate that keeps a share of a budget. A level of cost asks for the
-cheapest one that keeps a budget and reaches an accuracy.
+An accuracy level asks for the most accurate candidate within a fraction of a budget. A cost level asks for the
+cheapest candidate that meets a budget and reaches a certain accuracy. `guided.py` uses the expected improvement as
+its acquisition function.
 """
 
 from __future__ import annotations
@@ -15,46 +16,55 @@ from scipy.special import ndtr
 
 
 class Standing(NamedTuple):
-    """Where candidates stand without their accuracy, a row for each."""
+    """What the predicted costs of candidates mean at each level, whatever their accuracy; one row per candidate."""
 
     keeps: np.ndarray
-    """Whether each keeps the share of a budget that a level of accuracy is about: (candidates, accuracy levels)."""
+    """Whether a candidate is within the fraction of a budget that defines an accuracy level:
+    (candidates, accuracy levels)."""
     savings: np.ndarray
-    """How much cheaper than the teacher it is, as a logarithm; minus infinity where it does not keep the budget:
+    """The logarithm of the teacher's cost over the candidate's; minus infinity if the candidate violates the budget:
     (candidates, cost levels)."""
 
     @classmethod
     def of(cls, rows: Iterable[tuple[np.ndarray, np.ndarray]]) -> Self:
-        """The rows of several candidates."""
+        """Stack the rows, `(keeps, savings)`, of several candidates."""
         keeps, savings = zip(*rows, strict=True)
         return cls(np.stack(keeps), np.stack(savings))
 
     def at(self, places: slice | list[int]) -> Standing:
-        """Some of the rows."""
+        """Return the rows of the candidates at some indices."""
         return Standing(self.keeps[places], self.savings[places])
 
 
 class Levels:
-    """The best so far at each level, those of accuracy first: an accuracy, or the logarithm of what is saved."""
+    """The incumbent value at each level: first accuracies at the accuracy levels, then savings at the cost levels."""
 
     def __init__(self, best: np.ndarray, reached: np.ndarray) -> None:
-        """`best` has a value for each level of accuracy, (accuracy levels,); `reached` what must be reached at each
-        level of cost, (cost levels,). There the teacher is the best at first, which saves nothing.
+        """Start from the incumbents `best`, (accuracy levels,), and from savings of zero at the cost levels.
+
+        `reached` holds the accuracy that a candidate must reach at each cost level, (cost levels,).
         """
         self._reached = reached
         self.best = np.concatenate([best, np.zeros(len(reached))])
 
     def found(self, values: np.ndarray, standing: Standing) -> np.ndarray:
-        """What candidates of known accuracies are worth at each level; minus infinity where they do not count."""
+        """Return the value at each level of candidates with the accuracies `values`: (candidates, levels).
+
+        It is minus infinity if the candidate does not meet the conditions of the level.
+        """
         accuracies = np.where(standing.keeps, values[:, None], -np.inf)
         return np.hstack([accuracies, np.where(values[:, None] >= self._reached, standing.savings, -np.inf)])
 
     def take(self, values: np.ndarray, standing: Standing) -> None:
-        """Take note of candidates with these accuracies."""
+        """Update the incumbents with candidates of the accuracies `values`, (candidates,)."""
         self.best = np.maximum(self.best, self.found(values, standing).max(axis=0))
 
     def gain(self, mean: np.ndarray, doubt: np.ndarray, standing: Standing) -> np.ndarray:
-        """The improvement that is expected of each candidate at each level: (candidates, levels)."""
+        """Return the expected improvement of each candidate at each level: (candidates, levels).
+
+        `mean` and `doubt` are the posterior means and standard deviations of the accuracies, (candidates,). At a cost
+        level it is the saving beyond the incumbent's times the probability that the required accuracy is reached.
+        """
         count = standing.keeps.shape[1]
         spread = np.maximum(doubt, 1e-9)[:, None]
         above = (mean[:, None] - self.best[:count]) / spread

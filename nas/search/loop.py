@@ -1,4 +1,7 @@
-"""The search loop: ask, evaluate, tell, until enough candidates were evaluated."""
+"""The search loop: ask for candidates, have them evaluated, and tell the results, until there are enough of them.
+
+`search` connects the trials (`sampler.py`) with an executor (`executors.py`) and the live view (`view.py`).
+"""
 
 from __future__ import annotations
 
@@ -13,44 +16,46 @@ from nas.search.sampler import Proposal, Trials
 from nas.search.view import View
 
 _ASKS_PER_EVALUATION = 200
-"""More proposals in a row without one to evaluate mean that the sampler has run dry."""
+"""The sampler counts as exhausted after this many proposals in a row of which none needs an evaluation."""
 _SECONDS_BETWEEN_LOOKS = 0.2
-"""How often is looked whether other drivers have finished what is left."""
+"""Interval at which the storage is read while only other drivers have candidates in flight."""
 
 
 @dataclass(frozen=True)
 class SearchState:
-    """What a search has found."""
+    """The results of a search so far."""
 
     results: list[CandidateResult]
     numbers: list[int]
-    """The trials' numbers, one for each result."""
+    """The number of each result's trial, in the order of `results`."""
     outcomes: dict[str, int]
+    """The number of trials with each outcome; see `Trials.outcomes`."""
 
     @classmethod
     def of(cls, trials: Trials) -> SearchState:
-        """What the trials hold."""
+        """Return the state of the search that these trials belong to."""
         return cls(trials.results(), trials.numbers(), trials.outcomes())
 
 
 def search(
     trials: Trials, evaluations: int, make_executor: Callable[[], Executor], laps: Laps | None = None
 ) -> SearchState:
-    """Evaluate until the trials hold `evaluations` results, together with other drivers of the same storage.
+    """Evaluate candidates until the trials hold `evaluations` results, and return them all.
 
-    Goes on from what they hold already, and with what another driver left when it died. `laps` gets the seconds in
-    which workers were started, the driver worked, and evaluations were waited for.
+    Resumes from the results that the trials already hold. Other drivers may work on the same storage; the unfinished
+    candidates of a dead driver are evaluated again. `laps` receives the seconds spent on starting workers (`start`),
+    in the driver (`driver`) and on waiting for evaluations (`evaluation`).
     """
     laps, view = Laps() if laps is None else laps, View(trials, [result for _, result in trials.news()])
     if trials.evaluated < evaluations:
         with trials, make_executor() as executor, track("Searching", evaluations, trials.evaluated, view) as progress:
             laps.end("start")
             in_flight: dict[int, Proposal] = {}
-            standing: tuple[int, ...] = ()
+            counts: tuple[int, ...] = ()
             while trials.evaluated < evaluations:
-                if standing != _standing(in_flight, trials):  # else there is still nothing to ask for
+                if counts != _counts(in_flight, trials):  # otherwise there is still nothing to propose
                     _fill(in_flight, trials, executor, evaluations)
-                    standing = _standing(in_flight, trials)
+                    counts = _counts(in_flight, trials)
                 laps.end("driver")
                 if in_flight:
                     number, result = executor.next_result()
@@ -61,7 +66,10 @@ def search(
                     laps.end("evaluation")
                     trials.catch_up()
                 else:
-                    say(f"{_ASKS_PER_EVALUATION} proposals in a row were repeated or over every budget: ending early")
+                    say(
+                        f"search: ending early, because {_ASKS_PER_EVALUATION} proposals in a row were repeated or "
+                        "over every budget"
+                    )
                     break
                 for number, result in trials.news():
                     view.add(result)
@@ -74,7 +82,7 @@ def search(
 
 
 def _fill(in_flight: dict[int, Proposal], trials: Trials, executor: Executor, evaluations: int) -> None:
-    """Hand over as many candidates as the executor takes and are wanted; fewer if the sampler has run dry."""
+    """Submit candidates until the executor is full or no more are needed; fewer if the sampler is exhausted."""
     while len(in_flight) < executor.capacity:
         proposal = _next_proposal(trials, evaluations)
         if proposal is None:
@@ -83,13 +91,13 @@ def _fill(in_flight: dict[int, Proposal], trials: Trials, executor: Executor, ev
         executor.submit(proposal.number, proposal.architecture, trials.rival(proposal.architecture))
 
 
-def _standing(in_flight: dict[int, Proposal], trials: Trials) -> tuple[int, ...]:
-    """All that decides whether something can be proposed: where nothing was, it is asked again when this changes."""
+def _counts(in_flight: dict[int, Proposal], trials: Trials) -> tuple[int, ...]:
+    """Return the counts that decide whether a candidate can be proposed. If none could, retry when they change."""
     return len(in_flight), trials.evaluated, trials.in_flight, trials.outcomes()["lost"]
 
 
 def _about(result: CandidateResult) -> dict[str, object]:
-    """A result in a line of the log; the storage holds all of it."""
+    """Return what a log line says about a result; the storage holds the complete result."""
     return {
         "architecture": result.architecture.describe(),
         "accuracy": result.accuracy,
@@ -99,7 +107,7 @@ def _about(result: CandidateResult) -> dict[str, object]:
 
 
 def _next_proposal(trials: Trials, evaluations: int) -> Proposal | None:
-    """The next one that is worth an evaluation, or None if there are enough or the sampler has run dry."""
+    """Return the next proposal that needs an evaluation; None if there are enough or the sampler is exhausted."""
     for _ in range(_ASKS_PER_EVALUATION):
         if not trials.has_room(evaluations):
             return None

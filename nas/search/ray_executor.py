@@ -1,4 +1,7 @@
-"""Evaluation on Ray: actors that share one copy of the supernet on each node."""
+"""Evaluation of candidates on Ray, by actors that share one copy of the supernet per node.
+
+`RayExecutor` has the interface of `executors.Executor`; `executors.executor_for` makes it.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,13 @@ from nas.search.executors import AHEAD, Waiting, evaluating_processor, take_most
 from nas.study import Search
 
 _MOST_LOSSES = 5
-"""A candidate that takes its process or node down this often is not tried again."""
+"""The search fails once a candidate has lost its worker this many times, with the process or the node."""
 _PATIENCE_S = 30.0
-"""After so long without any worker the person who waits is told what is waited for."""
+"""Interval at which the user is told what the search waits for while it has no worker."""
 
 
 class _Worker:
-    """Holds an evaluator in a process of its own."""
+    """Ray actor that holds an evaluator in a process of its own."""
 
     def load(self, parts: EvaluationParts, threads: int, processor: str) -> None:
         self._evaluator = parts.evaluator(threads, processor)
@@ -35,8 +38,11 @@ class _Worker:
 
 
 @dataclass
-class _Lane:
-    """An actor, what it evaluates (nothing until it is placed and has loaded), and what it evaluated last."""
+class _Slot:
+    """The place of one worker: its actor, the candidate that it evaluates, and the prefix keys of its last candidate.
+
+    The actor has no candidate until Ray has placed it and it has loaded the supernet.
+    """
 
     actor: Any
     candidate: Waiting | None = None
@@ -44,19 +50,19 @@ class _Lane:
 
 
 class RayExecutor:
-    """Evaluates on up to `workers` actors of a Ray cluster; a local one is started if none is joined.
+    """Evaluates candidates on up to `workers` actors of a Ray cluster; it starts a local cluster if there is none.
 
-    Weights and texts go through the object store: once to each node, where its actors read them in place. Actors that
-    there is no room for yet are left waiting, so that an autoscaler sees them and nodes that join are used. One that is
-    lost with its process or node is asked for again, and its candidate evaluated again.
+    Weights and texts are sent through the object store once per node, where the actors read them in place. Actors for
+    which the cluster has no room stay queued, so that an autoscaler sees the demand and new nodes are used. If an
+    actor is lost with its process or node, it is requested again, and its candidate is evaluated again.
     """
 
     def __init__(self, recipe: EvaluationRecipe, settings: Search) -> None:
         self.capacity = settings.workers - 1 + AHEAD
         self._recipe, self._settings = recipe, settings
         self._started = join(settings.workers * settings.worker_cpus, "search.executor")
-        self._idle: list[_Lane] = []
-        self._busy: dict[Any, _Lane] = {}
+        self._idle: list[_Slot] = []
+        self._busy: dict[Any, _Slot] = {}
         self._waiting: list[Waiting] = []
         self._losses: dict[int, int] = {}
         self._lost_starts = 0
@@ -64,7 +70,7 @@ class RayExecutor:
             self._check_local_gpus()
             self._parts = ray.put(recipe.read())
             for _ in range(settings.workers):
-                self._start_lane()
+                self._start_slot()
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -73,56 +79,56 @@ class RayExecutor:
         offered, asked = ray.cluster_resources().get("GPU", 0.0), self._settings.worker_gpus
         if self._started and asked > offered:
             raise SearchError(
-                f"search.worker_gpus: each worker asks for {asked:g}, but this machine has {offered:g}; lower it, or "
-                "give a cluster by --address"
+                f"search.worker_gpus: each worker needs {asked:g} GPUs, but this machine has {offered:g}; lower it, or "
+                "connect to a cluster with --address"
             )
 
     @property
     def placed(self) -> int:
-        """Workers that have a place and have loaded what they need."""
-        return len(self._idle) + sum(lane.candidate is not None for lane in self._busy.values())
+        """The number of workers that Ray has placed and that have loaded the supernet."""
+        return len(self._idle) + sum(slot.candidate is not None for slot in self._busy.values())
 
-    def _start_lane(self) -> None:
+    def _start_slot(self) -> None:
         cpus, gpus = self._settings.worker_cpus, self._settings.worker_gpus
-        lane = _Lane(ray.remote(num_cpus=cpus, num_gpus=gpus)(_Worker).remote())
-        loading = lane.actor.load.remote(self._parts, max(1, int(cpus)), evaluating_processor(self._settings))
-        self._busy[loading] = lane
+        slot = _Slot(ray.remote(num_cpus=cpus, num_gpus=gpus)(_Worker).remote())
+        loading = slot.actor.load.remote(self._parts, max(1, int(cpus)), evaluating_processor(self._settings))
+        self._busy[loading] = slot
 
     def submit(self, ticket: int, architecture: Architecture, rival: float) -> None:
         self._waiting.append((ticket, architecture, rival))
 
     def _start_waiting(self) -> None:
-        """Give each idle worker what shares most with its last candidate."""
+        """Give each idle worker the waiting candidate that shares the longest prefix with its last one."""
         while self._idle and self._waiting:
-            lane = self._idle.pop(0)
-            lane.candidate = take_most_alike(self._waiting, lane.last)
-            _, architecture, rival = lane.candidate
-            lane.last = prefix_keys(architecture)
-            self._busy[lane.actor.evaluate.remote(architecture, rival)] = lane
+            slot = self._idle.pop(0)
+            slot.candidate = take_most_alike(self._waiting, slot.last)
+            _, architecture, rival = slot.candidate
+            slot.last = prefix_keys(architecture)
+            self._busy[slot.actor.evaluate.remote(architecture, rival)] = slot
 
     def next_result(self) -> tuple[int, CandidateResult]:
         while True:
             self._start_waiting()
             done = self._any_done()
-            lane = self._busy.pop(done)
-            candidate, lane.candidate = lane.candidate, None
+            slot = self._busy.pop(done)
+            candidate, slot.candidate = slot.candidate, None
             try:
                 result: CandidateResult = ray.get(done)
             except RayTaskError as problem:
                 raise _failure(candidate, problem) from problem
             except RayError:
-                ray.kill(lane.actor)  # it may only have been out of reach
+                ray.kill(slot.actor)  # the actor may still run, if it was only unreachable
                 self._count_loss(candidate)
-                self._start_lane()
+                self._start_slot()
                 continue
-            self._idle.append(lane)
+            self._idle.append(slot)
             if candidate:
                 self._recipe.check()
                 return candidate[0], result
             self._lost_starts = 0
 
     def _any_done(self) -> Any:
-        """Wait for an actor that has loaded, or has evaluated its candidate."""
+        """Wait until an actor has loaded the supernet or evaluated its candidate, and return its Ray reference."""
         while not (done := ray.wait(list(self._busy), timeout=_PATIENCE_S)[0]):
             if not self.placed:
                 cpus, gpus = self._settings.worker_cpus, self._settings.worker_gpus
@@ -130,13 +136,16 @@ class RayExecutor:
         return done[0]
 
     def _count_loss(self, candidate: Waiting | None) -> None:
-        """Have a lost candidate evaluated again, within bounds; a worker may also be lost before it has one."""
+        """Queue the candidate of a lost worker again; it is None if the worker was lost while it loaded.
+
+        Raises `SearchError` after too many losses.
+        """
         if candidate is None:
             self._lost_starts += 1
             if self._lost_starts >= _MOST_LOSSES * self._settings.workers:
                 raise SearchError(
-                    f"search.workers: {self._lost_starts} in a row were lost while they loaded; "
-                    "give them more memory, or see Ray's logs"
+                    f"search.workers: {self._lost_starts} workers in a row were lost while they loaded the supernet; "
+                    "give them more memory, or look for the cause in Ray's logs"
                 )
             return
         ticket, architecture, _ = candidate
@@ -144,7 +153,7 @@ class RayExecutor:
         if self._losses[ticket] >= _MOST_LOSSES:
             raise SearchError(
                 f"candidate {architecture.digest} lost its worker {_MOST_LOSSES} times; "
-                "give the workers more memory, or fewer search.workers"
+                "give the workers more memory, or reduce search.workers"
             )
         say(f"search: a worker was lost; evaluating {architecture.digest} again")
         self._waiting.insert(0, candidate)
@@ -155,15 +164,15 @@ class RayExecutor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for lane in [*self._idle, *self._busy.values()]:
-            ray.kill(lane.actor)
+        for slot in [*self._idle, *self._busy.values()]:
+            ray.kill(slot.actor)
         if self._started:
             ray.shutdown()
 
 
 def _failure(candidate: Waiting | None, problem: RayTaskError) -> NasError:
-    """What to tell of an error that a worker raised."""
+    """Return the error to raise for an error that a worker raised."""
     if isinstance(problem.cause, NasError):
         return problem.cause
-    failed = f"candidate {candidate[1].digest} failed on its worker" if candidate else "a search worker cannot load"
-    return SearchError(f"{failed}: {problem.cause!r}; set search.executor = 'inline' to see it in this process")
+    failed = f"candidate {candidate[1].digest} failed on its worker" if candidate else "a search worker failed to load"
+    return SearchError(f"{failed}: {problem.cause!r}; set search.executor = 'inline' to reproduce it in this process")

@@ -1,9 +1,9 @@
-"""A search's trials behind three calls: ask, tell, results. Nothing outside this folder knows Optuna.
+"""A search's trials and the sampler that proposes new ones, behind three calls: `ask`, `tell` and `results`.
 
-A trial is stored as integers (see `Encoding`), with its result in one attribute. What Optuna sees as values are
-the objective, to be raised, and the predicted latency on each device, to be lowered; its one constraint says how far
-the nearest budget is missed. An architecture that was evaluated before, or that is predicted to miss every budget, is
-told at once and costs no evaluation.
+Only `nas/search` uses Optuna. A trial is stored as integers (see `Encoding`), with its result in one attribute. The
+values of a trial are the objective, which Optuna maximises, and the predicted latency on each device, which it
+minimises. Its one constraint is the violation of the budget that is nearest to being met. A proposal that was
+evaluated before, or that is predicted to violate every budget, is settled at once and costs no evaluation.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ Outcome = Literal["evaluated", "repeated", "over_budget"]
 
 @dataclass(frozen=True)
 class Proposal:
-    """A trial that waits for its result."""
+    """A trial that needs an evaluation: its number and its architecture."""
 
     number: int
     architecture: Architecture
 
 
 class Trials:
-    """A search's trials, and the sampler that proposes further ones.
+    """The trials of a search, and the sampler that proposes new ones.
 
-    Samplers see a copy in memory of what the storage holds; a proposal reaches the storage whole, in one write, and
-    its result in two. Drivers that share a storage learn from each other and never evaluate the same candidate.
+    Samplers see an in-memory copy of the stored trials. A proposal is stored in one write, and its result in two.
+    Drivers that share a storage use each other's results, and do not evaluate the same candidate twice.
     """
 
     def __init__(self, storage: Storage, space: SearchSpace, costs: Costs, settings: Search, seed: int) -> None:
@@ -66,7 +66,7 @@ class Trials:
         self._front: list[tuple[float, tuple[float, ...]]] = []
         self._running: dict[int, Architecture] = {}
         self._begun = Counter[Architecture]()
-        """How often each architecture is running."""
+        """The number of running trials of each architecture."""
         self._news: list[tuple[int, CandidateResult]] = []
         self._outcomes = dict.fromkeys(("evaluated", "repeated", "over_budget", "lost"), 0)
         self._lost: list[Architecture] = []
@@ -76,13 +76,13 @@ class Trials:
 
     @cached_property
     def _study(self) -> optuna.Study:
-        """The copy in memory that samplers look at."""
+        """The in-memory copy of the trials, which samplers see."""
         directions = [StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * len(self.costs.profiles)]
         return optuna.create_study(directions=directions, sampler=self._sampler(self._settings))
 
     @cached_property
     def _start(self) -> list[Architecture]:
-        """What is evaluated first."""
+        """The architectures to propose before the sampler is asked, in this order."""
         rng, settings = random.Random(f"population/{self.seed}"), self._settings
         if settings.sampler == "random":
             return []
@@ -91,20 +91,20 @@ class Trials:
         return self.costs.initial_population(self.space, settings.population, rng)
 
     def begin_with(self, architectures: Sequence[Architecture]) -> None:
-        """Propose these before all others."""
+        """Propose these architectures before the initial ones and those of the sampler."""
         self._start[:0] = architectures
 
     def rest_on(self, what: str, found: str) -> None:
-        """Note the digest of what results rest on. Raises `SearchError` if they rest on another."""
+        """Record the digest of an input that results depend on. Raises `SearchError` if a different one is recorded."""
         self._storage.rest_on(what, found)
 
     def _sampler(self, settings: Search) -> BaseSampler:
-        # Randomness depends on how many trials there are, so that a resumed search does not repeat itself.
+        # The seed depends on the number of trials, so that a resumed search does not repeat its proposals.
         seed = random.Random(f"{self.seed}/{self._storage.count}").getrandbits(31)
         if settings.sampler == "random":
             return RandomSampler(seed=seed)
         if settings.sampler == "guided":
-            from nas.search.guided import GuidedSampler  # with scikit-learn, which workers need not wait for
+            from nas.search.guided import GuidedSampler  # imports scikit-learn, which workers do not need
 
             return GuidedSampler(self._distributions, self.encoding, self.costs, self._known, self._running, seed)
         with warnings.catch_warnings():
@@ -116,7 +116,10 @@ class Trials:
     def _child(
         self, study: optuna.Study, search_space: dict[str, BaseDistribution], parents: list[FrozenTrial]
     ) -> dict[str, Any]:
-        """A child of two parents by whole layers, mutated, preferably one that is worth an evaluation."""
+        """Return the parameters of a child: two parents crossed by whole layers, and mutated.
+
+        Prefers a child that needs an evaluation.
+        """
         rng = random.Random(f"child/{self.seed}/{self._storage.count}")
         for _ in range(_CHILD_TRIES):
             first, second = (self.encoding.decode(rng.choice(parents).params) for _ in range(2))
@@ -127,17 +130,20 @@ class Trials:
         return {name: encoded[name] for name in search_space}
 
     def _settled(self, architecture: Architecture) -> Outcome | None:
-        """Why an architecture needs no evaluation; None if it does."""
+        """Return the outcome of an architecture that needs no evaluation; None if it needs one."""
         if architecture in self._known or self._begun[architecture]:
             return "repeated"
         return "over_budget" if self._violation(architecture, ()) > 0.0 else None
 
     def catch_up(self) -> None:
-        """Take in what was begun and finished since; trials whose driver is no more are given up."""
+        """Read the trials that were started or finished since the last call.
+
+        Unfinished trials of dead drivers are given up, or finished if they already hold a result.
+        """
         self._take_in(self._storage.changes())
         abandoned = self._storage.abandoned()
         for trial in abandoned:
-            if _RESULT in trial.user_attrs:  # evaluated, but its driver could not say so any more
+            if _RESULT in trial.user_attrs:  # its driver died between the two writes of a result
                 result = CandidateResult.from_json(trial.user_attrs[_RESULT])
                 self._finish(trial.number, result, bool(result.exits) and not trial.constraints)
             else:
@@ -173,13 +179,13 @@ class Trials:
                 self._advance(result.objective, self.costs.limited(result.architecture, result.exits))
 
     def _advance(self, accuracy: float, cost: tuple[float, ...]) -> None:
-        """Keep a result that no other beats, and drop those that it beats: rivals are found among few."""
+        """Add a result to the front that `rival` scans, unless it is dominated, and drop those that it dominates."""
         if not any(best >= accuracy and no_dearer(known, cost) for best, known in self._front):
             kept = [(best, known) for best, known in self._front if best > accuracy or not no_dearer(cost, known)]
             self._front = [*kept, (accuracy, cost)]
 
     def has_room(self, evaluations: int) -> bool:
-        """Whether all drivers together have fewer than that many candidates evaluated and in flight."""
+        """Whether fewer than `evaluations` candidates are evaluated or in flight, counting those of all drivers."""
         return self.evaluated + len(self._running) < evaluations
 
     @property
@@ -189,13 +195,14 @@ class Trials:
 
     @property
     def in_flight(self) -> int:
-        """The number of candidates that some driver evaluates."""
+        """The number of candidates that are in flight, at any driver."""
         return len(self._running)
 
     def ask(self, evaluations: int) -> Proposal | None:
-        """The next trial: a proposal to evaluate, or None if this one was settled at once.
+        """Propose a trial, and return it if it needs an evaluation; None if it was settled at once.
 
-        That is also one which another driver was first with, or which would be more than `evaluations`.
+        A trial is settled if its architecture needs no evaluation, if another driver proposed the same one first, or
+        if it would exceed the number of `evaluations`.
         """
         trial = self._propose()
         architecture = self.encoding.decode(trial.params)
@@ -217,7 +224,10 @@ class Trials:
         return None
 
     def _propose(self) -> optuna.Trial:
-        """A trial of the copy in memory: what was lost, then what is evaluated first, then what the sampler says."""
+        """Make a trial in the in-memory copy, and return it.
+
+        Lost candidates come first, then the initial ones, then those that the sampler proposes.
+        """
         for trial in self._unseen:
             self._show(trial)
         self._unseen.clear()
@@ -228,12 +238,12 @@ class Trials:
                     self._study.enqueue_trial(self.encoding.encode(architecture))
                     queued = self._study.ask(self._distributions)
                     if self._settings.sampler == "nsga2":
-                        _ = queued.relative_params  # Optuna makes it part of a generation only when asked for these
+                        _ = queued.relative_params  # reading them makes Optuna assign a generation
                     return queued
         return self._study.ask(self._distributions)
 
     def _show(self, trial: FrozenTrial) -> None:
-        """Put a finished trial into the copy in memory."""
+        """Add a finished trial to the in-memory copy."""
         own = self._own.pop(trial.number, None)
         if own:
             for key, value in trial.constraints.items():
@@ -244,7 +254,7 @@ class Trials:
             self._study.add_trial(create_trial(**seen, system_attrs=trial.system_attrs))
 
     def _record(self, trial: optuna.Trial, architecture: Architecture, outcome: Outcome | None) -> FrozenTrial:
-        """A proposal as it is stored: running if it needs an evaluation, else finished."""
+        """Return a proposal in the form that is stored: running if it needs an evaluation, otherwise finished."""
         known = self._known.get(architecture)
         exits = known.exits if known else ()
         constraints = {}
@@ -253,7 +263,7 @@ class Trials:
         about: dict[str, Any] = {"state": TrialState.RUNNING}
         if outcome == "over_budget" or known:
             about = {"values": self._values(known or CandidateResult(architecture, 0.0, 0, 0.0))}
-        elif outcome:  # in flight: its value is not known yet
+        elif outcome:  # the same architecture is in flight, and its value is not known yet
             about["state"] = TrialState.FAIL
         return create_trial(
             **about,
@@ -274,13 +284,16 @@ class Trials:
         self.catch_up()
 
     def _finish(self, number: int, result: CandidateResult, constrain: bool) -> None:
-        """Store a result. With early exits its constraint comes with it, when it is known who leaves."""
+        """Store a result; if `constrain` is set, with its constraint, which depends on the exits that were found."""
         violation = {"budget": self._violation(result.architecture, result.exits)} if constrain else {}
         about = create_trial(state=TrialState.RUNNING, user_attrs={_RESULT: result.to_json()}, constraints=violation)
         self._storage.finish(number, self._values(result), about)
 
     def rival(self, architecture: Architecture) -> float:
-        """The best accuracy so far of what costs no more in any respect; below it no budget is served better."""
+        """Return the best objective of the results that cost no more in any respect; 0 if there is none.
+
+        A candidate below that improves the result for no budget.
+        """
         own = self.costs.limited(architecture)
         return max((accuracy for accuracy, cost in self._front if no_dearer(cost, own)), default=0.0)
 
@@ -288,22 +301,23 @@ class Trials:
         return [result.objective, *self.costs.predict_ms(result.architecture, result.exits).values()]
 
     def news(self) -> list[tuple[int, CandidateResult]]:
-        """Trials that were finished since the last call, by whichever driver: their numbers and results."""
+        """Return number and result of each trial that any driver finished since the last call."""
         found, self._news = self._news, []
         return found
 
     def results(self) -> list[CandidateResult]:
-        """The results of all finished evaluations, in the order of their trials."""
+        """Return the results of all finished evaluations, in the order of their trials' numbers."""
         return [result for _, result in sorted(self._results.items())]
 
     def numbers(self) -> list[int]:
-        """The numbers of the trials that the results are of."""
+        """Return the numbers of the trials with results, in the order of `results`."""
         return sorted(self._results)
 
     def importance(self) -> dict[str, float]:
-        """What share of the differences in accuracy each integer of the encoding accounts for alone, largest first.
+        """Return the share of the objective's variance that each integer of the encoding explains by itself.
 
-        By functional ANOVA (Hutter et al., ICML 2014), over all evaluated candidates; nothing where all are alike.
+        Largest first, by functional ANOVA (Hutter et al., ICML 2014) over all evaluated candidates. Empty if all have
+        the same objective.
         """
         from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
@@ -321,7 +335,7 @@ class Trials:
         return {name: round(float(share), 4) for name, share in found.items()}
 
     def outcomes(self) -> dict[str, int]:
-        """How many trials had which outcome; `lost` ones were given up, mostly since their process was killed."""
+        """Return the number of trials per outcome. `lost` trials were given up, mostly because their driver died."""
         return dict(self._outcomes)
 
     def __enter__(self) -> Self:

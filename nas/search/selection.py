@@ -1,4 +1,8 @@
-"""After the search: the best candidates of each budget are measured whole on its device."""
+"""Selection after the search: the best candidates of each budget are measured end to end on its devices.
+
+`measure_front` returns the content of `front.json`, from which the final training takes its finalists.
+`nas/pipeline/searches.py` calls it, and before that `compared_at`, which sets the limits of the uniform baseline.
+"""
 
 from __future__ import annotations
 
@@ -23,28 +27,33 @@ from nas.study import Study
 
 _TEACHER = "teacher"
 _ENOUGH = 3
+"""No more candidates are measured once this many meet the budget."""
 WIDER = 2
-"""A floor has so many times as many candidates and finalists, since nobody knows yet what the final training brings."""
+"""Factor by which a budget with an accuracy floor has more candidates and finalists.
+
+How much the final training improves each of them is not known beforehand.
+"""
 _MARGIN = 0.04
-"""Share of its latency that a candidate must stay below the limit, so that noise does not undo the verdict later."""
+"""Relative margin by which latencies and rates must meet their limits, so that noise does not reverse the verdict."""
 Extract = Callable[[Architecture], CompactBert]
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What it takes to measure candidates whole."""
+    """Everything that is needed to measure candidates end to end."""
 
     extract: Extract
     teacher: Architecture
-    """Measured beside them."""
+    """Measured in addition to the candidates, as the reference."""
     costs: Costs
     texts: Texts
 
 
 def compared_at(costs: Costs, results: Sequence[CandidateResult], count: int) -> Costs:
-    """Costs with limits in place of floors: what the candidate costs that a budget's uniform network is compared with.
+    """Return the costs with limits instead of accuracy floors, so that uniform networks compete at equal cost.
 
-    Of those that are measured it is the cheapest with an accuracy of the floor's second level, or the most accurate.
+    The limit is the predicted cost of one of the `count` candidates to be measured, plus the safety margin: the
+    cheapest that reaches the second of the floor's levels, or the most accurate if none does.
     """
     budgets = list[Budget]()
     for budget in costs.budgets:
@@ -63,22 +72,23 @@ def compared_at(costs: Costs, results: Sequence[CandidateResult], count: int) ->
 def _compared(
     costs: Costs, results: Sequence[CandidateResult], budget: Budget, floor: Floor, count: int
 ) -> CandidateResult | None:
-    """The candidate of a budget with a floor that a uniform network is compared with."""
+    """Return the candidate with which uniform networks are compared, for a budget with an accuracy floor."""
     measured = along_the_front(ranking(results, costs, budget, _tolerance(costs, budget)), costs, floor, WIDER * count)
     return cheapest_reaching(measured, costs, floor, floor.levels[1]) or next(iter(measured), None)
 
 
 def _tolerance(costs: Costs, budget: Budget) -> float:
-    """By how much a prediction may miss a budget for its network to be measured."""
+    """Return the predicted violation of a budget up to which a candidate is measured all the same."""
     return min(costs.profiles[name].error["mape"] for name in budget.devices)
 
 
 def measure_front(
     measurement: Measurement, state: SearchState, study: Study, uniform: Mapping[str, Sequence[CandidateResult]]
 ) -> dict[str, Any]:
-    """The content of `front.json`: all evaluated candidates, the front, and each budget's measured candidates.
+    """Measure the best candidates, and return the content of `front.json`.
 
-    `uniform` holds other networks for each budget, best first; the first that is measured to meet it is kept.
+    It holds all evaluated candidates, the front, and the measured candidates of each budget. `uniform` holds the
+    uniform networks of each budget, best first; the first that is measured to meet the budget is included.
     """
     costs = measurement.costs
     reports = {
@@ -138,13 +148,16 @@ def measure_budget(
     count: int,
     beside: Sequence[CandidateResult] = (),
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The `count` best candidates of a budget, measured; further ones are taken until enough meet it.
+    """Measure the best candidates of a budget, `count` at a time, until enough of them meet it.
 
-    Where the budget has a floor they are twice as many, spread along the front around it. More than one is enough, so
-    that one can give way should it miss the budget when it is verified. What was measured corrects what is predicted of
-    the rest: a machine may be slower by now than its profile says, and then fewer may serve, or faster, and then more
-    accurate ones may. Others are measured `beside` the first ones. On a device elsewhere nothing can be measured from
-    here: predictions stand in, and the export will be verified there.
+    Returns reports of the candidates, best first, and of the networks in `beside`, which are measured together with
+    the first candidates. Several candidates must meet the budget, so that another can replace one that misses it when
+    its export is verified. For a budget with an accuracy floor, `WIDER` times as many are measured, spread along the
+    front around the floor.
+
+    Measurements correct the predictions of the remaining candidates: if the machine is now slower than its profile,
+    fewer candidates qualify; if it is faster, more accurate ones may. On a device elsewhere nothing can be measured
+    from here, so predictions are used, and the export is verified there.
     """
     costs, floor = measurement.costs, measurement.costs.floors.get(budget.name)
     tolerance = _tolerance(costs, budget)
@@ -175,10 +188,13 @@ def measure_budget(
 
 
 def _measured(measurement: Measurement, chosen: Sequence[CandidateResult], budget: Budget) -> list[dict[str, Any]]:
-    """What was measured of some candidates for a budget, and their `excess` over it if noise is against them."""
+    """Measure candidates for a budget, and return a report of each.
+
+    `excess` is the violation of the budget if the next measurement is worse by the margin.
+    """
     costs = measurement.costs
     devices = [costs.profiles[name].device for name in budget.devices]
-    # The teacher comes first, as the reference of the measurement.
+    # The first model is the reference of the measurement.
     models = {_TEACHER: measurement.extract(measurement.teacher)}
     models |= {result.architecture.digest: measurement.extract(result.architecture) for result in chosen}
     found = {
@@ -209,7 +225,7 @@ def _measured(measurement: Measurement, chosen: Sequence[CandidateResult], budge
 
 
 def _cautious(figures: dict[str, float]) -> dict[str, float]:
-    """The figures if the next measurement is worse by the margin."""
+    """Return the metrics as they would be if the next measurement were worse by the margin."""
     worse = {name: value * (1.0 + _MARGIN) for name, value in figures.items() if name in LATENCIES}
     return figures | worse | {name: figures[name] / (1.0 + _MARGIN) for name in RATES if name in figures}
 
@@ -222,7 +238,7 @@ def _figures_on(
     budget: Budget,
     texts: Texts,
 ) -> dict[str, dict[str, float]]:
-    """The figures of candidates and teacher on one device: measured, or predicted where it is elsewhere."""
+    """Return the metrics of the candidates and the teacher on a device: measured, or predicted if it is elsewhere."""
     device = profile.device
     limits = budget.on(device.name)
     if device.where == "elsewhere":
@@ -233,7 +249,7 @@ def _figures_on(
         }
         return found | {_TEACHER: profile.teacher}
     exits = {result.architecture.digest: result.exits for result in chosen if result.exits}
-    title = f"Measuring the best for {budget.name} on {device.name}"
+    title = f"Measuring the best candidates for {budget.name} on {device.name}"
     records = measure_with_exits(device, models, exits, device.repeats, title, texts)
     found = {name: latency_figures(records[name], records.get(f"{name}/worst")) for name in models}
     if limits and limits.peak_memory_mb is not None:

@@ -1,4 +1,7 @@
-"""What a guided search starts from: designs that people would try first."""
+"""Initial designs of a guided search: mostly uniform networks, which an engineer would try first.
+
+`Trials` proposes the `designs` before it asks the guided sampler.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,14 @@ from nas.search.uniform import widths
 from nas.space import SearchSpace
 
 _SHARES = 3
-"""So many of the shares of each budget have designs."""
+"""Number of fractions of each budget, the full budget included, for which there are designs."""
 
 
 def designs(space: SearchSpace, costs: Costs, count: int, rng: random.Random) -> list[Architecture]:
-    """The architecture that is farthest within a budget, then uniform ones for each budget and shares of it, in turns.
+    """Return at most `count` designs: the architecture that is farthest below a budget, then uniform ones.
 
-    Which layers these keep is left to chance. Where they are too few, random ones that use the budgets well follow.
+    The uniform ones take turns between the budgets and their fractions, with their sets of layers in random order. If
+    there are too few, random architectures that use much of a budget follow.
     """
     turns = [rng.sample(found, len(found)) for found in uniform(space, costs)]
     mixed = (one for turn in zip_longest(*turns) for one in turn if one)
@@ -30,7 +34,10 @@ def designs(space: SearchSpace, costs: Costs, count: int, rng: random.Random) ->
 
 
 def uniform(space: SearchSpace, costs: Costs) -> list[list[Architecture]]:
-    """The widest networks whose layers are alike: for each budget and share of it those of each set of layers."""
+    """Return the widest uniform networks for each budget and fraction of it, one for each set of layers.
+
+    Identical lists are returned once.
+    """
     alike = [(one, costs.cautious_excesses(one)) for one in _alike(space)]
     found = list[list[Architecture]]()
     for place, share in product(range(len(costs.budgets)), costs.shares[:_SHARES]):
@@ -42,9 +49,10 @@ def uniform(space: SearchSpace, costs: Costs) -> list[list[Architecture]]:
 
 
 def _alike(space: SearchSpace) -> Iterator[Architecture]:
-    """Networks of full hidden size whose layers are alike, with the same choice for both blocks; narrow ones first.
+    """Yield networks of full hidden size whose layers are all alike, with the same compression method for both
+    blocks.
 
-    Of equal width those with compressed embeddings first.
+    Narrow networks come first; among equally wide ones, those with compressed embeddings.
     """
     choices = space.compression
     for heads, neurons in widths(space):

@@ -1,7 +1,7 @@
-"""Where trials last, and who is at work on them: one journal file, or a database by its URL.
+"""Persistent storage of a search's trials: a journal file, or a database given by its URL.
 
-All that must survive a killed driver is written here at once. Several drivers may share a storage: each sees what the
-others begin and finish, and gives up what a driver left running that is no more.
+`Trials` (`sampler.py`) writes everything here that must survive a killed driver. Several drivers may share a storage:
+each sees the trials that the others start and finish, and can tell which trials a dead driver left unfinished.
 """
 
 from __future__ import annotations
@@ -39,13 +39,14 @@ _TRIES, _SECONDS_BETWEEN_TRIES = 5, 0.2
 
 
 class Storage:
-    """The trials of one search, shared by all drivers that work on it. Raises `SearchError` if it cannot be reached."""
+    """The trials of one search, shared by all of its drivers. Methods raise `SearchError` if it cannot be reached."""
 
     def __init__(self, where: Path | str, name: str, inputs: str, values: Sequence[str]) -> None:
-        """Open the journal file or the database at `where`, or make it.
+        """Open the journal file or the database at `where`, and create it if it does not exist.
 
-        `name` is the study's, `inputs` a digest of what results depend on: a database holds a search for each pair, a
-        file just one. `values` names what trials are told, first what is to be raised, then what is to be lowered.
+        `name` is the name of the study, and `inputs` a digest of everything that results depend on. A database holds
+        a search for each pair of them, a file only one search. `values` names the values of a trial: first the one to
+        maximise, then those to minimise.
         """
         self._where = where
         with _explained(self._where), warnings.catch_warnings():
@@ -71,23 +72,25 @@ class Storage:
         self._driver = uuid.uuid4().hex[:12]
         self._unfinished: dict[int, FrozenTrial] = {}
         self.count = 0
-        """The number of trials that `changes` has shown."""
+        """The number of trials that `changes` has returned so far."""
 
     def rest_on(self, what: str, found: str) -> None:
-        """Note the digest of what trials depend on. Raises `SearchError` if it is not the one that was noted first."""
+        """Record the digest of an input that results depend on. Raises `SearchError` if a different one is recorded."""
         with _explained(self._where):
             if what not in self._storage.get_study_user_attrs(self._study):
                 self._storage.set_study_user_attr(self._study, what, found)
-            known = self._storage.get_study_user_attrs(self._study)[what]  # another may have noted its own meanwhile
+            known = self._storage.get_study_user_attrs(self._study)[what]  # another driver may have been first
         if known != found:
-            drop = "remove it" if isinstance(self._where, Path) else f"`optuna delete-study --study-name {self._name}`"
+            drop = (
+                "remove it" if isinstance(self._where, Path) else f"run `optuna delete-study --study-name {self._name}`"
+            )
             raise SearchError(
-                f"{_shown(self._where)}: belongs to other {what} ({known}, now {found}); put those back, or {drop} "
-                "to search anew"
+                f"{_shown(self._where)}: the search was started with other {what} (digest {known}, now {found}); "
+                f"restore those, or {drop} to start a new search"
             )
 
     def changes(self) -> list[FrozenTrial]:
-        """Trials that were begun or finished since the last call, by whichever driver; maybe others still running."""
+        """Return the trials that any driver started or finished since the last call, and maybe others still running."""
         with _explained(self._where):
             found = self._written(self._journal) if self._journal else self._read()
         for trial in found:
@@ -103,10 +106,10 @@ class Storage:
         return [*(trials[number] for number in self._unfinished), *trials[begun:]]
 
     def _written(self, journal: Journal) -> list[FrozenTrial]:
-        """Those that lines of the journal are about: to list all takes the longer the more there are."""
-        self._storage.get_study_id_from_name(self._name)  # reads the lines; what is wrong with them is raised here
+        """Return the trials affected by new lines of the journal: listing all would take longer the more there are."""
+        self._storage.get_study_id_from_name(self._name)  # reads the new lines, and raises an error if one is invalid
         news = list[int]()
-        with suppress(KeyError):  # there are no more
+        with suppress(KeyError):  # there are no more trials
             while True:
                 news.append(self._storage.get_trial_id_from_study_id_trial_number(self._study, self.count))
                 self.count += 1
@@ -115,7 +118,7 @@ class Storage:
         return [self._storage.get_trial(trial) for trial in (*older, *news)]
 
     def abandoned(self) -> list[FrozenTrial]:
-        """The running trials of drivers that are no more."""
+        """Return the running trials of dead drivers."""
         running = [trial for trial in self._unfinished.values() if trial.state == TrialState.RUNNING]
         drivers = {trial.user_attrs.get(_DRIVER, "") for trial in running} - {self._driver}
         with _explained(self._where):
@@ -123,7 +126,7 @@ class Storage:
         return [trial for trial in running if trial.user_attrs.get(_DRIVER, "") in dead]
 
     def add(self, trial: FrozenTrial) -> int:
-        """Store a trial, finished or of this driver, in one write. Returns its number."""
+        """Store a trial in one write, and return its number. An unfinished trial is assigned to this driver."""
         if not trial.state.is_finished():
             trial.set_user_attr(_DRIVER, self._driver)
         with _explained(self._where):
@@ -131,14 +134,14 @@ class Storage:
             return self._storage.get_trial_number_from_id(self._storage.create_new_trial(self._study, trial))
 
     def finish(self, number: int, values: Sequence[float], about: FrozenTrial) -> None:
-        """Store the values of a running trial, and first the attributes of `about`.
+        """Store the attributes of `about` and then the values of a running trial, which finishes it.
 
-        Nothing happens if another driver has given the trial up.
+        Does nothing if another driver has given the trial up.
         """
         self._end(number, TrialState.COMPLETE, about.user_attrs, about.system_attrs, values)
 
     def give_up(self, number: int, **attributes: str) -> None:
-        """End a running trial without values."""
+        """Mark a running trial as failed, without values."""
         self._end(number, TrialState.FAIL, attributes, {}, None)
 
     def _end(
@@ -158,7 +161,7 @@ class Storage:
             self._storage.set_trial_state_values(trial, state, values)
 
     def leave(self) -> None:
-        """Say that this driver has ended: what it has running is free for others at once."""
+        """Announce that this driver has ended, so that others take over its running trials at once."""
         self._drivers.leave()
         if isinstance(self._where, Path):
             with self._where.open() as journal:
@@ -167,7 +170,7 @@ class Storage:
 
 @contextmanager
 def _explained(where: Path | str) -> Iterator[None]:
-    """What a database refuses becomes one line, without any password."""
+    """Raise an error of a database or of its driver as a `SearchError` of one line, without any password."""
     try:
         yield
     except ImportError as problem:
@@ -182,15 +185,15 @@ def _explained(where: Path | str) -> Iterator[None]:
         said = str(getattr(reason, "orig", None) or reason).strip().partition("\n")[0]
         raise SearchError(
             f"search.storage: {_shown(where)} cannot be used: {_without_password(said, where)}; correct the URL, or "
-            "see to the server"
+            "make sure that the server is running"
         ) from None
 
 
 def check_database(url: str) -> None:
-    """Raise `SearchError` if a database's driver is missing or its server does not answer."""
+    """Raise `SearchError` if the package for a database is missing or its server does not answer."""
     file = _file(url)
     if file and not file.exists() and os.access(file.parent, os.W_OK):
-        return  # to connect would make it
+        return  # connecting would create the file
     with _explained(url):
         engine = sqlalchemy.create_engine(url)
         engine.connect().close()
@@ -198,7 +201,7 @@ def check_database(url: str) -> None:
 
 
 def database(url: str, folder: Path) -> str:
-    """A database's URL with the path of an SQLite file relative to a folder."""
+    """Return a database URL; the path of an SQLite file in it is taken relative to a folder."""
     parts = sqlalchemy.make_url(url)
     if parts.get_backend_name() != "sqlite":
         return url
@@ -206,9 +209,9 @@ def database(url: str, folder: Path) -> str:
 
 
 def _with_tables(url: str) -> RDBStorage:
-    """Connect to a database, and make Optuna's tables where there are none.
+    """Connect to a database, and create Optuna's tables if there are none.
 
-    Several drivers may begin at once: whoever finds that another one has just made a table tries again.
+    Several drivers may start at once, so a driver tries again if another one has just created a table.
     """
     for _ in range(_TRIES):
         try:
@@ -225,13 +228,13 @@ def _connect(url: str) -> BaseStorage:
         return get_storage(_with_tables(url))
     except RuntimeError:
         raise SearchError(
-            f"search.storage: {_shown(url)} was made by another version of Optuna; name another database, or bring "
-            "it up to date with optuna storage upgrade"
+            f"search.storage: {_shown(url)} was made by another version of Optuna; name another database, or "
+            "upgrade this one with `optuna storage upgrade`"
         ) from None
 
 
 def _file(where: Path | str) -> Path | None:
-    """The file that holds the trials, if one does."""
+    """Return the path of the journal file or SQLite database; None for a database on a server."""
     if isinstance(where, Path):
         return where
     parts = sqlalchemy.make_url(where)
@@ -239,7 +242,7 @@ def _file(where: Path | str) -> Path | None:
 
 
 def _shown(where: Path | str) -> str:
-    """A storage as it may be shown: of a URL neither user nor password nor options."""
+    """Return a storage as it may be printed: a path, or a URL without user, password and options."""
     if isinstance(where, Path):
         return str(where)
     parts = sqlalchemy.make_url(where)
@@ -257,20 +260,20 @@ def _without_password(text: str, where: Path | str) -> str:
 
 
 class Journal(BaseJournalBackend):
-    """A file with a line for each operation, as `JournalFileBackend` reads it too.
+    """A file with one line per operation, in the format of Optuna's `JournalFileBackend`.
 
-    Who writes holds a lock on the file, which the system takes back from a killed process; the end of a line that such
-    a process did not finish is removed by the next to write. What is written outlives its process at once. Once
-    a second at most is waited for the disk, which may take as long as all else that a driver does for a trial.
+    A writer locks the file; if it is killed, the operating system releases the lock, and the next writer removes an
+    incomplete last line. Complete lines survive the process that wrote them. They are synced to disk at most once a
+    second, because a sync may take as long as everything else that a driver does for a trial.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+b", buffering=0)
-        self._read = 0, 0  # complete lines that were read, and the offset behind them
+        self._read = 0, 0  # number of complete lines read, and the offset of the next
         self._synced = time.monotonic()
         self.written = set[int]()
-        """The trials that lines were about which were read, until somebody takes them away."""
+        """The ids of trials affected by the lines read since the reader last emptied this set."""
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         number, offset = self._read if self._read[0] == log_number_from else (0, 0)
@@ -282,11 +285,12 @@ class Journal(BaseJournalBackend):
             if number > log_number_from:
                 try:
                     log = json.loads(line)
-                except ValueError:  # also bytes that are no text, which a crash of the machine may leave
+                except ValueError:  # also for bytes that are not text, which a crash of the machine may leave
                     log = None
                 if not (isinstance(log, dict) and {"op_code", "worker_id"} <= log.keys()):
                     raise SearchError(
-                        f"{self._file.name}: line {number} is none of Optuna's; remove the file to search anew"
+                        f"{self._file.name}: line {number} is not an entry of Optuna's journal; "
+                        "remove the file to start a new search"
                     )
                 if "trial_id" in log:
                     self.written.add(log["trial_id"])
@@ -308,25 +312,25 @@ class Journal(BaseJournalBackend):
             self._synced = time.monotonic()
 
     def _rest(self, offset: int) -> bytes:
-        """The file from an offset on."""
+        """Return the content of the file from an offset to its end."""
         size = os.fstat(self._file.fileno()).st_size
         return os.pread(self._file.fileno(), size - offset, offset) if size > offset else b""
 
 
 class _Drivers(Protocol):
-    """Tells the drivers that are at work from those that are no more."""
+    """Tells which drivers are alive."""
 
     def join(self, driver: str) -> None:
-        """Count as alive from now on; once."""
+        """Count as alive from now on. Further calls do nothing."""
 
     def is_alive(self, driver: str) -> bool: ...
 
     def leave(self) -> None:
-        """Count as alive no longer."""
+        """Stop counting as alive."""
 
 
 class _Marks:
-    """Each driver holds a lock on a file of its own; the system releases it when the driver dies."""
+    """Each driver locks a file of its own; the operating system releases the lock when the driver dies."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -358,9 +362,11 @@ class _Marks:
 
 
 class _Beats:
-    """Each driver counts up in the database; one whose count stands still for long has died. No clocks are compared.
+    """Each driver increments a counter in the database every 5 s, and is presumed dead after 30 s without an
+    increment.
 
-    Optuna's heartbeat belongs to trials: one whose driver dies between its beginning and its first beat runs for ever.
+    The clocks of different machines are never compared. Optuna's own heartbeat belongs to trials instead of drivers:
+    a trial whose driver dies before the first heartbeat would count as running for ever.
     """
 
     def __init__(self, storage: BaseStorage, study: int) -> None:
@@ -380,7 +386,7 @@ class _Beats:
         count = 0
         while not self._left.wait(_SECONDS_BETWEEN_BEATS):
             count += 1
-            with suppress(SQLAlchemyError, StorageInternalError):  # the next one may get through
+            with suppress(SQLAlchemyError, StorageInternalError):  # the next attempt may succeed
                 self._beat(driver, count)
         with suppress(SQLAlchemyError, StorageInternalError):
             self._beat(driver, -1)

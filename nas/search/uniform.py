@@ -1,4 +1,8 @@
-"""Networks that are as wide in every layer, as one cuts them by hand: what a search has to beat."""
+"""The uniform baseline: networks of the same width in every layer, as an engineer would cut them by hand.
+
+A search has to beat these networks. `best_uniform` evaluates them, and `selection.py` measures the best of them
+together with the candidates. The guided search takes its initial designs from similar networks (`starts.py`).
+"""
 
 from __future__ import annotations
 
@@ -15,12 +19,14 @@ from nas.search.executors import Executor
 from nas.space import SearchSpace, evenly_spaced
 
 _KEPT = 3
+"""Number of uniform networks that are kept per budget."""
 
 
 def uniform_networks(space: SearchSpace, costs: Costs, budget: Budget) -> Iterator[Architecture]:
-    """For each number of evenly spaced layers, hidden size and number format the widest that should keep a budget.
+    """Yield the widest network that is predicted to meet a budget, for each combination of these dimensions: number
+    of evenly spaced layers, hidden size, and number format.
 
-    Every layer has the same heads, about the same share of the teacher's intermediate size, and the format of all.
+    Every layer has the same number of heads and about the same share of the teacher's intermediate size.
     """
     widest_first = widths(space)[::-1]
     for kept, hidden_size, name in _kinds(space):
@@ -33,7 +39,7 @@ def uniform_networks(space: SearchSpace, costs: Costs, budget: Budget) -> Iterat
 
 
 def most_uniform(space: SearchSpace, budgets: int) -> int:
-    """So many networks of that kind are evaluated at most."""
+    """Return the maximum number of uniform networks that are evaluated for a number of budgets."""
     return budgets * len(list(_kinds(space)))
 
 
@@ -45,7 +51,10 @@ def _kinds(space: SearchSpace) -> Iterator[tuple[tuple[int, ...], int, str]]:
 
 
 def widths(space: SearchSpace) -> list[tuple[int, int]]:
-    """Each number of heads with the intermediate size that is nearest to their share of the teacher's, few first."""
+    """Return each number of heads with the intermediate size nearest to the same share of the teacher's.
+
+    The numbers of heads ascend.
+    """
     unit, sizes = space.teacher.intermediate_size / space.teacher.num_attention_heads, space.dimensions
 
     def nearest(wanted: float) -> int:
@@ -55,7 +64,7 @@ def widths(space: SearchSpace) -> list[tuple[int, int]]:
 
 
 def every_uniform(space: SearchSpace, costs: Costs) -> list[Architecture]:
-    """The uniform networks of all budgets, each once."""
+    """Return the uniform networks of all budgets without an accuracy floor, each once."""
     return list(dict.fromkeys(chain.from_iterable(_by_budget(space, costs).values())))
 
 
@@ -67,10 +76,11 @@ def _by_budget(space: SearchSpace, costs: Costs) -> dict[str, list[Architecture]
 def best_uniform(
     make_executor: Callable[[], Executor], space: SearchSpace, costs: Costs
 ) -> dict[str, list[CandidateResult]]:
-    """For each budget some of them, best first: several, since prediction errs about who keeps the budget.
+    """Evaluate the uniform networks, and return the best of each budget, best first.
 
-    A budget with a floor has none, since its limit is not what decides. They are evaluated as candidates are, by the
-    same kind of executor, which is made only if there are any; what several budgets have in common is evaluated once.
+    Several are kept per budget, because a network that is predicted to meet it may miss it when measured. Budgets
+    with an accuracy floor are left out, because their limits do not decide. The networks are evaluated like
+    candidates, by an executor that is made only if there are any. A network of several budgets is evaluated once.
     """
     networks = _by_budget(space, costs)
     every = every_uniform(space, costs)
@@ -91,7 +101,7 @@ def best_uniform(
 
 
 def _asking(architecture: Architecture, networks: Mapping[str, Sequence[Architecture]]) -> list[str]:
-    """The budgets that a network is tried for."""
+    """Return the names of the budgets for which a network is evaluated."""
     return [name for name, found in networks.items() if architecture in found]
 
 
@@ -100,6 +110,6 @@ def _rival(
     networks: Mapping[str, Sequence[Architecture]],
     best: Mapping[str, Sequence[CandidateResult]],
 ) -> float:
-    """The objective below which a network is of no use to any of its budgets, by what is known so far."""
+    """Return the objective below which a network cannot be among the kept ones of any of its budgets."""
     asking = _asking(architecture, networks)
     return min(best[name][-1].objective if len(best[name]) == _KEPT else 0.0 for name in asking)

@@ -1,4 +1,8 @@
-"""What a terminal shows of a running search: the best for each budget, the front so far, and where proposals went."""
+"""The live view of a search on a terminal: the best candidate for each budget, the front, and the outcomes of
+proposals.
+
+The search loop adds results to a `View`, and `nas.progress.track` draws it below the progress bar.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ _FRONT_ROWS = 8
 
 
 class View:
-    """Keeps the front and the best as results come in. What they cost is only looked at when the view is drawn."""
+    """Collects results, and keeps the front and the best candidates. These are updated only when the view is drawn."""
 
     def __init__(self, trials: Trials, results: list[CandidateResult]) -> None:
         self._trials = trials
@@ -30,18 +34,18 @@ class View:
         self._most_accurate = max((result.accuracy for result in results), default=0.0)
 
     def add(self, result: CandidateResult) -> None:
-        """Take a result in."""
+        """Add a result."""
         self._unseen.append(result)
         self.done += 1
         self._most_accurate = max(self._most_accurate, result.accuracy)
 
     def note(self) -> str:
-        """Best accuracy and candidates a second since the search was started."""
+        """Return the best accuracy, and the candidates per second since this view was made, as a text."""
         rate = (self.done - self._before) / (time.monotonic() - self._started)
         return f"best {self._most_accurate:.4f}, {rate:.2g} candidates/s"
 
     def __call__(self) -> RenderableType:
-        """The picture at this moment."""
+        """Return the current view, for rich to draw."""
         self._catch_up()
         table = Table(box=None)
         for column in ("", "accuracy", *(f"ms on {name}" for name in self._trials.costs.profiles)):
@@ -76,9 +80,9 @@ class View:
             table.add_row(title, "none yet")
 
     def _shares(self) -> str:
-        """What became of the proposals, and how many of the evaluated lost their race."""
+        """Return a line with the share of each outcome, and of evaluated candidates that were stopped early."""
         outcomes = self._trials.outcomes()
         proposals = sum(outcomes.values()) or 1
         shares = (f"{count / proposals:.0%} {name.replace('_', ' ')}" for name, count in outcomes.items())
-        stopped = f"{self._stopped / max(self.done, 1):.0%} of the evaluated raced out"
+        stopped = f"{self._stopped / max(self.done, 1):.0%} of the evaluated candidates were stopped early"
         return f"{proposals} proposals: {', '.join(shares)}; {stopped}"

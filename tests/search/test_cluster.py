@@ -76,6 +76,6 @@ def test_workers_that_are_lost_before_they_work_are_not_asked_for_for_ever(clust
     deadly = SimpleNamespace(evaluator=lambda *_: os._exit(1))
     with (
         RayExecutor(SimpleNamespace(read=lambda: deadly), Search(executor="ray")) as executor,
-        pytest.raises(SearchError, match="1 in a row were lost while they loaded"),
+        pytest.raises(SearchError, match="1 workers in a row were lost while they loaded"),
     ):
         _evaluate(executor, 1)

@@ -98,7 +98,7 @@ def test_ray_gives_the_same_trials_as_inline(search_folder):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_gpus_that_this_machine_lacks_are_refused_and_ray_is_left(search_folder):
     recipe = EvaluationRecipe(search_folder / "supernet", search_folder / "data", ClassMetric("accuracy"))
-    with pytest.raises(SearchError, match=r"search.worker_gpus: each worker asks for 0.5, but this machine has 0"):
+    with pytest.raises(SearchError, match=r"search.worker_gpus: each worker needs 0.5 GPUs, but this machine has 0"):
         executor_for(Search(executor="ray", worker_gpus=0.5), recipe)
     assert not ray.is_initialized()
 
@@ -146,13 +146,13 @@ def test_a_damaged_journal_is_refused(search_folder, line):
     journal = search_folder / "journal.log"
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join([*lines[:3], line + b"\n", *lines[3:]]))
-    with pytest.raises(SearchError, match="line 4 is none of Optuna's"):
+    with pytest.raises(SearchError, match="line 4 is not an entry of Optuna's journal"):
         trials_of(search_folder)
 
 
 def test_storage_of_other_inputs_is_refused(search_folder):
     run(search_folder, 2)
-    with pytest.raises(SearchError, match="belongs to other inputs"):
+    with pytest.raises(SearchError, match="the search was started with other inputs"):
         trials_of(search_folder, inputs="changed")
 
 
@@ -166,12 +166,14 @@ def test_weights_that_change_under_a_search_are_refused(search_folder):
             executor.submit(ticket, SPACE.smallest(), 0.0)
         executor.next_result()
         weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-        with pytest.raises(SearchError, match="changed while a search rests on it"):
+        with pytest.raises(SearchError, match="changed during a search that depends on them"):
             executor.next_result()
     trials = trials_of(search_folder)
     trials.rest_on("weights", digest)
     trials.rest_on("weights", digest)
-    with pytest.raises(SearchError, match=r"belongs to other weights .*; put those back, or remove it to search anew"):
+    with pytest.raises(
+        SearchError, match=r"started with other weights .*; restore those, or remove it to start a new search"
+    ):
         trials.rest_on("weights", weights_digest(search_folder / "supernet"))
 
 
@@ -226,7 +228,7 @@ def test_budget_below_the_smallest_measured_is_refused_with_what_is_feasible(sea
     costs.check_feasible(SPACE)
     for limit in ({"p50_ms": 0.09}, {"size_mb": 1e-5}, {"params": 10}, {"throughput_per_s": 1e6}):
         tight = Costs(costs.config, costs.profiles, (Budget(name="tight", device="cpu", **limit),))
-        with pytest.raises(InfeasibleBudgetError, match="what the cheapest sub-network takes"):
+        with pytest.raises(InfeasibleBudgetError, match="the best that a sub-network is predicted to reach"):
             tight.check_feasible(SPACE)
 
 

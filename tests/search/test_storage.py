@@ -174,7 +174,7 @@ def test_a_journal_of_optunas_own_is_taken_up(search_folder):
     study.ask()
     study.enqueue_trial({"layers": 0})
     assert len(run(search_folder, 6).results) == 6
-    with pytest.raises(SearchError, match="belongs to other inputs"):
+    with pytest.raises(SearchError, match="the search was started with other inputs"):
         trials_of(search_folder, inputs="changed")
 
 
@@ -256,7 +256,7 @@ def test_a_search_is_joined_with_its_own_profiles(copied_study, nas):
     profile.write_text(profile.read_text() + " ")
     copied_study.write_text(more.replace("evaluations = 20", "evaluations = 24"))
     code, _, err = nas(*join)
-    assert code == 2 and "belongs to other profiles" in err and len(err.splitlines()) == 1
+    assert code == 2 and "the search was started with other profiles" in err and len(err.splitlines()) == 1
 
 
 def test_other_budgets_ask_for_no_accuracy_twice(copied_study, nas):

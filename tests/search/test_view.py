@@ -44,7 +44,7 @@ def test_front_and_best_grow_to_those_of_all_results(search_folder):
     assert f"front, {len(front)} candidates" in shown
     for result in (front[0], front[-1], *(ranking(whole, costs, budget, 0.0)[0] for budget in BUDGETS)):
         assert result.architecture.describe() in shown and f"{result.accuracy:.4f}" in shown
-    assert f"{(60 - len(whole)) / 60:.0%} of the evaluated raced out" in shown
+    assert f"{(60 - len(whole)) / 60:.0%} of the evaluated candidates were stopped early" in shown
 
 
 def test_a_search_that_has_nothing_yet_can_be_shown(search_folder):
