@@ -128,9 +128,8 @@ class Evaluator:
     """Evaluates architectures of one supernet on one split.
 
     `shared` reuses hidden states, `raced` stops candidates that cannot win, and `bf16` computes in bf16 where that is
-    faster; each can be switched off to measure its effect. With `by_confidence`, results also hold the mean
-    probability of the right answer, and candidates race by it. This applies only if the metric is the share of right
-    answers.
+    faster; each can be switched off to measure its effect. If the metric is the share of right answers,
+    `by_confidence` adds the mean probability of the right answer to results, and candidates race by it.
     """
 
     def __init__(  # noqa: PLR0913 (switches)

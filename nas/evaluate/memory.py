@@ -15,13 +15,12 @@ from nas.evaluate.accuracy import CandidateResult
 
 
 class Memory:
-    """Results by architecture, in a file with one JSON object per line. Incomplete lines of killed processes are
-    skipped.
+    """Results by architecture, stored in a file with one JSON object per line.
 
-    All results depend on the same weights, texts and form of evaluation; the caller ensures this by its choice of
-    file. Each line states its precision, and only results of the given `precision` are used. Several processes may
-    append to the file. Results of lost races are not stored: they are estimates that depend on the competitors in
-    their search.
+    Incomplete lines, which a killed process may have left, are skipped. All results depend on the same weights, texts
+    and form of evaluation; the caller ensures this by its choice of file. Each line states its precision, and only
+    results of the given `precision` are used. Several processes may append to the file. Results of lost races are not
+    stored: they are estimates that depend on the competitors in their search.
     """
 
     def __init__(self, path: Path, precision: str = "float32") -> None:

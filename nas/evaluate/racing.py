@@ -20,8 +20,8 @@ _FEWEST = 0.1
 class Race:
     """The mean value of each example, from 0 (wrong) to 1 (right), over all completely evaluated candidates.
 
-    A candidate is compared with these means example by example. This removes the differences between easy and hard
-    examples, so the comparison needs few examples: candidates differ on few of them.
+    A candidate is compared with these means example by example, so it does not matter which examples are easy. The
+    standard error is small, because candidates differ on few examples.
     """
 
     def __init__(self, examples: int) -> None:
@@ -34,7 +34,11 @@ class Race:
         self._candidates += 1
 
     def estimate(self, rows: np.ndarray, right: np.ndarray) -> tuple[float, float]:
-        """Return a candidate's estimated mean over all examples and its standard error, from its values on some rows."""
+        """Return an estimate of a candidate's mean over all examples, and its standard error.
+
+        `right` holds the candidate's values for the examples `rows`, (rows,). The standard error is 1 until a
+        candidate has been added.
+        """
         examples = len(self._right)
         if not self._candidates:
             return float(right.mean()), 1.0

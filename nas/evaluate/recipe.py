@@ -30,7 +30,7 @@ _WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True)
 class EvaluationParts:
-    """Everything an evaluator is built from, as read-only arrays that can be sent to and shared by processes."""
+    """Everything an evaluator is built from. Its arrays are only read, so processes can share them."""
 
     config: dict[str, Any]
     weights: dict[str, np.ndarray]
@@ -66,7 +66,7 @@ class EvaluationRecipe:
     weights: str | None = None
     """The digest of the supernet's weights on which all results must depend; None accepts any weights."""
     by_confidence: bool = True
-    """Whether candidates are compared by the probability of the right answer if the metric is the share of these."""
+    """Whether candidates are compared by the probability of the right answer; only if the metric is accuracy."""
     processor: str = "cpu"
     """The processor of the evaluator that `load` returns: `cpu` or `cuda`."""
 

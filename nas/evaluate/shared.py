@@ -1,5 +1,4 @@
-"""Reuse of hidden states: layers that a candidate shares with the previous one, from the first on, are not
-recomputed.
+"""Reuse of hidden states: the first layers are not recomputed if two candidates in a row share them.
 
 `Evaluator` runs candidates through `SharedStates`. Executors use the prefix keys to order candidates.
 """
@@ -21,7 +20,7 @@ _BYTES = 2**30
 
 
 def prefix_keys(architecture: Architecture) -> list[Key]:
-    """Return a key for the embeddings and for each layer, of everything that it adds to the hidden states.
+    """Return a key for the embeddings and one for each layer, in order.
 
     Two networks have the same states after a layer if all their keys up to that layer are equal.
     """
@@ -37,11 +36,11 @@ def shared_depth(first: Sequence[Key], second: Sequence[Key]) -> int:
 
 
 class SharedStates:
-    """The hidden states of the network that was run last, for each batch. The next one reuses those of their shared
-    prefix.
+    """The hidden states of the network that was run last, for each batch.
 
-    Candidates with a long shared prefix should therefore follow each other. States are kept, from the embeddings on,
-    as long as they fit into `limit_bytes`. Several threads may run batches at the same time.
+    The next network reuses the states of the layer prefix that both share. Candidates with a long shared prefix
+    should therefore follow each other. States are kept, from the embeddings on, as long as they fit into
+    `limit_bytes`. Several threads may run batches at the same time.
     """
 
     def __init__(self, limit_bytes: int = _BYTES) -> None:
@@ -96,6 +95,6 @@ class SharedStates:
 
 
 def most_alike(architectures: Sequence[Architecture], last: Sequence[Key]) -> int:
-    """Return the index of the architecture that shares the longest prefix with the last one; of equals the first."""
+    """Return the index of the first architecture that shares the longest prefix with the `last` one."""
     depths = [shared_depth(last, prefix_keys(architecture)) for architecture in architectures]
     return depths.index(max(depths))

@@ -1,5 +1,4 @@
-"""The surrogate model of the guided search: a Gaussian process that predicts accuracy from an architecture's
-features.
+"""The surrogate model of the guided search: a Gaussian process over the features of architectures.
 
 `Belief` is conditioned on the candidates evaluated so far. `Outlook` holds the posterior of a growing pool of
 candidates that were not evaluated yet, and updates it while a batch is picked from them. `guided.py` uses both.
@@ -18,7 +17,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
 
 _FITTED = 150
-"""Maximum number of results to which the kernel's hyperparameters are fitted; more are thinned out evenly."""
+"""Maximum number of results to which the kernel's hyperparameters are fitted: every n-th result if there are more."""
 _EXACT = 1e-6
 """Noise variance of an observation that counts as exact, relative to the variance of all values."""
 
@@ -38,7 +37,7 @@ class Posterior(NamedTuple):
 
 
 class Belief:
-    """A Gaussian process over the features of architectures, conditioned on observed values."""
+    """A Gaussian process that predicts values, such as accuracies, from feature rows of architectures."""
 
     def __init__(self, x: np.ndarray, y: np.ndarray, examples: np.ndarray, kernel: Kernel | None = None) -> None:
         """Condition the process on values `y`, (rows,), of feature rows `x`, (rows, features).
@@ -89,7 +88,7 @@ class Belief:
         return float((self.kernel.k2.noise_level + _EXACT) * self._spread**2)
 
     def suppose(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Condition the process on fantasies too: values `y` of feature rows `x`, which count as exact."""
+        """Condition the process on fantasies in addition: values `y` of feature rows `x`, which count as exact."""
         self._x = np.concatenate([self._x, x / self._scale])
         self._y = np.concatenate([self._y, (y - self._centre) / self._spread])
         self._noise = np.concatenate([self._noise, np.full(len(y), _EXACT)])

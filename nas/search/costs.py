@@ -114,7 +114,7 @@ class Costs:
         return max(limits.excess(found[limits.device], self.teacher(limits.device)) for limits in budget.limits)
 
     def cautious_excess(self, architecture: Architecture, budget: Budget, exits: Sequence[float] = ()) -> float:
-        """Return the violation of one of the budgets, with the safety margin of `cautious_excesses`."""
+        """Return the violation of one of the budgets with a safety margin; see `cautious_excesses`."""
         return self.cautious_excesses(architecture, exits)[self.budgets.index(budget)]
 
     def figures(
@@ -154,7 +154,7 @@ class Costs:
 
     @cached_property
     def _asked(self) -> list[tuple[str, str]]:
-        """Sorted pairs of device and metric: those that a budget limits, and each device with `p50_ms`."""
+        """Sorted pairs of device and metric: all that some budget limits, and `p50_ms` on each device."""
         asked = {(limits.device, name) for budget in self.budgets for limits in budget.limits for name in limits.given}
         return sorted(asked | {(device, "p50_ms") for device in self.profiles})
 
@@ -163,7 +163,7 @@ class Costs:
         return {"size_mb": self._sizes.stored_mb(architecture), "params": self._sizes.parameters(architecture)}
 
     def cautious_excesses(self, architecture: Architecture, exits: Sequence[float] = ()) -> tuple[float, ...]:
-        """Return the violation of each budget, with the mean error of each profile as a safety margin.
+        """Return the violation of each budget, assuming that predictions are too low by the profile's mean error.
 
         The shares of texts that exit a network early are known only once it has been evaluated. If `exits` is empty,
         all texts of such a network are assumed to exit after its first layer.
@@ -214,9 +214,10 @@ class Costs:
         return -found if name in RATES else found
 
     def initial_population(self, space: SearchSpace, size: int, rng: random.Random) -> list[Architecture]:
-        """Return up to `size` architectures: the one that is farthest below a budget, then random ones that meet one.
+        """Return up to `size` architectures: the one that is farthest below a budget, then random ones.
 
-        The budgets take turns. Of a budget without an accuracy floor, a random architecture uses at least 70 %.
+        The random ones meet a budget and, unless it has an accuracy floor, use at least 70 % of it. The budgets take
+        turns.
         """
         population = [cheapest(space, self.violation)]
         tries = 0

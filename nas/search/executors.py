@@ -19,20 +19,19 @@ from nas.study import Search
 Waiting = tuple[int, Architecture, float]
 """Ticket, candidate, and the objective that the candidate has to beat."""
 AHEAD = 8
-"""Number of queued candidates from which a worker is given the one that shares the most layers with its last."""
+"""Number of waiting candidates from which the one is chosen that shares most layers with a worker's last one."""
 
 
 def take_most_alike(waiting: list[Waiting], last: list[Key]) -> Waiting:
-    """Pop, from the first `AHEAD` waiting candidates, the one that shares the longest prefix with a worker's last
-    one.
+    """Pop the candidate that shares the longest layer prefix with the worker's last one.
 
-    `last` holds the prefix keys of the worker's last candidate.
+    Only the first `AHEAD` waiting candidates are considered. `last` holds the prefix keys of the worker's last one.
     """
     return waiting.pop(most_alike([architecture for _, architecture, _ in waiting[:AHEAD]], last))
 
 
 class Executor(Protocol):
-    """Evaluates candidates. Among those that wait, one that shares layers with the previous one is preferred."""
+    """Evaluates candidates. Of those that wait, it prefers one that shares its first layers with the previous one."""
 
     capacity: int
     """Maximum number of candidates that may be submitted and not yet returned."""
@@ -109,7 +108,7 @@ class Forwarding:
 
 
 class Remembering(Forwarding):
-    """Returns the results that a memory holds, has another executor evaluate all other candidates, and stores those."""
+    """Returns known results from a memory. Has another executor evaluate other candidates, and stores their results."""
 
     def __init__(self, executor: Executor, memory: Memory) -> None:
         super().__init__(executor)
@@ -132,7 +131,7 @@ class Remembering(Forwarding):
 
 
 def evaluating_processor(settings: Search) -> str:
-    """Return the processor on which candidates are evaluated, `cpu` or `cuda`: the Ray workers', or this process's."""
+    """Return the processor on which a study's candidates are evaluated, `cpu` or `cuda`."""
     if settings.executor == "inline":
         return training_processor()
     return "cuda" if settings.worker_gpus else "cpu"

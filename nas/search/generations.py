@@ -1,4 +1,4 @@
-"""Optuna's NSGA-II sampler, made faster: it no longer scans all trials for every child.
+"""Optuna's NSGA-II sampler, made faster: it does not scan all trials for every child.
 
 `Trials` uses `Generations` if a study sets `search.sampler = "nsga2"`.
 """

@@ -31,14 +31,14 @@ from nas.search.levels import Levels, Standing
 from nas.space import SearchSpace
 
 BATCH, _MOST = 8, 128
-"""Least size of a batch, and the largest to which it grows with the number of results.
+"""Minimum size of a batch, and the maximum to which the number of results raises it.
 
 The model is refitted once per batch, which takes longer than choosing candidates. So a batch grows with the number of
 results, to which a few more add little, and with the number of pending candidates, many of which finish together."""
 _KNOWN_PER_CHOICE, _RUNNING_PER_CHOICE = 16, 4
 """Number of results, and of pending candidates, per candidate of a batch."""
 _ROUNDS, _CHILDREN, _PARENTS = 3, 300, 8
-"""Rounds in which the pool of candidates grows, children per round, and pool members per level that are parents."""
+"""Rounds in which the pool of candidates grows, children per round, and parents per level from the second round on."""
 _BEST = 4
 """Number of evaluated candidates per level that are parents in the first round."""
 _KNOWN = 500
@@ -50,8 +50,8 @@ _GROWTH = 1.25
 class GuidedSampler(BaseSampler):
     """Optuna sampler that chooses all parameters of a trial together, from the results that are known at that time.
 
-    `known` holds the results and `running` the pending trials. `Trials` updates both while the search runs. Until one
-    candidate has been evaluated completely, parameters are random.
+    `known` holds the results and `running` the pending trials. `Trials` updates both while the search runs.
+    Parameters are random until one candidate has been evaluated completely.
     """
 
     def __init__(
@@ -270,7 +270,7 @@ def _picks(outlook: Outlook, levels: Levels, standing: Standing, turns: Iterable
 
 
 def _best_of_levels(count: int, values: np.ndarray, architectures: Sequence[Architecture]) -> list[Architecture]:
-    """Return the architectures that have one of the `count` highest `values` (architectures, levels) of some level."""
+    """Return the architectures with the `count` highest `values` (architectures, levels) of each level, each once."""
     places = np.argsort(-values, axis=0, kind="stable")[:count]
     return [architectures[place] for place in dict.fromkeys(places.ravel().tolist())]
 

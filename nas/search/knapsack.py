@@ -58,13 +58,13 @@ def score(executor: Executor, architectures: Sequence[Architecture]) -> dict[Arc
 
 
 def best_sums(space: SearchSpace, costs: Costs, accuracies: Mapping[Architecture, float]) -> list[Architecture]:
-    """Return the network with the least sum of accuracy losses for each budget.
+    """Return the network with the least sum of accuracy losses within each budget.
 
-    `accuracies` holds the objectives of all single changes. Costs are assumed to add up too. The network that this
-    yields is then predicted as a whole, and the limit is tightened or relaxed until little of the budget is left. If
-    a budget has several limits, each is solved for separately, and the best network that meets all of them is
-    returned. A budget with an accuracy floor yields several networks. Early exits, dropped tokens and borrowed
-    weights are not considered.
+    `accuracies` holds the objectives of all single changes. Costs are assumed to add up too. The cost of the
+    resulting network is then predicted as a whole, and the limit is tightened or relaxed until little of the budget
+    is left. If a budget has several limits, each is solved for separately, and the best network that meets the whole
+    budget is returned. A budget with an accuracy floor may yield several networks. Early exits, dropped tokens and
+    borrowed weights are not considered.
     """
     found = dict[Architecture, None]()
     targets = [target for budget in costs.budgets for target in _targets(budget)]
@@ -105,26 +105,29 @@ def _single_limits(budget: Budget) -> list[Budget]:
 
 
 class _Sums(NamedTuple):
-    """Sums of costs and losses over the options of some layers. None dominates another; the cheapest is first."""
+    """Combinations of options for some layers, with their total costs and losses; the cheapest is first.
+
+    None dominates another.
+    """
 
     costs: np.ndarray
     losses: np.ndarray
     chosen: np.ndarray
-    """The index of each layer's pair of options: (sums, layers)."""
+    """The index of each layer's pair of options: (combinations, layers)."""
 
     def best(self) -> _Sums:
-        """Return the sums that no other dominates."""
+        """Return the combinations that no other dominates."""
         order = np.lexsort((self.losses, self.costs))
         least = np.minimum.accumulate(self.losses[order])
         kept = order[np.append(True, self.losses[order][1:] < least[:-1])]
         return _Sums(*(values[kept] for values in self))
 
     def at_most(self, cost: float) -> _Sums:
-        """Return the sums that cost at most this."""
+        """Return the combinations whose cost is at most `cost`."""
         return _Sums(*(values[self.costs <= cost] for values in self))
 
     def with_layer(self, costs: np.ndarray, losses: np.ndarray) -> _Sums:
-        """Return the non-dominated combinations of these sums with each pair of options for one more layer."""
+        """Return the non-dominated extensions of all combinations by a pair of options for one more layer."""
         before, own = (places.ravel() for places in np.indices((len(self.costs), len(costs))))
         chosen = np.concatenate([self.chosen[before], own[:, None]], axis=1)
         return _Sums(self.costs[before] + costs[own], self.losses[before] + losses[own], chosen).best()
@@ -170,7 +173,7 @@ Value = Callable[[Architecture], float]
 def _fronts(
     space: SearchSpace, excess: Value, accuracies: Mapping[Architecture, float]
 ) -> Iterator[tuple[Ends, _Sums]]:
-    """Yield the non-dominated sums for each combination of `Ends`. The cost is the violation of a limit."""
+    """Yield all `Ends`, each with its non-dominated combinations of options. The cost is the violation of a limit."""
     largest = space.largest()
 
     def loss(changed: Architecture) -> float:
@@ -194,7 +197,10 @@ def _fronts(
 
 
 def _of_pairs(space: SearchSpace, network: Architecture, number: int, value: Value) -> np.ndarray:
-    """Return, for each pair of options of a layer, the sum of the network's values with either option alone."""
+    """Return the sum of two values for each pair of options of a layer, (pairs,).
+
+    They are the values of the network with only the one option changed and with only the other changed.
+    """
     single = {
         (block, option): value(_having(network, number, block, option))
         for block in LAYER_BLOCKS

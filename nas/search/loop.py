@@ -1,4 +1,4 @@
-"""The search loop: ask for candidates, have them evaluated, and tell the results, until there are enough of them.
+"""The search loop: propose candidates, have them evaluated, and store the results, until there are enough.
 
 `search` connects the trials (`sampler.py`) with an executor (`executors.py`) and the live view (`view.py`).
 """
@@ -92,7 +92,7 @@ def _fill(in_flight: dict[int, Proposal], trials: Trials, executor: Executor, ev
 
 
 def _counts(in_flight: dict[int, Proposal], trials: Trials) -> tuple[int, ...]:
-    """Return the counts that decide whether a candidate can be proposed. If none could, retry when they change."""
+    """Return the counts that decide whether a candidate can be proposed: the loop asks again only if they change."""
     return len(in_flight), trials.evaluated, trials.in_flight, trials.outcomes()["lost"]
 
 

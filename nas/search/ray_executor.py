@@ -39,7 +39,7 @@ class _Worker:
 
 @dataclass
 class _Slot:
-    """The place of one worker: its actor, the candidate that it evaluates, and the prefix keys of its last candidate.
+    """One worker: its actor, the candidate that it evaluates, and the prefix keys of its last candidate.
 
     The actor has no candidate until Ray has placed it and it has loaded the supernet.
     """
@@ -50,7 +50,7 @@ class _Slot:
 
 
 class RayExecutor:
-    """Evaluates candidates on up to `workers` actors of a Ray cluster; it starts a local cluster if there is none.
+    """Evaluates candidates on up to `workers` actors of a Ray cluster. Starts a local cluster if none is joined.
 
     Weights and texts are sent through the object store once per node, where the actors read them in place. Actors for
     which the cluster has no room stay queued, so that an autoscaler sees the demand and new nodes are used. If an

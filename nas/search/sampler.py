@@ -179,7 +179,7 @@ class Trials:
                 self._advance(result.objective, self.costs.limited(result.architecture, result.exits))
 
     def _advance(self, accuracy: float, cost: tuple[float, ...]) -> None:
-        """Add a result to the front that `rival` scans, unless it is dominated, and drop those that it dominates."""
+        """Add a result to the front unless it is dominated, and drop those it dominates. `rival` scans the front."""
         if not any(best >= accuracy and no_dearer(known, cost) for best, known in self._front):
             kept = [(best, known) for best, known in self._front if best > accuracy or not no_dearer(cost, known)]
             self._front = [*kept, (accuracy, cost)]
@@ -284,15 +284,18 @@ class Trials:
         self.catch_up()
 
     def _finish(self, number: int, result: CandidateResult, constrain: bool) -> None:
-        """Store a result; if `constrain` is set, with its constraint, which depends on the exits that were found."""
+        """Store a result.
+
+        `constrain` stores its constraint too, for networks with early exits: their costs are known only now.
+        """
         violation = {"budget": self._violation(result.architecture, result.exits)} if constrain else {}
         about = create_trial(state=TrialState.RUNNING, user_attrs={_RESULT: result.to_json()}, constraints=violation)
         self._storage.finish(number, self._values(result), about)
 
     def rival(self, architecture: Architecture) -> float:
-        """Return the best objective of the results that cost no more in any respect; 0 if there is none.
+        """Return the objective that an architecture has to beat: the best of the results that cost no more.
 
-        A candidate below that improves the result for no budget.
+        A worse candidate would be useless for every budget. 0 if there is no such result.
         """
         own = self.costs.limited(architecture)
         return max((accuracy for accuracy, cost in self._front if no_dearer(cost, own)), default=0.0)
@@ -301,7 +304,7 @@ class Trials:
         return [result.objective, *self.costs.predict_ms(result.architecture, result.exits).values()]
 
     def news(self) -> list[tuple[int, CandidateResult]]:
-        """Return number and result of each trial that any driver finished since the last call."""
+        """Return the numbers and results of the trials that any driver finished since the last call."""
         found, self._news = self._news, []
         return found
 

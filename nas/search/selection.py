@@ -27,7 +27,7 @@ from nas.study import Study
 
 _TEACHER = "teacher"
 _ENOUGH = 3
-"""No more candidates are measured once this many meet the budget."""
+"""Maximum number of candidates that must meet a budget; after that only more accurate ones are still measured."""
 WIDER = 2
 """Factor by which a budget with an accuracy floor has more candidates and finalists.
 

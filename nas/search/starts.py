@@ -34,9 +34,9 @@ def designs(space: SearchSpace, costs: Costs, count: int, rng: random.Random) ->
 
 
 def uniform(space: SearchSpace, costs: Costs) -> list[list[Architecture]]:
-    """Return the widest uniform networks for each budget and fraction of it, one for each set of layers.
+    """Return a list of the widest uniform networks for each budget and fraction of it, one per set of layers.
 
-    Identical lists are returned once.
+    Lists that repeat an earlier one are left out.
     """
     alike = [(one, costs.cautious_excesses(one)) for one in _alike(space)]
     found = list[list[Architecture]]()
@@ -49,8 +49,7 @@ def uniform(space: SearchSpace, costs: Costs) -> list[list[Architecture]]:
 
 
 def _alike(space: SearchSpace) -> Iterator[Architecture]:
-    """Yield networks of full hidden size whose layers are all alike, with the same compression method for both
-    blocks.
+    """Yield networks of full hidden size whose layers are all alike; both blocks have the same compression method.
 
     Narrow networks come first; among equally wide ones, those with compressed embeddings.
     """

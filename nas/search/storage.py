@@ -90,7 +90,7 @@ class Storage:
             )
 
     def changes(self) -> list[FrozenTrial]:
-        """Return the trials that any driver started or finished since the last call, and maybe others still running."""
+        """Return the trials that any driver started or finished since the last call, and maybe other running ones."""
         with _explained(self._where):
             found = self._written(self._journal) if self._journal else self._read()
         for trial in found:
@@ -170,7 +170,7 @@ class Storage:
 
 @contextmanager
 def _explained(where: Path | str) -> Iterator[None]:
-    """Raise an error of a database or of its driver as a `SearchError` of one line, without any password."""
+    """Turn errors of a database and its Python package into a `SearchError` of one line, without any password."""
     try:
         yield
     except ImportError as problem:
@@ -362,8 +362,7 @@ class _Marks:
 
 
 class _Beats:
-    """Each driver increments a counter in the database every 5 s, and is presumed dead after 30 s without an
-    increment.
+    """Each driver increments a counter in the database every 5 s. After 30 s without an increment it counts as dead.
 
     The clocks of different machines are never compared. Optuna's own heartbeat belongs to trials instead of drivers:
     a trial whose driver dies before the first heartbeat would count as running for ever.

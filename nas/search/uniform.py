@@ -23,9 +23,9 @@ _KEPT = 3
 
 
 def uniform_networks(space: SearchSpace, costs: Costs, budget: Budget) -> Iterator[Architecture]:
-    """Yield the widest network that is predicted to meet a budget, for each combination of these dimensions: number
-    of evenly spaced layers, hidden size, and number format.
+    """Yield the widest uniform networks that are predicted to meet a budget.
 
+    There is at most one for each combination of a number of evenly spaced layers, a hidden size and a number format.
     Every layer has the same number of heads and about the same share of the teacher's intermediate size.
     """
     widest_first = widths(space)[::-1]
@@ -79,7 +79,7 @@ def best_uniform(
     """Evaluate the uniform networks, and return the best of each budget, best first.
 
     Several are kept per budget, because a network that is predicted to meet it may miss it when measured. Budgets
-    with an accuracy floor are left out, because their limits do not decide. The networks are evaluated like
+    with an accuracy floor are left out, because accuracy decides there, not a limit. The networks are evaluated like
     candidates, by an executor that is made only if there are any. A network of several budgets is evaluated once.
     """
     networks = _by_budget(space, costs)

@@ -1,5 +1,4 @@
-"""The live view of a search on a terminal: the best candidate for each budget, the front, and the outcomes of
-proposals.
+"""The live view of a search on a terminal: best candidates, front, and outcomes of proposals.
 
 The search loop adds results to a `View`, and `nas.progress.track` draws it below the progress bar.
 """
@@ -40,7 +39,7 @@ class View:
         self._most_accurate = max(self._most_accurate, result.accuracy)
 
     def note(self) -> str:
-        """Return the best accuracy, and the candidates per second since this view was made, as a text."""
+        """Return a text with the best accuracy and with the candidates per second since this view was created."""
         rate = (self.done - self._before) / (time.monotonic() - self._started)
         return f"best {self._most_accurate:.4f}, {rate:.2g} candidates/s"
 
