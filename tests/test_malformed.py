@@ -47,7 +47,7 @@ SPACES = {
     "choice without its parameter": (
         '["none", "int8"]',
         '["none", "low_rank"]',
-        ["attention", "a rank", "add one"],
+        ["attention", "a rank", "write a valid rank"],
     ),
     "choice combined wrongly": (
         '["none", "int8"]',

@@ -134,7 +134,7 @@ def test_architecture_is_a_value(space):
         architecture.hidden_size = 3
     with pytest.raises(SearchSpaceError, match="hidden_size"):
         Architecture.from_json({"layers": []})
-    with pytest.raises(SearchSpaceError, match="'int3' is no compression choice"):
+    with pytest.raises(SearchSpaceError, match="'int3' is not a compression method"):
         Architecture.from_json(architecture.to_json() | {"embedding": "int3"})
 
 

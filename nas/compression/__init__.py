@@ -1,4 +1,9 @@
-"""Compression choices: what can be done to one block of a network."""
+"""The compression methods: the ways in which one block of a network can be compressed.
+
+`REGISTRY` lists the methods, each of which has its own module. `compression` parses the text by which search spaces
+and architectures refer to a method, such as `low_rank(64)+int8`. The model, the supernet and the export then compute
+and store the block as the method defines.
+"""
 
 from __future__ import annotations
 
@@ -32,30 +37,35 @@ _SPEC = re.compile(r"([a-z0-9_]+)(?:\(([^()]*)\))?(?:\+(.+))?")
 
 
 def formats_of(kind: type[Compression]) -> list[str]:
-    """The formats that a choice's matrices can be stored in, by name."""
+    """Return the names of the formats in which a compression method can store its matrices."""
     return [name for name, other in REGISTRY.items() if issubclass(other, Format) and kind.takes(other)]
 
 
 @cache
 def compression(spec: str) -> Compression:
-    """The choice written so. Raises `ValueError` with rule, value and remedy if there is none."""
+    """Parse the text of a method, such as `low_rank(64)+int8`. Raises `ValueError`, with a remedy, if it is invalid."""
     parts = _SPEC.fullmatch(spec)
     if not parts or parts[1] not in REGISTRY:
-        raise ValueError(f"{spec!r} is no compression choice; use {', '.join(REGISTRY)}")
+        raise ValueError(f"{spec!r} is not a compression method; use one of {', '.join(REGISTRY)}")
     kind, stored = REGISTRY[parts[1]], compression(parts[3]) if parts[3] else None
     if stored is not None and not (isinstance(stored, Format) and kind.takes(type(stored))):
         able = " or ".join(formats_of(kind))
         rule = f"can be stored as {able}" if able else "cannot be combined with a format"
-        raise ValueError(f"{kind.name} {rule}, but got {stored.spec!r}; {'take one of them' if able else 'drop one'}")
+        raise ValueError(
+            f"{kind.name} {rule}, but got {stored.spec!r}; "
+            f"{'use one of these formats' if able else 'use only one of the two'}"
+        )
     found = kind.read(parts[2], stored)
     if found.spec != spec:
-        raise ValueError(f"each choice is written in one way, but got {spec!r}; write {found.spec!r}")
+        raise ValueError(
+            f"a compression method must be written in its standard form, but got {spec!r}; write {found.spec!r}"
+        )
     return found
 
 
 def matrix_compression(spec: str) -> MatrixCompression:
-    """The choice written so, of a block with weights of its own. Raises `ValueError` for any other."""
+    """Parse a method for a block with weights of its own. Raises `ValueError` for any other, such as `skip`."""
     found = compression(spec)
     if not isinstance(found, MatrixCompression):
-        raise ValueError(f"{spec!r} has no weights of its own; use another choice")
+        raise ValueError(f"{spec!r} gives the block no weights of its own; use another compression method")
     return found

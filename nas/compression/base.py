@@ -1,12 +1,12 @@
-"""The contract of a compression choice: what is done to one block of a network.
+"""The contract of a compression method, which defines how one block of a network is stored and computed.
 
-A choice is one file with one subclass and one line in the registry. It is written as `name`, `name(parameter)` or,
-where its matrices can be stored in a `Format`, `name(parameter)+format`. Torch and ONNX are only touched inside the
-methods, so that a study can be read and checked without either.
+Each method is a subclass of `Compression` in its own file, with one line in the registry. It is written as `name`,
+`name(parameter)` or, if its matrices can be stored in a `Format`, `name(parameter)+format`. Torch and ONNX are
+imported only inside the methods, so that a study can be read and checked without either.
 
-Its torch methods are differentiable, return the number format that they are given, and serve the supernet, the
-extracted model and the modelling file of an export alike; its ONNX methods write what a runtime executes. Both must
-compute the same function.
+The torch methods are differentiable and return the number format that they are given. The supernet, the extracted
+model and the modelling file of an export all use them. The ONNX methods write the graph that a runtime executes. Both
+must compute the same function.
 """
 
 from __future__ import annotations
@@ -30,31 +30,33 @@ BLOCKS: tuple[Block, ...] = ("embedding", "attention", "feed_forward")
 
 
 class Compression(ABC):
-    """One compression choice, a value that never changes."""
+    """A compression method for one block, as an immutable value."""
 
     name: ClassVar[str]
-    """The word that stands for it in search spaces and architectures."""
+    """The name of the method in search spaces and architectures."""
 
     examples: ClassVar[tuple[str, ...]]
-    """How it is written, with parameters where it has some: what its contract suite is run with, in each format."""
+    """Valid ways to write the method, including any parameters. The contract tests run all of them, in every format."""
 
     blocks: ClassVar[frozenset[Block]]
-    """The blocks that it applies to."""
+    """The kinds of block to which the method applies."""
 
     weights: ClassVar[Literal["own", "below", "none"]] = "own"
-    """Whose weights the block uses: its own, those of the same block in a layer below, or none at all. A block
-    without weights of its own has no size either."""
+    """Which weights the block uses: its own, those of the same block in a layer below, or none. A block without
+    weights of its own has size 0 in an architecture: no heads or no neurons.
+    """
 
     @classmethod
     def takes(cls, stored: type[Format]) -> bool:
-        """Whether its matrices can be stored in that format."""
+        """Whether the matrices of this method can be stored in this format."""
         return False
 
     @classmethod
     def read(cls, parameter: str | None, stored: Format | None) -> Self:
-        """The choice with a parameter, stored in a format that it takes.
+        """Return the method with this parameter, whose matrices are stored in the given format.
 
-        Raises `ValueError` with rule, value and remedy for a parameter that it cannot have.
+        The format must be one that `takes` accepts. Raises `ValueError`, with rule, value and remedy, if the
+        parameter is invalid.
         """
         if parameter is not None:
             raise ValueError(f"{cls.name} takes no parameter, but got {parameter!r}; write {cls.name}")
@@ -62,7 +64,7 @@ class Compression(ABC):
 
     @property
     def spec(self) -> str:
-        """How it is written, parameters included: choices written alike are equal."""
+        """The method as text, including parameter and format. Methods with the same text are equal."""
         return self.name
 
     def __eq__(self, other: object) -> bool:
@@ -73,98 +75,103 @@ class Compression(ABC):
 
     @property
     def names(self) -> frozenset[str]:
-        """The names in its `spec`: its own and its format's."""
+        """The names that occur in `spec`: that of the method and that of its format, if it has one."""
         return frozenset({self.name})
 
     @property
     @abstractmethod
     def runtimes(self) -> frozenset[str]:
-        """The runtimes that can execute it in its compressed form."""
+        """The runtimes that can execute the method in its compressed form."""
 
     @property
     def processors(self) -> frozenset[str]:
-        """The processors that those runtimes can execute it on."""
+        """The processors on which these runtimes can execute the method."""
         return frozenset({"cpu", "cuda"})
 
     def runs_on(self, runtime: str, processor: str) -> bool:
-        """Whether that runtime can execute it on that processor."""
+        """Whether this runtime can execute the method on this processor."""
         return runtime in self.runtimes and processor in self.processors
 
     def rounds_by_batch(self, block: Block) -> bool:
-        """Whether it rounds what such a block computes by the range of a whole batch, when it is served."""
+        """Whether the served block, if it is of this kind, quantises its inputs by the value range of a whole batch."""
         return False
 
     def suits(self, rows: int, columns: int) -> bool:
-        """Whether it makes sense for matrices of this size, or of the transposed one."""
+        """Whether the method makes sense for matrices of shape (rows, columns) and of the transposed shape."""
         return True
 
 
 class MatrixCompression(Compression):
-    """A choice for the matrices of a block that has weights of its own.
+    """A compression method for the matrices of a block that has weights of its own.
 
-    A linear layer is `bias` of shape (rows,) and matrices in place of a weight of shape (rows, columns), as in torch;
-    so is an embedding table, without bias. The methods for tables are for those with embeddings among their blocks.
+    A linear layer has a `bias` of shape (rows,) and, in place of a weight of shape (rows, columns) as in torch, the
+    matrices of the method. An embedding table is the same without a bias. The methods for tables are needed only if
+    "embedding" is among the `blocks`.
 
-    A row of what comes out depends on the same row of `writes` only, so that rows can be joined, split and scaled.
+    Each output of a linear layer depends on only one row of the matrix `writes`, so rows can be joined, split and
+    scaled.
     """
 
     reads: ClassVar[str] = "weight"
-    """The matrix whose columns are the layer's inputs (or a table's features)."""
+    """The name of the matrix whose columns are the inputs of a layer (or the features of a table)."""
 
     writes: ClassVar[str] = "weight"
-    """The matrix whose rows are the layer's outputs (or a table's rows)."""
+    """The name of the matrix whose rows are the outputs of a layer (or the rows of a table)."""
 
     def matrices(self, rows: int, columns: int) -> dict[str, tuple[int, int]]:
-        """Names and shapes of what stands for a weight of shape (rows, columns).
+        """Return the names and shapes of the matrices that replace a weight of shape (rows, columns).
 
-        A smaller layer has the leading part of each matrix of a larger one, and a smaller parameter that of a larger.
+        The matrices of a smaller layer, or for a smaller parameter, are the leading parts of the larger ones.
         """
         return {"weight": (rows, columns)}
 
     def start_linear(self, weight: torch.Tensor, outputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Values for its matrices but `weight` that a trained layer starts from.
+        """Return initial values for all matrices other than `weight`, computed from a trained layer.
 
-        `weight` is (rows, columns); `outputs` (rows, rows) is the second moment of the layer's outputs without bias.
+        `weight` is (rows, columns); `outputs` (rows, rows) is the second moment of its outputs without the bias.
         """
         return {}
 
     def start_table(self, table: torch.Tensor, outputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The same for a table (rows, columns); `outputs` (columns, columns) is that of the rows looked up."""
+        """Return the same for a table (rows, columns). `outputs` (columns, columns) is that of the rows looked up."""
         return {}
 
     @property
     def plain(self) -> MatrixCompression:
-        """The same matrices, nothing rounded and nothing set to zero."""
+        """The method that computes with the same matrices, but without quantisation or pruning."""
         return self
 
     def settled(self, matrices: Matrices) -> Matrices:
-        """The matrices as they are computed with: rounded, or with zeros set, as far as that depends on them alone."""
+        """Return the matrices as the computation uses them, for example quantised or pruned."""
         return matrices
 
     def rounded(self, x: torch.Tensor) -> torch.Tensor:
-        """The inputs as a linear layer multiplies them, of the shape of `x`, (batch, sequence, in)."""
+        """Return the inputs (batch, sequence, in) as a linear layer multiplies them, for example quantised."""
         return x
 
     @abstractmethod
     def apply(self, rounded: torch.Tensor, settled: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
-        """Apply a linear layer to rounded inputs, (batch, sequence, in); returns (batch, sequence, out)."""
+        """Apply a linear layer to the results of `rounded` and `settled`; returns outputs (batch, sequence, out)."""
 
     def linear(self, x: torch.Tensor, matrices: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
-        """The same from inputs that are not rounded and matrices that are not settled."""
+        """Apply a linear layer to raw inputs (batch, sequence, in) and raw matrices; returns (batch, sequence, out)."""
         return self.apply(self.rounded(x), self.settled(matrices), bias)
 
     def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:
         """Look up `ids` of shape (batch, sequence) in a table; returns (batch, sequence, columns)."""
-        raise NotImplementedError(f"{self.name} has no tables")
+        raise NotImplementedError(f"{self.name} does not support embedding tables")
 
     @abstractmethod
     def emit_linear(self, graph: GraphBuilder, x: str, matrices: Arrays, bias: np.ndarray | None) -> str:
-        """Write a linear layer to ONNX; takes and returns the name of a value."""
+        """Write a linear layer to the ONNX graph. `x` names its input value; returns the name of its output value."""
 
     def emit_linears(
         self, graph: GraphBuilder, x: str, layers: Sequence[tuple[Arrays, np.ndarray | None]]
     ) -> list[str]:
-        """Write several linear layers of one size and one input, here as one product of joined rows."""
+        """Write several linear layers of the same size that read the same input; returns the names of their outputs.
+
+        By default they become one product, in which the rows of all layers are joined.
+        """
         import numpy as np
 
         joint = {self.writes: np.concatenate([matrices[self.writes] for matrices, _ in layers])}
@@ -173,36 +180,37 @@ class MatrixCompression(Compression):
         return graph.add_many("Split", len(layers), product, axis=-1, num_outputs=len(layers))
 
     def emit_embed(self, graph: GraphBuilder, ids: str, matrices: Arrays) -> str:
-        """Write a table look-up to ONNX; takes and returns the name of a value."""
-        raise NotImplementedError(f"{self.name} has no tables")
+        """Write a table look-up to the ONNX graph. `ids` names its input; returns the name of its output value."""
+        raise NotImplementedError(f"{self.name} does not support embedding tables")
 
     @abstractmethod
     def linear_bytes(self, rows: int, columns: int, bias: bool = True) -> int:
-        """Stored bytes of a linear layer."""
+        """Return the stored size of a linear layer in bytes."""
 
     def table_bytes(self, rows: int, columns: int) -> int:
-        """Stored bytes of an embedding table."""
-        raise NotImplementedError(f"{self.name} has no tables")
+        """Return the stored size of an embedding table in bytes."""
+        raise NotImplementedError(f"{self.name} does not support embedding tables")
 
 
 class Format(MatrixCompression):
-    """A choice for the numbers of one matrix, `weight`: those of a `Stored` can be in it too. It takes no parameter."""
+    """A number format for one matrix, `weight`. `Stored` methods can use it for theirs. It takes no parameter."""
 
     stores_zeros: ClassVar[bool] = True
-    """Whether each number of a matrix is stored by itself, zero as zero, so that zeros can be left out."""
+    """Whether each number is stored separately, with zero stored as zero, so that zeros can be left out."""
 
     @abstractmethod
     def emit_linear(
         self, graph: GraphBuilder, x: str, matrices: Arrays, bias: np.ndarray | None, store: Store | None = None
     ) -> str:
-        """Write a linear layer to ONNX; takes and returns the name of a value.
+        """Write a linear layer to the ONNX graph. `x` names its input value; returns the name of its output value.
 
-        `store` writes the stored matrix into the graph and gives the name of its value; `graph.constant` by default.
+        `store` writes the stored matrix into the graph and returns the name of its value. It defaults to
+        `graph.constant`.
         """
 
 
 class Stored(MatrixCompression):
-    """A choice of form: what its matrices are, while `stored` is the format of their numbers."""
+    """A method that defines the form of its matrices and leaves the format of their numbers to `stored`."""
 
     def __init__(self, stored: Format) -> None:
         self.stored = stored
@@ -214,7 +222,7 @@ class Stored(MatrixCompression):
     @property
     @abstractmethod
     def form(self) -> str:
-        """Name and parameter."""
+        """The name and the parameter of the method, without the format."""
 
     @property
     def spec(self) -> str:
@@ -232,7 +240,7 @@ class Stored(MatrixCompression):
         return self.stored.rounds_by_batch(block)
 
     def suits(self, rows: int, columns: int) -> bool:
-        """It must be smaller than its format alone."""
+        """Whether this takes fewer bytes than its storage format on its own."""
         own, alone = (choice.linear_bytes(rows, columns, bias=False) for choice in (self, self.stored))
         return own < alone
 

@@ -1,8 +1,8 @@
-"""`int4`: weights in 4-bit integers with a scale for every block of them; activations stay as they are.
+"""`int4`: weights in 4-bit integers, with one scale per block of 32 weights; activations are not quantised.
 
-Symmetric, seven steps to either side, blocks of 32 along a row (the last one may be shorter), as ONNX Runtime's
-`MatMulNBits` and `GatherBlockQuantized` store it. It is for size: on the CPU the product is about as slow as in
-32-bit floating point.
+Quantisation is symmetric, with seven levels on each side of zero. Blocks run along the rows, and the last block of a
+row may be shorter. ONNX Runtime's `MatMulNBits` and `GatherBlockQuantized` read this format. The method saves size,
+not time: on the CPU the product is about as slow as in 32-bit floating point.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 _INT4_LEVELS = 7
 _ZERO = 8
-"""What zero is stored as: the operators' own default."""
+"""The stored value that represents zero, which is the default of the operators."""
 _BLOCK = 32
 _EXACT = 1
-"""`accuracy_level` of `MatMulNBits`: activations in 32-bit floating point."""
+"""The `accuracy_level` of `MatMulNBits` that keeps activations in 32-bit floating point."""
 _DOMAIN = "com.microsoft"
 
 
@@ -39,13 +39,13 @@ def _rounded(weight: torch.Tensor) -> torch.Tensor:
 
 
 class Int4(Format):
-    """4-bit weights."""
+    """Weights in 4-bit integers."""
 
     name = "int4"
     examples = ("int4",)
     blocks = frozenset(BLOCKS)
     runtimes = frozenset({"onnxruntime"})
-    stores_zeros = False  # two numbers lie in a byte
+    stores_zeros = False  # each byte holds two numbers
 
     @property
     def plain(self) -> MatrixCompression:
@@ -100,7 +100,7 @@ class Int4(Format):
         )
 
     def suits(self, rows: int, columns: int) -> bool:
-        return rows % 2 == columns % 2 == 0  # two numbers lie in a byte
+        return rows % 2 == columns % 2 == 0  # each byte holds two numbers of a row
 
     def linear_bytes(self, rows: int, columns: int, bias: bool = True) -> int:
         blocks = -(-columns // _BLOCK)
@@ -111,7 +111,10 @@ class Int4(Format):
 
 
 def _packed(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two numbers a byte (rows, padded columns / 2), the first in the low bits, and scales (rows, blocks)."""
+    """Return 4-bit integers, two per byte (rows, padded columns / 2), and their scales (rows, blocks).
+
+    The first integer of each pair is in the low bits.
+    """
     import numpy as np
 
     from nas.compression.rounding import SMALLEST_SCALE

@@ -1,14 +1,14 @@
-"""`int8`: weights in 8-bit integers, activations quantised on the fly (dynamic quantisation).
+"""`int8`: weights in 8-bit integers, with activations quantised on the fly (dynamic quantisation).
 
-Weights: symmetric, one scale per output row. A matrix that is multiplied has 64 steps to either side, a table that
-is only looked up 127. Activations: asymmetric 8-bit with one scale per sentence, by the definition of ONNX's
-`DynamicQuantizeLinear`, so that the simulation computes what a runtime computes when it serves sentences one by one.
-Rounding passes gradients straight through, as in Q8BERT (Zafrir et al., arXiv:1910.06188). ONNX Runtime has no
-kernels for it on a GPU, and would run them on the CPU without a word.
+Weights are quantised symmetrically, with one scale per output row. A matrix that is multiplied has 64 levels on each
+side of zero; a table that is only looked up has 127. Activations are quantised asymmetrically to 8 bits with one
+scale per text, as ONNX's `DynamicQuantizeLinear` defines it. The simulation therefore computes what a runtime
+computes when it serves texts one by one. Gradients pass straight through the rounding, as in Q8BERT (Zafrir et al.,
+arXiv:1910.06188). ONNX Runtime has no GPU kernels for these operators and would silently run them on the CPU.
 
-Why 64 steps: x86 processors without VNNI or AMX add two products of activation and weight in 16 bits, and a larger
-sum saturates silently. With weights from -64 to 64 it is at most 255 * 64 * 2 = 32,640, which fits; from -127 to 127
-it would not, and the same file would give other answers on those processors.
+Why 64 levels: x86 processors without VNNI or AMX add two products of activation and weight in 16 bits, and a larger
+sum saturates silently. With weights from -64 to 64 the sum is at most 255 * 64 * 2 = 32,640, which fits. With weights
+from -127 to 127 it would not fit, and the same file would give different answers on those processors.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 _TABLE_LEVELS = 127
 _PRODUCT_LEVELS = 64
-"""The most for which the sum of two products, 255 * levels * 2, fits in 16 bits."""
+"""The largest number of levels for which the sum of two products, 255 * levels * 2, fits in 16 bits."""
 
 
 def _quantise_activations(x: torch.Tensor) -> torch.Tensor:
-    """Asymmetric 8-bit values of (batch, sequence, features), one scale for each item of the batch."""
+    """Return (batch, sequence, features) rounded to asymmetric 8-bit levels, with one scale per item of the batch."""
     from nas.compression.rounding import SMALLEST_SCALE, straight_through
 
     exact = x.detach().float()
@@ -44,7 +44,7 @@ def _quantise_activations(x: torch.Tensor) -> torch.Tensor:
 
 
 class Int8(Format):
-    """Dynamic 8-bit quantisation."""
+    """Weights in 8-bit integers, with dynamically quantised activations."""
 
     name = "int8"
     examples = ("int8",)
@@ -53,7 +53,7 @@ class Int8(Format):
     processors = frozenset({"cpu"})
 
     def rounds_by_batch(self, block: Block) -> bool:
-        return block != "embedding"  # a table is looked up, not multiplied
+        return block != "embedding"  # a table is looked up, not multiplied: there are no inputs to quantise
 
     @property
     def plain(self) -> MatrixCompression:
@@ -102,7 +102,7 @@ class Int8(Format):
 
 
 def _integers(matrix: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Symmetric 8-bit integers (rows, columns), `levels` to either side, and their scales (rows, 1)."""
+    """Return 8-bit integers (rows, columns), with `levels` on each side of zero, and their scales (rows, 1)."""
     import numpy as np
 
     from nas.compression.rounding import SMALLEST_SCALE

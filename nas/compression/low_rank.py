@@ -1,8 +1,9 @@
 """`low_rank(r)`: a weight as the product of two thin matrices, `left` (rows, r) and `right` (r, columns).
 
-They start as the projection of the layer's outputs onto their r leading directions, which of all factors of that rank
-leaves the least squared error on real activations (Drone, Chen et al. 2021, weighs by inputs to the same end). The
-directions are nested: a smaller rank is the leading part of a larger one, and all ranks share weights.
+They are initialised as the projection of the layer's outputs onto their r leading directions. Of all factors of rank
+r, these have the least squared error on real activations (Drone, Chen et al. 2021, weights by the inputs for the same
+purpose). The directions are nested: those of a smaller rank are the first ones of a larger rank, so all ranks share
+their weights.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class LowRank(Stored):
-    """Two thin matrices in place of one."""
+    """A weight that is factorised into two thin matrices of rank `rank`."""
 
     name = "low_rank"
     examples = ("low_rank(4)", "low_rank(6)")
@@ -38,7 +39,8 @@ class LowRank(Stored):
     def read(cls, parameter: str | None, stored: Format | None) -> Self:
         if parameter is None or not parameter.isdecimal() or int(parameter) < 1:
             raise ValueError(
-                f"low_rank needs a rank of at least 1, as low_rank(64), but got {parameter or ''!r}; add one"
+                f"low_rank needs a rank of at least 1, such as low_rank(64), but got {parameter or ''!r}; "
+                "write a valid rank"
             )
         return cls(int(parameter), stored or NoCompression())
 
@@ -47,7 +49,7 @@ class LowRank(Stored):
         return f"low_rank({self.rank})"
 
     def rounds_by_batch(self, block: Block) -> bool:
-        return self.stored.rounds_by_batch("feed_forward")  # what is looked up in a table is multiplied too
+        return self.stored.rounds_by_batch("feed_forward")  # rows looked up in a table are then multiplied
 
     @property
     def plain(self) -> MatrixCompression:
@@ -72,7 +74,7 @@ class LowRank(Stored):
         return {"left": table @ directions, "right": directions.T}
 
     def _leading(self, moment: torch.Tensor) -> torch.Tensor:
-        """The directions of most variation, as columns, largest first."""
+        """Return the `rank` eigenvectors with the largest eigenvalues as columns, in descending order."""
         import torch
 
         vectors: torch.Tensor = torch.linalg.eigh(moment).eigenvectors

@@ -1,4 +1,4 @@
-"""`none`: the block stays as it is, in 32-bit floating point."""
+"""`none`: no compression; the weights of the block stay in 32-bit floating point."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class NoCompression(Format):
-    """All as it is, in 32-bit floating point."""
+    """Weights in 32-bit floating point."""
 
     name = "none"
     examples = ("none",)

@@ -1,25 +1,28 @@
-"""Rounding in training: what is computed is rounded, what is learnt is not."""
+"""Quantisation that can be trained through: values are rounded, but their gradients are those of the exact values.
+
+The torch methods of the compression methods use these functions, and exports copy them.
+"""
 
 from __future__ import annotations
 
 import torch
 
 SMALLEST_SCALE = 1e-12
-"""Of a group of zeros."""
+"""The smallest quantisation scale, which a group of zeros has."""
 
 
 def straight_through(exact: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
-    """The rounded value with the gradient of the exact one (Bengio et al., arXiv:1308.3432)."""
+    """Return the rounded values with the gradient of the exact ones (Bengio et al., arXiv:1308.3432)."""
     if not (torch.is_grad_enabled() and exact.requires_grad):
         return rounded
     return exact + (rounded - exact).detach()
 
 
 def symmetric(weight: torch.Tensor, levels: int) -> torch.Tensor:
-    """Return values rounded to `levels` steps to either side, one scale for each group along the last dimension.
+    """Return values rounded to `levels` levels on each side of zero. Each group along the last axis has one scale.
 
-    It is computed in 32-bit floating point whatever the format of the values: half precision cannot hold the scale of
-    a group of zeros, such as the row of the padding token.
+    The computation uses 32-bit floating point whatever the number format of the values, because half precision cannot
+    hold the scale of a group of zeros, such as the row of the padding token.
     """
     exact = weight.detach().float()
     scale = exact.abs().amax(dim=-1, keepdim=True).clamp(min=SMALLEST_SCALE * levels) / levels

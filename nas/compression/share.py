@@ -1,7 +1,7 @@
-"""`share`: the block uses the weights of the same block in the nearest layer below that has some (ALBERT).
+"""`share`: the block uses the weights of the same block in the nearest layer below that has its own (ALBERT).
 
-Only its norm stays its own. It has the size and the choice of the block that it borrows from, computes as much and
-takes as long; what it saves is size.
+Only its norm is its own. The block has the size and the compression method of the block that it borrows from, and
+takes as long to compute; the method only saves file size.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from nas.compression.base import Compression
 
 
 class Share(Compression):
-    """Weights of a layer below (Lan et al., arXiv:1909.11942)."""
+    """A block that borrows the weights of a layer below (Lan et al., arXiv:1909.11942)."""
 
     name = "share"
     examples = ("share",)

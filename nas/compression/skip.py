@@ -1,4 +1,4 @@
-"""`skip`: the block is left out of a layer that stays, its residual connection and norm with it."""
+"""`skip`: the block is left out of its layer, together with its residual connection and norm; the layer stays."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from nas.compression.base import Compression
 
 
 class Skip(Compression):
-    """No block at all."""
+    """A block that is left out of its layer."""
 
     name = "skip"
     examples = ("skip",)

@@ -1,9 +1,9 @@
-"""`sparse(s)` and `sparse(2:4)`: the smallest weights of each row are zero, by magnitude.
+"""`sparse(s)` and `sparse(2:4)`: the weights of smallest magnitude in each row are set to zero.
 
-`sparse(0.5)` keeps half of a row, wherever they stand; `sparse(2:4)` the two largest of every four neighbours. An
-export stores a bit for each weight and the numbers that are not zero; the matrix is put together when the file is
-loaded, so it saves size and no time. In training all weights learn, since which of them are zero may change
-(straight through, as in SR-STE, Zhou et al., arXiv:2102.04010, without its decay).
+`sparse(0.5)` sets half of each row to zero, at any positions; `sparse(2:4)` keeps the two largest of every four
+neighbouring weights. An export stores one bit per weight and the non-zero numbers. The runtime rebuilds the full
+matrix when it loads the file, so the method saves size but no time. In training all weights receive gradients, since
+the set of zeros may change (straight through, as in SR-STE, Zhou et al., arXiv:2102.04010, without its decay).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _GROUP, _KEPT = 4, 2
 
 
 class Sparse(Stored):
-    """Zeros that are not stored."""
+    """A weight whose smallest numbers are zero and are not stored."""
 
     name = "sparse"
     examples = ("sparse(0.5)", "sparse(0.75)", "sparse(2:4)")
@@ -33,7 +33,7 @@ class Sparse(Stored):
     def __init__(self, share: float | None, stored: Format) -> None:
         super().__init__(stored)
         self.share = share
-        """The share of a row that is zero; None for 2:4."""
+        """The share of zeros in each row; None for 2:4."""
 
     @classmethod
     def takes(cls, stored: type[Format]) -> bool:
@@ -50,8 +50,8 @@ class Sparse(Stored):
             share = 0.0
         if not 0.0 < share < 1.0:
             raise ValueError(
-                "sparse needs the share of zeros, between 0 and 1, as sparse(0.5), or sparse(2:4), "
-                f"but got {parameter or ''!r}; correct it"
+                "sparse needs a share of zeros between 0 and 1, such as sparse(0.5), or the pattern sparse(2:4), "
+                f"but got {parameter or ''!r}; write one of these"
             )
         return cls(share, stored)
 
@@ -71,7 +71,7 @@ class Sparse(Stored):
         return super().suits(rows, columns) and (self.share is not None or rows % _GROUP == columns % _GROUP == 0)
 
     def _kept(self, columns: int) -> int:
-        """Weights of a row that are not zero."""
+        """Return the number of non-zero weights per row."""
         return columns * _KEPT // _GROUP if self.share is None else max(1, round(columns * (1.0 - self.share)))
 
     def _pruned(self, weight: torch.Tensor) -> torch.Tensor:

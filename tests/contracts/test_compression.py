@@ -281,16 +281,16 @@ def test_low_rank_starts_as_the_best_factors_of_a_table():
 @pytest.mark.parametrize(
     ("spec", "rule"),
     [
-        ("int9", "is no compression choice; use none, int8"),
+        ("int9", "is not a compression method; use one of none, int8"),
         ("int8(3)", "takes no parameter, but got '3'; write int8"),
         ("int8+int4", "cannot be combined with a format, but got 'int4'"),
         ("share+int8", "cannot be combined with a format"),
-        ("low_rank", "needs a rank of at least 1, as low_rank\\(64\\), but got ''"),
+        ("low_rank", "needs a rank of at least 1, such as low_rank\\(64\\), but got ''"),
         ("low_rank(0)", "needs a rank of at least 1"),
-        ("low_rank(064)", "written in one way, but got 'low_rank\\(064\\)'; write 'low_rank\\(64\\)'"),
-        ("low_rank(8)+low_rank(4)", "can be stored as none or int8 or int4, but got 'low_rank\\(4\\)'; take one"),
+        ("low_rank(064)", "written in its standard form, but got 'low_rank\\(064\\)'; write 'low_rank\\(64\\)'"),
+        ("low_rank(8)+low_rank(4)", "can be stored as none or int8 or int4, but got 'low_rank\\(4\\)'; use one"),
         ("low_rank(8)+skip", "can be stored as none or int8 or int4, but got 'skip'"),
-        ("sparse(1.5)", "share of zeros, between 0 and 1"),
+        ("sparse(1.5)", "share of zeros between 0 and 1"),
         ("sparse(0.5)+int4", "can be stored as none or int8, but got 'int4'"),
     ],
 )
