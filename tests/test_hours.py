@@ -50,7 +50,7 @@ def test_a_killed_run_keeps_its_hours_and_its_number_of_steps(tiny_study, tmp_pa
     decided = _read(mark)["steps"]
     assert decided == 50
     other = _nas("", "run", tiny_study, "--hours", "2", "--runs", runs)
-    assert other.returncode == 2 and "begun with hours = 1.0, which is 2.0 now" in other.stderr
+    assert other.returncode == 2 and "started with hours = 1.0, which is 2.0 now" in other.stderr
     second = _nas(DECIDING_MORE, "run", tiny_study, "--runs", runs, "--json")
     assert second.returncode == 0, second.stderr
     assert _read(supernet / "training.json")[-1]["step"] == decided

@@ -154,7 +154,7 @@ def test_an_unfinished_training_of_another_version_is_refused(run, monkeypatch):
     (run.folder / "steps" / "supernet.json").unlink()
     supernets.refuse_other_training(run)
     monkeypatch.setattr(supernets, "_FORM", 99)
-    with pytest.raises(TrainingError, match="another version of nas began; finish it with that version, or remove"):
+    with pytest.raises(TrainingError, match="another version of nas started; finish it with that version, or remove"):
         supernets.refuse_other_training(Run(run.study, run.folder))
 
 

@@ -1,7 +1,7 @@
-"""Texts that are no training rows: some tokens of a batch are replaced at random, and the teacher says what comes out.
+"""Augmentation of the training texts by random replacement of tokens; the teacher then labels the changed texts.
 
-A supernet that sees the same rows many times learns them by heart; what it is to learn is the teacher's function, which
-is defined for any text.
+A supernet that sees the same rows many times memorises them. It should learn the teacher's function instead, which is
+defined for any text.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from datasets import Dataset
 
 
 class TokenReplacement:
-    """Replaces tokens by others from the training rows, as often as they occur there.
+    """A random replacement of tokens by tokens of the training rows, drawn as often as they occur there.
 
-    How many of a text's tokens are replaced is drawn between none and twice `share`; special tokens stay. What happens
-    to a text depends on the seed, the step and the text alone: a resumed training goes on alike, and processes that
-    share a batch do what one would.
+    The share of tokens that are replaced is drawn for each text, between 0 and twice `share`. Special tokens are
+    never replaced. The result for a text depends only on the seed, the step and the text. A resumed training
+    therefore sees the same texts as an uninterrupted one, and processes that share a batch replace the same tokens as
+    a single process would.
     """
 
     def __init__(self, train: Dataset, special: Collection[int], share: float, seed: int) -> None:
@@ -30,7 +31,7 @@ class TokenReplacement:
         self.share, self.seed = share, seed
 
     def __call__(self, inputs: dict[str, Any], step: int) -> dict[str, Any]:
-        """The batch of a step with some of its `input_ids` (batch, sequence) replaced."""
+        """Return the batch of a step with some of its `input_ids` (batch, sequence) replaced."""
         given: torch.Tensor = inputs["input_ids"]
         rows = given.cpu().numpy().copy()
         for row in rows:

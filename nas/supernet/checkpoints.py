@@ -1,13 +1,16 @@
-"""Checkpoints of a training: safetensors and JSON, marked when complete, and bound to what they were begun with.
+"""Checkpoints of a training: safetensors and JSON files, marked when complete and bound to the training's inputs.
+
+`SafeTrainer` writes and loads them for every training of this package. `claim` and `refuse_others` ensure that a
+training resumes only from checkpoints with the same inputs. The layout of a folder:
 
 checkpoints/
-    origin.json                 what the training was begun with, and its digest
+    origin.json                 the inputs that the training was started with, and their digest
     checkpoint-<step>/
-        model.safetensors       the weights, with their config.json
+        model.safetensors       the weights; with their config.json if the model is a Hugging Face model
         optimizer.safetensors   one tensor for each parameter and moment
-        trainer.json            optimiser groups and learning-rate schedule
-        random-<process>.json   states of the random generators
-        trainer_state.json      the Trainer's own: step, epoch, log
+        trainer.json            parameter groups of the optimiser, and the learning-rate schedule
+        random-<process>.json   states of the random-number generators
+        trainer_state.json      written by transformers' Trainer: step, epoch, log
         complete                written last
 """
 
@@ -35,13 +38,14 @@ _COMPLETE = "complete"
 _ORIGIN_FILE = "origin.json"
 _WEIGHTS = "model.safetensors"
 _STRETCH = 50
-"""So many batches does transformers sort by length together, if there are four times as many."""
+"""The number of batches that transformers sorts by length together, if an epoch has at least four times as many."""
 
 
 class _ByLength(LengthGroupedSampler):
-    """Rows in an order that depends on seed and epoch alone, texts of like length together.
+    """A sampler that keeps texts of similar length together, in an order that depends only on seed and epoch.
 
-    The Trainer's own draws from the global generator: a run resumed in a later epoch would draw the first one's order.
+    The sampler of transformers' Trainer draws from the global generator. A run resumed in a later epoch would
+    therefore repeat the order of the first epoch.
     """
 
     def __init__(self, batch_size: int, lengths: list[int], seed: int, epoch: Callable[[], int]) -> None:
@@ -54,28 +58,29 @@ class _ByLength(LengthGroupedSampler):
 
 
 class SafeTrainer(Trainer):
-    """A Trainer that never learns from a loss that is no number, and whose checkpoints need no unpickling.
+    """A Trainer that raises an error if the loss is not finite, and whose checkpoints need no unpickling.
 
-    Its batches have `per_device_train_batch_size` texts in all, however many processes or GPUs share them, and are the
-    same ones whether or not it was interrupted. An incomplete last batch of an epoch is left out.
+    Each batch has `per_device_train_batch_size` texts in total, however many processes or GPUs share it. An
+    interrupted training sees the same batches as an uninterrupted one. The incomplete last batch of an epoch is left
+    out, unless it is the only one.
     """
 
     def __init__(self, *, train_dataset: Dataset, **kwargs: Any) -> None:
         super().__init__(train_dataset=train_dataset, **kwargs)
-        self.args._n_gpu = min(1, self.args.n_gpu)  # several GPUs are for several processes
+        self.args._n_gpu = min(1, self.args.n_gpu)  # several GPUs need one process each
         self._lengths = list(train_dataset["length"])
         self._rows: list[int] | None = None
         self.args.dataloader_drop_last = len(self._lengths) >= self.args.train_batch_size
 
     def _init_training_state(self, *arguments: Any) -> tuple[int, int]:
         begun: tuple[int, int] = super()._init_training_state(*arguments)
-        # What was stopped early stays so: transformers itself would forget it and train another epoch.
+        # A training that has stopped early stays stopped. Transformers would forget this and train another epoch.
         return (self.state.num_train_epochs, 0) if self.control.should_training_stop else begun
 
     def spread(self, first: int, batches: int) -> None:
-        """Train on so many batches of an epoch alone, of all lengths, the `first` of them twice.
+        """Restrict training to `batches` batches of an epoch, spread over all lengths; the `first` of them run twice.
 
-        An epoch is sorted by length in stretches of `_STRETCH` batches, the longest texts first.
+        An epoch is sorted by length within groups of `_STRETCH` batches, with the longest texts first.
         """
         size, order = self.args.train_batch_size, list(self._get_train_sampler())
         stretch = [order[at : at + size] for at in range(0, min(len(order), _STRETCH * size), size)]
@@ -89,11 +94,11 @@ class SafeTrainer(Trainer):
         return self.order(_STRETCH * self.args.train_batch_size)
 
     def order(self, stretch: int) -> Any:
-        """The order of the texts in the epoch that begins, sorted by length in stretches of so many."""
+        """Return the order of the texts in the epoch that begins, sorted by length within groups of `stretch` texts."""
         return _ByLength(self.args.train_batch_size, self._lengths, self.args.seed, self.epoch)
 
     def epoch(self) -> int:
-        """The number of the epoch that the next step is in."""
+        """Return the number of the epoch, from 0, that the next step belongs to."""
         return self.state.global_step // max(1, len(self._lengths) // self.args.train_batch_size)
 
     def training_step(
@@ -102,16 +107,16 @@ class SafeTrainer(Trainer):
         loss = self.gradients(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
             raise TrainingError(
-                f"{self.args.output_dir}: the loss must be a number, but is {loss.item()} at step "
-                f"{self.state.global_step + 1}; lower the learning_rate and begin anew without this folder, "
-                "which keeps the last good checkpoint"
+                f"{self.args.output_dir}: the loss must be finite, but is {loss.item()} at step "
+                f"{self.state.global_step + 1}; lower the learning_rate, remove this folder and start again "
+                "(the folder holds the last good checkpoint)"
             )
         return loss
 
     def gradients(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None
     ) -> torch.Tensor:
-        """Compute the step's loss and add its gradients; returns the loss."""
+        """Compute the loss of a step and add its gradients to those of the parameters; returns the loss."""
         return super().training_step(model, inputs, num_items_in_batch)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -119,7 +124,7 @@ class SafeTrainer(Trainer):
             assert self.model is not None and output_dir
             if isinstance(self.model, PreTrainedModel):
                 self.model.save_pretrained(output_dir)
-            else:  # what is frozen is as it was when the training was begun
+            else:  # frozen weights are still those that the training started with
                 folder = Path(output_dir)
                 folder.mkdir(parents=True, exist_ok=True)
                 weights = {name: value.detach().contiguous() for name, value in _trained(self.model).items()}
@@ -134,8 +139,8 @@ class SafeTrainer(Trainer):
             found, known = load_file(Path(resume_from_checkpoint) / _WEIGHTS), _trained(model)
             if found.keys() != known.keys():
                 raise TrainingError(
-                    f"{resume_from_checkpoint}: must hold the weights that are trained, but has "
-                    f"{len(found.keys() ^ known.keys())} too many or too few; remove the folder to begin anew"
+                    f"{resume_from_checkpoint}: the checkpoint must hold exactly the weights that are trained, but "
+                    f"{len(found.keys() ^ known.keys())} are missing or unexpected; remove the folder to start again"
                 )
             model.load_state_dict(found, strict=False)
 
@@ -177,10 +182,10 @@ class SafeTrainer(Trainer):
             "cuda": [state.tolist() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
         }
         write_json(self._random_states(output_dir), states)
-        self.accelerator.wait_for_everyone()  # the first process marks the checkpoint as complete next
+        self.accelerator.wait_for_everyone()  # next, the first process marks the checkpoint as complete
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        # A run that goes on with another number of processes has no states for all of them.
+        # A run that resumes with more processes than before has no states for some of them.
         if checkpoint is None or not self._random_states(checkpoint).exists():
             return
         states = read_json(self._random_states(checkpoint), TrainingError)
@@ -194,23 +199,23 @@ class SafeTrainer(Trainer):
 
 
 def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters of a model that are not frozen, by name."""
+    """Return the parameters of a model that are not frozen, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def mark_complete(checkpoint: Path, model: nn.Module) -> None:
-    """Say that a checkpoint is written to its end, unless its weights are spoilt."""
+    """Mark a checkpoint as completely written, unless the model has weights that are not finite."""
     if all_finite(model):
         (checkpoint / _COMPLETE).touch()
 
 
 def all_finite(model: nn.Module) -> bool:
-    """Whether every weight is a number."""
+    """Whether every weight of a model is finite."""
     return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
 
 
 def last_complete(checkpoints: Path) -> Path | None:
-    """The latest complete checkpoint; what a kill left half-written is removed."""
+    """Return the latest complete checkpoint, or None. Remove those that an interrupted run left incomplete."""
     last = None
     for folder in sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])):
         if (folder / _COMPLETE).exists():
@@ -221,31 +226,31 @@ def last_complete(checkpoints: Path) -> Path | None:
 
 
 def claim(checkpoints: Path, origin: dict[str, Any]) -> None:
-    """Bind a folder of checkpoints to what its training is made of. Raises as `refuse_others` does."""
+    """Bind a folder of checkpoints to `origin`, the inputs of its training. Raises as `refuse_others` does."""
     refuse_others(checkpoints, origin)
     write_json(checkpoints / _ORIGIN_FILE, {"digest": digest(origin), "origin": origin})
 
 
 def refuse_others(checkpoints: Path, origin: dict[str, Any]) -> None:
-    """Raise `TrainingError`, with the difference, if a folder holds checkpoints of another training."""
+    """Raise `TrainingError`, with the difference, if a folder holds checkpoints of a training with other inputs."""
     if last_complete(checkpoints) is None:
         return
     try:
         known = read_json(checkpoints / _ORIGIN_FILE, TrainingError)["origin"]
     except TrainingError:
         raise TrainingError(
-            f"{checkpoints}: holds an unfinished training of unknown origin; remove the folder to begin anew"
+            f"{checkpoints}: holds an unfinished training whose settings are unknown; remove the folder to start again"
         ) from None
     if known.get("form") != origin.get("form"):
         raise TrainingError(
-            f"{checkpoints}: holds an unfinished training that another version of nas began; finish it with that "
-            "version, or remove the folder to begin anew"
+            f"{checkpoints}: holds an unfinished training that another version of nas started; finish it with that "
+            "version, or remove the folder to start again"
         )
     difference = next(_differences(known, json.loads(json.dumps(origin))), None)
     if difference:
         raise TrainingError(
-            f"{checkpoints}: holds an unfinished training that was begun with {difference}; "
-            "set it back to go on with that one, or remove the folder to begin anew"
+            f"{checkpoints}: holds an unfinished training that was started with {difference}; "
+            "undo this change to resume it, or remove the folder to start again"
         )
 
 
@@ -258,5 +263,5 @@ def _differences(known: Any, now: Any, key: str = "") -> Iterator[str]:
 
 
 def drop_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of a finished training."""
+    """Remove the checkpoints of a finished training from its folder."""
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -1,8 +1,10 @@
-"""Networks that are trained together by one teacher, of which the less accurate ones are dropped on the way.
+"""Cohorts: networks that learn together from one teacher, of which the less accurate ones are dropped on the way.
 
-Networks of a cohort share the teacher's forward pass and the batches. Which of them is the best is often plain long
-before the end: each time a rung is reached the less accurate half of a group stops (successive halving, Jamieson and
-Talwalkar, arXiv:1502.07943), or the half that is less likely to be the cheapest one of an accuracy.
+The networks of a cohort share the batches and the teacher's forward pass. It is often clear long before the end which
+of them are the best. At each rung, the less accurate half of each group is therefore dropped (successive halving,
+Jamieson and Talwalkar, arXiv:1502.07943). In a group with a `Goal`, the half that is less likely to contain the
+cheapest network of the required accuracy is dropped. The final training of the best candidates uses cohorts
+(`CohortTrainer` in `training.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from nas.model import CompactBert
 
 
 class Cohort(nn.Module):
-    """Networks as one module, for one optimiser and one learning-rate schedule. They share no weights."""
+    """Several networks as one module, for one optimiser and one learning-rate schedule. They share no weights."""
 
     def __init__(self, networks: Sequence[CompactBert]) -> None:
         super().__init__()
@@ -33,25 +35,29 @@ class Cohort(nn.Module):
         token_type_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
     ) -> list[torch.Tensor]:
-        """The logits of each network, (batch, num_labels)."""
+        """Return the logits of each network, (batch, num_labels)."""
         inputs = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "labels": labels}
         return [network(input_ids, **inputs).logits for network in self.networks]
 
 
 @dataclass(frozen=True)
 class Goal:
-    """An accuracy that a network of a group shall keep at the end, at the least cost. Networks are known by number."""
+    """The goal of a group: an accuracy at the end of the training, at the least cost. Mappings are keyed by network
+    number.
+    """
 
     least: float
+    """The accuracy to be reached."""
     inherited: Mapping[int, float]
-    """The accuracies before the training."""
+    """The accuracy of each network before the training."""
     costs: Mapping[int, float]
+    """The cost of each network, such as its latency."""
 
     def best_first(self, group: Collection[int], scores: Mapping[int, float], share: float) -> list[int]:
-        """The networks of a group by their accuracies after a share of the steps.
+        """Return the networks of a group, best first, given their accuracies `scores` after `share` of the steps.
 
-        Those that are expected to keep the accuracy come first, the cheapest before the others; then those nearest to
-        it.
+        Networks that are expected to reach the accuracy come first, in order of cost. The others follow in descending
+        order of their expected accuracy.
         """
 
         def expected(number: int) -> float:
@@ -66,16 +72,18 @@ class Goal:
 
 @dataclass(frozen=True)
 class Halving:
-    """When and in which groups the networks of a cohort are compared."""
+    """A schedule: the steps after which networks of a cohort are compared, and the groups in which they compete."""
 
     groups: tuple[frozenset[int], ...]
-    """Numbers of networks that compete with each other. A network may be in several; it trains while one keeps it."""
+    """The numbers of the networks that compete with each other. A network may be in several groups; it is trained as
+    long as one of them keeps it.
+    """
     rungs: tuple[int, ...]
-    """Steps after which each group keeps its more accurate half, rounded up."""
+    """The steps after which each group keeps its better half, rounded up."""
     goals: tuple[Goal | None, ...] = ()
-    """For each group what it is about, if it is not to be the most accurate; none where there is no such group."""
+    """The goal of each group, or None if its most accurate network wins. Empty if no group has a goal."""
     steps: int = 0
-    """Those of the whole training."""
+    """The number of steps of the whole training."""
 
     @classmethod
     def of(
@@ -85,20 +93,20 @@ class Halving:
         shares: Sequence[float],
         goals: Sequence[Goal | None] = (),
     ) -> Halving:
-        """Rungs at shares of a training's steps."""
+        """Return the schedule for these groups, with rungs after these shares of a training's steps."""
         rungs = sorted({max(1, round(share * steps)) for share in shares})
         below = tuple(rung for rung in rungs if rung < steps)
         return cls(tuple(frozenset(group) for group in groups), below, tuple(goals), steps)
 
     @classmethod
     def never(cls, count: int) -> Halving:
-        """So many networks without competition: all of them are trained to the end."""
+        """Return a schedule without competition, which trains all `count` networks to the end."""
         return cls(tuple(frozenset({number}) for number in range(count)), ())
 
     def kept(self, scores: Sequence[Mapping[int, float]]) -> list[set[int]]:
-        """The networks that each group keeps after the rungs whose scores are given, in order.
+        """Return the networks that each group keeps after the rungs that have scores.
 
-        `scores` has for each rung the accuracy of every network that was still trained.
+        `scores` holds, for each rung in order, the accuracy of every network that was still trained.
         """
         goals = self.goals or (None,) * len(self.groups)
         groups = [set(group) for group in self.groups]
@@ -114,13 +122,16 @@ class Halving:
 
 
 def expected_at_end(inherited: float, accuracy: float, share: float) -> float:
-    """The accuracy that a training is expected to end with, from those before it and after a share of its steps.
+    """Return the accuracy expected at the end of a training, from those before it and after `share` of its steps.
 
-    What is gained is taken to grow with the square root of the steps.
+    The gain is assumed to grow with the square root of the number of steps.
     """
     return accuracy + max(accuracy - inherited, 0.0) * (1.0 / math.sqrt(share) - 1.0)
 
 
 def kept_of(count: int, has_goal: bool = False) -> int:
-    """How many of so many networks a rung keeps; of a group with a goal two at least, since one may miss by little."""
+    """Return how many of `count` networks a rung keeps: half, rounded up, but at least two if the group has a goal.
+
+    With a goal, the network ranked first may in the end just miss the required accuracy.
+    """
     return min(count, max(-(-count // 2), 2 if has_goal else 1))

@@ -1,13 +1,13 @@
-"""What a sub-network learns from the teacher: its logits, its hidden states and its attention relations.
+"""The distillation losses: a sub-network learns the logits, hidden states and attention relations of the teacher.
 
-Logits: Hinton et al., arXiv:1503.02531. Hidden states: after each of its layers a sub-network should hold what
-the next layer it keeps is used to receive, so a layer is compared with the teacher's state just before that next
-layer, and the last one with the teacher's final state. Attention relations: Wang et al., arXiv:2012.15828, how the
-tokens of a text resemble each other in the last layer's queries, keys and values; their number of features, and
-so of heads, is free.
+Logits: Hinton et al., arXiv:1503.02531. Hidden states: each layer of a sub-network should return what its next layer
+received in the teacher. Its output is therefore compared with the teacher's hidden state just before that next layer.
+The output of the last layer is compared with the teacher's final state. Attention relations: Wang et al.,
+arXiv:2012.15828. These are the similarities between the tokens of a text in the queries, keys and values of the last
+layer. They do not depend on the number of features, so the number of heads is free.
 
-Each loss is a mean over the texts of a batch, so that the mean of two halves is the loss of the whole. Where a kind of
-task compares the texts of a group that is so only if no group is cut.
+Each loss is a mean over the texts of a batch, so the loss of a batch is the mean of the losses of its two halves. If
+the kind of task compares the texts of a group, this holds only if no group is split.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from nas.tasks import TaskKind
 
 @dataclass(frozen=True)
 class LossWeights:
-    """How much each part counts; a part of weight zero is not computed."""
+    """The weights of the loss terms. A term of weight zero is not computed."""
 
     logits: float = 1.0
     hidden: float = 1.0
@@ -37,30 +37,32 @@ class LossWeights:
 
 @dataclass
 class Knowledge:
-    """What one forward pass of teacher or sub-network leaves to compare."""
+    """The outputs of one forward pass of the teacher or of a sub-network that the losses compare."""
 
     logits: tuple[torch.Tensor, ...]
-    """After each layer that the network can be left after, and the last ones, each (batch, num_labels)."""
+    """The logits at each early exit and then after the last layer, each (batch, num_labels), or (batch, tokens,
+    num_labels) if the readout is every token.
+    """
     states: tuple[torch.Tensor, ...]
-    """After the embeddings and after each layer, each (batch, tokens, hidden_size)."""
+    """The hidden states after the embeddings and after each layer, each (batch, tokens, hidden_size)."""
     places: tuple[torch.Tensor | None, ...]
-    """The places in the text of each state's tokens, (batch, tokens); None for all."""
+    """The positions in the text of each state's tokens, (batch, tokens); None for a state of all tokens."""
     projections: list[torch.Tensor] = field(default_factory=list)
-    """Queries, keys and values of the last layer, each (batch, sequence, features)."""
+    """The queries, keys and values of the last layer, each (batch, sequence, features); empty if not recorded."""
 
     @classmethod
     def of(cls, output: CompactBertOutput, projections: list[torch.Tensor]) -> Knowledge:
-        """From a model's output with details and hidden states."""
+        """Return the outputs that the losses compare, from a model's output with details and hidden states."""
         assert output.every_logits and output.hidden_states is not None and output.places is not None
-        # Modules that the last layer borrows have run in their owner's layer before.
+        # Modules that the last layer borrows have also run in the layer that owns them, so the last outputs count.
         return cls(output.every_logits, output.hidden_states, output.places, projections[-3:])
 
 
 @contextmanager
 def last_projections(model: CompactBert) -> Iterator[list[torch.Tensor]]:
-    """A list that, while it is open, a forward pass fills with the last layer's queries, keys and values.
+    """Yield a list that each forward pass in the block fills with the queries, keys and values of the last layer.
 
-    It stays empty where the last layer has no attention.
+    It stays empty if the last layer has no attention.
     """
     kept: list[torch.Tensor] = []
     last = model.layers[-1]
@@ -83,7 +85,9 @@ def distillation_loss(
     kind: TaskKind,
     groups: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The loss of a sub-network against the teacher, in a kind of task; `groups` (batch,) where it judges groups."""
+    """Return the loss of a sub-network against the teacher for a kind of task. `groups` (batch,) is needed if the
+    kind compares the texts of a group.
+    """
     loss = student.logits[-1].new_zeros((), dtype=torch.float32)
     if weights.logits:
         asked = {"groups": groups, "mask": attention_mask}
@@ -100,9 +104,10 @@ def distillation_loss(
 def hidden_loss(
     student: Knowledge, teacher: Knowledge, architecture: Architecture, attention_mask: torch.Tensor
 ) -> torch.Tensor:
-    """Mean squared error of the hidden states, over the sub-network's hidden units, tokens and states.
+    """Return the mean squared error of the hidden states over the sub-network's hidden units, tokens and states.
 
-    The teacher's states have all tokens, but for the last one if that of the sub-network is of the first alone.
+    The teacher's states must have all tokens. Only the last state may be limited to the first token, if that of the
+    sub-network is.
     """
     expected = (*(layer.source for layer in architecture.layers), len(teacher.states) - 1)
     total = attention_mask.new_zeros((), dtype=torch.float32)
@@ -116,7 +121,7 @@ def hidden_loss(
 
 
 def relation_loss(student: Knowledge, teacher: Knowledge, attention_mask: torch.Tensor) -> torch.Tensor:
-    """Kullback-Leibler divergence between the relations of the last layer's tokens, over queries, keys and values."""
+    """Return the mean KL divergence between the token relations of the last layer, for queries, keys and values."""
     places = student.places[-2]
     mask = attention_mask if places is None else attention_mask.gather(1, places)
     blocked = mask[:, None, :] == 0
@@ -132,11 +137,11 @@ def relation_loss(student: Knowledge, teacher: Knowledge, attention_mask: torch.
 
 
 def _relations(features: torch.Tensor, blocked: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities (batch, sequence, sequence) of scaled dot products between the tokens of a text."""
+    """Return log-probabilities (batch, sequence, sequence) from scaled dot products between the tokens of a text."""
     scores = features @ features.transpose(1, 2) / features.shape[-1] ** 0.5
     return scores.float().masked_fill(blocked, torch.finfo(torch.float32).min).log_softmax(dim=-1)
 
 
 def _mean_over_tokens(values: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """Mean of (batch, sequence) over the real tokens of each text, then over texts."""
+    """Return the mean of (batch, sequence) over the real tokens of each text, then over texts."""
     return ((values * attention_mask).sum(dim=1) / attention_mask.sum(dim=1)).mean()

@@ -1,8 +1,9 @@
-"""Ordering by importance: the heads, neurons and hidden units that matter most come first.
+"""The order of units by importance: the heads, neurons and hidden units that matter most come first.
 
-Importance is the first-order Taylor estimate of how much the loss changes when a unit is removed: the absolute
-value of activation times gradient, summed over a text and averaged over texts (Molchanov et al., arXiv:1611.06440;
-for heads, Michel et al., arXiv:1905.10650). Reordering permutes weights only: the function stays the same.
+Importance is the first-order Taylor estimate of how much the loss changes when a unit is removed: activation times
+gradient is summed over each text, and the absolute values are added up (Molchanov et al., arXiv:1611.06440; for
+heads, Michel et al., arXiv:1905.10650). Reordering only permutes weights, so the network computes the same function.
+The pipeline reorders the teacher before it becomes a supernet, whose sub-networks then keep the leading units.
 """
 
 from __future__ import annotations
@@ -17,32 +18,32 @@ from nas.model import CompactBert
 from nas.model.axes import Axis, labelled
 
 _Units = tuple[Axis, int | None]
-"""A kind of units, and the layer that they belong to, or None where all layers share them."""
+"""A kind of unit, and the number of the layer that they belong to, or None if all layers share them."""
 _OF_A_LAYER = (Axis.HEADS, Axis.HEAD_FEATURES, Axis.NEURONS)
 
 
 @dataclass
 class Importance:
-    """Scores of every unit, larger for what matters more."""
+    """The scores of all units. A higher score means that the unit matters more."""
 
     hidden: torch.Tensor
-    """Hidden units, (hidden_size,)."""
+    """Scores of the hidden units, (hidden_size,)."""
     pooled: torch.Tensor | None
-    """Units of the pooler, (hidden_size,); None where there is no pooler."""
+    """Scores of the pooler's units, (hidden_size,); None if there is no pooler."""
     heads: list[torch.Tensor] = field(default_factory=list)
-    """For each layer (num_attention_heads,)."""
+    """Scores of the attention heads, (num_attention_heads,) for each layer."""
     neurons: list[torch.Tensor] = field(default_factory=list)
-    """For each layer (intermediate_size,)."""
+    """Scores of the intermediate neurons, (intermediate_size,) for each layer."""
 
 
 class _Taylor:
-    """Accumulates |activation x gradient| of the values that pass one point of the network."""
+    """A sum of |activation x gradient| over the values that pass one point of the network."""
 
     def __init__(self) -> None:
         self.total: torch.Tensor | None = None
 
     def watch(self, value: torch.Tensor) -> None:
-        # A hook that held the value itself would keep it, and all it was made from, for good.
+        # A hook that held `value` itself would keep it, and the graph behind it, in memory forever.
         activation = value.detach()
         value.register_hook(lambda gradient: self._add(activation * gradient))
 
@@ -54,15 +55,15 @@ class _Taylor:
     @property
     def score(self) -> torch.Tensor:
         if self.total is None:
-            raise RuntimeError("no batch was measured")
+            raise RuntimeError("importance must be measured on at least one batch, but got none")
         return self.total
 
 
 def measure_importance(model: CompactBert, batches: Iterable[dict[str, torch.Tensor]]) -> Importance:
-    """Score all units on batches (the inputs of the model's `forward`).
+    """Return the scores of all units, measured on batches (the inputs of the model's `forward`).
 
-    The loss is that of their `labels`. Where there are none, as for embeddings, it is the product of the outputs with
-    directions drawn at random, whose gradient tells how much the outputs depend on a unit.
+    The loss is that of the `labels`. Batches without labels, as for embeddings, use the product of the outputs with
+    random directions instead. Its gradient shows how much the outputs depend on a unit.
     """
     generator = torch.Generator().manual_seed(0)
     layers = model.layers
@@ -101,14 +102,14 @@ def measure_importance(model: CompactBert, batches: Iterable[dict[str, torch.Ten
 
 
 def _along_random_directions(outputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """The mean over texts of the product of outputs (batch, ...) with random directions."""
+    """Return the product of outputs (batch, ...) with random directions, averaged over texts."""
     directions = torch.randn(outputs.shape, generator=generator).to(outputs)
     return (outputs * directions).sum() / len(outputs)
 
 
 @torch.no_grad()
 def magnitude(model: CompactBert) -> Importance:
-    """Score all units by the squares of the weights that read or write them. Needs no data."""
+    """Return scores of all units by the sum of squares of the weights that read or write them. This needs no data."""
     head_size = model.config.attention_head_size
     scores: dict[_Units, torch.Tensor] = {}
     for layer, module in _modules(model):
@@ -132,7 +133,7 @@ def _before(module: nn.Module, taylor: _Taylor) -> torch.utils.hooks.RemovableHa
 
 @torch.no_grad()
 def reorder(model: CompactBert, importance: Importance) -> None:
-    """Permute the weights in place so that units stand in order of importance. The function is unchanged."""
+    """Permute the weights in place so that the most important units come first. The function stays the same."""
     head_size = model.config.attention_head_size
     orders: dict[_Units, torch.Tensor] = {(Axis.HIDDEN, None): _order(importance.hidden)}
     if importance.pooled is not None:
@@ -151,7 +152,7 @@ def reorder(model: CompactBert, importance: Importance) -> None:
 
 
 def _modules(model: CompactBert) -> Iterator[tuple[int | None, nn.Module]]:
-    """The modules of a model, each with the number of the layer that it belongs to, if it belongs to one."""
+    """Return every module of a model with the number of the layer that it belongs to, or None."""
     layer_of = {module: number for number, layer in enumerate(model.layers) for module in layer.modules()}
     return ((layer_of.get(module), module) for module in model.modules())
 

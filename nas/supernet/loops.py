@@ -1,7 +1,8 @@
-"""How every training here runs, on transformers' Trainer: settings, progress, checkpoints, and what stops it.
+"""The loop of every training in this package: settings, progress and checkpoints on top of transformers' Trainer.
 
-A training resumes from its last checkpoint when it is started again in the same folder, and uses bf16 where the
-processor multiplies it natively.
+`run_trainer` runs the distillation trainings of `training.py`, and `FineTuning` trains a teacher on labels. A
+training resumes from its last checkpoint when it is started again in the same folder. It uses bf16 on processors that
+multiply it natively.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ from nas.supernet.checkpoints import SafeTrainer, all_finite, claim, last_comple
 from nas.supernet.side_by_side import SideBySideTrainer
 from nas.tasks import GROUP, JUDGED
 
-# oneDNN keeps what it prepared for the last 1,024 shapes of products, several megabytes each. In a training whose
-# shapes change at every step that comes to gigabytes, and hardly any is met again. Read before its first product.
+# oneDNN caches the kernels for the last 1,024 shapes of products, several megabytes each. In a training whose shapes
+# change at every step, this takes gigabytes and hardly any shape returns. oneDNN reads this before its first product.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 LOG_FILE = "training.json"
@@ -51,18 +52,18 @@ _JUDGED: dict[str, Any] = {
     "greater_is_better": True,
     "restore_callback_states_from_checkpoint": True,
 }
-"""Settings of a training that is asked for its accuracy after each epoch."""
+"""The Trainer's settings for a training whose accuracy is measured after each epoch."""
 
 Judge = Callable[[PreTrainedModel], float]
-"""Tells a network's accuracy."""
+"""A function that returns the accuracy of a network."""
 
 
 @dataclass(frozen=True)
 class Watchers:
-    """Who sees the steps of a training besides nas."""
+    """The observers of a training, in addition to nas itself."""
 
     report_to: tuple[str, ...] = ()
-    """Names of transformers' integrations, which must be installed, except for TensorBoard."""
+    """Names of transformers' integrations, such as `wandb`. They must be installed, except for TensorBoard."""
     callbacks: tuple[TrainerCallback, ...] = ()
 
 
@@ -71,7 +72,7 @@ NOBODY = Watchers()
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: `steps` if given, else `epochs`."""
+    """The length and the learning rate of a training: `steps` steps if positive, otherwise `epochs`."""
 
     learning_rate: float
     batch_size: int
@@ -79,13 +80,14 @@ class Schedule:
     epochs: float = 1.0
     checkpoint_steps: int = 200
     patience: int = 0
-    """Epochs in a row without a better accuracy after which training ends, with the best epoch's weights; 0 for never,
-    and then nobody asks for the accuracy."""
+    """The number of consecutive epochs without better accuracy after which training stops and returns to the weights
+    of the best epoch. With 0 it never stops early, and the accuracy is not measured.
+    """
     watchers: Watchers = NOBODY
 
 
 def training_arguments(config: PreTrainedConfig, folder: Path, schedule: Schedule, seed: int) -> TrainingArguments:
-    """The Trainer's settings for a model of a configuration, with checkpoints below `folder`."""
+    """Return the Trainer's settings for a model of this configuration, with checkpoints below `folder`."""
     processor, reports = training_processor(), schedule.watchers.report_to
     return TrainingArguments(
         output_dir=str(folder / "checkpoints"),
@@ -104,19 +106,19 @@ def training_arguments(config: PreTrainedConfig, folder: Path, schedule: Schedul
         **(_JUDGED if schedule.patience else {}),
         logging_steps=20,
         logging_nan_inf_filter=False,
-        # TensorBoard is given a folder by `run_trainer`, and may not be there.
+        # `run_trainer` adds TensorBoard if it is installed, and gives it a folder.
         report_to=[name for name in reports if name != _TENSORBOARD] or "none",
         run_name=f"{folder.parent.name}/{folder.name}",
         seed=seed,
         dataloader_pin_memory=processor == "cuda",
-        # The batch size is that of all processes together, however many there are.
+        # `batch_size` counts the texts of all processes together.
         accelerator_config={"split_batches": True},
         disable_tqdm=True,
     )
 
 
 class _Watch(TrainerCallback):
-    """Shows steps and loss, and marks checkpoints as complete."""
+    """A callback that shows steps and loss, and marks checkpoints as complete."""
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -130,7 +132,7 @@ class _Watch(TrainerCallback):
             self.tracker = self.stack.enter_context(context)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        # Where the best epoch is kept, the Trainer by itself saves after epochs alone, and then once they are judged.
+        # With patience, the Trainer itself saves only after epochs, once their accuracy is measured.
         ends_epoch = control.should_training_stop or float(state.epoch or 0.0).is_integer()
         control.should_save |= state.global_step % args.save_steps == 0 and not ends_epoch
         if self.tracker:
@@ -148,7 +150,7 @@ class _Watch(TrainerCallback):
 
 @contextmanager
 def _own_run(watchers: Watchers) -> Iterator[None]:
-    """Have each training be a run of its own in Weights & Biases, whose callback never ends one that it has begun."""
+    """Give each training its own run in Weights & Biases, whose callback never finishes a run that it has started."""
     if "wandb" not in watchers.report_to:
         yield
         return
@@ -165,11 +167,12 @@ def _own_run(watchers: Watchers) -> Iterator[None]:
 def run_trainer(
     trainer: SafeTrainer, title: str, folder: Path, origin: dict[str, Any], watchers: Watchers = NOBODY
 ) -> None:
-    """Run a trainer to its end, from its last checkpoint if there is one, and keep its log.
+    """Run a trainer to its end, resuming from the last checkpoint if there is one, and write its log to `folder`.
 
-    Where TensorBoard is installed and among the `watchers` it can read the log too, in `folder`/tensorboard.
+    If `watchers` name TensorBoard and it is installed, its log is written to `folder`/tensorboard.
 
-    `origin` is what the training is made of; checkpoints of something else are refused with a `TrainingError`.
+    `origin` holds the inputs of the training. Raises `TrainingError` if the checkpoints in `folder` have other
+    inputs, or if the training ends with weights that are not finite.
     """
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
@@ -192,17 +195,17 @@ def run_trainer(
     assert model is not None
     if not all_finite(model):
         raise TrainingError(
-            f"{checkpoints}: the last steps left weights that are no numbers; lower the learning_rate and begin anew "
-            "without this folder"
+            f"{checkpoints}: all weights must be finite after the last step, but some are not; lower the "
+            "learning_rate, remove this folder and start again"
         )
-    # bf16 belongs to the training: the model is evaluated as it will be exported.
+    # bf16 is only for training: the model is evaluated in the precision of its export.
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     if trainer.is_world_process_zero():
         write_json(folder / LOG_FILE, trainer.state.log_history)
 
 
 class _JudgedTrainer(SideBySideTrainer):
-    """Tells the accuracy of its model where the Trainer would evaluate it."""
+    """A Trainer that measures the accuracy of its model with `judge` whenever it would evaluate it."""
 
     def __init__(self, *, model: PreTrainedModel, judge: Judge, **kwargs: Any) -> None:
         super().__init__(model=model, **kwargs)
@@ -218,7 +221,7 @@ class _JudgedTrainer(SideBySideTrainer):
 
 @dataclass(frozen=True)
 class FineTuning:
-    """What a training of a teacher on labels needs besides the teacher."""
+    """The inputs of the training of a teacher on labels, other than the teacher."""
 
     train: Dataset
     tokenizer: PreTrainedTokenizerBase
@@ -226,16 +229,16 @@ class FineTuning:
     folder: Path
     seed: int
     origin: dict[str, Any]
-    """What this training is made of, as JSON values: checkpoints of something else are refused."""
+    """The inputs of this training as JSON values. Checkpoints with other inputs are refused."""
     judge: Judge | None = None
-    """Needed by a schedule with patience: the epoch that it finds the most accurate is kept."""
+    """Required by a schedule with patience: measures the accuracy after each epoch, of which the best is kept."""
     title: str = "Fine-tuning the teacher"
     is_label_of_token: bool = False
-    """Whether each token has a label, and not the text."""
+    """Whether each token has a label, rather than each text."""
 
     def tune(self, model: PreTrainedModel) -> None:
-        """Train a teacher in place."""
-        model.set_attn_implementation("eager")  # the one whose dropout `SeededDropout` can seed
+        """Train a teacher in place. Raises `TrainingError` as `run_trainer` does."""
+        model.set_attn_implementation("eager")  # the implementation whose dropout `SeededDropout` can seed
         settings: dict[str, Any] = {
             "model": model,
             "args": training_arguments(model.config, self.folder, self.schedule, self.seed),
@@ -245,7 +248,7 @@ class FineTuning:
         }
         if self.judge:
             callbacks = [EarlyStoppingCallback(self.schedule.patience)]
-            # The Trainer insists on an `eval_dataset`; `judge` has its own.
+            # The Trainer requires an `eval_dataset`, although `judge` uses its own.
             settings |= {"judge": self.judge, "callbacks": callbacks, "eval_dataset": self.train}
         trainer = (_JudgedTrainer if self.judge else SideBySideTrainer)(**settings)
         run_trainer(trainer, self.title, self.folder, self.origin, self.schedule.watchers)
@@ -259,7 +262,7 @@ def labelled_batches(
     seed: int,
     is_label_of_token: bool = False,
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Random padded training batches with labels, of each text or `is_label_of_token`."""
+    """Yield up to `count` random padded training batches, labelled per text or, if `is_label_of_token`, per token."""
     others = [name for name in ("length", GROUP, JUDGED) if name in train.column_names]
     rows = train.remove_columns(others).shuffle(seed=seed, keep_in_memory=True)
     collate = padding(tokenizer, is_label_of_token)

@@ -1,4 +1,7 @@
-"""Sums over all tokens that pass a point of a network: what regressions and leading directions are computed from."""
+"""Sums over all tokens that pass one point of a network, from which regressions and leading directions are computed.
+
+`SupernetWeights.fit` gathers them to initialise the maps of smaller hidden sizes and the factors of low ranks.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from torch import nn
 
 
 class Moments:
-    """Number, sum and products of what passed one point."""
+    """The number, the sum and the products of the feature vectors that passed one point."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -19,7 +22,7 @@ class Moments:
         self.products: Any = 0.0
 
     def add(self, value: torch.Tensor, mask: torch.Tensor | None) -> None:
-        """Add (batch, sequence, features), without what the mask leaves out, or (batch, features)."""
+        """Add (batch, sequence, features), but only the tokens where `mask` is true, or (batch, features)."""
         tokens = (value[mask] if value.dim() == 3 else value).double()
         self.count += len(tokens)
         self.total = self.total + tokens.sum(dim=0)
@@ -27,20 +30,20 @@ class Moments:
 
     @property
     def second(self) -> torch.Tensor:
-        """The second moment, (features, features)."""
+        """The second moment around zero, (features, features)."""
         return self.products / self.count
 
     def second_around(self, shift: torch.Tensor) -> torch.Tensor:
-        """The second moment of the values with `shift` (features,) added."""
+        """Return the second moment of the values after `shift` (features,) is added to them."""
         mean = self.total / self.count
         cross = torch.outer(mean, shift.double())
         return self.second + cross + cross.T + torch.outer(shift.double(), shift.double())
 
     def regression(self, size: int, ridge: float, constant: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight (missing, size) and constant (missing,) of the features from `size` on, given those before.
+        """Return the linear regression of the features from `size` on, given those before.
 
-        `ridge`, a share of their mean variance, keeps a fit to few values from following noise. Without `constant` that
-        is 0.
+        The result is a weight (missing, size) and a constant (missing,), which is 0 without `constant`. `ridge` is
+        relative to the mean variance of the given features and keeps a fit to few values from following noise.
         """
         mean = self.total / self.count * constant
         covariance = self.second - torch.outer(mean, mean)
@@ -54,9 +57,10 @@ class Moments:
 def gathered(
     model: nn.Module, read: Mapping[str, Moments], written: Mapping[str, Moments]
 ) -> Iterator[Callable[[torch.Tensor], None]]:
-    """While it is open, what modules read and write in forward passes is added to their moments, by name.
+    """While the block runs, add the inputs (`read`) and outputs (`written`) of modules to moments.
 
-    It gives a function that says which tokens of the next pass are text, a mask (batch, sequence).
+    Both arguments map names of modules to moments. Yields a function that must receive the mask (batch, sequence) of
+    the real tokens before each forward pass.
     """
     masks: list[torch.Tensor] = []
     hooks = [

@@ -1,10 +1,10 @@
-"""What sub-networks of a smaller hidden size have for themselves, beside the weights that all share.
+"""The parameters of sub-networks with a smaller hidden size, in addition to the weights that all sub-networks share.
 
-A sub-network with fewer hidden units keeps the leading ones. Its norms are its own, since mean and variance over fewer
-units are others. And whoever reads the hidden units gets a linear map that makes up the missing ones from those that
-stay: units of a trained BERT depend on each other, so most of what the missing ones say can be said by the rest
-(`scripts/bench/ordering` measures how much). The map is folded into the weights that read, so a sub-network has an
-ordinary matrix there and runs no slower.
+A sub-network with fewer hidden units keeps the leading ones. It has its own norms, because mean and variance over
+fewer units differ. Each module that reads the hidden units also has a linear map that predicts the missing units from
+those that stay. The units of a trained BERT depend on each other, so most of the information in the missing units can
+be predicted from the rest (`scripts/bench/ordering` measures how much). The map is folded into the weights of the
+reading module, so a sub-network has an ordinary matrix there and runs no slower.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _SEARCHED = (Axis.HIDDEN, Axis.POOLED)
 
 
 class Narrow(nn.Module):
-    """What sub-networks of one smaller hidden size have for themselves.
+    """The parameters that only sub-networks of one smaller hidden size use.
 
-    `norms.<name>` replaces the norm of that name. `missing.<name>` maps the hidden units that stay to those that do
-    not, for the module of that name, which reads them; the pooled units are treated alike. The map has a constant
-    where the module has a bias that can take it.
+    `norms.<name>` replaces the norm of that name. `missing.<name>` predicts the missing hidden units from those that
+    stay, for the module of that name, which reads them. Pooled units are treated in the same way. The map has a
+    constant if the module has a bias that can absorb it.
     """
 
     def __init__(self, model: CompactBert, size: int) -> None:
@@ -41,7 +41,7 @@ class Narrow(nn.Module):
             _put(self, f"missing.{name}", nn.Linear(size, model.config.hidden_size - size, bias=has_bias))
 
     def fit(self, norms: Mapping[str, nn.LayerNorm], read: Mapping[str, Moments]) -> None:
-        """Start as the shared norms, and with the least error in making up what modules `read`."""
+        """Initialise the norms as the shared ones, and the maps by least squares on the inputs that modules `read`."""
         for name, norm in norms.items():
             for part, parameter in norm.named_parameters():
                 self.get_parameter(f"norms.{name}.{part}").copy_(parameter[: self.size])
@@ -54,9 +54,9 @@ class Narrow(nn.Module):
 
 
 def readers_of(model: CompactBert) -> dict[str, str]:
-    """For each linear layer that reads hidden or pooled units the name under which its input is completed.
+    """Return, for each linear layer that reads hidden or pooled units, the name of its map `missing.<name>`.
 
-    That is its own name, or its parent's where several linear layers there read the same.
+    This is the layer's own name, or that of its parent module if several linear layers there read the same input.
     """
     found = {}
     for name, module in model.named_modules():
@@ -69,7 +69,7 @@ def readers_of(model: CompactBert) -> dict[str, str]:
 
 
 def norms_of(model: CompactBert) -> dict[str, nn.LayerNorm]:
-    """The norms over hidden or pooled units."""
+    """Return the norms over hidden or pooled units, by name."""
     modules = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.LayerNorm))
     return {name: module for name, module in modules if getattr(module, "axes", (None,))[0] in _SEARCHED}
 

@@ -1,4 +1,7 @@
-"""The order in which a training meets its texts where groups of them are compared within a batch."""
+"""The order of training texts for kinds of task that compare the texts of a group, such as the passages of a query.
+
+`DistillationTrainer` uses `ByGroup` for such tasks, so that the texts of a group are usually in the same batch.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,17 @@ import torch
 from torch.utils.data import Sampler
 
 _TOGETHER = 8
-"""At most so many texts of a group come together: of more, those of like length do. Whole groups of WikiQA would be
-padded to 1.7 times their tokens, and these parts are to 1.4 times (texts ordered by length alone: 1.04 times)."""
+"""The maximum number of texts of a group that stay together. Larger groups are split into parts of similar length.
+Whole groups of WikiQA would be padded to 1.7 times their tokens; these parts are padded to 1.4 times (texts ordered
+only by length: 1.04 times).
+"""
 
 
 class ByGroup(Sampler[int]):
-    """Texts in an order that depends on seed and epoch alone, those of a group together and parts of like length.
+    """A sampler that keeps the texts of a group together, or parts of a large group that are similar in length.
 
-    Parts are ordered by length within stretches of so many texts. `epoch` tells the number of the epoch that begins.
+    The order depends only on seed and epoch. Parts are sorted by length within stretches of about `stretch` texts.
+    `epoch` returns the number of the epoch that begins.
     """
 
     def __init__(

@@ -1,16 +1,16 @@
-"""The teacher's outputs for the texts of a training, computed once and kept on disk.
+"""The teacher's outputs for the texts of a training, computed once and stored on disk.
 
-A training by distillation meets every text several times, and for a small student the teacher's forward pass takes
-longer than the student's forward and backward passes together. `write` computes what the teacher says of each text,
-and `TeacherOutputs` maps the files into memory and gives the outputs for a batch.
+A training by distillation uses every text several times. For a small student, the teacher's forward pass takes longer
+than the student's forward and backward passes together. `write` therefore computes the teacher's outputs for each
+text once. `TeacherOutputs` maps the files into memory, and `DistillationTrainer` looks up the outputs for each batch.
 
-    outputs.json        what the outputs were made from
-    rows.npy            the order in which the texts' outputs are kept, as row numbers
+    outputs.json        the inputs that the outputs were computed from
+    rows.npy            the row numbers of the texts, in the order in which their outputs are stored
     logits.npy          (texts, num_labels), or (tokens of all texts, num_labels) if the readout is every token, float32
     last.npy            if the readout is the first token: its hidden state after the last layer, (texts, hidden_size)
     states-<n>.npy      the hidden states before layer n, (tokens of all texts, hidden_size), float16
 
-Where the readout is not the first token, the hidden states after the last layer are the last of `states-<n>.npy`.
+If the readout is not the first token, the last of the `states-<n>.npy` holds the hidden states after the last layer.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from nas.threads import side_by_side
 _ABOUT = "outputs.json"
 _STATE = np.dtype(np.float16)
 _IDENTITY = ("input_ids", "token_type_ids")
-"""The columns that tell texts apart."""
-_TITLE = "The teacher's outputs"
+"""The columns that identify a text."""
+_TITLE = "Computing the teacher's outputs"
 
 
 def size_in_bytes(config: CompactBertConfig, train: Dataset) -> int:
-    """How much room the outputs for these texts take on disk."""
+    """Return the disk space, in bytes, that the outputs for these texts take."""
     tokens, width, texts = sum(values_of(train, "length")), config.hidden_size, len(train)
     alone = texts if config.readout == "first" else tokens
     states = tokens * len(config.architecture.layers) + alone
@@ -51,16 +51,17 @@ def size_in_bytes(config: CompactBertConfig, train: Dataset) -> int:
 
 
 def write(folder: Path, teacher: CompactBert, train: Dataset, made_from: dict[str, Any], bf16: bool) -> None:
-    """Compute the teacher's outputs for all texts and write them to a folder, which appears when it is complete.
+    """Compute the teacher's outputs for all texts and write them to `folder`, which appears only when it is complete.
 
-    `teacher` is on the CPU, and computed in bf16 if that is asked for; `made_from` is kept beside the outputs.
+    `teacher` must be on the CPU. With `bf16`, its forward pass is computed in bf16. `made_from` describes the inputs
+    and is stored with the outputs.
     """
     batches = list(batches_by_length(train))
     write_folder(folder, lambda draft: _fill(draft, teacher.eval(), batches, made_from, bf16))
 
 
 class TeacherOutputs:
-    """The outputs that `write` left in a folder, for batches of the same texts."""
+    """The outputs that `write` stored in a folder. Raises `TrainingError` if they belong to other texts."""
 
     def __init__(self, folder: Path, train: Dataset, readout: Readout = "first") -> None:
         self._logits, last, self._every = _mapped(folder / "logits.npy"), folder / "last.npy", readout == "every"
@@ -69,17 +70,20 @@ class TeacherOutputs:
         self._states = [_mapped(folder / f"states-{number}.npy") for number in range(count)]
         order, lengths = np.load(folder / "rows.npy", allow_pickle=False), np.asarray(values_of(train, "length"))
         if len(order) != len(lengths) or len(self._states[0]) != lengths.sum():
-            raise TrainingError(f"{folder}: must be of {len(lengths)} texts, but is of others; remove it")
+            raise TrainingError(
+                f"{folder}: the outputs must be those of the {len(lengths)} training texts, but are not; "
+                "remove the folder"
+            )
         starts = np.concatenate([[0], np.cumsum(lengths[order])[:-1]])
         columns = [values_of(train, name) for name in _IDENTITY if name in train.column_names]
         keys = [_key(*text) for text in zip(*columns, strict=True)]
         self._places = {keys[row]: (place, int(starts[place])) for place, row in enumerate(order)}
 
     def recall(self, inputs: Mapping[str, torch.Tensor]) -> Knowledge | None:
-        """What the teacher says of a batch of padded texts; None if one of them is not known.
+        """Return the teacher's outputs for a batch of padded texts, or None if one of the texts is not stored.
 
-        Hidden states, and logits of every token, are zero where a text is padded. The last hidden state is of the first
-        token alone where that is the readout.
+        Hidden states, and logits of every token, are zero at padding. If the readout is the first token, the last
+        hidden state has only this token.
         """
         mask = inputs["attention_mask"].bool().numpy()
         columns = [inputs[name].numpy() for name in _IDENTITY if name in inputs]
@@ -105,7 +109,7 @@ class TeacherOutputs:
 
 
 def made_from(folder: Path) -> dict[str, Any] | None:
-    """What the outputs in a folder were made from; None where there are none."""
+    """Return the description of the inputs that was stored with the outputs in `folder`; None without outputs."""
     found: dict[str, Any] | None = read_json(folder / _ABOUT, TrainingError) if folder.exists() else None
     return found
 

@@ -1,4 +1,8 @@
-"""Data-parallel training on Ray Train: every worker computes its part of each batch, and gradients are averaged."""
+"""Data-parallel training of the supernet on Ray Train.
+
+Every worker computes its part of each batch, and the gradients are averaged over the workers. The pipeline calls
+`train_on_workers` if a study asks for more than one worker (`supernet.workers`).
+"""
 
 from __future__ import annotations
 
@@ -16,10 +20,11 @@ from nas.progress import say
 
 
 def train_on_workers(train: Callable[[], None], workers: int, storage: Path) -> None:
-    """Run `train` in each of `workers` processes of one process group: gloo on CPUs, NCCL where there are GPUs.
+    """Run `train` in each of `workers` processes of one process group (gloo on CPUs, NCCL if there are GPUs).
 
-    `train` finds its files by absolute paths, on a file system that all workers share; Ray keeps notes in `storage`.
-    Raises what a worker raised, or `TrainingError` if the cluster is too small or a worker was lost.
+    `train` must find its files by absolute paths, on a file system that all workers share. Ray stores its own files
+    in `storage`. Raises the error that a worker raised, or `TrainingError` if the cluster is too small or a worker
+    was lost.
     """
     started = join(workers, "supernet.workers")
     try:
@@ -28,11 +33,11 @@ def train_on_workers(train: Callable[[], None], workers: int, storage: Path) -> 
         share = int(offered.get(kind, 0)) // workers
         if not share:
             raise TrainingError(
-                f"supernet.workers: the cluster must have one {kind} for each, but has {offered.get(kind, 0):.0f} for "
-                f"{workers} workers; lower workers"
+                f"supernet.workers: the cluster must have a {kind} per worker, but has {offered.get(kind, 0):.0f} for "
+                f"{workers} workers; lower supernet.workers or add nodes"
             )
         say(f"Training the supernet on {workers} workers")
-        once = FailureConfig(controller_failure_limit=0)  # type: ignore[call-arg]  # it knows the class before v2
+        once = FailureConfig(controller_failure_limit=0)  # type: ignore[call-arg]  # mypy sees the class of Ray Train v1
         trainer = TorchTrainer(
             train,
             scaling_config=ScalingConfig(
@@ -52,12 +57,12 @@ def train_on_workers(train: Callable[[], None], workers: int, storage: Path) -> 
 
 
 def _cause(problem: TrainingFailedError) -> NasError:
-    """What went wrong first: an error of ours if a worker raised one, else that of the worker of lowest rank."""
+    """Return the first cause: an error of nas if a worker raised one, otherwise that of the worker of lowest rank."""
     failures = problem.worker_failures if isinstance(problem, WorkerGroupError) else {0: problem}
     causes = [getattr(failure, "_base_exc", failure) for _, failure in sorted(failures.items())]
     ours = next((cause for cause in causes if isinstance(cause, NasError)), None)
     reason = str(causes[0]).strip().splitlines() or [type(causes[0]).__name__]
     return ours or TrainingError(
-        f"supernet.workers: a worker failed: {reason[0]}; run the command again to go on from the last checkpoint, or "
-        "set supernet.workers = 1 to see it in this process"
+        f"supernet.workers: a worker failed: {reason[0]}; run the command again to resume from the last checkpoint, "
+        "or set supernet.workers = 1 to see the error in this process"
     )

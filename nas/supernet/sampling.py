@@ -1,4 +1,8 @@
-"""Which sub-networks a training step works on."""
+"""The choice of the sub-networks that each step of a supernet training works on.
+
+`near_budgets`, `sandwich` and `in_stages` return `Draws`. The pipeline selects one by the study's settings and passes
+it to `Distillation.train_supernet`.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +16,32 @@ from nas.architecture import Architecture
 from nas.space import SearchSpace
 
 Draws = Callable[[int], list[Architecture]]
-"""The sub-networks that a step of this number trains."""
+"""A function that returns the sub-networks to train in the step of a given number."""
 Excess = Callable[[Architecture], float]
-"""By how much a sub-network misses a budget, relative to the limit: 0.1 is a tenth too much, -0.5 half of the limit."""
+"""A function that returns the violation of a budget by a sub-network, relative to the limit: 0.1 is 10 % above the
+limit, -0.5 means that half of the limit is used.
+"""
 
 _NEAR = (-0.5, 0.3)
-"""The excess of a sub-network that is near a budget."""
+"""The range of violations in which a sub-network counts as near a budget."""
 _POOL = 1000
-"""So many sub-networks near a budget are drawn from."""
+"""The number of sub-networks near each budget from which steps draw."""
 _TRIES = 20_000
-"""So many random sub-networks are tried for that, at most."""
+"""The maximum number of sub-networks that are tried to find these."""
 _SCARCE = 0.05
-"""Where a smaller share of the random ones is near a budget, variants of those that are near it are tried too."""
+"""If a smaller share of the tries is near a budget, every second try is a variant of a sub-network that is near it."""
 _NEIGHBOURS = 10
-"""Sub-networks whose excess is next to the one that is wanted, to either side, among which one is drawn."""
+"""The number of sub-networks on each side of the wanted violation, from all of which one is drawn."""
 
 
 def near_budgets(space: SearchSpace, excesses: Sequence[Excess | None], count: int, seed: int) -> Draws:
-    """`count` random sub-networks a step, near each of the budgets in turn.
+    """Return draws of `count` random sub-networks per step that are near the budgets, each budget in turn.
 
-    Only what a budget can choose needs good weights. A step with small sub-networks is fast, and sub-networks that are
-    alike in size disagree less about the weights that they share. How much of a budget they take is drawn evenly on a
-    logarithmic scale, from half of the limit to a little more than all of it, as far as sub-networks reach. Those for a
-    budget without a limit, which is None among the `excesses`, and for one that nothing is near, are of any size.
+    Only sub-networks that a budget can select need good weights. Steps with small sub-networks are fast, and
+    sub-networks of similar size conflict less over the weights that they share. The share of the limit that they use
+    is drawn uniformly on a logarithmic scale, from half of the limit to slightly above it, as far as there are such
+    sub-networks. For a budget without a limit (None in `excesses`), or without any sub-network near it, sub-networks
+    of all sizes are drawn.
     """
     pools = [_pool(space, excess, seed) if excess else [] for excess in excesses]
     low, high = (math.log(1.0 + excess) for excess in _NEAR)
@@ -56,7 +63,9 @@ def near_budgets(space: SearchSpace, excesses: Sequence[Excess | None], count: i
 
 
 def _pool(space: SearchSpace, excess: Excess, seed: int) -> list[tuple[float, Architecture]]:
-    """Random sub-networks near a budget with the logarithm of what they take of it, in ascending order."""
+    """Return pairs of the logarithm of the share of a limit that is used, ascending, and a random sub-network near
+    it.
+    """
     rng = random.Random(f"{seed}/near")
     found, members = dict[Architecture, float](), list[Architecture]()
     nearest, least = space.smallest(), excess(space.smallest())
@@ -75,13 +84,13 @@ def _pool(space: SearchSpace, excess: Excess, seed: int) -> list[tuple[float, Ar
 
 
 def sandwich(space: SearchSpace, random_subnets: int, sampling: Literal["spread", "uniform"], seed: int) -> Draws:
-    """The sandwich rule (Yu and Huang, arXiv:1903.05134): the largest, the smallest and random ones.
+    """Return draws by the sandwich rule (Yu and Huang, arXiv:1903.05134): the largest, the smallest and random ones.
 
-    `uniform` draws every dimension independently, so that nearly all draws are of middle size. `spread` first
-    draws how large the sub-network is to be: each dimension alone is still uniform, but they agree, and the light
-    and the heavy end of the space come as often as the middle.
+    `uniform` draws every dimension independently, so that nearly all sub-networks are of medium size. `spread` first
+    draws how large a sub-network should be. Each single dimension is still uniform, but the dimensions agree, so that
+    small and large sub-networks are as frequent as medium ones.
 
-    What a step trains depends on the seed and the step's number alone, so that a resumed run goes on alike.
+    The sub-networks of a step depend only on the seed and the step's number, so a resumed run trains the same ones.
     """
 
     def at(step: int) -> list[Architecture]:
@@ -93,9 +102,10 @@ def sandwich(space: SearchSpace, random_subnets: int, sampling: Literal["spread"
 
 
 def in_stages(space: SearchSpace, steps: int, draw: Callable[[SearchSpace], Draws]) -> Draws:
-    """Progressive shrinking (Cai et al., arXiv:1908.09791): a third of the steps each for spaces that widen.
+    """Return draws by progressive shrinking (Cai et al., arXiv:1908.09791), in three stages of equal length.
 
-    Depth alone varies first, then heads and neurons too, then all. `draw` gives the draws of one space.
+    In the first stage, hidden size, heads and neurons stay at their largest. In the second stage, only the hidden
+    size does. In the third, all dimensions vary. `draw` returns the draws of one space.
     """
     draws = [draw(stage) for stage in _stages(space)]
     return lambda step: draws[min(len(draws) * step // steps, len(draws) - 1)](step)

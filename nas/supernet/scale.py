@@ -1,8 +1,8 @@
-"""The scale of a regression's outputs, which trainings see standardised.
+"""The scale of a regression's outputs, which are standardised during trainings.
 
-Learning rates and loss weights suit outputs of mean 0 and deviation 1. A training therefore takes the scale of the
-data out of the last linear layer, and puts it back when it ends: a model outside of a training gives numbers on the
-scale of the data, in whatever form it is exported.
+Learning rates and loss weights suit outputs of mean 0 and standard deviation 1. A training therefore takes the scale
+of the data out of the last linear layer, and puts it back at the end. Outside of a training, a model returns numbers
+on the scale of the data, in whatever form it is exported.
 """
 
 from __future__ import annotations
@@ -16,28 +16,29 @@ import torch
 from torch import nn
 
 _INFORMATIVE = 0.3
-"""Outputs that correlate with the targets at least this much are worth starting from."""
+"""The least correlation with the targets at which outputs are worth starting from."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Mean and standard deviation of outputs."""
+    """The mean and the standard deviation of outputs."""
 
     mean: float = 0.0
     deviation: float = 1.0
 
     @classmethod
     def of(cls, values: Sequence[float] | np.ndarray) -> Scale:
-        """The scale of some numbers; if they are all equal their deviation counts as 1."""
+        """Return the scale of some numbers. If they are all equal, the standard deviation is set to 1."""
         numbers = np.asarray(values, dtype=np.float64)
         return cls(float(numbers.mean()), float(numbers.std()) or 1.0)
 
     @classmethod
     def to_begin_with(cls, outputs: np.ndarray, targets: Sequence[float]) -> Scale:
-        """What to take out of a model with these outputs before it is trained on standardised targets.
+        """Return the scale to take out of a model with these outputs before it is trained on standardised targets.
 
-        That is the scale of its outputs, whatever targets it was trained on before. But outputs that say nothing about
-        the targets, as those of a newly drawn layer, are not made larger.
+        This is the scale of its outputs, whatever targets it was trained on before. If the outputs vary little and
+        hardly correlate with the targets, like those of a newly initialised layer, only the mean is taken out, so
+        that they are not magnified.
         """
         own = cls.of(outputs)
         if own.deviation < 1.0 and abs(_correlation(outputs, np.asarray(targets))) < _INFORMATIVE:
@@ -45,23 +46,23 @@ class Scale:
         return own
 
     def standardised(self, values: Sequence[float]) -> list[float]:
-        """Numbers of this scale on that of mean 0 and deviation 1."""
+        """Return numbers of this scale, standardised to mean 0 and standard deviation 1."""
         found: list[float] = ((np.asarray(values, dtype=np.float64) - self.mean) / self.deviation).tolist()
         return found
 
     @torch.no_grad()
     def put_into(self, linear: nn.Linear) -> None:
-        """Let a layer whose outputs are standardised give them on this scale."""
+        """Change a layer with standardised outputs, in place, so that its outputs are on this scale."""
         _assign(linear, self.deviation, self.mean, 0.0)
 
     @torch.no_grad()
     def take_out_of(self, linear: nn.Linear) -> None:
-        """Let a layer whose outputs are on this scale give them standardised."""
+        """Change a layer with outputs on this scale, in place, so that its outputs are standardised."""
         _assign(linear, 1.0 / self.deviation, 0.0, -self.mean)
 
     @contextmanager
     def out_of(self, *layers: nn.Linear) -> Iterator[None]:
-        """Have layers give standardised outputs as long as the context lasts."""
+        """Standardise the outputs of these layers while the block runs."""
         for linear in layers:
             self.take_out_of(linear)
         try:
@@ -72,7 +73,7 @@ class Scale:
 
 
 STANDARD = Scale()
-"""That of outputs which are standardised, or are not numbers to be predicted."""
+"""The scale of outputs that are standardised already, or that do not predict numbers."""
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:
@@ -80,12 +81,12 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _assign(linear: nn.Linear, factor: float, after: float, before: float) -> None:
-    """Turn outputs y into (y + before) * factor + after, computed in double precision."""
+    """Change a layer so that its outputs y become (y + before) * factor + after, computed in double precision."""
     linear.weight.copy_(linear.weight.double() * factor)
     linear.bias.copy_((linear.bias.double() + before) * factor + after)
 
 
 def last_linear(model: nn.Module) -> nn.Linear:
-    """The last linear layer of a classifier, which gives its outputs."""
+    """Return the last linear layer of a classifier, which computes its outputs."""
     found = [module for module in model.modules() if isinstance(module, nn.Linear)]
     return found[-1]

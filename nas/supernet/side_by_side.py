@@ -1,8 +1,9 @@
-"""A training step computed by several threads side by side, each with work of its own.
+"""Training steps that several threads compute in parallel, each with its own part of the work.
 
-The gradient of a step is a sum: over parts of the batch, and over sub-networks. Every thread computes some of the
-summands on a replica of the model, which shares its weights but collects gradients of its own. They are added in a
-fixed order, so that a step gives the same result each time.
+The gradient of a step is a sum over parts of the batch and over sub-networks. Each thread computes some of its terms
+on a replica of the model, which shares the model's weights but has its own gradients. The gradients are then added in
+a fixed order, so that a step always gives the same result. `SideBySideTrainer` fine-tunes teachers (`loops.py`), and
+`DistillationTrainer` extends it.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from nas.tasks import GROUP, IGNORED
 from nas.threads import keep_freed_memory, replica, single_threads
 
 Work = Callable[[int], torch.Tensor | None]
-"""Adds gradients to the replica of that number; returns what it contributes to the step's loss."""
+"""A function that adds gradients to the replica of the given number and returns its part of the step's loss, if any."""
 _MOST_THREADS = 8
-"""Each thread needs memory for gradients of all weights."""
+"""The maximum number of threads, each of which needs memory for the gradients of all weights."""
 LEAST_TOKENS = 128
-"""With fewer tokens to a part of a batch its products no longer keep a core busy."""
+"""The least number of tokens in a part of a batch. Products of fewer tokens do not keep a core busy."""
 
 
 class SideBySideTrainer(SafeTrainer):
-    """A Trainer that computes each step on a CPU with as many threads as torch has, each with work of its own.
+    """A Trainer that computes each step on a CPU in parallel threads, usually as many as torch uses.
 
-    `replicas` holds the model itself and the copies that share its weights, one for each thread.
+    `replicas` holds the model itself and copies that share its weights, one for each thread.
     """
 
     def __init__(self, *, model: nn.Module, **kwargs: Any) -> None:
@@ -52,9 +53,10 @@ class SideBySideTrainer(SafeTrainer):
 
     @contextmanager
     def threads(self) -> Iterator[None]:
-        """Have a thread for each replica while the block runs.
+        """Provide one thread per replica while the block runs.
 
-        What lies between the steps' gradients is bound by memory: the other threads would only have to be woken.
+        Other work of a step is limited by memory bandwidth and uses one thread: waking the others would only cost
+        time.
         """
         count = len(self.replicas)
         with single_threads(count) as pool:
@@ -68,7 +70,7 @@ class SideBySideTrainer(SafeTrainer):
 
     @contextmanager
     def all_threads(self) -> Iterator[None]:
-        """Let this thread use all of torch's threads, for an evaluation within a training."""
+        """Let this thread use all of torch's threads while the block runs, for an evaluation during a training."""
         before = torch.get_num_threads()
         torch.set_num_threads(self._torch_threads)
         try:
@@ -83,7 +85,7 @@ class SideBySideTrainer(SafeTrainer):
         if len(lanes) == 1:
             losses = self._run(0, lanes[0])
         else:
-            assert self._pool is not None  # see `train`
+            assert self._pool is not None  # `train` sets it
             begun = [self._pool.submit(self._run, number, lane) for number, lane in enumerate(lanes)]
             losses = [loss for lane in begun for loss in lane.result()]
             add_gradients(self.replicas)
@@ -94,7 +96,7 @@ class SideBySideTrainer(SafeTrainer):
         return [loss for loss in (work(number) for work in lane) if loss is not None]
 
     def lanes(self, inputs: dict[str, torch.Tensor]) -> list[list[Work]]:
-        """What each thread is to compute, at most one lane per replica: here a part of the batch."""
+        """Return the work of each thread, at most one list per replica: here, a part of the batch for each."""
         parts = split(inputs, min(len(self.replicas), inputs["input_ids"].numel() // LEAST_TOKENS))
         return [[partial(self._learn_labels, part, _weight(part, inputs, share))] for part, share in parts]
 
@@ -108,8 +110,10 @@ class SideBySideTrainer(SafeTrainer):
 
 
 def _weight(part: Mapping[str, torch.Tensor], whole: Mapping[str, torch.Tensor], share: float) -> float:
-    """How much the loss of a part counts in that of the whole batch: its `share` of the texts, or of the tokens that
-    have a label where each token may have one.
+    """Return the weight of a part's loss in the loss of the whole batch.
+
+    This is `share`, the part's share of the texts, or its share of the labelled tokens if each token may have a
+    label.
     """
     own, all_labels = part.get("labels"), whole.get("labels")
     if own is None or all_labels is None or own.shape != part["input_ids"].shape or own.is_floating_point():
@@ -118,7 +122,7 @@ def _weight(part: Mapping[str, torch.Tensor], whole: Mapping[str, torch.Tensor],
 
 
 def _replica(model: nn.Module) -> nn.Module:
-    """A replica whose embedding tables have sparse gradients: a part of a batch has few of the tokens."""
+    """Return a replica whose embedding tables have sparse gradients: a part of a batch has few of the tokens."""
     made = replica(model)
     for module in made.modules():
         if isinstance(module, nn.Embedding):
@@ -127,9 +131,9 @@ def _replica(model: nn.Module) -> nn.Module:
 
 
 def split(inputs: Mapping[str, torch.Tensor], parts: int) -> list[tuple[dict[str, torch.Tensor], float]]:
-    """The batch in at most `parts` parts of consecutive texts and about equal size, and the share of texts in each.
+    """Split a batch into at most `parts` parts of consecutive texts, each with its share of the texts.
 
-    Texts of a group, if there are groups, stay together.
+    The parts are about equal in size. If the texts have groups, the texts of a group stay together.
     """
     texts = len(inputs["input_ids"])
     count = max(1, min(parts, texts))
@@ -144,11 +148,12 @@ def split(inputs: Mapping[str, torch.Tensor], parts: int) -> list[tuple[dict[str
 
 
 def balanced(first: Sequence[tuple[float, Work]], rest: Sequence[tuple[float, Work]], lanes: int) -> list[list[Work]]:
-    """Distribute work, given with its costs, so that all lanes take about as long: the largest item that is left goes
-    to the lane with the least work.
+    """Distribute work items, given with their costs, over `lanes` threads so that all take about equally long.
 
-    The rest may wait for results of `first`: with at most as many of these as lanes, each begins a lane of its own, so
-    none is kept waiting by another one that failed.
+    Each item goes to the thread with the least work so far: the items of `first` in their order, then the `rest`,
+    largest first. Items of the rest may wait for results of `first`. If there are at most as many items in `first` as
+    threads, and each has a cost, every thread begins with one of them. None of them is then left out because another
+    one failed.
     """
     loads, work = [0.0] * lanes, list[list[Work]]([] for _ in range(lanes))
     for cost, item in (*first, *sorted(rest, key=lambda each: each[0], reverse=True)):
@@ -160,7 +165,7 @@ def balanced(first: Sequence[tuple[float, Work]], rest: Sequence[tuple[float, Wo
 
 @torch.no_grad()
 def add_gradients(replicas: Sequence[nn.Module]) -> None:
-    """Add the gradients of all replicas to those of the first one, in order, and set the others' to zero."""
+    """Add the gradients of all replicas to those of the first one, in order, and clear those of the others."""
     first, *others = replicas
     for other in others:
         for own, its in zip(first.parameters(), other.parameters(), strict=True):
@@ -174,10 +179,11 @@ def add_gradients(replicas: Sequence[nn.Module]) -> None:
 
 
 class SeededDropout(TorchFunctionMode):
-    """Draws the masks of `torch.nn.functional.dropout` for tensors on a device from a generator of its own.
+    """A mode in which `torch.nn.functional.dropout` draws its masks from a seeded generator of its own.
 
-    Threads otherwise share one generator, and the order in which they use it differs from run to run. On a CPU numpy
-    draws the masks, from 16 bits each: torch's own draws take six times as long, a sixth of a fine-tuning step.
+    It serves tensors on one device. Threads otherwise share one generator, and the order in which they use it differs
+    from run to run. On a CPU, numpy draws the masks from 16-bit integers. Torch's own draws take six times as long,
+    which is a sixth of a fine-tuning step.
     """
 
     def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
@@ -200,7 +206,7 @@ class SeededDropout(TorchFunctionMode):
 
 
 Draw = Callable[[torch.Tensor, float], torch.Tensor]
-"""A mask for a tensor: the inverse of the share that is kept, or 0."""
+"""A function that returns a mask for a tensor, given the share that is kept: 0 or the inverse of this share."""
 
 
 def _drawn_by_numpy(seed: int) -> Draw:
@@ -215,7 +221,7 @@ def _drawn_by_numpy(seed: int) -> Draw:
 
 
 def _drawn_by_torch(seed: int, device: torch.device | str) -> Draw:
-    generator = torch.Generator(device).manual_seed(seed)  # a GPU accepts only a generator of its own
+    generator = torch.Generator(device).manual_seed(seed)  # a tensor on a GPU needs a generator on that GPU
 
     def draw(tensor: torch.Tensor, kept: float) -> torch.Tensor:
         return torch.empty_like(tensor).bernoulli_(kept, generator=generator).div_(kept or 1.0)

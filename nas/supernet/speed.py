@@ -1,4 +1,7 @@
-"""How long a step of a training takes on this machine: found by training for a few steps, which are thrown away."""
+"""The time per training step on this machine, measured by training for a few steps and discarding the result.
+
+The pipeline calls this through `Distillation.time_supernet` and `time_cohort` to plan a study with a limit on hours.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from nas.supernet.checkpoints import SafeTrainer
 
 
 class _Clock(TrainerCallback):
-    """Notes when each step ends."""
+    """A callback that records the time at which each step ends."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -22,9 +25,10 @@ class _Clock(TrainerCallback):
 
 
 def seconds_per_step(trainer: SafeTrainer, warm_up: int) -> float:
-    """The mean seconds of a step of a trainer, without its first ones; its model is of no further use.
+    """Return the mean seconds per step of a trainer, without the first `warm_up` steps.
 
-    Its batches are of all lengths that an epoch has, as a training soon meets them.
+    The batches cover all lengths of an epoch, as those of a real training soon do. The trainer's model cannot be used
+    afterwards.
     """
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)

@@ -1,9 +1,9 @@
-"""A supernet is one set of weights and one rule: a sub-network has the leading part of every tensor.
+"""The supernet: one set of weights, of which every sub-network uses the leading part of each tensor.
 
-The weights are those of the largest sub-network, ordered so that what matters most comes first. Besides, sub-networks
-of a smaller hidden size have norms and a completion of what they read for themselves (`narrow.py`). A sub-network is
-its own definition (`CompactBert`) run on views of these weights, so that what is trained
-and evaluated is, by construction, what is extracted; nothing is masked, and a smaller candidate costs less.
+The weights are those of the largest sub-network, with the most important units first. Sub-networks of a smaller
+hidden size also have their own norms and their own maps that predict missing units (`narrow.py`). A sub-network is
+its own definition (`CompactBert`) run on views of these weights. The network that is trained and evaluated is
+therefore, by construction, the one that is extracted. Nothing is masked, and a smaller candidate costs less.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nas.model.modeling import CompactBertOutput
 from nas.supernet.narrow import readers_of
 from nas.supernet.weights import SupernetWeights
 
-# The gradient of a slice has the layout of the slice. That hampers DistributedDataParallel only, which is not used.
+# The gradient of a slice has the layout of the slice. That only slows DistributedDataParallel, which is not used.
 warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
 
 _LAYER = "bert.encoder.layer."
@@ -33,7 +33,7 @@ _DENSE = matrix_compression("none")
 
 
 def _part(parameter: torch.Tensor, leading: Sequence[int], *rest: slice) -> torch.Tensor:
-    """A view of the leading part of each of a parameter's first dimensions, and of slices of the others.
+    """Return a view of the leading part of a parameter's first dimensions, and of the slices `rest` of the others.
 
     A backward pass adds the gradient of the view to the same part of the parameter's `grad`. An ordinary slice would
     write a gradient of the whole parameter, mostly zeros, for every sub-network.
@@ -51,8 +51,8 @@ def _part(parameter: torch.Tensor, leading: Sequence[int], *rest: slice) -> torc
 class BertSupernet:
     """All sub-networks of one set of weights.
 
-    `weights` is the largest sub-network itself, an ordinary Hugging Face model: training it trains the supernet,
-    and saving it saves the supernet. A single sub-network is a supernet too, with one architecture: its own.
+    `weights` is the largest sub-network, an ordinary Hugging Face model: training it trains the supernet, and saving
+    it saves the supernet. A single sub-network is also a supernet, with one architecture: its own.
     """
 
     def __init__(self, weights: CompactBert) -> None:
@@ -62,11 +62,11 @@ class BertSupernet:
         self._skeletons: OrderedDict[Architecture, CompactBert] = OrderedDict()
 
     def slices(self, architecture: Architecture) -> dict[str, torch.Tensor]:
-        """The sub-network's parameters by name, as views of the supernet's.
+        """Return the parameters of a sub-network by name, as views of the supernet's.
 
-        Where hidden units are missing, the weights that would read them are folded into those that read the rest. A
-        backward pass adds to the `grad` that the supernet's parameters have now: set them to zero before, not between
-        the forward and the backward pass.
+        If hidden units are missing, the weights that would read them are folded into those that read the rest. A
+        backward pass adds to the `grad` that the supernet's parameters have at the time of this call. Set gradients
+        to zero before it, not between the forward and the backward pass.
         """
         shared = dict(self.weights.named_parameters())
         narrow, skeleton = f"narrow.{architecture.hidden_size}", self.skeleton(architecture)
@@ -102,7 +102,7 @@ class BertSupernet:
         output_hidden_states: bool = False,
         every_token: bool = False,
     ) -> CompactBertOutput:
-        """The sub-network's output on the shared weights, without dropout; gradients reach the supernet."""
+        """Return the output of a sub-network on the shared weights, without dropout. Gradients reach the supernet."""
         inputs = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -114,7 +114,7 @@ class BertSupernet:
         return functional_call(self.skeleton(architecture), self.slices(architecture), (), inputs)
 
     def extract(self, architecture: Architecture, copied: bool = True) -> CompactBert:
-        """The sub-network as a model in evaluation mode, with weights of its own unless they need not be `copied`."""
+        """Return a sub-network as a model in evaluation mode. Its weights are copies, or views if not `copied`."""
         with torch.device("meta"):
             model = CompactBert(self.weights.config.with_architecture(architecture))
         with torch.no_grad():
@@ -124,11 +124,11 @@ class BertSupernet:
 
     @classmethod
     def load(cls, folder: Path) -> BertSupernet:
-        """A supernet from the folder that its weights were saved in, in evaluation mode."""
+        """Return the supernet whose weights were saved in a folder, in evaluation mode."""
         return cls(SupernetWeights.from_pretrained(folder).eval())
 
     def skeleton(self, architecture: Architecture) -> CompactBert:
-        """The sub-network's definition without storage (on the meta device), kept for the next time."""
+        """Return the definition of a sub-network without storage (on the meta device), from a cache if possible."""
         known = self._skeletons.get(architecture)
         if known is None:
             with torch.device("meta"):
@@ -141,7 +141,10 @@ class BertSupernet:
         return known
 
     def _name_of(self, name: str, architecture: Architecture) -> str:
-        """Where a sub-network's parameter stands here: a layer is found by the teacher's number for it."""
+        """Return the supernet's name for a parameter or module of a sub-network.
+
+        Layers are matched by their `source`, the number of the layer in the teacher.
+        """
         if not name.startswith(_LAYER):
             return name
         number, rest = name.removeprefix(_LAYER).split(".", 1)

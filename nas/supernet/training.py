@@ -1,4 +1,8 @@
-"""Training by distillation from the teacher: all sub-networks of a space at once, or one of them alone."""
+"""Training by distillation from the teacher: of all sub-networks of a space, of one sub-network, or of a cohort.
+
+The pipeline describes a training as a `Distillation` and calls its methods, such as `train_supernet` and
+`train_cohort`. `DistillationTrainer` and `CohortTrainer` compute the steps.
+"""
 
 from __future__ import annotations
 
@@ -42,25 +46,25 @@ from nas.tasks import GROUP, TaskKind
 from nas.threads import replica
 
 _FIXED_TOKENS = 256
-"""What a pass of a network takes however few the tokens, in tokens of that network."""
+"""The fixed cost of a network's pass, whatever the number of tokens, as the number of its tokens that take as long."""
 _PART_TOKENS = 1024
-"""Parts of a batch of this many tokens are worth the work that is done once for each part."""
+"""The number of tokens from which a part of a batch is worth the work that is done once per part."""
 Judge = Callable[[CompactBert], float]
-"""Tells a network's accuracy."""
+"""A function that returns the accuracy of a network."""
 Student = tuple[int, Architecture]
 """A sub-network that a step trains: the number of the network that holds its weights, and its architecture."""
 
 T = TypeVar("T", bound="DistillationTrainer")
 _TOLD = "accuracy_"
-"""What the accuracies of a cohort's networks are called in the Trainer's log, before their numbers."""
+"""The prefix of the accuracies of a cohort's networks in the Trainer's log; the number of the network follows."""
 
 
 class DistillationTrainer(SideBySideTrainer):
-    """A Trainer whose step distils the teacher into the students that `students` names for it.
+    """A Trainer whose steps distil the teacher into the students that `students` returns for the step's number.
 
-    `model` is a supernet's weights, whose sub-networks share them, or a `Cohort`. If texts have `labels`, these are
-    logits (batch, num_labels) that the students are taught in place of the teacher's own. If texts have a `GROUP`,
-    those of a group come together, for a kind of task that compares them.
+    `model` is a supernet's weights, which its sub-networks share, or a `Cohort`. If the texts have `labels`, these
+    are logits (batch, num_labels) from which the students learn instead of the teacher's own. If the texts have a
+    `GROUP`, those of a group are kept together, for a kind of task that compares them.
     """
 
     def __init__(
@@ -99,7 +103,7 @@ class DistillationTrainer(SideBySideTrainer):
     def gradients(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None
     ) -> torch.Tensor:
-        """Add the gradients of the step's sub-networks, averaged over them; returns their mean loss."""
+        """Add the gradients of the step's loss, averaged over all processes; returns this loss."""
         with _attention_for_training(self.args.device):
             return self._averaged(super().gradients(model, inputs, num_items_in_batch))
 
@@ -107,7 +111,7 @@ class DistillationTrainer(SideBySideTrainer):
         if self.replacement:
             inputs = self.replacement(inputs, self.state.global_step)
         count, tokens = len(self.replicas), inputs["input_ids"].numel()
-        # Sub-networks differ in size, so that two threads are about as busy; more threads need parts of the batch.
+        # The sub-networks of one part keep about two threads equally busy, so more threads need more parts.
         parts = split(inputs, min(count, max(-(-count // 2), tokens // _PART_TOKENS)))
         students, config = self.students(self.state.global_step), self.teachers[0].config
         teaching, distilling = list[tuple[float, Work]](), list[tuple[float, Work]]()
@@ -126,7 +130,7 @@ class DistillationTrainer(SideBySideTrainer):
     def _teach(
         self, inputs: dict[str, torch.Tensor], logits: torch.Tensor | None, target: Future[Knowledge], number: int
     ) -> None:
-        """Look up, or compute, what the sub-networks of a part of the batch are compared with; with given `logits`."""
+        """Set `target` to the teacher's outputs for a part of the batch; `logits` replace its own if they are given."""
         try:
             found = self.outputs.recall(inputs) if self.outputs else None
             found = found or self._computed(self.teachers[number], inputs)
@@ -136,7 +140,7 @@ class DistillationTrainer(SideBySideTrainer):
             raise
 
     def _computed(self, teacher: CompactBert, inputs: dict[str, torch.Tensor]) -> Knowledge:
-        # Relations are those between all tokens of the last layer, of which nothing else needs but the first.
+        # Relations need all tokens of the last layer; the other losses need only the tokens of the readout.
         asked = {"output_hidden_states": True, "every_token": self.losses.relations > 0, "details": True}
         with torch.no_grad(), self.accelerator.autocast(), last_projections(teacher) as projections:
             return Knowledge.of(teacher(**inputs, **asked), projections)
@@ -162,11 +166,11 @@ class DistillationTrainer(SideBySideTrainer):
         return loss.detach() * weight
 
     def weight(self, students: int) -> float:
-        """How much each student's loss counts: sub-networks that share weights are averaged."""
+        """Return the weight of each student's loss: here the mean, because the sub-networks share their weights."""
         return 1.0 / students
 
     def _averaged(self, loss: torch.Tensor) -> torch.Tensor:
-        """Give every process the mean of all processes' gradients and losses; returns the loss."""
+        """Replace the gradients and the loss of every process by their means over all processes; returns the loss."""
         if self.accelerator.num_processes > 1:
             parameters = self.replicas[0].parameters()
             tensors = [loss, *(parameter.grad for parameter in parameters if parameter.grad is not None)]
@@ -179,10 +183,10 @@ class DistillationTrainer(SideBySideTrainer):
 
 
 class CohortTrainer(DistillationTrainer):
-    """Trains the networks of a cohort, each as it would be alone, and drops those that lose at a rung.
+    """A Trainer that trains each network of a cohort as if it were alone, and drops those that lose at a rung.
 
-    `judge` tells the accuracy of a network, as it would be extracted now. What it told stands in the Trainer's log, so
-    that a resumed training keeps the same ones.
+    `judge` returns the accuracy of a network in its current state. The accuracies are stored in the Trainer's log, so
+    that a resumed training keeps the same networks.
     """
 
     def __init__(self, *, model: Cohort, halving: Halving, judge: Judge, **kwargs: Any) -> None:
@@ -191,7 +195,7 @@ class CohortTrainer(DistillationTrainer):
         self.add_callback(_AtRungs(self))
 
     def told(self) -> list[dict[int, float]]:
-        """The accuracies at the rungs that are behind, by the number of the network."""
+        """Return the accuracies at each rung passed so far, by the number of the network."""
         return [
             {int(key.removeprefix(_TOLD)): value for key, value in entry.items() if key.startswith(_TOLD)}
             for entry in self.state.log_history
@@ -199,16 +203,16 @@ class CohortTrainer(DistillationTrainer):
         ]
 
     def remaining(self) -> list[int]:
-        """The numbers of the networks that are still trained."""
+        """Return the numbers of the networks that are still trained."""
         return sorted(set().union(*self.halving.kept(self.told())))
 
     def judge_remaining(self) -> None:
-        """Ask for the accuracies of the networks that are still trained, and write them into the log."""
+        """Measure the accuracies of the networks that are still trained, and write them to the log."""
         with self.all_threads():
             self.log({f"{_TOLD}{number}": self.judge(self._network(number)) for number in self.remaining()})
 
     def stop(self, number: int) -> None:
-        """Leave no gradients of a network behind, not even zeros, from which the optimiser would go on."""
+        """Clear the gradients of a network: with gradients of zero, the optimiser would still change its weights."""
         for model in self.replicas:
             _networks(model)[number].zero_grad(set_to_none=True)
 
@@ -223,7 +227,7 @@ class CohortTrainer(DistillationTrainer):
         return self.model.networks[number]
 
     def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
-        """Bound the gradients of each network by themselves; returns the norm of all."""
+        """Clip the gradient norm of each network separately; returns the norm over all networks."""
         norms = [
             self.accelerator.clip_grad_norm_(self._network(number).parameters(), self.args.max_grad_norm)
             for number in self.remaining()
@@ -232,6 +236,8 @@ class CohortTrainer(DistillationTrainer):
 
 
 class _AtRungs(TrainerCallback):
+    """A callback that compares the remaining networks at each rung and stops those that lose."""
+
     def __init__(self, trainer: CohortTrainer) -> None:
         self.trainer = trainer
 
@@ -245,12 +251,12 @@ class _AtRungs(TrainerCallback):
 
 
 def of_one(architectures: Draws) -> Callable[[int], list[Student]]:
-    """The students of each step where all of them have the weights of one network."""
+    """Return the students of each step for sub-networks that all use the weights of one network."""
     return lambda step: [(0, architecture) for architecture in architectures(step)]
 
 
 def _supernets(model: nn.Module) -> list[BertSupernet]:
-    """The networks of a cohort, or the one that is given, each as a supernet."""
+    """Return each network of a cohort, or the one given network, as a supernet."""
     return [BertSupernet(network) for network in _networks(model)]
 
 
@@ -262,7 +268,7 @@ def _networks(model: nn.Module) -> list[CompactBert]:
 
 
 def _cost(config: CompactBertConfig, architecture: Architecture) -> float:
-    """About what the layers of a network compute per token: one for each weight, and half as much for quantisation."""
+    """Return the approximate cost of a network's layers per token: 1 for each weight, or 1.5 if it is compressed."""
     hidden, total = architecture.hidden_size, 0.0
     for layer in architecture.resolved:
         width = layer.num_attention_heads * config.attention_head_size
@@ -272,61 +278,73 @@ def _cost(config: CompactBertConfig, architecture: Architecture) -> float:
 
 
 def _attention_for_training(device: torch.device) -> AbstractContextManager[None]:
-    """Plain products and softmax on a CPU: its fused attention's backward pass is five times slower on short texts."""
+    """Return a context in which attention on a CPU uses plain products and softmax.
+
+    The backward pass of the CPU's fused attention is five times slower on short texts.
+    """
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def _with_labels(texts: Dataset, labels: np.ndarray | None) -> Dataset:
-    """Tokenised texts with rows of numbers as their labels, in place of any that they have."""
+    """Return tokenised texts with these rows of numbers as their labels, in place of any that they have."""
     texts = texts.remove_columns([name for name in texts.column_names if name == "labels"])
     if labels is None:
         return texts
     if len(texts) != len(labels):
-        raise TrainingError(f"the teacher's logits are of {len(labels)} texts, the training has {len(texts)}")
+        raise TrainingError(
+            f"the teacher's logits must be computed for the training texts, but are for {len(labels)} texts "
+            f"instead of {len(texts)}"
+        )
     return concatenate_datasets([texts, Dataset.from_dict({"labels": list(labels)})], axis=1)
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """What a training by distillation needs besides the student."""
+    """The inputs of a training by distillation, other than the student."""
 
     teacher: CompactBert
     train: Dataset
-    """Tokenised texts; labels are not needed. Those of a `GROUP` are compared where the kind of task does that."""
+    """Tokenised texts; labels are not needed. Kinds of task that compare the texts of a group use the column `GROUP`.
+    """
     tokenizer: PreTrainedTokenizerBase
     schedule: Schedule
     losses: LossWeights
     folder: Path
     seed: int
     origin: dict[str, Any]
-    """What this training is made of, as JSON values: checkpoints of something else are refused."""
+    """The inputs of this training as JSON values. Checkpoints with other inputs are refused."""
     kind: TaskKind
-    """Says how far a network's logits are from the teacher's."""
+    """The kind of task, which defines how far a network's logits are from the teacher's."""
     replaced_tokens: float = 0.0
     """The mean share of a text's tokens that are replaced at random."""
     train_embeddings: bool = False
-    """Whether the word table learns too; it is half of the weights of a small BERT and starts as the teacher's."""
+    """Whether the token embeddings are trained too. They are half of the weights of a small BERT and start as the
+    teacher's.
+    """
     scale: Scale = STANDARD
-    """That of a regression's outputs, which are standardised while the training lasts."""
+    """The scale of a regression's outputs, which are standardised during the training."""
     outputs: TeacherOutputs | None = None
-    """What the teacher says of the texts, where it is kept; otherwise it is computed in every step."""
+    """The teacher's outputs for the texts, if they are stored; otherwise they are computed in every step."""
     logits: np.ndarray | None = None
-    """What is taught in place of the teacher's own logits: those of each text (texts, num_labels), standardised where
-    outputs are. Tokens may then not be replaced."""
+    """Logits (texts, num_labels) that are learnt instead of the teacher's own, standardised if the outputs are.
+    Tokens must then not be replaced.
+    """
 
     def train_supernet(self, weights: CompactBert, draws: Draws) -> None:
-        """Train the sub-networks that are drawn for each step, in place."""
+        """Train the supernet in place; each step trains the sub-networks that `draws` returns for it."""
         self._run(self._supernet_trainer(weights, draws), [weights], "Training the supernet")
 
     def time_supernet(self, weights: CompactBert, draws: Draws, warm_up: int) -> float:
-        """The seconds of a step of `train_supernet`, by the schedule's steps but the first ones. Spoils `weights`."""
+        """Return the mean seconds per step of `train_supernet`, after `warm_up` steps. `weights` cannot be used
+        afterwards.
+        """
         return self._timed(self._supernet_trainer(weights, draws), [weights], warm_up)
 
     def _supernet_trainer(self, weights: CompactBert, draws: Draws) -> DistillationTrainer:
         return self._trainer(DistillationTrainer, weights, students=of_one(draws))
 
     def train_subnetwork(self, model: CompactBert, title: str) -> None:
-        """Train one extracted sub-network, in place, without dropout as in the supernet."""
+        """Train one extracted sub-network in place, without dropout, like the supernet."""
         architecture = model.config.architecture
         self._run(
             self._trainer(DistillationTrainer, model, students=of_one(lambda step: [architecture])), [model], title
@@ -339,9 +357,9 @@ class Distillation:
         judge: Judge,
         title: str,
     ) -> list[dict[int, float]]:
-        """Train networks together, in place, each as `train_subnetwork` does; those that lose at a rung stop there.
+        """Train networks together in place, each as `train_subnetwork` does. Networks that lose at a rung stop there.
 
-        Returns their accuracies by their numbers, at each rung and at the end.
+        Returns the accuracies by the number of the network, at each rung and at the end.
         """
         trainer = self._trainer(CohortTrainer, Cohort(networks), halving=halving, judge=judge)
         self._run(trainer, networks, title)
@@ -349,7 +367,7 @@ class Distillation:
         return trainer.told()
 
     def time_cohort(self, networks: Sequence[CompactBert], warm_up: int) -> float:
-        """The seconds of a step of `train_cohort` while none is dropped, as `time_supernet` finds them."""
+        """Return the mean seconds per step of `train_cohort` before a network is dropped; see `time_supernet`."""
         students = [(number, network.config.architecture) for number, network in enumerate(networks)]
         trainer = self._trainer(DistillationTrainer, Cohort(networks), students=lambda step: students)
         return self._timed(trainer, networks, warm_up)
@@ -357,7 +375,7 @@ class Distillation:
     def _trainer(self, kind: type[T], model: nn.Module, **kwargs: Any) -> T:
         for network in _networks(model):
             table = network.bert.embeddings.word_embeddings
-            for matrix in table.parameters():  # a table as long as the vocabulary is frozen, a projection behind it not
+            for matrix in table.parameters():  # a matrix with a row per token is frozen, but not a projection behind it
                 matrix.requires_grad_(self.train_embeddings or matrix.shape[0] != table.rows)
         share, special = self.replaced_tokens, self.tokenizer.all_special_ids
         return kind(

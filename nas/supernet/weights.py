@@ -1,7 +1,8 @@
-"""The weights of a supernet: those of its largest sub-network, and what sub-networks have beside them.
+"""The weights of a supernet: those of its largest sub-network, and those that only other sub-networks use.
 
-Compression choices with matrices of their own (the factors of a low rank) keep them beside the weight of each layer,
-in the largest size that a sub-network takes a part of. Smaller hidden sizes have parts of their own (`narrow.py`).
+Some compression methods have matrices other than a weight, such as the factors of a low rank. Each layer holds them
+in addition to its weight, as large as the largest sub-network that uses them needs. Smaller hidden sizes have
+parameters of their own (`narrow.py`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from nas.supernet.narrow import Narrow, norms_of, readers_of
 
 
 class SupernetConfig(CompactBertConfig):
-    """The configuration of a supernet's weights: that of its largest sub-network, and what others may choose."""
+    """The configuration of a supernet's weights: that of its largest sub-network, and the options of the others."""
 
     model_type = "compact_bert_supernet"
 
@@ -32,7 +33,7 @@ class SupernetConfig(CompactBertConfig):
     exits: bool = False
 
     def with_architecture(self, architecture: Architecture) -> CompactBertConfig:
-        """The configuration of a sub-network."""
+        """Return the configuration of a sub-network."""
         values = self.to_dict()
         for own in ("narrow_sizes", "choices", "exits"):
             values.pop(own)
@@ -66,7 +67,7 @@ class SupernetWeights(CompactBert):
         choices: Choices | None = None,
         exits: bool = False,
     ) -> SupernetWeights:
-        """The weights of a supernet that starts as `largest`; what it has beside that is left to `fit`."""
+        """Return the weights of a supernet that starts as `largest`; `fit` then initialises the additional weights."""
         narrow = [size for size in hidden_sizes if size != largest.config.hidden_size]
         values: dict[str, Any] = largest.config.to_dict()
         values.pop("num_hidden_layers")
@@ -77,7 +78,7 @@ class SupernetWeights(CompactBert):
 
     @classmethod
     def with_state(cls, config: dict[str, Any], state: Mapping[str, torch.Tensor]) -> SupernetWeights:
-        """Weights that lie in the tensors of `state`, in evaluation mode."""
+        """Return weights that use the tensors of `state` without a copy, in evaluation mode."""
         with torch.device("meta"):
             weights = cls(SupernetConfig.from_dict(config))
         weights.load_state_dict(state, assign=True)
@@ -85,7 +86,11 @@ class SupernetWeights(CompactBert):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[dict[str, torch.Tensor]]) -> None:
-        """Start what the largest sub-network does not use, from its states on `batches` (inputs of `forward`)."""
+        """Initialise the norms, maps and matrices that the largest sub-network does not use, from its states on
+        `batches`.
+
+        `batches` are inputs of `forward`.
+        """
         read = {name: Moments() for name in readers_of(self).values()} if len(self.narrow) else {}
         written = {name: Moments() for name, _, _ in self._choices()}
         with gathered(self, read, written) as watch:
@@ -94,7 +99,7 @@ class SupernetWeights(CompactBert):
                 states = self(**batch, output_hidden_states=True).hidden_states
                 for layer, state in zip(self.layers[:-1], states[1:-1], strict=True):
                     if self.config.exits:
-                        layer.exit(state[:, 0])  # what it reads is watched
+                        layer.exit(state[:, 0])  # run only to record its input
         for narrow in self.narrow.values():
             cast(Narrow, narrow).fit(norms_of(self), read)
         for name, module, choices in self._choices():
@@ -108,7 +113,9 @@ class SupernetWeights(CompactBert):
                     own[: value.shape[0], : value.shape[1]] = value
 
     def _choices(self) -> Iterator[tuple[str, Compressed, Sequence[MatrixCompression]]]:
-        """Name, module and choices of the layers that have more matrices than their weight, smallest first."""
+        """Yield each layer with matrices other than `weight`: its name, module and compression methods, smallest
+        first.
+        """
         offered: Mapping[str, list[str]] = self.config.choices or {}
         for name, module in self.named_modules():
             if isinstance(module, Compressed):

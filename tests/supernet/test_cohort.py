@@ -176,5 +176,5 @@ def test_a_checkpoint_of_other_weights_is_refused(space, teacher, data, tmp_path
     weights = load_file(file)
     weights.popitem()
     save_file(weights, file)
-    with pytest.raises(TrainingError, match="must hold the weights that are trained, but has 1 too many or too few"):
+    with pytest.raises(TrainingError, match="must hold exactly the weights that are trained, but 1 are missing"):
         training.train_cohort(_networks(teacher, space), Halving.never(3), lambda network: 0.5, "Together")

@@ -69,7 +69,7 @@ def test_texts_that_were_not_written_are_not_known(data, ordered, tmp_path):
     assert outputs.recall(batch) is not None
     assert outputs.recall({**batch, "input_ids": changed}) is None
     assert made_from(folder) == {"form": 1} and made_from(tmp_path / "nowhere") is None
-    with pytest.raises(TrainingError, match="must be of 40 texts"):
+    with pytest.raises(TrainingError, match="must be those of the 40 training texts"):
         TeacherOutputs(folder, data.search)
 
 

@@ -481,7 +481,7 @@ def test_given_logits_must_be_those_of_the_texts(supernet_weights, space, data, 
         copy.deepcopy(supernet_weights), data.train, make_tokenizer(), Schedule(1e-3, 32, steps=1), LossWeights(),
         tmp_path, 0, {}, task_kind("classification"), logits=logits,
     )  # fmt: skip
-    with pytest.raises(TrainingError, match="logits are of"):
+    with pytest.raises(TrainingError, match="logits must be computed for the training texts"):
         about.train_subnetwork(BertSupernet(supernet_weights).extract(space.largest()), "Training")
 
 
