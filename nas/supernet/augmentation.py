@@ -16,7 +16,8 @@ from datasets import Dataset
 
 
 class TokenReplacement:
-    """A random replacement of tokens by tokens of the training rows, drawn as often as they occur there.
+    """A callable that replaces random tokens of a batch by tokens drawn from the training rows, by their frequency
+    there.
 
     The share of tokens that are replaced is drawn for each text, between 0 and twice `share`. Special tokens are
     never replaced. The result for a text depends only on the seed, the step and the text. A resumed training

@@ -1,10 +1,14 @@
 """The distillation losses: a sub-network learns the logits, hidden states and attention relations of the teacher.
 
-Logits: Hinton et al., arXiv:1503.02531. Hidden states: each layer of a sub-network should return what its next layer
-received in the teacher. Its output is therefore compared with the teacher's hidden state just before that next layer.
-The output of the last layer is compared with the teacher's final state. Attention relations: Wang et al.,
-arXiv:2012.15828. These are the similarities between the tokens of a text in the queries, keys and values of the last
-layer. They do not depend on the number of features, so the number of heads is free.
+Logits: Hinton et al., arXiv:1503.02531.
+
+Hidden states: each layer of a sub-network should return what its next layer received in the teacher. Its output is
+therefore compared with the teacher's hidden state just before that next layer. The output of the last layer is
+compared with the teacher's final state.
+
+Attention relations: Wang et al., arXiv:2012.15828. These are the similarities between the tokens of a text in the
+queries, keys and values of the last layer. They do not depend on the number of features, so the number of heads is
+free.
 
 Each loss is a mean over the texts of a batch, so the loss of a batch is the mean of the losses of its two halves. If
 the kind of task compares the texts of a group, this holds only if no group is split.
@@ -54,7 +58,7 @@ class Knowledge:
     def of(cls, output: CompactBertOutput, projections: list[torch.Tensor]) -> Knowledge:
         """Return the outputs that the losses compare, from a model's output with details and hidden states."""
         assert output.every_logits and output.hidden_states is not None and output.places is not None
-        # Modules that the last layer borrows have also run in the layer that owns them, so the last outputs count.
+        # Modules that the last layer borrows have also run in the layer that owns them, so only the last three count.
         return cls(output.every_logits, output.hidden_states, output.places, projections[-3:])
 
 

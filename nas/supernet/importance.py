@@ -109,7 +109,7 @@ def _along_random_directions(outputs: torch.Tensor, generator: torch.Generator) 
 
 @torch.no_grad()
 def magnitude(model: CompactBert) -> Importance:
-    """Return scores of all units by the sum of squares of the weights that read or write them. This needs no data."""
+    """Return a score for each unit: the sum of squares of the weights that read or write it. This needs no data."""
     head_size = model.config.attention_head_size
     scores: dict[_Units, torch.Tensor] = {}
     for layer, module in _modules(model):

@@ -1,6 +1,6 @@
 """The loop of every training in this package: settings, progress and checkpoints on top of transformers' Trainer.
 
-`run_trainer` runs the distillation trainings of `training.py`, and `FineTuning` trains a teacher on labels. A
+`run_trainer` runs both the distillation of `training.py` and `FineTuning`, which trains a teacher on labels. A
 training resumes from its last checkpoint when it is started again in the same folder. It uses bf16 on processors that
 multiply it natively.
 """

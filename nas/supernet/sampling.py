@@ -63,9 +63,7 @@ def near_budgets(space: SearchSpace, excesses: Sequence[Excess | None], count: i
 
 
 def _pool(space: SearchSpace, excess: Excess, seed: int) -> list[tuple[float, Architecture]]:
-    """Return pairs of the logarithm of the share of a limit that is used, ascending, and a random sub-network near
-    it.
-    """
+    """Return pairs (logarithm of budget use, sub-network) of random sub-networks near a budget, in ascending order."""
     rng = random.Random(f"{seed}/near")
     found, members = dict[Architecture, float](), list[Architecture]()
     nearest, least = space.smallest(), excess(space.smallest())

@@ -55,8 +55,7 @@ class SideBySideTrainer(SafeTrainer):
     def threads(self) -> Iterator[None]:
         """Provide one thread per replica while the block runs.
 
-        Other work of a step is limited by memory bandwidth and uses one thread: waking the others would only cost
-        time.
+        Other work of a step is limited by memory bandwidth, so it uses only one thread.
         """
         count = len(self.replicas)
         with single_threads(count) as pool:
@@ -151,9 +150,9 @@ def balanced(first: Sequence[tuple[float, Work]], rest: Sequence[tuple[float, Wo
     """Distribute work items, given with their costs, over `lanes` threads so that all take about equally long.
 
     Each item goes to the thread with the least work so far: the items of `first` in their order, then the `rest`,
-    largest first. Items of the rest may wait for results of `first`. If there are at most as many items in `first` as
-    threads, and each has a cost, every thread begins with one of them. None of them is then left out because another
-    one failed.
+    largest first. Items of the rest may wait for results of `first`. If `first` has at most as many items as there
+    are threads, and all have a cost above 0, each of them is the first item of a thread. A failure in one of them
+    then does not keep another from running.
     """
     loads, work = [0.0] * lanes, list[list[Work]]([] for _ in range(lanes))
     for cost, item in (*first, *sorted(rest, key=lambda each: each[0], reverse=True)):

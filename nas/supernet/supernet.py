@@ -62,7 +62,7 @@ class BertSupernet:
         self._skeletons: OrderedDict[Architecture, CompactBert] = OrderedDict()
 
     def slices(self, architecture: Architecture) -> dict[str, torch.Tensor]:
-        """Return the parameters of a sub-network by name, as views of the supernet's.
+        """Return the parameters of a sub-network by name, as views of the supernet's weights.
 
         If hidden units are missing, the weights that would read them are folded into those that read the rest. A
         backward pass adds to the `grad` that the supernet's parameters have at the time of this call. Set gradients

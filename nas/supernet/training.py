@@ -46,7 +46,7 @@ from nas.tasks import GROUP, TaskKind
 from nas.threads import replica
 
 _FIXED_TOKENS = 256
-"""The fixed cost of a network's pass, whatever the number of tokens, as the number of its tokens that take as long."""
+"""The fixed cost of a network's pass, expressed as a number of tokens of that network."""
 _PART_TOKENS = 1024
 """The number of tokens from which a part of a batch is worth the work that is done once per part."""
 Judge = Callable[[CompactBert], float]
@@ -64,7 +64,7 @@ class DistillationTrainer(SideBySideTrainer):
 
     `model` is a supernet's weights, which its sub-networks share, or a `Cohort`. If the texts have `labels`, these
     are logits (batch, num_labels) from which the students learn instead of the teacher's own. If the texts have a
-    `GROUP`, those of a group are kept together, for a kind of task that compares them.
+    column `GROUP`, those of a group are kept together, for a kind of task that compares them.
     """
 
     def __init__(
@@ -304,8 +304,7 @@ class Distillation:
 
     teacher: CompactBert
     train: Dataset
-    """Tokenised texts; labels are not needed. Kinds of task that compare the texts of a group use the column `GROUP`.
-    """
+    """Tokenised texts; labels are not needed. Kinds of task that compare groups of texts use the column `GROUP`."""
     tokenizer: PreTrainedTokenizerBase
     schedule: Schedule
     losses: LossWeights
@@ -335,8 +334,9 @@ class Distillation:
         self._run(self._supernet_trainer(weights, draws), [weights], "Training the supernet")
 
     def time_supernet(self, weights: CompactBert, draws: Draws, warm_up: int) -> float:
-        """Return the mean seconds per step of `train_supernet`, after `warm_up` steps. `weights` cannot be used
-        afterwards.
+        """Return the mean seconds per step of `train_supernet` after `warm_up` steps.
+
+        `weights` cannot be used afterwards.
         """
         return self._timed(self._supernet_trainer(weights, draws), [weights], warm_up)
 

@@ -33,7 +33,7 @@ class SupernetConfig(CompactBertConfig):
     exits: bool = False
 
     def with_architecture(self, architecture: Architecture) -> CompactBertConfig:
-        """Return the configuration of a sub-network."""
+        """Return the configuration of a sub-network, without the settings that only a supernet has."""
         values = self.to_dict()
         for own in ("narrow_sizes", "choices", "exits"):
             values.pop(own)
@@ -86,10 +86,9 @@ class SupernetWeights(CompactBert):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[dict[str, torch.Tensor]]) -> None:
-        """Initialise the norms, maps and matrices that the largest sub-network does not use, from its states on
-        `batches`.
+        """Initialise the norms, maps and matrices that only other sub-networks use.
 
-        `batches` are inputs of `forward`.
+        They are computed from the states of the largest sub-network on `batches`, which are inputs of `forward`.
         """
         read = {name: Moments() for name in readers_of(self).values()} if len(self.narrow) else {}
         written = {name: Moments() for name, _, _ in self._choices()}
@@ -113,8 +112,9 @@ class SupernetWeights(CompactBert):
                     own[: value.shape[0], : value.shape[1]] = value
 
     def _choices(self) -> Iterator[tuple[str, Compressed, Sequence[MatrixCompression]]]:
-        """Yield each layer with matrices other than `weight`: its name, module and compression methods, smallest
-        first.
+        """Yield name, module and compression methods of each layer that has matrices other than `weight`.
+
+        The methods are sorted by size, smallest first.
         """
         offered: Mapping[str, list[str]] = self.config.choices or {}
         for name, module in self.named_modules():
