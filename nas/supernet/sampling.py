@@ -1,4 +1,4 @@
-"""The choice of the sub-networks that each step of a supernet training works on.
+"""Sampling of the sub-networks that each training step of a supernet works on.
 
 `near_budgets`, `sandwich` and `in_stages` return `Draws`. The pipeline selects one by the study's settings and passes
 it to `Distillation.train_supernet`.
