@@ -181,7 +181,7 @@ def test_a_floor_that_nothing_keeps_is_missed_with_the_nearest_named(finished_st
         export(run)
     assert missed.value.reasons.keys() == {"kept"} and (run.export("small") / "verification.json").exists()
     reason = missed.value.reasons["kept"]
-    assert "no measured candidate keeps 1.0000 on the search set" in reason and "lower the floor" in reason
+    assert "no measured candidate reaches 1.0000 on the search set" in reason and "lower the floor" in reason
     assert reason.partition(": ")[2].partition("; lower")[0] in html.unescape(report(run).read_text())
     known = {item["digest"][:8] for item in front(run)["budgets"]["kept"]}
     assert any(f"({digest})" in reason for digest in known)

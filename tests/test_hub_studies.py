@@ -224,7 +224,7 @@ def test_offline_what_was_downloaded_serves_a_new_run(filled, study, tmp_path, m
     prepare_teacher(_run(study, tmp_path / "other"))
     commit = filled.repositories[DATA].refs["main"][:7]
     said = capsys.readouterr().err
-    assert f"someone/words: HF_HUB_OFFLINE is set; {commit} is used, the last commit that was seen" in said
+    assert f"someone/words: HF_HUB_OFFLINE is set; using {commit}, the last commit that was seen" in said
     shutil.rmtree(constants.HF_HUB_CACHE)
     with pytest.raises(Exception, match="HF_HUB_OFFLINE is set, and it was not downloaded before"):
         prepare_teacher(_run(study, tmp_path / "third"))

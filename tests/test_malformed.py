@@ -249,7 +249,7 @@ def test_a_space_that_does_not_go_with_the_device(case, nas, tiny_study, tmp_pat
         (["check", "no-such-study"], ["no-such-study", "quickstart"]),
         (["check", "quickstart", "--set", "TEACHER"], ["NAME=VALUE"]),
         (["check", "quickstart", "--set", "TEACHER=x"], ["no such variable"]),
-        (["front", "quickstart"], ["front.json", "run the step"]),
+        (["front", "quickstart"], ["front.json", "run nas search"]),
         (["report", "quickstart"], ["nothing to report"]),
     ],
 )

@@ -120,7 +120,7 @@ def test_a_sound_data_set_has_no_warning_but_a_coarse_search_set(tiny_study):
     kept = found.sets["train"].rows + found.sets["search"].rows
     assert kept + found.in_test == 1200 and found.sets["search"].rows == found.judged
     assert [warning.split(",")[0] for warning in found.warnings] == [
-        f"candidates are judged by {found.judged} texts of the search set"
+        f"candidates are evaluated on {found.judged} texts of the search set"
     ]
     larger = run.study.task.model_copy(update={"holdout": run.study.task.holdout.model_copy(update={"size": 1000})})
     found = look_at_rows(Run(run.study.model_copy(update={"task": larger}), run.folder))
@@ -246,7 +246,7 @@ def test_check_shows_the_rows_and_gives_them_as_json(nas, tiny_study):
     rows = json.loads(output.splitlines()[-1])["rows"]
     assert code == 0 and rows["sets"]["test"]["rows"] == 200 and rows["assumed"] == 0.9
     assert "classes: 2; in the training set: '0' " in output and "standard error of accuracy" in output
-    assert "warning: candidates are judged by" in output
+    assert "warning: candidates are evaluated on" in output
 
 
 def test_rows_that_are_not_here_are_said_to_be_unseen(nas):

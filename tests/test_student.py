@@ -362,7 +362,7 @@ def test_errors_of_the_student_name_its_table(nas, study, tmp_path):
     assert code == 2 and "student.model: " in error and "teacher.model" not in error
     study.write_text(WITH_STUDENT.replace("./teacher", "./none"))
     code, _, error = nas("check", str(study), "--runs", str(tmp_path / "runs"))
-    assert code == 2 and "student.model: " in error and "is no folder" in error
+    assert code == 2 and "student.model: " in error and "is not a folder" in error
     code, output, _ = nas("doctor", str(study))
     assert code == 2 and "student" in output
 

@@ -110,7 +110,7 @@ def test_a_teacher_with_one_answer_for_all_texts_is_warned_of(tiny_study, tmp_pa
     labels = TaskData.load(run.data).search["labels"]
     share = max(labels.count(label) for label in set(labels)) / len(labels)
     said = capsys.readouterr().err
-    assert f"Warning: one answer for all texts has {share:.3f}, so this teacher has nothing to teach" in said
+    assert f"Warning: giving every text the same answer scores {share:.3f}, so there is nothing to learn from" in said
 
 
 @pytest.mark.slow
@@ -190,7 +190,7 @@ def test_a_choice_for_the_word_table_must_suit_its_own_width(nas, tmp_path):
     text = (study.parent / "mine.toml").read_text()
     (study.parent / "mine.toml").write_text(text.replace("low_rank(14)", "low_rank(17)"))
     code, _, error = nas("check", str(study))
-    assert code == 2 and "'low_rank(17)' does not suit the teacher's word table of 64 by 20" in error
+    assert code == 2 and "'low_rank(17)' does not suit the teacher's token embeddings of 64 by 20" in error
 
 
 def _configure(folder, **changes):

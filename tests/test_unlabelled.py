@@ -181,7 +181,7 @@ def test_a_finished_run_whose_study_gets_texts_keeps_its_teacher(finished_study,
     _write(study.parent / "more.parquet", _new_rows(20))
     study.write_text(study.read_text().replace(TINY_STUDY, WITH_TEXTS))
     run = Run.of(Study.load(study), study.parent / "runs")
-    assert "older nas: supernet, front; nas run rebuilds it" in older.older(run)
+    assert "older nas: supernet, front; rebuild with nas run" in older.older(run)
 
 
 def test_distillation_reads_labelled_and_new_texts_and_no_label(run, capsys):
@@ -232,7 +232,7 @@ def test_check_warns_of_texts_that_the_tokenizer_does_not_know(run, study):
     found = look_at_rows(run)
     assert found.unlabelled_unknown == pytest.approx(3 / (5 + 4 + 32))
     said = "\n".join(found.warnings)
-    assert "7.3% of the tokens of text without labels are unknown to the tokenizer" in said
+    assert "7.3% of the tokens of unlabelled texts are unknown to the tokenizer" in said
     assert "33.3% of the unlabelled set; the longest has 42 tokens" in said
 
 

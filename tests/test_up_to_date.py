@@ -117,7 +117,7 @@ def test_another_teacher_under_the_same_name_is_not_up_to_date(placed, name):
 )
 def test_what_another_version_of_nas_made_otherwise_is_not_up_to_date(run, monkeypatch, form, steps):
     monkeypatch.setattr(form, 99)
-    assert f"older nas: {', '.join(steps)}; nas run rebuilds it" in older(run)
+    assert f"older nas: {', '.join(steps)}; rebuild with nas run" in older(run)
 
 
 def test_accuracies_of_another_form_are_not_used(run, monkeypatch):
@@ -143,7 +143,9 @@ def test_a_run_that_is_up_to_date_reads_no_file_twice_for_its_digest(run, monkey
 def test_a_step_that_is_rebuilt_says_so(run, capsys):
     with run.step("supernet", "other inputs", run.folder / "result"):
         pass
-    assert capsys.readouterr().err.count("supernet: its settings, its files or nas itself changed since it was") == 1
+    assert (
+        capsys.readouterr().err.count("supernet: its settings, its files or nas itself have changed since it was") == 1
+    )
 
 
 def test_an_unfinished_training_of_another_version_is_refused(run, monkeypatch):
@@ -176,20 +178,23 @@ def test_inherited_weights_have_a_handicap_of_two_standard_errors():
 def test_what_is_of_an_older_form_of_the_study_is_said(run):
     assert older(run) == ""
     assert older(_changed(run, "supernet", steps=31)).startswith(
-        "Made for an older form of this study or by an older nas: supernet, front; "
+        "Made for an older version of this study or by an older nas: supernet, front; "
     )
     few = Run(run.study.model_copy(update={"budgets": run.study.budgets[:1]}), run.folder)
-    assert "older nas: supernet, front; nas run" in older(few)
-    assert "older nas: front; nas run" in older(_changed(run, "search", evaluations=17))
+    assert "older nas: supernet, front; rebuild with nas run" in older(few)
+    assert "older nas: front; rebuild with nas run" in older(_changed(run, "search", evaluations=17))
     slower = run.study.devices[0].model_copy(update={"batch_size": 2})
     other = Run(run.study.model_copy(update={"devices": (slower,)}), run.folder)
-    assert "older nas: supernet, profile of cpu, front; nas run" in older(other)
+    assert "older nas: supernet, profile of cpu, front; rebuild with nas run" in older(other)
     _measured_again(run)
-    assert "older nas: front; nas run" in older(run)
+    assert "older nas: front; rebuild with nas run" in older(run)
 
 
 def test_front_and_report_say_so(nas, study):
-    runs, words = str(study.parent / "runs"), "Made for an older form of this study or by an older nas: supernet, front"
+    runs, words = (
+        str(study.parent / "runs"),
+        "Made for an older version of this study or by an older nas: supernet, front",
+    )
     code, _, error = nas("front", str(study), "--runs", runs)
     assert code == 0 and words not in error
     study.write_text(study.read_text().replace("steps = 30", "steps = 31"))
@@ -246,7 +251,7 @@ def test_an_export_that_was_fine_tuned_serves_who_wants_none_trained(run, monkey
     for budget in run.study.budgets:
         _made(run, budget.name, exports.export_inputs(run, budget, fine_tune=True))
     assert export(run, fine_tune=False) == {"large": "large", "small": "small"}
-    assert capsys.readouterr().err.count("was exported with fine-tuning and is up to date; it stays") == 2
+    assert capsys.readouterr().err.count("was exported with fine-tuning and is up to date; it is kept") == 2
     with pytest.raises(AssertionError, match="made anew"):
         export(_changed(run, "export", epochs=0.25), fine_tune=False)
 
@@ -276,7 +281,7 @@ def test_a_device_without_a_profile_does_not_keep_others_from_theirs(run, monkey
     several = Run(run.study.model_copy(update={"devices": (*away, cpu, other)}), run.folder)
     known = profiles.Profile.load(run.profile("cpu"))
     monkeypatch.setattr(profiles, "build_profile", lambda recipe, inputs, parts: known)
-    with pytest.raises(DeviceError, match=r"devices\.phone: .*nas device bundle .*; likewise pi"):
+    with pytest.raises(DeviceError, match=r"devices\.phone: .*nas device bundle .*; likewise for pi"):
         profile(several)
     assert profiles.Profile.load(run.profile("other")) == known
 

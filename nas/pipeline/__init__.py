@@ -1,4 +1,7 @@
-"""The steps of a study as values, what makes them, and the run's folder, which holds what they leave."""
+"""Running a study: its steps as values, the runner that brings them up to date, and the run's folder with the results.
+
+The command line and the public API of `nas` call the functions that are exported here.
+"""
 
 from __future__ import annotations
 

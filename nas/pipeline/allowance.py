@@ -1,4 +1,7 @@
-"""What a run's hours leave for the steps that are divided, by what its other steps took and are estimated to take."""
+"""How much of `training.hours` remains for the steps that share them: supernet, search and final training.
+
+All other steps have a fixed cost: the seconds that they took or, if they have not run yet, an estimate.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,13 @@ from nas.pipeline.unlabelled import unlabelled_lengths
 from nas.study import Study
 
 _BY_ROWS = ("embedded", "data", "unlabelled", "teacher", "separate-teacher", "teacher-logits")
-"""How long these take is not counted before it is known: it depends on rows that may not have been read."""
+"""Steps whose duration depends on rows that may not have been read yet. It counts only once they have finished."""
 
 
 def seconds_allowed(run: Run, steps: Sequence[Step | Check], step: Step) -> float:
-    """The seconds that a step may take which is divided, together with the divided ones behind it.
+    """Return the seconds that are left for a step that shares the hours and for the sharing steps after it together.
 
-    Without hours there is no limit.
+    Infinite if the study sets no hours.
     """
     hours = run.study.training.hours
     if not hours:
@@ -36,7 +39,7 @@ def seconds_allowed(run: Run, steps: Sequence[Step | Check], step: Step) -> floa
 
 
 def refuse_too_few(run: Run, steps: Sequence[Step | Check]) -> None:
-    """Raise `StudyError` if the run's hours do not even suffice for the steps of a fixed cost."""
+    """Raise `StudyError` if the run's hours do not even suffice for the steps with a fixed cost."""
     if not run.study.training.hours:
         return
     known, work = run.seconds(), _workload(run)
@@ -47,20 +50,21 @@ def refuse_too_few(run: Run, steps: Sequence[Step | Check]) -> None:
 
 
 def refuse(study: Study, work: Workload, fixed: float) -> None:
-    """Raise `StudyError` if steps of a fixed cost, which take so many seconds, leave nothing of a study's hours."""
+    """Raise `StudyError` if the steps with a fixed cost, `fixed` seconds in total, leave nothing of a study's hours."""
     fixed, hours = fixed + division.BESIDE, study.training.hours or 0.0
     if 3600 * hours <= fixed:
         least = ceil(1000 * (fixed + _least(study, work)) / 3600) / 1000
         raise StudyError(
-            f"training.hours: {hours:g} are too few: what does not depend on them takes {fixed / 3600:.3f} hours; "
-            f"give at least {least:g}"
+            f"training.hours: {hours:g} are too few: the steps with a fixed cost already take {fixed / 3600:.3f} "
+            f"hours; give at least {least:g}"
         )
 
 
 def divided(study: Study, work: Workload, steps: Sequence[tuple[Step, float | None]]) -> dict[str, float]:
-    """The estimated seconds of each step of a study with hours, in the order of the list; 0 if it is made.
+    """Return the estimated seconds that each step of a study with hours still takes, in the order of the list.
 
-    `steps` has each with the seconds that it took, or None if it is not made. Raises `StudyError` if nothing is left.
+    `steps` pairs each step with the seconds that it took, or with None if it is not up to date. Steps that are up to
+    date get 0. Raises `StudyError` if nothing is left for the steps that share the hours.
     """
     found = {step.name: step.seconds(study, work) for step, _ in steps if not step.is_divided}
     found |= {step.name: took for step, took in steps if took is not None}
@@ -78,7 +82,7 @@ def divided(study: Study, work: Workload, steps: Sequence[tuple[Step, float | No
 
 
 def _least(study: Study, work: Workload) -> float:
-    """About the seconds of the shortest supernet, search and final training."""
+    """Estimate the seconds of the shortest supernet training, search and final training together."""
     supernet = study.supernet.model_copy(update={"steps": division.LEAST_STEPS})
     search = study.search.model_copy(update={"evaluations": division.LEAST_EVALUATIONS})
     epochs = division.LEAST_STEPS * study.export.batch_size / max(1, work.distilled.rows)
@@ -89,7 +93,7 @@ def _least(study: Study, work: Workload) -> float:
 
 
 def _workload(run: Run) -> Workload:
-    """What the steps of a run work on, as far as it is known."""
+    """Return the workload of a run's steps, with typical numbers of rows if the data has not been read yet."""
     study, rate, known = run.study, measured_rate(), run.seconds()
     baselines = [known.get(f"baselines-{device.name}") for device in study.devices]
     verified = None if None in baselines else sum(seconds for seconds in baselines if seconds is not None)
@@ -98,7 +102,7 @@ def _workload(run: Run) -> Workload:
     else:
         work = Workload.of(study, None, rate, verified)
     profiles = [seconds for device in study.devices if (seconds := known.get(f"profile-{device.name}"))]
-    # A machine with other work measures until it has enough quiet samples, and will do so for the front.
+    # A busy machine goes on measuring until it has enough undisturbed samples, and will do the same for the front.
     slowness = max(1.0, max(profiles, default=0.0) / estimates.profile(study, work))
     return replace(work, teacher_operations=operations_for_a_token(run) or 0.0, slowness=slowness)
 

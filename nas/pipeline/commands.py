@@ -1,4 +1,4 @@
-"""The commands of a run: each brings the steps that it needs up to date and returns their results."""
+"""The commands of a run: each brings the steps that it needs up to date, then returns their results."""
 
 from __future__ import annotations
 
@@ -21,52 +21,52 @@ T = TypeVar("T")
 
 
 def _after(run: Run, step: str, read: Callable[[Run], T]) -> T:
-    """Bring a step up to date, then read what it left."""
+    """Bring a step up to date, then return what `read` finds in its result."""
     with run.remembering():
         bring_up_to_date(run, steps_of(run), step)
         return read(run)
 
 
 def prepare_data(run: Run) -> TaskData:
-    """Read, split and tokenise the data; returns the tokenised splits."""
+    """Read, split and tokenise the data; return the tokenised splits."""
     return _after(run, "data", splits)
 
 
 def prepare_teacher(run: Run) -> TaskData:
-    """Make data and teacher. Returns the tokenised splits."""
+    """Prepare the data and the teacher; return the tokenised splits."""
     return _after(run, "teacher", splits)
 
 
 def train(run: Run) -> None:
-    """Make the supernet."""
+    """Train the supernet, after all steps that it needs."""
     bring_up_to_date(run, steps_of(run), "supernet")
 
 
 def profile(run: Run) -> dict[str, Profile]:
-    """Profile the study's devices, as far as profiles are missing or from another machine. Returns all by device.
+    """Profile the devices whose profile is missing or was measured on another machine; return all profiles by device.
 
-    Raises `DeviceError` if a device elsewhere has none, after all others have theirs.
+    Raises `DeviceError` if no profile was imported for an off-cluster device, but only after all others are profiled.
     """
     bring_up_to_date(run, steps_of(run), *(f"profile-{device.name}" for device in run.study.devices))
     return profiles_of(run)
 
 
 def evaluate_candidates(run: Run) -> SearchState:
-    """Search the space. Returns the candidates and their outcomes."""
+    """Search the space; return all evaluated candidates and their outcomes."""
     return _after(run, "search", searched)
 
 
 def search_candidates(run: Run) -> SearchState:
-    """Search the space, then measure the best of each budget whole."""
+    """Search the space, then measure the best candidates of each budget as whole networks; return all candidates."""
     return _after(run, "front", searched)
 
 
 def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
     """Export one sub-network for each budget, after a search if there is none yet.
 
-    Returns the verifications by the budget's name.
+    Returns the verifications by the budget's name. Without `fine_tune`, exports keep the supernet's weights.
 
-    Raises `MissedBudgetsError` when no measured candidate of a budget meets it, after the other budgets are served.
+    Raises `MissedBudgetsError` if no measured candidate meets a budget, after the other budgets have their exports.
     """
     names = {f"export-{budget.name}": budget.name for budget in run.study.budgets}
     problems = bring_up_to_date(run, steps_of(run, fine_tune), *names, tolerated=ExportError)
@@ -76,9 +76,9 @@ def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
 
 
 def export_trial(run: Run, trial: str, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
-    """Export one candidate, given by its trial's number or the first digits of its digest, as those of budgets are.
+    """Export one candidate of the front, given by its trial's number or by the first digits of its digest.
 
-    Returns its verification by the export's name. Raises `ExportError` if no or several candidates are meant.
+    Returns its verification by the export's name. Raises `ExportError` unless exactly one candidate matches.
     """
     with run.remembering():
         steps = steps_of(run)

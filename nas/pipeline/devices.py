@@ -1,4 +1,7 @@
-"""Devices off the cluster: archives that are measured there, and what comes back from them."""
+"""Off-cluster devices: writing the archives that measure there, and importing the results.
+
+`nas device bundle` and `nas device import` call these functions, for profiles and for the verification of exports.
+"""
 
 from __future__ import annotations
 
@@ -35,13 +38,14 @@ from nas.pipeline.steps import steps_of
 from nas.report.card import write_card
 
 _MOST_ERROR = 0.5
-"""Blocks and whole networks of one device agree better than this."""
+"""Measurements on one device that contradict each other by more than this share are implausible."""
 
 
 def bundle_profile(run: Run, device: str, output: Path, variables: Sequence[str] = ()) -> Path:
-    """Write the archive that makes the profile of a device elsewhere.
+    """Write the archive that measures the profile of an off-cluster device to `output`; return that path.
 
-    `variables` are the study's as they were given, `NAME=VALUE`: the archive says how its result is imported.
+    `variables` are the study's variables as given by `--set`, `NAME=VALUE` each. The archive repeats them in the
+    command that imports its result.
     """
     bring_up_to_date(run, steps_of(run), "teacher")
     recipe, _ = _recipe(run, device)
@@ -50,7 +54,10 @@ def bundle_profile(run: Run, device: str, output: Path, variables: Sequence[str]
 
 
 def import_profile(run: Run, device: str, result: Path) -> Profile:
-    """Make the profile of a device elsewhere from what was measured there. Raises `DeviceError` if it cannot be so."""
+    """Build an off-cluster device's profile from measurements made there, store it in the run, and return it.
+
+    Raises `DeviceError` if the measurements are of another bundle, or implausible.
+    """
     bring_up_to_date(run, steps_of(run), "teacher")
     recipe, inputs = _recipe(run, device)
     records, peaks = _profile_job(recipe).read(result)
@@ -60,9 +67,9 @@ def import_profile(run: Run, device: str, result: Path) -> Profile:
     slower = profile.teacher_p50_ms < (1.0 - _MOST_ERROR) * profile.smallest_p50_ms
     if slower or profile.error["mape"] > _MOST_ERROR:
         raise DeviceError(
-            f"{result}: is not plausible: the sum of blocks misses whole networks by {profile.error['mape']:.0%}, the "
-            f"teacher takes {profile.teacher_p50_ms:.4g} ms and the smallest sub-network "
-            f"{profile.smallest_p50_ms:.4g} ms; measure again while nothing else runs"
+            f"{result}: is implausible: the sums of block latencies deviate from whole networks by "
+            f"{profile.error['mape']:.0%}, the teacher takes {profile.teacher_p50_ms:.4g} ms and the smallest "
+            f"sub-network {profile.smallest_p50_ms:.4g} ms; measure again while nothing else runs on the device"
         )
     path = run.profile(device)
     with run.step(f"profile-{device}", inputs, path):
@@ -71,16 +78,16 @@ def import_profile(run: Run, device: str, result: Path) -> Profile:
 
 
 def bundle_export(run: Run, budget: str, device: str, output: Path, variables: Sequence[str] = ()) -> Path:
-    """Write the archive that verifies the latency of an export on a device elsewhere; see `bundle_profile`."""
+    """Write the archive that verifies an export's latency on an off-cluster device; see `bundle_profile`."""
     job, _, _ = _export_job(run, budget, device)
     job.write(output, f"{_command(run, device, variables)} --export {shlex.quote(budget)}")
     return output
 
 
 def import_verification(run: Run, budget: str, device: str, result: Path) -> dict[str, Any]:
-    """Complete an export's verification by what was measured elsewhere.
+    """Complete an export's verification with the measurements of an off-cluster device; return it.
 
-    A budget that is missed there is said so, and the next `nas export` takes the next best candidate.
+    If the export misses its budget there, this is recorded, and the next `nas export` takes the next best candidate.
     """
     job, asked, found = _export_job(run, budget, device)
     records, peaks = job.read(result)
@@ -98,7 +105,7 @@ def import_verification(run: Run, budget: str, device: str, result: Path) -> dic
     samples = read_json(path, ExportError) | {device: timed.pop("samples_ms")}
     write_text(path, canonical_json(samples) + "\n")
     found |= on_all(each | {device: own | timed})
-    if found["met"] is False:  # noted first: a kill in between must not leave it as the export that serves
+    if found["met"] is False:  # first: if the process is killed in between, the export must not stay
         forget_export(run, asked, found["architecture"])
     write_json(run.export(budget) / VERIFICATION_FILE, found)
     write_card(run.export(budget), run.study)
@@ -118,11 +125,11 @@ def _reference(run: Run, device: str) -> Reference:
 def _elsewhere(run: Run, name: str) -> Device:
     known = {device.name: device for device in run.study.devices}
     if name not in known:
-        raise StudyError(f"{run.study.path}: no device is named {name!r}; use {', '.join(known)}")
+        raise StudyError(f"{run.study.path}: there is no device {name!r}; use one of {', '.join(known)}")
     if known[name].where != "elsewhere":
         raise StudyError(
-            f"{run.study.path}: devices.{name}: is measured from here (where = {known[name].where!r}) and needs no "
-            "bundle; set where = 'elsewhere', or run nas profile"
+            f"{run.study.path}: devices.{name}: can be reached from here (where = {known[name].where!r}) and needs no "
+            "bundle; run nas profile, or set where = 'elsewhere'"
         )
     return known[name]
 
@@ -141,18 +148,18 @@ def _profile_job(recipe: Recipe) -> Job:
 
 
 def _export_job(run: Run, budget: str, device: str) -> tuple[Job, Budget, dict[str, Any]]:
-    """The job, the budget, and the verification so far."""
+    """Return the job that measures an export on a device, its budget, and its verification so far."""
     _elsewhere(run, device)
     asked = next((item for item in run.study.budgets if item.name == budget), None)
     limits = asked.on(device) if asked else None
     if asked is None or limits is None:
         able = ", ".join(item.name for item in run.study.budgets if item.on(device))
         raise StudyError(
-            f"{run.study.path}: no budget {budget!r} is on device {device}; use {able or 'another device'}"
+            f"{run.study.path}: there is no budget {budget!r} on device {device}; use {able or 'another device'}"
         )
     folder = run.export(budget)
     if not is_exported(run, asked):
-        raise ExportError(f"{folder}: was not exported for this study as it is now; run nas export first")
+        raise ExportError(f"{folder}: holds no export that is up to date with this study; run nas export first")
     recipe, _ = _recipe(run, device)
     found = read_json(folder / VERIFICATION_FILE, ExportError)
     own = on_each(found)[device]

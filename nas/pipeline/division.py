@@ -1,7 +1,7 @@
-"""How the time of a run that is given hours is divided among supernet, search and final training.
+"""How `training.hours` are divided among the supernet's training, the search and the final training.
 
-What has a fixed cost (data, teacher, profiles, baselines, measuring, exports) comes off first. The rest is divided by
-shares, and turned into numbers of steps by what one of them takes on this machine.
+The steps with a fixed cost (data, teacher, profiles, baselines, measurements, exports) are deducted first. The rest is
+divided by shares, which are converted to numbers of training steps and evaluations by how long one takes here.
 """
 
 from __future__ import annotations
@@ -9,49 +9,51 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 SUPERNET_SHARE = 0.2
-"""Of the time that supernet, search and final training have together: a supernet ranks candidates early, and longer
-training of it helps the exports less than their own final training does."""
+"""The supernet's share of the time for supernet, search and final training. A supernet ranks candidates well early on,
+and exports gain more from their own final training than from a longer training of the supernet."""
 SUPERNET_SHARE_ALONE = 0.75
-"""The same where there is no final training, so that exports keep the supernet's weights."""
+"""The same share if there is no final training, so that exports keep the supernet's weights."""
 SEARCH_SHARE = 0.2
-"""Of the time that is left after the supernet, at most: more candidates than these bring little."""
+"""The largest share of the time left after the supernet that the search takes. More candidates gain little."""
 LEAST_STEPS = 50
-"""Of a training: with fewer the rates of learning hardly rise and fall, and nothing is learnt."""
+"""The fewest steps of a training. With fewer, warm-up and decay of the learning rate leave no time to learn."""
 LEAST_EVALUATIONS = 32
-"""Of a search: the first generation, which its model of accuracy is fitted to."""
+"""The fewest evaluations of a search: the first generation, to which the surrogate model is fitted."""
 MOST_EVALUATIONS = 400
-"""Of a search: twice the number that it has without hours."""
+"""The most evaluations of a search: twice the default of a study without hours."""
 WARM_UP_STEPS, TIMED_STEPS = 3, 12
-"""Of the training that tells the speed: the first ones are slower, and each text length is to be met."""
+"""The steps of the short training that measures the speed. The first steps are slower and are not timed. There are
+enough timed steps to meet texts of every length."""
 BESIDE = 15.0
-"""Seconds that a run takes outside of its steps: for loading packages and for the report."""
+"""Seconds that a run takes outside its steps: for loading packages and for the report."""
 
 
 def supernet_seconds(left: float, has_finalists: bool) -> float:
-    """Of what is left for supernet, search and final training, what the supernet gets."""
+    """Return the supernet's part of the `left` seconds for supernet, search and final training."""
     return left * (SUPERNET_SHARE if has_finalists else SUPERNET_SHARE_ALONE)
 
 
 def search_seconds(left: float) -> float:
-    """Of what is left for search and final training, what the search gets at most."""
+    """Return the most that the search may take of the `left` seconds for search and final training."""
     return left * SEARCH_SHARE
 
 
 def training_steps(seconds: float, step: float) -> int:
-    """How many steps fit into a time, at least the least that a training has; a step takes so many seconds."""
+    """Return how many steps of `step` seconds fit into `seconds`, but at least `LEAST_STEPS`."""
     return max(LEAST_STEPS, int(seconds / step))
 
 
 def evaluations(seconds: float, evaluation: float) -> int:
-    """How many evaluations fit into a time, within the bounds of a search; one takes so many seconds."""
+    """Return how many evaluations of `evaluation` seconds fit into `seconds`, within the bounds of a search."""
     return min(MOST_EVALUATIONS, max(LEAST_EVALUATIONS, int(seconds / evaluation)))
 
 
 def mean_step(rungs: Sequence[float], trained: Sequence[int], few: tuple[int, float], many: tuple[int, float]) -> float:
-    """The mean seconds of a step of networks that are trained together and dropped at rungs, shares of the steps.
+    """Return the mean seconds per step of a training in which several networks are trained and some dropped at rungs.
 
-    `trained` says how many there are before the first rung, between that and the next, and so on; `few` and `many` are
-    a number of networks and the seconds of a step with so many. What lies between is on a straight line.
+    `rungs` are shares of all steps. `trained` holds the number of networks before the first rung, between the first
+    and the second rung, and so on. `few` and `many` are a number of networks and the measured seconds of a step with
+    so many; the time for other numbers is interpolated linearly.
     """
     shares = [end - begin for begin, end in zip((0.0, *rungs), (*rungs, 1.0), strict=True)]
     each = (many[1] - few[1]) / (many[0] - few[0]) if many[0] > few[0] else 0.0

@@ -1,4 +1,7 @@
-"""Estimates of how many seconds steps take, from the settings, the texts and the measured speed of this machine."""
+"""Estimates of how many seconds each step takes, from the settings, the texts and the measured speed of this machine.
+
+`nas check` shows them. With `training.hours` they also decide how much time is left for training and search.
+"""
 
 from __future__ import annotations
 
@@ -17,47 +20,47 @@ from nas.search.uniform import most_uniform
 from nas.study import Study
 
 _SMALL = 0.25
-"""Share of the teacher's operations that an average candidate under budget takes."""
+"""Share of the teacher's operations that an average candidate within a budget needs."""
 _TYPICAL_SHARE = 1 / 3
-"""The length of a text as a share of max_length, for estimates when the rows are not on this machine."""
+"""Assumed mean text length as a share of `max_length`, if the rows are not on this machine."""
 _UNSEEN_ROWS = 20_000
-"""Training rows, for the same estimates."""
+"""Assumed number of training rows in the same case."""
 _MEASURED = 2.0
-"""Seconds that measuring one candidate whole takes."""
+"""Seconds that it takes to measure one candidate as a whole network."""
 _WRITING = 3.0
-"""Seconds that an export takes beside what its verification does."""
+"""Seconds that an export takes in addition to its verification."""
 _EFFICIENCY = 0.35
-"""Share of the measured matrix rate that whole training and evaluation loops reach."""
+"""Share of the measured speed of matrix products that whole training and evaluation loops reach."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """The number and length of a study's texts, the operations that they take, and the speed of this machine."""
+    """The number and length of a study's texts, the operations that they need, and the speed of this machine."""
 
     rows: int
-    """Training rows."""
+    """Number of training rows."""
     tokens: float
-    """Mean tokens of a text."""
+    """Mean number of tokens per training text."""
     judged: int
-    """Texts that a candidate is judged by."""
+    """Number of texts on which each candidate is evaluated."""
     operations: float
-    """Operations of the teacher's layers for one token."""
+    """Operations per token of the layers of the largest network of the space."""
     rate: float
-    """Operations a second of a matrix product, as measured."""
+    """Measured operations per second of a matrix product."""
     verified: float | None = None
-    """Seconds that all baselines took, where they were made."""
+    """Seconds that the baselines of all devices took; None if they are not made yet."""
     slowness: float = 1.0
-    """How many times as long as estimated the devices' profiles took, where they were measured; at least 1."""
+    """How many times as long as estimated the slowest device profile took, but at least 1; 1 if none is made yet."""
     unlabelled: int = 0
-    """Texts without labels."""
+    """Number of unlabelled texts."""
     unlabelled_tokens: float = 0.0
-    """Mean tokens of one of them."""
+    """Mean number of tokens per unlabelled text."""
     teacher_operations: float = 0.0
-    """Operations of a student's teacher for one token."""
+    """Operations per token of a student's separate teacher; 0 if there is none, or it need not be asked any more."""
 
     @classmethod
     def of(cls, study: Study, rows: Rows | None, rate: float, verified: float | None = None) -> Workload:
-        """The workload of a study; typical numbers where its rows are not known."""
+        """Return the workload of a study whose rows were looked at; if `rows` is None, assume typical numbers."""
         train = rows.sets["train"] if rows else None
         more = rows.sets.get("unlabelled") if rows else None
         return cls(
@@ -75,7 +78,7 @@ class Workload:
     def of_data(
         cls, study: Study, data: TaskData, rate: float, verified: float | None = None, unlabelled: Sequence[int] = ()
     ) -> Workload:
-        """The workload of a study whose data is made. `unlabelled` are the lengths of its texts without labels."""
+        """Return the workload of a study whose data is tokenised. `unlabelled` holds its unlabelled texts' lengths."""
         lengths = data.train["length"]
         return cls(
             rows=len(lengths),
@@ -90,50 +93,51 @@ class Workload:
 
     @property
     def distilled(self) -> Workload:
-        """The workload with all texts of the distillation in place of the training rows."""
+        """The workload with all distillation texts, labelled and unlabelled, as its rows."""
         texts = self.rows + self.unlabelled
         tokens = (self.rows * self.tokens + self.unlabelled * self.unlabelled_tokens) / texts
         return replace(self, rows=texts, tokens=tokens, unlabelled=0)
 
     @property
     def by_teacher(self) -> Workload:
-        """The workload with the operations of a student's teacher in place of the student's."""
+        """The workload with the operations of a student's separate teacher instead of the student's."""
         return replace(self, operations=self.teacher_operations or self.operations)
 
     def seconds(self, texts: float) -> float:
-        """Seconds of the teacher's forward pass over so many texts; with the backward pass, three times as many."""
+        """Return the seconds of the teacher's forward pass over `texts` texts. Forward and backward take three times as
+        long."""
         return texts * self.tokens * self.operations / (self.rate * _EFFICIENCY)
 
 
 def embedded(study: Study, work: Workload) -> float:
-    """Building the embedded task."""
+    """Return the seconds to build the built-in task."""
     return 15.0
 
 
 def data(study: Study, work: Workload) -> float:
-    """Reading, splitting and tokenising the rows."""
+    """Return the seconds to read, split and tokenise the rows."""
     return 1.0 + work.rows * work.tokens / 1e5
 
 
 def unlabelled(study: Study, work: Workload) -> float:
-    """Reading the rows again, and reading and tokenising text without labels."""
+    """Return the seconds to read the rows again, and to read and tokenise the unlabelled texts."""
     return data(study, work) + work.unlabelled * work.unlabelled_tokens / 1e5
 
 
 def teacher(study: Study, work: Workload) -> float:
-    """Loading or fine-tuning the teacher."""
+    """Return the seconds to load or fine-tune the teacher."""
     tuning = study.compressed.fine_tune
     return 3 * work.seconds(work.rows) * tuning.epochs_on(work.rows) if tuning else 5.0
 
 
 def separate_teacher(study: Study, work: Workload) -> float:
-    """Fine-tuning the teacher of a student."""
+    """Return the seconds to fine-tune a student's separate teacher."""
     tuning = study.teacher.fine_tune
     return 3 * work.by_teacher.seconds(work.rows) * tuning.epochs_on(work.rows) if tuning else 0.0
 
 
 def teacher_logits(study: Study, work: Workload) -> float:
-    """Tokenising all texts for the teacher of a student, and asking for its answers."""
+    """Return the seconds to tokenise all texts for a student's separate teacher and to compute its logits."""
     if not study.teacher.is_loaded:
         return unlabelled(study, work)
     texts = work.distilled
@@ -141,36 +145,36 @@ def teacher_logits(study: Study, work: Workload) -> float:
 
 
 def supernet(study: Study, work: Workload) -> float:
-    """Training the supernet."""
+    """Return the seconds to train the supernet."""
     settings = study.supernet
-    # A step: the teacher forward; forward and backward (3 passes) of sub-networks near the budgets, or of the largest
-    # and of random ones of half its size.
+    # Each step has one forward pass of the teacher, and forward and backward passes (counted as 3) of the sub-networks.
+    # These are near the budgets, or else they are the largest one and random ones of half its size.
     near = _SMALL * (settings.random_subnets + 2)
     passes = 1 + 3 * (near if study.is_near_budgets else 1 + 0.5 * settings.random_subnets)
     return work.distilled.seconds(settings.steps * settings.batch_size) * passes
 
 
 def profile(study: Study, work: Workload) -> float:
-    """Measuring the profile of one device."""
+    """Return the seconds to measure the profile of one device."""
     space = study.space
     blocks = len(space.attention_options) + len(space.feed_forward_options)
     return 20 + 0.4 * blocks * len(space.dimensions.hidden_size)
 
 
 def search(study: Study, work: Workload) -> float:
-    """Evaluating the candidates."""
+    """Return the seconds to evaluate all candidates of the search."""
     return study.search.evaluations * evaluation(study, work)
 
 
 def evaluation(study: Study, work: Workload) -> float:
-    """Evaluating one candidate."""
+    """Return the seconds to evaluate one candidate."""
     return _SMALL * work.seconds(work.judged)
 
 
 def front(study: Study, work: Workload) -> float:
-    """Measuring the best candidates, judging the teacher, and evaluating the uniform networks.
+    """Return the seconds to measure the best candidates, and to evaluate the teacher and the uniform baselines.
 
-    With hours the search evaluates those of budgets without a floor, and counts them.
+    If the study sets hours, the search has already evaluated the uniform baselines of budgets without a floor.
     """
     measured = (_times_candidates(study) * study.export.candidates + len(study.budgets)) * _MEASURED
     uniform = most_uniform(study.space, sum(budget.has_floor or not study.training.hours for budget in study.budgets))
@@ -178,34 +182,37 @@ def front(study: Study, work: Workload) -> float:
 
 
 def baselines(study: Study, work: Workload) -> float:
-    """Writing and verifying the baselines of one device."""
+    """Return the seconds to write and verify the baselines of one device."""
     return 15.0
 
 
 def static(study: Study, work: Workload) -> float:
-    """Fitting and measuring the static model of one device."""
+    """Return the seconds to fit and measure the static model of one device."""
     return 10.0
 
 
 def finalists(study: Study, work: Workload) -> float:
-    """The final training; on average half of the finalists are trained."""
+    """Return the seconds of the final training, in which on average half of the finalists are still trained."""
     settings, work = study.export, work.distilled
     passes = 1 + 3 * _SMALL * _times_candidates(study) * settings.finalists / 2
     return passes * work.seconds(study.final_steps(work.rows) * settings.batch_size)
 
 
 def export(study: Study, work: Workload) -> float:
-    """Writing and verifying the export for one budget: it is smaller than the two baselines of each device."""
+    """Return the seconds to write and verify the export for one budget.
+
+    If the baselines are made, their time is the measure: an export is smaller than the two baselines of each device.
+    """
     return 15.0 if work.verified is None else _WRITING + work.verified / 2
 
 
 def _times_candidates(study: Study) -> int:
-    """How often all budgets together take the candidates and finalists of one."""
+    """Return the number of budgets. One with an accuracy floor counts `WIDER` times, since it gets more candidates."""
     return sum(WIDER if budget.has_floor else 1 for budget in study.budgets)
 
 
 def measured_rate() -> float:
-    """Operations a second of a matrix product, as training uses it."""
+    """Measure the operations per second of a matrix product, in the precision that training on the CPU uses."""
     kind = torch.bfloat16 if native_bf16("cpu") else torch.float32
     matrix = torch.ones(768, 768, dtype=kind)
     matrix @ matrix
@@ -216,7 +223,7 @@ def measured_rate() -> float:
 
 
 def _operations(architecture: Architecture, head_size: int) -> float:
-    """Operations for one token, matrix products of the layers only."""
+    """Return the operations per token of an architecture's layers, counting only matrix products."""
     hidden = architecture.hidden_size
     return sum(
         2.0 * hidden * (4 * layer.num_attention_heads * head_size + 2 * layer.intermediate_size)

@@ -1,8 +1,9 @@
-"""The last steps: for each budget the best network that is measured to meet it, written and verified.
+"""The last steps: for each budget, the best network that is measured to meet it is exported and verified.
 
-The best is the most accurate one, or the cheapest that keeps an accuracy where the budget has a floor.
+The best network is the most accurate one or, if the budget has an accuracy floor, the cheapest one that reaches it.
 
-The teacher is written and verified first, and single candidates can be, in the same way.
+The teacher is exported and verified in the same way as the baseline of each device, and so are single candidates of
+the front if a user asks for them.
 """
 
 from __future__ import annotations
@@ -57,22 +58,22 @@ from nas.report.figures import figure
 from nas.tasks import Metric, task_kind
 
 _FORM = 7
-"""To be raised when an export or a baseline holds other things than before, so that older ones are rebuilt."""
+"""Increase this when the contents of exports or baselines change, so that older ones are rebuilt."""
 
 
 def is_current(run: Run, name: str, inputs: Callable[..., str], fine_tune: bool) -> bool:
-    """Whether an export is up to date. A fine-tuned one also serves who wants none trained: it is not thrown away."""
+    """Whether an export is up to date. A fine-tuned one also is if no fine-tuning is wanted, so that it is not lost."""
     step = f"export-{name}"
     if run.is_done(step, inputs(run, fine_tune=fine_tune)):
         return True
     tuned = not fine_tune and run.is_done(step, inputs(run, fine_tune=True))
     if tuned:
-        say(f"{name}: was exported with fine-tuning and is up to date; it stays")
+        say(f"{name}: was exported with fine-tuning and is up to date; it is kept")
     return tuned
 
 
 def exported(run: Run) -> list[str]:
-    """The names of the exports of this study as it is now: of budgets, then of single candidates."""
+    """Return the names of the exports that are up to date with the study: of budgets, then of single candidates."""
     if not run.is_finished("front"):
         return []
     trials = [
@@ -84,87 +85,90 @@ def exported(run: Run) -> list[str]:
 
 
 def is_exported(run: Run, budget: Budget) -> bool:
-    """Whether a budget has an export of this study as it is now, fine-tuned or not."""
+    """Whether a budget has an export, fine-tuned or not, that is up to date with the study."""
     return _is_written(run, budget.name, partial(export_inputs, run, budget))
 
 
 def _is_written(run: Run, name: str, inputs: Callable[[bool], str]) -> bool:
-    """Whether there is an export from such inputs, which are looked at only where there is one: fine-tuned or not."""
+    """Whether an export is up to date, fine-tuned or not. `inputs` is called only if the export exists at all."""
     step = f"export-{name}"
     return run.is_finished(step) and any(run.is_done(step, inputs(tuned)) for tuned in (True, False))
 
 
 def trial_inputs(run: Run, candidate: dict[str, Any], fine_tune: bool) -> str:
-    """What the export of a single candidate is made from, the devices that it is measured on included."""
+    """Return the digest of everything that a single candidate's export is made from, including all device profiles."""
     given = [_FORM, candidate["architecture"], supernet_inputs(run), run.study.digest("export"), fine_tune]
     return digest([*given, measured_on(run)])
 
 
 def trial_name(candidate: dict[str, Any]) -> str:
-    """The name of a single candidate's export."""
+    """Return the name of a single candidate's export: by its trial number or, if it has none, by its digest."""
     return f"{TRIAL}{candidate.get('trial', candidate['digest'][:8])}"
 
 
 def candidate_of(run: Run, trial: str) -> dict[str, Any]:
-    """The candidate that a trial's number or the first digits of a digest mean. Raises `ExportError` if not one is."""
+    """Return the candidate with this trial number, or with a digest that begins so.
+
+    Raises `ExportError` unless exactly one candidate of the front matches.
+    """
     candidates = front(run)["candidates"]
     found = [item for item in candidates if str(item.get("trial")) == trial]
     found = found or [item for item in candidates if item["digest"].startswith(trial)]
     if len(found) != 1:
         raise ExportError(
             f"--trial {trial}: must be the number of one trial, or the first digits of one digest, but "
-            f"{len(found) or 'none'} of the {len(candidates)} candidates {'have' if found else 'has'} it; "
-            "see `nas front`"
+            f"{len(found) or 'none'} of the {len(candidates)} candidates {'match' if found else 'matches'}; "
+            "`nas front` lists them"
         )
     return dict(found[0])
 
 
 def export_inputs(run: Run, budget: Budget, fine_tune: bool) -> str:
-    """What an export is made from."""
+    """Return the digest of everything that the export for a budget is made from."""
     asked, settings = budget.model_dump(mode="json"), run.study.digest("export")
     given = [_FORM, file_digest(run.front), supernet_inputs(run), settings, asked, fine_tune and finalists_inputs(run)]
     return digest([*given, missed] if (missed := _missed(run, budget)) else given)
 
 
 def forget_export(run: Run, budget: Budget, architecture: dict[str, Any]) -> None:
-    """Note that an export missed its budget elsewhere: the next one is another."""
+    """Record that an export missed its budget on an off-cluster device, so that its network is not exported again."""
     known = [*_missed(run, budget), Architecture.from_json(architecture).digest]
     write_json(run.missed(budget.name), {"of": _missed_of(run, budget), "digests": known})
 
 
 def _missed(run: Run, budget: Budget) -> list[str]:
-    """The digests of architectures that missed a budget, as it is now, on a device elsewhere."""
+    """Return the digests of the architectures that missed a budget, as it is set now, on an off-cluster device."""
     path = run.missed(budget.name)
     found: dict[str, Any] = read_json(path, ExportError) if path.exists() else {"of": None}
     return list(found["digests"]) if found["of"] == _missed_of(run, budget) else []
 
 
 def _missed_of(run: Run, budget: Budget) -> str:
-    """What a miss is one of: on a device that was measured anew, or is set otherwise, it says nothing."""
+    """Return the digest of what recorded misses depend on. They are void once the budget or a profile changes."""
     return digest([budget.model_dump(mode="json"), supernet_inputs(run), measured_on(run, *budget.devices)])
 
 
 def baselines(run: Run) -> dict[str, dict[str, Any]]:
-    """The verifications of the uncompressed and the int8 teacher and of the static model, by `<device>/<kind>`."""
+    """Return the verifications of the teacher, its int8 form and the static model that exist, by `<device>/<kind>`."""
     names = [f"{device.name}/{kind}" for device in run.study.devices for kind in ("teacher", "teacher-int8", "static")]
     files = {name: run.folder / "baselines" / name / VERIFICATION_FILE for name in names}
     return {name: read_json(path, ExportError) for name, path in files.items() if path.exists()}
 
 
 def verification(run: Run, name: str) -> dict[str, Any]:
-    """The verification of an export."""
+    """Return the verification of an export: what was measured on its files."""
     found: dict[str, Any] = read_json(run.export(name) / VERIFICATION_FILE, ExportError)
     return found
 
 
 def baselines_inputs(run: Run, device: str) -> str:
-    """The digest of what the baselines of a device are made from, its machine included."""
+    """Return the digest of everything that the baselines of a device are made from, including its machine."""
     found = device_of(run, device)
     return digest([_FORM, teacher_inputs(run), found.model_dump(mode="json"), fingerprint(found)])
 
 
 def make_baselines(run: Run, laps: Laps, device: str) -> None:
-    """Write and verify the teacher as it is and, if the runtime can run it, wholly in int8, like any export."""
+    """Write and verify the uncompressed teacher and, if the device's runtime can run int8, its int8 form."""
     found, folder = device_of(run, device), _teacher_of(run, device)
     teacher, test, fed = load_teacher(run), splits(run).test, texts(run)
     metric = _write(run, teacher, folder, [found.runtime])
@@ -180,7 +184,7 @@ def _teacher_of(run: Run, device: str) -> Path:
 
 
 def reference_of(run: Run, device: str) -> Reference:
-    """The verified teacher that exports are compared with on a device."""
+    """Return the verified teacher with which exports are compared on a device."""
     folder = _teacher_of(run, device)
     return Reference(folder, read_json(folder / VERIFICATION_FILE, ExportError)["accuracy"])
 
@@ -190,9 +194,9 @@ def _references(run: Run, names: Iterable[str]) -> dict[Device, Reference]:
 
 
 def _write(run: Run, model: CompactBert, folder: Path, runtimes: Collection[str]) -> Metric:
-    """Write a network with the teacher's tokenizer; returns the metric that judges it.
+    """Write a network with the teacher's tokenizer to a folder; return the metric by which to judge it.
 
-    Raises `ExportError` if the tokenizer comes back as another.
+    Raises `ExportError` if the written tokenizer splits texts into other tokens.
     """
     task, tokenizer, metric = run.study.task, load_tokenizer(run.teacher), _settled_metric(run, model)
     served = served_as(run)
@@ -206,7 +210,7 @@ def _write(run: Run, model: CompactBert, folder: Path, runtimes: Collection[str]
 
 
 def _settled_metric(run: Run, model: CompactBert) -> Metric:
-    """The study's metric; what it leaves open is chosen for a network on the search set."""
+    """Return the study's metric. Anything that it leaves open, such as a threshold, is chosen on the search set."""
     metric = metric_of(run)
     if metric.is_settled:
         return metric
@@ -223,12 +227,12 @@ def _quantised(teacher: CompactBert) -> CompactBert:
 
 
 def make_export(run: Run, laps: Laps, budget: Budget, fine_tune: bool) -> None:
-    """Export for a budget the most accurate network that meets it when verified, or the cheapest that keeps its floor.
+    """Export the most accurate candidate that meets a budget when verified, or the cheapest that reaches its floor.
 
     Raises `ExportError` if no measured candidate does.
     """
     if not fine_tune:
-        drop_outputs(run)  # nothing is trained any more
+        drop_outputs(run)  # no later training needs them
     measured, missed = front(run)["budgets"][budget.name], _missed(run, budget)
     floor = floors_of_exports(run).get(budget.name)
     writer, references = _Writer(run, fine_tune, floor), _references(run, budget.devices)
@@ -238,7 +242,7 @@ def make_export(run: Run, laps: Laps, budget: Budget, fine_tune: bool) -> None:
     if floor:
         done = {name for name, found in finalists.items() if found.accuracies[-1][0] == steps}
         able.sort(key=lambda item: (item["digest"] not in done, item[floor.minimise]))
-    elif fine_tune:  # the sort is stable: who is no finalist keeps its place behind those who are
+    elif fine_tune:  # the sort is stable: finalists come first, all others follow in their old order
         able.sort(key=lambda item: finalists[item["digest"]].order if item["digest"] in finalists else (0, 0.0))
     below: list[tuple[float, dict[str, Any]]] = []
     for candidate in able:
@@ -247,16 +251,18 @@ def make_export(run: Run, laps: Laps, budget: Budget, fine_tune: bool) -> None:
             below.append((known.assured, candidate))
             continue
         if not known and any(candidate["search_accuracy"] <= other["search_accuracy"] for _, other in below):
-            continue  # a more accurate one did not keep the floor
+            continue  # one with a higher search accuracy has already missed the floor
         if floor and in_time and not known:
-            continue  # no time is left to train it
+            continue  # the hours leave no time to train it
         weighed = writer.weighed(budget.name, candidate, dropped=floor is None or in_time)
         if floor and weighed.found.assured < floor.least:
             below.append((weighed.found.assured, candidate))
             continue
         if writer.write(budget.name, candidate, weighed, budget, references)["met"] is not False:
             return
-        say(f"{budget.name}: {candidate['description']} missed the budget when verified; taking the next best")
+        say(
+            f"{budget.name}: {candidate['description']} missed the budget when verified; trying the next best candidate"
+        )
         shutil.rmtree(run.export(budget.name))
     if floor and below:
         longer = "training.hours" if in_time else "supernet.steps, search.evaluations or export.epochs"
@@ -270,17 +276,17 @@ def make_export(run: Run, laps: Laps, budget: Budget, fine_tune: bool) -> None:
 
 
 def _below(floor: Floor, below: list[tuple[float, dict[str, Any]]]) -> str:
-    """That a floor is missed, and by how little."""
+    """Return a message that no candidate reaches a floor, with the accuracy of the nearest one."""
     accuracy, nearest = max(below, key=lambda one: one[0])
     return (
-        f"no measured candidate keeps {floor.least:.4f} on the search set, where the teacher has {floor.teacher:.4f}; "
-        f"the nearest is {nearest['description']} ({nearest['digest'][:8]}) with {accuracy:.4f} at "
-        f"{figure(floor.minimise, nearest[floor.minimise])}"
+        f"no measured candidate reaches {floor.least:.4f} on the search set, where the teacher has "
+        f"{floor.teacher:.4f}; the nearest is {nearest['description']} ({nearest['digest'][:8]}) with {accuracy:.4f} "
+        f"at {figure(floor.minimise, nearest[floor.minimise])}"
     )
 
 
 def missed_floors(run: Run) -> dict[str, str]:
-    """Of budgets whose floor no finalist keeps: that it is missed, and by how little, by the budget's name."""
+    """Return a message for each budget whose floor no finalist reaches, by the budget's name."""
     if not run.is_finished("front") or not run.is_done("finalists", finalists_inputs(run)):
         return {}
     found, measured = trained(run.finalists), front(run)["budgets"]
@@ -293,7 +299,7 @@ def missed_floors(run: Run) -> dict[str, str]:
 
 
 def make_trial(run: Run, laps: Laps, candidate: dict[str, Any], fine_tune: bool) -> None:
-    """Export a single candidate, compared with the teacher on all devices."""
+    """Export a single candidate and compare it with the teacher on all devices."""
     writer, name = _Writer(run, fine_tune), trial_name(candidate)
     references = _references(run, (device.name for device in run.study.devices))
     writer.write(name, candidate, writer.weighed(name, candidate, dropped=False), None, references)
@@ -307,7 +313,7 @@ class _Weighed(NamedTuple):
     is_trained: bool
 
     def accuracies(self) -> dict[str, Any]:
-        """What a verification says about its accuracy on the search set."""
+        """Return the entries of a verification about the network's accuracy on the search set."""
         found = self.found
         return {
             "search_accuracy_inherited": found.inherited,
@@ -320,7 +326,7 @@ class _Weighed(NamedTuple):
 
 @dataclass(frozen=True)
 class _Writer:
-    """Writes candidates of a run and verifies them; trains those that were not in the final training."""
+    """Writes and verifies candidates of a run, and trains those that were not in the final training."""
 
     run: Run
     fine_tune: bool
@@ -331,10 +337,10 @@ class _Writer:
         return judge_of(self.run)
 
     def weighed(self, name: str, candidate: dict[str, Any], dropped: bool) -> _Weighed:
-        """A candidate with its weights: as it was trained, or as it was inherited if that is better.
+        """Return a candidate with its trained weights, or with its inherited weights if these are better.
 
-        Unless it was in the final training it is trained alone now; so is one that was dropped there if `dropped` ones
-        are not wanted.
+        A candidate that was not in the final training is trained by itself now. So is one that was dropped there,
+        unless `dropped` says that its weights at that point will do.
         """
         architecture = Architecture.from_json(candidate["architecture"])
         return self._trained(name, architecture, dropped) if self.fine_tune else self._inherited(architecture)
@@ -347,7 +353,7 @@ class _Writer:
         budget: Budget | None,
         references: dict[Device, Reference],
     ) -> dict[str, Any]:
-        """The verification of a candidate, exported under a name."""
+        """Export a candidate under a name; return its verification."""
         run, folder = self.run, self.run.export(name)
         metric = _write(run, weighed.model, folder, [device.runtime for device in references])
         about: dict[str, Any] = {
@@ -379,11 +385,14 @@ class _Writer:
         found = trained(folder)[architecture.digest]
         if found.is_gain:
             return _Weighed(load_trained(folder, architecture), found, True)
-        say(f"{name}: the training went from {found.inherited:.4f} to {found.accuracies[-1][1]:.4f}: left out")
+        say(
+            f"{name}: training changed the search accuracy from {found.inherited:.4f} to "
+            f"{found.accuracies[-1][1]:.4f}; the inherited weights are exported instead"
+        )
         return _Weighed(self.judge.network(architecture), found, False)
 
     def _is_finalist(self, architecture: Architecture, dropped: bool) -> bool:
-        """Whether the final training has weights of a network; those of a dropped one count only if `dropped`."""
+        """Whether the final training has weights of a network. Those of a dropped network count only if `dropped`."""
         if not self.run.is_done("finalists", finalists_inputs(self.run)):
             return False
         found = trained(self.run.finalists).get(architecture.digest)

@@ -1,8 +1,8 @@
-"""The final training: the best candidates of all budgets, each trained by itself, side by side.
+"""The final training: the best candidates of all budgets are trained together, but each with its own weights.
 
 The supernet's weights rank candidates well, but they are not the best that a network can have, since they are shared.
-So the finalists of every budget go on learning from the teacher, without sharing. Those of a budget compete: the less
-accurate ones are dropped on the way.
+So the finalists of every budget continue to learn from the teacher without sharing weights. The finalists of a budget
+compete, and the less accurate ones are dropped on the way.
 """
 
 from __future__ import annotations
@@ -37,41 +37,41 @@ from nas.supernet.cohort import Goal, Halving, expected_at_end, kept_of
 from nas.supernet.loops import Schedule
 
 _FORM = 2
-"""To be raised when a network holds other weights after its training than before, so that older ones are rebuilt."""
+"""Increase this when the training leads to other weights than before, so that older results are rebuilt."""
 _RUNGS = (0.25, 0.5)
-"""After these shares of the steps the less accurate half of each budget's finalists is dropped."""
+"""After each of these shares of the steps, the less accurate half of each budget's finalists is dropped."""
 _RESULT = "finalists.json"
 
 
 @dataclass(frozen=True)
 class Finalist:
-    """What the training of a network came to. Accuracies are those of the study's metric on the search set."""
+    """The accuracies of a network before, during and after its training, by the study's metric on the search set."""
 
     inherited: float
-    """With the supernet's weights."""
+    """The accuracy with the supernet's weights."""
     standard_error: float
-    """Of `inherited`, by resampling the texts."""
+    """The standard error of `inherited`."""
     accuracies: tuple[tuple[int, float], ...]
-    """Steps and the accuracy after them, at each rung that the network reached and, if it was not dropped, at the
-    end."""
+    """Pairs of a number of steps and the accuracy after them: at each rung that the network reached and, unless it was
+    dropped, at the end."""
 
     @property
     def is_gain(self) -> bool:
-        """Whether the training was worth it."""
+        """Whether the trained weights are better than the inherited ones."""
         return self.accuracies[-1][1] >= self.inherited_less_luck
 
     @property
     def inherited_less_luck(self) -> float:
-        """The accuracy before the training as it would be if the network had not been chosen by it."""
+        """The inherited accuracy, corrected for the fact that the network was selected by this very accuracy."""
         return self.inherited - FLATTERED * self.standard_error
 
     @property
     def assured(self) -> float:
-        """The accuracy that counts of the better weights, trained or inherited."""
+        """The accuracy of the better weights, trained or inherited, with the correction of `inherited_less_luck`."""
         return max([self.inherited_less_luck, *(accuracy for _, accuracy in self.accuracies[-1:])])
 
     def expected(self, steps: int) -> float:
-        """The same as it is expected after so many steps, where the network was dropped before."""
+        """Return `assured` as it is expected after `steps` steps: extrapolated if the network was dropped earlier."""
         if not self.accuracies:
             return self.assured
         step, accuracy = self.accuracies[-1]
@@ -79,22 +79,26 @@ class Finalist:
 
     @property
     def order(self) -> tuple[int, float]:
-        """What comes first is better: who was trained longer, and then who is more accurate."""
+        """A sort key: networks that were trained longer come first, and among these the more accurate ones."""
         return (-len(self.accuracies), -self.accuracies[-1][1])
 
 
 @dataclass(frozen=True)
 class Contest:
-    """Networks that compete for a budget in a training."""
+    """Networks that compete for a budget while they are trained."""
 
     networks: Sequence[Architecture]
     floor: Floor | None = None
-    """What accuracy shall be kept at the least cost; the most accurate network wins without one."""
+    """The accuracy to reach at the least cost. If None, the most accurate network wins."""
     costs: Sequence[float] = ()
-    """What each network costs, where there is a floor."""
+    """The cost of each network if there is a floor, else empty."""
 
     def goal(self, numbers: Sequence[int], inherited: Sequence[float]) -> Goal | None:
-        """The goal of the networks of these numbers, by the accuracies of all networks before the training."""
+        """Return the goal of the contest; None without a floor.
+
+        `numbers` are the contest's networks as positions in the whole training, whose networks have the accuracies
+        `inherited` before it.
+        """
         if self.floor is None:
             return None
         known = {number: inherited[number] for number in numbers}
@@ -103,7 +107,7 @@ class Contest:
 
 @once
 def finalists_inputs(run: Run) -> str:
-    """What the final training is made from."""
+    """Return the digest of everything that the final training is made from."""
     groups = {name: [each.digest for each in group] for name, group in finalists_of(run).items()}
     floors = {name: floor.least for name, floor in floors_of_exports(run).items()}
     return digest([groups, _origin(run), *([floors] if floors else [])])
@@ -112,16 +116,18 @@ def finalists_inputs(run: Run) -> str:
 def _origin(run: Run) -> dict[str, Any]:
     names = {"finalists", "learning_rate", "batch_size"} | (set() if run.study.training.hours else {"epochs"})
     trained = run.study.export.model_dump(mode="json", include=names)
-    least = run.study.search.least_tokens  # which texts judge; older runs without such a limit do not know it
+    least = (
+        run.study.search.least_tokens
+    )  # decides on which texts networks are evaluated; digests of older runs lack it
     judged = {"least_tokens": least} if least else {}
     return {"form": _FORM, "supernet": supernet_inputs(run), "export": trained} | judged
 
 
 def finalists_of(run: Run) -> dict[str, list[Architecture]]:
-    """Of each budget's candidates that are measured to meet it the best, at most `export.finalists`.
+    """Return the best candidates that are measured to meet each budget, at most `export.finalists` per budget.
 
-    Which is best the search's objective tells. Of a budget with a floor there are twice as many, evenly from the most
-    to the least accurate.
+    The search's objective decides which are best. A budget with a floor gets twice as many, spread evenly from the most
+    to the least accurate candidate.
     """
     return {
         name: [Architecture.from_json(item["architecture"]) for item in items] for name, items in _chosen(run).items()
@@ -129,14 +135,14 @@ def finalists_of(run: Run) -> dict[str, list[Architecture]]:
 
 
 def _chosen(run: Run) -> dict[str, list[dict[str, Any]]]:
-    """What was measured of the finalists."""
+    """Return the entries of the front for the finalists of each budget."""
     count, floors = run.study.export.finalists, {budget.name for budget in run.study.budgets if budget.has_floor}
     met = {name: [item for item in found if item["met"]] for name, found in front(run)["budgets"].items()}
     return {name: _evenly(items, WIDER * count) if name in floors else items[:count] for name, items in met.items()}
 
 
 def _evenly(items: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    """At most so many items of a list, evenly and with both ends."""
+    """Return at most `most` items of a list, evenly spaced and including both ends."""
     return [items[place] for place in evenly_spaced(min(most, len(items)), len(items))]
 
 
@@ -152,14 +158,14 @@ def make_finalists(run: Run, laps: Laps) -> None:
 
 
 def train_together(run: Run, folder: Path, contests: Sequence[Contest], title: str, laps: Laps | None = None) -> None:
-    """Train the networks of some contests, each of which keeps the better half; goes on after an interruption.
+    """Train the networks of all contests together; each contest drops its worse half at every rung. Can be resumed.
 
-    Weights are written to `folder`, a Hugging Face folder for each network, named by its architecture's digest. With
-    the laps of the final training, what they leave of a study's hours decides how many steps it has.
+    Writes the weights to `folder`, in a Hugging Face folder per network, named by its architecture's digest. If the
+    study sets hours, the time left by `laps` decides the number of steps; only the final training passes `laps`.
     """
     architectures = list(dict.fromkeys(chain.from_iterable(contest.networks for contest in contests)))
     evaluator = judge_of(run)
-    say(f"{title}: networks are trained and judged on {evaluator.processor}")
+    say(f"{title}: networks are trained and evaluated on {evaluator.processor}")
     settings = run.study.export
     networks = [evaluator.network(architecture) for architecture in architectures]
     started = time.monotonic()
@@ -193,14 +199,15 @@ def train_together(run: Run, folder: Path, contests: Sequence[Contest], title: s
 
 
 def judge_of(run: Run) -> Evaluator:
-    """What judges networks by all texts of the search set that candidates are judged by some of."""
+    """Return an evaluator like that of the search, but without its limit to `search.examples` texts."""
     return replace(evaluation(run), examples=None).load()
 
 
 def _decide(run: Run, laps: Laps, contests: Sequence[Contest], evaluator: Evaluator, judging: float) -> None:
-    """Note how many steps the final training has, by what is left and the speed with all networks and with few.
+    """Decide how many steps the final training has, and note it.
 
-    `judging` is how long it takes to judge one of them.
+    This depends on the time left, on the measured time per step with all networks and with few, and on `judging`, the
+    seconds that it takes to evaluate one network.
     """
     counts = [(len(contest.networks), contest.floor is not None) for contest in contests]
     every = list(dict.fromkeys(chain.from_iterable(contest.networks for contest in contests)))
@@ -218,7 +225,7 @@ def _decide(run: Run, laps: Laps, contests: Sequence[Contest], evaluator: Evalua
     steps = division.training_steps(laps.left - judging * sum(trained), step)
     run.note("finalists", steps=steps)
     left = max(0.0, laps.left) / 60
-    say(f"The final training: {steps:,} steps of {step:.2f} s, of the {left:.0f} minutes that are left")
+    say(f"The final training: {steps:,} steps of {step:.2f} s each, in the remaining {left:.0f} minutes")
 
 
 def _seconds_per_step(run: Run, evaluator: Evaluator, architectures: Sequence[Architecture]) -> float:
@@ -228,9 +235,9 @@ def _seconds_per_step(run: Run, evaluator: Evaluator, architectures: Sequence[Ar
 
 
 def training_steps(run: Run) -> int:
-    """The steps of the final training: as the study says, or with hours as was decided.
+    """Return the number of steps of the final training: as the study says or, if it sets hours, as was decided.
 
-    A network that is trained alone, before there were finalists, is trained as long as the supernet.
+    If that is not decided yet, a single network is trained for as many steps as the supernet.
     """
     if run.study.training.hours:
         return decided(run, "finalists") or supernet_steps(run)
@@ -238,7 +245,7 @@ def training_steps(run: Run) -> int:
 
 
 def trained(folder: Path) -> dict[str, Finalist]:
-    """The networks that were trained in a folder, by the digest of their architecture."""
+    """Return the outcomes of the training in a folder, by the digest of the network's architecture."""
     values = read_json(folder / _RESULT, ExportError)
     return {
         name: Finalist(
@@ -249,5 +256,5 @@ def trained(folder: Path) -> dict[str, Finalist]:
 
 
 def load_trained(folder: Path, architecture: Architecture) -> CompactBert:
-    """A network with the weights that it was trained to."""
+    """Load a network with its trained weights."""
     return CompactBert.from_pretrained(folder / architecture.digest).eval()

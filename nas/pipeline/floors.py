@@ -1,4 +1,7 @@
-"""Accuracy floors of a run: what budgets ask for becomes a number once the teacher's accuracy is known."""
+"""The accuracy floors of a run's budgets. They are known once the teacher's accuracy has been measured.
+
+The search reads the floors for its candidates, the final training and the exports those for trained networks.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,13 @@ from nas.pipeline.teachers import load_teacher
 
 @once
 def floors_of_candidates(run: Run) -> dict[str, Floor]:
-    """The floors of the study's budgets, by their names, on the texts that candidates are judged by."""
+    """Return the floors by the budget's name, for the texts of the search set on which candidates are evaluated."""
     return _floors(run, run.study.search.examples)
 
 
 @once
 def floors_of_exports(run: Run) -> dict[str, Floor]:
-    """The same on all texts of the search set, by which trained networks are judged."""
+    """Return the floors by the budget's name, for all texts of the search set, as trained networks are evaluated."""
     return _floors(run, None)
 
 
@@ -38,7 +41,7 @@ def _floors(run: Run, examples: int | None) -> dict[str, Floor]:
 
 
 def _teacher(run: Run, examples: int | None) -> tuple[float, float]:
-    """The teacher's accuracy on texts of the search set, and its standard error; kept beside the evaluations."""
+    """Return the teacher's accuracy on texts of the search set and its standard error; stored among the evaluations."""
     least = run.study.search.least_tokens
     path = run.evaluations(f"teacher-{digest([teacher_inputs(run), examples, least])}").with_suffix(".json")
     if not path.exists():

@@ -1,4 +1,7 @@
-"""The outputs of a teacher that is not there itself: columns of the training data and of text without labels."""
+"""The outputs of a teacher that is not available itself, read from columns of the training data and unlabelled texts.
+
+A study names these columns in `teacher.outputs`. `separate_teacher.py` stores what is read here for the distillation.
+"""
 
 from __future__ import annotations
 
@@ -18,29 +21,30 @@ from nas.pipeline.unlabelled import sources
 
 
 def output_columns(outputs: Mapping[str, str], label_names: Sequence[str]) -> list[str]:
-    """The columns that hold the teacher's outputs, in the order of the task's labels; one where these have no names.
+    """Return the columns that hold the teacher's outputs, in the order of the task's labels.
 
-    Raises `TeacherError` if they are not those of the labels.
+    A task that predicts one number has no label names and one column. Raises `TeacherError` if `outputs` does not name
+    a column for each label, and no others.
     """
     if not label_names:
         if len(outputs) != 1:
             raise TeacherError(
-                f"teacher.outputs: a task whose answer is a number has one output, but got {len(outputs)}; name one "
-                'column, as { score = "..." }'
+                f"teacher.outputs: must name one column, since the task predicts one number, but names {len(outputs)}; "
+                'write for example { score = "..." }'
             )
         return list(outputs.values())
     if set(outputs) != set(label_names):
         raise TeacherError(
             f"teacher.outputs: must name a column for each of the labels {', '.join(map(repr, label_names))}, but "
-            f"names {', '.join(map(repr, outputs)) or 'none'}; correct it"
+            f"names {', '.join(map(repr, outputs)) or 'none'}; name exactly these labels"
         )
     return [outputs[name] for name in label_names]
 
 
 def read_outputs(run: Run, task: ReadTask, more: Unlabelled | None) -> dict[str, np.ndarray]:
-    """The teacher's outputs (texts, outputs) for the rows of `train` and `search`, and for those `unlabelled`.
+    """Return the teacher's outputs (texts, outputs) by `train` and `search`, and by `unlabelled` if `more` is given.
 
-    Raises `DataError` for a column that is missing or a value that is no number.
+    Raises `DataError` if a column is missing or a value is not a finite number.
     """
     study = run.study
     columns = output_columns(study.teacher.outputs or {}, task.splits.label_names)
@@ -68,7 +72,7 @@ def _numbers(source: str, column: str, values: Sequence[object]) -> list[float]:
     if bad is not None:
         raise DataError(
             f"{source}: column {column!r}: an output of the teacher must be a finite number, but row {bad} (counted "
-            f"from 0) holds {values[bad]!r}; correct it"
+            f"from 0) holds {values[bad]!r}; correct this value"
         )
     return found
 

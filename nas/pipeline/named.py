@@ -1,4 +1,4 @@
-"""Errors about the model that is compressed name the table of the study that gives it."""
+"""Rewords errors about the compressed model so that they name `[student]` if that is the study's table for it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _KEYS = re.compile(r"\bteacher\.(model|revision|fine_tune|prune_vocabulary)\b")
 
 @contextmanager
 def student_named(study: Study) -> Iterator[None]:
-    """Have errors of the block speak of `student.model` and the like if the study has a student.
+    """Replace keys such as `teacher.model` by `student.model` in the block's errors, if the study has a student.
 
-    What reads the model that is compressed says `teacher.model`, since mostly that is the teacher.
+    The code that reads the compressed model always says `teacher.model`, since in most studies that is the teacher.
     """
     try:
         yield

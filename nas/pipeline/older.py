@@ -1,4 +1,7 @@
-"""Which results of a run were made from other settings or files, or by an older `nas`: they are shown, and marked."""
+"""Finds the results of a run that were made from other settings or files, or by an older `nas`.
+
+The report and `nas front` still show such results, together with the line that is returned here.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +16,22 @@ from nas.pipeline.supernets import supernet_inputs
 
 
 def older(run: Run) -> str:
-    """One line on what was made from other settings or files than the study's, and what makes it anew; else empty.
+    """Return one line that names the outdated results of a run and how to rebuild them; empty if there are none.
 
-    The machine does not count, as a run may be looked at on another one; nor does a storage have to be reached.
+    Results of another machine are not outdated, since a run may be viewed on any machine. The storage of the search
+    need not be reachable.
     """
     try:
         found = _older_steps(run)
-    except NasError:  # what they would be compared with is not there, which the next step will say
+    except NasError:  # the files to compare with are missing, which the next step will report
         return ""
     if not found:
         return ""
-    return f"Made for an older form of this study or by an older nas: {', '.join(found)}; nas run rebuilds it"
+    return f"Made for an older version of this study or by an older nas: {', '.join(found)}; rebuild with nas run"
 
 
 def _older_steps(run: Run) -> list[str]:
-    """The steps that ended and would be done again."""
+    """Return the names of the finished steps that `nas run` would make again."""
     made_from = {"teacher": teacher_inputs, "supernet": supernet_inputs}
     found = [step for step, inputs in made_from.items() if run.is_finished(step) and not run.is_done(step, inputs(run))]
     if run.is_finished("data") and run.is_finished("teacher"):
@@ -45,7 +49,7 @@ def _older_steps(run: Run) -> list[str]:
 
 
 def _profile(run: Run, device: Device) -> Profile | None:
-    """A device's profile, or nothing where it is one of an older version."""
+    """Return a device's profile; None if an older version of nas wrote it in another format."""
     try:
         return Profile.load(run.profile(device.name))
     except DeviceError:
@@ -53,7 +57,7 @@ def _profile(run: Run, device: Device) -> Profile | None:
 
 
 def _is_front_current(run: Run, teachers_ms: dict[str, float]) -> bool:
-    """Whether the front is of this search, of as many candidates as are asked for, and of these profiles."""
+    """Whether the front belongs to this search and these profiles, and covers as many candidates as are asked for."""
     known = front(run)
     return (
         run.is_done("search", search_inputs(run))

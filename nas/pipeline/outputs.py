@@ -1,4 +1,7 @@
-"""The teacher's outputs for the training texts: when they are kept, where, and how long."""
+"""The teacher's stored outputs for the training texts: when it pays to store them, and when they are deleted.
+
+The trainings of the supernet and of the finalists read them instead of running the teacher in every step.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +19,22 @@ from nas.pipeline.unlabelled import distilled_from
 from nas.supernet.outputs import TeacherOutputs, made_from, size_in_bytes, write
 
 _FORM = 1
-"""To be raised when the files hold other values than before."""
+"""Increase this when the values in the files change, so that older files are rebuilt."""
 _LEAST_EPOCHS = 2.0
-"""With fewer epochs, computing all outputs beforehand saves too little."""
+"""With fewer epochs, computing all outputs in advance saves too little time."""
 _GB = 1e9
 
 
 def outputs_of(run: Run, texts: Dataset, teacher: CompactBert) -> TeacherOutputs | None:
-    """Return what the ordered teacher says of the distillation's texts; None if it is to be computed in every step."""
+    """Return the ordered teacher's stored outputs for the distillation texts; None if every step must compute them."""
     return TeacherOutputs(run.outputs, texts, teacher.config.readout) if keep_outputs(run, texts, teacher) else None
 
 
 def keep_outputs(run: Run, texts: Dataset, teacher: CompactBert) -> bool:
-    """Compute what the ordered teacher says of the texts if it is not on disk; returns whether it is there then.
+    """Store the ordered teacher's outputs for the texts, unless they are stored already; return whether they are.
 
-    It is not kept on a GPU, where it changes from step to step or more than logits and hidden states are compared,
-    where it takes too much room, and where training is too short.
+    They are not stored if trainings run on a GPU or are too short, or if the outputs need too much disk space. Nor are
+    they stored if they change from step to step, or if the loss compares more than logits and hidden states.
     """
     if not _is_of_use(run, texts):
         return False
@@ -50,7 +53,7 @@ def keep_outputs(run: Run, texts: Dataset, teacher: CompactBert) -> bool:
 
 
 def drop_outputs(run: Run) -> None:
-    """Free the room that the outputs take."""
+    """Delete the stored outputs, which may take gigabytes."""
     shutil.rmtree(run.outputs, ignore_errors=True)
 
 
@@ -60,7 +63,10 @@ def _is_of_use(run: Run, texts: Dataset) -> bool:
 
 
 def _epochs(run: Run, texts: Dataset) -> float:
-    """How often supernet and final training together read each text; with hours that is not known beforehand."""
+    """Return how often the supernet's and the final training together read each text.
+
+    If the study sets `training.hours` this is not known in advance, and enough epochs are assumed.
+    """
     study, rows = run.study, max(1, len(texts))
     if study.training.hours:
         return _LEAST_EPOCHS

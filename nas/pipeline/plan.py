@@ -1,4 +1,7 @@
-"""What a study would do: checked without doing it."""
+"""The plan of a study: everything that can be checked, and the time it will take, without doing any of the work.
+
+`nas check` prints it.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +30,14 @@ from nas.pipeline.teachers import check_teacher
 from nas.report.figures import in_points
 from nas.study import Study, Teacher
 
-_PLACES = {"here": "", "ray": ", on a Ray node of that name", "elsewhere": ", measured by a bundle"}
+_PLACES = {"here": "", "ray": ", on a Ray node of that name", "elsewhere": ", measured off the cluster by a bundle"}
 
 
 def plan(study: Study, runs: Path) -> dict[str, Any]:
-    """Everything that can be checked before any work, what is in the rows, and an estimate of the time.
+    """Check everything that can be checked before any work. Return the plan: settings, rows, steps and estimated times.
 
-    Raises the error that the work would meet: a missing file, runtime or database, rows or labels that do not fit the
-    task, a teacher of another shape, a compression method that cannot be exported. Nothing is written.
+    Raises the error that the work would meet, such as a missing file, runtime or database, rows or labels that do not
+    fit the task, a teacher of another shape, or a compression method that cannot be exported. Writes nothing.
     """
     run = Run.of(study, runs)
     space = study.space
@@ -47,7 +50,7 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
     rows = look_at_rows(run)
     rate = measured_rate()
     work = replace(Workload.of(study, rows, rate), teacher_operations=operations_for_a_token(run) or 0.0)
-    tokens = f"texts of {rows.sets['train'].mean:.0f} tokens" if rows else "texts of a third of max_length"
+    tokens = f"texts of {rows.sets['train'].mean:.0f} tokens" if rows else "texts of a third of task.max_length"
     listed, known = states(run, steps_of(run)), run.seconds()
     if study.training.hours:
         estimated = divided(study, work, [(step, known[step.name] if done else None) for step, done in listed])
@@ -81,7 +84,7 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
 
 
 def _in_words(budget: Budget) -> Iterator[str]:
-    """A line for each device of a budget, and one for its floor."""
+    """Yield a line for each device of a budget, and one for its accuracy floor."""
     for limits in budget.limits:
         asked = (f"{key} {'>=' if key in RATES else '<='} {value}" for key, value in limits.given.items())
         yield f"{budget.name} on {limits.device}: {', '.join(asked)}"
@@ -96,13 +99,13 @@ def _in_words(budget: Budget) -> Iterator[str]:
 
 
 def _model(given: Teacher, found: Snapshot | None) -> str:
-    """A model of the study in words."""
+    """Return the name of one of the study's models, and whether it will be fine-tuned or only its outputs are given."""
     tuned = " (to be fine-tuned)" if given.fine_tune else ""
     return str(found or given.model) + (tuned if given.is_loaded else " (its outputs are columns of the data)")
 
 
 def check_sources(study: Study) -> None:
-    """Raise the error that data or teacher would meet, as far as they are files on this machine."""
+    """Raise the error that reading the data or the teacher would meet, as far as they are files on this machine."""
     task = study.task
     files = given_files(study)
     for path in (*chain.from_iterable(files.values()), *map(study.resolve, task.unlabelled_files)):
@@ -111,13 +114,16 @@ def check_sources(study: Study) -> None:
     if task.train == "embedded":
         return
     source = given_teacher(study)
-    if Path(source).is_dir():  # see check_hub for the others
+    if Path(source).is_dir():  # `check_hub` checks models of the hub
         check_teacher(study, source)
 
 
 @said_of_ids
 def check_hub(run: Run) -> dict[Role, Snapshot]:
-    """The snapshots that a run is made from. Raises the error that reading them would meet; weights are not loaded."""
+    """Return the hub snapshots that a run is made from. Raises the error that reading them would meet.
+
+    Weights are neither downloaded nor checked.
+    """
     found = looked_at(run)
     if "dataset" in found and not run.is_done("data", data_inputs(run)):
         check_hub_data(run.study.task, found["dataset"])
@@ -128,5 +134,5 @@ def check_hub(run: Run) -> dict[Role, Snapshot]:
 
 
 def check_choices(study: Study) -> None:
-    """Raise `ExportError` where the code of the space's compression choices could not go with an export."""
+    """Raise `ExportError` if the code of one of the space's compression methods cannot be copied into exports."""
     source_of(name for _, names in study.space.compression for name in names)

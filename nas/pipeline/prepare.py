@@ -1,7 +1,7 @@
-"""From a study to a fine-tuned teacher: the data is read and split, the teacher loaded and, if asked, fine-tuned.
+"""From a study to its data and teacher: reads, splits and tokenises the rows, and loads or fine-tunes the teacher.
 
-The teacher here is the model that is compressed. If the study has a student it is the student's checkpoint, and
-`separate_teacher.py` computes what it is taught.
+"Teacher" here means the model that is compressed. If the study has a student, that is the student's checkpoint, and
+`separate_teacher.py` computes the outputs from which the student learns.
 """
 
 from __future__ import annotations
@@ -48,28 +48,28 @@ from nas.tasks import Metric, task_kind
 from nas.vocabulary import prune_embeddings, prune_tokenizer
 
 _DATA_FORM = 4
-"""To be raised when the same files give other tokenised data than before, so that older data is rebuilt."""
+"""Increase this when the same files lead to other tokenised data than before, so that older data is rebuilt."""
 _TEACHER_FORM = 3
-"""To be raised when the same files give another teacher than before, so that older teachers are rebuilt."""
+"""Increase this when the same files lead to another teacher than before, so that older teachers are rebuilt."""
 _SOURCE = "source.json"
-"""What the teacher in the run's folder was made from, and the scale of its outputs."""
+"""The file that says what the run's teacher was made from, and the scale of its outputs."""
 _TOKENIZER, _KEPT = "tokenizer", "vocabulary.json"
-"""A pruned tokenizer, and the rows of the teacher's word table that it keeps."""
+"""A pruned tokenizer, and the rows of the teacher's token embeddings that it keeps."""
 _JUDGED_BY = 1000
-"""So many texts of the search set, or groups of texts, say how accurate the teacher is."""
+"""Number of texts, or groups of texts, of the search set on which the teacher's accuracy is measured."""
 _PATIENCE = 3
-"""Where the study says no epochs: fine-tuning ends after so many in a row that were no better on the search set."""
+"""If the study sets no epochs, fine-tuning ends after this many in a row without a gain on the search set."""
 
 
 def data_files(run: Run) -> dict[str, tuple[Path, ...]]:
-    """The files that the sets are read from, by what they are for; none for a hub data set."""
+    """Return the files that the run reads its data from, by the set's name; empty for a hub data set."""
     if run.study.task.train == "embedded":
         return {name: (run.embedded / f"{name}.parquet",) for name in ("train", "test")}
     return given_files(run.study)
 
 
 def given_files(study: Study) -> dict[str, tuple[Path, ...]]:
-    """The data files that a study names, by what they are for; none for a hub data set and the embedded task."""
+    """Return the data files that a study names, by the set's name; empty for a hub data set or the built-in task."""
     if study.task.hub or study.task.train == "embedded":
         return {}
     return {name: tuple(map(study.resolve, paths)) for name, paths in study.task.sets.items()}
@@ -88,69 +88,74 @@ def check_distinct(files: Mapping[str, Sequence[Path]]) -> None:
 
 @once
 def task_made_of(run: Run) -> dict[str, Any]:
-    """The task's settings as JSON values, with the content of its files for their paths, and the commit of hub data."""
+    """Return the task's settings as JSON values, with digests in place of paths, and with the commit of hub data."""
     contents = {name: list(map(content_of, paths)) for name, paths in data_files(run).items()}
     known = {name: found if len(found) > 1 else found[0] for name, found in contents.items()}
-    # A step of its own reads the texts without labels; older runs do not know the other settings.
+    # Unlabelled texts have a step of their own. The newer settings are left out if unset, as in digests of older runs.
     newer = ("threshold", "query", "search", "pair")
     left_out = {"unlabelled"} | {key for key in newer if not getattr(run.study.task, key)}
     task = run.study.task.model_dump(mode="json", exclude=left_out)
-    if task_kind(run.study.task.kind).learns_from_texts:  # nothing is held out; older runs have the former default here
+    if task_kind(
+        run.study.task.kind
+    ).learns_from_texts:  # holds out nothing; digests of older runs have this former default
         task["holdout"] = {"size": 5000, "by": "row"}
     return task | known | {"revision": commit(run, "dataset")}
 
 
 def content_of(path: Path) -> list[str | None]:
-    """The content of a data file as JSON values: its suffix, which says how the bytes are read, and their digest."""
+    """Return what identifies a data file's content: its suffix, which decides how it is read, and its digest."""
     return [path.suffix, file_digest(path) if path.is_file() else None]
 
 
 @once
 def teacher_made_of(run: Run) -> dict[str, Any]:
-    """The teacher's settings as JSON values, without the path if it is a folder, and with the commit of a hub model."""
+    """Return the teacher's settings as JSON values, without the path of a folder and with the commit of a hub model."""
     is_folder = Path(teacher_source(run)).is_dir()
-    exclude = {"outputs", *(["model"] if is_folder else [])}  # outputs belong to teachers that are not compressed
+    exclude = {"outputs", *(["model"] if is_folder else [])}  # only a separate teacher has `outputs`
     values = run.study.compressed.model_dump(mode="json", exclude=exclude)
     return values | {"revision": commit(run, "model")}
 
 
 @once
 def data_inputs(run: Run) -> str:
-    """The digest of everything that the tokenised data is made from."""
+    """Return the digest of everything that the tokenised data is made from."""
     teacher = teacher_made_of(run)
     given = {key: teacher.get(key) for key in ("model", "revision", "prune_vocabulary")}
-    given["tuned"] = teacher["fine_tune"] is not None  # labels are numbered as a teacher does that stays as it is
+    given["tuned"] = teacher["fine_tune"] is not None  # only a teacher that is not tuned decides on the labels' numbers
     tokenizer = _contents(teacher_source(run), "*.json", "*.txt", "*.model")
     return digest([_DATA_FORM, task_made_of(run), run.study.seed, given, tokenizer])
 
 
 @once
 def teacher_inputs(run: Run) -> str:
-    """The digest of everything that the teacher is made from."""
+    """Return the digest of everything that the teacher is made from."""
     weights = _contents(teacher_source(run), "*.safetensors")
     return digest([_TEACHER_FORM, data_inputs(run), teacher_made_of(run), run.study.seed, weights])
 
 
 def _contents(source: str, *patterns: str) -> dict[str, str]:
-    """The digests of the files of a teacher's folder by their names; nothing for a hub id."""
+    """Return the digests of files in a teacher's folder by the file's name; empty for a hub id."""
     return {path.name: file_digest(path) for pattern in patterns for path in Path(source).glob(pattern)}
 
 
 def teacher_source(run: Run) -> str:
-    """The folder or hub id that the teacher is loaded from."""
+    """Return the folder or hub id that the run's teacher is loaded from."""
     if run.study.compressed.model == "embedded":
         return str(run.embedded / "teacher")
     return given_teacher(run.study)
 
 
 def given_teacher(study: Study) -> str:
-    """The folder or hub id that a study gives. Raises `TeacherError` if a folder is not there."""
+    """Return the folder or hub id of the model that a study compresses. Raises `TeacherError` if there is no folder."""
     with student_named(study):
         return given_model(study, study.compressed)
 
 
 def given_model(study: Study, model: ModelSettings) -> str:
-    """The folder or hub id of one of a study's models. Raises `TeacherError` if a folder is not there."""
+    """Return the folder or hub id of one of a study's models.
+
+    Raises `TeacherError` if the study gives a path at which there is no folder, or a revision for a folder.
+    """
     folder = study.resolve(model.model)
     if folder.is_dir():
         if model.revision:
@@ -159,23 +164,23 @@ def given_model(study: Study, model: ModelSettings) -> str:
             )
         return str(folder)
     if model.model.startswith((".", "/", "~")):
-        raise TeacherError(f"teacher.model: {folder} is no folder; correct the path, or give a hub id")
+        raise TeacherError(f"teacher.model: {folder} is not a folder; correct the path, or give a hub id")
     return model.model
 
 
 def teacher_folder(run: Run, weights: bool = True) -> str:
-    """The folder that the teacher is loaded from. Files of the hub are downloaded, weights only if asked for."""
+    """Return the folder that the teacher is loaded from. Downloads a hub model's files, `weights` only if asked for."""
     if not has_hub_teacher(run.study):
         return teacher_source(run)
     if not weights and run.is_done("teacher", teacher_inputs(run)):
-        return str(run.teacher)  # what was downloaded may be gone
+        return str(run.teacher)  # the downloaded files may have been deleted
     with student_named(run.study):
         return str(hub_model(run, weights))
 
 
 @dataclass(frozen=True)
 class ReadTask:
-    """A study's rows, split and numbered as its teacher needs them, and what tokenises them."""
+    """A study's rows, split and with labels numbered as the teacher does, and the teacher whose tokenizer they need."""
 
     splits: Splits
     teacher: Teacher
@@ -187,9 +192,9 @@ class ReadTask:
         return self.teacher.tokenizer
 
     def encode(self, splits: Splits | None = None) -> TaskData:
-        """The tokenised splits, or others if they are given.
+        """Return the tokenised splits: the task's own, or others if they are given.
 
-        Raises `TeacherError` if a text contains a token that the teacher has no embedding for.
+        Raises `TeacherError` if a text contains a token for which the teacher has no embedding.
         """
         data = self.encode_with(self.tokenizer, splits)
         for split in data.splits.values():
@@ -197,13 +202,13 @@ class ReadTask:
         return data
 
     def encode_with(self, tokenizer: PreTrainedTokenizerBase, splits: Splits | None = None) -> TaskData:
-        """The splits tokenised by another tokenizer."""
+        """Return the splits tokenised by another tokenizer. Unlike `encode`, does not compare ids with embeddings."""
         return (splits or self.splits).encode(tokenizer, self.max_length, self._has_types)
 
     def tokenised(self, texts: Sequence[Sequence[Text]], tokenizer: PreTrainedTokenizerBase | None = None) -> Dataset:
-        """Columns of texts without labels, tokenised by the teacher's tokenizer or another one.
+        """Return columns of unlabelled texts, tokenised by the teacher's tokenizer or another one.
 
-        Raises `TeacherError` if a text contains a token that the teacher has no embedding for.
+        Raises `TeacherError` if the teacher's tokenizer finds a token for which the teacher has no embedding.
         """
         found = tokenised(texts, tokenizer or self.tokenizer, self.max_length, self._has_types)
         if tokenizer in (None, self.tokenizer):
@@ -211,9 +216,9 @@ class ReadTask:
         return found
 
     def pruned(self, used: Iterable[int]) -> tuple[PreTrainedTokenizerBase, list[int]]:
-        """The teacher's tokenizer without what `used` does not need, and the ids that it keeps; see `prune_tokenizer`.
+        """Return the teacher's tokenizer, pruned to the ids `used`, and the ids that it keeps; see `prune_tokenizer`.
 
-        Where positions are counted from the number of a token, its padding, that number does not change.
+        In some model families, positions are counted from the id of the padding token. There it keeps its id.
         """
         config, wanted = self.teacher.config, set(used)
         uncounted = family_of(config.model_type).uncounted(config.pad_token_id)
@@ -231,9 +236,9 @@ class ReadTask:
 
 
 def read_task(run: Run, weights: bool = True) -> ReadTask:
-    """Read and split the data of a study. Raises what is wrong with the files, the labels or the teacher.
+    """Read and split the data of a study. Raises a `NasError` if the files, the labels or the teacher do not fit.
 
-    Without `weights` those of a hub teacher are neither downloaded nor checked.
+    Without `weights`, those of a hub teacher are neither downloaded nor checked.
     """
     study, files, source = run.study, data_files(run), teacher_folder(run, weights)
     task = study.task.model_copy(update={"revision": commit(run, "dataset")})
@@ -241,7 +246,7 @@ def read_task(run: Run, weights: bool = True) -> ReadTask:
     sources = {name: tuple(map(str, files.get(name, names))) for name, names in task.sets.items()}
     teacher = check_teacher(study, source, weights or not has_hub_teacher(study))
     if code := ignored_code(source):
-        say(f"Teacher: code of its tokenizer ({code}) is not run; its tokenizer.json alone makes the tokens")
+        say(f"Teacher: code of its tokenizer ({code}) is not run; its tokenizer.json is used instead")
     with student_named(study):
         if task_kind(task.kind).learns_from_texts:
             splits = read_paired(task, sources["train"], sources["search"][0], sources["test"][0])
@@ -251,24 +256,24 @@ def read_task(run: Run, weights: bool = True) -> ReadTask:
 
 
 def tokenizer_of(run: Run, task: ReadTask) -> PreTrainedTokenizerBase:
-    """The tokenizer that the run's data was made with: the teacher's, pruned if the study asks for it."""
+    """Return the tokenizer that the run's data was tokenised with: the teacher's, pruned if the study asks for it."""
     return load_tokenizer(run.data / _TOKENIZER) if run.study.compressed.prune_vocabulary else task.tokenizer
 
 
 def embedded_inputs(run: Run) -> str:
-    """The digest of the embedded task's settings; the documentation that its texts come from does not count."""
+    """Return the digest of the built-in task's settings, which does not cover the documentation its texts come from."""
     return digest([run.study.seed, embedded.VERSION])
 
 
 def make_embedded(run: Run, laps: Laps) -> None:
-    """Make data and teacher of the embedded task."""
-    with busy("Building the embedded task from the documentation here"):
+    """Make the data and the teacher of the built-in task."""
+    with busy("Building the built-in task from the documentation of installed packages"):
         embedded.build(run.embedded, run.study.seed)
 
 
 @said_of_ids
 def settle_sources(run: Run) -> None:
-    """Note the commits that the run is made from. Raises if the teacher's shape does not fit the study."""
+    """Record the hub commits that the run is made from. Raises if the teacher's shape does not fit the study."""
     keep(run)
     source = teacher_folder(run, weights=False)
     check_shape(run.study, source, read_config(source))
@@ -282,7 +287,7 @@ def make_data(run: Run, laps: Laps) -> None:
         data = rows.encode()
         if run.study.compressed.prune_vocabulary:
             tokenizer, kept = rows.pruned(chain.from_iterable(data.train["input_ids"]))
-            say(f"Vocabulary: {len(kept):,} of {rows.teacher.config.vocab_size:,} tokens stay")
+            say(f"Vocabulary: {len(kept):,} of {rows.teacher.config.vocab_size:,} tokens are kept")
             tokenizer.save_pretrained(run.data / _TOKENIZER)
             write_json(run.data / _KEPT, kept)
             data = rows.encode_with(tokenizer)
@@ -294,37 +299,37 @@ def make_data(run: Run, laps: Laps) -> None:
 
 
 def _say_left_out(given: Splits, data: TaskData) -> None:
-    """Say how many words of each set have no token that could be judged."""
+    """Report how many words of each set have no token on which they could be evaluated."""
     left_out = {name: words_left_out(data.splits[name], texts) for name, texts in given.texts.items()}
     if any(left_out.values()):
         listed = ", ".join(f"{count:,} of the {name} set" for name, count in left_out.items() if count)
-        say(f"Words behind task.max_length, or without a token, are neither learnt nor judged: {listed}")
+        say(f"Words beyond task.max_length, or without a token, are neither trained on nor evaluated: {listed}")
 
 
 @once
 def splits(run: Run) -> TaskData:
-    """The tokenised splits, read from the run's folder."""
+    """Load the tokenised splits from the run's folder."""
     return TaskData.load(run.data)
 
 
 def check_exits(study: Study, labels: int) -> None:
-    """Raise `SearchSpaceError` if a threshold of early exits is one that every text reaches."""
+    """Raise `SearchSpaceError` if an early-exit threshold is so low that every text reaches it."""
     for threshold in study.space.dimensions.exit_threshold:
         if threshold * labels <= 1.0:
             raise SearchSpaceError(
-                f"search_space: exit_threshold must be above 1/{labels}, which the likeliest of the task's {labels} "
-                f"classes always reaches, but got {threshold:g}; raise it"
+                f"search_space: exit_threshold must be above 1/{labels}, since the likeliest of the task's {labels} "
+                f"classes always has at least this probability, but got {threshold:g}; raise it"
             )
 
 
 def check_labels(run: Run) -> None:
-    """Raise `SearchSpaceError` if the task's labels are too few for the space's early exits."""
+    """Raise `SearchSpaceError` if the task has too few labels for the space's early-exit thresholds."""
     check_exits(run.study, splits(run).num_labels)
 
 
 @once
 def metric_of(run: Run) -> Metric:
-    """The study's metric, with the class that it is of where the data has been read."""
+    """Return the study's metric. If it is the metric of one class, it knows which one once the data has been read."""
     read = run.is_finished("data") and run.is_done("data", data_inputs(run))
     return _metric(run.study, splits(run) if read else None)
 
@@ -335,7 +340,7 @@ def _metric(study: Study, data: TaskData | None) -> Metric:
 
 @said_of_ids
 def make_teacher(run: Run, laps: Laps) -> None:
-    """Load or fine-tune the teacher into the run's folder."""
+    """Load the teacher, fine-tune it if the study asks for that, and save it in the run's folder."""
     study, data, source = run.study, splits(run), teacher_folder(run)
     torch.manual_seed(study.seed)
     model, tokenizer = load_classifier(study, source, data)
@@ -352,7 +357,7 @@ def make_teacher(run: Run, laps: Laps) -> None:
     if form.network_type == "encoder":
         write_modules(run.teacher, form, shape_of(model.config).hidden_size)
         whole = SentenceEncoder(model, run.teacher)
-    tokenizer.model_max_length = study.task.max_length  # exports cut texts where accuracy was judged
+    tokenizer.model_max_length = study.task.max_length  # exports cut texts to the length at which accuracy is measured
     tokenizer.save_pretrained(run.teacher)
     outputs, tuned = _judge(whole, data, study), study.compressed.fine_tune is not None
     about: dict[str, Any] = {"model": study.compressed.model, "commit": commit(run, "model"), "fine_tuned_here": tuned}
@@ -361,19 +366,19 @@ def make_teacher(run: Run, laps: Laps) -> None:
 
 
 def served_as(run: Run) -> dict[str, Any]:
-    """What `config.json` of an export says of how its outputs become answers."""
-    known = read_json(run.teacher / _SOURCE, TeacherError).get("served_as")  # older runs do not have it
+    """Return the entries of an export's `config.json` that say how outputs become answers."""
+    known = read_json(run.teacher / _SOURCE, TeacherError).get("served_as")  # absent in older runs
     found: dict[str, Any] = known or task_kind(run.study.task.kind).served_as({}, False)
     return found
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a fine-tuning keeps its checkpoints."""
+    """Where a fine-tuning keeps its checkpoints and how it reports its progress."""
 
     folder: Path
     origin: dict[str, Any]
-    """What it is made of, as JSON values: checkpoints of something else are refused."""
+    """What the fine-tuning is made from, as JSON values. Checkpoints with another origin are refused."""
     title: str = "Fine-tuning the teacher"
     watchers: Watchers = NOBODY
 
@@ -386,7 +391,10 @@ def fine_tune(
     data: TaskData,
     place: Place,
 ) -> None:
-    """Train a model in place; where labels are numbers on standardised ones, which its last layer then undoes."""
+    """Fine-tune a model in place.
+
+    Labels that are numbers are standardised for the training. Then the last layer is rescaled to undo this.
+    """
     train, scale = data.train, STANDARD
     if task_kind(study.task.kind).predicts_numbers:
         scale = Scale.of(train["labels"])
@@ -408,21 +416,21 @@ def fine_tune(
 
 
 def _judge_of(study: Study, data: TaskData) -> Judge:
-    """Tells how accurate a teacher is on some of the search set, which it does not learn from."""
+    """Return a function that measures a model's accuracy on part of the search set, which is not trained on."""
     metric, texts = _metric(study, data), first_rows(data.search, _JUDGED_BY)
     labels = truth_of(texts)
     return lambda model: metric.score(logits_of(model, texts), labels)
 
 
 def scale_of(run: Run) -> Scale:
-    """The scale of the teacher's outputs where they are numbers to be predicted, else that of standardised ones."""
+    """Return the scale of the teacher's output in a task with one output, else the standard scale."""
     return Scale(**read_json(run.teacher / _SOURCE, TeacherError)["outputs"])
 
 
 def _judge(model: nn.Module, data: TaskData, study: Study) -> Scale:
-    """Say how accurate the teacher is on some of the search set, and whether a constant answer is as good.
+    """Report the teacher's accuracy on part of the search set, and warn if a constant answer is as good.
 
-    Returns the scale of its outputs; see `scale_of`.
+    Returns the scale of the teacher's outputs; see `scale_of`.
     """
     metric = _metric(study, data)
     texts = first_rows(data.search, _JUDGED_BY)
@@ -435,8 +443,8 @@ def _judge(model: nn.Module, data: TaskData, study: Study) -> Scale:
     say(f"{who}: {metric.label} {found:.3f} on {metric.in_words(labels)} of the search set")
     if found <= least:
         say(
-            f"Warning: one answer for all texts has {least:.3f}, so this teacher has nothing to teach; give another, "
-            "number the labels as it does, or set teacher.fine_tune"
+            f"Warning: giving every text the same answer scores {least:.3f}, so there is nothing to learn from this "
+            "teacher; give another one, number the labels as it does, or set teacher.fine_tune"
         )
     kind = task_kind(study.task.kind)
     if not kind.has_one_output:
@@ -449,6 +457,6 @@ def _judge(model: nn.Module, data: TaskData, study: Study) -> Scale:
     if far or not 0.2 < given.deviation / wanted.deviation < 5.0:
         say(
             f"Note: the teacher's outputs ({given.mean:.4g} ± {given.deviation:.2g}) are on another scale than the "
-            f"targets ({wanted.mean:.4g} ± {wanted.deviation:.2g}); exports give outputs on the teacher's scale"
+            f"targets ({wanted.mean:.4g} ± {wanted.deviation:.2g}); exports will use the teacher's scale"
         )
     return given

@@ -1,4 +1,4 @@
-"""Profiles of the study's devices, and what candidates cost by them."""
+"""The latency profiles of a study's devices: their inputs, the step that measures them, and the costs they predict."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ from nas.progress import Laps
 from nas.search.costs import Costs
 
 _TEXTS = 256
-"""So many texts of the search set give the tokens that networks are fed when they are measured."""
+"""Number of texts of the search set whose tokens are the input of networks that are measured."""
 
 
 @once
 def devices(run: Run) -> tuple[Device, ...]:
-    """The study's devices; those with the task's own lengths have the lengths of what candidates are judged by."""
+    """Return the study's devices. If one has `sequence_length = "task"`, it gets the lengths of the search set's texts.
+
+    Only texts on which candidates are evaluated count, that is those with at least `search.least_tokens` tokens.
+    """
     if all(device.sequence_length != "task" for device in run.study.devices):
         return run.study.devices
     least = run.study.search.least_tokens
@@ -34,19 +37,19 @@ def devices(run: Run) -> tuple[Device, ...]:
 
 
 def device_of(run: Run, name: str) -> Device:
-    """The device of a name, with the lengths that it is measured at."""
+    """Return the device of this name, with the sequence lengths at which it is measured."""
     return next(device for device in devices(run) if device.name == name)
 
 
 @once
 def texts(run: Run) -> Texts:
-    """Real token ids to feed networks with, from the search set."""
+    """Return token ids of real texts from the search set, as input for networks that are measured."""
     return Texts(tuple(chain.from_iterable(splits(run).search[:_TEXTS]["input_ids"])))
 
 
 @once
 def recipes(run: Run) -> list[Recipe]:
-    """What the profile of each device is made from, but the machine."""
+    """Return everything that the profile of each device depends on, except the machine."""
     study, config, fed = run.study, teacher_config(run), texts(run)
     limits = [limits for budget in study.budgets for limits in budget.limits]
     weighed = {found.device for found in limits if found.peak_memory_mb is not None}
@@ -54,9 +57,9 @@ def recipes(run: Run) -> list[Recipe]:
 
 
 def fingerprint(device: Device) -> str:
-    """What identifies the device's machine and runtime. Raises `DeviceError` if the runtime is not installed.
+    """Return what identifies the device's machine and runtime. Raises `DeviceError` if the runtime is not installed.
 
-    Of a device elsewhere it is known once its profile is imported, and stays.
+    An off-cluster device cannot be asked, so its fingerprint is always the same.
     """
     check_runtime(device)
     if device.where == "elsewhere":
@@ -67,56 +70,56 @@ def fingerprint(device: Device) -> str:
 
 
 def recipe_of(run: Run, device: str) -> Recipe:
-    """What the profile of one device is made from, but the machine."""
+    """Return everything that the profile of one device depends on, except the machine."""
     return next(recipe for recipe in recipes(run) if recipe.device.name == device)
 
 
 def profile_inputs(run: Run, device: str) -> str:
-    """The digest of what the profile of a device is made from, the machine included."""
+    """Return the digest of everything that the profile of a device depends on, including the machine."""
     recipe = recipe_of(run, device)
     return digest([recipe.digest, fingerprint(recipe.device)])
 
 
 def samples_of(run: Run, device: str) -> Path:
-    """The file with all measurements for the profile of a device."""
+    """Return the file with all measurements from which the profile of a device is made."""
     return run.profile(device).with_suffix(".samples.json")
 
 
 def make_profile(run: Run, laps: Laps, device: str) -> None:
-    """Measure the profile of a device that can be reached from here."""
+    """Measure and save the profile of a device that can be reached from here."""
     built = build_profile(recipe_of(run, device), profile_inputs(run, device), samples_of(run, device))
     built.save(run.profile(device))
 
 
 def refuse_unmeasured(run: Run) -> None:
-    """Raise `DeviceError` if the profile of a device elsewhere is not there yet."""
+    """Raise `DeviceError` if no profile that is up to date has been imported for an off-cluster device."""
     away = [device.name for device in run.study.devices if device.where == "elsewhere"]
     lacking = [name for name in away if not run.is_done(f"profile-{name}", profile_inputs(run, name))]
     if lacking:
         raise DeviceError(
-            f"devices.{lacking[0]}: is off the cluster and has no profile of this space yet; run "
-            f"`nas device bundle {run.study.path} {lacking[0]}`, measure there, and `nas device import` the result"
-            + (f"; likewise {', '.join(lacking[1:])}" if lacking[1:] else "")
+            f"devices.{lacking[0]}: is off the cluster and has no profile for this search space yet; run "
+            f"`nas device bundle {run.study.path} {lacking[0]}`, run the bundle on the device, and import its result "
+            "with `nas device import`" + (f"; likewise for {', '.join(lacking[1:])}" if lacking[1:] else "")
         )
 
 
 def profiles_of(run: Run) -> dict[str, Profile]:
-    """The profiles of the study's devices."""
+    """Load the profiles of the study's devices, by the device's name."""
     return {device.name: Profile.load(run.profile(device.name)) for device in run.study.devices}
 
 
 @once
 def costs_of(run: Run) -> Costs:
-    """What candidates cost by the profiles."""
+    """Return the costs of candidates, as predicted from the profiles."""
     return Costs(teacher_config(run), profiles_of(run), run.study.budgets)
 
 
 def check_feasible(run: Run) -> None:
-    """Raise `InfeasibleBudgetError` if no sub-network can meet a budget, by the profiles."""
+    """Raise `InfeasibleBudgetError` if, according to the profiles, no sub-network can meet a budget."""
     costs_of(run).check_feasible(run.study.space)
 
 
 def measured_on(run: Run, *names: str) -> list[str]:
-    """The digests of the profiles of all devices, or of those named, as they were measured; "" where none is there."""
+    """Return the digests of the profiles of all devices, or of those named; "" for a profile that does not exist."""
     paths = [run.profile(name) for name in names or [device.name for device in run.study.devices]]
     return [file_digest(path) if path.exists() else "" for path in paths]

@@ -1,4 +1,4 @@
-"""The step that writes the report: reads what the run holds, leaves `report.html` and pictures."""
+"""Writes the report of a run: gathers the results that the run holds into `report.html` and pictures."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from nas.supernet.loops import LOG_FILE
 from nas.tasks import task_kind
 
 RANKING_FILE = "rank_correlation.json"
-"""Left by `scripts/bench/rank_correlation`."""
+"""Written by `scripts/bench/rank_correlation`."""
 
 
 def report(run: Run) -> Path:
-    """Write `report.html`, and as pictures the front of the first device and the exports; returns the page's path.
+    """Write `report.html` and pictures of the first device's front and of the exports; return the page's path.
 
-    Raises `NasError` where the run holds nothing to report yet.
+    Raises `NasError` if the run holds nothing to report yet.
     """
     contents = _contents(run)
     if contents.older:
@@ -51,9 +51,9 @@ def report(run: Run) -> Path:
 
 
 def _contents(run: Run) -> Contents:
-    """What the run holds: exports of the study as it is now, the rest also of an older form of it, which is said.
+    """Gather the results that the run holds. Exports are included only if they are up to date with the study.
 
-    What an interrupted step has left is not shown.
+    Other results may be outdated, which the page then says. Results of interrupted steps are left out.
     """
     study = run.study
     names = exported(run)
@@ -85,7 +85,7 @@ def _contents(run: Run) -> Contents:
 
 
 def _ranking(run: Run) -> dict[str, Any] | None:
-    """The rank correlation, if it was measured on this supernet."""
+    """Return the rank correlation if it was measured on this supernet, else None."""
     path = run.folder / RANKING_FILE
     found: dict[str, Any] = read_json(path, SearchError) if path.exists() else {}
     return found if found and found.get("supernet") == supernet_inputs(run) else None
@@ -98,7 +98,7 @@ def _snippets(run: Run, name: str) -> list[Snippet]:
 
 
 def _export_log(run: Run, name: str) -> list[dict[str, Any]]:
-    """What an export's network reached in its final training, as a training logs it."""
+    """Return the accuracies of an export's network during its final training, in the form of a training's log."""
     found = read_json(run.export(name) / VERIFICATION_FILE, ExportError)
     return [{"step": step, "eval_accuracy": value} for step, value in found["search_accuracy_in_training"]]
 
@@ -112,6 +112,6 @@ def _baselines(run: Run) -> dict[str, Any]:
 
 
 def _log(folder: Path, finished: bool) -> list[dict[str, Any]]:
-    """The log of a training; none where nothing was trained."""
+    """Return the log of a training; empty if nothing was trained."""
     path = folder / LOG_FILE
     return read_json(path, TeacherError) if finished and path.exists() else []

@@ -1,7 +1,7 @@
-"""What is in a study's rows: lengths, classes, repeated texts, and how finely the search set tells candidates apart.
+"""Describes a study's rows for `nas check`: lengths, classes, repeated texts, and the standard error of the metric.
 
-The rows are read, split and tokenised as for a training, so that what a training would refuse is refused here, but
-nothing is written.
+The rows are read, split and tokenised as for a training, so any error that the training would meet is raised here.
+Nothing is written.
 """
 
 from __future__ import annotations
@@ -35,38 +35,40 @@ from nas.study import Study
 from nas.tasks import Metric, TaskKind, task_kind
 
 ASSUMED = 0.9
-"""The share of right answers, or the correlation, for which a standard error is given."""
+"""The share of right answers, or the correlation, that a network is assumed to have when a standard error is given."""
 _CHARACTERS = 15_000_000
-"""Of a larger training or test set a random sample of about so many characters is tokenised: it takes a few seconds."""
+"""If a training or test set is larger, only a random sample of about this many characters is tokenised, which takes a
+few seconds."""
 _SIMULATED = 2000
-"""Answers that a standard error is simulated with; it is then scaled to the number of texts."""
+"""The largest number of simulated answers for a standard error, which is then scaled to the number of texts."""
 _FEW_ROWS, _MANY_CUT, _MANY_UNKNOWN, _ONE_CLASS, _COARSE = 10, 0.05, 0.05, 0.9, 0.01
-"""From where a user is warned: rows of a class, shares of texts, of tokens and of a class, the standard error."""
+"""A user is warned of classes with fewer rows than the first of these, and of larger values than the others: the share
+of texts that are cut, of unknown tokens and of one class, and the standard error."""
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """The lengths of a set's texts, in tokens."""
+    """The lengths of the texts of one set, in tokens."""
 
     rows: int
     tokenised: int
-    """Rows that were tokenised: all, or a random sample. The other numbers are about these."""
+    """Number of rows that were tokenised: all of them, or a random sample. The numbers below are about these rows."""
     cut: int
-    """Texts that are longer than `task.max_length`."""
+    """Number of texts that are longer than `task.max_length`."""
     longest: int
-    """The length of the longest text before it is cut."""
+    """Length of the longest text before it is cut."""
     mean: float
-    """The mean length after texts are cut."""
+    """Mean length after texts are cut."""
     words: int = 0
-    """Words that have a tag, where the task tags words."""
+    """Number of words, if the task tags words."""
     words_left_out: int = 0
-    """Those of them behind the cut, or without a token, which are neither learnt nor judged."""
+    """Number of words beyond the cut or without a token, which are neither trained on nor evaluated."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """Labels that are numbers, in the training set."""
+    """The distribution of the training set's labels, if they are numbers."""
 
     least: float
     most: float
@@ -76,51 +78,51 @@ class Targets:
 
 @dataclass(frozen=True)
 class Rows:
-    """What is in a study's rows."""
+    """A description of a study's rows, with warnings."""
 
     sets: Mapping[str, Lengths]
-    """By `train`, `search` and `test`, and by `unlabelled` where the study has text without labels."""
+    """Text lengths by `train`, `search` and `test`, and by `unlabelled` if the study has unlabelled texts."""
     in_test: int
-    """Training rows that were removed because their text is in the test set."""
+    """Number of training rows that were removed because the test set has their text or query."""
     repeated: int
-    """Rows of the training and the search set whose text is that of an earlier row."""
+    """Number of rows of the training and search sets that repeat the text of an earlier row."""
     contradicted: int
-    """Rows among the repeated ones whose label is another than that of the first row with this text."""
+    """Number of these repeated rows whose label differs from that of the first row with the same text."""
     classes: Mapping[str, Mapping[str, int]]
-    """Rows of each label in each set, by its name; empty where labels have no names."""
+    """Number of rows, or of words if the task tags words, by the names of label and set; empty for unnamed labels."""
     label_word: str
-    """What the labels are called in the plural."""
+    """The plural of the word for labels in this kind of task."""
     targets: Targets | None
     unknown: float
-    """The share of the training set's tokens that are the tokenizer's unknown token."""
+    """Share of the training set's tokens that are the tokenizer's unknown token."""
     without_embedding: tuple[str, ...]
-    """Tokens of the tokenizer that the teacher has no embedding for; no text contains one, which would be refused."""
+    """Tokens of the tokenizer for which the teacher has no embedding. No text contains them, or it would be refused."""
     judged: int
-    """Texts of the search set that candidates are judged by."""
+    """Number of texts of the search set on which candidates are evaluated."""
     judged_by: str
-    """The same in words, with the groups that are judged where it is not each text."""
+    """This number in words, with the number of groups if groups of texts are evaluated."""
     figures: Mapping[str, Mapping[str, int]]
-    """What the kind of task counts in each set, by what it is; nothing where rows and classes say it all."""
+    """Other counts that are specific to the kind of task, by what is counted and the set's name."""
     shared: str
-    """What no row of the test set and another set have in common: a text or a query."""
+    """What the test set must not have in common with the other sets: "text" or "query"."""
     metric: str
-    """As tables name it."""
+    """The metric's name as in tables."""
     standard_error: float
-    """Of the metric on these texts, for a network whose answers are right for a share ASSUMED of them."""
+    """Standard error of the metric on the search set's texts, for a network with a share `ASSUMED` of right answers."""
     unlabelled: Counts | None = None
-    """What was read, and left out, of text without labels."""
+    """Numbers of unlabelled texts that were read and left out; None if the study has none."""
     unlabelled_unknown: float = 0.0
-    """The share of its tokens that are the tokenizer's unknown token."""
+    """Share of the unlabelled texts' tokens that are the tokenizer's unknown token."""
     warnings: tuple[str, ...] = ()
-    """What deserves attention, a line each."""
+    """Problems that a user should look at, each in one line."""
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON form."""
+        """Return all fields and `ASSUMED` as JSON values."""
         return {**asdict(self), "assumed": ASSUMED}
 
 
 def not_seen(study: Study) -> str:
-    """Why the rows of a study cannot be looked at before `nas train`; empty if they can."""
+    """Return why the rows of a study cannot be read before `nas train`; empty if they can."""
     if study.task.train == "embedded":
         return "the built-in task is made by nas train"
     if study.task.hub:
@@ -130,13 +132,13 @@ def not_seen(study: Study) -> str:
 
 @said_of_ids
 def look_at_rows(run: Run) -> Rows | None:
-    """Read, split and tokenise the rows of a run's study in memory; None if they are not on this machine.
+    """Read, split and tokenise the rows of a run's study in memory, and describe them; None if they are not here yet.
 
     Raises the error that `nas train` would meet in the files, the labels or the tokenizer.
     """
     if not_seen(run.study):
         return None
-    with busy("Looking at the rows"):
+    with busy("Checking the rows"):
         task = read_task(run, weights=False)
         check_separate_teacher(run, task.splits.label_names)
         more = read_new_texts(run, task) if run.study.task.unlabelled else None
@@ -150,7 +152,7 @@ def _look(study: Study, task: ReadTask, more: Unlabelled | None) -> Rows:
     chosen = _sample(_sample(task.splits, "train"), "test")
     data = task.encode(splits=chosen)
     counts = {name: _token_counts(split) for name, split in data.splits.items()}
-    if study.compressed.prune_vocabulary:  # which not every tokenizer can be
+    if study.compressed.prune_vocabulary:  # raises an error if the tokenizer cannot be pruned
         task.pruned(np.flatnonzero(counts["train"]).tolist())
     judged = judged_by(data.search, study.search.examples, study.search.least_tokens)
     kind = task_kind(study.task.kind)
@@ -185,7 +187,7 @@ def _look(study: Study, task: ReadTask, more: Unlabelled | None) -> Rows:
 
 
 def _with_unlabelled(found: Rows, task: ReadTask, more: Unlabelled) -> Rows:
-    """What was found, with the texts without labels."""
+    """Return the description of the rows, extended by the unlabelled texts."""
     rows = _sampled(more.texts)
     texts = [[column[row] for row in rows] for column in more.texts] if rows else more.texts
     encoded = task.tokenised(texts)
@@ -200,13 +202,13 @@ def _with_unlabelled(found: Rows, task: ReadTask, more: Unlabelled) -> Rows:
 
 
 def _sample(splits: Splits, name: str) -> Splits:
-    """The splits with a random sample of a set that would take long to tokenise."""
+    """Return the splits with set `name` replaced by a random sample if it would take long to tokenise."""
     rows = _sampled(splits.texts[name])
     return splits.select(name, rows) if rows else splits
 
 
 def _sampled(texts: Sequence[Sequence[Text]]) -> list[int]:
-    """The numbers of the rows of a random sample, in ascending order; none if all rows can be tokenised."""
+    """Return the row numbers of a random sample in ascending order; empty if there is time to tokenise all rows."""
     rows, characters = len(texts[0]), sum(len(joined(text)) for column in texts for text in column)
     if characters <= _CHARACTERS:
         return []
@@ -214,21 +216,21 @@ def _sampled(texts: Sequence[Sequence[Text]]) -> list[int]:
 
 
 def _token_counts(split: Dataset) -> np.ndarray:
-    """How often each token id occurs."""
+    """Return how often each token id occurs in a split (largest id + 1,)."""
     return np.bincount(np.fromiter(chain.from_iterable(values_of(split, "input_ids")), np.int64), minlength=1)
 
 
 def _share(counts: np.ndarray, token: int) -> float:
-    """The share of a token among all; 0 if there are none, as in empty texts without special tokens."""
+    """Return a token's share of all tokens; 0 if there are no tokens, as in empty texts without special tokens."""
     return float(counts[token : token + 1].sum() / max(1, counts.sum()))
 
 
 def _lengths(task: ReadTask, rows: int, texts: Sequence[Sequence[Text]], encoded: Dataset) -> Lengths:
-    """The lengths of a set of so many rows, of which `texts` are tokenised."""
+    """Return the lengths of a set with `rows` rows, of which `texts` were tokenised to `encoded`."""
     lengths = np.asarray(values_of(encoded, "length"))
     full = np.flatnonzero(lengths >= task.max_length).tolist()
     longest, cut = int(lengths.max()), 0
-    if full:  # these may be longer
+    if full:  # these texts may have been cut
         columns = [[column[row] for row in full] for column in texts]
         tokens = tokens_of(columns, task.tokenizer, truncation=False, verbose=False)["input_ids"]
         whole = [len(ids) for ids in tokens]
@@ -240,7 +242,10 @@ def _lengths(task: ReadTask, rows: int, texts: Sequence[Sequence[Text]], encoded
 
 
 def _repeated(splits: Splits) -> tuple[int, int]:
-    """How many rows of the training and the search set repeat an earlier text, and of these with another label."""
+    """Return how many rows of the training and search sets repeat an earlier text, and how many of these contradict it.
+
+    A row contradicts an earlier one with the same text if its label differs.
+    """
     first: dict[str, Any] = {}
     repeated = contradicted = 0
     for name in ("train", "search") if "train" in splits.labels else ():
@@ -273,16 +278,16 @@ def _without_embedding(task: ReadTask) -> tuple[str, ...]:
 
 
 def expected_error(metric: Metric, labels: np.ndarray, outputs: int) -> float:
-    """The standard error of a metric on texts with these labels, for answers of which a share ASSUMED is right.
+    """Return the standard error of a metric on texts with these labels, if a share `ASSUMED` of the answers is right.
 
-    That of a share of right answers is binomial. Others are found by the bootstrap from answers made up at random, as
-    the metric says.
+    If the metric is the share of right answers, this is the binomial standard error. For all others it is found by the
+    bootstrap from random answers, which the metric makes up.
     """
     count = len(labels)
     if metric.is_share:
         return math.sqrt(ASSUMED * (1.0 - ASSUMED) / count)
     rng = np.random.default_rng(0)
-    if not metric.judges_groups:  # which would be cut
+    if not metric.judges_groups:  # a sample would break up groups
         labels = labels[rng.permutation(count)[:_SIMULATED]]
     logits = metric.imagined(labels, outputs, ASSUMED, rng)
     return standard_error(metric, logits, labels) * math.sqrt(len(labels) / count)
@@ -293,9 +298,9 @@ def _warnings(found: Rows, study: Study) -> Iterator[str]:
     yield from _of_classes(found)
     if found.standard_error > _COARSE:
         yield (
-            f"candidates are judged by {found.judged_by} of the search set, on which {found.metric} has a "
-            f"standard error of {100 * found.standard_error:.1f} points: those that differ by less can hardly be told "
-            "apart; raise task.holdout.size (or search.examples)"
+            f"candidates are evaluated on {found.judged_by} of the search set, on which {found.metric} has a "
+            f"standard error of {100 * found.standard_error:.1f} points: smaller differences between candidates can "
+            "hardly be detected; raise task.holdout.size (or search.examples)"
         )
     for budget in study.budgets:
         if budget.accuracy_loss is not None and budget.accuracy_loss < 100 * found.standard_error:
@@ -313,17 +318,17 @@ def _of_texts(found: Rows, max_length: int) -> Iterator[str]:
         longest = max(lengths.longest for lengths in found.sets.values())
         yield (
             f"texts are cut at task.max_length = {max_length}: {listed}; "
-            f"the longest has {longest:,} tokens; raise it if the teacher has the positions"
+            f"the longest has {longest:,} tokens; raise task.max_length if the teacher has as many positions"
         )
     if found.in_test:
         yield (
             f"{found.in_test:,} training {_rows(found.in_test)} the {found.shared} of a test row and "
-            f"{'is' if found.in_test == 1 else 'are'} not trained on; look at how the two files were divided"
+            f"{'is' if found.in_test == 1 else 'are'} not trained on; check how the two files were divided"
         )
     if found.contradicted:
         yield (
             f"{found.contradicted:,} training {_rows(found.contradicted)} the text of an earlier row but another "
-            "label; look at how they were labelled"
+            "label; check how they were labelled"
         )
     if found.unknown > _MANY_UNKNOWN:
         yield (
@@ -332,8 +337,8 @@ def _of_texts(found: Rows, max_length: int) -> Iterator[str]:
         )
     if found.unlabelled_unknown > _MANY_UNKNOWN:
         yield (
-            f"{found.unlabelled_unknown:.1%} of the tokens of text without labels are unknown to the tokenizer; look "
-            "at whether it is of the task's language and domain"
+            f"{found.unlabelled_unknown:.1%} of the tokens of unlabelled texts are unknown to the tokenizer; check "
+            "whether they are in the task's language and domain"
         )
 
 
@@ -341,7 +346,7 @@ def _of_classes(found: Rows) -> Iterator[str]:
     unit = "word" if found.sets["train"].words else "row"
     for name in ("train", "search", "test"):
         if absent := [label for label, counts in found.classes.items() if not counts[name]]:
-            yield f"the {name} set has no {unit} of {_named(absent)}; look at how the rows were divided"
+            yield f"the {name} set has no {unit} of {_named(absent)}; check how the rows were divided"
     few = [label for label, counts in found.classes.items() if 0 < counts["train"] < _FEW_ROWS]
     if few:
         yield f"fewer than {_FEW_ROWS} training {unit}s for {_named(few)}, too few to learn from; give more rows"
@@ -351,8 +356,8 @@ def _of_classes(found: Rows) -> Iterator[str]:
     most = shares.get(label, 0)
     if most > _ONE_CLASS * total and found.metric == "accuracy":
         yield (
-            f"{most / total:.1%} of the training rows are {label!r}, so that answering this always is about as "
-            "accurate; task.metric = 'f1' or 'matthews_correlation' is more informative"
+            f"{most / total:.1%} of the training rows are {label!r}, so always giving this answer is about as accurate "
+            "as that; task.metric = 'f1' or 'matthews_correlation' is more informative"
         )
 
 

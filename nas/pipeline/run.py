@@ -1,41 +1,41 @@
-"""The folder of a run: where each step's results lie, and whether they are up to date.
+"""The folder of a run: where the results of each step lie, and whether they are up to date.
 
     runs/<study>/
-        study.json            the study as the last command that wrote to the run read it
-        hub.json              commits of the hub's teacher and data set that the run is made from
-        steps/<step>.json     what a step was made from, when it finished, how long it took, what was decided for it
+        study.json            the study's settings, as read by the last command that wrote to the run
+        hub.json              commits of the models and the data set that were taken from the Hugging Face hub
+        steps/<step>.json     a step's mark: digest of its inputs, when it finished, how long it took, its notes
         given/                study and files of a run that was made in Python
-        embedded/             data and teacher of the embedded task, if the study uses it
+        embedded/             data and teacher of the built-in task, if the study uses it
         data/                 train.parquet, search.parquet, test.parquet (tokenised), labels.json, sample.json (some
                               texts); if the vocabulary is pruned also tokenizer/ and vocabulary.json, the rows of the
-                              teacher's table that stay
-        unlabelled/           text without labels, if the study has some: texts.parquet (tokenised), counts.json
-        teacher/              the fine-tuned teacher, or student where there is one: Hugging Face folder
+                              teacher's token embeddings that are kept
+        unlabelled/           unlabelled texts, if the study has some: texts.parquet (tokenised), counts.json
+        teacher/              the fine-tuned teacher, or the student if there is one: Hugging Face folder
         separate-teacher/     the fine-tuned teacher of a student: Hugging Face folder
-        teacher-logits/       what a student is taught: logits.safetensors, and about.json, the teacher's accuracy
+        teacher-logits/       what a student learns from: logits.safetensors, and the teacher's accuracy in about.json
         supernet/             the trained weights: Hugging Face folder of the largest sub-network
         supernet/ordered/     the teacher with its units in order of importance
-        supernet/outputs/     the teacher's logits and hidden states for all training texts, until the final training
-                              has ended
-        profiles/<device>.json  and .samples.json, all that was measured for it
+        supernet/outputs/     the teacher's logits and hidden states for all training texts; deleted after the final
+                              training
+        profiles/             <device>.json, the latency profile of a device; <device>.samples.json, its measurements
         search/journal.log    Optuna's storage, unless the study names a database
         search/journal.log.drivers/  a locked file for each process that evaluates candidates
         search/front.json     the Pareto front, with measured latencies
-        evaluations/          accuracies that the next search of the same supernet need not find anew
-        baselines/<device>/   the teacher and the int8 teacher, written and verified like exports
-        finalists/            finalists.json: what the final training of the best candidates came to; its log; and a
-                              Hugging Face folder for each of them, named by its architecture's digest
-        fine-tuning/<export>/ the same for candidates that were not among them, each trained alone when it is exported;
-                              also for a single candidate (`nas export --trial`) that was dropped in the final training
-        missed/<budget>.json  digests of what missed a budget on a device elsewhere
+        evaluations/          accuracies of candidates, which later searches of the same supernet reuse
+        baselines/<device>/   the teacher, its int8 form and a static model, written and verified like exports
+        finalists/            final training of the best candidates: finalists.json with their accuracies, the log, and
+                              a Hugging Face folder for each of them, named by its architecture's digest
+        fine-tuning/<export>/ the same for a candidate that is trained by itself when it is exported, because it was no
+                              finalist or was dropped in the final training
+        missed/<budget>.json  digests of architectures that missed a budget on an off-cluster device
         exports/<export>/     Hugging Face folder that loads anywhere, onnx/model.onnx, infer.py, README.md,
                               architecture.json, verification.json; an export is named by its budget, or trial-<number>
-        */tensorboard/        logs of trainings, where TensorBoard or tensorboardX is installed
+        */tensorboard/        logs of trainings, if TensorBoard or tensorboardX is installed
         report.html, front.svg, architectures.svg
-        log.jsonl             what happened when: steps, what was said, each evaluation; only ever appended to
+        log.jsonl             events with their times: steps, messages, evaluations; only ever appended to
 
-A step leaves its mark when it starts and when it ends. A step that was started from the same inputs goes on
-where it stopped; from other inputs it starts anew.
+A step marks its start and its end. If it is interrupted and run again from the same inputs, it resumes; from other
+inputs it starts from scratch.
 """
 
 from __future__ import annotations
@@ -64,143 +64,149 @@ T = TypeVar("T")
 
 
 class Run:
-    """One study's folder."""
+    """The folder of one study's results, with marks that say which steps are up to date. Steps take it as argument."""
 
     def __init__(self, study: Study, folder: Path) -> None:
         self.study = study
         self.folder = folder
         self.callbacks: list[TrainerCallback] = []
-        """What transformers' Trainer calls in each training of this process."""
+        """Callbacks for transformers' Trainer in every training of this process."""
         self._listeners: list[Listener] = []
         self._known: dict[Callable[..., Any], Any] | None = None
 
     def __reduce__(self) -> tuple[type[Run], tuple[Study, Path]]:
-        return Run, (self.study, self.folder)  # a worker looks for itself
+        return Run, (self.study, self.folder)  # listeners, callbacks and cached values stay in this process
 
     @classmethod
     def of(cls, study: Study, root: Path) -> Run:
-        """The run of a study below `root`, whether or not it is there yet."""
+        """Return the run of a study, in the folder of its name below `root`. The folder need not exist yet."""
         return cls(study, root.resolve() / study.name)
 
     def listen(self, listener: Listener) -> Run:
-        """Have a function called with each event of what is done on this run in this process; returns the run.
+        """Call `listener` with each event of the work that this process does on the run; return the run.
 
-        An event is a mapping with its name as `event`: `started`, `finished` and `stopped` with the `step`; `progress`
-        with `title`, `done`, `total` and a `note`; `said` with the `message`; `evaluated`, of each candidate of the
-        search, with its `trial`, `architecture`, `accuracy`, `predicted_ms` by device, and whether it was `complete`;
-        `searched` at the search's end. What the function raises ends the work, which can be resumed.
+        An event is a mapping whose `event` is one of
+
+        - `started`, `finished`, `stopped`: a step; with the `step`
+        - `progress`: with `title`, `done`, `total` and `note`
+        - `said`: a message for the user; with the `message`
+        - `evaluated`: a candidate of the search; with its `trial`, `architecture`, `accuracy`, `predicted_ms` by
+          device, and whether the evaluation was `complete`
+        - `searched`: the end of the search
+
+        An exception that the listener raises stops the work, which can be resumed.
         """
         self._listeners.append(listener)
         return self
 
     def add_callback(self, callback: TrainerCallback) -> Run:
-        """Have transformers' Trainer call a callback in each training of this process; returns the run."""
+        """Add a callback for transformers' Trainer in every training of this process; return the run."""
         self.callbacks.append(callback)
         return self
 
     @property
     def embedded(self) -> Path:
-        """Data and teacher of the embedded task."""
+        """The folder of the built-in task's data and teacher."""
         return self.folder / "embedded"
 
     @property
     def data(self) -> Path:
-        """Tokenised splits."""
+        """The folder of the tokenised splits."""
         return self.folder / "data"
 
     @property
     def unlabelled(self) -> Path:
-        """Tokenised texts without labels."""
+        """The folder of the tokenised unlabelled texts."""
         return self.folder / "unlabelled"
 
     @property
     def teacher(self) -> Path:
-        """The fine-tuned teacher."""
+        """The folder of the model that is compressed: the fine-tuned teacher, or the student if the study has one."""
         return self.folder / "teacher"
 
     @property
     def separate_teacher(self) -> Path:
-        """The fine-tuned teacher of a student."""
+        """The folder of a student's separate teacher, if that is fine-tuned in this run."""
         return self.folder / "separate-teacher"
 
     @property
     def teacher_logits(self) -> Path:
-        """What the teacher of a student answers to each text."""
+        """The folder of the logits that a student's separate teacher has for each text."""
         return self.folder / "teacher-logits"
 
     @property
     def supernet(self) -> Path:
-        """The trained supernet."""
+        """The folder of the trained supernet."""
         return self.folder / "supernet"
 
     @property
     def ordered_teacher(self) -> Path:
-        """The teacher with ordered units."""
+        """The folder of the teacher with its units in order of importance, from which the supernet starts."""
         return self.supernet / "ordered"
 
     @property
     def outputs(self) -> Path:
-        """What the ordered teacher says of the training texts, while trainings need it."""
+        """The folder of the ordered teacher's outputs for the training texts, kept only while trainings need them."""
         return self.supernet / "outputs"
 
     @property
     def journal(self) -> Path:
-        """Optuna's storage."""
+        """The file of Optuna's storage, unless the study names a database."""
         return self.folder / "search" / "journal.log"
 
     def evaluations(self, of: str) -> Path:
-        """The accuracies that are known of a supernet, named by a digest of it and of what it is judged by."""
+        """Return the file of known accuracies for `of`, a digest of a supernet and of how its accuracy is judged."""
         return self.folder / "evaluations" / f"{of}.jsonl"
 
     @property
     def front(self) -> Path:
-        """The Pareto front with measured latencies."""
+        """The file of the Pareto front with measured latencies."""
         return self.folder / "search" / "front.json"
 
     def profile(self, device: str) -> Path:
-        """The profile of a device."""
+        """Return the file of a device's latency profile."""
         return self.folder / "profiles" / f"{device}.json"
 
     def export(self, budget: str) -> Path:
-        """The export for a budget."""
+        """Return the folder of an export, given the name of its budget, or `trial-<number>` for a single candidate."""
         return self.folder / "exports" / budget
 
     def baselines(self, device: str) -> Path:
-        """The teacher as it is served on a device."""
+        """Return the folder of a device's baselines: the teacher, its int8 form and the static model."""
         return self.folder / "baselines" / device
 
     @property
     def finalists(self) -> Path:
-        """The final training of the best candidates of all budgets."""
+        """The folder of the final training, in which the best candidates of all budgets take part."""
         return self.folder / "finalists"
 
     def trainings(self, export: str) -> Path:
-        """Where candidates for an export that are no finalists are trained, each in a folder named by its digest."""
+        """Return the folder of the candidates that are trained by themselves for an export, each under its digest."""
         return self.folder / "fine-tuning" / export
 
     def missed(self, budget: str) -> Path:
-        """Architectures that were exported for a budget and missed it on a device elsewhere."""
+        """Return the file of the architectures whose export for a budget missed it on an off-cluster device."""
         return self.folder / "missed" / f"{budget}.json"
 
     @property
     def snapshots(self) -> Path:
-        """The commits of what comes from the hub."""
+        """The file of the commits of models and data set that come from the Hugging Face hub."""
         return self.folder / "hub.json"
 
     def _mark(self, step: str) -> Path:
         return self.folder / "steps" / f"{step}.json"
 
     def is_started(self, step: str, inputs: str | None = None) -> bool:
-        """Whether the step was started, on just these inputs if they are given."""
+        """Whether the step was started; if `inputs` are given, whether it was started from exactly these."""
         mark = self._mark(step)
         return mark.exists() and inputs in (None, read_json(mark, StudyError)["inputs"])
 
     def is_done(self, step: str, inputs: str) -> bool:
-        """Whether the step ended on just these inputs."""
+        """Whether the step finished from exactly these inputs and its result still exists."""
         return self.is_finished(step) and bool(read_json(self._mark(step), StudyError)["inputs"] == inputs)
 
     def is_finished(self, step: str) -> bool:
-        """Whether the step ended, on whatever inputs, and its result is still there."""
+        """Whether the step finished, from whatever inputs, and its result still exists."""
         mark = self._mark(step)
         if not mark.exists():
             return False
@@ -209,10 +215,11 @@ class Run:
 
     @contextmanager
     def step(self, step: str, inputs: str, result: Path, *aside: Path, allowed: float = float("inf")) -> Iterator[Laps]:
-        """Mark a step as started, and as finished when the block ends; the block may say what its time was spent on.
+        """Mark a step as started, and as finished when the block ends without an error.
 
-        Its result, and what it needs aside, are removed first if they were begun from other inputs. What is left of
-        the seconds that it is `allowed`, those before an interruption included, is told to the block.
+        If an earlier attempt had other inputs, its result and the `aside` files are removed first. The block gets
+        `Laps`, in which it may record what its time was spent on. They also tell it how many of the step's `allowed`
+        seconds are left; time spent before an interruption is deducted.
         """
         mark = self._mark(step)
         known: dict[str, Any] = read_json(mark, StudyError) if mark.exists() else {}
@@ -227,7 +234,7 @@ class Run:
             name = result.relative_to(self.folder).as_posix()
             known = {"inputs": inputs, "result": name, "finished": None, "seconds": 0.0}
             write_json(mark, known)
-        elif not result.exists():  # somebody took it away: half of the next one must not count as finished
+        elif not result.exists():  # the result was deleted: a new one that is half made must not count as finished
             known["finished"] = None
             write_json(mark, known)
         started, finished = time.monotonic(), known["finished"]
@@ -236,7 +243,7 @@ class Run:
         with logged(self.folder / LOG_FILE):
             log("started", step=step)
             if replaces:
-                say(f"{step}: its settings, its files or nas itself changed since it was made; rebuilding it")
+                say(f"{step}: its settings, its files or nas itself have changed since it was made; rebuilding it")
             try:
                 yield laps
                 finished = datetime.now(UTC).isoformat()
@@ -246,32 +253,35 @@ class Run:
             finally:
                 seconds = round(known["seconds"] + time.monotonic() - started, 1)
                 parts = {part: round(taken, 1) for part, taken in laps.items()}
-                known = read_json(mark, StudyError)  # with what the block has noted
+                known = read_json(mark, StudyError)  # read again, as the block may have added notes
                 write_json(mark, known | {"finished": finished, "seconds": seconds, "parts": parts})
                 self._forget()
             log("finished", step=step, seconds=seconds, parts=parts)
 
     def note(self, step: str, **facts: Any) -> None:
-        """Add to the mark of a step that was started."""
+        """Add facts to the mark of a step that was started; `noted` returns them."""
         write_json(self._mark(step), read_json(self._mark(step), StudyError) | facts)
 
     def noted(self, step: str, fact: str) -> Any:
-        """What was added to the mark of a step that was started; None where nothing was."""
+        """Return a fact that was added to the mark of a step that was started; None if it was not added."""
         return read_json(self._mark(step), StudyError).get(fact)
 
     def seconds(self, order: Sequence[str] = ()) -> dict[str, float]:
-        """How long each finished step took: those of a list in its order, then others."""
+        """Return the seconds that each finished step took: first the steps in `order`, then all others by name."""
         steps = sorted(mark.stem for mark in (self.folder / "steps").glob("*.json"))
         steps.sort(key=lambda step: order.index(step) if step in order else len(order))
         return {step: read_json(self._mark(step), StudyError)["seconds"] for step in steps if self.is_finished(step)}
 
     def parts(self) -> dict[str, dict[str, float]]:
-        """What the seconds of finished steps were spent on; nothing where a step does not say."""
+        """Return what the seconds of each finished step were spent on; empty for a step that did not record it."""
         return {step: read_json(self._mark(step), StudyError).get("parts", {}) for step in self.seconds()}
 
     @contextmanager
     def remembering(self) -> Iterator[None]:
-        """Keep what functions marked `once` find in the block, until a step is begun or ended; tell listeners of it."""
+        """Cache the results of functions marked `once` during the block, and pass its events to the listeners.
+
+        The cache is cleared whenever a step starts or ends.
+        """
         before = self._known
         self._known = {} if before is None else before
         try:
@@ -286,7 +296,10 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run: two commands that write to one run would spoil each other's steps."""
+        """Lock the run during the block, since two commands that write to one run would corrupt each other's steps.
+
+        Also writes `study.json`. Raises `NasError` if another command holds the lock.
+        """
         with working_on(self.folder), self._lock(), self.remembering():
             write_json(self.folder / "study.json", self.study.model_dump(mode="json"))
             yield
@@ -299,14 +312,14 @@ class Run:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise NasError(
-                    f"{self.folder}: another nas command is working on this run; wait for it, help it with "
-                    "nas search --join, or use another --runs"
+                    f"{self.folder}: another nas command is working on this run; wait until it ends, join its search "
+                    "with nas search --join, or choose another folder with --runs"
                 ) from None
             yield
 
 
 def once(find: Callable[[Run], T]) -> Callable[[Run], T]:
-    """Wrap a function of a run that is asked for the same thing by several steps: see `Run.remembering`."""
+    """Wrap a function of a run whose result several steps need, so that it is cached; see `Run.remembering`."""
 
     @wraps(find)
     def found(run: Run) -> T:

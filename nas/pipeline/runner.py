@@ -1,4 +1,4 @@
-"""The runner: skips the steps of a run that are up to date, resumes or makes the others, times and logs them."""
+"""The runner: skips the steps of a run that are up to date, and makes or resumes, times and logs the others."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from nas.supernet.checkpoints import drop_checkpoints
 def bring_up_to_date(
     run: Run, steps: Sequence[Step | Check], *names: str, tolerated: type[NasError] | tuple[()] = ()
 ) -> dict[str, NasError]:
-    """Make what is not up to date of the named steps and of all that they need, in the order of the list.
+    """Make the named steps, and all that they need, in the order of the list. Skip those that are up to date.
 
-    After a `tolerated` error of a named step the next one is made. Returns these errors by the name of the step.
+    A `tolerated` error in a named step does not stop the steps after it. Returns these errors by the step's name.
     """
     problems: dict[str, NasError] = {}
     with run.remembering():
@@ -45,7 +45,7 @@ def _bring_up_to_date(run: Run, step: Step | Check, steps: Sequence[Step | Check
 
 
 def states(run: Run, steps: Iterable[Step | Check]) -> list[tuple[Step, bool]]:
-    """Return each step with whether it and all that it needs are up to date. Nothing is made, and no check is done."""
+    """Return each step with whether it and all that it needs are up to date. Makes nothing and runs no check."""
     known: dict[str, bool] = {}
     found = []
     with run.remembering():
@@ -60,7 +60,7 @@ def states(run: Run, steps: Iterable[Step | Check]) -> list[tuple[Step, bool]]:
 
 
 def _needed(steps: Sequence[Step | Check], names: Iterable[str]) -> list[Step | Check]:
-    """The named steps and all that they need, in the order of the list."""
+    """Return the named steps and all that they need, in the order of the list."""
     wanted = set(names)
     for step in reversed(steps):
         if step.name in wanted:

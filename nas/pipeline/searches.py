@@ -1,4 +1,7 @@
-"""The steps between training and export: the search and the measured front."""
+"""The steps between training and export: the search, and the front of its best candidates with measured latencies.
+
+The final training and the exports read the front.
+"""
 
 from __future__ import annotations
 
@@ -33,29 +36,32 @@ from nas.search.uniform import best_uniform, every_uniform
 from nas.study import Study
 
 _FORM = 3
-"""To be raised when the front holds other things than before, so that older ones are rebuilt."""
+"""Increase this when the contents of the front change, so that older fronts are rebuilt."""
 
 
 @once
 def search_inputs(run: Run) -> str:
-    """What a search depends on; how many results there are and who proposes candidates may change."""
+    """Return the digest of everything that a search depends on.
+
+    The number of evaluations and the sampler are not part of it, so they may change when a search is resumed.
+    """
     profiles = [recipe.digest for recipe in recipes(run)]
     return digest([supernet_inputs(run), profiles, run.study.digest("budgets"), *_judged_by(run)])
 
 
 def _judged_by(run: Run) -> list[object]:
-    """What accuracies depend on besides the supernet's inputs."""
+    """Return what the accuracies of candidates depend on in addition to the supernet's inputs."""
     settings = run.study.search
     return [EVALUATION, settings.examples, settings.least_tokens, settings.bf16, _by_confidence(run)]
 
 
 def _by_confidence(run: Run) -> bool:
-    """Whether candidates are compared by the probability of the right answer: a floor is one of accuracy."""
+    """Whether candidates are compared by the probability of the right answer. With a floor, accuracy itself counts."""
     return not any(budget.has_floor for budget in run.study.budgets)
 
 
 def evaluation(run: Run) -> EvaluationRecipe:
-    """How to evaluate candidates of this run."""
+    """Return the recipe by which candidates of this run are evaluated."""
     settings = run.study.search
     return EvaluationRecipe(
         run.supernet,
@@ -71,7 +77,7 @@ def evaluation(run: Run) -> EvaluationRecipe:
 
 
 def executor_of(run: Run, recipe: EvaluationRecipe) -> Executor:
-    """What evaluates candidates of this run, and remembers what it evaluated."""
+    """Return the executor that evaluates candidates of this run and stores their results for later searches."""
     settings = run.study.search
     precision = recipe.precision(evaluating_processor(settings))
     of = digest([supernet_inputs(run), recipe.weights, *_judged_by(run)])
@@ -80,28 +86,29 @@ def executor_of(run: Run, recipe: EvaluationRecipe) -> Executor:
 
 @once
 def costs_and_floors_of(run: Run) -> Costs:
-    """What candidates cost by the profiles, and the floors of the budgets, which the teacher's accuracy decides.
+    """Return the predicted costs of candidates together with the accuracy floors of the budgets.
 
-    Where the supernet is trained near the budgets, the search looks no lower than that.
+    If the supernet is trained on sub-networks near the budgets, the search aims at no less than half of each budget,
+    since the weights of smaller sub-networks are not trained.
     """
     costs = replace(costs_of(run), floors=floors_of_candidates(run))
     return replace(costs, shares=(1.0, 0.5)) if run.study.is_near_budgets else costs
 
 
 def check_storage(study: Study) -> None:
-    """Raise `SearchError` if the database that a study names cannot be used."""
+    """Raise `SearchError` if the study names a database that cannot be used."""
     if study.search.storage:
         check_database(database(study.search.storage.get_secret_value(), study.path.parent))
 
 
 def trials_of(run: Run, costs: Costs) -> Trials:
-    """The trials of the run's search, in the journal of its folder or the database that the study names."""
+    """Return the trials of the run's search, stored in the journal in its folder or in the database of the study."""
     study, url, inputs, weights = run.study, run.study.search.storage, search_inputs(run), weights_digest(run.supernet)
     where = database(url.get_secret_value(), study.path.parent) if url else run.journal
     metric = metric_of(run)
     objective = "probability of the right answer" if _by_confidence(run) and metric.is_share else metric.label
     values = [objective, *(f"predicted p50_ms, {device.name}" for device in study.devices)]
-    # A database has room for the searches of several supernets that were trained alike.
+    # A database may hold the searches of several supernets with the same inputs but different weights.
     storage = Storage(where, study.name, digest([inputs, weights]) if url else inputs, values)
     trials = Trials(storage, study.space, costs, study.search, study.seed)
     trials.rest_on("weights", weights)
@@ -110,14 +117,15 @@ def trials_of(run: Run, costs: Costs) -> Trials:
 
 @once
 def searched(run: Run) -> SearchState:
-    """The candidates that were searched so far, and their outcomes."""
+    """Return the candidates that the search has evaluated so far, and their outcomes."""
     return SearchState.of(trials_of(run, costs_of(run)))
 
 
 def evaluate(run: Run, laps: Laps, knapsack: bool = False) -> SearchState:
-    """Evaluate candidates until there are enough, beginning with a knapsack if there shall be one.
+    """Evaluate candidates until there are enough; return all of them and their outcomes.
 
-    Raises `SearchError` if other profiles, or weights, were used before.
+    If `knapsack`, the first candidates are those that a knapsack solver finds from the accuracies of single changes.
+    Raises `SearchError` if earlier trials were based on other profiles or weights.
     """
     costs, recipe, settings, wanted = costs_and_floors_of(run), evaluation(run), run.study.search, evaluations(run)
     trials = trials_of(run, costs)
@@ -134,59 +142,60 @@ def evaluate(run: Run, laps: Laps, knapsack: bool = False) -> SearchState:
 
 
 def evaluations(run: Run) -> int:
-    """How many evaluations the search has: as the study says, or with hours as was decided.
+    """Return the number of evaluations of the search: as the study says or, if it sets hours, as was decided.
 
-    Raises `SearchError` where that is not decided yet, as for who joins a search in its first seconds.
+    Raises `SearchError` if that is not decided yet, which can only happen to a process that joins a search very early.
     """
     if not run.study.training.hours:
         return run.study.search.evaluations
     found = decided(run, "search")
     if found is None:
         raise SearchError(
-            f"{run.folder}: how many candidates fit into the hours of this search is still being measured; try again "
-            "in a minute"
+            f"{run.folder}: the search is still measuring how many candidates fit into training.hours; try again in "
+            "a minute"
         )
     return found
 
 
 def _decide(run: Run, laps: Laps) -> None:
-    """Note how many candidates are evaluated, by the search's share of what is left.
+    """Decide how many candidates are evaluated in the search's share of the time left, and note it.
 
-    The uniform networks of the front, which are as large as the budgets allow, tell how long an evaluation takes; that
-    belongs to the share, and is remembered.
+    The time per evaluation is measured on the uniform baselines of the front, which are as large as the budgets allow.
+    This takes part of the search's share, but the front reuses the results.
     """
     seconds, costs = search_seconds(laps.left), costs_of(run)
     before = laps.left
     executor, space = partial(executor_of, run, evaluation(run)), run.study.space
     found, count = best_uniform(executor, space, costs), len(every_uniform(space, costs))
-    if not count:  # none that is as wide in every layer keeps a budget, or all budgets have floors
+    if not count:  # no uniform network meets a budget, or all budgets have floors
         floors = any(budget.has_floor for budget in run.study.budgets)
         count = len(score(executor(), [space.smallest(), *([space.largest()] if floors else [])]))
     taken = before - laps.left
     laps.end("timing")
     known = [result.seconds / run.study.search.workers for results in found.values() for result in results]
-    # What an earlier search remembers took no time now: then those that are best, and large, say how long each took.
+    # Results stored by an earlier search took no time now. Then use the times that were stored with the best of them.
     each = mean(known) if sum(known) > taken else taken / count
     steps = in_search(seconds - taken, each)
     run.note("search", steps=steps)
-    say(f"search: {steps} evaluations of {each:.2f} s, of the {max(0.0, laps.left) / 60:.0f} minutes that are left")
+    say(f"search: {steps} evaluations of {each:.2f} s each, in the remaining {max(0.0, laps.left) / 60:.0f} minutes")
 
 
 def join_search(run: Run) -> SearchState:
-    """Evaluate candidates beside the command that searches this run, until there are enough.
+    """Evaluate candidates alongside the command that searches this run, until there are enough.
 
-    Writes nothing but trials and accuracies; what comes before and after is that command's.
+    Writes only trials and accuracies; that command does the steps before and after the search. Raises `SearchError` if
+    no search has started from the study's current inputs.
     """
     if not run.is_started("search") or not run.is_started("search", search_inputs(run)):
         raise SearchError(
-            f"{run.folder}: no search of this study with these settings has begun that could be joined; start one "
-            "with nas search"
+            f"{run.folder}: there is no search of this study with these settings that could be joined; start one with "
+            "nas search"
         )
     return evaluate(run, Laps())
 
 
 def make_search(run: Run, laps: Laps) -> None:
-    """Search the space, and note how the search ended. Goes on where a killed search stopped."""
+    """Search the space, and note how the search ended. Resumes a search that was interrupted."""
     if run.study.training.hours and decided(run, "search") is None:
         _decide(run, laps)
     state = evaluate(run, laps, run.study.search.knapsack)
@@ -194,22 +203,22 @@ def make_search(run: Run, laps: Laps) -> None:
 
 
 def is_searched(run: Run) -> bool:
-    """Whether there is a search of this supernet with these profiles, and it has ended."""
+    """Whether the search was made for the current supernet and profiles and has ended."""
     return run.is_done("search", search_inputs(run)) and has_ended(run, len(searched(run).results))
 
 
 def has_ended(run: Run, count: int) -> bool:
-    """Whether a search that has begun and has so many results is at its end: those asked for, or it had run dry."""
+    """Whether a search with `count` results has ended: it has all that are asked for, or no new candidates remained."""
     return count >= evaluations(run) or run.noted("search", "ended") == _end(run, count)
 
 
 def _end(run: Run, count: int) -> list[object]:
-    """What a search ended with: another sampler, asked for as many, may find what this one did not."""
+    """Return the note of how a search ended. Another sampler, or another number of evaluations, may find more."""
     return [evaluations(run), run.study.search.sampler, count]
 
 
 def front_inputs(run: Run) -> str:
-    """The digest of what the front is made from."""
+    """Return the digest of everything that the front is made from."""
     results = [result.to_json() for result in searched(run).results]
     floors = [budget.model_dump(mode="json") for budget in run.study.budgets if budget.has_floor]
     given = [_FORM, results, run.study.export.candidates, measured_on(run)]
@@ -217,7 +226,7 @@ def front_inputs(run: Run) -> str:
 
 
 def make_front(run: Run, laps: Laps) -> None:
-    """Measure the best of each budget whole."""
+    """Measure the best candidates of each budget and uniform baselines as whole networks; write the front."""
     study, costs, recipe = run.study, costs_and_floors_of(run), evaluation(run)
     results = searched(run).results
     limited = compared_at(costs, results, study.export.candidates)
@@ -231,8 +240,8 @@ def make_front(run: Run, laps: Laps) -> None:
 
 
 def front(run: Run) -> dict[str, Any]:
-    """The measured Pareto front of a finished search."""
+    """Return the measured Pareto front of a finished search. Raises `SearchError` if there is none yet."""
     if not run.front.exists():
-        raise SearchError(f"{run.front}: is not there yet; run the step that writes it, nas search or nas run, first")
+        raise SearchError(f"{run.front}: does not exist yet; run nas search or nas run to write it")
     found: dict[str, Any] = read_json(run.front, SearchError)
     return found

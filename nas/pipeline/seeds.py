@@ -1,4 +1,7 @@
-"""The same study with several seeds: how far exports differ by chance alone."""
+"""Runs of the same study with several seeds, which show how much the accuracy of exports varies by chance.
+
+`nas run --seeds` uses this, and the report shows the result.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,10 @@ _FILE = "seeds.json"
 
 
 def runs_of_seeds(run: Run, count: int) -> dict[int, Run]:
-    """The run itself and runs with the next seeds, by their seeds; `count` in all.
+    """Return the run itself and runs with the next seeds, `count` in total, by their seeds.
 
-    A seed decides how the rows are split, and all that is random in training, profile and search. The folders of the
-    other runs lie beside that of the first one.
+    A seed decides how the rows are split, and everything that is random in training, profiling and search. The folders
+    of the other runs lie next to that of the first one.
     """
     found = {run.study.seed: run}
     for seed in range(run.study.seed + 1, run.study.seed + count):
@@ -28,10 +31,10 @@ def runs_of_seeds(run: Run, count: int) -> dict[int, Run]:
 
 
 def spread(verified: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """For each budget that all seeds have an export for: its test accuracies, their mean, and its standard error.
+    """Return each budget's test accuracies with their mean and standard error, if all seeds have an export for it.
 
-    `verified` holds the verifications of each seed's exports by the budget's name. The standard error of a mean over
-    one seed is None.
+    `verified` holds the verifications of the exports, by seed and by the budget's name. The standard error is None if
+    there is only one seed.
     """
     names = [name for name in next(iter(verified.values())) if all(name in found for found in verified.values())]
     return {name: _of({seed: found[name] for seed, found in verified.items()}) for name in names}
@@ -52,18 +55,18 @@ def _of(exports: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def keep_spread(run: Run, found: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write the spread into the folder of the run that has the first seed."""
+    """Write a result of `spread` to the folder of the run with the first seed."""
     write_json(run.folder / _FILE, {"of": _exports(run, found), "spread": found})
 
 
 def spread_of(run: Run) -> dict[str, dict[str, Any]]:
-    """The spread over several seeds, if it was measured with the exports that the run has now."""
+    """Return the stored spread over several seeds; empty if it was computed from other exports than the run has now."""
     path = run.folder / _FILE
     known = read_json(path, ExportError) if path.exists() else {"of": None, "spread": {}}
     return dict(known["spread"]) if known["of"] == _exports(run, known["spread"]) else {}
 
 
 def _exports(run: Run, names: Iterable[str]) -> list[str | None]:
-    """The digests of what was measured of some exports; None for one that is not there."""
+    """Return the digests of the verifications of exports; None for an export that does not exist."""
     files = [run.export(name) / VERIFICATION_FILE for name in names]
     return [file_digest(path) if path.exists() else None for path in files]

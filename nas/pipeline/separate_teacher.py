@@ -1,8 +1,8 @@
-"""The teacher of a student: fine-tuned if the study asks for it, and asked once for its answer to each text.
+"""The separate teacher of a student: it is fine-tuned if the study asks for that, and its logits are stored.
 
-It may be of any family and has a tokenizer of its own, so the texts are tokenised a second time. Only its logits are
-used, and a student's distillation changes no text. So the logits are stored before the training, in the order of the
-texts, and the teacher is not there while the training runs.
+This teacher may be of any family and has its own tokenizer, so the texts are tokenised a second time for it. Only its
+logits are used, and a student's distillation never alters texts. So the logits of all texts are computed once before
+the training, and the training itself does not need the teacher.
 """
 
 from __future__ import annotations
@@ -43,28 +43,28 @@ from nas.tasks.labels import numbering
 from nas.threads import side_by_side
 
 _FORM = 1
-"""To be raised when the same files give another teacher or other logits than before, so that older ones are rebuilt."""
+"""Increase this when the same files lead to another teacher or other logits, so that older ones are rebuilt."""
 _PART = 8192
-"""Texts whose logits are stored together: after an interruption no more are computed again."""
+"""Number of texts whose logits are stored in one file. An interruption loses at most this many."""
 _LOGITS, _ABOUT, _SCALE = "logits.safetensors", "about.json", "scale.json"
 _ROLE: Role = "separate teacher"
 
 
 def source_of(run: Run) -> str:
-    """The folder or hub id of the teacher that the study gives."""
+    """Return the folder or hub id that the study gives for the separate teacher."""
     return given_model(run.study, run.study.teacher)
 
 
 def _folder(run: Run, weights: bool = True) -> str:
-    """The folder of the teacher that the study gives. Files of the hub are downloaded, weights only if asked for."""
+    """Return the separate teacher's folder. Downloads a hub model's files, `weights` only if asked for."""
     return str(hub_model(run, weights, _ROLE)) if _ROLE in asked(run.study) else source_of(run)
 
 
 @once
 def separate_made_of(run: Run) -> dict[str, Any]:
-    """The teacher's settings and files as JSON values; a folder is known by its files, a hub model by its commit."""
+    """Return what identifies the separate teacher, as JSON values: settings, and digests of its files or its commit."""
     if not run.study.teacher.is_loaded:
-        return {"outputs": run.study.teacher.outputs}  # of files that the data's digest knows
+        return {"outputs": run.study.teacher.outputs}  # their files are part of `data_inputs`
     folder = Path(source_of(run))
     found = [path for pattern in ("*.json", "*.txt", "*.model", "*.safetensors") for path in folder.glob(pattern)]
     files = {path.name: file_digest(path) for path in found} if folder.is_dir() else {}
@@ -75,22 +75,22 @@ def separate_made_of(run: Run) -> dict[str, Any]:
 
 @once
 def separate_teacher_inputs(run: Run) -> str:
-    """The digest of everything that the fine-tuned teacher is made from."""
+    """Return the digest of everything that the fine-tuned separate teacher is made from."""
     return digest([_FORM, data_inputs(run), separate_made_of(run)])
 
 
 @once
 def logits_inputs(run: Run) -> str:
-    """The digest of everything that the teacher's logits are made from."""
+    """Return the digest of everything that the separate teacher's logits are made from."""
     texts = [unlabelled_inputs(run)] if run.study.task.unlabelled else []
     return digest([_FORM, separate_teacher_inputs(run), *texts])
 
 
 @said_of_ids
 def check_separate_teacher(run: Run, label_names: Sequence[str]) -> None:
-    """Raise `TeacherError` if the teacher of a student is no classifier that can be loaded, or lacks one of the labels.
+    """Raise `TeacherError` if a student's separate teacher cannot be loaded as a classifier, or lacks a label.
 
-    A hub teacher's weights are not looked at. Without a student, and where the teacher was asked, nothing is checked.
+    Does not check a hub teacher's weights. Checks nothing if the study has no student, or once the logits are stored.
     """
     if not run.study.student or run.is_done("teacher-logits", logits_inputs(run)):
         return
@@ -104,9 +104,9 @@ def check_separate_teacher(run: Run, label_names: Sequence[str]) -> None:
 
 
 def operations_for_a_token(run: Run) -> float | None:
-    """About the operations of the teacher of a student for one token; None if there is none, or its sizes are unusual.
+    """Estimate the separate teacher's operations per token, counting only the matrix products of its layers.
 
-    Only matrix products of the layers count, as everywhere.
+    None if there is no such teacher, if its logits are stored already, or if its configuration does not give its sizes.
     """
     if not run.study.student or not run.study.teacher.is_loaded or run.is_finished("teacher-logits"):
         return None
@@ -118,7 +118,7 @@ def operations_for_a_token(run: Run) -> float | None:
 
 @said_of_ids
 def make_separate_teacher(run: Run, laps: Laps) -> None:
-    """Fine-tune the teacher on the labelled rows, into the run's folder."""
+    """Fine-tune the separate teacher on the labelled rows, and save it in the run's folder."""
     study, settings = run.study, run.study.teacher.fine_tune
     assert settings
     torch.manual_seed(study.seed)
@@ -138,7 +138,7 @@ def make_separate_teacher(run: Run, laps: Laps) -> None:
 
 @said_of_ids
 def make_logits(run: Run, laps: Laps) -> None:
-    """Ask the teacher for its logits of all texts, or read them, and say how accurate it is."""
+    """Compute the separate teacher's logits for all texts, or read them from the data; store them and its accuracy."""
     if run.study.teacher.is_loaded:
         _ask(run)
     else:
@@ -146,7 +146,7 @@ def make_logits(run: Run, laps: Laps) -> None:
 
 
 def _read(run: Run) -> None:
-    """Take the logits from columns of the data."""
+    """Store the logits that columns of the data hold."""
     with busy("Reading the teacher's outputs"):
         task = read_task(run, weights=False)
         more = read_new_texts(run, task) if run.study.task.unlabelled else None
@@ -184,7 +184,7 @@ def _ask(run: Run) -> None:
 
 
 def _keep(run: Run, logits: np.ndarray, labelled: int, metric: Metric, about: dict[str, Any]) -> None:
-    """Write logits, of which the first ones are those of the training rows, and what is known of the teacher."""
+    """Store logits, of which the first `labelled` are those of the training rows, and facts about the teacher."""
     scale = Scale.of(logits[:labelled, 0]) if task_kind(run.study.task.kind).has_one_output else STANDARD
     say(f"The student's teacher: {metric.label} {about['search_accuracy']:.3f} on the search set")
     _save((logits - scale.mean) / scale.deviation, run.teacher_logits / _LOGITS)
@@ -193,7 +193,7 @@ def _keep(run: Run, logits: np.ndarray, labelled: int, metric: Metric, about: di
 
 
 def _scores(metric: Metric, data: TaskData, answers: _Answers) -> dict[str, float]:
-    """The accuracy on the search and the test set; what a metric leaves to be chosen is chosen on the search set."""
+    """Return the accuracy on the search and test sets. Anything that the metric leaves open is chosen on the former."""
     found = {}
     for name in ("search", "test"):
         logits, labels = answers.stored(name, data.splits[name]), truth_of(data.splits[name])
@@ -203,13 +203,15 @@ def _scores(metric: Metric, data: TaskData, answers: _Answers) -> dict[str, floa
 
 
 def teacher_logits(run: Run) -> np.ndarray | None:
-    """The logits of a student's teacher for each text of the distillation (texts, outputs), those of a task with
-    one output standardised; None if the study has no student."""
+    """Return the separate teacher's logits for each distillation text (texts, outputs); None without a student.
+
+    In a task with one output, the logits are standardised.
+    """
     return load_file(run.teacher_logits / _LOGITS)["logits"] if run.study.student else None
 
 
 def about_separate_teacher(run: Run) -> dict[str, Any] | None:
-    """What a student's teacher is and how accurate; None if the study has no student or the step is not made."""
+    """Return facts about a student's separate teacher, such as its name and accuracy; None if it has no logits yet."""
     if not run.study.student or not run.is_finished("teacher-logits"):
         return None
     found: dict[str, Any] = read_json(run.teacher_logits / _ABOUT, DataError)
@@ -217,7 +219,7 @@ def about_separate_teacher(run: Run) -> dict[str, Any] | None:
 
 
 def _columns(study: Study, found: AnyClassifier, label_names: Sequence[str]) -> tuple[list[int], str]:
-    """The teacher's outputs in the order of the task's labels, and what a user should know about it, in a line.
+    """Return the teacher's outputs, as numbers in the order of the task's labels, and a line to report about them.
 
     Raises `TeacherError` if a label is missing.
     """
@@ -225,8 +227,8 @@ def _columns(study: Study, found: AnyClassifier, label_names: Sequence[str]) -> 
     if not label_names:
         if len(names) != 1:
             raise TeacherError(
-                f"teacher.model: {found.source} has {len(names)} labels, but the task needs one number; give "
-                "a teacher fine-tuned for this task, or set teacher.fine_tune"
+                f"teacher.model: {found.source} has {len(names)} labels, but the task predicts one number; give a "
+                "teacher fine-tuned for this task, or set teacher.fine_tune"
             )
         return [0], ""
     known = numbering(label_names, Head(found.source, names))
@@ -235,7 +237,7 @@ def _columns(study: Study, found: AnyClassifier, label_names: Sequence[str]) -> 
 
 @dataclass(frozen=True)
 class _Texts:
-    """A study's texts, tokenised for the teacher of its student."""
+    """A study's texts, tokenised for the separate teacher of its student."""
 
     run: Run
     task: ReadTask
@@ -246,12 +248,12 @@ class _Texts:
         return cls(run, read_task(run, weights=False), teacher)
 
     def labelled(self) -> TaskData:
-        """The splits, in the order of the run's own data."""
+        """Return the splits, in the order of the run's own data."""
         teacher = self.teacher
         return self.task.splits.encode(teacher.tokenizer, self._longest, teacher.has_types)
 
     def unlabelled(self) -> Dataset | None:
-        """The texts without labels, in the order of the run's own; None if the study has none."""
+        """Return the unlabelled texts, in the order of the run's own; None if the study has none."""
         if not self.run.study.task.unlabelled:
             return None
         texts = read_new_texts(self.run, self.task).texts
@@ -263,13 +265,13 @@ class _Texts:
 
 
 def _save(logits: np.ndarray, path: Path) -> None:
-    """Write logits; safetensors takes the memory of an array as it lies, so its rows must lie one after the other."""
+    """Write logits as a contiguous float32 array, since safetensors stores an array's memory and ignores strides."""
     rows = np.ascontiguousarray(logits, dtype=np.float32)
     write_atomically(path, lambda draft: save_file({"logits": rows}, draft))
 
 
 class _Answers:
-    """The logits of a model, computed in parts that are stored, so that an interruption loses one at most."""
+    """Computes the logits of a model in parts. Each part is stored, so that an interruption loses at most one."""
 
     def __init__(self, model: PreTrainedModel, columns: Sequence[int], folder: Path) -> None:
         self._columns, self._folder = list(columns), folder
@@ -279,9 +281,9 @@ class _Answers:
         self._dtype = torch.bfloat16 if uses_bf16(model.config.hidden_size, self._processor) else torch.float32
 
     def stored(self, name: str, texts: Dataset) -> np.ndarray:
-        """The logits of texts (texts, outputs), by the numbers of the task's labels."""
+        """Return the logits of texts (texts, outputs), with outputs in the order of the task's labels."""
         starts = range(0, len(texts), _PART)
-        parts = [self._part(name, start, texts) for start in tracked(starts, f"The teacher's answers: {name}")]
+        parts = [self._part(name, start, texts) for start in tracked(starts, f"The teacher's logits: {name}")]
         return np.concatenate(parts)[:, self._columns]
 
     def _part(self, name: str, start: int, texts: Dataset) -> np.ndarray:

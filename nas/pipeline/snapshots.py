@@ -1,7 +1,7 @@
-"""The snapshots of the hub that a run is made from: noted when it is begun, and kept.
+"""The snapshots of the Hugging Face hub that a run is made from. They are recorded when the run starts.
 
-`hub.json` holds the commit of the teacher and of the data set. A branch that has moved since changes nothing, as a
-training of hours must not be rebuilt because somebody has pushed; it is said, with how to take the newer snapshot.
+`hub.json` holds the commits of the models and of the data set. If a branch has moved since, the run keeps its commit:
+hours of training must not be repeated because somebody has pushed. The user is told, and how to use the newer commit.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from nas.study import Study, Task
 T = TypeVar("T")
 P = ParamSpec("P")
 Role = Literal["model", "separate teacher", "dataset"]
-"""What a run takes from the hub: the model that is compressed, the teacher of a student, the data."""
+"""What a run may take from the hub: the model that is compressed, the separate teacher of a student, the data set."""
 _KINDS: dict[Role, Kind] = {"model": "model", "separate teacher": "model", "dataset": "dataset"}
 
 
 def asked(study: Study) -> dict[Role, tuple[str, str | None]]:
-    """The ids that a study gives of models and of a data set of the hub, each with its revision."""
+    """Return the hub ids of the models and the data set that a study names, each with its revision."""
     found: dict[Role, tuple[str, str | None]] = {}
     if has_hub_teacher(study):
         found["model"] = (study.compressed.model, study.compressed.revision)
@@ -40,7 +40,7 @@ def asked(study: Study) -> dict[Role, tuple[str, str | None]]:
 
 
 def has_hub_teacher(study: Study) -> bool:
-    """Whether the model that is compressed is given by a hub id: it is neither a folder nor the embedded one."""
+    """Whether the model that is compressed is given by a hub id, not as a folder or by the built-in task."""
     return _is_of_hub(study, study.compressed.model)
 
 
@@ -49,29 +49,32 @@ def _is_of_hub(study: Study, model: str) -> bool:
 
 
 def _table(study: Study, role: Role) -> str:
-    """The part of a study that names a repository."""
+    """Return the name of the study's table that gives a role's hub id."""
     if role == "model":
         return "student" if study.student else "teacher"
     return "task" if role == "dataset" else "teacher"
 
 
 def snapshot(run: Run, role: Role) -> Snapshot:
-    """The snapshot that the run is made from: the one noted for the id and revision that the study gives, if any."""
+    """Return the snapshot that the run is made from: the recorded one or, if there is none, the hub's present one.
+
+    A recorded snapshot counts only if the study still gives its id and revision.
+    """
     return _noted(run, role) or _seen(_KINDS[role], *asked(run.study)[role])[0]
 
 
 def commit(run: Run, role: Role) -> str | None:
-    """The commit that a model or the data set is from; None for files."""
+    """Return the commit of a model or of the data set; None if it is not from the hub."""
     return snapshot(run, role).commit if role in asked(run.study) else None
 
 
 def commits(run: Run) -> dict[str, str]:
-    """The commits of models and data set, by `teacher`, `student` and `task`, as far as they are of the hub."""
+    """Return the commits of the models and the data set that are from the hub, by `teacher`, `student` and `task`."""
     return {_table(run.study, role): snapshot(run, role).commit for role in asked(run.study)}
 
 
 def keep(run: Run) -> None:
-    """Note the snapshots that a run is made from, and say where the hub has newer ones."""
+    """Record the snapshots that a run is made from, and report if the hub has newer ones."""
     wanted = asked(run.study)
     known = {
         role: {"id": found.name, "revision": wanted[role][1], "commit": found.commit}
@@ -82,13 +85,13 @@ def keep(run: Run) -> None:
 
 
 def looked_at(run: Run) -> dict[Role, Snapshot]:
-    """Return the snapshots that a run is, or would be, made from, and say which of them the hub has newer ones of."""
+    """Return the snapshots that a run is, or would be, made from, and report if the hub has newer ones."""
     return {role: _look_at(run, role) for role in asked(run.study)}
 
 
 def check_hub_data(task: Task, found: Snapshot) -> None:
-    """Raise `DataError` if a data set lacks the configuration or a split of a task; no rows are downloaded."""
-    with busy(f"Looking at {found}"):
+    """Raise `DataError` if a data set lacks the configuration or a split that a task names. Downloads no rows."""
+    with busy(f"Checking {found}"):
         known = splits(found, task.config)
     splits_of_it = (name for name in task.unlabelled if name not in task.unlabelled_files)
     for source in (*chain.from_iterable(task.sets.values()), *splits_of_it):
@@ -97,14 +100,14 @@ def check_hub_data(task: Task, found: Snapshot) -> None:
 
 
 def hub_model(run: Run, weights: bool, role: Role = "model") -> Path:
-    """The folder of a hub model's files, downloaded where they are not there; the weights only if asked for."""
+    """Return the folder of a hub model's files. Downloads missing files, `weights` only if asked for."""
     found = snapshot(run, role)
     with busy(f"Downloading {found}"):
         return model_folder(found, weights)
 
 
 def forget() -> None:
-    """Ask the hub anew, as another process would."""
+    """Clear what this process knows of the hub, so that it asks the hub again like a new process."""
     _seen.cache_clear()
     _say_newer.cache_clear()
 
@@ -130,7 +133,7 @@ def _notes(run: Run) -> dict[str, Any]:
 
 
 def _known(run: Run) -> Iterator[Snapshot]:
-    """The snapshots of a run that can be found."""
+    """Yield those snapshots of a run that can be determined without an error."""
     for role in asked(run.study):
         with suppress(NasError):
             yield snapshot(run, role)
@@ -140,12 +143,12 @@ def _noted(run: Run, role: Role) -> Snapshot | None:
     name, revision = asked(run.study)[role]
     note = _notes(run).get(role)
     if not note or (note["id"], note["revision"]) != (name, revision) or not run.is_finished("data"):
-        return None  # before there are data nothing is lost by taking what is there now
+        return None  # nothing was made from the recorded commit yet, so the newest one can be used
     return Snapshot(_KINDS[role], name, note["commit"])
 
 
 def _look_at(run: Run, role: Role) -> Snapshot:
-    """Return a run's snapshot, and say if its branch or tag has moved."""
+    """Return a run's snapshot, and report if its branch or tag has moved."""
     name, revision = asked(run.study)[role]
     noted = _noted(run, role)
     if noted:
@@ -156,19 +159,22 @@ def _look_at(run: Run, role: Role) -> Snapshot:
 
 @lru_cache(maxsize=8)
 def _seen(kind: Kind, name: str, revision: str | None) -> tuple[Snapshot, str]:
-    """Resolve a revision once per process, so that it means one commit throughout; say if the hub was out of reach."""
+    """Resolve a revision, once per process so that it always means the same commit; report an unreachable hub.
+
+    The second value says why the hub was unreachable; empty if it was not.
+    """
     found, doubt = find(kind, name, revision)
     if doubt:
-        say(f"{name}: {doubt}; {found.commit[:7]} is used, the last commit that was seen")
+        say(f"{name}: {doubt}; using {found.commit[:7]}, the last commit that was seen")
     return found, doubt
 
 
 @lru_cache(maxsize=8)
 def _say_newer(noted: Snapshot, revision: str | None, table: str) -> None:
-    """Say, once a process, that a branch or tag is at another commit than the run's."""
+    """Report, once per process, if a branch or tag has moved away from the run's commit."""
     if revision and is_commit(revision):
         return
-    stays = f"this run stays at commit {noted.commit[:7]}, which it was begun with"
+    stays = f"this run stays at commit {noted.commit[:7]}, from which it was started"
     try:
         now, doubt = latest(noted.kind, noted.name, revision)
     except NasError as problem:
@@ -177,5 +183,5 @@ def _say_newer(noted: Snapshot, revision: str | None, table: str) -> None:
     if doubt:
         say(f"{noted.name}: {doubt}; {stays}")
     elif now and now != noted.commit:
-        newer = f'for the newer one set {table}.revision = "{now}"'
+        newer = f'to use the newer one, set {table}.revision = "{now}"'
         say(f"{noted.name}: {revision or 'main'} is at {now[:7]} now; {stays} ({newer})")

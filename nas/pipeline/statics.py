@@ -1,4 +1,7 @@
-"""The step that makes the static model of a device, beside the baselines: what a network has to beat."""
+"""The step that makes a device's static model, a linear classifier of mean word vectors, as one of its baselines.
+
+A compressed network is only worth its cost if it is more accurate than this model.
+"""
 
 from __future__ import annotations
 
@@ -20,23 +23,23 @@ from nas.progress import Laps, busy
 
 KIND = "static"
 _FORM = 1
-"""To be raised when a static model becomes another one than before, so that older ones are rebuilt."""
+"""Increase this when static models are made differently than before, so that older ones are rebuilt."""
 
 
 def folder_of(run: Run, device: str) -> Path:
-    """Where the static model of a device lies."""
+    """Return the folder of a device's static model."""
     return run.baselines(device) / KIND
 
 
 def static_inputs(run: Run, device: str) -> str:
-    """The digest of what the static model of a device is made from, its machine included."""
+    """Return the digest of everything that a device's static model is made from, including its machine."""
     return digest([_FORM, baselines_inputs(run, device)])
 
 
 def make_static(run: Run, laps: Laps, device: str) -> None:
-    """Fit the static model, write it, and verify it beside the teacher."""
+    """Fit the static model, write it, and verify it in comparison with the teacher."""
     found, folder, data, metric = device_of(run, device), folder_of(run, device), splits(run), metric_of(run)
-    with busy("Fitting averaged word vectors"):
+    with busy("Fitting the static model"):
         vectors = load_teacher(run).state_dict()["bert.embeddings.word_embeddings.weight"].numpy()
         model = StaticModel.fit(vectors.astype(np.float64), data.train, data.search, metric)
         model.save(folder / ONNX_FILE)

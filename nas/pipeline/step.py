@@ -1,4 +1,7 @@
-"""A step of a study as a value: what it needs, what it is made from, how it is made, and about how long that takes."""
+"""A step of a study as a value: what it depends on, how its result is made, and an estimate of how long that takes.
+
+`steps.py` lists the steps of a study. The runner, `nas check` and the report read that list.
+"""
 
 from __future__ import annotations
 
@@ -14,42 +17,43 @@ from nas.study import Study
 
 @dataclass(frozen=True)
 class Check:
-    """A condition for the steps that need it. It leaves no result, so every command checks it."""
+    """A condition that must hold before the steps that need it. It leaves no result, so every command checks it."""
 
     name: str
     needs: tuple[str, ...]
-    """The steps and checks that come before it."""
+    """Names of the steps and checks that must come first."""
     check: Callable[[Run], None]
-    """Raises a `NasError` if it does not hold."""
+    """Raises a `NasError` if the condition does not hold."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step of a study. Its functions are called when all that it needs is up to date."""
+    """One step of a study. `inputs`, `make` and `current` are called only once everything in `needs` is up to date."""
 
     name: str
-    """Its mark in the run's folder is `steps/<name>.json`."""
+    """Also names the step's mark in the run's folder, `steps/<name>.json`."""
     needs: tuple[str, ...]
-    """The steps and checks that come before it."""
+    """Names of the steps and checks that must come first."""
     inputs: Callable[[Run], str]
-    """The digest of everything that the result is made from."""
+    """Returns the digest of everything that the result is made from."""
     make: Callable[[Run, Laps], None] | None
-    """Makes the result, or goes on where it was interrupted; None if the result is imported."""
+    """Makes the result, or resumes an interrupted attempt. None if the result is imported."""
     result: Path
-    """The file or folder that it leaves; removed when the step is begun from other inputs."""
+    """The file or folder that holds the result. It is removed before the step is made from other inputs."""
     seconds: Callable[[Study, Workload], float]
-    """An estimate of how long it takes."""
+    """Estimates how many seconds the step takes."""
     aside: tuple[Path, ...] = field(default=(), kw_only=True)
-    """Other files and folders that it writes, removed together with the result."""
+    """Other files and folders that the step writes. They are removed together with the result."""
     current: Callable[[Run], bool] | None = field(default=None, kw_only=True)
-    """Whether the result is up to date; None if it is when it was made from `inputs`."""
+    """Returns whether the result is up to date. If None, it is up to date if it was made from the current `inputs`."""
     is_divided: bool = field(default=False, kw_only=True)
-    """Whether it takes what it is given of a run's hours, where the study sets them."""
+    """Whether `training.hours`, if the study sets them, decide how long the step takes."""
     is_remote: bool = field(default=False, kw_only=True)
-    """Whether `inputs` asks another machine. `nas check` does not, and takes the result for up to date."""
+    """Whether `inputs` has to ask another machine. `nas check` does not ask it and assumes that a finished result is up
+    to date."""
 
     def is_current(self, run: Run) -> bool:
-        """Whether the result is there and up to date."""
-        if not run.is_finished(self.name):  # what its inputs are read from may be missing too
+        """Whether the result exists and is up to date."""
+        if not run.is_finished(self.name):  # then the files that `inputs` reads may be missing as well
             return False
         return self.current(run) if self.current else run.is_done(self.name, self.inputs(run))

@@ -1,4 +1,4 @@
-"""The list of a study's steps, which all commands, `nas check` and the report read."""
+"""The list of a study's steps and checks in order of execution. The commands, `nas check` and the report read it."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from nas.tasks import task_kind
 
 
 def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
-    """Return the steps of a run's study, each after all that it needs.
+    """Return the steps and checks of a run's study, each after all that it needs.
 
-    Without `fine_tune` exports keep the weights that they inherit from the supernet.
+    Without `fine_tune`, exports keep the weights that they inherit from the supernet.
     """
     study = run.study
     embedded = study.task.train == "embedded"
@@ -61,7 +61,7 @@ def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
         Check("imports", ("teacher", *_profiles(here)), profiles.refuse_unmeasured),
         *(_profile(run, device) for device in away),
         Check("budgets", _profiles(study.devices), profiles.check_feasible),
-        *(_baselines(run, device) for device in study.devices),  # they tell what exports will take
+        *(_baselines(run, device) for device in study.devices),  # their duration predicts that of the exports
         *(_static(run, device) for device in study.devices if task_kind(study.task.kind).has_static),
         Check("hours left", ("teacher",), partial(_refuse_hours, fine_tune=fine_tune)),
         Step(
@@ -96,25 +96,25 @@ def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
 
 
 def seconds(run: Run) -> dict[str, float]:
-    """Return how long each finished step of a run took, in the order of the list."""
+    """Return how many seconds each finished step of a run took, in the order of the list."""
     return run.seconds([step.name for step in steps_of(run)])
 
 
 def trial_step(run: Run, candidate: dict[str, Any], fine_tune: bool) -> Step:
-    """Return the step that exports a single candidate of the front, as the budgets' exports are made."""
+    """Return the step that exports one candidate of the front, in the same way as the candidates chosen for budgets."""
     inputs, make = partial(exports.trial_inputs, candidate=candidate), partial(exports.make_trial, candidate=candidate)
     return _written(run, exports.trial_name(candidate), ("front",), inputs, make, fine_tune)
 
 
 def _refuse_hours(run: Run, fine_tune: bool) -> None:
-    """Raise `StudyError` if the study's hours are too few, but not for a supernet that was begun."""
+    """Raise `StudyError` if the study's hours are too few, unless the supernet's training has already started."""
     begun = run.is_finished("teacher") and run.is_started("supernet", supernets.supernet_inputs(run))
     if not begun:
         allowance.refuse_too_few(run, steps_of(run, fine_tune))
 
 
 def _check_separate_teacher(run: Run) -> None:
-    """Raise `TeacherError` if the teacher of a student does not fit the data; before the student is fine-tuned."""
+    """Raise `TeacherError` if a student's separate teacher does not fit the data. Runs before the student is tuned."""
     separate_teacher.check_separate_teacher(run, prepare.splits(run).label_names)
 
 
@@ -128,7 +128,7 @@ def _unlabelled(run: Run) -> Step:
 
 
 def _of_separate_teacher(run: Run) -> Iterable[Step]:
-    """The steps of a student's teacher."""
+    """Yield the steps of a student's separate teacher: fine-tuning it, if the study asks for that, and its logits."""
     made, needs = separate_teacher, ["taught labels", *(["unlabelled"] if run.study.task.unlabelled else [])]
     if run.study.teacher.fine_tune:
         inputs, make = made.separate_teacher_inputs, made.make_separate_teacher
@@ -141,7 +141,7 @@ def _of_separate_teacher(run: Run) -> Iterable[Step]:
 
 
 def _taught_by(study: Study) -> tuple[str, ...]:
-    """The steps that a distillation needs beside the ordered teacher."""
+    """Return the names of the steps that distillation needs in addition to the step `teacher`."""
     return (*(["unlabelled"] if study.task.unlabelled else []), *(["teacher-logits"] if study.student else []))
 
 
@@ -206,7 +206,10 @@ def _written(
     make: Callable[..., None],
     fine_tune: bool,
 ) -> Step:
-    """Return the step that exports under a name. `inputs` and `make` are told whether the export is fine-tuned."""
+    """Return the step that writes and verifies an export under a name.
+
+    `inputs` and `make` get `fine_tune`: whether the exported network goes through the final training.
+    """
     tuned = fine_tune and run.study.export.fine_tune
     compared = ("baselines", *(["static"] if task_kind(run.study.task.kind).has_static else []))
     return Step(

@@ -1,4 +1,7 @@
-"""The step that makes the supernet: ordering the teacher's units by importance, training."""
+"""The step that makes the supernet: it orders the teacher's units by importance, then trains the shared weights.
+
+Also prepares the distillation itself, which the final training in `finalists.py` uses as well.
+"""
 
 from __future__ import annotations
 
@@ -42,18 +45,18 @@ from nas.supernet.training import Distillation
 from nas.tasks import task_kind
 
 _FORM = 4
-"""To be raised when a supernet holds other weights than before, or is identified otherwise: older ones are rebuilt."""
+"""Increase this when supernets get other weights or another `_origin` than before, so that older ones are rebuilt."""
 
 
 @once
 def supernet_inputs(run: Run) -> str:
-    """What the supernet's weights are made from."""
+    """Return the digest of everything that the supernet's weights are made from."""
     return digest(_origin(run))
 
 
 def _origin(run: Run) -> dict[str, Any]:
     study = run.study
-    unused = {"workers"} if study.supernet.progressive else {"workers", "progressive"}  # older runs do not know it
+    unused = {"workers"} if study.supernet.progressive else {"workers", "progressive"}  # digests of older runs lack it
     unused |= {"steps"} if study.training.hours else set()
     return {
         "form": _FORM,
@@ -71,7 +74,7 @@ def _origin(run: Run) -> dict[str, Any]:
 
 
 def _near(study: Study) -> dict[str, Any]:
-    """What decides which sub-networks are near the budgets, but for the measurements."""
+    """Return what decides which sub-networks are near the budgets, except the measured profiles."""
     near = [budget for budget in study.budgets if not budget.has_floor]
     named = {device for budget in near for device in budget.devices}
     limits = {budget.name: [on.model_dump(mode="json", exclude_none=True) for on in budget.limits] for budget in near}
@@ -84,26 +87,26 @@ def _near(study: Study) -> dict[str, Any]:
 
 
 def _training_origin(run: Run) -> dict[str, Any]:
-    """What the training is bound to: with hours also the number of steps that was decided for it."""
+    """Return what a resumed training must be made from. If the study sets hours, this includes the decided steps."""
     if not run.study.training.hours:
         return _origin(run)
     return _origin(run) | {"steps": decided(run, "supernet")}
 
 
 def decided(run: Run, step: str) -> int | None:
-    """How many training steps or evaluations a step has by the study's hours; None before it is decided."""
+    """Return how many training steps or evaluations the study's hours allow a step; None if not decided yet."""
     return run.noted(step, "steps") if run.is_started(step) else None
 
 
 def refuse_other_training(run: Run) -> None:
-    """Raise `TrainingError` if another training of the supernet was begun and not ended; before a teacher is made."""
+    """Raise `TrainingError` if an unfinished training of the supernet has other inputs. Runs before all other steps."""
     if run.is_finished("supernet"):
         drop_checkpoints(run.supernet)
     refuse_others(run.supernet / "checkpoints", _training_origin(run))
 
 
 def make_supernet(run: Run, laps: Laps) -> None:
-    """Order the teacher's units, then train the supernet from it."""
+    """Order the teacher's units by importance, then train the supernet from the ordered teacher."""
     workers = run.study.supernet.workers
     torch.manual_seed(run.study.seed)
     if not run.ordered_teacher.exists():
@@ -111,7 +114,9 @@ def make_supernet(run: Run, laps: Laps) -> None:
         order(run, data, teacher)
         write_folder(run.ordered_teacher, untrained(run, data, teacher).save_pretrained)
     laps.end("ordering")
-    keep_outputs(run, distilled_texts(run, splits(run)), load_ordered(run))  # once for all workers
+    keep_outputs(
+        run, distilled_texts(run, splits(run)), load_ordered(run)
+    )  # here, so that workers need not compute them
     laps.end("outputs")
     if run.study.training.hours and decided(run, "supernet") is None:
         _decide(run, laps)
@@ -128,28 +133,29 @@ def make_supernet(run: Run, laps: Laps) -> None:
 
 
 def _decide(run: Run, laps: Laps) -> None:
-    """Note how many steps the supernet is trained for, by its share of what is left and the speed of its training."""
+    """Decide how many steps fit into the supernet's share of the time left, from a few timed steps, and note it."""
     study, settings = run.study, run.study.supernet
     with busy("Timing a few steps"), to_be_timed(run, settings.learning_rate, settings.batch_size) as training:
         step = training.time_supernet(load_ordered(run), draws_of(run, WARM_UP_STEPS + TIMED_STEPS), WARM_UP_STEPS)
     laps.end("timing")
     steps = training_steps(supernet_seconds(laps.left, study.export.fine_tune), step)
     run.note("supernet", steps=steps, hours=study.training.hours)
-    say(f"The supernet: {steps:,} steps of {step:.2f} s, of the {max(0.0, laps.left) / 60:.0f} minutes that are left")
+    say(f"The supernet: {steps:,} steps of {step:.2f} s each, in the remaining {max(0.0, laps.left) / 60:.0f} minutes")
 
 
 @contextmanager
 def to_be_timed(run: Run, learning_rate: float, batch_size: int) -> Iterator[Distillation]:
-    """A training of the few steps that tell the speed, in a folder that is removed when the block ends."""
+    """Yield a training of a few steps that measures the speed. Its folder is removed when the block ends."""
     schedule = Schedule(learning_rate, batch_size, steps=WARM_UP_STEPS + TIMED_STEPS)
     with TemporaryDirectory(prefix=".timing-", dir=run.folder) as folder:
         yield distillation(run, splits(run), schedule, Path(folder), {})
 
 
 def draws_of(run: Run, steps: int) -> Draws:
-    """The sub-networks of each of so many steps, as the study says.
+    """Return a function from a step's number to the sub-networks that it trains, for a training of `steps` steps.
 
-    Where every budget has a floor, and no limit that a sub-network could be near, those of all sizes.
+    They are near the budgets if the study says so. If all budgets have floors, there is no limit to be near, and
+    sub-networks of all sizes are drawn.
     """
     study, settings = run.study, run.study.supernet
     if study.is_near_budgets:
@@ -164,19 +170,19 @@ def draws_of(run: Run, steps: int) -> Draws:
 
 
 def _excess(costs: Costs, budget: Budget, architecture: Architecture) -> float:
-    """By how much a sub-network misses a budget; where texts may leave early, if as many leave after each layer."""
+    """Return by how much a sub-network violates a budget, assuming that equally many texts exit after each layer."""
     depth = len(architecture.layers)
     return costs.cautious_excess(architecture, budget, (1.0 / depth,) * depth if architecture.exit_threshold else ())
 
 
 def supernet_steps(run: Run) -> int:
-    """The steps of the supernet's training: as the study says, or with hours as was decided."""
+    """Return the number of steps of the supernet's training: as the study says or, if it sets hours, as was decided."""
     found = decided(run, "supernet") if run.study.training.hours else None
     return found or run.study.supernet.steps
 
 
 def _train_ordered(run: Run, origin: dict[str, Any]) -> None:
-    """From the ordered teacher to the supernet's weights, alone or as one of several processes."""
+    """Train the supernet from the ordered teacher, in a single process or as one of several, and save its weights."""
     settings = run.study.supernet
     schedule = Schedule(
         settings.learning_rate,
@@ -193,7 +199,7 @@ def _train_ordered(run: Run, origin: dict[str, Any]) -> None:
 
 
 def distillation(run: Run, data: TaskData, schedule: Schedule, folder: Path, origin: dict[str, Any]) -> Distillation:
-    """Training by distillation from the run's ordered teacher, with checkpoints in `folder`."""
+    """Return a training by distillation from the run's ordered teacher, with checkpoints in `folder`."""
     teacher, texts = load_ordered(run), distilled_texts(run, data)
     return Distillation(
         teacher=teacher,
@@ -214,28 +220,28 @@ def distillation(run: Run, data: TaskData, schedule: Schedule, folder: Path, ori
 
 
 def loss_weights(run: Run) -> LossWeights:
-    """How much each part of the distillation counts in this study."""
+    """Return the weights of the terms of the study's distillation loss."""
     settings = run.study.supernet
     return LossWeights(settings.logits_weight, settings.hidden_weight, settings.relation_weight)
 
 
 def load_supernet(run: Run) -> BertSupernet:
-    """The trained supernet."""
+    """Load the trained supernet."""
     return BertSupernet.load(run.supernet)
 
 
 def load_ordered(run: Run) -> SupernetWeights:
-    """The teacher with ordered units: what the supernet starts from."""
+    """Load the teacher with its units in order of importance, from which the supernet starts."""
     return SupernetWeights.from_pretrained(run.ordered_teacher).eval()
 
 
 def order(run: Run, data: TaskData, model: CompactBert) -> None:
-    """Put the units of a model in the order of their importance for the study's task, in place."""
+    """Reorder the units of a model by their importance for the study's task, in place."""
     reorder(model, measure_importance(model, ranking_batches(run, data, "Ordering units")))
 
 
 def untrained(run: Run, data: TaskData, largest: CompactBert) -> SupernetWeights:
-    """A supernet of the study's space that starts as `largest`."""
+    """Return an untrained supernet of the study's space with the weights of `largest`, its largest sub-network."""
     space = run.study.space
     exits = bool(space.dimensions.exit_threshold)
     weights = SupernetWeights.of(largest, space.dimensions.hidden_size, space.compression, exits)
@@ -244,7 +250,7 @@ def untrained(run: Run, data: TaskData, largest: CompactBert) -> SupernetWeights
 
 
 def ranking_batches(run: Run, data: TaskData, title: str) -> Iterator[dict[str, torch.Tensor]]:
-    """The batches that units are ranked on, and that maps and factors are fitted to, with progress shown."""
+    """Return the batches on which units are ranked and small sub-networks are fitted. Shows progress under `title`."""
     settings, tokenizer = run.study.supernet, load_tokenizer(run.teacher)
     batches, size, has_words = (
         settings.importance_batches,

@@ -1,4 +1,7 @@
-"""Teachers: the one that a study gives, checked before its weights are loaded, and the one that a run keeps."""
+"""Teachers: checks the one that a study gives before its weights are loaded, and loads the one that a run keeps.
+
+"Teacher" here means the model that is compressed, which is a student's checkpoint if the study has a student.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ class Teacher:
     """A teacher that fits a study, but whose weights are not loaded yet."""
 
     source: str
-    """Its folder."""
+    """The teacher's folder."""
     config: PreTrainedConfig
     compact: CompactBertConfig
     tokenizer: PreTrainedTokenizerBase
@@ -45,7 +48,7 @@ class Teacher:
     """None if the weights are not on this machine yet."""
 
     def head(self, study: Study) -> Head | None:
-        """Its classifier; None for a model that was saved without one."""
+        """Return the teacher's classifier; None if the model was saved without one."""
         if self.checkpoint:
             has_one = self.checkpoint.labels is not None
         else:
@@ -56,7 +59,7 @@ class Teacher:
 
 
 def check_shape(study: Study, source: str, config: PreTrainedConfig) -> CompactBertConfig:
-    """The configuration of the teacher in a folder as a `CompactBert`; raises if it does not fit the study."""
+    """Return a teacher's configuration as that of a `CompactBert`. Raises a `NasError` if it does not fit the study."""
     with student_named(study):
         study.check_teacher(shape_of(config))
         compact = compact_config(config, task_kind(study.task.kind).form(source))
@@ -68,7 +71,7 @@ def check_shape(study: Study, source: str, config: PreTrainedConfig) -> CompactB
     for name in study.space.compression.embedding:
         if not compression(name).suits(compact.vocab_size, compact.embedding_width):
             raise SearchSpaceError(
-                f"search_space: {name!r} does not suit the teacher's word table of {compact.vocab_size:,} by "
+                f"search_space: {name!r} does not suit the teacher's token embeddings of {compact.vocab_size:,} by "
                 f"{compact.embedding_width}; set search_space.exclude_compression = [{name!r}]"
             )
     lengths = {"task.max_length": study.task.max_length}
@@ -77,17 +80,17 @@ def check_shape(study: Study, source: str, config: PreTrainedConfig) -> CompactB
     for key, length in lengths.items():
         if length > compact.max_position_embeddings:
             raise TeacherError(
-                f"{key}: must be at most the tokens that the teacher has positions for, "
-                f"{compact.max_position_embeddings}, but got {length}; lower it"
+                f"{key}: must be at most the teacher's number of positions, {compact.max_position_embeddings}, but "
+                f"got {length}; lower it"
             )
     return compact
 
 
 def check_teacher(study: Study, source: str, weights: bool = True) -> Teacher:
-    """All that can be known of a teacher's folder without loading its weights.
+    """Read everything about the teacher in a folder that can be known without loading its weights.
 
-    Raises if its configuration, tokenizer or weights cannot be read or do not fit the study. Without `weights` these
-    are not looked at.
+    Raises a `NasError` if its configuration, tokenizer or weights cannot be read or do not fit the study. Without
+    `weights`, these are not checked.
     """
     with student_named(study):
         config = read_config(source)
@@ -103,9 +106,9 @@ def check_teacher(study: Study, source: str, weights: bool = True) -> Teacher:
 
 
 def _check_head(study: Study, config: PreTrainedConfig, checkpoint: Checkpoint) -> None:
-    """Raise unless the checkpoint has a head for the study's kind of task.
+    """Raise `TeacherError` unless the checkpoint has a head for the study's kind of task.
 
-    A configuration that does not name its labels gets as many as the classifier has.
+    If the configuration does not name its labels, it gets as many labels as the classifier has outputs.
     """
     labels, where = checkpoint.labels, f"teacher.model: {checkpoint.source}"
     unnamed = all(name == f"LABEL_{number}" for number, name in (config.id2label or {}).items())
@@ -124,7 +127,7 @@ def _check_head(study: Study, config: PreTrainedConfig, checkpoint: Checkpoint) 
 
 
 def check_kind(study: Study, source: str, config: PreTrainedConfig, labels: int | None) -> None:
-    """Raise `TeacherError` if a fine-tuned classifier with so many labels is of another kind than the study's task."""
+    """Raise `TeacherError` if a fine-tuned classifier with `labels` labels is of another kind than the study's task."""
     kind = task_kind(study.task.kind)
     if not kind.takes(config.problem_type, labels):
         raise TeacherError(
@@ -135,9 +138,9 @@ def check_kind(study: Study, source: str, config: PreTrainedConfig, labels: int 
 
 
 def load_classifier(study: Study, source: str, data: TaskData) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The teacher in float32 and its tokenizer; with a new head where it is to be fine-tuned and has none for the task.
+    """Load the teacher in float32 and its tokenizer. If it will be fine-tuned and has no head for the task, add one.
 
-    Raises `TeacherError` as `check_teacher` does, and for a teacher with another number of labels than the data.
+    Raises the errors of `check_teacher`, and `TeacherError` if the teacher and the data differ in the number of labels.
     """
     teacher = check_teacher(study, source)
     config, kind = teacher.config, task_kind(study.task.kind)
@@ -148,7 +151,7 @@ def load_classifier(study: Study, source: str, data: TaskData) -> tuple[PreTrain
         config.id2label, config.label2id = names, {name: key for key, name in names.items()}
     elif config.num_labels != data.num_labels:
         raise TeacherError(
-            f"teacher.model: {source} has {config.num_labels} labels, the task has {data.num_labels}; "
+            f"teacher.model: {source} has {config.num_labels} labels, but the task has {data.num_labels}; "
             "give a teacher fine-tuned for this task, or set teacher.fine_tune"
         )
     checkpoint = Checkpoint.of(source, config, kind.network_form.network_type)
@@ -164,25 +167,25 @@ def load_classifier(study: Study, source: str, data: TaskData) -> tuple[PreTrain
 
 
 def _announce(checkpoint: Checkpoint, config: PreTrainedConfig, needed: Problem) -> None:
-    """Say what of a head does not stay. That a model without a head gets one is what `fine_tune` is for."""
+    """Report which parts of an existing head are replaced. If there is no head, a new one is expected: say nothing."""
     labels = checkpoint.labels
     if checkpoint.new and labels not in (None, config.num_labels):
         say(f"Teacher: its classifier has {labels} label(s), the task has {config.num_labels}; a new one is trained")
     elif checkpoint.new and labels:
         say(f"Teacher: its classifier is incomplete; {', '.join(checkpoint.new)} are trained from scratch")
     if config.problem_type not in (None, needed):
-        say(f"Teacher: its problem_type, {config.problem_type}, becomes {needed}, as the task needs")
+        say(f"Teacher: its problem_type, {config.problem_type}, becomes {needed}, which the task needs")
 
 
 def load_teacher(run: Run) -> CompactBert:
-    """The fine-tuned teacher as a `CompactBert`."""
+    """Load the run's teacher, fine-tuned if the study asks for that, as a `CompactBert`."""
     form = _form(run)
     return from_stock(AUTO_CLASSES[form.network_type].from_pretrained(run.teacher), form)
 
 
 @once
 def teacher_config(run: Run) -> CompactBertConfig:
-    """The teacher's configuration as a `CompactBert`."""
+    """Return the configuration of the run's teacher as that of a `CompactBert`."""
     return compact_config(AutoConfig.from_pretrained(run.teacher), _form(run))
 
 

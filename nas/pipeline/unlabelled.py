@@ -1,7 +1,7 @@
-"""The step that reads text without labels, and the texts that the teacher is distilled on.
+"""The step that reads unlabelled texts, and the texts on which the teacher is distilled.
 
-The step stands beside the one that makes the data: with other texts the supernet is trained anew, but neither is the
-data split again nor the teacher fine-tuned.
+This is separate from the step `data`: if the unlabelled texts change, only the supernet and what follows from it are
+trained again, while the data and the teacher stay.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from nas.progress import Laps, busy, say
 from nas.tasks import GROUP
 
 _FORM = 1
-"""To be raised when the same files give other texts than before, so that older ones are rebuilt."""
+"""Increase this when the same files lead to other texts than before, so that older ones are rebuilt."""
 _TEXTS, _COUNTS = "texts.parquet", "counts.json"
 
 
 def sources(run: Run) -> list[tuple[str, bool]]:
-    """Paths and splits of text without labels, each with whether it is a file."""
+    """Return the files and splits with unlabelled texts, each with whether it is a file."""
     task = run.study.task
     files = task.unlabelled_files
     return [(str(run.study.resolve(name)) if name in files else name, name in files) for name in task.unlabelled]
@@ -38,26 +38,26 @@ def sources(run: Run) -> list[tuple[str, bool]]:
 
 @once
 def unlabelled_made_of(run: Run) -> list[Any]:
-    """The content of each file, and the name and commit of each split, as JSON values."""
+    """Return what identifies the unlabelled texts: each file's content, and each split's name and commit."""
     return [content_of(Path(name)) if is_file else [name, commit(run, "dataset")] for name, is_file in sources(run)]
 
 
 @once
 def unlabelled_inputs(run: Run) -> str:
-    """The digest of everything that the tokenised texts are made from."""
+    """Return the digest of everything that the tokenised unlabelled texts are made from."""
     return digest([_FORM, data_inputs(run), unlabelled_made_of(run)])
 
 
 def read_new_texts(run: Run, task: ReadTask) -> Unlabelled:
-    """The study's texts without labels that its splits do not have."""
+    """Read the study's unlabelled texts, without those that its splits already contain."""
     settings = run.study.task.model_copy(update={"revision": commit(run, "dataset")})
     return read_unlabelled(settings, sources(run), task.splits)
 
 
 @said_of_ids
 def make_unlabelled(run: Run, laps: Laps) -> None:
-    """Read the texts without labels, leave out what the splits have, and tokenise the rest."""
-    with busy("Reading and tokenising text without labels"):
+    """Read the unlabelled texts, leave out those that the splits contain, and tokenise the rest."""
+    with busy("Reading and tokenising unlabelled texts"):
         task = read_task(run, weights=False)
         found = read_new_texts(run, task)
         texts = task.tokenised(found.texts, tokenizer_of(run, task))
@@ -69,7 +69,7 @@ def make_unlabelled(run: Run, laps: Laps) -> None:
 
 
 def unlabelled_counts(run: Run) -> Counts | None:
-    """How many texts without labels were read and left out; None if the study has none or the step is not made."""
+    """Return how many unlabelled texts were read and left out; None if the study has none or they are not read yet."""
     if not run.study.task.unlabelled or not run.is_finished("unlabelled"):
         return None
     return Counts(**read_json(run.unlabelled / _COUNTS, DataError))
@@ -77,14 +77,14 @@ def unlabelled_counts(run: Run) -> Counts | None:
 
 @once
 def unlabelled_texts(run: Run) -> Dataset:
-    """The tokenised texts without labels."""
+    """Load the tokenised unlabelled texts from the run's folder."""
     return read_table(run.unlabelled / _TEXTS)
 
 
 def distilled_texts(run: Run, data: TaskData) -> Dataset:
-    """The texts that the teacher is distilled on: those of the training set, then those without labels.
+    """Return the texts on which the teacher is distilled: those of the training set, then the unlabelled ones.
 
-    Labels are left out. In training each text is drawn as often as any other.
+    Labels are removed. The training draws all of these texts equally often.
     """
     train = data.train.remove_columns([name for name in data.train.column_names if name in NOT_TEXT])
     if not run.study.task.unlabelled:
@@ -93,12 +93,12 @@ def distilled_texts(run: Run, data: TaskData) -> Dataset:
 
 
 def distilled_from(run: Run) -> list[Path]:
-    """The files that hold the texts of the distillation."""
+    """Return the files that hold the texts of `distilled_texts`."""
     return [run.data / "train.parquet", *([run.unlabelled / _TEXTS] if run.study.task.unlabelled else [])]
 
 
 def unlabelled_lengths(run: Run) -> list[int]:
-    """The tokens of each text without labels; nothing where the study has none, or they are not read yet."""
+    """Return each unlabelled text's number of tokens; empty if the study has none, or they are not read yet."""
     if unlabelled_counts(run) is None:
         return []
     return values_of(unlabelled_texts(run), "length")

@@ -1,4 +1,4 @@
-"""Who sees the trainings of a run besides nas: integrations of transformers that the study names, and callbacks."""
+"""Logging of a run's trainings outside nas: to transformers' integrations that the study names, and to callbacks."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from nas.pipeline.run import Run
 from nas.supernet.loops import Watchers
 
 _BESIDE = {"tensorboard"}
-"""What is reported to only where it is installed."""
+"""Integrations that are used only if they are installed."""
 
 
 def watchers_of(run: Run) -> Watchers:
-    """Those of the trainings of a run."""
+    """Return the integrations and callbacks that follow every training of a run."""
     return Watchers(run.study.training.report_to, tuple(run.callbacks))
 
 
 def check_reports(run: Run) -> None:
-    """Raise `StudyError` if the study reports to something that is not installed."""
+    """Raise `StudyError` if the study names an integration that is not installed."""
     for name in run.study.training.report_to:
         if name not in _BESIDE and find_spec(name) is None:
             raise StudyError(f"training.report_to: {name} is not installed; pip install {name}, or remove it")

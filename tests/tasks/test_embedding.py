@@ -231,7 +231,7 @@ def test_nas_check_counts_pairs(tmp_path, nas):
     assert found.judged_by == "150 pairs" and found.sets["train"].rows <= 600 and 0.0 < found.standard_error < 0.05
     code, printed, error = nas("check", str(study), "--runs", str(tmp_path / "runs"))
     assert code == 0, error
-    assert "candidates are judged by 150 pairs" in printed
+    assert "candidates are evaluated on 150 pairs" in printed
 
 
 def test_nas_init_finds_the_columns_of_texts_and_of_pairs(tmp_path, nas, monkeypatch):
