@@ -1,4 +1,4 @@
-"""Running a study: its steps as values, the runner that brings them up to date, and the run's folder with the results.
+"""Runs a study: its steps as values, the runner that brings them up to date, and the run's folder with the results.
 
 The command line and the public API of `nas` call the functions that are exported here.
 """

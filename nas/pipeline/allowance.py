@@ -1,4 +1,4 @@
-"""How much of `training.hours` remains for the steps that share them: supernet, search and final training.
+"""Computes how much of `training.hours` remains for the steps that share them: supernet, search and final training.
 
 All other steps have a fixed cost: the seconds that they took or, if they have not run yet, an estimate.
 """
@@ -24,7 +24,7 @@ _BY_ROWS = ("embedded", "data", "unlabelled", "teacher", "separate-teacher", "te
 
 
 def seconds_allowed(run: Run, steps: Sequence[Step | Check], step: Step) -> float:
-    """Return the seconds that are left for a step that shares the hours and for the sharing steps after it together.
+    """Return the seconds left for a step that shares the hours, together with all later steps that share them.
 
     Infinite if the study sets no hours.
     """

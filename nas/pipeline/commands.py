@@ -38,12 +38,12 @@ def prepare_teacher(run: Run) -> TaskData:
 
 
 def train(run: Run) -> None:
-    """Train the supernet, after all steps that it needs."""
+    """Train the supernet, after all steps that it needs are up to date."""
     bring_up_to_date(run, steps_of(run), "supernet")
 
 
 def profile(run: Run) -> dict[str, Profile]:
-    """Profile the devices whose profile is missing or was measured on another machine; return all profiles by device.
+    """Profile the devices whose profile is missing or out of date; return all profiles by the device's name.
 
     Raises `DeviceError` if no profile was imported for an off-cluster device, but only after all others are profiled.
     """
@@ -66,7 +66,7 @@ def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
 
     Returns the verifications by the budget's name. Without `fine_tune`, exports keep the supernet's weights.
 
-    Raises `MissedBudgetsError` if no measured candidate meets a budget, after the other budgets have their exports.
+    Raises `MissedBudgetsError` if there are budgets that no measured candidate meets. All others are exported first.
     """
     names = {f"export-{budget.name}": budget.name for budget in run.study.budgets}
     problems = bring_up_to_date(run, steps_of(run, fine_tune), *names, tolerated=ExportError)

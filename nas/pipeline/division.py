@@ -1,7 +1,7 @@
-"""How `training.hours` are divided among the supernet's training, the search and the final training.
+"""Divides `training.hours` among the supernet's training, the search and the final training.
 
 The steps with a fixed cost (data, teacher, profiles, baselines, measurements, exports) are deducted first. The rest is
-divided by shares, which are converted to numbers of training steps and evaluations by how long one takes here.
+divided by fixed shares. From each share and a short timing follows the number of training steps or evaluations.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def evaluations(seconds: float, evaluation: float) -> int:
 
 
 def mean_step(rungs: Sequence[float], trained: Sequence[int], few: tuple[int, float], many: tuple[int, float]) -> float:
-    """Return the mean seconds per step of a training in which several networks are trained and some dropped at rungs.
+    """Return the mean seconds per step of a training that starts with many networks and drops some at each rung.
 
     `rungs` are shares of all steps. `trained` holds the number of networks before the first rung, between the first
     and the second rung, and so on. `few` and `many` are a number of networks and the measured seconds of a step with

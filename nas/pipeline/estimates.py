@@ -1,4 +1,4 @@
-"""Estimates of how many seconds each step takes, from the settings, the texts and the measured speed of this machine.
+"""Estimates how many seconds each step takes, from the settings, the texts and the measured speed of this machine.
 
 `nas check` shows them. With `training.hours` they also decide how much time is left for training and search.
 """
@@ -104,8 +104,7 @@ class Workload:
         return replace(self, operations=self.teacher_operations or self.operations)
 
     def seconds(self, texts: float) -> float:
-        """Return the seconds of the teacher's forward pass over `texts` texts. Forward and backward take three times as
-        long."""
+        """Return the seconds of the teacher's forward pass over `texts` texts; training takes three times as long."""
         return texts * self.tokens * self.operations / (self.rate * _EFFICIENCY)
 
 
@@ -201,7 +200,7 @@ def finalists(study: Study, work: Workload) -> float:
 def export(study: Study, work: Workload) -> float:
     """Return the seconds to write and verify the export for one budget.
 
-    If the baselines are made, their time is the measure: an export is smaller than the two baselines of each device.
+    Once the baselines are made, this is half of the time that they took, since each device has two large baselines.
     """
     return 15.0 if work.verified is None else _WRITING + work.verified / 2
 

@@ -2,8 +2,8 @@
 
 The best network is the most accurate one or, if the budget has an accuracy floor, the cheapest one that reaches it.
 
-The teacher is exported and verified in the same way as the baseline of each device, and so are single candidates of
-the front if a user asks for them.
+The teacher is exported and verified in the same way, as the baseline of each device. So is a single candidate of the
+front if a user asks for it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _FORM = 7
 
 
 def is_current(run: Run, name: str, inputs: Callable[..., str], fine_tune: bool) -> bool:
-    """Whether an export is up to date. A fine-tuned one also is if no fine-tuning is wanted, so that it is not lost."""
+    """Whether an export is up to date. A fine-tuned export counts even if no fine-tuning is wanted, to keep it."""
     step = f"export-{name}"
     if run.is_done(step, inputs(run, fine_tune=fine_tune)):
         return True

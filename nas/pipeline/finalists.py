@@ -62,7 +62,7 @@ class Finalist:
 
     @property
     def inherited_less_luck(self) -> float:
-        """The inherited accuracy, corrected for the fact that the network was selected by this very accuracy."""
+        """The inherited accuracy, corrected for selection bias, since the network was chosen by this accuracy."""
         return self.inherited - FLATTERED * self.standard_error
 
     @property
@@ -96,8 +96,8 @@ class Contest:
     def goal(self, numbers: Sequence[int], inherited: Sequence[float]) -> Goal | None:
         """Return the goal of the contest; None without a floor.
 
-        `numbers` are the contest's networks as positions in the whole training, whose networks have the accuracies
-        `inherited` before it.
+        `numbers` are the indices of the contest's networks among all networks of the training. `inherited` holds the
+        accuracies of all networks before it.
         """
         if self.floor is None:
             return None
@@ -161,7 +161,7 @@ def train_together(run: Run, folder: Path, contests: Sequence[Contest], title: s
     """Train the networks of all contests together; each contest drops its worse half at every rung. Can be resumed.
 
     Writes the weights to `folder`, in a Hugging Face folder per network, named by its architecture's digest. If the
-    study sets hours, the time left by `laps` decides the number of steps; only the final training passes `laps`.
+    study sets hours and `laps` are given, the time that they have left decides the number of steps.
     """
     architectures = list(dict.fromkeys(chain.from_iterable(contest.networks for contest in contests)))
     evaluator = judge_of(run)

@@ -1,6 +1,6 @@
 """The accuracy floors of a run's budgets. They are known once the teacher's accuracy has been measured.
 
-The search reads the floors for its candidates, the final training and the exports those for trained networks.
+The search uses the floors of candidates. The final training and the exports use those of exports.
 """
 
 from __future__ import annotations

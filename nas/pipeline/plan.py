@@ -1,4 +1,4 @@
-"""The plan of a study: everything that can be checked, and the time it will take, without doing any of the work.
+"""Plans a study: checks everything that can be checked and estimates the time, without doing any of the work.
 
 `nas check` prints it.
 """

@@ -180,7 +180,7 @@ def teacher_folder(run: Run, weights: bool = True) -> str:
 
 @dataclass(frozen=True)
 class ReadTask:
-    """A study's rows, split and with labels numbered as the teacher does, and the teacher whose tokenizer they need."""
+    """A study's rows, split, with labels numbered as the teacher numbers them; and the teacher with its tokenizer."""
 
     splits: Splits
     teacher: Teacher
@@ -393,7 +393,8 @@ def fine_tune(
 ) -> None:
     """Fine-tune a model in place.
 
-    Labels that are numbers are standardised for the training. Then the last layer is rescaled to undo this.
+    Numeric labels are standardised for the training. Afterwards the last layer is rescaled, so that the model predicts
+    labels on their own scale.
     """
     train, scale = data.train, STANDARD
     if task_kind(study.task.kind).predicts_numbers:

@@ -42,8 +42,8 @@ few seconds."""
 _SIMULATED = 2000
 """The largest number of simulated answers for a standard error, which is then scaled to the number of texts."""
 _FEW_ROWS, _MANY_CUT, _MANY_UNKNOWN, _ONE_CLASS, _COARSE = 10, 0.05, 0.05, 0.9, 0.01
-"""A user is warned of classes with fewer rows than the first of these, and of larger values than the others: the share
-of texts that are cut, of unknown tokens and of one class, and the standard error."""
+"""Limits for warnings: the fewest rows of a class, the largest shares of cut texts, of unknown tokens and of one class,
+and the largest standard error."""
 _SHOWN = 5
 
 

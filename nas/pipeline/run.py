@@ -64,7 +64,7 @@ T = TypeVar("T")
 
 
 class Run:
-    """The folder of one study's results, with marks that say which steps are up to date. Steps take it as argument."""
+    """The folder with one study's results, and the marks that say which steps are up to date."""
 
     def __init__(self, study: Study, folder: Path) -> None:
         self.study = study
@@ -121,7 +121,7 @@ class Run:
 
     @property
     def teacher(self) -> Path:
-        """The folder of the model that is compressed: the fine-tuned teacher, or the student if the study has one."""
+        """The folder of the model that is compressed: the fine-tuned teacher or, if the study has one, the student."""
         return self.folder / "teacher"
 
     @property

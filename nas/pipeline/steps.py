@@ -208,7 +208,7 @@ def _written(
 ) -> Step:
     """Return the step that writes and verifies an export under a name.
 
-    `inputs` and `make` get `fine_tune`: whether the exported network goes through the final training.
+    `inputs` and `make` are called with `fine_tune`: whether the exported network goes through the final training.
     """
     tuned = fine_tune and run.study.export.fine_tune
     compared = ("baselines", *(["static"] if task_kind(run.study.task.kind).has_static else []))

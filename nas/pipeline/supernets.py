@@ -99,7 +99,7 @@ def decided(run: Run, step: str) -> int | None:
 
 
 def refuse_other_training(run: Run) -> None:
-    """Raise `TrainingError` if an unfinished training of the supernet has other inputs. Runs before all other steps."""
+    """Raise `TrainingError` if there is an unfinished training of the supernet from other inputs. Runs first of all."""
     if run.is_finished("supernet"):
         drop_checkpoints(run.supernet)
     refuse_others(run.supernet / "checkpoints", _training_origin(run))
@@ -159,8 +159,10 @@ def draws_of(run: Run, steps: int) -> Draws:
     """
     study, settings = run.study, run.study.supernet
     if study.is_near_budgets:
-        excesses = [None if budget.has_floor else partial(_excess, costs_of(run), budget) for budget in study.budgets]
-        return near_budgets(study.space, excesses, settings.random_subnets + 2, study.seed)
+        violations = [
+            None if budget.has_floor else partial(_violation, costs_of(run), budget) for budget in study.budgets
+        ]
+        return near_budgets(study.space, violations, settings.random_subnets + 2, study.seed)
 
     def of(space: SearchSpace) -> Draws:
         sampling: Literal["spread", "uniform"] = "uniform" if settings.sampling == "uniform" else "spread"
@@ -169,7 +171,7 @@ def draws_of(run: Run, steps: int) -> Draws:
     return in_stages(study.space, steps, of) if settings.progressive else of(study.space)
 
 
-def _excess(costs: Costs, budget: Budget, architecture: Architecture) -> float:
+def _violation(costs: Costs, budget: Budget, architecture: Architecture) -> float:
     """Return by how much a sub-network violates a budget, assuming that equally many texts exit after each layer."""
     depth = len(architecture.layers)
     return costs.cautious_excess(architecture, budget, (1.0 / depth,) * depth if architecture.exit_threshold else ())

@@ -1,7 +1,7 @@
 """The step that reads unlabelled texts, and the texts on which the teacher is distilled.
 
-This is separate from the step `data`: if the unlabelled texts change, only the supernet and what follows from it are
-trained again, while the data and the teacher stay.
+This step is separate from `data`. If the unlabelled texts change, the supernet and all that depends on it are trained
+again, but the data is not split and the teacher not fine-tuned again.
 """
 
 from __future__ import annotations

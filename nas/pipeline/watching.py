@@ -8,7 +8,7 @@ from nas.errors import StudyError
 from nas.pipeline.run import Run
 from nas.supernet.loops import Watchers
 
-_BESIDE = {"tensorboard"}
+_OPTIONAL = {"tensorboard"}
 """Integrations that are used only if they are installed."""
 
 
@@ -20,5 +20,5 @@ def watchers_of(run: Run) -> Watchers:
 def check_reports(run: Run) -> None:
     """Raise `StudyError` if the study names an integration that is not installed."""
     for name in run.study.training.report_to:
-        if name not in _BESIDE and find_spec(name) is None:
+        if name not in _OPTIONAL and find_spec(name) is None:
             raise StudyError(f"training.report_to: {name} is not installed; pip install {name}, or remove it")
