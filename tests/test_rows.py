@@ -214,7 +214,7 @@ def _laugh(folder):
 
 
 REFUSED = {
-    "a token without an embedding": (_laugh, "uses the token '<laugh>', number 64, but there are embeddings for 64"),
+    "a token without an embedding": (_laugh, "uses the token '<laugh>', number 64, but the model has embeddings"),
     "no text column": (_rename("text"), "no column 'text'; use one of"),
     "no label column": (_rename("label"), "no column 'label'; use one of"),
     "a class that the teacher does not have": (_three_classes, "has 2 labels, the data has 3 labels"),

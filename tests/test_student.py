@@ -341,7 +341,7 @@ BROKEN = {
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "has no model.safetensors"),
     "no configuration": (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
     "no tokenizer": (_without_tokenizer, "has no tokenizer; add its tokenizer.json"),
-    "no classifier": (_as_autoencoder, "transformers has no sequence classifier of the kind 'clip'"),
+    "no classifier": (_as_autoencoder, "transformers has no sequence classifier for model_type 'clip'"),
 }
 
 

@@ -235,7 +235,7 @@ def _no_row(folder):
         (_one_output, "problem_type is regression with 1 label(s), but a task of kind 'classification' needs"),
         (_one_name_too_few, "id2label names 1 label(s), but the classifier has 2; correct id2label"),
         (_quantised, "quantization_config must be absent or false"),
-        (_no_row, "the token '<none>', number 64, but there are embeddings for 64 tokens only"),
+        (_no_row, "the token '<none>', number 64, but the model has embeddings for only 64 tokens"),
     ],
 )
 def test_check_finds_what_training_would_meet(nas, tiny_study, tmp_path, spoil, words):
@@ -310,7 +310,7 @@ def test_a_text_with_a_token_that_has_no_embedding_is_refused_and_names_it(nas, 
     Dataset.from_list([*rows, {"text": "w1 <laugh>", "label": 1}]).to_parquet(path)
     for verb in ("check", "train"):
         code, _, error = nas(verb, str(tiny_study), "--runs", str(tmp_path / "other"))
-        assert code == 2 and "uses the token '<laugh>', number 64, but there are embeddings for 64 tokens" in error
+        assert code == 2 and "uses the token '<laugh>', number 64, but the model has embeddings for only" in error
     assert not (tmp_path / "other" / "tiny" / "teacher").exists()
 
 

@@ -1,4 +1,8 @@
-"""The model of a sub-network: configuration, definition, sizes, ONNX form, and the way from and to a teacher."""
+"""The network model: configuration, definition, sizes and ONNX form of sub-networks, and the conversion of teachers.
+
+`CompactBert` is a sub-network with its head, and `CompactBertConfig` describes one. The supernet, the latency
+profiles, the evaluation and the export all build their networks from these two classes.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,10 @@ __all__ = ["CompactBert", "CompactBertConfig", "CompactBertForSequenceClassifica
 
 
 def __getattr__(name: str) -> Any:
-    """The definition when it is first asked for: the configuration is registered while transformers still loads."""
+    """Return a class of `nas.model.modeling`, which is imported only when it is first needed.
+
+    The configuration class has to be importable while transformers itself is still being imported.
+    """
     if name not in __all__:
         raise AttributeError(f"module 'nas.model' has no attribute {name!r}")
     from nas.model import modeling

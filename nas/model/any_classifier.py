@@ -1,6 +1,8 @@
-"""A sequence classifier of any family that transformers has: a teacher that is not compressed.
+"""Text classifiers of any family that transformers supports, for teachers that are not compressed themselves.
 
-Nothing is known of such a model but how transformers calls it. Weights are safetensors, and no code of a folder is run.
+`AnyClassifier` uses only the Auto classes of transformers. It reads weights only from safetensors files, and never
+runs code from the folder. `nas.pipeline.separate_teacher` fine-tunes such a teacher and stores its logits, from which
+the student learns.
 """
 
 from __future__ import annotations
@@ -26,62 +28,67 @@ from nas.tasks import Problem
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
-"""Files of which each kind of tokenizer has one."""
+"""File patterns, of which a folder with a tokenizer matches at least one."""
 _LONGEST = 1_000_000
-"""What transformers takes for the longest text of a tokenizer that does not say it is above this."""
+"""A `model_max_length` above this is the placeholder of transformers for a tokenizer without a limit."""
 
 
 @dataclass(frozen=True)
 class AnyClassifier:
-    """The configuration and the tokenizer of a classifier; its weights are not loaded."""
+    """The configuration and tokenizer of a text classifier, whose weights are loaded only by `load`."""
 
     source: str
-    """Its folder."""
+    """The folder that holds the model."""
     config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
 
     @classmethod
     def of(cls, source: str, weights: bool = True) -> AnyClassifier:
-        """Read a folder. Raises `TeacherError` if it is no model that transformers can classify texts with.
+        """Read a model folder. Raises `TeacherError` if transformers cannot load a text classifier from it.
 
-        Without `weights` their files need not be there.
+        If `weights` is false, the weight files may be missing.
         """
         folder = Path(source)
         if not (folder / "config.json").is_file():
-            raise _refused(source, "has no config.json; give a folder or hub id of a model of transformers")
+            raise _refused(source, "has no config.json; give the folder or hub id of a transformers model")
         try:
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        except Exception as problem:  # each class of configurations raises others
+        except Exception as problem:  # every configuration class raises exceptions of its own
             raise _refused(source, f"its config.json cannot be read: {_line(problem)}; repair it") from None
         if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
             raise _refused(
-                source, f"transformers has no sequence classifier of the kind {config.model_type!r}; give another model"
+                source,
+                f"transformers has no sequence classifier for model_type {config.model_type!r}; give another model",
             )
         if weights and not any((folder / name).is_file() for name in _WEIGHTS):
             raise _refused(
-                source, f"has no {_WEIGHTS[0]}, and no others are read; write it with save_pretrained of transformers"
+                source,
+                f"has no {_WEIGHTS[0]}, and other formats are not read; load the model with transformers and save it "
+                "with save_pretrained",
             )
         return cls(source, config, _tokenizer(source, config))
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """The names of its outputs, in order."""
+        """The names of the model's outputs, in order."""
         return tuple(str(name) for _, name in sorted((self.config.id2label or {}).items()))
 
     @property
     def has_types(self) -> bool:
-        """Whether it reads `token_type_ids`."""
+        """Whether the model reads `token_type_ids`."""
         return "token_type_ids" in self.tokenizer.model_input_names
 
     def longest(self, wanted: int) -> int:
-        """The most tokens of a text that it reads, at most those wanted."""
+        """Return the number of tokens to truncate texts to: `wanted`, or the model's own limit if that is lower."""
         known = self.tokenizer.model_max_length
         return min(wanted, known) if known < _LONGEST else wanted
 
     def load(self, problem_type: Problem, outputs: Mapping[int, str] | None = None) -> PreTrainedModel:
-        """The classifier in float32; with `outputs`, their numbers and names, it may get a new head for them.
+        """Return the classifier in float32.
 
-        Raises `TeacherError` if a weight is missing or of another shape, other than those of a new head.
+        `outputs` holds the names of new outputs by their numbers. If it is given, head weights that are missing or of
+        another shape are initialised at random. Raises `TeacherError` if any other weight is missing or has another
+        shape.
         """
         config = self.config
         config.problem_type = problem_type
@@ -105,7 +112,7 @@ class AnyClassifier:
         return model
 
     def _check(self, model: PreTrainedModel, loading: Mapping[str, Any], may_be_new: bool) -> None:
-        """Raise `TeacherError` if parts are drawn at random that are to be loaded."""
+        """Raise `TeacherError` if weights that had to be loaded were initialised at random instead."""
         base = f"{model.base_model_prefix}."
         missing = sorted({*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])})
         if may_be_new:
@@ -113,16 +120,16 @@ class AnyClassifier:
         if missing:
             more = f" and {len(missing) - 1} more" if missing[1:] else ""
             remedy = "give a complete checkpoint" if may_be_new else "give a classifier, or set teacher.fine_tune"
-            raise _refused(self.source, f"has no {missing[0]}{more} of the weights that it needs; {remedy}")
+            raise _refused(self.source, f"has no {missing[0]}{more} of the weights that the model needs; {remedy}")
 
 
 def _tokenizer(source: str, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
-    # transformers makes up an empty tokenizer for a folder without one.
+    # For a folder without a tokenizer, transformers silently creates an empty one.
     if not any(file for pattern in _TOKENIZERS for file in Path(source).glob(pattern)):
         raise _refused(source, "has no tokenizer; add its tokenizer.json")
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, config=config, trust_remote_code=False)
-    except Exception as problem:  # tokenizers raises bare exceptions, and each class of tokenizers others
+    except Exception as problem:  # tokenizers raises bare exceptions, and tokenizer classes raise their own
         raise _refused(source, f"its tokenizer cannot be loaded: {_line(problem)}; repair it") from None
     if tokenizer.pad_token_id is None:
         raise _refused(source, 'its tokenizer has no padding token; add "pad_token" to tokenizer_config.json')

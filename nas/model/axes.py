@@ -1,7 +1,8 @@
-"""The axes of parameters: which of them run over units that a search may drop.
+"""The units (hidden units, heads, neurons and so on) that the axes of a network's parameters run over.
 
-Every module of a network that holds parameters says once what its axes stand for. Ordering by importance, magnitudes,
-the completion of narrow hidden sizes and sizes in bytes follow from that.
+Each module with parameters records once, with `along`, which units the axes of its weight run over. The ordering by
+importance, the unit magnitudes, the completion of narrow hidden sizes and the size calculations are derived from
+these records.
 """
 
 from __future__ import annotations
@@ -16,37 +17,37 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class Axis(StrEnum):
-    """A kind of units that an axis of a parameter runs over."""
+    """The kind of units that an axis of a parameter runs over."""
 
     HIDDEN = "hidden"
-    """Units of the hidden states."""
+    """Hidden units: the features of the hidden states."""
     POOLED = "pooled"
-    """Units of the pooler, as many as hidden units."""
+    """The pooler's output units, of which there are as many as hidden units."""
     HEADS = "heads"
-    """Heads of one layer's attention."""
+    """The attention heads of one layer."""
     HEAD_FEATURES = "head features"
-    """Features of all heads of one layer, those of one head in a row."""
+    """The features of all attention heads of one layer; those of one head are contiguous."""
     NEURONS = "neurons"
-    """Units inside one layer's feed-forward block."""
+    """The intermediate neurons of one layer's feed-forward block."""
 
 
 Axes = tuple[Axis | None, ...]
-"""What the axes of a parameter run over, None for what is not searched."""
+"""The kind of units for each axis of a parameter; None for an axis whose length is not searched."""
 
 
 def along(module: M, *axes: Axis | None) -> M:
-    """Return the module after noting what the axes of its weight run over: rows and columns of a matrix.
+    """Record which units the axes of a module's weight run over (rows, then columns), and return the module.
 
-    The bias of a module with a matrix, or of a norm, has the first of them.
+    The axis of the module's bias is the first of them.
     """
     module.axes = axes  # type: ignore[assignment]
     return module
 
 
 def labelled(module: nn.Module) -> Iterator[tuple[nn.Parameter, Axes]]:
-    """Yield weight and bias of a module with their axes, where axes were noted.
+    """Yield the weight and the bias of a module with their axes, if `along` has recorded axes for it.
 
-    Matrices of compression choices other than the weight have none.
+    Other matrices, which a compression method has in place of the weight, are not yielded.
     """
     axes = cast(Axes, getattr(module, "axes", ()))
     for name, own in (("weight", axes), ("bias", axes[:1])):

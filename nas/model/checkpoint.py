@@ -1,7 +1,9 @@
-"""A teacher's weights in safetensors files: checked by their names and shapes alone, then loaded in float32.
+"""A teacher's weights in safetensors files.
 
-The names of a checkpoint are translated to those of the family's classifier. Only the head may be absent, or be of
-another size, and only where the teacher is fine-tuned for the task; everything else would be trained from scratch.
+`Checkpoint.of` reads only the names and shapes of the weights, translates the names to those of the family's own
+class, and checks them against the configuration; `Checkpoint.load` then loads the weights in float32. The head may be
+missing or of another size, so that the teacher can be fine-tuned for the task with a new one. Any other missing
+weight is an error, because it would have to be trained from scratch.
 """
 
 from __future__ import annotations
@@ -37,12 +39,12 @@ _CONVERT = (
     "contiguous() for file in glob.glob('pytorch_model*.bin') for name, weight in torch.load(file, map_location='cpu', "
     "weights_only=True).items()}, 'model.safetensors', {'format': 'pt'})\""
 )
-"""Converts any pickled checkpoint without running code from it."""
+"""A command that converts any pickled checkpoint without running code from it."""
 
 
 @dataclass(frozen=True)
 class _Tensor:
-    """Where a weight is stored."""
+    """The location, shape and data type of a stored weight."""
 
     file: Path
     name: str
@@ -52,31 +54,32 @@ class _Tensor:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The weights of a teacher, by the names of its family's classifier."""
+    """The weights of a teacher, under the parameter names of its family's own class."""
 
     source: str
     tensors: Mapping[str, _Tensor]
     shapes: Mapping[str, tuple[int, ...]]
-    """What the configuration makes the classifier's parameters."""
+    """The shapes that the model's parameters must have according to the configuration."""
     head: frozenset[str]
-    """The parameters of the head: pooler and classifier, by whatever name."""
+    """The names of all parameters of the head, which consists of the classifier and, in most families, a pooler."""
     classifier: str
-    """The name of the last matrix, (labels, hidden size)."""
+    """The name of the last weight matrix, (labels, hidden size)."""
     network_type: NetworkType = "sequence_classifier"
     before: str = ""
-    """What names have before them here that they have not in the model."""
+    """A prefix that names have in this object, but not in the model; empty if there is a head."""
 
     @classmethod
     def of(cls, source: str, config: PreTrainedConfig, network_type: NetworkType = "sequence_classifier") -> Checkpoint:
-        """Read the names and shapes of a folder that holds a model of the class that `AUTO_CLASSES` names.
+        """Read the names and shapes of the weights in a folder, for a model of the class that `AUTO_CLASSES` names.
 
-        Raises `TeacherError` if there are no safetensors files, one is damaged, or the encoder is not all there.
+        Raises `TeacherError` if there are no safetensors files, a file is damaged, or the encoder's weights do not
+        fit the configuration.
         """
         with torch.device("meta"):
             model = AUTO_CLASSES[network_type].from_config(config)
         family = family_of(config.model_type)
         base = f"{family.base}."
-        before = base if network_type == "encoder" else ""  # an encoder has names without the prefix
+        before = base if network_type == "encoder" else ""  # the parameter names of an encoder lack the prefix
         shapes = {before + name: tuple(value.shape) for name, value in model.named_parameters()}
         head = frozenset(name for name in shapes if not name.startswith(base) or name.startswith(f"{base}pooler."))
         classifier = family.parameter("classifier.weight", network_type)
@@ -89,18 +92,18 @@ class Checkpoint:
 
     @property
     def is_encoder(self) -> bool:
-        """Whether the model has no head."""
+        """Whether the model is an encoder without a head."""
         return self.network_type == "encoder"
 
     @property
     def labels(self) -> int | None:
-        """The number of outputs that the classifier was trained for; None if there is no classifier."""
+        """The number of outputs of the stored classifier; None if the checkpoint has no classifier."""
         tensor = self.tensors.get(self.classifier)
         return tensor.shape[0] if tensor and tensor.shape else None
 
     @property
     def new(self) -> list[str]:
-        """Parameters of the head that are absent or of another size than the configuration asks for."""
+        """Names of the head's parameters that the checkpoint lacks, or has in another shape than the configuration's."""
         return sorted(
             name for name in self.head if name not in self.tensors or self.tensors[name].shape != self.shapes[name]
         )
@@ -113,17 +116,19 @@ class Checkpoint:
             adapted = any(".lora_" in name for name in self.tensors)
             remedy = "merge the adapter into its model (merge_and_unload of peft)" if adapted else _COMPLETE
             raise self._refused(
-                f"has no {missing[0]}{more} of the {len(encoder)} weights that {CONFIG_FILE} asks for; {remedy}"
+                f"has no {missing[0]}{more} of the {len(encoder)} weights that {CONFIG_FILE} requires; {remedy}"
             )
         inside = {name for name in self.tensors if name.startswith(base) and not name.startswith(f"{base}pooler.")}
         extra = sorted(name for name in inside - encoder if not name.endswith(_BUFFERS))
         if extra:
-            raise self._refused(f"holds {extra[0]}, which {CONFIG_FILE} has no place for; correct {CONFIG_FILE}")
+            raise self._refused(
+                f"has the weight {extra[0]}, which a model with this {CONFIG_FILE} does not have; correct {CONFIG_FILE}"
+            )
         for name in sorted(encoder):
             tensor, wanted = self.tensors[name], self.shapes[name]
             if tensor.shape != wanted:
                 raise self._refused(
-                    f"{name} has the shape {list(tensor.shape)}, but {CONFIG_FILE} asks for {list(wanted)}; correct "
+                    f"{name} has the shape {list(tensor.shape)}, but {CONFIG_FILE} requires {list(wanted)}; correct "
                     f"{CONFIG_FILE}"
                 )
         for name in sorted(self.shapes.keys() & self.tensors.keys()):
@@ -134,9 +139,9 @@ class Checkpoint:
                 )
 
     def load(self, config: PreTrainedConfig) -> PreTrainedModel:
-        """The classifier in float32. The weights of `new` are drawn at random.
+        """Return the model in float32, with the parameters listed in `new` initialised at random.
 
-        Raises `TeacherError` for weights that are not numbers.
+        Raises `TeacherError` if a weight contains NaN or infinite values.
         """
         model: PreTrainedModel = AUTO_CLASSES[self.network_type].from_config(config)
         wanted = {name: self.tensors[name] for name in self.shapes if name not in self.new}
@@ -148,7 +153,7 @@ class Checkpoint:
                         value = weights.get_tensor(tensor.name).float()
                         if not torch.isfinite(value).all():
                             raise self._refused(
-                                f"{name} holds values that are not finite numbers; give another checkpoint"
+                                f"{name} contains values that are not finite (NaN or infinity); give another checkpoint"
                             )
                         state[name.removeprefix(self.before)] = value
         model.load_state_dict(state, strict=False)
@@ -159,35 +164,35 @@ class Checkpoint:
 
 
 def _has_other_head(config: PreTrainedConfig, network_type: NetworkType) -> bool:
-    """Whether a configuration says that the model has a head of another type, whose weights may have the same names."""
+    """Whether the configuration names a head of another type, whose weights may have the same names."""
     named = types_named(config.architectures or ())
     return bool(named) and network_type not in named
 
 
 def _headers(source: str) -> Iterator[_Tensor]:
-    """Every tensor of a checkpoint, from the headers of its files."""
+    """Yield every tensor of a checkpoint, as the headers of its files describe it."""
     for file in _files(source):
         with _opened(source, file) as weights:
-            for name in weights.keys():  # noqa: SIM118, which is no mapping
+            for name in weights.keys():  # noqa: SIM118 (it is not a mapping)
                 part = weights.get_slice(name)
                 yield _Tensor(file, name, tuple(part.get_shape()), part.get_dtype())
 
 
 @contextmanager
 def _opened(source: str, file: Path) -> Iterator[Any]:
-    """A safetensors file. Raises `TeacherError` if it is damaged."""
+    """Open a safetensors file. Raises `TeacherError` if it is damaged."""
     try:
         with safe_open(file, "pt") as weights:
             yield weights
     except (SafetensorError, OSError) as problem:
         raise TeacherError(
-            f"teacher.model: {source}: {file.name} cannot be loaded: {problem}; the file is damaged or incomplete, "
+            f"teacher.model: {source}: {file.name} cannot be loaded: {problem}; the file is damaged or incomplete: "
             "copy or download it again"
         ) from None
 
 
 def _files(source: str) -> list[Path]:
-    """The safetensors files of a checkpoint: one, or the shards that an index lists."""
+    """Return the safetensors files of a checkpoint: a single file, or the shards that an index lists."""
     if whole := teacher_file(source, WEIGHTS_FILE):
         return [whole]
     index = teacher_file(source, _INDEX_FILE)
@@ -212,27 +217,28 @@ def _no_weights(source: str) -> TeacherError:
     pickled = next((name for name in _PICKLED if teacher_file(source, name)), None)
     if pickled:
         return TeacherError(
-            f"teacher.model: {source}: has {pickled} but no {WEIGHTS_FILE}; pickled weights are not read, since they "
-            f"can run code: convert them in that folder with {_CONVERT}"
+            f"teacher.model: {source}: has {pickled} but no {WEIGHTS_FILE}; pickled weights are not read, because "
+            f"loading them can run code; to convert them, run this command in the folder: {_CONVERT}"
         )
     others = sorted(path.name for path in Path(source).iterdir() if path.is_file() and path.suffix in _OTHER_WEIGHTS)
     only = f", only {others[0]}" if others else ""
     return TeacherError(
-        f"teacher.model: {source}: has no {WEIGHTS_FILE}{only}; load the model with transformers and write it "
-        "there with save_pretrained"
+        f"teacher.model: {source}: has no {WEIGHTS_FILE}{only}; load the model with transformers and save it "
+        "to this folder with save_pretrained"
     )
 
 
 def _renamed(
     source: str, family: Family, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[_Tensor]
 ) -> dict[str, _Tensor]:
-    """The tensors by the names of the family's classifier.
+    """Return the tensors under the parameter names of the family's own class.
 
-    A prefix that wrappers put before all names (`module.`, `_orig_mod.`, `model.`) is removed, an encoder saved alone
-    gets its own (`bert.`), and the norms of TensorFlow's checkpoints get today's names.
+    Prefixes that wrappers put before all names (`module.`, `_orig_mod.`, `model.`) are removed. The weights of an
+    encoder that was saved alone get the family's prefix (`bert.`). Norms in checkpoints from TensorFlow get their
+    present names.
     """
     given = {tensor.name: tensor for tensor in tensors}
-    base, anchor = f"{family.base}.", family.words  # what stands before its name is a prefix of the encoder
+    base, anchor = f"{family.base}.", family.words  # the part of its name before the anchor is the encoder's prefix
     anchors = [name for name in given if name == anchor or name.endswith(f".{anchor}")]
     usual = [name for name in anchors if name == base + anchor]
     if len(usual or anchors) != 1:
@@ -257,6 +263,6 @@ def _renamed(
             usual_name = usual_name.replace(old, today)
         if usual_name in renamed:
             both = f"{renamed[usual_name].name} and {tensor.name}"
-            raise TeacherError(f"teacher.model: {source}: holds {usual_name} twice, as {both}; remove one")
+            raise TeacherError(f"teacher.model: {source}: has the weight {usual_name} twice, as {both}; remove one")
         renamed[usual_name] = tensor
     return renamed

@@ -1,16 +1,16 @@
-"""The configuration of a sub-network: a BERT whose every layer has sizes and compression choices of its own."""
+"""The configuration of a sub-network: a BERT in which every layer has its own sizes and compression methods."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from transformers import PretrainedConfig  # as transformers 4 has it too, with which Optimum reads an export's sizes
+from transformers import PretrainedConfig  # also in transformers 4, with which Optimum reads an export's sizes
 
 from nas.architecture import Architecture, Layer
 from nas.form import NetworkType, Readout
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-"""Everything that a network may be fed, int64 (batch, sequence)."""
+"""All inputs that a network may take, each int64 of shape (batch, sequence)."""
 _BLOCK_FORM = (
     "position_table",
     "relative_attention_num_buckets",
@@ -27,32 +27,38 @@ _BLOCK_FORM = (
 
 
 class CompactBertConfig(PretrainedConfig):
-    """Everything that defines a sub-network but its weights.
+    """Everything that defines a sub-network except its weights.
 
-    `layers` holds one mapping a layer: `num_attention_heads`, `intermediate_size`, the compression choices
-    `attention` and `feed_forward`, and `source`, the teacher's layer that it came from. The size of a head,
-    `attention_head_size`, is the teacher's; heads times head size need not equal `hidden_size`.
+    `layers` holds one mapping per layer. Its keys are `num_attention_heads`, `intermediate_size`, the compression
+    methods `attention` and `feed_forward` of the two blocks, and `source`, the number of the teacher's layer that it
+    came from. A layer that drops tokens also has `keep_tokens`, the number of tokens that it passes on.
+    `attention_head_size` is the teacher's head size, so the number of heads times the head size need not equal
+    `hidden_size`.
 
-    With `exit_threshold` above 0 there is a classifier after each layer but the last: a text that one is as sure of
-    (probability of the likeliest class) gets its logits from there.
+    If `exit_threshold` is above 0, there is a classifier after each layer but the last. A text exits at the first
+    layer whose classifier gives its likeliest class at least this probability, and gets its logits from that
+    classifier.
 
-    `network_type`, `readout` and `normalize` are the network's form; see `NetworkForm`. `pooler_act` is the activation
-    of a dense layer between readout and outputs, or None where there is no such layer. `projection_dim` is the number
-    of outputs of an encoder, and None of a classifier, which has one for each label.
+    `network_type` is the type of transformers model that the network corresponds to. `readout` is the part of the
+    last hidden states that the head reads: the first token, the mean over all tokens, or every token. `normalize`
+    says whether outputs are scaled to length 1. `pooler_act` is the activation of a dense layer between readout and
+    outputs, or None if there is no such layer. `projection_dim` is the number of outputs of an encoder; it is None
+    for a classifier, which has one output per label.
 
-    What differs between families of teachers: `family` is the teacher's `model_type`; `embedding_size` is the width of
-    embeddings that are projected to `hidden_size` (ELECTRA), or None where there is no projection; `type_vocab_size` is
-    0 where there are no token types; `max_position_embeddings` counts the positions that a text can take, and
-    `position_table` says whether there is an embedding for each of them.
+    The remaining settings express how families of teachers differ. `family` is the teacher's `model_type`.
+    `embedding_size` is the width of embeddings that are projected to `hidden_size` (ELECTRA), or None if there is no
+    projection. `type_vocab_size` is 0 if there are no token types. `max_position_embeddings` is the largest number of
+    tokens in a text, and `position_table` says whether each position has a learnt embedding.
 
-    Attention knows where tokens stand by a learnt bias for each distance where `relative_attention_num_buckets` is set
-    (MPNet), and by rotation where `rope_thetas` is (ModernBERT): one base of the rotation frequencies for each layer of
-    the teacher. `attention_windows` holds the distance up to which each layer of the teacher attends, None for any.
+    `relative_attention_num_buckets` is the number of distance ranges for which attention has a learnt bias (MPNet).
+    `rope_thetas` holds the base of the rotary frequencies for each layer of the teacher (ModernBERT). Each of the two
+    is None if the attention does not use it. `attention_windows` holds, for each layer of the teacher, the largest
+    distance at which tokens attend to each other, or None if it is unlimited.
 
-    With `norm_first` a block normalises its input and not its output, and the last hidden states are normalised; the
-    attention block of the teacher's first layer then has no norm. `gated` feed-forward blocks multiply the activation
-    by a second linear layer. `attention_bias`, `feed_forward_bias`, `norm_bias` and `pooler_bias` say which parts have
-    biases; `pooler_norm` says whether a norm follows the pooler's activation.
+    With `norm_first`, a block normalises its input instead of its output, and a final norm follows the last layer;
+    the attention block of the teacher's first layer then has no norm. `gated` feed-forward blocks multiply the
+    activation by the output of a second linear layer. `attention_bias`, `feed_forward_bias`, `norm_bias` and
+    `pooler_bias` say which parts have biases. `pooler_norm` says whether a norm follows the pooler's activation.
     """
 
     model_type = "compact_bert"
@@ -99,17 +105,17 @@ class CompactBertConfig(PretrainedConfig):
 
     @property
     def outputs(self) -> int:
-        """The number of outputs."""
+        """The number of outputs per text or, if every token is read, per token."""
         return int(self.projection_dim or self.num_labels or 1)
 
     @property
     def embedding_width(self) -> int:
-        """The width of the embedding tables and their norm."""
+        """The width of the embedding tables and of their norm."""
         return self.embedding_size or self.hidden_size
 
     @property
     def block_form(self) -> dict[str, Any]:
-        """What the blocks of all layers have in common beside their sizes, where it is not as in BERT."""
+        """Settings other than sizes that the blocks of all layers share, as far as they differ from BERT's."""
         usual = CompactBertConfig()
         return {name: value for name in _BLOCK_FORM if (value := getattr(self, name)) != getattr(usual, name)}
 
@@ -120,7 +126,7 @@ class CompactBertConfig(PretrainedConfig):
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """What the network is fed: no `token_type_ids` where all tokens are of one type."""
+        """The names of the network's inputs; without `token_type_ids` if all tokens are of one type."""
         return INPUTS if self.type_vocab_size > 1 else INPUTS[:2]
 
     @property
@@ -130,7 +136,7 @@ class CompactBertConfig(PretrainedConfig):
         return Architecture(self.hidden_size, layers, self.embedding, self.exit_threshold)
 
     def with_architecture(self, architecture: Architecture) -> CompactBertConfig:
-        """The same vocabulary, labels and details with another architecture."""
+        """Return a copy with another architecture; the vocabulary, the labels and all other settings stay the same."""
         values = self.to_dict()
         values.pop("num_hidden_layers")
         values.update(

@@ -1,15 +1,18 @@
-"""Where bf16 pays: the processor multiplies it natively, and the network is wide enough."""
+"""The choice between bf16 and float32 for training and evaluation on this machine.
+
+bf16 saves time only if the processor multiplies it natively and the network is wide enough.
+"""
 
 from __future__ import annotations
 
 import torch
 
 _LEAST_WIDTH = 256
-"""The casts of narrower layers cost more than their products gain."""
+"""The smallest hidden size at which faster products in bf16 outweigh the cost of the casts."""
 
 
 def native_bf16(processor: str) -> bool:
-    """Whether `cpu` or `cuda` of this machine multiplies bf16 matrices in hardware."""
+    """Whether this machine's `processor`, `cpu` or `cuda`, multiplies bf16 matrices in hardware."""
     if processor == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     supported = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
@@ -17,15 +20,15 @@ def native_bf16(processor: str) -> bool:
 
 
 def uses_bf16(hidden_size: int, processor: str) -> bool:
-    """Whether networks of a hidden size are to be computed in bf16 on a processor of this machine."""
+    """Whether networks of this hidden size should be computed in bf16 on a `processor` of this machine."""
     return native_bf16(processor) and hidden_size >= _LEAST_WIDTH
 
 
 def precision_name(bf16: bool) -> str:
-    """How the number format of a computation is called."""
+    """Return the name of a computation's number format, as it is recorded with results."""
     return "bf16" if bf16 else "float32"
 
 
 def training_processor() -> str:
-    """The processor of this machine that trains, evaluates candidates in this process, and judges exports."""
+    """Return the processor, `cuda` or `cpu`, that trains, evaluates candidates in this process and judges exports."""
     return "cuda" if torch.cuda.is_available() else "cpu"

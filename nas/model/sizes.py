@@ -1,7 +1,7 @@
-"""Parameters and stored bytes of sub-networks.
+"""Parameter counts and stored sizes of sub-networks.
 
-They follow from the axes of a network's parameters (`axes.py`) and the sizes of an architecture, so that no network is
-built for them.
+`Sizes` derives them from the axes of a network's parameters (`axes.py`) and from the sizes of an architecture,
+without building the sub-network. The search needs them for budgets on `params` and `size_mb`.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from nas.model.modeling import CompactBert
 
 MB = 1e6
 _Extent = Axis | int
-"""The units that an axis runs over, or a fixed length."""
+"""The kind of units that an axis runs over, or a fixed length."""
 
 
 def count_parameters(config: CompactBertConfig) -> int:
-    """The exact number of parameters of the network that a configuration describes."""
+    """Return the exact number of parameters of the network that a configuration describes."""
     return Sizes(config).parameters(config.architecture)
 
 
 def stored_mb(config: CompactBertConfig) -> float:
-    """Megabytes (10^6 bytes) of its weights as an export stores them, compressed blocks counted as such."""
+    """Return the megabytes (10^6 bytes) that the network's weights take in an export, in their compressed form."""
     return Sizes(config).stored_mb(config.architecture)
 
 
@@ -46,24 +46,24 @@ class _Linear(NamedTuple):
 
 @dataclass(frozen=True)
 class _Block:
-    """What a block of a layer consists of."""
+    """The parameters of one block of a layer, by how compression affects them."""
 
     linears: tuple[_Linear, ...]
     exact: tuple[tuple[_Extent, ...], ...]
-    """The extents of its parameters that no compression choice concerns and that come with the linear layers."""
+    """The extents of parameters that no compression method affects, but that belong to the linear layers."""
     norm: tuple[tuple[_Extent, ...], ...]
-    """The extents of its norm's parameters, which a block has that borrows its linear layers."""
+    """The extents of the norm's parameters, which a block also has if it borrows its linear layers."""
 
 
 class _Size(NamedTuple):
-    """What a block of a layer comes to."""
+    """The number of parameters and of stored bytes of a block."""
 
     parameters: int
     stored_bytes: int
 
 
 class Sizes:
-    """The sizes of all sub-networks of a teacher, or of other networks that differ in their architecture alone."""
+    """A calculator for the sizes of all sub-networks of a teacher, or of networks that differ only in architecture."""
 
     def __init__(self, config: CompactBertConfig) -> None:
         self.config = config
@@ -83,38 +83,38 @@ class Sizes:
         [self._table] = _parameters([words])
         self._classifier = _parameters([model.classifier])
         types = model.bert.embeddings.token_type_embeddings
-        # A single type lies in the table of positions as an export stores it.
-        lying = [types] if types is not None and len(types.weight) == 1 and config.position_table else []
-        self._folded = _parameters(lying)
-        left_out = {words, model.classifier, *lying, *of_layers}
+        # An export adds the embedding of a single token type to those of the positions, and does not store it.
+        folded = [types] if types is not None and len(types.weight) == 1 and config.position_table else []
+        self._folded = _parameters(folded)
+        left_out = {words, model.classifier, *folded, *of_layers}
         self._rest = _parameters(module for module in model.modules() if module not in left_out)
         self._known: dict[tuple[int, Block, int, str, int], _Size] = {}
 
     def parameters(self, architecture: Architecture) -> int:
-        """The exact number of parameters of the extracted network."""
+        """Return the exact number of parameters of the extracted network."""
         table = _numbers(matrix_compression(architecture.embedding).matrices(*self._table_shape(architecture)))
-        exact = self._exact(architecture) + _product(self._folded, self._ends(architecture))
+        exact = self._exact(architecture) + _product(self._folded, self._outer_lengths(architecture))
         return table + exact + sum(size.parameters for size in self._sizes(architecture))
 
     def stored_mb(self, architecture: Architecture) -> float:
-        """Megabytes (10^6 bytes) of the weights as an export stores them, compressed blocks counted as such."""
+        """Return the megabytes (10^6 bytes) that the weights take in an export, in their compressed form."""
         table = matrix_compression(architecture.embedding).table_bytes(*self._table_shape(architecture))
         blocks = sum(size.stored_bytes for size in self._sizes(architecture))
         return (4 * self._exact(architecture) + table + blocks) / MB
 
     def _exact(self, architecture: Architecture) -> int:
-        """Parameters outside of the layers that no compression choice concerns, stored for themselves."""
-        lengths = self._ends(architecture)
+        """Return how many parameters outside the layers are not compressed and are stored as they are."""
+        lengths = self._outer_lengths(architecture)
         classifiers = len(architecture.layers) if architecture.exit_threshold else 1
         return _product(self._rest, lengths) + classifiers * _product(self._classifier, lengths)
 
     def _table_shape(self, architecture: Architecture) -> tuple[int, int]:
-        lengths = self._ends(architecture)
+        lengths = self._outer_lengths(architecture)
         rows, columns = (_length(extent, lengths) for extent in self._table)
         return rows, columns
 
     @staticmethod
-    def _ends(architecture: Architecture) -> dict[Axis, int]:
+    def _outer_lengths(architecture: Architecture) -> dict[Axis, int]:
         return {Axis.HIDDEN: architecture.hidden_size, Axis.POOLED: architecture.hidden_size}
 
     def _sizes(self, architecture: Architecture) -> Iterable[_Size]:
@@ -145,7 +145,7 @@ class Sizes:
 
 
 def _block(layer: CompactBertLayer, block: Block) -> _Block:
-    """What one of the blocks of a layer consists of; the layer has no compressed one."""
+    """Return the parameters of one block of a layer that is not compressed."""
     inside: list[nn.Module] = [layer.attention] if block == "attention" else [layer.intermediate, layer.output]
     modules = [module for part in inside for module in part.modules()]
     linears = [module for module in modules if isinstance(module, BlockLinear)]
@@ -163,7 +163,7 @@ def _linear(linear: BlockLinear) -> _Linear:
 
 
 def _parameters(modules: Iterable[nn.Module]) -> tuple[tuple[_Extent, ...], ...]:
-    """The extents of all parameters that modules have for themselves."""
+    """Return the extents of all parameters that these modules hold themselves, without their submodules."""
     return tuple(_extents(parameter, axes) for module in modules for parameter, axes in labelled(module))
 
 
@@ -176,7 +176,7 @@ def _length(extent: _Extent, lengths: Mapping[Axis, int]) -> int:
 
 
 def _product(parameters: Iterable[tuple[_Extent, ...]], lengths: Mapping[Axis, int]) -> int:
-    """How many numbers parameters with these extents have."""
+    """Return how many numbers the parameters with these extents have in all."""
     return sum(math.prod(_length(extent, lengths) for extent in extents) for extents in parameters)
 
 

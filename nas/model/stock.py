@@ -1,6 +1,8 @@
-"""From and to the models of transformers: the same function in the family's own class.
+"""Conversion between `CompactBert` and the model classes of transformers, which preserves the network's function.
 
-Of a network that encodes texts that class is the encoder alone, up to the last hidden states.
+`from_stock` converts a teacher into a `CompactBert`. `to_stock` converts a network into a model of the family's own
+class, if that class can express it. For a network that embeds texts, the family's class is only the encoder, which
+ends with the last hidden states.
 """
 
 from __future__ import annotations
@@ -36,14 +38,17 @@ _SHARED = (
     "problem_type",
 )
 AUTO_CLASSES: dict[NetworkType, Any] = {kind: getattr(transformers, name) for kind, (name, _) in AUTO_MODELS.items()}
-"""The class of transformers that loads a teacher of a type."""
+"""The Auto class of transformers that loads a teacher of each network type."""
 _LAST = ("classifier.weight", "classifier.bias")
 _LABELS = {"id2label", "label2id", "problem_type"}
 _CLASSIFIER = NetworkForm()
 
 
 def shape_of(config: PreTrainedConfig) -> Shape:
-    """The sizes of a teacher. Raises `TeacherError` for another family, or what a `CompactBert` does not compute."""
+    """Return the sizes of a teacher.
+
+    Raises `TeacherError` if its family is not supported, or it computes something that a `CompactBert` cannot.
+    """
     family = family_of(config.model_type)
     _check_function(family, config)
     sizes = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
@@ -51,13 +56,13 @@ def shape_of(config: PreTrainedConfig) -> Shape:
     if values["hidden_size"] % values["num_attention_heads"]:
         raise TeacherError(
             f"teacher: num_attention_heads must divide hidden_size, but got {values['num_attention_heads']} and "
-            f"{values['hidden_size']}; use a teacher with whole heads"
+            f"{values['hidden_size']}; use a teacher for which it does"
         )
     return Shape(**values)
 
 
 def _check_function(family: Family, config: PreTrainedConfig) -> None:
-    """Raise where the configuration asks for another function than that of a `CompactBert`."""
+    """Raise `TeacherError` if the configuration describes a function that a `CompactBert` cannot compute."""
     for setting, (value, able) in family.rules(config).items():
         if value not in able:
             raise TeacherError(
@@ -68,7 +73,7 @@ def _check_function(family: Family, config: PreTrainedConfig) -> None:
 
 
 def compact_config(teacher: PreTrainedConfig, form: NetworkForm = _CLASSIFIER) -> CompactBertConfig:
-    """The configuration of the teacher as a `CompactBert`. Raises `TeacherError` as `shape_of` does.
+    """Return the configuration of the teacher as a `CompactBert`. Raises `TeacherError` as `shape_of` does.
 
     An encoder has as many outputs as hidden units.
     """
@@ -97,12 +102,14 @@ def compact_config(teacher: PreTrainedConfig, form: NetworkForm = _CLASSIFIER) -
 
 
 def from_stock(teacher: PreTrainedModel, form: NetworkForm = _CLASSIFIER) -> CompactBert:
-    """The teacher as a `CompactBert` of the same function, with copied weights, in evaluation mode.
+    """Return a `CompactBert` in evaluation mode that computes the same function as the teacher, with copied weights.
 
-    `teacher` is of the class that `AUTO_CLASSES` names for the form. An encoder gets a last linear layer that changes
-    nothing, so that networks with fewer hidden units can project what they read to the teacher's width.
+    `teacher` must be of the class that `AUTO_CLASSES` names for the network type of `form`. An encoder gets an
+    additional last linear layer, which starts as the identity. It lets networks with fewer hidden units project their
+    readout to the teacher's width.
 
-    RoBERTa skips padding when it counts positions, a `CompactBert` does not: padding must follow the text.
+    RoBERTa skips padding when it counts positions, but a `CompactBert` does not. Padding must therefore follow the
+    text.
     """
     family, given = family_of(teacher.config.model_type), teacher.state_dict()
     model, kind = CompactBert(compact_config(teacher.config, form)), form.network_type
@@ -113,15 +120,16 @@ def from_stock(teacher: PreTrainedModel, form: NetworkForm = _CLASSIFIER) -> Com
 
 
 def _identity(parameter: torch.Tensor) -> torch.Tensor:
-    """The weight or the bias of a linear layer that changes nothing."""
+    """Return the weight or the bias of a linear layer that is the identity, in the shape of `parameter`."""
     return torch.eye(len(parameter)) if parameter.dim() == 2 else torch.zeros_like(parameter)
 
 
 def fits_stock(model: CompactBert) -> bool:
     """Whether the family's own class can express a network.
 
-    That needs uniform layers, heads that fill the hidden size, and no compression. ELECTRA has no projection between
-    embeddings and layers of one width. Families may have conditions of their own.
+    All layers must have the same sizes, the heads must fill the hidden size, and there must be no compression, no
+    early exits and no dropped tokens. A projection between embeddings and layers of the same width does not fit,
+    since ELECTRA's class would leave it out. Families may have further conditions.
     """
     config, architecture = model.config, model.config.architecture
     kinds = {(layer.num_attention_heads, layer.intermediate_size) for layer in architecture.layers}
@@ -137,12 +145,12 @@ def fits_stock(model: CompactBert) -> bool:
 
 
 def to_stock(model: CompactBert) -> PreTrainedModel:
-    """The same function as a model of its family's own class. Raises `ExportError` where `fits_stock` is false."""
+    """Return the same network as a model of its family's own class. Raises `ExportError` if `fits_stock` is false."""
     config = model.config
     if not fits_stock(model):
         raise ExportError(
-            f"{config.architecture.describe()}: a stock {config.family} cannot express it; it needs equal uncompressed "
-            "layers whose heads fill the hidden size; export it as CompactBert"
+            f"{config.architecture.describe()}: the {config.family} class of transformers cannot express this network, "
+            "since it needs equal, uncompressed layers whose heads fill the hidden size; export it as CompactBert"
         )
     family, layer = FAMILIES[config.family], config.architecture.layers[0]
     skipped = family.first_position(config.pad_token_id)
@@ -160,7 +168,7 @@ def to_stock(model: CompactBert) -> PreTrainedModel:
     own |= family.stock(config)
     stock: PreTrainedModel = AUTO_CLASSES[config.network_type].from_config(AutoConfig.for_model(config.family, **own))
     state: dict[str, torch.Tensor] = model.state_dict()
-    if config.network_type == "encoder":  # which has no last layer, and may have a pooler that nothing reads
+    if config.network_type == "encoder":  # its class has no last linear layer, but may have a pooler, which is not used
         state = {name: value for name, value in state.items() if name not in _LAST}
         pooler = {name: value for name, value in stock.state_dict().items() if name.startswith("pooler.")}
         state |= {f"bert.{name}": torch.zeros_like(value) for name, value in pooler.items()}

@@ -1,7 +1,8 @@
-"""A teacher's configuration, read from its folder: only what defines a classifier, each value checked.
+"""A teacher's configuration, read from its folder: only the settings that define the model, each of them checked.
 
-Files in the wild carry numbers as text, settings of other tools and of how a program wanted to call the model. The
-configuration is rebuilt from the settings that define the network, so that nothing else can change how it is computed.
+Configuration files in the wild contain numbers written as text, settings of other tools, and options for how a
+program wanted to call the model. `read_config` rebuilds the configuration from the settings that define the network,
+so that no other setting can change what the network computes.
 """
 
 from __future__ import annotations
@@ -40,19 +41,19 @@ _OFF = {
     "pruned_heads": "give a checkpoint with all heads",
     "quantization_config": "give the checkpoint before quantisation; if its weights are not quantised, remove it",
 }
-"""Settings that would make it another function, or its weights another kind of numbers, and the remedy for each."""
+"""Settings that would change the network's function or the format of its weights, with the remedy for each."""
 
 
 def teacher_file(source: str, name: str) -> Path | None:
-    """A file of a teacher's folder; None if there is none of that name."""
+    """Return the path of a file in a teacher's folder, or None if there is no file of that name."""
     path = Path(source) / name
     return path if path.is_file() else None
 
 
 def read_config(source: str) -> PreTrainedConfig:
-    """The configuration in a folder, in its family's class.
+    """Return the configuration in a teacher's folder, as an object of its family's class.
 
-    Raises `TeacherError` if it cannot be read, is of another family, or has a value that makes no sense.
+    Raises `TeacherError` if the file cannot be read, the family is not supported, or a value is not valid.
     """
     values = _read(source)
     kind = values.get("model_type")
@@ -82,7 +83,7 @@ def read_config(source: str) -> PreTrainedConfig:
 
 
 def teacher_settings(source: str) -> dict[str, Any]:
-    """All that a teacher's folder says of itself, to transformers and to sentence-transformers."""
+    """Return all settings in a teacher's folder, those for sentence-transformers included."""
     path = teacher_file(source, _SENTENCE_TRANSFORMERS)
     try:
         more = json.loads(path.read_bytes()) if path else {}
@@ -99,7 +100,7 @@ def _read(source: str) -> dict[str, Any]:
         merged = "; merge the adapter into its model first (merge_and_unload of peft)"
         adapter = merged if teacher_file(source, "adapter_config.json") else ""
         raise TeacherError(
-            f"teacher.model: {source}: has no {CONFIG_FILE}{adapter}; give a folder or hub id of {SUPPORTED}"
+            f"teacher.model: {source}: has no {CONFIG_FILE}{adapter}; give the folder or hub id of {SUPPORTED}"
         )
     try:
         values = json.loads(path.read_bytes())
@@ -108,13 +109,16 @@ def _read(source: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise TeacherError(
             f"teacher.model: {source}: {CONFIG_FILE} must hold a JSON object, but holds "
-            f"{type(values).__name__}; give a folder or hub id of {SUPPORTED}"
+            f"{type(values).__name__}; give the folder or hub id of {SUPPORTED}"
         )
     return values
 
 
 def _settings(source: str, family: Family, config_class: Any, values: Mapping[str, Any]) -> Any:
-    """Names and values of what defines the network, under the family's own names; absent ones keep their default."""
+    """Yield names and values of the settings that define the network, under the family's own names.
+
+    Settings that the file lacks are not yielded, so that they keep their defaults.
+    """
     defaults = config_class()
     for setting in (*_COUNTS, *_RATES, "layer_norm_eps", "initializer_range", "pad_token_id"):
         name = family.name(setting)
@@ -135,7 +139,7 @@ def _settings(source: str, family: Family, config_class: Any, values: Mapping[st
                 raise _wrong(source, name, f"must be a {'whole ' if whole else ''}number above 0", values[name])
             yield name, int(number) if whole else number
     for name in (family.name("hidden_act"), "position_embedding_type"):
-        # Older versions wrote null for the usual kind of positions.
+        # Older versions of transformers wrote null for absolute positions.
         if name in values and (values[name] is not None or name != "position_embedding_type"):
             yield name, str(values[name])
 
@@ -145,12 +149,12 @@ def _is_whole(setting: str) -> bool:
 
 
 def _rule(setting: str) -> str:
-    """What a number must be."""
+    """Return the rule for the number of a setting, as messages state it."""
     if _is_whole(setting):
-        return "a whole number above 0" if setting in _COUNTS else "a whole number from 0, or null"
+        return "a whole number above 0" if setting in _COUNTS else "a whole number of at least 0, or null"
     if setting in _RATES:
-        return "a number from 0 to below 1"
-    return "a number from 0" if setting == "initializer_range" else "a number above 0"
+        return "a number of at least 0 and below 1"
+    return "a number of at least 0" if setting == "initializer_range" else "a number above 0"
 
 
 def _fits(setting: str, number: float) -> bool:
@@ -162,7 +166,7 @@ def _fits(setting: str, number: float) -> bool:
 
 
 def _number(value: Any) -> float | None:
-    """A finite number, also one written as text."""
+    """Return a value as a float if it is a finite number or a text that spells one; otherwise None."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -173,9 +177,9 @@ def _number(value: Any) -> float | None:
 
 
 def _labels(source: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """`id2label` and `label2id`; made from `label2id` or `num_labels` where there is no `id2label`.
+    """Return `id2label` and `label2id`, made from `label2id` or `num_labels` if there is no `id2label`.
 
-    Like transformers, a configuration that says nothing about labels has two.
+    As in transformers, a configuration without any of these has two labels.
     """
     given, inverse = values.get("id2label"), values.get("label2id")
     if not given and isinstance(inverse, Mapping) and inverse:

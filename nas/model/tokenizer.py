@@ -1,4 +1,8 @@
-"""A teacher's tokenizer, made uniform when it is loaded, so that all exports cut and pad texts as the training did."""
+"""A teacher's tokenizer, made uniform when it is loaded, so that exports truncate and pad texts as in training.
+
+`load_tokenizer` reads it from a model folder. `check_tokenizer` and `check_ids` ensure that the teacher can read the
+token ids that it produces.
+"""
 
 from __future__ import annotations
 
@@ -14,24 +18,25 @@ from nas.errors import TeacherError
 from nas.model.families import family_of
 
 _FILES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
-"""Files that a tokenizer can be read from; each group is sufficient."""
+"""Groups of files, each of which is sufficient to read a tokenizer from."""
 _STORED = ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of")
-"""How some program last called the tokenizer; transformers keeps it among the settings."""
+"""Options of some program's last call of the tokenizer, which transformers stores among its settings."""
 _WORDS = ["Tagged", "words", ",", "one", "by", "one"]
 _UNUSUAL = "\u2603 \u6f22 \U0001f9ea \u00df"
-"""A text of characters that hardly any vocabulary has all of."""
+"""A text of characters that hardly any vocabulary covers completely."""
 
 
 def load_tokenizer(
     source: str | Path, config: PreTrainedConfig | None = None, of_words: bool = False
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder, which pads on the right and neither pads nor cuts unless asked.
+    """Return the tokenizer of a model folder. It pads on the right, and pads or truncates only on request.
 
-    The side on which texts are cut stays the teacher's. `config` is the teacher's, where the folder's own may have
-    values that transformers does not read. If it is `of_words`, it makes the same tokens of words and of the text that
-    they make. Raises `TeacherError` if there is none, only one written in Python, or one that cannot do this.
+    Texts are truncated on the side that the folder's tokenizer has set. `config` replaces the folder's own
+    configuration, which may have values that transformers does not read. With `of_words`, the tokenizer splits a list
+    of words into the same tokens as the text that the words form. Raises `TeacherError` if there is no tokenizer,
+    only one written in Python, or one that cannot do this.
     """
-    # transformers makes up an empty tokenizer for a folder without one.
+    # For a folder without a tokenizer, transformers silently creates an empty one.
     folder = Path(source)
     if folder.is_dir() and not any(all((folder / name).is_file() for name in names) for names in _FILES):
         able = " or ".join(" and ".join(names) for names in _FILES)
@@ -41,51 +46,51 @@ def load_tokenizer(
         if of_words and _has_spaces_in_tokens(tokenizer):
             given = {"config": config, "trust_remote_code": False, "add_prefix_space": True}
             tokenizer = AutoTokenizer.from_pretrained(str(source), **given)
-    except Exception as problem:  # tokenizers raises bare exceptions, and each class of tokenizers others
+    except Exception as problem:  # tokenizers raises bare exceptions, and tokenizer classes raise their own
         reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
         raise TeacherError(
-            f"teacher.model: {source}: its tokenizer cannot be loaded: {reason}; repair it, or add tokenizer.json"
+            f"teacher.model: {source}: its tokenizer cannot be loaded: {reason}; repair it, or add a tokenizer.json"
         ) from None
     if not tokenizer.is_fast:
         raise TeacherError(
             f"teacher.model: {source}: its tokenizer, {type(tokenizer).__name__}, is written in Python, but exports "
-            "need one that the tokenizers library runs; add a tokenizer.json (docs/own-model.md says how)"
+            "need one that the tokenizers library can run; add a tokenizer.json (see docs/own-model.md)"
         )
     make_uniform(tokenizer)
     text = [" ".join(_WORDS)]
     if of_words and tokenizer([_WORDS], is_split_into_words=True)["input_ids"] != tokenizer(text)["input_ids"]:
         raise TeacherError(
-            f"teacher.model: {source}: its tokenizer must make the same tokens of words and of the text that they "
-            "make, but makes others; give a teacher whose tokenizer has add_prefix_space = true, or splits at spaces"
+            f"teacher.model: {source}: its tokenizer must split a list of words into the same tokens as the text that "
+            "they form, but does not; give a teacher whose tokenizer has add_prefix_space = true, or splits at spaces"
         )
     return tokenizer
 
 
 def _has_spaces_in_tokens(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the space before a word belongs to its first token, so that a word alone must be given one."""
+    """Whether the space before a word is part of its first token, so that a single word must be given one."""
     before: Any = tokenizer.backend_tokenizer.pre_tokenizer if tokenizer.is_fast else None
     return before is not None and b"ByteLevel" in before.__getstate__()
 
 
 def ignored_code(source: str | Path) -> str:
-    """The file and class of a tokenizer of the folder's own, which is not run; empty if it has none.
+    """Return the file and class of a custom tokenizer in a model folder; empty if there is none.
 
-    Such a folder is read by its `tokenizer.json` alone.
+    Its code is not run: the tokenizer of such a folder is read only from `tokenizer.json`.
     """
     path = Path(source) / "tokenizer_config.json"
     try:
         named = json.loads(path.read_text(encoding="utf-8"))["auto_map"]
         classes = named["AutoTokenizer"] if isinstance(named, dict) else named
-    except (OSError, ValueError, LookupError, TypeError):  # what is wrong with the file is said by who loads it
+    except (OSError, ValueError, LookupError, TypeError):  # an invalid file is reported when the tokenizer is loaded
         return ""
     found = classes if isinstance(classes, list) else [classes]
     return next((name for name in reversed(found) if isinstance(name, str)), "")
 
 
 def make_uniform(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Have a tokenizer pad on the right, and forget how texts were last padded and cut, in place.
+    """Make a tokenizer pad on the right, and forget how texts were last padded and truncated. Changes it in place.
 
-    Positions are counted from the first token, so padding has to follow a text.
+    Positions are counted from the first token, so padding must follow the text.
     """
     backend: Any = tokenizer.backend_tokenizer
     backend.no_padding()
@@ -97,16 +102,18 @@ def make_uniform(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: str, config: PreTrainedConfig) -> None:
-    """Raise `TeacherError` if a tokenizer cannot feed the teacher of that configuration.
+    """Raise `TeacherError` if a tokenizer cannot be used with a teacher of this configuration.
 
-    It must be able to pad and to write unknown characters, and all that it adds to texts must have embeddings.
+    It must have a padding token and encode unknown characters, and all tokens that it adds to texts must have
+    embeddings.
     """
     start = f"teacher.model: {source}: its tokenizer"
     if tokenizer.pad_token_id is None:
         raise TeacherError(
             f'{start} has no padding token; add "pad_token" to tokenizer_config.json, with a token of the vocabulary'
         )
-    # What it makes of an empty pair is what it adds to every pair. An empty second text counts in a batch alone.
+    # The tokens of an empty pair are those that are added to every pair. The pair is passed as a batch, since
+    # otherwise an empty second text is ignored.
     try:
         added = {name: rows[0] for name, rows in tokenizer([""], [""], return_token_type_ids=True).items()}
         tokenizer(_UNUSUAL, _UNUSUAL)
@@ -120,15 +127,16 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: str, config: Pre
     types, known = max(added["token_type_ids"], default=0), family_of(config.model_type).read(config, "type_vocab_size")
     if 1 < known <= types:
         raise TeacherError(
-            f"{start} numbers token types up to {types}, but config.json says type_vocab_size {known}; correct the "
+            f"{start} uses token types up to {types}, but config.json has type_vocab_size {known}; correct the "
             "post_processor in its tokenizer.json"
         )
 
 
 def check_ids(ids: Iterable[int], tokenizer: PreTrainedTokenizerBase, source: str, config: PreTrainedConfig) -> None:
-    """Raise `TeacherError` if one of the ids of texts is none that the teacher can read.
+    """Raise `TeacherError` if the teacher cannot read one of these token ids of texts.
 
-    Tokens that were added without resizing the model have no embedding. They do no harm while no text contains them.
+    Tokens that were added without resizing the model have no embedding. They do no harm as long as no text contains
+    them.
     """
     values = np.fromiter(ids, dtype=np.int64)
     _check_rows(values, tokenizer, source, config)
@@ -137,8 +145,8 @@ def check_ids(ids: Iterable[int], tokenizer: PreTrainedTokenizerBase, source: st
     if skipped is not None and skipped != tokenizer.pad_token_id and (values == skipped).any():
         remedy = f"set pad_token_id in config.json to the tokenizer's, {tokenizer.pad_token_id}, or "
         raise TeacherError(
-            f"teacher.model: {source}: a {family.title} counts positions without token {skipped}, its padding, but "
-            f"texts contain that token, {tokenizer.convert_ids_to_tokens(skipped)!r}; "
+            f"teacher.model: {source}: a {family.title} skips token {skipped}, its padding token, when it counts "
+            f"positions, but the texts contain that token, {tokenizer.convert_ids_to_tokens(skipped)!r}; "
             f"{remedy if family.positions_follow_padding else ''}remove the token from the texts"
         )
 
@@ -150,7 +158,7 @@ def _check_rows(values: np.ndarray, tokenizer: PreTrainedTokenizerBase, source: 
         token = tokenizer.convert_ids_to_tokens(int(outside[0]))
         more = f" (and {len(outside) - 1} more)" if len(outside) > 1 else ""
         raise TeacherError(
-            f"teacher.model: {source}: its tokenizer uses the token {token!r}, number {outside[0]}{more}, but there "
-            f"are embeddings for {vocab_size:,} tokens only; resize the model's embeddings and train them "
+            f"teacher.model: {source}: its tokenizer uses the token {token!r}, number {outside[0]}{more}, but the "
+            f"model has embeddings for only {vocab_size:,} tokens; resize the model's embeddings and train them "
             "(resize_token_embeddings), or remove the token from the tokenizer"
         )

@@ -143,11 +143,11 @@ _QUERY = "bert.encoder.layer.1.attention.self.query.weight"
         ),
         (
             lambda found: found | {"bert.encoder.layer.3.output.dense.bias": torch.zeros(32)},
-            ["holds bert.encoder.layer.3.output.dense.bias, which config.json has no place for"],
+            ["has the weight bert.encoder.layer.3.output.dense.bias, which a model with this config.json"],
         ),
         (
             lambda found: found | {"bert.embeddings.word_embeddings.weight": torch.zeros(95, 32)},
-            ["word_embeddings.weight has the shape [95, 32], but config.json asks for [90, 32]"],
+            ["word_embeddings.weight has the shape [95, 32], but config.json requires [90, 32]"],
         ),
         (lambda found: found | {_QUERY: torch.zeros(32, 32, dtype=torch.int8)}, [_QUERY, "stored as I8", "quantised"]),
         (lambda found: found | {_QUERY: torch.full((32, 32), torch.inf)}, [_QUERY, "not finite"]),
@@ -162,7 +162,7 @@ _QUERY = "bert.encoder.layer.1.attention.self.query.weight"
         (_prefixed("roberta."), ["model_type is 'bert'", "'roberta.bert.'"]),
         (
             lambda found: found | {"bert.embeddings.LayerNorm.gamma": torch.ones(32)},
-            ["holds bert.embeddings.LayerNorm.weight twice", "LayerNorm.gamma"],
+            ["has the weight bert.embeddings.LayerNorm.weight twice", "LayerNorm.gamma"],
         ),
     ],
 )

@@ -150,9 +150,9 @@ def test_code_that_is_not_run_is_named(folder, auto_map, said):
     [
         (_without_padding, 'no padding token; add "pad_token" to tokenizer_config.json'),
         (_without_unknown, "fails on unknown characters"),
-        (_padding_without_row, "'[FILL]', number 64, but there are embeddings for 64 tokens only"),
-        (_end_without_row, "'[END]', number 64, but there are embeddings for 64 tokens only"),
-        (_third_type, "token types up to 2, but config.json says type_vocab_size 2"),
+        (_padding_without_row, "'[FILL]', number 64, but the model has embeddings for only 64 tokens"),
+        (_end_without_row, "'[END]', number 64, but the model has embeddings for only 64 tokens"),
+        (_third_type, "token types up to 2, but config.json has type_vocab_size 2"),
         (_broken, "cannot be loaded"),
         (_no_vocabulary, "cannot be loaded"),
     ],
@@ -179,7 +179,7 @@ def test_a_roberta_counts_positions_from_its_own_padding(tmp_path):
     config, tokenizer = read_config(str(tmp_path)), load_tokenizer(tmp_path)
     check_tokenizer(tokenizer, str(tmp_path), config)
     check_ids(tokenizer(TEXT)["input_ids"], tokenizer, str(tmp_path), config)
-    with pytest.raises(TeacherError, match=r"without token 1, .* contain that token, '\[UNK\]'; set pad_token_id .* 0"):
+    with pytest.raises(TeacherError, match=r"skips token 1, .* contain that token, '\[UNK\]'; set pad_token_id .* 0"):
         check_ids(tokenizer("w1 unknown")["input_ids"], tokenizer, str(tmp_path), config)
 
 
