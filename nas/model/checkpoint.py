@@ -103,7 +103,7 @@ class Checkpoint:
 
     @property
     def new(self) -> list[str]:
-        """Names of the head's parameters that the checkpoint lacks, or has in another shape than the configuration's."""
+        """Names of the head's parameters that the checkpoint lacks, or has in another shape than configured."""
         return sorted(
             name for name in self.head if name not in self.tensors or self.tensors[name].shape != self.shapes[name]
         )

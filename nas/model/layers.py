@@ -1,6 +1,7 @@
-"""The parts of a sub-network: embeddings, attention and feed-forward blocks, and the layer made of these.
+"""The parts of a sub-network: embeddings, attention and feed-forward blocks, and the layer that they form.
 
-Parameters carry the names of Hugging Face's BERT.
+Parameters have the same names as in Hugging Face's BERT. `modeling.py` builds networks from these parts, and
+`onnx.py` writes them as ONNX.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from nas.model.positions import positions_of
 
 
 class Compressed(nn.Module):
-    """Matrices in place of one of shape (rows, columns), as the compression choice of their block has them."""
+    """The matrices that stand for a weight of shape (rows, columns), as the block's compression method defines them."""
 
     weight: nn.Parameter
-    """Where the choice has a matrix of that name."""
+    """Exists only if the compression method has a matrix of this name."""
 
     def __init__(self, rows: int, columns: int, choice: str, block: Block) -> None:
         super().__init__()
@@ -35,46 +36,50 @@ class Compressed(nn.Module):
 
     @property
     def matrices(self) -> dict[str, torch.Tensor]:
-        """What stands for the one matrix, by name."""
+        """The matrices that stand for the weight, by name."""
         return {name: getattr(self, name) for name in self.compression.matrices(self.rows, self.columns)}
 
     def settle(self, dtype: torch.dtype = torch.float32) -> None:
-        """Round the matrices once for all passes to come: for a model whose weights no longer change.
+        """Quantise or sparsify the matrices once, instead of in every forward pass.
 
-        With another `dtype` they are kept in it, for passes under autocast.
+        Call it only if the weights will not change any more. The results are stored as `dtype`; another format than
+        float32 suits passes under autocast.
         """
         settled = self.compression.settled(self.matrices)
         self._settled = {name: matrix.to(dtype) for name, matrix in settled.items()}
 
 
 class BlockLinear(Compressed):
-    """A linear layer that belongs to a block."""
+    """A linear layer that belongs to a block and is stored as the block's compression method defines."""
 
     def __init__(self, in_features: int, out_features: int, choice: str, block: Block, bias: bool = True) -> None:
         super().__init__(out_features, in_features, choice, block)
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
     def forward(self, input: torch.Tensor, rounded: torch.Tensor | None = None) -> torch.Tensor:
-        """`rounded` is the input as the choice rounds it, where that is known: layers that read the same share it."""
+        """Return the layer's output, (batch, tokens, out_features).
+
+        `rounded` is the quantised input, if it is known already: layers with the same input share it.
+        """
         settled = self.compression.settled(self.matrices) if self._settled is None else self._settled
         rounded = self.compression.rounded(input) if rounded is None else rounded
         return self.compression.apply(rounded, settled, self.bias)
 
 
 class BlockEmbedding(Compressed):
-    """The token embeddings, a table of (vocabulary, features)."""
+    """The token embeddings, a table of shape (vocabulary, features) with a compression method of its own."""
 
     def __init__(self, rows: int, columns: int, choice: str) -> None:
         super().__init__(rows, columns, choice, "embedding")
 
     @property
     def num_embeddings(self) -> int:
-        """The size of the vocabulary, by the name that `nn.Embedding` gives it."""
+        """The size of the vocabulary, under its name in `nn.Embedding`."""
         return self.rows
 
     @property
     def embedding_dim(self) -> int:
-        """The number of features, by the name that `nn.Embedding` gives it."""
+        """The number of features, under its name in `nn.Embedding`."""
         return self.columns
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
@@ -93,26 +98,29 @@ class BlockEmbedding(Compressed):
 
 
 def add_matrices(module: nn.Module, shapes: Mapping[str, tuple[int, int]]) -> None:
-    """Give a module parameters of these names and shapes, with values as BERT's start."""
+    """Register parameters with these names and shapes in a module, initialised as in BERT (normal, std 0.02)."""
     for name, shape in shapes.items():
         matrix = torch.empty(shape)
-        if not matrix.is_meta:  # there a product is as slow as a hundred parameters
+        if not matrix.is_meta:  # drawing values on the meta device is slow and has no effect
             matrix.normal_(std=0.02)
         parameter = nn.Parameter(matrix)
-        # Whether `PreTrainedModel` need not draw it again.
+        # True keeps `PreTrainedModel` from initialising the parameter again.
         parameter._is_hf_initialized = not parameter.is_meta  # type: ignore[attr-defined]
         module.register_parameter(name, parameter)
 
 
 def _borrow(module: nn.Module, name: str, part: nn.Module) -> None:
-    """Give a module a part that stays another's: it is no submodule, so its weights are listed and saved once."""
+    """Set an attribute of a module to a part that belongs to another module.
+
+    The part is not registered as a submodule, so its weights are listed and saved only once.
+    """
     object.__setattr__(module, name, part)
 
 
 class Embeddings(nn.Module):
-    """Token, position and segment embeddings, summed and normalised; only the token embeddings are compressed.
+    """Token, position and token type embeddings, which are added and normalised. Only token embeddings are compressed.
 
-    `position_embeddings` is None where the configuration has no `position_table`, `token_type_embeddings` where
+    `position_embeddings` is None if the configuration has no `position_table`. `token_type_embeddings` is None if
     `type_vocab_size` is 0.
     """
 
@@ -136,10 +144,11 @@ class Embeddings(nn.Module):
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """`inputs_embeds` (batch, tokens, features) takes the place of the embeddings of `input_ids`.
+        """Return the embeddings of the tokens, (batch, tokens, embedding width).
 
-        Positions count from 0, padding included, unless `position_ids` says otherwise. A network with one token type
-        ignores `token_type_ids`.
+        `inputs_embeds` (batch, tokens, features) replaces the token embeddings of `input_ids`. Positions count from 0
+        and include padding, unless `position_ids` is given. A network with a single token type ignores
+        `token_type_ids`. Raises `ValueError` if a text is empty or has too many tokens.
         """
         words = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         positions, length = self.position_embeddings, words.shape[1]
@@ -158,17 +167,17 @@ class Embeddings(nn.Module):
 
 
 def additive_mask(attention_mask: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-    """Turn a mask (batch, tokens), 0 for padding, into numbers to add to scores, (batch, 1, 1, tokens)."""
-    # Half of the least number: a negative score must not make it infinite, or a text of padding alone is no number.
+    """Convert a mask (batch, tokens), 0 for padding, to numbers to add to attention scores, (batch, 1, 1, tokens)."""
+    # Half of the lowest number stays finite when a negative score is added; otherwise a text of only padding gives NaN.
     blocked = torch.finfo(hidden.dtype).min / 2
     return (1.0 - attention_mask[:, None, None, :].to(hidden.dtype)) * blocked
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention whose heads keep the teacher's head size."""
+    """Multi-head attention. Each head has the teacher's head size."""
 
     same_input = ("query", "key", "value")
-    """Linear layers that read the same."""
+    """The linear layers that read the same input."""
 
     def __init__(self, config: CompactBertConfig, layer: Layer) -> None:
         super().__init__()
@@ -189,9 +198,11 @@ class SelfAttention(nn.Module):
     def forward(
         self, reader: torch.Tensor, hidden: torch.Tensor, mask: torch.Tensor | None, weigh: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return what the tokens of `reader` gather from those of `hidden`, both (batch, tokens, hidden_size).
+        """Return what the tokens of `reader` gather from those of `hidden`, and the attention weights.
 
-        With `weigh` the attention weights too, (batch, heads, tokens of `reader`, tokens of `hidden`).
+        `reader` and `hidden` are (batch, tokens, hidden_size), and the first result is (batch, tokens of `reader`,
+        heads * head size). The attention weights are (batch, heads, tokens of `reader`, tokens of `hidden`), or None
+        unless `weigh` is set.
         """
         rounded = self.key.compression.rounded(hidden)
         query, key, value = (
@@ -217,10 +228,11 @@ class SelfAttention(nn.Module):
 
 
 def most_attended(weights: torch.Tensor, mask: torch.Tensor | None, count: int) -> torch.Tensor:
-    """Return the positions of the first token and of those that got most attention (PoWER-BERT, arXiv:2001.08950).
+    """Return the positions of the first token and of those that received the most attention.
 
-    `weights` is (batch, heads, tokens, tokens); what padding attends to does not count. Returns (batch, at most
-    `count`), the first token first, padding last.
+    The selection is that of PoWER-BERT (arXiv:2001.08950). `weights` is (batch, heads, tokens, tokens); the attention
+    that padding pays does not count. The result is (batch, at most `count`), with the first token first and padding
+    last.
     """
     real = torch.ones_like(weights[:, :1, :, :1]) if mask is None else (mask == 0).transpose(2, 3)
     received = (weights * real).float().sum(dim=(1, 2)).detach()
@@ -230,16 +242,15 @@ def most_attended(weights: torch.Tensor, mask: torch.Tensor | None, count: int) 
 
 
 def at_places(hidden: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Some tokens of (batch, tokens, features), by their places (batch, kept)."""
+    """Return the tokens of `hidden`, (batch, tokens, features), at the positions `places`, (batch, kept)."""
     return hidden.gather(1, places[:, :, None].expand(-1, -1, hidden.shape[-1]))
 
 
 class ResidualOutput(nn.Module):
     """The last linear layer of a block, with the residual connection and the block's norm.
 
-    The norm comes behind the residual connection, or before the whole block where the configuration says `norm_first`.
-    It is None in a block that reads what is normalised already. Where `owner` is given, the linear layer is the
-    owner's.
+    The norm follows the residual connection. With `norm_first`, it is applied to the block's input instead, and is
+    None if that input is already normalised. If `owner` is given, the linear layer is the owner's.
     """
 
     dense: BlockLinear
@@ -262,7 +273,7 @@ class ResidualOutput(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def before(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return what the block's first linear layers read of hidden states."""
+        """Return the input of the block's first linear layers: `hidden`, normalised if the norm comes first."""
         return self.LayerNorm(hidden) if self.norm_first and self.LayerNorm is not None else hidden
 
     def forward(self, features: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
@@ -271,7 +282,7 @@ class ResidualOutput(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """The attention block of a layer. Where `owner` is given, it computes with the owner's weights and its own norm."""
+    """The attention block of a layer. If `owner` is given, it uses the owner's weights, but its own norm."""
 
     output: ResidualOutput
 
@@ -287,16 +298,17 @@ class AttentionBlock(nn.Module):
     def forward(
         self, reader: torch.Tensor, hidden: torch.Tensor, mask: torch.Tensor | None, weigh: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """See `SelfAttention`."""
+        """Return the block's output for the tokens of `reader`, and attention weights as `SelfAttention` does."""
         read = self.output.before(hidden)
         context, weights = self.self(read if reader is hidden else self.output.before(reader), read, mask, weigh)
         return self.output(context, reader), weights
 
 
 class Intermediate(nn.Module):
-    """The first half of a feed-forward block.
+    """The first half of a feed-forward block, up to the activation.
 
-    A gated one multiplies the activation by a second linear layer of the same input (Shazeer, arXiv:2002.05202).
+    A gated one multiplies the activation by the output of a second linear layer with the same input (Shazeer,
+    arXiv:2002.05202).
     """
 
     def __init__(self, config: CompactBertConfig, layer: Layer) -> None:
@@ -322,16 +334,17 @@ class Intermediate(nn.Module):
 class CompactBertLayer(nn.Module):
     """One layer: an attention block, then a feed-forward block (`intermediate` and `output`).
 
-    `has_attention` and `has_feed_forward` say which of the two it has; `rounds_inputs` says whether one of them rounds
-    its inputs by the range of a whole text. If `keep_tokens` is not 0, only so many tokens, those with most attention,
-    are passed on. `attention_owner` and `feed_forward_owner` are the layers whose weights it uses in place of its own.
+    `has_attention` and `has_feed_forward` say which of the two blocks exist. `rounds_inputs` says whether a block
+    quantises its inputs with a scale that depends on all tokens of a text. If `keep_tokens` is not 0, only that many
+    tokens are passed on, those that received the most attention. `attention_owner` and `feed_forward_owner` are the
+    layers whose weights this layer uses instead of its own.
     """
 
     attention: AttentionBlock
     intermediate: Intermediate
     output: ResidualOutput
     exit: nn.Linear
-    """A classifier of the first token, where the network can be left after this layer."""
+    """A classifier of the first token; exists only if texts can exit after this layer."""
 
     def __init__(
         self,
@@ -363,8 +376,8 @@ class CompactBertLayer(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the tokens of `hidden`, (batch, tokens, hidden_size), after this layer, before any are dropped.
 
-        With `first_only` just the first token is computed. Attention weights (see `SelfAttention`) come along with
-        `weigh`, and where tokens are dropped by them.
+        With `first_only`, only the first token is computed. The second result is the attention weights (see
+        `SelfAttention`) if `weigh` is set or the layer drops tokens by them; otherwise it is None.
         """
         reader, weights = hidden[:, :1] if first_only else hidden, None
         if self.has_attention:
@@ -372,10 +385,10 @@ class CompactBertLayer(nn.Module):
         return self.fed_forward(reader) if self.has_feed_forward else reader, weights
 
     def fed_forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return what the feed-forward block makes of hidden states."""
+        """Return the output of the feed-forward block, (batch, tokens, hidden_size)."""
         return self.output(self.intermediate(self.output.before(hidden)), hidden)
 
 
 def attention_scale(config: CompactBertConfig) -> float:
-    """What scores are multiplied with before the softmax."""
+    """Return the factor by which attention scores are multiplied before the softmax."""
     return 1.0 / math.sqrt(config.attention_head_size)

@@ -1,9 +1,10 @@
-"""The one definition of a sub-network: a BERT with free sizes and compression choices, a readout and a head.
+"""The definition of sub-networks: a BERT whose layers have free sizes and compression methods, a readout and a head.
 
-The readout is what the outputs are computed from: the first token, the mean over all tokens, or every token. The head
-is a linear layer, behind a pooler where the configuration has one. Parameters carry the names of Hugging Face's
-`BertForSequenceClassification`, so that weights move between the two without a table; `families.py` has the names of
-the other families. There are no buffers, so that the same code runs on the slices of a supernet's weights.
+The readout is the part of the last hidden states from which the outputs are computed: the first token, the mean over
+all tokens, or every token. The head is a linear layer, preceded by a pooler if the configuration has one. Parameters
+have the names of Hugging Face's `BertForSequenceClassification`, so that weights can be copied between the two
+without renaming; `families/` holds the names of other families. There are no buffers, so that the same code can run
+on slices of a supernet's weights.
 """
 
 from __future__ import annotations
@@ -40,9 +41,10 @@ from nas.model.layers import (
 
 
 class Encoder(nn.Module):
-    """The layers, in order.
+    """The layers of a network, in order.
 
-    With `gradient_checkpointing`, which transformers sets, a training recomputes a layer in its backward pass.
+    transformers sets `gradient_checkpointing`. The backward pass of a training then recomputes each layer, to save
+    memory.
     """
 
     gradient_checkpointing: bool = False
@@ -60,7 +62,7 @@ class Encoder(nn.Module):
         self.layer = nn.ModuleList(built)
 
     def run(self, number: int, *inputs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return what a layer makes of the inputs of its `forward`."""
+        """Run layer `number` on the inputs of its `forward`, and return what that returns."""
         layer = self.layer[number]
         if self.gradient_checkpointing and self.training:
             return cast(tuple[torch.Tensor, torch.Tensor], self._gradient_checkpointing_func(layer.__call__, *inputs))
@@ -69,23 +71,23 @@ class Encoder(nn.Module):
 
 @dataclass
 class States:
-    """What the layers of a network leave."""
+    """The hidden states and attention weights of a network's layers."""
 
     hidden: list[torch.Tensor]
-    """After the embeddings and after each layer, each (batch, tokens, hidden_size)."""
+    """The hidden states after the embeddings and after each layer, each (batch, tokens, hidden_size)."""
     places: list[torch.Tensor | None]
-    """The positions in the text of each state's tokens, (batch, tokens), or None where it has all tokens."""
+    """For each hidden state, the positions of its tokens in the text, (batch, tokens), or None if it has all tokens."""
     attentions: list[torch.Tensor | None]
-    """The attention weights of each layer, (batch, heads, tokens, tokens); None if not asked for, or no attention."""
+    """The attention weights, (batch, heads, tokens, tokens), of each layer; None if not asked for, or no attention."""
 
 
 def _first(hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """The features of the first token, (batch, hidden_size)."""
+    """Return the features of the first token, (batch, hidden_size)."""
     return hidden[:, 0]
 
 
 def _mean(hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """The mean over the tokens of each text, (batch, hidden_size)."""
+    """Return the mean over the tokens of each text, (batch, hidden_size)."""
     if attention_mask is None:
         return hidden.mean(dim=1)
     mask = attention_mask[:, :, None].to(hidden.dtype)
@@ -93,7 +95,7 @@ def _mean(hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Te
 
 
 def _every(hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """The features of every token, (batch, tokens, hidden_size)."""
+    """Return the features of every token, (batch, tokens, hidden_size)."""
     return hidden
 
 
@@ -102,13 +104,14 @@ READOUTS: dict[Readout, Callable[[torch.Tensor, torch.Tensor | None], torch.Tens
     "mean": _mean,
     "every": _every,
 }
-"""What a network's head reads of the last hidden states (batch, tokens, hidden_size), given the attention mask."""
+"""Functions from the last hidden states (batch, tokens, hidden_size) and the attention mask to the head's input."""
 
 
 class Pooler(nn.Module):
-    """A dense layer, the family's activation and, where it has one, a norm, between readout and last linear layer.
+    """The dense layer, activation and, in some families, norm between the readout and the last linear layer.
 
-    In training the heads of RoBERTa and ELECTRA drop out before this layer too; here dropout comes only behind it.
+    In training, the heads of RoBERTa and ELECTRA apply dropout both before and after this layer. Here it is only
+    applied after the layer.
     """
 
     def __init__(self, config: CompactBertConfig) -> None:
@@ -125,14 +128,14 @@ class Pooler(nn.Module):
 
 
 class CompactBertPreTrainedModel(PreTrainedModel):
-    """What a network with a head and one without have in common as models of transformers."""
+    """The common base of networks with and without a head, as models of transformers."""
 
     config: CompactBertConfig
     config_class = CompactBertConfig
     base_model_prefix = "bert"
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
-    """The loss is a mean over a batch: a Trainer that accumulates gradients must divide it itself."""
+    """False, since the loss is a mean over a batch: a Trainer that accumulates gradients must divide it itself."""
     _supports_sdpa = True
     _no_split_modules = ["Embeddings", "CompactBertLayer"]
 
@@ -140,13 +143,13 @@ class CompactBertPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, Compressed):
             for matrix in module.matrices.values():
-                if not getattr(matrix, "_is_hf_initialized", False):  # not found in the file that is loaded
+                if not getattr(matrix, "_is_hf_initialized", False):  # it was not in the loaded file
                     matrix.normal_(std=self.config.initializer_range)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Save as transformers does, together with the file that defines the model where it was loaded from one.
+        """Save as transformers does, and copy the modelling file if the model was loaded from a folder with one.
 
-        transformers itself copies that file only if the class comes from it, not if `nas` has the class.
+        transformers itself copies that file only if it loaded the class from there, not if `nas` provides the class.
         """
         super().save_pretrained(save_directory, *args, **kwargs)
         module = (getattr(self.config, "auto_map", None) or {}).get("AutoConfig", "").partition(".")[0]
@@ -155,13 +158,14 @@ class CompactBertPreTrainedModel(PreTrainedModel):
             shutil.copyfile(source, target)
 
     def get_input_embeddings(self) -> BlockEmbedding:
-        """Return the token embeddings: a function from token ids to the `inputs_embeds` of `forward`."""
+        """Return the token embeddings, a module from token ids to the `inputs_embeds` of `forward`."""
         return cast(CompactBertModel, self.base_model).embeddings.word_embeddings
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the token embeddings by those of `value`, (vocabulary, features), in the same compression.
+        """Replace the token embeddings by those of `value`, (vocabulary, features), in the same compression method.
 
-        Raises `ValueError` for embeddings of another width, and where a network has no such table.
+        Raises `ValueError` if they have another width, or if this network's compression method does not store a plain
+        table.
         """
         table, weight = self.get_input_embeddings(), getattr(value, "weight", None)
         if isinstance(value, BlockEmbedding) and value.compression == table.compression:
@@ -172,8 +176,8 @@ class CompactBertPreTrainedModel(PreTrainedModel):
             table.weight, table.rows = weight, len(weight)
         else:
             raise ValueError(
-                f"the token embeddings of this network are stored as {table.compression.spec}, which a "
-                f"{type(value).__name__} cannot replace; change them in place, or resize them"
+                f"the token embeddings of this network are stored as {table.compression.spec} and cannot be "
+                f"replaced by {type(value).__name__}; change them in place, or resize them"
             )
         self.config.vocab_size = self.get_input_embeddings().rows
 
@@ -189,11 +193,11 @@ class CompactBertPreTrainedModel(PreTrainedModel):
 
 
 class CompactBertModel(CompactBertPreTrainedModel):
-    """Embeddings and layers, without a head: hidden states in, hidden states out.
+    """Embeddings and layers, without a head: a model from token ids to hidden states.
 
-    There is a projection (`embeddings_project`, else None) where `embedding_size` is set, a norm behind the last layer
-    (`final_norm`, else None) where `norm_first` is, and a pooler (else None) where `pooler_act` is. The pooler is part
-    of the head, but stands here by its name in BERT.
+    `embeddings_project` exists if `embedding_size` is set, `final_norm` if `norm_first` is set, and `pooler` if
+    `pooler_act` is set; otherwise they are None. The pooler is part of the head, but is kept here, as in BERT, so
+    that it has the same name.
     """
 
     def __init__(self, config: CompactBertConfig) -> None:
@@ -215,13 +219,14 @@ class CompactBertModel(CompactBertPreTrainedModel):
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return what the first layer reads, (batch, tokens, hidden_size). See `Embeddings`."""
+        """Return the input of the first layer, (batch, tokens, hidden_size). See `Embeddings` for the arguments."""
         hidden: torch.Tensor = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
         return hidden if self.embeddings_project is None else self.embeddings_project(hidden)
 
     def after(self, number: int, hidden: torch.Tensor) -> torch.Tensor:
-        """Return what a layer makes of texts of one length, without padding; of the first token alone where nothing
-        else is read.
+        """Return the output of layer `number` for texts of equal length, without padding and after dropping tokens.
+
+        If nothing reads the other tokens any more, only the first token is computed.
         """
         layer = cast(CompactBertLayer, self.encoder.layer[number])
         hidden_after, weights = layer(hidden, None, number >= self.first_token_from)
@@ -241,7 +246,7 @@ class CompactBertModel(CompactBertPreTrainedModel):
         output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
-        """Return the hidden states of token ids of shape (batch, sequence), as transformers' encoders do."""
+        """Return the hidden states for token ids of shape (batch, sequence), as encoders of transformers do."""
         weigh, shows = _asked(self.config, output_attentions, output_hidden_states)
         hidden = self.checked(attention_mask, input_ids, token_type_ids, position_ids, inputs_embeds)
         states = self.states(hidden, attention_mask, every_token=True, weigh=weigh)
@@ -255,19 +260,19 @@ class CompactBertModel(CompactBertPreTrainedModel):
     def checked(
         self, attention_mask: torch.Tensor | None, input_ids: torch.Tensor | None, *inputs: torch.Tensor | None
     ) -> torch.Tensor:
-        """Return what `embedded` returns. Raises `ValueError` for inputs that do not fit each other."""
+        """Return what `embedded` returns. Raises `ValueError` if the inputs do not fit each other."""
         if (input_ids is None) == (inputs[-1] is None):
-            raise ValueError("give input_ids or inputs_embeds, and not both")
+            raise ValueError("give either input_ids or inputs_embeds, but not both")
         hidden = self.embedded(input_ids, *inputs)
         if attention_mask is not None and attention_mask.shape != hidden.shape[:2]:
             raise ValueError(
-                f"attention_mask must have a number for each token, {tuple(hidden.shape[:2])}, but has shape "
+                f"attention_mask must have the shape of the tokens, {tuple(hidden.shape[:2])}, but has the shape "
                 f"{tuple(attention_mask.shape)}"
             )
         return hidden
 
     def normed(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the hidden states after the last layer as a head reads them."""
+        """Return the last hidden states as the head reads them: after the final norm, if there is one."""
         return hidden if self.final_norm is None else self.final_norm(hidden)
 
     def states(
@@ -275,9 +280,9 @@ class CompactBertModel(CompactBertPreTrainedModel):
     ) -> States:
         """Run the layers on what `embedded` returns.
 
-        Where the readout is the first token, there is only that token from the last layer with attention on, since
-        nothing else is read, unless `every_token` asks for the rest. The first token is the same in both cases,
-        rounding included.
+        If the readout is the first token, the layers from the last attention on compute only that token, because
+        nothing else is read; with `every_token` they compute all tokens. The first token is the same in both cases,
+        even with quantisation.
         """
         mask = None if attention_mask is None else additive_mask(attention_mask, hidden)
         states = States([hidden], [None], [])
@@ -299,9 +304,9 @@ class CompactBertModel(CompactBertPreTrainedModel):
     def _computed(
         self, number: int, hidden: torch.Tensor, mask: torch.Tensor | None, every_token: bool, weigh: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return what a layer makes of `hidden`, of the first token only where nothing else is read."""
-        alone = number >= self.first_token_from
-        if not alone or (every_token and not self.encoder.layer[number].rounds_inputs):
+        """Return the output of layer `number`, for only the first token if no other is read or asked for."""
+        first_only = number >= self.first_token_from
+        if not first_only or (every_token and not self.encoder.layer[number].rounds_inputs):
             return self.encoder.run(number, hidden, mask, False, weigh)
         first, own = self.encoder.run(number, hidden, mask, True, weigh)
         if not every_token:
@@ -314,19 +319,19 @@ class CompactBertModel(CompactBertPreTrainedModel):
 
 @dataclass
 class CompactBertOutput(SequenceClassifierOutput):
-    """The output with details: which tokens the hidden states are of (see `States`), and where texts exited."""
+    """The output with details: the positions of the hidden states' tokens (see `States`), and where texts exited."""
 
     places: tuple[torch.Tensor | None, ...] | None = None
     every_logits: tuple[torch.Tensor, ...] | None = None
-    """The logits after each layer where a text can exit, and the last ones, each like `logits`."""
+    """The logits after each layer where texts can exit, then those of the last layer; each like `logits`."""
     left_after: torch.Tensor | None = None
-    """The number of layers that each text's logits took, (batch,); None for a network without exits."""
+    """The number of layers after which each text exited, (batch,); None for a network without exits."""
 
 
 class CompactBert(CompactBertPreTrainedModel):
-    """A sub-network with its head: what is extracted, profiled and trained.
+    """A sub-network with its head: the model that is trained, profiled and exported.
 
-    `logits` are its outputs, (batch, num_labels), or (batch, tokens, num_labels) where the readout is every token.
+    `logits` are its outputs, (batch, num_labels), or (batch, tokens, num_labels) if the readout is every token.
     """
 
     def __init__(self, config: CompactBertConfig) -> None:
@@ -345,7 +350,7 @@ class CompactBert(CompactBertPreTrainedModel):
         return cast(list[CompactBertLayer], list(self.bert.encoder.layer))
 
     def classify(self, hidden: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Return logits from the last hidden states, (batch, tokens, hidden_size)."""
+        """Return the logits for the last hidden states, (batch, tokens, hidden_size)."""
         features = READOUTS[self.config.readout](self.bert.normed(hidden), attention_mask)
         if self.bert.pooler is not None:
             features = self.bert.pooler(features)
@@ -353,7 +358,7 @@ class CompactBert(CompactBertPreTrainedModel):
         return functional.normalize(logits.float(), dim=-1) if self.config.normalize else logits
 
     @can_return_tuple
-    def forward(  # noqa: PLR0913 (transformers' arguments)
+    def forward(  # noqa: PLR0913 (the arguments of transformers)
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
@@ -367,15 +372,15 @@ class CompactBert(CompactBertPreTrainedModel):
         every_token: bool = False,
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
-        """Return logits of token ids of shape (batch, sequence).
+        """Return the logits for token ids of shape (batch, sequence).
 
-        The arguments are those of transformers' classifiers, `return_dict` included; further ones that those accept
-        are ignored. With `labels` there is a loss, by the configuration's readout and `problem_type`. Hidden states
-        and attention weights are those of all tokens, except those that the network has dropped; a layer without
-        attention has None for weights.
+        The arguments are those of classifiers in transformers, including `return_dict`. Other arguments of those
+        classifiers are accepted, but ignored. With `labels`, the output has a loss, which depends on the
+        configuration's readout and `problem_type`. Hidden states and attention weights are those of all tokens that
+        the network has not dropped; the weights of a layer without attention are None.
 
-        With `details` the output is a `CompactBertOutput`, whose hidden states are only those that the logits are made
-        from, unless `every_token` asks for the rest.
+        With `details`, the output is a `CompactBertOutput`. Its hidden states are only those that the logits are
+        computed from, unless `every_token` is set.
         """
         weigh, shows = _asked(self.config, output_attentions, output_hidden_states)
         hidden = self.bert.checked(attention_mask, input_ids, token_type_ids, position_ids, inputs_embeds)
@@ -400,11 +405,11 @@ class CompactBert(CompactBertPreTrainedModel):
 
 
 class CompactBertForSequenceClassification(CompactBert):
-    """A sub-network that classifies texts, as transformers' Auto class loads it."""
+    """A sub-network that classifies or scores texts, as `AutoModelForSequenceClassification` loads it."""
 
 
 class CompactBertForTokenClassification(CompactBert):
-    """A sub-network that classifies every token of a text, as transformers' Auto class loads it."""
+    """A sub-network that classifies every token of a text, as `AutoModelForTokenClassification` loads it."""
 
 
 AUTO_MODELS: dict[NetworkType, tuple[str, type[CompactBertPreTrainedModel]]] = {
@@ -412,22 +417,22 @@ AUTO_MODELS: dict[NetworkType, tuple[str, type[CompactBertPreTrainedModel]]] = {
     "token_classifier": ("AutoModelForTokenClassification", CompactBertForTokenClassification),
     "encoder": ("AutoModel", CompactBertModel),
 }
-"""For each type of network the Auto class of transformers that loads it, and the class that it is.
+"""For each network type, the Auto class of transformers that loads it, and the class of the loaded model.
 
-Of an encoder that is the part up to the last hidden states: readout and projection are other modules in a folder of
-sentence-transformers.
+An encoder is loaded only up to the last hidden states: in a folder for sentence-transformers, the readout and the
+projection are separate modules.
 """
 
 
 def types_named(architectures: Iterable[str]) -> list[NetworkType]:
-    """The types of networks with a head, by the names of their classes in `config.json`."""
+    """Return the types of networks with a head to which these class names from `config.json` belong."""
     ends = {kind: name.removeprefix("AutoModel") for kind, (name, _) in AUTO_MODELS.items()}
     names = list(architectures)
     return [kind for kind, end in ends.items() if end and any(name.endswith(end) for name in names)]
 
 
 def for_users(model: CompactBert) -> CompactBertPreTrainedModel:
-    """The network in the class that `AUTO_MODELS` names for its type, with the same parameters."""
+    """Return the network as an object of the class that `AUTO_MODELS` names for its type, with the same parameters."""
     cls = AUTO_MODELS[model.config.network_type][1]
     if isinstance(model.bert, cls):
         return model.bert
@@ -438,25 +443,29 @@ def for_users(model: CompactBert) -> CompactBertPreTrainedModel:
 
 
 def _asked(config: CompactBertConfig, attentions: bool | None, hidden_states: bool | None) -> tuple[bool, bool]:
-    """Whether attention weights, and whether hidden states are returned: as asked for, else as configured."""
+    """Return whether to output attention weights and whether hidden states; None defers to the configuration."""
     weigh = config.output_attentions if attentions is None else attentions
     shows = config.output_hidden_states if hidden_states is None else hidden_states
     return bool(weigh), bool(shows)
 
 
 def first_sure(every: tuple[torch.Tensor, ...], threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each text the first logits as sure as the threshold, else the last, and how many layers they took."""
+    """Return, for each text, the logits of its exit and the number of layers up to there.
+
+    The exit is the first layer whose confidence, the probability of the likeliest class, reaches the threshold; if
+    there is none, it is the last layer.
+    """
     stacked = torch.stack(every)
-    sure = stacked.float().softmax(dim=-1).amax(dim=-1) >= threshold
-    sure[-1] = True
-    first = sure.int().argmax(dim=0)
+    confident = stacked.float().softmax(dim=-1).amax(dim=-1) >= threshold
+    confident[-1] = True
+    first = confident.int().argmax(dim=0)
     return stacked[first, torch.arange(len(first), device=first.device)], first + 1
 
 
 def task_loss(logits: torch.Tensor, labels: torch.Tensor, config: CompactBertConfig) -> torch.Tensor:
-    """Return the loss that transformers takes for a `problem_type`, whatever number format the logits have.
+    """Return the loss that transformers uses for the configuration's readout and `problem_type`, computed in float32.
 
-    A configuration without one gets the one that the labels have, as in transformers' own classes.
+    A missing `problem_type` is derived from the labels, as in transformers' own classes.
     """
     if config.readout == "every":
         found: torch.Tensor = ForTokenClassification(logits.float(), labels, config)

@@ -1,7 +1,8 @@
-"""A sub-network as an ONNX graph, written block by block from its weights.
+"""Sub-networks as ONNX graphs, written block by block from their weights.
 
-The attention mask is additive, query, key and value are one product, and the attention's scale is folded into
-the query's weights. Batch and sequence length are dynamic.
+`to_onnx` writes a whole network for an export. The latency runtimes use the other `emit_` functions to write single
+blocks for profiling. The attention mask is additive; query, key and value are computed as one product; and the
+attention's scale is folded into the query's weights. Batch size and sequence length are dynamic.
 """
 
 from __future__ import annotations
@@ -32,18 +33,20 @@ from nas.model.modeling import CompactBert
 
 _BLOCKED = np.array(-1e9, dtype=np.float32)
 _LEAST_LENGTH = 1e-12
-"""What torch divides by where a vector is shorter."""
+"""The divisor for vectors that are shorter than this, as in torch."""
 _NONE = matrix_compression("none")
 _ACTIVATIONS = {"relu": "Relu", "tanh": "Tanh"}
 _GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 
 
 def to_onnx(model: CompactBert) -> onnx.ModelProto:
-    """Write a whole network: int64 inputs (batch, sequence) to float `logits` (batch, num_labels).
+    """Return a whole network as an ONNX model.
 
-    Those of a token classifier are (batch, sequence, num_labels). An encoder has `sentence_embedding` (batch, outputs)
-    in their place, and `last_hidden_state` for those who do themselves what follows it. The inputs are those of
-    `CompactBertConfig.input_names`.
+    The inputs are those of `CompactBertConfig.input_names`, int64 (batch, sequence). A sequence classifier has the
+    float output `logits`, (batch, num_labels), and a token classifier has `logits` (batch, sequence, num_labels). An
+    encoder has `sentence_embedding`, (batch, outputs), and `last_hidden_state` for programs that apply readout and
+    projection themselves. A network with early exits also has `left_after`, (batch, 1), the number of layers after
+    which each text exited.
     """
     graph, config = GraphBuilder(), model.config
     inputs = {
@@ -63,7 +66,10 @@ def to_onnx(model: CompactBert) -> onnx.ModelProto:
 
 
 def _emit_from(graph: GraphBuilder, model: CompactBert, number: int, hidden: str, mask: str) -> tuple[str, str]:
-    """Write all from layer `number` on: logits, and the number of layers that they took, (batch, 1), if that varies."""
+    """Write everything from layer `number` on.
+
+    Returns the logits and, if texts can exit early, the number of layers after which each text exits, (batch, 1).
+    """
     config, layers = model.config, model.layers
     if number == len(layers):
         if model.bert.final_norm is not None:
@@ -74,31 +80,33 @@ def _emit_from(graph: GraphBuilder, model: CompactBert, number: int, hidden: str
         logits = _emit_head(graph, model, hidden, mask)
         return logits, graph.constant(np.array([[number]])) if config.exit_threshold else ""
     architecture = config.architecture
-    alone = first_token_from(architecture.resolved, config.readout)
-    reader = emit_first(graph, hidden) if number == alone else hidden
-    # Weights that are also used where the reader is another are stored once if all write them in the same form.
-    apart = alone < len(layers) and architecture.owner(number, "attention") == architecture.owner(alone, "attention")
+    last = first_token_from(architecture.resolved, config.readout)
+    reader = emit_first(graph, hidden) if number == last else hidden
+    # The last attention writes its queries apart from keys and values, as it needs only those of the first token.
+    # A block that shares its weights does the same: the constants are then equal, and are stored only once.
+    apart = last < len(layers) and architecture.owner(number, "attention") == architecture.owner(last, "attention")
     hidden, mask = _emit_layer(graph, config, layers[number], reader, hidden, mask, apart)
     if number + 1 == len(layers) or not config.exit_threshold:
         return _emit_from(graph, model, number + 1, hidden, mask)
     own = _emit_dense(graph, layers[number].exit, _emit_first_state(graph, hidden))
-    surest = graph.add("ReduceMax", graph.add("Softmax", own, axis=-1), graph.constant(np.array([1])))
-    sure = graph.add("GreaterOrEqual", surest, graph.constant(np.array(config.exit_threshold, dtype=np.float32)))
-    every = graph.add("ReduceMin", graph.add("Cast", sure, to=TensorProto.INT32), keepdims=0)
+    confidence = graph.add("ReduceMax", graph.add("Softmax", own, axis=-1), graph.constant(np.array([1])))
+    threshold = graph.constant(np.array(config.exit_threshold, dtype=np.float32))
+    confident = graph.add("GreaterOrEqual", confidence, threshold)
+    every = graph.add("ReduceMin", graph.add("Cast", confident, to=TensorProto.INT32), keepdims=0)
     here = graph.constant(np.array([[number + 1]]))
     rest = GraphBuilder(outer=graph)
     logits, left_after = _emit_from(rest, model, number + 1, hidden, mask)
     shapes = {"logits": (TensorProto.FLOAT, (None, config.outputs)), "left_after": (TensorProto.INT64, (None, 1))}
-    rest.output(rest.add("Where", sure, own, logits), f"logits_of_{number}", (None, config.outputs))
-    rest.output(rest.add("Where", sure, here, left_after), f"left_after_{number}", (None, 1), TensorProto.INT64)
-    all_sure = graph.add("Cast", every, to=TensorProto.BOOL)
-    left_here = graph.add("Where", sure, here, here)  # as many as there are texts
-    logits, left_after = graph.choose(all_sure, shapes, (own, left_here), rest)
+    rest.output(rest.add("Where", confident, own, logits), f"logits_of_{number}", (None, config.outputs))
+    rest.output(rest.add("Where", confident, here, left_after), f"left_after_{number}", (None, 1), TensorProto.INT64)
+    all_confident = graph.add("Cast", every, to=TensorProto.BOOL)
+    left_here = graph.add("Where", confident, here, here)  # one number per text
+    logits, left_after = graph.choose(all_confident, shapes, (own, left_here), rest)
     return logits, left_after
 
 
 def _emit_head(graph: GraphBuilder, model: CompactBert, hidden: str, mask: str) -> str:
-    """Write all that follows the last layer: readout, pooler if there is one, linear layer, and scaling to length 1."""
+    """Write the part after the layers: readout, pooler, linear layer, and scaling to length 1, as far as configured."""
     readout, pooler = model.config.readout, model.bert.pooler
     features = _READOUTS[readout](graph, hidden, mask)
     linear = _emit_linear_of_tokens if readout == "every" else _emit_dense
@@ -114,12 +122,12 @@ def _emit_head(graph: GraphBuilder, model: CompactBert, hidden: str, mask: str) 
 
 
 def _emit_first_state(graph: GraphBuilder, hidden: str, mask: str = "") -> str:
-    """The features of the first token, (batch, features)."""
+    """Write the features of the first token, (batch, features)."""
     return graph.add("Gather", hidden, graph.constant(np.array(0)), axis=1)
 
 
 def _emit_mean_state(graph: GraphBuilder, hidden: str, mask: str) -> str:
-    """The mean over the tokens of each text, (batch, features)."""
+    """Write the mean over the tokens of each text, (batch, features)."""
     one, two = (graph.constant(np.array([number])) for number in (1, 2))
     real = graph.cast_to_float(graph.add("Equal", mask, graph.constant(np.array(0, dtype=np.float32))))
     real = graph.add("Squeeze", real, one)  # (batch, 1, tokens)
@@ -128,7 +136,7 @@ def _emit_mean_state(graph: GraphBuilder, hidden: str, mask: str) -> str:
 
 
 def _emit_every_state(graph: GraphBuilder, hidden: str, mask: str) -> str:
-    """The features of every token, (batch, tokens, features)."""
+    """Return the features of every token, (batch, tokens, features), for which nothing need be written."""
     return hidden
 
 
@@ -137,13 +145,13 @@ _READOUTS: dict[Readout, Callable[[GraphBuilder, str, str], str]] = {
     "mean": _emit_mean_state,
     "every": _emit_every_state,
 }
-"""The ONNX form of `modeling.READOUTS`; the mask is the additive one of `emit_mask`."""
+"""The ONNX counterparts of `modeling.READOUTS`; the mask is the additive one of `emit_mask`."""
 
 
 def emit_embeddings(graph: GraphBuilder, embeddings: Embeddings, ids: str, segments: str | None) -> str:
-    """Write the embedding block; returns (batch, sequence, embedding width).
+    """Write the embeddings, (batch, sequence, embedding width).
 
-    Without `segments` all tokens are of the first type, if there are types.
+    If `segments` is None and there are token types, all tokens are of the first type.
     """
     table = embeddings.word_embeddings
     words = table.compression.emit_embed(graph, ids, _arrays(table))
@@ -160,7 +168,7 @@ def emit_embeddings(graph: GraphBuilder, embeddings: Embeddings, ids: str, segme
 
 
 def emit_mask(graph: GraphBuilder, attention_mask: str) -> str:
-    """Turn a 0/1 mask (batch, sequence) into numbers to add to scores (batch, 1, 1, sequence)."""
+    """Write the conversion of a 0/1 mask (batch, sequence) to numbers to add to scores, (batch, 1, 1, sequence)."""
     free = graph.add("Sub", graph.constant(np.array(1, dtype=np.float32)), graph.cast_to_float(attention_mask))
     scaled = graph.add("Mul", free, graph.constant(_BLOCKED))
     return graph.add("Unsqueeze", scaled, graph.constant(np.array([1, 2])))
@@ -175,7 +183,7 @@ def _emit_layer(
     mask: str,
     apart: bool,
 ) -> tuple[str, str]:
-    """Write those of a layer's two blocks that are there; returns the tokens that go on and their mask."""
+    """Write the blocks that a layer has, and return the tokens that are passed on and their mask."""
     weights = None
     if layer.has_attention:
         reader, weights = emit_attention(graph, config, layer.attention, reader, hidden, mask, apart)
@@ -187,22 +195,22 @@ def _emit_layer(
 
 
 def emit_first(graph: GraphBuilder, hidden: str) -> str:
-    """The first token of each text, (batch, 1, features)."""
+    """Write the selection of the first token of each text, (batch, 1, features)."""
     start, end = graph.constant(np.array([0])), graph.constant(np.array([1]))
     return graph.add("Slice", hidden, start, end, graph.constant(np.array([1])))
 
 
 def emit_most_attended(graph: GraphBuilder, hidden: str, mask: str, weights: str, count: int) -> tuple[str, str]:
-    """Choose the first token and those that got most attention; returns them and their mask.
+    """Write the selection of the first token and those that received the most attention; return them and their mask.
 
-    `weights` are (batch, heads, tokens, tokens). The choice is that of `most_attended` in torch.
+    `weights` is (batch, heads, tokens, tokens). The selection is the same as that of `most_attended` in torch.
     """
     zero, one, two = (graph.constant(np.array([number])) for number in range(3))
     nothing, single = (graph.constant(np.array(number, dtype=np.float32)) for number in (0, 1))
     real = graph.cast_to_float(graph.add("Equal", mask, nothing))
     received = graph.add("ReduceSum", graph.add("MatMul", real, weights), graph.constant(np.array([1, 2])), keepdims=0)
     text = graph.add("Squeeze", real, graph.constant(np.array([1, 2])))
-    # Padding gets -1; what real tokens received is not rounded.
+    # Padding gets -1. The scores of real tokens stay exact, since they are multiplied by 1 and increased by 0.
     scores = graph.add("Add", graph.add("Mul", received, text), graph.add("Sub", text, single))
     first = graph.add("Add", graph.add("Slice", scores, zero, one, one), graph.constant(-_BLOCKED))
     rest = graph.add("Slice", scores, one, graph.constant(np.array([np.iinfo(np.int64).max])), one)
@@ -225,10 +233,10 @@ def emit_attention(
     mask: str,
     apart: bool = False,
 ) -> tuple[str, str]:
-    """Write an attention block with its residual connection and norm: what `reader` gathers from `hidden`.
+    """Write an attention block with residual connection and norm, in which `reader` gathers from `hidden`.
 
-    With `apart` the queries are a product of their own even where both are the same tokens. Returns the tokens and the
-    attention weights, (batch, heads, tokens of `reader`, tokens of `hidden`).
+    With `apart`, the queries are a separate product even if `reader` and `hidden` are the same. Returns the tokens of
+    `reader` after the block, and the attention weights, (batch, heads, tokens of `reader`, tokens of `hidden`).
     """
     projections, head_size, residual = block.self, block.self.head_size, reader
     is_same, hidden = reader == hidden, _emit_before(graph, block.output, hidden)
@@ -251,7 +259,7 @@ def emit_attention(
     values = graph.add("Transpose", split[2], perm=[0, 2, 1, 3])
     if positions.rotates or positions.biases:
         length = graph.once(("length", mask), lambda: graph.add("Shape", mask, start=3, end=4))
-        asking = length if is_same else graph.constant(np.array([1]))  # the first token alone
+        asking = length if is_same else graph.constant(np.array([1]))  # only the first token
     if positions.rotates:
         queries = positions.emit_rotated(graph, queries, asking)
         keys = graph.add("Transpose", positions.emit_rotated(graph, keys, length), perm=[0, 1, 3, 2])
@@ -281,7 +289,7 @@ def _emit_linear(graph: GraphBuilder, linear: BlockLinear, value: str) -> str:
 
 
 def _emit_before(graph: GraphBuilder, output: ResidualOutput, hidden: str) -> str:
-    """What a block's first linear layers read of hidden states."""
+    """Write the input of the block's first linear layers: `hidden`, normalised if the norm comes first."""
     return _emit_norm(graph, output.LayerNorm, hidden) if output.norm_first and output.LayerNorm else hidden
 
 

@@ -1,10 +1,11 @@
-"""How attention knows where tokens stand, in torch and in ONNX.
+"""How attention takes the positions of tokens into account, in torch and in ONNX.
 
-In most families it does not, since positions are added to the embeddings. In MPNet each head has a learnt bias for the
-distance between two tokens (as in T5, Raffel et al., arXiv:1910.10683). In ModernBERT queries and keys are rotated by
-their position (Su et al., arXiv:2104.09864), and most layers attend to near tokens only (arXiv:2412.13663).
+In most families it does not, because positions are added to the embeddings. In MPNet, each head has a learnt bias for
+the distance between two tokens (as in T5, Raffel et al., arXiv:1910.10683). In ModernBERT, queries and keys are
+rotated by their position (Su et al., arXiv:2104.09864), and most layers attend only to nearby tokens
+(arXiv:2412.13663).
 
-Queries are those of the first tokens of a text: all of them, or the first alone.
+Queries belong either to all tokens of a text or only to its first token, and keys always belong to all tokens.
 """
 
 from __future__ import annotations
@@ -24,36 +25,38 @@ if TYPE_CHECKING:
     from nas.graph import GraphBuilder
 
 _FARTHEST = 128
-"""The distance from which on MPNet has one bias for all."""
+"""In MPNet, all distances from this one on share a bias."""
 
 
 class Positions(nn.Module):
-    """Attention that does not know where tokens stand."""
+    """Attention that does not depend on positions; the base class of the other kinds."""
 
     rotates: bool = False
     """Whether queries and keys are rotated."""
     biases: bool = False
-    """Whether something may be added to scores."""
+    """Whether a bias may be added to attention scores."""
 
     def rotated(self, features: torch.Tensor) -> torch.Tensor:
         """Return queries or keys, (batch, heads, tokens, head size), rotated by their position."""
         return features
 
     def bias(self, queries: int, keys: int, like: torch.Tensor) -> torch.Tensor | None:
-        """Return what is added to scores, (heads or 1, queries, keys), on the device and in the format of `like`."""
+        """Return the bias for scores, (heads or 1, queries, keys), in the format of `like` and on its device, or
+        None.
+        """
         return None
 
     def emit_rotated(self, graph: GraphBuilder, features: str, tokens: str) -> str:
-        """Write `rotated`; `tokens` is the number of tokens, (1,)."""
+        """Write `rotated` for queries or keys; `tokens` is their number, (1,)."""
         return features
 
     def emit_bias(self, graph: GraphBuilder, queries: str, keys: str) -> str:
-        """Write `bias`; the numbers of queries and keys are values (1,)."""
-        raise NotImplementedError("nothing is added to scores")
+        """Write `bias`; `queries` and `keys` are their numbers, each (1,)."""
+        raise NotImplementedError("these positions add no bias to attention scores")
 
 
 class RelativePositions(Positions):
-    """A learnt bias for each head and bucket of distances."""
+    """A learnt bias for each attention head and each range (bucket) of distances."""
 
     biases = True
 
@@ -84,7 +87,7 @@ class RelativePositions(Positions):
 
 
 class RotaryPositions(Positions):
-    """Queries and keys rotated by angles that grow with the position; attention within a window where there is one."""
+    """Rotation of queries and keys by angles that grow with the position; attention may be limited to a window."""
 
     rotates = True
 
@@ -97,7 +100,7 @@ class RotaryPositions(Positions):
         return self.window is not None
 
     def _frequencies(self) -> torch.Tensor:
-        """Return the angles between neighbouring tokens, (head size / 2)."""
+        """Return the angles in radians between neighbouring tokens, (head size / 2)."""
         return 1.0 / (self.theta ** (torch.arange(0, self.head_size, 2, dtype=torch.float) / self.head_size))
 
     def rotated(self, features: torch.Tensor) -> torch.Tensor:
@@ -143,7 +146,7 @@ class RotaryPositions(Positions):
 
 
 def positions_of(config: CompactBertConfig, layer: Layer) -> Positions:
-    """Return how the attention of a layer knows where tokens stand."""
+    """Return the module by which the attention of a layer takes positions into account."""
     if config.relative_attention_num_buckets:
         buckets, longest = config.relative_attention_num_buckets, config.max_position_embeddings
         return RelativePositions(buckets, layer.num_attention_heads, longest)
@@ -154,10 +157,10 @@ def positions_of(config: CompactBertConfig, layer: Layer) -> Positions:
 
 
 def distance_buckets(distances: torch.Tensor, buckets: int) -> torch.Tensor:
-    """Return the bucket of each distance from a query to a key, negative where the key comes first.
+    """Return the bucket of each distance from a query to a key, which is negative if the key comes first.
 
-    Half of the buckets are for each direction. The first half of those holds one distance each, the other half ranges
-    that grow with the logarithm of the distance, up to 128.
+    Each direction has half of the buckets. The first half of those hold one distance each. The others hold ranges
+    that grow logarithmically with the distance, up to 128.
     """
     half = buckets // 2
     single = half // 2
@@ -168,7 +171,7 @@ def distance_buckets(distances: torch.Tensor, buckets: int) -> torch.Tensor:
 
 
 def emit_places(graph: GraphBuilder, tokens: str) -> str:
-    """Write 0, 1, 2 and so on for so many tokens."""
+    """Write the positions 0, 1, 2 and so on of `tokens` tokens, as int64."""
     import numpy as np
 
     def places() -> str:

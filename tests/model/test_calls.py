@@ -170,10 +170,10 @@ def test_padding_on_the_left_and_token_types_are_taken_as_by_the_family_s_own_cl
     [
         ({"input_ids": torch.ones(1, 41, dtype=torch.long)}, "1 to 40 tokens in this network, but got 41; truncate it"),
         ({"input_ids": torch.ones(1, 0, dtype=torch.long)}, "but got 0; give one that is not empty"),
-        ({}, "give input_ids or inputs_embeds, and not both"),
+        ({}, "give either input_ids or inputs_embeds, but not both"),
         (
             {"input_ids": torch.ones(1, 3, dtype=torch.long), "attention_mask": torch.ones(1, 4)},
-            r"attention_mask must have a number for each token, \(1, 3\), but has shape \(1, 4\)",
+            r"attention_mask must have the shape of the tokens, \(1, 3\), but has the shape \(1, 4\)",
         ),
     ],
 )
@@ -208,7 +208,7 @@ def test_token_embeddings_can_be_replaced(config, batch):
     assert model.get_input_embeddings().weight is other.weight and model.config.vocab_size == 70
     with pytest.raises(ValueError, match="must have 32 features, but got 16"):
         model.set_input_embeddings(nn.Embedding(70, 16))
-    with pytest.raises(ValueError, match=r"stored as low_rank\(8\)\+int8, which a Embedding cannot replace"):
+    with pytest.raises(ValueError, match=r"stored as low_rank\(8\)\+int8 and cannot be replaced by Embedding"):
         _model(config, "thin").set_input_embeddings(other)
 
 

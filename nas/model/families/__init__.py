@@ -1,4 +1,7 @@
-"""The families of teachers that can be compressed, by their `model_type`."""
+"""The families of teachers that can be compressed, by their `model_type` in transformers.
+
+`FAMILIES` is the registry: each family is defined in one file of this folder, and `base.py` has their contract.
+"""
 
 from nas.errors import TeacherError
 from nas.model.families import bert, camembert, distilbert, electra, modernbert, mpnet, roberta, xlm_roberta
@@ -11,18 +14,18 @@ FAMILIES: dict[str, Family] = {
 
 
 def in_words(before_last: str = "or") -> str:
-    """The names of all families, in a row."""
+    """Return the names of all families as part of a sentence, such as "BERT, RoBERTa or MPNet"."""
     *others, last = (family.title for family in FAMILIES.values())
     return f"{', '.join(others)} {before_last} {last}"
 
 
 def family_of(model_type: str) -> Family:
-    """The family of a teacher's `model_type`. Raises `TeacherError` for one that is not supported."""
+    """Return the family of a teacher's `model_type`. Raises `TeacherError` if it is not supported."""
     if model_type not in FAMILIES:
         *others, last = FAMILIES
         raise TeacherError(
-            f"teacher: a model of type {', '.join(others)} or {last} is needed, but got {model_type!r}; "
-            "use a checkpoint of one of them"
+            f"teacher: model_type must be {', '.join(others)} or {last}, but got {model_type!r}; "
+            "give a checkpoint of one of these families"
         )
     return FAMILIES[model_type]
 

@@ -1,7 +1,8 @@
-"""The contract of a family of teachers: how its models map to a `CompactBert` and back.
+"""The contract of a family of teachers: how its models are converted to a `CompactBert` and back.
 
-A family is one file with one `Family` and one line in the registry. It says what the family calls the settings and
-parameters of a `CompactBert`, and where its function differs from BERT's.
+A family is one file with one `Family` and one line in the registry. It states how the family names the settings and
+parameters of a `CompactBert`, and in what its function differs from BERT's. `nas/model/stock.py` and
+`nas/model/checkpoint.py` use this to convert and load models.
 """
 
 from __future__ import annotations
@@ -18,92 +19,99 @@ from nas.form import NetworkForm, NetworkType
 from nas.model.configuration import CompactBertConfig
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
-"""The activations that a `CompactBert` computes in torch and in ONNX."""
+"""The activations that a `CompactBert` can compute in torch and in ONNX."""
 _POSITIONS = "bert.embeddings.position_embeddings.weight"
 Rules = dict[str, tuple[Any, tuple[Any, ...]]]
-"""Settings of a configuration, by its own names: the value, and the values that a `CompactBert` can express."""
+"""Settings by their names in the family's configuration: the value, and the values that a `CompactBert` supports."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """One kind of encoder, in terms of `CompactBertConfig` and the parameters of a `CompactBert`."""
+    """A family of encoders, described by how it differs from `CompactBertConfig` and `CompactBert`.
+
+    Below, a "compact" setting or parameter is one of those two classes; the family's "own" ones are those of
+    transformers.
+    """
 
     model_type: str
-    """Its name in transformers."""
+    """Its `model_type` in transformers."""
     title: str
-    """Its name in messages and pages."""
+    """Its name in messages and reports."""
     base: str
-    """What the names of its encoder's parameters begin with in a model with a head."""
+    """The first part of the encoder's parameter names in a model with a head."""
     words: str = "embeddings.word_embeddings.weight"
-    """The table of token embeddings, by its name in the encoder."""
+    """The name of the token embeddings' weight within the encoder."""
     pooler_act: str
-    """What the head of its sequence classifier computes between the two linear layers."""
+    """The activation between the two linear layers of its sequence classifier's head."""
     pooled: frozenset[NetworkType] = frozenset({"sequence_classifier"})
-    """The types of networks whose head has the first of these layers."""
+    """The network types whose head has the first of these two layers, the pooler."""
     parameters: tuple[tuple[str, str], ...] = ()
-    """Parts of our parameters' names and its own, replaced in this order."""
+    """Replacements that turn a compact parameter's name into the family's own, in the order in which they apply."""
     sequence_head: tuple[tuple[str, str], ...] = ()
-    """The same of the head of its sequence classifier, replaced before the others."""
+    """Further replacements, which apply first, for the head of its sequence classifier."""
     fused: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """Our modules whose parameters are rows of a larger one: which part of how many."""
+    """Compact modules whose parameters are some rows of a larger own one: the number of the part, and of all parts."""
     settings: Mapping[str, str] = field(default_factory=dict)
-    """Our settings and its own, where the two names differ."""
+    """Compact settings, with the family's own names for those that it names differently."""
     constants: Mapping[str, Any] = field(default_factory=dict)
-    """Our settings that it has no name for, with the value that it uses."""
+    """Compact settings that its configuration does not have, with the values that the family uses."""
     own_settings: tuple[str, ...] = ()
-    """Settings of its function that a `CompactBert` has under no name of their own; see `compact`."""
+    """Own settings that affect the function and have no compact counterpart of the same name; see `compact`."""
     own_counts: tuple[str, ...] = ()
-    """Such settings that are whole numbers above 0."""
+    """Such own settings that must be whole numbers above 0."""
     own_numbers: tuple[str, ...] = ()
-    """Such settings that are numbers above 0."""
+    """Such own settings that must be numbers above 0."""
     has_embedding_size: bool = False
-    """Whether its embeddings can have a width of their own, with a projection to `hidden_size` behind them."""
+    """Whether its embeddings can have a width of their own, with a projection to `hidden_size` after them."""
     positions_follow_padding: bool = False
-    """Whether its first token takes row `pad_token_id + 1` of the position table."""
+    """Whether a text's first token takes row `pad_token_id + 1` of the position table."""
 
     def read(self, config: PreTrainedConfig, setting: str) -> Any:
-        """The value of one of our settings in its configuration."""
+        """Return the value of a compact setting in a configuration of this family."""
         return self.constants[setting] if setting in self.constants else getattr(config, self.name(setting))
 
     def name(self, setting: str) -> str:
-        """What it calls one of our settings."""
+        """Return the family's own name for a compact setting."""
         return self.settings.get(setting, setting)
 
     def parameter(self, name: str, network_type: NetworkType = "sequence_classifier") -> str:
-        """What it calls one of our parameters, in transformers' model of that type."""
+        """Return the family's own name for a compact parameter, in the transformers model of this network type."""
         head = self.sequence_head if network_type == "sequence_classifier" else ()
-        for ours, its_own in (*head, *self.parameters):
-            name = name.replace(ours, its_own)
+        for compact, own in (*head, *self.parameters):
+            name = name.replace(compact, own)
         return name.partition(".")[2] if network_type == "encoder" else name
 
     def uncounted(self, pad_token_id: int | None) -> int | None:
-        """The token that takes no position of its own, after whose number positions begin; None if all take one."""
+        """Return the id of the token that is skipped when positions are counted; None if there is none.
+
+        The positions of the other tokens begin after this id.
+        """
         return pad_token_id if self.positions_follow_padding else None
 
     def first_position(self, pad_token_id: int | None) -> int:
-        """The row of its position table that the first token takes. The rows before it serve no token."""
+        """Return the row of its position table that the first token takes; the rows before are not used."""
         token = self.uncounted(pad_token_id)
         return 0 if token is None else token + 1
 
     def rules(self, config: PreTrainedConfig) -> Rules:
-        """The settings by which its models could compute something that a `CompactBert` does not."""
+        """Return the settings by which its models could compute something that a `CompactBert` does not support."""
         return {
             self.name("hidden_act"): (self.read(config, "hidden_act"), ACTIVATIONS),
-            # Older checkpoints have it, with None or "absolute" for the usual kind.
+            # Only older checkpoints have this setting; both None and "absolute" stand for absolute positions.
             "position_embedding_type": (getattr(config, "position_embedding_type", None) or "absolute", ("absolute",)),
             "is_decoder": (getattr(config, "is_decoder", False), (False,)),
         }
 
     def form(self, config: PreTrainedConfig, form: NetworkForm) -> NetworkForm:
-        """The form of a network where its own heads read something else than others."""
+        """Return the form of a network, changed if the head of this teacher has another readout than usual."""
         return form
 
     def compact(self, config: PreTrainedConfig) -> dict[str, Any]:
-        """Settings of a `CompactBertConfig` that are neither BERT's nor under one name in both."""
+        """Return the compact settings that have no own setting of the same meaning and differ from BERT's."""
         return {}
 
     def stock(self, config: CompactBertConfig) -> dict[str, Any]:
-        """The inverse of `compact`: settings of its own configuration for a network that it can express."""
+        """Return own settings for a network that the family can express; the inverse of `compact`."""
         return {}
 
     def expresses(self, config: CompactBertConfig, state: Mapping[str, torch.Tensor]) -> bool:
@@ -117,21 +125,21 @@ class Family:
         config: PreTrainedConfig,
         kind: NetworkType,
     ) -> dict[str, torch.Tensor]:
-        """The parameters of a `CompactBert` with these names, from those that its own model of that type has."""
+        """Return the compact parameters `names`, from the parameters `given` of its own model of type `kind`."""
         state = {name: self._part(name, given[self.parameter(name, kind)]) for name in names}
         if _POSITIONS in state:
             state[_POSITIONS] = state[_POSITIONS][self.first_position(config.pad_token_id) :]
         return state
 
     def _part(self, name: str, parameter: torch.Tensor) -> torch.Tensor:
-        """The rows of a parameter that are one of ours."""
+        """Return the rows of an own parameter that make up the compact parameter `name`."""
         number, count = next((part for module, part in self.fused.items() if f".{module}." in name), (0, 1))
         return parameter.chunk(count)[number]
 
     def to_stock(self, state: Mapping[str, torch.Tensor], config: CompactBertConfig) -> dict[str, torch.Tensor]:
-        """The inverse of `to_compact`."""
+        """Return own parameters for the compact parameters in `state`; the inverse of `to_compact`."""
         parts: dict[str, list[torch.Tensor]] = {}
-        for name, value in state.items():  # parts of a fused parameter stand in their order
+        for name, value in state.items():  # the parts of a fused parameter come in their order
             parts.setdefault(self.parameter(name, config.network_type), []).append(value)
         found = {name: torch.cat(values) if len(values) > 1 else values[0] for name, values in parts.items()}
         positions = self.parameter(_POSITIONS, config.network_type)
@@ -141,4 +149,4 @@ class Family:
 
 
 CLASSIFIER_OF_TWO = (("classifier.", "classifier.out_proj."), ("bert.pooler.dense.", "classifier.dense."))
-"""The names in a head whose two linear layers stand in one module."""
+"""Name replacements for heads in which one module holds both linear layers."""

@@ -1,4 +1,4 @@
-"""BERT (Devlin et al., arXiv:1810.04805), whose names a `CompactBert` has."""
+"""BERT (Devlin et al., arXiv:1810.04805), from which a `CompactBert` takes all its parameter names."""
 
 from nas.model.families.base import Family
 

@@ -1,4 +1,4 @@
-"""CamemBERT (Martin et al., arXiv:1911.03894): RoBERTa for French."""
+"""CamemBERT (Martin et al., arXiv:1911.03894): a RoBERTa for French."""
 
 from nas.model.families.roberta import alike
 

@@ -1,8 +1,8 @@
 """ModernBERT (Warner et al., arXiv:2412.13663).
 
-Blocks normalise their input, positions are rotations of queries and keys, feed-forward blocks are gated, two of three
-layers attend to near tokens only, and most parts have no biases. Query, key and value are one matrix in its own class,
-and so are the two halves of a gated block.
+Blocks normalise their input, positions are encoded as rotations of queries and keys, and feed-forward blocks are
+gated. Two of three layers attend only to nearby tokens, and most parts have no biases. In the class of transformers,
+query, key and value are one matrix, and so are the two linear layers at the start of a gated block.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from nas.model.families.base import ACTIVATIONS, Family, Rules
 
 _NEAR, _ALL = "sliding_attention", "full_attention"
 _NO_TOKENS = dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"))
-"""Numbers that its configuration would otherwise have from its own vocabulary; the tokenizer knows them."""
+"""Ids of special tokens, which the configuration would fill in for its default vocabulary; the tokenizer has them."""
 
 
 class ModernBert(Family):
-    """ModernBERT, whose layers differ by the teacher's number for them."""
+    """The family ModernBERT, whose layers differ in their attention, depending on their number in the teacher."""
 
     def rules(self, config: PreTrainedConfig) -> Rules:
         rules = super().rules(config)
@@ -36,7 +36,7 @@ class ModernBert(Family):
         return rules
 
     def form(self, config: PreTrainedConfig, form: NetworkForm) -> NetworkForm:
-        """Its sequence classifiers read the first token or the mean of all."""
+        """Return the form, with the mean over all tokens as readout if the teacher's sequence classifier uses it."""
         means = form.network_type == "sequence_classifier" and config.classifier_pooling == "mean"
         return replace(form, readout="mean") if means else form
 
@@ -80,7 +80,10 @@ class ModernBert(Family):
         )
 
     def expresses(self, config: CompactBertConfig, state: Mapping[str, torch.Tensor]) -> bool:
-        """Its first layer has no norm, and no other layer is without one."""
+        """Whether the network begins with the teacher's first layer.
+
+        In the family's own class, the first layer has no attention norm, and all other layers have one.
+        """
         return config.architecture.layers[0].source == 0
 
 

@@ -1,7 +1,7 @@
 """MPNet (Song et al., arXiv:2004.09297): BERT with a learnt bias for the distance between two tokens.
 
-The table of biases is one for all layers. A `CompactBert` has a copy for each layer, since the heads of each layer are
-ordered for themselves.
+All layers of an MPNet share one table of biases. A `CompactBert` has a copy per layer, because the heads of each
+layer are ordered separately.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from nas.form import NetworkType
 from nas.model.configuration import CompactBertConfig
 from nas.model.families.base import CLASSIFIER_OF_TWO, Family
 
-_OURS = ".attention.self.positions.relative_attention_bias.weight"
+_BIAS_TABLE = ".attention.self.positions.relative_attention_bias.weight"
 _BUCKETS = "relative_attention_num_buckets"
 _PADDING = 1
-"""The token that takes no position, whatever `pad_token_id` says."""
+"""The id of the token that is skipped when positions are counted, whatever `pad_token_id` says."""
 
 
 class MPNet(Family):
-    """MPNet, whose layers share one table of biases."""
+    """The family MPNet, whose layers share one table of biases."""
 
     def parameter(self, name: str, network_type: NetworkType = "sequence_classifier") -> str:
-        if name.endswith(_OURS):
+        if name.endswith(_BIAS_TABLE):
             name = "bert.encoder.relative_attention_bias.weight"
         return super().parameter(name, network_type)
 
@@ -40,11 +40,11 @@ class MPNet(Family):
         return {_BUCKETS: config.relative_attention_num_buckets}
 
     def expresses(self, config: CompactBertConfig, state: Mapping[str, torch.Tensor]) -> bool:
-        first, *others = (value for name, value in state.items() if name.endswith(_OURS))
+        first, *others = (value for name, value in state.items() if name.endswith(_BIAS_TABLE))
         return all(torch.equal(first, table) for table in others)
 
     def to_stock(self, state: Mapping[str, torch.Tensor], config: CompactBertConfig) -> dict[str, torch.Tensor]:
-        others = [name for name in state if name.endswith(_OURS)][1:]
+        others = [name for name in state if name.endswith(_BIAS_TABLE)][1:]
         return super().to_stock({name: value for name, value in state.items() if name not in others}, config)
 
 

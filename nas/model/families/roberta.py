@@ -1,4 +1,4 @@
-"""RoBERTa (Liu et al., arXiv:1907.11692) and the encoders of other languages that share its class."""
+"""RoBERTa (Liu et al., arXiv:1907.11692), and a function for encoders of other languages that share its class."""
 
 from dataclasses import replace
 
@@ -16,5 +16,5 @@ FAMILY = Family(
 
 
 def alike(model_type: str, title: str) -> Family:
-    """A family that differs from RoBERTa in its name, its vocabulary and its tokenizer alone."""
+    """Return a family that differs from RoBERTa only in its name, its vocabulary and its tokenizer."""
     return replace(FAMILY, model_type=model_type, title=title)

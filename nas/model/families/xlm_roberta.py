@@ -1,4 +1,4 @@
-"""XLM-RoBERTa (Conneau et al., arXiv:1911.02116): RoBERTa for a hundred languages."""
+"""XLM-RoBERTa (Conneau et al., arXiv:1911.02116): a RoBERTa for a hundred languages."""
 
 from nas.model.families.roberta import alike
 
