@@ -124,7 +124,7 @@ def test_what_is_no_text_is_refused_as_in_the_training_set(tmp_path, capsys):
     refused = {
         "no column 'text'; use one of words": {"words": ["w60"]},
         "must hold texts, but row 1 holds None": {"text": ["w60", None]},
-        "holds no rows": {"text": []},
+        "has no rows": {"text": []},
     }
     for words, columns in refused.items():
         Dataset.from_dict(columns).to_parquet(path)

@@ -1,7 +1,7 @@
-"""A task's data: read, split into train / search / test, tokenised once, and batched without padding.
+"""The data of a task: rows are read, split into training, search and test sets, tokenised once, and batched.
 
-The three sets are disjoint. The search set is held out of the training rows, by row or by sentence; the test set
-is the official validation set and is read once, for the final metric.
+The three sets are disjoint. The search set is held out of the training rows, by row or by sentence, unless the task
+has a file for it. The test set comes from a file or split of its own and is used only for the final metrics.
 """
 
 from nas.data.batches import Batch, batches_by_length

@@ -1,4 +1,4 @@
-"""Batches of tokenised texts without padding."""
+"""Batches of tokenised texts: of equal length without padding for evaluation, and padded for training."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Batch:
-    """Texts of one length: no padding, so no mask."""
+    """A batch of texts of equal length. It needs no padding, and therefore no attention mask."""
 
     rows: np.ndarray
     inputs: dict[str, torch.Tensor]
-    """`input_ids`, and `token_type_ids` if the model has types; each (batch, sequence)."""
+    """`input_ids`, and `token_type_ids` if the model has token types; each (batch, sequence)."""
 
     def to(self, processor: str) -> Batch:
-        """The same batch on a processor."""
+        """Return the same batch on another processor, `cpu` or `cuda`."""
         return Batch(self.rows, {name: value.to(processor) for name, value in self.inputs.items()})
 
 
 def batches_by_length(split: Dataset, max_tokens: int = 4096) -> Iterator[Batch]:
-    """Batches of equal length, longest first, at most `max_tokens` tokens each.
+    """Yield batches of texts of equal length, longest first, each with at most `max_tokens` tokens or a single text.
 
-    Nothing is computed for padding, and an int8 block sees each text as it would when served alone.
+    Nothing is computed for padding, and an int8 block sees each text as it would if the text were served alone.
     """
     lengths = np.asarray(values_of(split, "length"))
     columns = {name: values_of(split, name) for name in ("input_ids", "token_type_ids") if name in split.column_names}
@@ -48,7 +48,7 @@ def batches_by_length(split: Dataset, max_tokens: int = 4096) -> Iterator[Batch]
 
 
 def padding(tokenizer: PreTrainedTokenizerBase, is_label_of_token: bool = False) -> Callable[[Any], Any]:
-    """What makes a padded batch of tokenised texts; labels are padded too where each token has one."""
+    """Return a collator that pads tokenised texts to a batch; it pads the labels too if each token has one."""
     if is_label_of_token:
         return DataCollatorForTokenClassification(tokenizer, label_pad_token_id=IGNORED)
     return DataCollatorWithPadding(tokenizer)

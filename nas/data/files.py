@@ -1,4 +1,4 @@
-"""Rows of data files and hub data sets. A path is a path: never a pattern or a URL."""
+"""Rows of data files and of data sets on the hub. A path is always taken literally, never as a pattern or a URL."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ def read_rows(
     columns: Sequence[str] = (),
     revision: str | None = None,
 ) -> Dataset:
-    """The rows of a data file, or of a split of a hub data set; of a file just these `columns` if any are named.
+    """Return the rows of a data file, or of a split of a hub data set. Of a file, read only `columns` if any are named.
 
-    Raises `DataError` if the source cannot be read, lacks one of the columns, or mixes kinds of values in one of them.
+    Raises `DataError` if the source cannot be read, lacks one of the columns, or has different types of values in
+    one.
     """
     try:
         if hub:
@@ -45,7 +46,7 @@ def read_rows(
 
 
 def values_of(rows: Dataset, column: str) -> list[Any]:
-    """The values of a column as plain Python values; those of a `ClassLabel` are numbers."""
+    """Return the values of a column as plain Python values; those of a `ClassLabel` column are numbers."""
     table: pyarrow.Table = rows.select_columns([column]).with_format("arrow")[:]
     found: list[Any] = table.column(0).to_pylist()
     return found
@@ -67,7 +68,7 @@ _POINTER = b"version https://git-lfs.github.com/"
 
 
 def check_file(path: Path) -> None:
-    """Raise `DataError` as reading a data file would, as far as that is seen without reading its rows."""
+    """Raise `DataError` if a data file cannot be read, as far as that shows without reading its rows."""
     if _reader_of(path) is _read_parquet:
         with _open_parquet(path):
             pass
@@ -81,13 +82,13 @@ def _reader_of(path: Path) -> Callable[[Path, Sequence[str]], pyarrow.Table]:
         raise DataError(f"{path}: a data file must end in {', '.join(DATA_SUFFIXES)}; convert it")
     with path.open("rb") as stream:
         if stream.read(len(_POINTER)) == _POINTER:
-            raise DataError(f"{path}: is a pointer of Git LFS, not the data; fetch the file with git lfs pull")
+            raise DataError(f"{path}: is a Git LFS pointer instead of the data; fetch the file with git lfs pull")
     return reader
 
 
 def _read_file(path: Path, columns: Sequence[str]) -> Dataset:
     table = _reader_of(path)(path, columns)
-    # A type that data sets do not know can be neither a text nor a label.
+    # Columns of types that `datasets` does not support are left out: they cannot be texts or labels.
     return Dataset(table.select([field.name for field in table.schema if field.name in columns or _has_type(field)]))
 
 
@@ -98,7 +99,7 @@ def _open_parquet(path: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
             yield pyarrow.parquet.ParquetFile(stream)
     except pyarrow.ArrowException as problem:
         reason = str(problem).splitlines()[0]
-        raise DataError(f"{path}: cannot be read as Parquet: {reason}; convert it anew") from None
+        raise DataError(f"{path}: cannot be read as Parquet: {reason}; write the file again") from None
 
 
 def _read_parquet(path: Path, columns: Sequence[str]) -> pyarrow.Table:

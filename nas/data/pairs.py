@@ -1,4 +1,7 @@
-"""Splits of a task that learns from texts alone and is judged by pairs of texts with a score, in files of their own."""
+"""Splits of a task, such as embedding, that is trained on single texts and judged by pairs of texts with a score.
+
+Training, search and test set are separate files or splits.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,11 @@ from nas.tasks import GROUP, task_kind
 
 
 def read_paired(task: Task, train: str | Sequence[str], search: str, test: str) -> Splits:
-    """Read the training texts, and the pairs of search and test set: each pair is two rows behind each other.
+    """Read the training texts, and the pairs of search and test set. The two texts of a pair become consecutive rows.
 
-    `train`, `search` and `test` are resolved paths, or split names of the hub; the texts of several `train` follow each
-    other. Training texts that stand in a pair are left out. Raises `DataError` as `read_splits` does, and if one of
-    search and test set has no pair that the other one does not have.
+    `train`, `search` and `test` are resolved paths or names of splits on the hub; the rows of several `train` sources
+    are concatenated. Training texts that occur in a pair are left out. Raises `DataError` as `read_splits` does, and
+    if all pairs of the search set are also in the test set, or all of the test set also in the search set.
     """
     judged = {"search": search, "test": test}
     sources = {name: read_sources(task, source, (*task.pair, *task.label_columns)) for name, source in judged.items()}
@@ -33,7 +36,7 @@ def read_paired(task: Task, train: str | Sequence[str], search: str, test: str) 
     texts = texts_in(task, learnt, task.text)
     kept = outside(texts, [[*pairs["search"], *pairs["test"]]])
     if not kept:
-        raise DataError(f"{names_of(learnt)}: every text stands in a pair of {search} or {test}; give other texts")
+        raise DataError(f"{names_of(learnt)}: every text also occurs in a pair of {search} or {test}; give other texts")
     found = Splits(
         {"train": [[texts[0][row] for row in kept]], **{name: [column] for name, column in pairs.items()}},
         scores,
@@ -48,23 +51,23 @@ def read_paired(task: Task, train: str | Sequence[str], search: str, test: str) 
 
 
 def _check_distinct(columns: Mapping[str, Texts], sources: Mapping[str, str]) -> None:
-    """Raise `DataError` unless search and test set each have a pair of their own; say how many pairs they share."""
+    """Raise `DataError` unless search and test set each have a pair that the other lacks; warn of shared pairs."""
     for name, other in (("search", "test"), ("test", "search")):
         count, own = len(columns[name][0]), len(outside(columns[name], columns[other]))
         if not own:
             raise DataError(
-                f"{sources[name]}: every pair stands in {sources[other]} too, but search set and test set must be "
+                f"{sources[name]}: every pair also occurs in {sources[other]}, but search set and test set must be "
                 f"disjoint; give other pairs as task.{name}"
             )
         if name == "search" and own < count:
             say(
-                f"Warning: {sources[name]}: {count - own:,} of {count:,} pairs stand in {sources[other]} too, so that "
-                "candidates are chosen by pairs that they are tested on; remove them from one of the files"
+                f"Warning: {sources[name]}: {count - own:,} of {count:,} pairs also occur in {sources[other]}, so "
+                "candidates are selected with pairs that they are tested on; remove these pairs from one of the files"
             )
 
 
 def _interleaved(columns: Sequence[Sequence[Text]]) -> list[Text]:
-    """The texts of all pairs, both of a pair behind each other."""
+    """Return the texts of all pairs in one list, with the two texts of a pair next to each other."""
     return list(chain.from_iterable(zip(*columns, strict=True)))
 
 

@@ -1,4 +1,7 @@
-"""Texts of some rows of the test set, kept beside their tokens: whoever tokenises them again must get the same."""
+"""Texts of some rows of the test set, which are stored with the tokenised data.
+
+The export tokenises them again and must get the stored tokens; the report shows some of them.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ _ROWS = 32
 def sample_of(
     columns: Sequence[Sequence[Text]], lengths: Sequence[int], shown: Sequence[int] = ()
 ) -> dict[str, list[str]]:
-    """Return the texts of some rows by their numbers: the longest, the shortest and, by `lengths`, some between.
+    """Return the texts of some rows by row number: the longest, the shortest and some in between.
 
-    `columns` are those of the texts, `lengths` the rows' numbers of tokens, `shown` rows that are wanted besides. Words
-    are joined as they are served.
+    `columns` are the columns of texts, `lengths` the numbers of tokens of the rows, and `shown` the numbers of rows
+    to add. Lists of words are joined, as they are when they are served.
     """
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     chosen = {*shown, *order[: _ROWS // 2], *order[:: max(1, len(order) // (_ROWS // 2))], order[-1]}

@@ -1,4 +1,4 @@
-"""How rows are divided: no text of the test set is trained on, and none is in the search set and the training set.
+"""The division of rows into sets, such that no text is in two of the training, search and test sets.
 
 Rows that are judged in groups, such as the passages of a query, are divided by group.
 """
@@ -13,21 +13,22 @@ import numpy as np
 from nas.data.words import Text, joined
 
 Texts = Sequence[Sequence[Text]]
-"""The columns of a split, each with a text for each row."""
+"""The columns of texts of a split; each column has one text per row."""
 
 
 def outside(columns: Texts, others: Texts) -> list[int]:
-    """The numbers of the rows whose text does not stand among the `others`."""
+    """Return the numbers of the rows whose text does not occur in `others`."""
     known = {normal(row) for row in zip(*others, strict=True)}
     return [number for number, row in enumerate(zip(*columns, strict=True)) if normal(row) not in known]
 
 
 def held_out(columns: Texts, by: str, size: int, seed: int) -> list[int]:
-    """Row numbers of the search set: about `size` of them, in ascending order.
+    """Return the row numbers of the search set in ascending order, about `size` of them.
 
-    By row, rows are drawn at random; rows with equal texts go together. By sentence, whole texts (those not
-    contained in another row) are drawn, and every row contained in one of them goes along. Containment is by runs of
-    words; a short phrase may still occur inside sentences that stay.
+    If `by` is `row`, rows are drawn at random, and rows with equal texts stay together. If it is `sentence`, whole
+    sentences are drawn: texts that are not contained in another row, together with all rows that they contain. A text
+    contains a row if the row is a contiguous span of its words. A short phrase may still occur inside sentences that
+    stay in the training set.
     """
     texts = [normal(row) for row in zip(*columns, strict=True)]
     rows: dict[str, list[int]] = {}
@@ -50,9 +51,9 @@ def held_out(columns: Texts, by: str, size: int, seed: int) -> list[int]:
 
 
 def same_in_groups(columns: Texts, groups: Sequence[int]) -> list[int]:
-    """The numbers of the columns that have one text in each group: those of the query.
+    """Return the numbers of the columns whose text is the same in all rows of each group, such as the query.
 
-    All, if no column is such a one or there are no groups.
+    Returns all columns if there are none of these, or no groups.
     """
     alike = []
     for number, column in enumerate(columns if groups else ()):
@@ -64,10 +65,10 @@ def same_in_groups(columns: Texts, groups: Sequence[int]) -> list[int]:
 
 
 def held_out_groups(columns: Texts, groups: Sequence[int], size: int, seed: int) -> list[int]:
-    """Row numbers of the search set, as `held_out` gives them: whole groups are drawn at random.
+    """Return the row numbers of the search set as `held_out` does, but draw whole groups at random.
 
-    Groups that have a row in common go together. `columns` may be only those of the query, so that the same query
-    under two names is one.
+    Groups that have a row in common stay together. `columns` may be only those of the query, so that a query with two
+    names counts as one group.
     """
     members: dict[int, list[int]] = {}
     for row, part in enumerate(_connected(numbered(map(normal, zip(*columns, strict=True))), groups)):
@@ -83,7 +84,7 @@ def held_out_groups(columns: Texts, groups: Sequence[int], size: int, seed: int)
 
 
 def _connected(texts: Sequence[int], groups: Sequence[int]) -> list[int]:
-    """For each row the number of the part that it is in: rows with the same text or group are in one."""
+    """Return the number of each row's part: rows with the same text or the same group are in one part."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -95,13 +96,16 @@ def _connected(texts: Sequence[int], groups: Sequence[int]) -> list[int]:
 
 
 def numbered(values: Iterable[Hashable]) -> list[int]:
-    """A number for each value, the same for equal ones, in the order in which they first come."""
+    """Return a number for each value, in the order of first occurrence; equal values get the same number."""
     known: dict[Hashable, int] = {}
     return [known.setdefault(value, len(known)) for value in values]
 
 
 def _spans(text: str, rows: Container[str], sizes: Mapping[str, Iterable[int]]) -> list[str]:
-    """The other rows that are a run of this text's words. `sizes` are those of the rows by their first word."""
+    """Return the other rows that are contiguous spans of this text's words.
+
+    `sizes` maps a first word to the numbers of words of the rows that begin with it.
+    """
     words = text.split(" ")
     found = {
         span
@@ -113,5 +117,5 @@ def _spans(text: str, rows: Container[str], sizes: Mapping[str, Iterable[int]]) 
 
 
 def normal(row: Sequence[Text]) -> str:
-    """The texts of a row as one, without differences of case and white space."""
+    """Return the texts of a row as one text, without differences in case and white space."""
     return " ".join(" ".join(map(joined, row)).lower().split())

@@ -1,4 +1,8 @@
-"""A task's splits, from rows to token ids."""
+"""A task's splits, from rows to token ids.
+
+`read_splits` reads the rows and holds out the search set, `Splits.encode` tokenises them, and `TaskData` stores the
+tokenised splits, which training, search and export then load.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,7 @@ _LABELS_FILE = "labels.json"
 
 
 class _Stored(Mapping[str, Dataset]):
-    """Splits in a folder, each read when it is asked for, once."""
+    """The splits in a folder. Each one is read once, when it is first used."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -51,29 +55,30 @@ class _Stored(Mapping[str, Dataset]):
 
 @dataclass(frozen=True)
 class TaskData:
-    """Tokenised splits with columns `input_ids`, `labels`, `length`, and `token_type_ids` if the model has types.
+    """Tokenised splits with the columns `input_ids`, `labels` and `length`.
 
-    Kinds of task that need them have columns `GROUP` and `JUDGED` of `nas.tasks` too. Texts whose words have tags have
-    a label for each token, `IGNORED` where no word begins.
+    There is also `token_type_ids` if the model has token types, and some kinds of task have the columns `GROUP` and
+    `JUDGED` of `nas.tasks`. If words are tagged, each token has a label, which is `IGNORED` if no word begins at the
+    token.
     """
 
     splits: Mapping[str, Dataset]
     label_names: tuple[str, ...]
-    """The names of a network's outputs in order; empty where it outputs a number."""
+    """The names of a network's outputs in order; empty if the only output is a number."""
 
     @property
     def train(self) -> Dataset:
-        """What is trained on."""
+        """The split that networks are trained on."""
         return self.splits["train"]
 
     @property
     def search(self) -> Dataset:
-        """What candidates are judged by."""
+        """The split that candidates are judged by."""
         return self.splits["search"]
 
     @property
     def test(self) -> Dataset:
-        """What gives the final metric."""
+        """The split that gives the final metrics."""
         return self.splits["test"]
 
     @property
@@ -82,7 +87,7 @@ class TaskData:
         return len(self.label_names) or 1
 
     def save(self, folder: Path) -> None:
-        """Write the splits as Parquet files; `labels.json` comes last and marks the folder complete."""
+        """Write the splits as Parquet files. `labels.json` is written last, and marks the folder as complete."""
         for name, split in self.splits.items():
             write_table(split, folder / f"{name}.parquet")
         sizes = {name: len(split) for name, split in self.splits.items()}
@@ -90,7 +95,7 @@ class TaskData:
 
     @classmethod
     def load(cls, folder: Path) -> TaskData:
-        """What `save` wrote. A process reads each split when it is first asked for, and once."""
+        """Return what `save` wrote. A process reads each split once, when it is first used."""
         path = folder / _LABELS_FILE
         found = path.stat() if path.exists() else None
         return _load(folder, found and (found.st_ino, found.st_size, found.st_mtime_ns))
@@ -98,7 +103,7 @@ class TaskData:
 
 @lru_cache(maxsize=2)
 def _load(folder: Path, stamp: tuple[int, ...] | None) -> TaskData:
-    """`stamp` changes when the folder is written again."""
+    """Load the data in a folder; another `stamp` means that the folder was rewritten, and bypasses the cache."""
     return TaskData(_Stored(folder), tuple(read_json(folder / _LABELS_FILE, DataError)["label_names"]))
 
 
@@ -107,33 +112,32 @@ class Splits:
     """A task's splits before tokenising."""
 
     texts: Mapping[str, Sequence[Sequence[Text]]]
-    """For each split its columns of texts."""
+    """The columns of texts of each split."""
     labels: Mapping[str, Sequence[Any]]
-    """For each split the label of each row, in the form that the kind of task stores; no training split where texts
-    alone are learnt from."""
+    """The labels of each split's rows, as the kind of task stores them; no `train` if only texts are learnt from."""
     label_names: tuple[str, ...]
     in_test: int = 0
-    """Training rows that were removed because their text is in the test set."""
+    """The number of training rows that were removed because their text is in the test set."""
     rows: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """The numbers that the rows of `train` and `search` have in the training data."""
     more: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
-    """Further columns of each split, by their names: `GROUP` and `JUDGED`, where the kind of task has them."""
+    """Further columns of each split by name: `GROUP` and `JUDGED`, if the kind of task has them."""
 
     def truth(self, name: str) -> np.ndarray:
-        """What a metric compares outputs for a split with; see `nas.data.truth.truth_of`."""
+        """Return what a metric compares the outputs for a split with; see `nas.data.truth.truth_of`."""
         more = self.more.get(name, {})
         labels = as_array(more.get(JUDGED, self.labels[name]))
         return in_groups(labels, np.asarray(more[GROUP])) if GROUP in more else labels
 
     def select(self, name: str, rows: Sequence[int]) -> Splits:
-        """The same splits with only some rows of one of them."""
+        """Return the same splits, but with only these rows of split `name`."""
         texts = {**self.texts, name: _rows(self.texts[name], rows)}
         labels = {key: _some(values, rows) if key == name else values for key, values in self.labels.items()}
         more = {key: _some(values, rows) for key, values in self.more.get(name, {}).items()}
         return replace(self, texts=texts, labels=labels, more={**self.more, name: more})
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, max_length: int, token_types: bool = True) -> TaskData:
-        """Tokenise. `token_types` says whether the model has token types."""
+        """Tokenise all splits. `token_types` says whether the model has token types."""
         return TaskData(
             {name: self._encode(name, tokenizer, max_length, token_types) for name in SPLITS}, self.label_names
         )
@@ -151,8 +155,11 @@ def tokenised(
     token_types: bool,
     labels: Mapping[str, list[Any]] | None = None,
 ) -> Dataset:
-    """Columns of texts as `input_ids`, `token_type_ids` if the model has types, columns of `labels` if given, and
-    `length`. If texts are words, their labels become those of tokens."""
+    """Return columns of texts as a data set of tokens.
+
+    It has the columns `input_ids`, `length`, those of `labels`, and `token_type_ids` if the model has token types. If
+    texts are lists of words, labels of words become labels of tokens.
+    """
     asked = {"truncation": True, "max_length": max_length, "return_token_type_ids": token_types}
     tokens = tokens_of(texts, tokenizer, **asked)
     if labels and are_words(texts):
@@ -175,24 +182,24 @@ def prepare(
 
 @dataclass(frozen=True)
 class Source:
-    """The rows of one file, or of one split of the hub."""
+    """The rows of one file, or of one split on the hub."""
 
     name: str
     rows: Dataset
 
 
 def names_of(sources: Sequence[Source]) -> str:
-    """The names of files or splits whose rows follow each other, for messages."""
+    """Return the names of files or splits whose rows are concatenated, for messages."""
     return ", ".join(source.name for source in sources)
 
 
 def read_splits(task: Task, train: str | Sequence[str], test: str, seed: int, head: Head | None = None) -> Splits:
     """Read a task's rows and hold the search set out of the training rows.
 
-    `train` and `test` are resolved paths, or split names of the hub; the rows of several `train` follow each other.
-    Labels are numbered as the teacher's classifier `head` numbers them. Raises `DataError` for a missing file or
-    column, an empty split, or texts or labels that do not fit the task, and `TeacherError` for a classifier that does
-    not fit the labels.
+    `train` and `test` are resolved paths or names of splits on the hub; the rows of several `train` sources are
+    concatenated. Labels get the numbers that they have in `head`, the teacher's classifier. Raises `DataError` for a
+    missing file or column, an empty split, or texts or labels that do not fit the task, and `TeacherError` for a
+    classifier that does not fit the labels.
     """
     columns = (*task.unlabelled_columns, *task.label_columns)
     sources = {"train": read_sources(task, train, columns), "test": read_sources(task, test, columns)}
@@ -206,11 +213,11 @@ def read_splits(task: Task, train: str | Sequence[str], test: str, seed: int, he
         for name, own in sources.items()
     }
     named = {name: names_of(own) for name, own in sources.items()}
-    # No query of the test set is trained on, whatever its passages are.
+    # A query of the test set is not trained on, even if its passages differ.
     compared = same_in_groups(texts["train"], groups["train"])
     kept = outside(*([texts[name][column] for column in compared] for name in ("train", "test")))
     if not kept:
-        raise DataError(f"{named['train']}: every row stands in {named['test']} too; give another test set")
+        raise DataError(f"{named['train']}: every row also occurs in {named['test']}; give another test set")
     left, size = _rows(texts["train"], kept), task.holdout.size_of(len(kept))
     if task.group_column:
         grouped = [groups["train"][row] for row in kept]
@@ -220,7 +227,7 @@ def read_splits(task: Task, train: str | Sequence[str], test: str, seed: int, he
     if not 0 < len(searched) < len(kept):
         raise DataError(
             f"{named['train']}: holding out {size} examples by {task.group_column or task.holdout.by} takes "
-            f"{len(searched)} of {len(kept)} rows; both sets need some, so change holdout.size"
+            f"{len(searched)} of {len(kept)} rows, but search set and training set both need some; change holdout.size"
         )
     chosen = set(searched)
     numbers = {
@@ -243,47 +250,47 @@ def read_splits(task: Task, train: str | Sequence[str], test: str, seed: int, he
 
 
 def _divided(values: Mapping[str, Sequence[Any]], rows: Mapping[str, Sequence[int]]) -> dict[str, Sequence[Any]]:
-    """Values of the rows of both files, by split."""
+    """Return values of the rows of both files, divided by split."""
     return {name: [values["train"][row] for row in own] for name, own in rows.items()} | {"test": values["test"]}
 
 
 def groups_in(task: Task, source: str, rows: Dataset) -> list[Hashable]:
-    """The name of each row's group; nothing where rows are judged alone.
+    """Return the name of each row's group; an empty list if rows are judged separately.
 
-    Raises `DataError` for a row that does not say which group it is of.
+    Raises `DataError` if a row does not name its group.
     """
     column = task.group_column
     if column is None:
         return []
     values = values_of(rows, column)
-    may_be_empty = column in task.text  # an empty text is one query as any other
+    may_be_empty = column in task.text  # an empty text is a query like any other
     bad = [row for row, value in enumerate(values) if not _is_name(value, may_be_empty)]
     if bad:
         raise DataError(
-            f"{source}: column {column!r} must say which query each row belongs to, but row {bad[0]} (counted from 0; "
-            f"{len(bad)} such rows of {len(values)}) holds {values[bad[0]]!r}; fill or drop such rows, or name another "
-            "column in task.query"
+            f"{source}: column {column!r} must say which query each row belongs to, but row {bad[0]} holds "
+            f"{values[bad[0]]!r} (rows are counted from 0; affected rows: {len(bad)} of {len(values)}); fill or drop these "
+            "rows, or name another column in task.query"
         )
     return [normal((value,)) if isinstance(value, str) else value for value in values]
 
 
 def _is_name(value: Any, may_be_empty: bool) -> bool:
-    """Whether a value can tell a group from others."""
+    """Whether a value can identify a group."""
     if isinstance(value, str):
         return may_be_empty or value.strip() != ""
     return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _check_tags(task: Task, sources: Sequence[Source], texts: Sequence[Text], tags: Sequence[Sequence[int]]) -> None:
-    """Raise `DataError` unless each row of these sources has a tag for each word."""
+    """Raise `DataError` unless each row of these sources has exactly one tag per word."""
     pairs = zip(texts, tags, strict=True)
     for source in sources:
         for row, (words, own) in enumerate(islice(pairs, len(source.rows))):
             if len(words) != len(own):
                 raise DataError(
-                    f"{source.name}: row {row} (counted from 0) must have a tag for each word, but column "
-                    f"{task.text[0]!r} has {len(words)} words and column {task.label_columns[0]!r} {len(own)} tags; "
-                    "correct or drop such rows"
+                    f"{source.name}: row {row} (counted from 0) must have one tag per word, but column "
+                    f"{task.text[0]!r} has {len(words)} words and column {task.label_columns[0]!r} has {len(own)} "
+                    "tags; correct or drop such rows"
                 )
 
 
@@ -296,31 +303,31 @@ def _rows(columns: Sequence[Sequence[Text]], numbers: Sequence[int]) -> list[lis
 
 
 def read_columns(task: Task, source: str, columns: Sequence[str], is_file: bool = False) -> Dataset:
-    """Some columns of a file, or of a split of the task's hub data set unless `is_file`.
+    """Return some columns of a file, or of a split of the task's hub data set unless `is_file` is set.
 
-    Raises `DataError` if there are no rows, or as `read_rows` does.
+    Raises `DataError` if there are no rows, and as `read_rows` does.
     """
     rows = read_rows(source, None if is_file else task.hub, task.config, tuple(dict.fromkeys(columns)), task.revision)
     if not len(rows):
-        raise DataError(f"{source}: holds no rows; give a data set with examples")
+        raise DataError(f"{source}: has no rows; give a data set with examples")
     return rows
 
 
 def read_sources(task: Task, names: str | Sequence[str], columns: Sequence[str]) -> list[Source]:
-    """Some columns of a file or split, or of several whose rows follow each other. Raises as `read_columns` does."""
+    """Return some columns of each of several files or splits, or of a single one. Raises as `read_columns` does."""
     return [Source(name, read_columns(task, name, columns)) for name in ([names] if isinstance(names, str) else names)]
 
 
 def texts_in(task: Task, sources: Sequence[Source], columns: Sequence[str]) -> list[list[Text]]:
-    """Columns of texts of several sources, whose rows follow each other. Raises as `texts_of` does."""
+    """Return columns of texts with the rows of several sources concatenated. Raises as `texts_of` does."""
     found = [texts_of(task, source.name, columns, source.rows) for source in sources]
     return [list(chain.from_iterable(parts)) for parts in zip(*found, strict=True)]
 
 
 def texts_of(task: Task, source: str, columns: Sequence[str], rows: Dataset) -> list[list[Text]]:
-    """Columns of texts, or of lists of words where the kind of task has these.
+    """Return columns of texts, or of lists of words if the kind of task needs these.
 
-    Raises `DataError` if a row has none; says how many are empty.
+    Raises `DataError` if a value has another type. Prints how many texts are empty.
     """
     is_text, what = (_is_words, "lists of words") if task_kind(task.kind).has_words else (_is_text, "texts")
     found = []
@@ -329,14 +336,14 @@ def texts_of(task: Task, source: str, columns: Sequence[str], rows: Dataset) -> 
         bad = [number for number, value in enumerate(values) if not is_text(value)]
         if bad:
             raise DataError(
-                f"{source}: column {column!r} must hold {what}, but row {bad[0]} holds {values[bad[0]]!r} (counted "
-                f"from 0; {len(bad)} such rows of {len(values)}); fill or drop such rows"
+                f"{source}: column {column!r} must hold {what}, but row {bad[0]} holds {values[bad[0]]!r} (rows are "
+                f"counted from 0; affected rows: {len(bad)} of {len(values)}); fill or drop these rows"
             )
         empty = [number for number, value in enumerate(values) if not joined(value).strip()]
         if empty:
             say(
                 f"{source}: column {column!r}: {len(empty)} of {len(values):,} texts are empty, the first in row "
-                f"{empty[0]} (counted from 0); they are taken as they are"
+                f"{empty[0]} (counted from 0); they are kept as they are"
             )
         found.append(values)
     return found
@@ -351,12 +358,12 @@ def _is_words(value: Any) -> bool:
 
 
 def labels_of(task: Task, train: Sequence[Source], test: Sequence[Source], head: Head | None) -> TaskLabels:
-    """The labels of training and test rows, as the kind of task reads them."""
+    """Return the labels of the training and test rows, as the kind of task reads them."""
     kind = task_kind(task.kind)
     found = kind.read(_label_columns(task, train), _label_columns(task, test), head)
     for note in found.notes:
         say(note)
-    kind.metric(task, found.names)  # whose positive class must be one of them
+    kind.metric(task, found.names)  # raises an error if the task's positive class is not among them
     return found
 
 

@@ -1,6 +1,6 @@
-"""CSV and JSON Lines, read as the file says: no type is guessed and no word stands for a missing value.
+"""CSV and JSON Lines, read literally: no types are guessed, and no word stands for a missing value.
 
-All cells of a CSV file are texts. JSON has types of its own, which are kept.
+All cells of a CSV file are texts. Values in JSON keep their types.
 """
 
 from __future__ import annotations
@@ -26,28 +26,30 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-"""Encodings by the byte order mark that a file begins with. Some marks of UTF-32 begin with one of UTF-16."""
+"""Encodings by the byte order mark at the start of a file. UTF-32 comes first: one of its marks begins with UTF-16's.
+"""
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
-_JSON_KINDS = {bool: "a truth value", int: "a number", float: "a number", str: "a text"}
+_JSON_KINDS = {bool: "a boolean", int: "a number", float: "a number", str: "a text"}
 
 
 def require_columns(source: str, names: Sequence[str], columns: Iterable[str]) -> None:
-    """Raise `DataError` unless each of the `columns` stands exactly once among the `names`."""
+    """Raise `DataError` unless each of the `columns` occurs exactly once among the `names`."""
     for column in columns:
         if names.count(column) > 1:
             raise DataError(f"{source}: {names.count(column)} columns are named {column!r}; rename all but one")
         if column not in names:
             shown = [name if name and name == name.strip() else repr(name) for name in names]
             separator = next((mark for mark in _SEPARATORS if len(names) == 1 and mark in names[0]), None)
-            hint = f" (its cells seem to be separated by {_SEPARATORS[separator]}: write commas)" if separator else ""
+            hint = f" (its cells seem to be separated by {_SEPARATORS[separator]}; use commas)" if separator else ""
             raise DataError(f"{source}: no column {column!r}; use one of {', '.join(shown)}{hint}")
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> pyarrow.Table:
-    """The columns of a CSV file, all of them texts; those named if any are.
+    """Return the columns of a CSV file as texts; only those in `columns`, if any are named.
 
-    Columns that share a name are left out. Raises `DataError` for a row that is not like the header.
+    Columns that share a name are left out. Raises `DataError` for a row that does not have as many cells as the
+    header.
     """
     rows = _csv_rows(path)
     names = [name or f"Unnamed: {number}" for number, name in enumerate(next(rows, (0, list[str]()))[1])]
@@ -69,7 +71,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> pyarrow.Table:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows that are not blank, each with the number of its first line."""
+    """Yield the rows that are not blank, each with the number of its first line."""
     limit = csv.field_size_limit(sys.maxsize)
     try:
         with _text_of(path, newline="") as stream:
@@ -92,10 +94,11 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def read_json(path: Path, columns: Sequence[str]) -> pyarrow.Table:
-    """The columns of a file with a JSON object a line, or of one JSON array of objects; those named if any are.
+    """Return the columns of a file with one JSON object per line, or with one JSON array of objects.
 
-    A key that an object lacks is a missing value. Raises `DataError` for what is no such object, and for a named
-    column that mixes kinds of values; a mixed column that is not named holds its values as JSON texts.
+    If any `columns` are named, only these are returned. A key that an object lacks is a missing value. Raises
+    `DataError` if a line or element is not a JSON object, or a named column mixes types of values. If a column that
+    is not named mixes types, its values are returned as JSON texts.
     """
     found: dict[str, list[Any]] = {name: [] for name in columns}
     names: dict[str, None] = {}
@@ -106,7 +109,7 @@ def read_json(path: Path, columns: Sequence[str]) -> pyarrow.Table:
         if escaped and not _can_be_encoded(kept):
             raise DataError(
                 f"{path}: {where}: holds half of a surrogate pair (\\ud800 to \\udfff), which is not a Unicode "
-                "character; write the character whole or remove it"
+                "character; write the whole character or remove it"
             )
         for name, value in kept.items():
             found.setdefault(name, [None] * count).append(value)
@@ -120,7 +123,7 @@ def read_json(path: Path, columns: Sequence[str]) -> pyarrow.Table:
 
 
 def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any], bool]]:
-    """Where each object stands, the object, and whether its JSON has an escaped surrogate."""
+    """Yield the location of each object, the object, and whether its JSON has an escaped surrogate."""
     with _text_of(path) as stream:
         begun = False
         for number, line in enumerate(stream, 1):
@@ -147,7 +150,7 @@ def _parsed(path: Path, where: str, text: str) -> Any:
     except (ValueError, RecursionError) as problem:
         reason = str(problem).splitlines()[0]
         raise DataError(
-            f"{path}: {where}: is not valid JSON ({reason}); write one object a line, as "
+            f"{path}: {where}: is not valid JSON ({reason}); write one object per line, such as "
             '{"text": "...", "label": ...}'
         ) from None
 
@@ -156,7 +159,7 @@ def _with_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice")
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} occurs twice")
     return found
 
 
@@ -175,7 +178,7 @@ def _can_be_encoded(value: Any) -> bool:
 
 
 def _array(column: str, values: list[Any], needed: bool) -> pyarrow.Array:
-    """The values of a column in Arrow's form."""
+    """Return the values of a column as an Arrow array; `needed` says whether the column was named by the caller."""
     first: dict[str, int] = {}
     for number, value in enumerate(values):
         if value is not None:
@@ -183,8 +186,8 @@ def _array(column: str, values: list[Any], needed: bool) -> pyarrow.Array:
     if len(first) > 1 and needed:
         (kind, number), (other, another) = list(first.items())[:2]
         raise DataError(
-            f"{column}: row {number} (counted from 0) holds {kind}, {values[number]!r}, but row {another} {other}, "
-            f"{values[another]!r}; write one kind of value in all rows"
+            f"{column}: row {number} (counted from 0) holds {kind}, {values[number]!r}, but row {another} holds "
+            f"{other}, {values[another]!r}; use one type of value in all rows"
         )
     if len(first) <= 1:
         try:
@@ -193,16 +196,19 @@ def _array(column: str, values: list[Any], needed: bool) -> pyarrow.Array:
             return pyarrow.array(values)
         except OverflowError:  # whole numbers of more than 64 bits
             return pyarrow.array([None if value is None else str(value) for value in values], pyarrow.string())
-        except pyarrow.ArrowException:  # lists or records of several forms
+        except pyarrow.ArrowException:  # lists or records of different structures
             pass
     texts = [None if value is None else json.dumps(value) for value in values]
-    # Of a column that is needed it must stay visible that its values are no texts.
+    # In a needed column the JSON texts are wrapped in lists, so that later checks do not take them for plain texts.
     return pyarrow.array([[text] for text in texts]) if needed else pyarrow.array(texts, pyarrow.string())
 
 
 @contextmanager
 def _text_of(path: Path, newline: str | None = None) -> Iterator[TextIO]:
-    """The open file as text, by its byte order mark or as UTF-8. Raises `DataError` for bytes that are no such text."""
+    """Open a file as text, in the encoding of its byte order mark or else as UTF-8.
+
+    Raises `DataError` if the bytes cannot be decoded.
+    """
     with path.open("rb") as stream:
         start = stream.read(4)
     encoding = next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8")
@@ -226,6 +232,6 @@ def _undecodable(path: Path, encoding: str) -> DataError:
     line = 1 + before.replace("\r\n", "\n").replace("\r", "\n").count("\n")
     found = f" (byte 0x{content[at]:02x})" if at < len(content) else ""
     return DataError(
-        f"{path}: line {line}: is not {encoding.upper()} text{found}; save the file as UTF-8, from Latin-1 for "
-        "example with iconv -f LATIN1 -t UTF-8"
+        f"{path}: line {line}: is not {encoding.upper()} text{found}; save the file as UTF-8 (if it is Latin-1, "
+        "for example, with iconv -f LATIN1 -t UTF-8)"
     )

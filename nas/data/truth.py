@@ -1,4 +1,7 @@
-"""What a split is judged by, and the rows that are judged together."""
+"""The reference values that the outputs for a split are judged by, and the groups of rows that are judged together.
+
+Evaluations, baselines and exports read them from the tokenised splits.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,14 @@ from nas.tasks import GROUP, IGNORED, JUDGED, in_groups
 
 LABELS = "labels"
 NOT_TEXT = (LABELS, JUDGED)
-"""Columns of a tokenised split that texts without labels do not have."""
+"""Columns of a tokenised split that do not exist for texts without labels."""
 
 
 def truth_of(split: Dataset) -> np.ndarray:
-    """What a metric compares outputs with, one row a text: labels (rows, ...), or records of `nas.tasks.in_groups`."""
+    """Return the reference values that a metric compares outputs with, one row per text.
+
+    They are labels, (rows, ...), or records of `nas.tasks.in_groups` if rows are judged in groups.
+    """
     names = split.column_names
     labels = as_array(values_of(split, JUDGED if JUDGED in names else LABELS))
     groups = groups_of(split)
@@ -25,19 +31,19 @@ def truth_of(split: Dataset) -> np.ndarray:
 
 
 def as_array(labels: Sequence[Any]) -> np.ndarray:
-    """Labels of texts as an array (texts, ...); where each token has one, with `IGNORED` behind the last token."""
+    """Return the labels of texts as an array, (texts, ...); lists of labels of tokens are padded with `IGNORED`."""
     longest = max((len(label) for label in labels if isinstance(label, list)), default=0)
     padded = [label + [IGNORED] * (longest - len(label)) if isinstance(label, list) else label for label in labels]
     return np.asarray(padded)
 
 
 def groups_of(split: Dataset) -> np.ndarray | None:
-    """The number of each row's group, (rows,); None where rows are judged alone."""
+    """Return the number of each row's group, (rows,); None if rows are judged separately."""
     return np.asarray(values_of(split, GROUP)) if GROUP in split.column_names else None
 
 
 def first_rows(split: Dataset, count: int) -> Dataset:
-    """So many of the first rows of a split, or of its first groups where rows are judged in groups."""
+    """Return the first `count` rows of a split, or its first `count` groups if rows are judged in groups."""
     groups = groups_of(split)
     if groups is None:
         return split.select(range(min(count, len(split))))
@@ -46,13 +52,16 @@ def first_rows(split: Dataset, count: int) -> Dataset:
 
 
 def whole_groups(split: Dataset, rows: Collection[int] | np.ndarray) -> Dataset:
-    """The rows of a split that are in a group with some of these rows; just these rows where it has no groups."""
+    """Return the rows of a split that share a group with one of `rows`; only `rows` if the split has no groups."""
     groups, chosen = groups_of(split), np.asarray(rows)
     return split.select(chosen if groups is None else np.flatnonzero(np.isin(groups, groups[chosen])))
 
 
 def drawn_rows(split: Dataset, count: int) -> Dataset:
-    """About so many random rows of a split, always the same: of groups as many as have so many rows together."""
+    """Return about `count` random rows of a split, which are always the same.
+
+    If rows are judged in groups, whole groups are drawn until they have at least `count` rows.
+    """
     groups = groups_of(split)
     if groups is None:
         return split.shuffle(seed=0, keep_in_memory=True).select(range(count))

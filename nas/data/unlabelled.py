@@ -1,4 +1,7 @@
-"""Text without labels: the rows whose text the task does not have yet."""
+"""Texts without labels: the rows whose text does not occur in the task's splits yet.
+
+Networks are also distilled on these texts.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from nas.study import Task
 
 @dataclass(frozen=True)
 class Counts:
-    """How many rows without labels were read, and why some were left out. Each row is counted once."""
+    """How many rows without labels were read, kept, and left out for which reason. Each row is counted once."""
 
     read: int
     kept: int
@@ -25,10 +28,10 @@ class Counts:
     in_train: int
     """Rows whose text is in the training set."""
     repeated: int
-    """Rows whose text is that of an earlier row without a label."""
+    """Rows whose text occurs in an earlier row without a label."""
 
     def in_words(self) -> str:
-        """One line."""
+        """Return the counts as one line for a reader."""
         out = {
             "in the test set": self.in_test,
             "in the search set": self.in_search,
@@ -42,23 +45,23 @@ class Counts:
 
 @dataclass(frozen=True)
 class Unlabelled:
-    """The texts without labels that a task does not have yet."""
+    """The texts without labels that do not occur in a task's splits."""
 
     texts: Sequence[Sequence[Text]]
-    """Columns of texts, as those of a split."""
+    """The columns of the texts, like those of a split."""
     counts: Counts
     rows: Sequence[Sequence[int]]
-    """For each source the numbers of the rows that are kept, in the order of the texts."""
+    """For each source, the numbers of the rows that are kept, in the order of the texts."""
     groups: Sequence[int] = ()
-    """The number of each text's group, none of those of the splits; nothing where rows are judged alone."""
+    """The number of each text's group, distinct from all numbers in the splits; empty if rows are judged separately."""
 
 
 def read_unlabelled(task: Task, sources: Sequence[tuple[str, bool]], splits: Splits) -> Unlabelled:
-    """Read the rows without labels, and leave out those whose text is in one of the splits or in an earlier row.
+    """Read the rows without labels, and leave out those whose text occurs in one of the splits or in an earlier row.
 
-    Texts are compared as the splits' own are, without case and white space. Each of the `sources` is a path or a split
-    of the hub data set, with whether it is a file. Raises `DataError` for a file or column that is missing, for rows
-    without a text, and if no row is new.
+    Differences in case and white space are ignored, as they are between the splits. Each of the `sources` is a path
+    or the name of a split of the hub data set, with a flag that says whether it is a file. Raises `DataError` if a
+    file or column is missing, a row has no text, or no row is new.
     """
     known = {normal(row): name for name in ("train", "search", "test") for row in _rows_of(splits.texts[name])}
     found = dict.fromkeys(("kept", "repeated", *splits.texts), 0)
@@ -89,7 +92,7 @@ def read_unlabelled(task: Task, sources: Sequence[tuple[str, bool]], splits: Spl
     if not kept:
         raise DataError(
             f"task.unlabelled: {', '.join(source for source, _ in sources)}: {counts.in_words()}; give other texts, or "
-            "remove it"
+            "remove the setting"
         )
     texts = [list(column) for column in zip(*kept, strict=True)]
     return Unlabelled(texts, counts, numbers, [-1 - number for number in numbered(groups)])

@@ -1,4 +1,4 @@
-"""Texts that are lists of words, each with a tag: how they are tokenised, and which token has the tag of a word."""
+"""Texts that are lists of words with a tag each: how they are tokenised, and which token gets the tag of a word."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 Text = str | Sequence[str]
-"""A text, or its words."""
+"""A text as a string, or as a list of its words."""
 
 
 def joined(text: Text) -> str:
-    """A text as it is served: words with spaces between them."""
+    """Return a text as it is served: a list of words is joined with spaces."""
     return text if isinstance(text, str) else " ".join(text)
 
 
@@ -28,13 +28,13 @@ def are_words(texts: Sequence[Sequence[Text]]) -> bool:
 
 
 def tokens_of(texts: Sequence[Sequence[Text]], tokenizer: PreTrainedTokenizerBase, **settings: Any) -> BatchEncoding:
-    """What a tokenizer makes of columns of texts with some settings; no word is joined with another one."""
+    """Return a tokenizer's output for columns of texts; no token spans two words of a list of words."""
     columns = ([text if isinstance(text, str) else list(text) for text in column] for column in texts)
     return tokenizer(*columns, is_split_into_words=are_words(texts), return_attention_mask=False, **settings)
 
 
 def on_first_tokens(tokens: BatchEncoding, tags: Iterable[Sequence[int]]) -> list[list[int]]:
-    """For each token of each text the tag of the word that it begins, or `IGNORED` if it begins none."""
+    """Return for each token of each text the tag of the word that begins there, or `IGNORED` if none does."""
     found = []
     for row, own in enumerate(tags):
         labels, before = [], None
@@ -46,6 +46,6 @@ def on_first_tokens(tokens: BatchEncoding, tags: Iterable[Sequence[int]]) -> lis
 
 
 def words_left_out(split: Dataset, texts: Sequence[Sequence[Text]]) -> int:
-    """How many words of a tokenised split are not judged: those behind the last token, and those without a token."""
+    """Return how many words of a tokenised split are not judged, because they were truncated or have no token."""
     kept = sum(label != IGNORED for labels in values_of(split, "labels") for label in labels)
     return sum(map(len, texts[0])) - kept

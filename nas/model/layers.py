@@ -42,8 +42,8 @@ class Compressed(nn.Module):
     def settle(self, dtype: torch.dtype = torch.float32) -> None:
         """Quantise or sparsify the matrices once, instead of in every forward pass.
 
-        Call it only if the weights will not change any more. The results are stored as `dtype`; another format than
-        float32 suits passes under autocast.
+        Call it only if the weights will not change any more. The results are stored as `dtype`; for passes under
+        autocast, give the format of the autocast.
         """
         settled = self.compression.settled(self.matrices)
         self._settled = {name: matrix.to(dtype) for name, matrix in settled.items()}
@@ -198,11 +198,11 @@ class SelfAttention(nn.Module):
     def forward(
         self, reader: torch.Tensor, hidden: torch.Tensor, mask: torch.Tensor | None, weigh: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return what the tokens of `reader` gather from those of `hidden`, and the attention weights.
+        """Let the tokens of `reader` attend to those of `hidden`; return their context and the attention weights.
 
-        `reader` and `hidden` are (batch, tokens, hidden_size), and the first result is (batch, tokens of `reader`,
-        heads * head size). The attention weights are (batch, heads, tokens of `reader`, tokens of `hidden`), or None
-        unless `weigh` is set.
+        `reader` and `hidden` are (batch, tokens, hidden_size). The context is (batch, tokens of `reader`, heads *
+        head size). The attention weights are (batch, heads, tokens of `reader`, tokens of `hidden`), or None unless
+        `weigh` is set.
         """
         rounded = self.key.compression.rounded(hidden)
         query, key, value = (
@@ -230,9 +230,8 @@ class SelfAttention(nn.Module):
 def most_attended(weights: torch.Tensor, mask: torch.Tensor | None, count: int) -> torch.Tensor:
     """Return the positions of the first token and of those that received the most attention.
 
-    The selection is that of PoWER-BERT (arXiv:2001.08950). `weights` is (batch, heads, tokens, tokens); the attention
-    that padding pays does not count. The result is (batch, at most `count`), with the first token first and padding
-    last.
+    The selection is that of PoWER-BERT (arXiv:2001.08950). `weights` is (batch, heads, tokens, tokens); attention
+    from padding does not count. The result is (batch, at most `count`), with the first token first and padding last.
     """
     real = torch.ones_like(weights[:, :1, :, :1]) if mask is None else (mask == 0).transpose(2, 3)
     received = (weights * real).float().sum(dim=(1, 2)).detach()
@@ -249,8 +248,8 @@ def at_places(hidden: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
 class ResidualOutput(nn.Module):
     """The last linear layer of a block, with the residual connection and the block's norm.
 
-    The norm follows the residual connection. With `norm_first`, it is applied to the block's input instead, and is
-    None if that input is already normalised. If `owner` is given, the linear layer is the owner's.
+    The norm follows the residual connection. With `norm_first`, it is applied to the block's input instead;
+    `LayerNorm` is None if that input is already normalised. If `owner` is given, the linear layer is the owner's.
     """
 
     dense: BlockLinear

@@ -3,8 +3,8 @@
 The readout is the part of the last hidden states from which the outputs are computed: the first token, the mean over
 all tokens, or every token. The head is a linear layer, preceded by a pooler if the configuration has one. Parameters
 have the names of Hugging Face's `BertForSequenceClassification`, so that weights can be copied between the two
-without renaming; `families/` holds the names of other families. There are no buffers, so that the same code can run
-on slices of a supernet's weights.
+without renaming; `nas/model/families/` holds the names of other families. There are no buffers, so that the same code
+can run on slices of a supernet's weights.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ from nas.model.layers import (
 class Encoder(nn.Module):
     """The layers of a network, in order.
 
-    transformers sets `gradient_checkpointing`. The backward pass of a training then recomputes each layer, to save
-    memory.
+    `gradient_checkpointing` is set by transformers. The backward pass of a training then recomputes each layer, to
+    save memory.
     """
 
     gradient_checkpointing: bool = False
@@ -260,7 +260,7 @@ class CompactBertModel(CompactBertPreTrainedModel):
     def checked(
         self, attention_mask: torch.Tensor | None, input_ids: torch.Tensor | None, *inputs: torch.Tensor | None
     ) -> torch.Tensor:
-        """Return what `embedded` returns. Raises `ValueError` if the inputs do not fit each other."""
+        """Return what `embedded` returns. Raises `ValueError` if the inputs do not fit together."""
         if (input_ids is None) == (inputs[-1] is None):
             raise ValueError("give either input_ids or inputs_embeds, but not both")
         hidden = self.embedded(input_ids, *inputs)

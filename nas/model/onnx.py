@@ -1,8 +1,11 @@
 """Sub-networks as ONNX graphs, written block by block from their weights.
 
 `to_onnx` writes a whole network for an export. The latency runtimes use the other `emit_` functions to write single
-blocks for profiling. The attention mask is additive; query, key and value are computed as one product; and the
-attention's scale is folded into the query's weights. Batch size and sequence length are dynamic.
+blocks for profiling. These functions take and return the names of values in the graph; the shapes that they state are
+those of the values.
+
+The attention mask is additive. Query, key and value are computed as one product, and the attention's scale is folded
+into the query's weights. Batch size and sequence length are dynamic.
 """
 
 from __future__ import annotations
@@ -201,9 +204,10 @@ def emit_first(graph: GraphBuilder, hidden: str) -> str:
 
 
 def emit_most_attended(graph: GraphBuilder, hidden: str, mask: str, weights: str, count: int) -> tuple[str, str]:
-    """Write the selection of the first token and those that received the most attention; return them and their mask.
+    """Write the selection of the first token and those that received the most attention.
 
-    `weights` is (batch, heads, tokens, tokens). The selection is the same as that of `most_attended` in torch.
+    `weights` is (batch, heads, tokens, tokens). Returns the selected tokens and their mask. The selection is the same
+    as that of `most_attended` in torch.
     """
     zero, one, two = (graph.constant(np.array([number])) for number in range(3))
     nothing, single = (graph.constant(np.array(number, dtype=np.float32)) for number in (0, 1))
@@ -233,7 +237,7 @@ def emit_attention(
     mask: str,
     apart: bool = False,
 ) -> tuple[str, str]:
-    """Write an attention block with residual connection and norm, in which `reader` gathers from `hidden`.
+    """Write an attention block with residual connection and norm: the tokens of `reader` attend to those of `hidden`.
 
     With `apart`, the queries are a separate product even if `reader` and `hidden` are the same. Returns the tokens of
     `reader` after the block, and the attention weights, (batch, heads, tokens of `reader`, tokens of `hidden`).

@@ -41,8 +41,9 @@ class Positions(nn.Module):
         return features
 
     def bias(self, queries: int, keys: int, like: torch.Tensor) -> torch.Tensor | None:
-        """Return the bias for scores, (heads or 1, queries, keys), in the format of `like` and on its device, or
-        None.
+        """Return the bias to add to scores, (heads or 1, queries, keys); None if there is none.
+
+        Its device and data type are those of `like`.
         """
         return None
 

@@ -64,7 +64,7 @@ def test_a_column_may_change_its_look_after_thousands_of_rows(tmp_path):
     found = read_rows(str(path))
     assert values_of(found, "label") == list(range(12_001))
     assert values_of(found, "note")[-2:] == ["11999", '"text"'] and values_of(found, "late")[-2:] == [None, 1]
-    with pytest.raises(DataError, match=r"column 'note': row 0 .* a number, 0, but row 12000 a text, 'text'"):
+    with pytest.raises(DataError, match=r"column 'note': row 0 .* a number, 0, but row 12000 holds a text, 'text'"):
         read_rows(str(path), columns=("text", "note"))
 
 
@@ -122,17 +122,17 @@ def _written(content):
         ("a.jsonl", '{"text": "w1 \\ud83d", "label": 0}\n', "line 1: holds half of a surrogate pair"),
         ("a.jsonl", '[{"text": "a", "label": 0},\n{"text": "\\udc00", "label": 0}]', "element 1 of .* surrogate"),
         ("a.jsonl", '{"text": "a", "label": 0}\n\n{"text": "b", label: 0}', "line 3: is not valid JSON .*; write one"),
-        ("a.jsonl", '{\n"text": "a"\n}', "line 1: is not valid JSON .* one object a line"),
+        ("a.jsonl", '{\n"text": "a"\n}', "line 1: is not valid JSON .* one object per line"),
         ("a.jsonl", '{"text": "a", "label": 0}\n["b", 0]\n', 'line 2: must be a JSON object .* but is \\["b", 0\\]'),
         ("a.jsonl", '[{"text": "a", "label": 0}, 3]', "element 1 of the array .* must be a JSON object"),
-        ("a.jsonl", '{"text": "a", "label": 0, "text": "b"}', r"line 1: .*\(the key 'text' stands twice\)"),
+        ("a.jsonl", '{"text": "a", "label": 0, "text": "b"}', r"line 1: .*\(the key 'text' occurs twice\)"),
         ("a.jsonl", "[" * 100_000, "line 1: is not valid JSON"),
-        ("a.jsonl", '{"text": "a", "label": 0}\n{"text": "b", "label": "0"}', "a number, 0, but row 1 a text, '0'"),
-        ("a.jsonl", '{"text": "a", "label": true}\n{"text": "b", "label": 1}', "a truth value, True, but row 1"),
+        ("a.jsonl", '{"text": "a", "label": 0}\n{"text": "b", "label": "0"}', "number, 0, but row 1 holds a text, '0'"),
+        ("a.jsonl", '{"text": "a", "label": true}\n{"text": "b", "label": 1}', "a boolean, True, but row 1"),
         ("a.jsonl", '{"text": "a"}\n', "no column 'label'; use one of text"),
-        ("a.parquet", "no parquet", "cannot be read as Parquet: .*; convert it anew"),
+        ("a.parquet", "no parquet", "cannot be read as Parquet: .*; write the file again"),
         ("a.csv", b"\x1f\x8b\x08\0\0\0\0\0text", r"line 1: is not UTF-8 text \(byte 0x8b\)"),
-        ("a.csv", "version https://git-lfs.github.com/spec/v1\noid sha256:a\n", "is a pointer of Git LFS"),
+        ("a.csv", "version https://git-lfs.github.com/spec/v1\noid sha256:a\n", "is a Git LFS pointer"),
         ("a.tsv", "text\tlabel", r"must end in \.parquet, \.csv, \.jsonl; convert it"),
     ],
 )  # fmt: skip

@@ -83,8 +83,8 @@ BAD_ROWS = {
     "a missing label": ("classification", "label", None, "column 'label': row 3 .* has no label, 1 of 80 rows"),
     "no number": ("regression", "label", "high", "column 'label': regression needs .* row 3 .* holds 'high'"),
     "no list": ("tagging", "tags", None, "column 'tags': row 3 .* has no label"),
-    "a tag too many": ("tagging", "tags", ["O"] * 40, "row 3 .* must have a tag for each word"),
-    "no query": ("ranking", "question_id", None, "column 'question_id' .* row 3 .* holds None"),
+    "a tag too many": ("tagging", "tags", ["O"] * 40, "row 3 .* must have one tag per word"),
+    "no query": ("ranking", "question_id", None, "column 'question_id' .* row 3 holds None"),
     "no grade": ("ranking", "label", -1, "column 'label': the relevance .* row 3 .* holds -1"),
 }
 

@@ -99,14 +99,14 @@ OVERLAPS = {
 
 @pytest.mark.parametrize("case", OVERLAPS)
 def test_a_search_set_with_all_pairs_of_the_test_set_is_refused(tmp_path, case):
-    with pytest.raises(DataError, match=r"parquet: every pair stands in .*parquet too, .* disjoint; give other pairs"):
+    with pytest.raises(DataError, match=r"parquet: every pair also occurs in .*parquet, .* disjoint; give other pairs"):
         read(tmp_path, ["x"], scored(*OVERLAPS[case]), scored(("e", "f", 1.0), ("g", "h", 2.0)))
 
 
 def test_pairs_of_both_sets_are_counted(tmp_path, capsys):
     search, test = scored(("a", "b", 0.5), ("c", "d", 4.0)), scored(("c", "D", 1.0), ("g", "h", 2.0))
     assert read(tmp_path, ["x"], search, test).texts["search"] == [["a", "b", "c", "d"]]
-    assert "search.parquet: 1 of 2 pairs stand in" in capsys.readouterr().err
+    assert "search.parquet: 1 of 2 pairs also occur in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("copied", "onto"), [("search", "test"), ("search", "train"), ("test", "train")])

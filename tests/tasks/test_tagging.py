@@ -193,7 +193,7 @@ def test_the_first_token_of_a_word_has_its_tag(tmp_path):
 def test_a_row_must_have_a_tag_for_each_word(tmp_path):
     task = write_rows(tmp_path, ["w1", "w2"], [1])
     with pytest.raises(
-        DataError, match=r"train.parquet: row 0 .* column 'tokens' has 3 words and column 'tags' 2 tags"
+        DataError, match=r"train.parquet: row 0 .* column 'tokens' has 3 words and column 'tags' has 2 tags"
     ):
         splits_of(tmp_path, task)
 

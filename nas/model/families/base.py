@@ -1,7 +1,7 @@
 """The contract of a family of teachers: how its models are converted to a `CompactBert` and back.
 
 A family is one file with one `Family` and one line in the registry. It states how the family names the settings and
-parameters of a `CompactBert`, and in what its function differs from BERT's. `nas/model/stock.py` and
+parameters of a `CompactBert`, and how its function differs from BERT's. `nas/model/stock.py` and
 `nas/model/checkpoint.py` use this to convert and load models.
 """
 
@@ -27,10 +27,10 @@ Rules = dict[str, tuple[Any, tuple[Any, ...]]]
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A family of encoders, described by how it differs from `CompactBertConfig` and `CompactBert`.
+    """A family of encoders: how its configuration and parameters correspond to a `CompactBert`.
 
-    Below, a "compact" setting or parameter is one of those two classes; the family's "own" ones are those of
-    transformers.
+    Below, "compact" settings and parameters are those of `CompactBertConfig` and `CompactBert`. The family's "own"
+    ones are those of its classes in transformers.
     """
 
     model_type: str
@@ -56,11 +56,11 @@ class Family:
     constants: Mapping[str, Any] = field(default_factory=dict)
     """Compact settings that its configuration does not have, with the values that the family uses."""
     own_settings: tuple[str, ...] = ()
-    """Own settings that affect the function and have no compact counterpart of the same name; see `compact`."""
+    """Own settings that affect the function without corresponding to one compact setting; see `compact`."""
     own_counts: tuple[str, ...] = ()
-    """Such own settings that must be whole numbers above 0."""
+    """Such settings that must be whole numbers above 0."""
     own_numbers: tuple[str, ...] = ()
-    """Such own settings that must be numbers above 0."""
+    """Such settings that must be numbers above 0."""
     has_embedding_size: bool = False
     """Whether its embeddings can have a width of their own, with a projection to `hidden_size` after them."""
     positions_follow_padding: bool = False
@@ -84,7 +84,7 @@ class Family:
     def uncounted(self, pad_token_id: int | None) -> int | None:
         """Return the id of the token that is skipped when positions are counted; None if there is none.
 
-        The positions of the other tokens begin after this id.
+        The first position is then the row after this id in the position table.
         """
         return pad_token_id if self.positions_follow_padding else None
 
@@ -94,7 +94,7 @@ class Family:
         return 0 if token is None else token + 1
 
     def rules(self, config: PreTrainedConfig) -> Rules:
-        """Return the settings by which its models could compute something that a `CompactBert` does not support."""
+        """Return the settings that could make its models compute something that a `CompactBert` does not support."""
         return {
             self.name("hidden_act"): (self.read(config, "hidden_act"), ACTIVATIONS),
             # Only older checkpoints have this setting; both None and "absolute" stand for absolute positions.
@@ -107,11 +107,11 @@ class Family:
         return form
 
     def compact(self, config: PreTrainedConfig) -> dict[str, Any]:
-        """Return the compact settings that have no own setting of the same meaning and differ from BERT's."""
+        """Return further compact settings, in which this family differs from BERT."""
         return {}
 
     def stock(self, config: CompactBertConfig) -> dict[str, Any]:
-        """Return own settings for a network that the family can express; the inverse of `compact`."""
+        """Return own settings for a network that the family can express, beyond those that `settings` names."""
         return {}
 
     def expresses(self, config: CompactBertConfig, state: Mapping[str, torch.Tensor]) -> bool:

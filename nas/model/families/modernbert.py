@@ -24,7 +24,7 @@ _NO_TOKENS = dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep
 
 
 class ModernBert(Family):
-    """The family ModernBERT, whose layers differ in their attention, depending on their number in the teacher."""
+    """The ModernBERT family, in which a layer's kind of attention depends on its number in the teacher."""
 
     def rules(self, config: PreTrainedConfig) -> Rules:
         rules = super().rules(config)

@@ -23,7 +23,7 @@ _PADDING = 1
 
 
 class MPNet(Family):
-    """The family MPNet, whose layers share one table of biases."""
+    """The MPNet family, whose layers share one table of biases."""
 
     def parameter(self, name: str, network_type: NetworkType = "sequence_classifier") -> str:
         if name.endswith(_BIAS_TABLE):
