@@ -268,8 +268,8 @@ def groups_in(task: Task, source: str, rows: Dataset) -> list[Hashable]:
     if bad:
         raise DataError(
             f"{source}: column {column!r} must say which query each row belongs to, but row {bad[0]} holds "
-            f"{values[bad[0]]!r} (rows are counted from 0; affected rows: {len(bad)} of {len(values)}); fill or drop these "
-            "rows, or name another column in task.query"
+            f"{values[bad[0]]!r} (rows are counted from 0; affected rows: {len(bad)} of {len(values)}); fill or drop "
+            "these rows, or name another column in task.query"
         )
     return [normal((value,)) if isinstance(value, str) else value for value in values]
 

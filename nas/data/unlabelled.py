@@ -1,6 +1,7 @@
 """Texts without labels: the rows whose text does not occur in the task's splits yet.
 
-Networks are also distilled on these texts.
+`read_unlabelled` reads them. The teacher's outputs for these texts are used for distillation, in addition to those
+for the training set.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Counts:
     """Rows whose text occurs in an earlier row without a label."""
 
     def in_words(self) -> str:
-        """Return the counts as one line for a reader."""
+        """Return the counts as one line of text."""
         out = {
             "in the test set": self.in_test,
             "in the search set": self.in_search,

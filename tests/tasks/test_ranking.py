@@ -156,7 +156,9 @@ def test_the_first_text_tells_queries_apart_unless_a_column_is_named(tmp_path):
 @pytest.mark.parametrize("bad", [None, " "])
 def test_a_row_without_a_query_is_refused(tmp_path, bad):
     given = rows({"Q1": "one", "Q2": "two"})
-    with pytest.raises(DataError, match=r"train.parquet: column 'question_id' must say which query .* row 1 .* affected rows: 1 of"):
+    with pytest.raises(
+        DataError, match=r"train.parquet: column 'question_id' must say which query .* row 1 .* rows: 1 of"
+    ):
         splits_of(tmp_path, given | {"question_id": ["Q1", bad, *given["question_id"][2:]]}, given)
 
 
