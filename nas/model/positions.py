@@ -1,11 +1,12 @@
-"""How attention takes the positions of tokens into account, in torch and in ONNX.
+"""How attention takes the positions of tokens into account.
 
 In most families it does not, because positions are added to the embeddings. In MPNet, each head has a learnt bias for
 the distance between two tokens (as in T5, Raffel et al., arXiv:1910.10683). In ModernBERT, queries and keys are
 rotated by their position (Su et al., arXiv:2104.09864), and most layers attend only to nearby tokens
 (arXiv:2412.13663).
 
-Queries belong either to all tokens of a text or only to its first token, and keys always belong to all tokens.
+`positions_of` returns the module for a layer, a `Positions`, which computes this in torch and writes it as ONNX. Queries
+belong either to all tokens of a text or only to its first token. Keys always belong to all tokens.
 """
 
 from __future__ import annotations
