@@ -1,4 +1,8 @@
-"""The answer of a run: how fast, how accurate and how large each export is beside its teacher."""
+"""The results section of the report: accuracy, latency and size of each export, compared with its teacher.
+
+`nas.report.page` puts the parts together: a card per export, the table of all measured networks, a warning if word
+vectors are as good, and the comparison with uniform networks.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +26,11 @@ from nas.report.figures import (
 )
 from nas.report.svg import element
 
-_KINDS = {"teacher": "teacher", "teacher-int8": "teacher, all int8", "static": "static: averaged word vectors"}
+_KINDS = {"teacher": "teacher", "teacher-int8": "teacher, int8 throughout", "static": "static: averaged word vectors"}
 
 
 def cards(contents: Contents) -> str:
-    """One card for each export, with the figure that the study was made for."""
+    """Return one card per export as HTML, with its speed-up over the teacher in large type."""
     return element(
         "div", "".join(_card(contents, name, found) for name, found in contents.exports.items()), class_="cards"
     )
@@ -34,14 +38,14 @@ def cards(contents: Contents) -> str:
 
 def _card(contents: Contents, name: str, found: Record) -> str:
     head = element("div", element("span", escape(name)) + _verdict(found), class_="name")
-    big = element("div", times(found["speed_up"]) + "<small>the teacher's speed</small>", class_="big")
+    big = element("div", times(found["speed_up"]) + "<small>speed-up over the teacher</small>", class_="big")
     lost = points(found["accuracy"] - found["teacher_accuracy"])
     asked = _limits(found)
     lines = [
         ("", f"{contents.metric} {score(found['accuracy'], found['accuracy_standard_error'])}"),
-        ("muted", f"{lost} against the teacher"),
+        ("muted", f"{lost} compared with the teacher"),
         ("", ", ".join([f"p50 {milliseconds(found['p50_ms'])}", *other_figures(found)])),
-        ("muted", f"asked for {', '.join(asked)}" if asked else "one candidate, for no budget"),
+        ("muted", f"budget: {', '.join(asked)}" if asked else "single candidate, exported without a budget"),
         ("", f"{significant(found['size_mb'])} MB, {found['params']:,} parameters"),
         ("muted", _share_of_teacher(contents, found)),
         ("", _fine_tuning(found)),
@@ -53,7 +57,7 @@ def _card(contents: Contents, name: str, found: Record) -> str:
 
 
 def warning(contents: Contents) -> str:
-    """What is to be read first: exports that are no better than averaged word vectors; nothing if all are."""
+    """Return a warning, as HTML, about exports that are no better than averaged word vectors; empty if all are."""
     lines = []
     for key, static in contents.baselines.items():
         device, kind = key.split("/", 1)
@@ -65,48 +69,51 @@ def warning(contents: Contents) -> str:
         if beaten:
             own = score(static["accuracy"], static["accuracy_standard_error"])
             others = ", ".join(f"{name} ({score(found['accuracy'])})" for name, found in beaten.items())
-            took = f" at {milliseconds(static['p50_ms'])}" if static["p50_ms"] is not None else ""
+            took = f", a latency of {milliseconds(static['p50_ms'])}" if static["p50_ms"] is not None else ""
             lines.append(
-                f"Averaged word vectors with a linear classifier reach {own} on the test set{took} and "
-                f"{significant(static['size_mb'])} MB: as good, within one standard error, as {others}. Such a model "
-                "may be all that the task needs."
+                f"A linear classifier on averaged word vectors has a test score of {own}{took} and a size of "
+                f"{significant(static['size_mb'])} MB. These exports are not better by more than one standard error: "
+                f"{others}. Such a simple model may be sufficient for this task."
             )
     return "".join(element("p", element("strong", escape(line))) for line in lines)
 
 
 def _share_of_teacher(contents: Contents, found: Record) -> str:
     teacher = contents.baselines.get(f"{found['device']}/teacher") if "device" in found else None
-    return f"{percent(found['size_mb'] / teacher['size_mb'])} of the teacher's file" if teacher else ""
+    return f"{percent(found['size_mb'] / teacher['size_mb'])} of the teacher's file size" if teacher else ""
 
 
 def _kept(found: Record) -> str:
-    """How a floor is kept, on the search set."""
+    """Return how an export compares with its accuracy floor on the search set; empty if its budget has no floor."""
     if found.get("floor") is None:
         return ""
     return (
-        f"to be kept on the search set: {score(found['floor'])}; it has {score(found['search_accuracy'])} there, the "
-        f"teacher {score(found['teacher_search_accuracy'])}"
+        f"accuracy floor on the search set: {score(found['floor'])}; this network has "
+        f"{score(found['search_accuracy'])}, the teacher {score(found['teacher_search_accuracy'])}"
     )
 
 
 def _fine_tuning(found: Record) -> str:
-    """What it brought, on the search set."""
+    """Return the search-set score before and after the final training; empty if there was none."""
     if not found.get("fine_tuned"):
         return ""
     return (
-        f"fine-tuning: {score(found['search_accuracy_inherited'])} to {score(found['search_accuracy'])} "
+        f"final training: from {score(found['search_accuracy_inherited'])} to {score(found['search_accuracy'])} "
         "on the search set"
     )
 
 
 def _agreement(found: Record) -> str:
-    """How far the served file and the Hugging Face folder are the same network."""
+    """Return for what share of the test set the served file and the Hugging Face model give the same answer."""
     same = found.get("agreement_with_hugging_face")
-    return "" if same is None else f"its Hugging Face folder gives the same answer to {percent(same)} of the texts"
+    return "" if same is None else f"served file and Hugging Face model agree on {percent(same)} of the texts"
 
 
 def against_uniform(contents: Contents) -> str:
-    """Each budget's best candidate beside the best network that is equally wide in every layer."""
+    """Return a table that compares the best candidate of each budget with its best uniform network, as HTML.
+
+    Empty if no uniform network was found for any budget.
+    """
     front = contents.front or {}
     rows, shown = "", list[Record]()
     for name, other in front.get("uniform", {}).items():
@@ -121,29 +128,35 @@ def against_uniform(contents: Contents) -> str:
         rows += element("tr", "".join(_cell(title, content) for title, content in cells), class_="export")
     if not rows:
         return ""
-    titles = (("budget", "budget"), ("found", "best of the search"), ("uniform", "best uniform"), ("difference", ""))
+    titles = (
+        ("budget", "budget"),
+        ("found", "best of the search"),
+        ("uniform", "best uniform network"),
+        ("difference", ""),
+    )
     head = "".join(element("th", title or "difference", scope="col", class_=_words(name)) for name, title in titles)
     all_measured = all(item.get("measured", True) for item in shown)
-    taken = "p50 measured in the same way" if all_measured else "p50 predicted where it says so, else measured"
+    taken = "p50 measured in the same way" if all_measured else "p50 measured unless it is marked as predicted"
     metric, examples = contents.metric, front.get("search_examples", 0)
     note = (
-        f"Uniform networks have the same heads and intermediate size in every layer, of which they keep evenly spaced "
-        f"ones, and are int8 throughout or not at all; for each number of layers and hidden size the widest that keeps "
-        f"the budget was evaluated. Both columns: {metric} on the {examples:,} texts of the search set, with the same "
-        f"supernet's weights before any fine-tuning, and {taken}. What was found was chosen from "
-        "more networks by that very figure, which flatters it."
+        f"A uniform network keeps evenly spaced layers of the teacher, has the same number of heads and the same "
+        f"intermediate size in every layer, and is either int8 throughout or not compressed. For each number of "
+        f"layers, hidden size and number format, the widest network that was predicted to meet the budget was "
+        f"evaluated. Both columns show {metric} on the {examples:,} texts of the search set, with the weights of the "
+        f"same supernet before the final training, and {taken}. The comparison favours the search, because its "
+        "best candidate was selected from more networks by this same score."
     )
     if front.get("floors"):
         note += (
-            " Of a budget that asks for an accuracy one candidate near it is shown, beside the best uniform network "
-            "that costs no more."
+            " For a budget with an accuracy floor, the table shows one candidate near the floor and the best uniform "
+            "network that costs no more than this candidate."
         )
     if metric == "accuracy" and examples:
         shares = [item["search_accuracy"] for item in front["uniform"].values() if item]
         error = max(math.sqrt(share * (1.0 - share) / examples) for share in shares)
-        note += f" One standard error of a figure: {100.0 * error:.1f} points."
+        note += f" The standard error of each score is about {100.0 * error:.1f} points."
     body = element("table", element("thead", element("tr", head)) + element("tbody", rows), class_="results")
-    return element("h3", "What the search brought") + body + element("p", escape(note), class_="note")
+    return element("h3", "Gain over uniform networks") + body + element("p", escape(note), class_="note")
 
 
 def _short(item: Record) -> str:
@@ -153,7 +166,7 @@ def _short(item: Record) -> str:
 
 
 def table(contents: Contents) -> str:
-    """Teachers and exports, one row each."""
+    """Return the table of results as HTML, with one row per baseline and per export."""
     metric = f"{contents.metric} on the test set"
     names = ["network", metric, "p50", "speed-up", "size", "parameters", "budget", "met"]
     head = "".join(element("th", escape(name), scope="col", class_=_words(name)) for name in names)
@@ -165,18 +178,18 @@ def table(contents: Contents) -> str:
 
 
 def measured_how(contents: Contents) -> str:
-    """Under which conditions the latencies of the table were taken, one sentence a device."""
+    """Return the conditions under which the latencies in the table were measured, separated by device."""
     found: dict[str, str] = {}
     for record in (*contents.baselines.values(), *contents.exports.values()):
         for own in record.get("devices", {"": record}).values():
-            if "latency" in own:  # not measured yet otherwise
+            if "latency" in own:  # absent until the network is measured on that device
                 device = own["latency"]["device"]
                 found.setdefault(device["name"], conditions(device, own["environment"]))
     return "; ".join(f"{name}: {text}" for name, text in found.items())
 
 
 def _rows(contents: Contents) -> Iterator[tuple[str, list[str]]]:
-    """Class of the row and the markup of its cells."""
+    """Yield the CSS class and the cells, as HTML, of each row."""
     several = len(contents.devices) > 1
     for key, found in contents.baselines.items():
         device, kind = key.split("/", 1)
@@ -206,7 +219,7 @@ def _cell(name: str, content: str) -> str:
 
 
 def _words(name: str) -> str:
-    """Words stand to the left, figures to the right."""
+    """Return the CSS class of a column: words are aligned to the left, numbers to the right."""
     return "words" if name in {"network", "budget", "met", "found", "uniform"} else "number"
 
 

@@ -1,4 +1,8 @@
-"""An architecture drawn layer by layer inside the outline of its teacher: what is left, and what was done to it."""
+"""Drawings of architectures: each layer's sizes as bars within the teacher's sizes, coloured by compression method.
+
+`architecture_drawing` returns a drawing for the report, `architectures_picture` a separate SVG file, and `in_words` the
+same facts as text for tooltips.
+"""
 
 from __future__ import annotations
 
@@ -17,31 +21,33 @@ _LEFT, _BAR, _GAP = 76.0, 152.0, 20.0
 _TOP, _ROW, _THICK = 22.0, 42.0, 15.0
 _RIGHT_BAR = _LEFT + _BAR + _GAP
 _MARGIN, _TITLE = 14.0, 22.0
-"""Of a picture that stands for itself."""
+"""Margin and height of the title in a separate SVG file."""
 _MOST_CELLS = 24
-"""Up to so many attention heads are drawn one by one."""
+"""Attention heads are drawn one by one up to this number, and as one bar above it."""
 
 
 def choices_of(architectures: Iterable[Architecture]) -> list[str]:
-    """The compression choices of blocks that are there, in the order of their colours."""
+    """Return the compression methods of all blocks that are not skipped, in the order of their colours, `none` first."""
     every = {choice for architecture in architectures for choice in architecture.choices}
     found = {choice for choice in every if compression(choice).weights != "none"}
     return sorted(found, key=lambda choice: (choice != "none", choice))
 
 
 def architectures_of(exports: Iterable[Record]) -> list[Architecture]:
-    """The architectures of verified exports."""
+    """Return the architectures of exports, given their verification records or similar JSON records."""
     return [Architecture.from_json(found["architecture"]) for found in exports]
 
 
 def choices_legend(choices: Sequence[str]) -> str:
-    """What the colours mean, as HTML."""
+    """Return the legend of the colours as HTML."""
     marks = [
         (f'<rect y="3" width="16" height="10" rx="2" class="{choice_class(name, choices)}"/>', _choice_in_words(name))
         for name in choices
     ]
-    marks.append(('<rect y="3" width="16" height="10" rx="2" class="track"/>', "cut from the teacher"))
-    marks.append(('<rect x="0.5" y="3.5" width="15" height="9" rx="2" class="gone"/>', "dropped or left out"))
+    marks.append(('<rect y="3" width="16" height="10" rx="2" class="track"/>', "removed part of the teacher"))
+    marks.append(
+        ('<rect x="0.5" y="3.5" width="15" height="9" rx="2" class="gone"/>', "dropped layer or skipped block")
+    )
     items = (
         element(
             "li",
@@ -53,29 +59,33 @@ def choices_legend(choices: Sequence[str]) -> str:
 
 
 def in_words(architecture: Architecture) -> list[str]:
-    """An architecture as lines of text: the embedding, then each layer."""
+    """Return a description of an architecture in lines of text: first the embeddings, then each layer."""
 
     def marked(size: str, choice: str) -> str:
         return size if choice == "none" else f"{size} {choice}"
 
-    early = f", exit at {architecture.exit_threshold:g}" if architecture.exit_threshold else ""
+    early = f", early exit at confidence {architecture.exit_threshold:g}" if architecture.exit_threshold else ""
     lines = [marked(f"hidden size {architecture.hidden_size}", architecture.embedding) + early]
     for layer, resolved in zip(architecture.layers, architecture.resolved, strict=True):
         heads, size = resolved.num_attention_heads, resolved.intermediate_size
         attention = marked(f"{heads} head{'s' * (heads != 1)}", layer.attention) if heads else "no attention"
         feed_forward = marked(f"{size:,}", layer.feed_forward) if size else "no feed-forward"
-        kept = f", {layer.keep_tokens} tokens on" if layer.keep_tokens else ""
+        kept = f", {layer.keep_tokens} tokens kept" if layer.keep_tokens else ""
         lines.append(f"layer {layer.source}: {attention}, {feed_forward}{kept}")
     return lines
 
 
 def architecture_drawing(architecture: Architecture, teacher: Shape, choices: Sequence[str], label: str) -> str:
-    """Embedding, then one row for each of the teacher's layers; bars are in proportion to the teacher's sizes."""
+    """Return a drawing as an SVG element: one row for the embeddings, then one per layer of the teacher.
+
+    Bars are proportional to the teacher's sizes. `choices` fixes the colours of the compression methods, as in
+    `choices_legend`; `label` is for screen readers.
+    """
     return drawing(_WIDTH, _height(teacher), label, "chart", _rows(architecture, teacher, choices))
 
 
 def architectures_picture(named: Mapping[str, Architecture], teacher: Shape, label: str) -> str:
-    """Several of them as a file of its own, side by side, each under its name."""
+    """Return the text of an SVG file that shows several architectures side by side, each under its name."""
     choices, pitch = choices_of(named.values()), _WIDTH + 2 * _MARGIN
     width, height = pitch * len(named), _height(teacher) + _TITLE + 2 * _MARGIN
     parts = [element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=10, class_="ground")]
@@ -117,13 +127,13 @@ def _embedding(architecture: Architecture, teacher: Shape, choices: Sequence[str
 
 
 def _layer(layer: Layer, resolved: Layer, teacher: Shape, choices: Sequence[str], y: float) -> str:
-    """`resolved` has the sizes of what a block borrows."""
+    """Draw one layer. `resolved` also has the sizes of blocks that share the weights of a lower layer."""
     heads, full_heads = resolved.num_attention_heads, teacher.num_attention_heads
     size, full_size = resolved.intermediate_size, teacher.intermediate_size
     about, words = f"Layer {layer.source}", (f"{heads} of {full_heads}", f"{size:,} of {full_size:,}")
     parts = []
     if not heads:
-        parts.append(_gone(_LEFT, y, _BAR, "left out"))
+        parts.append(_gone(_LEFT, y, _BAR, "skipped"))
     elif full_heads > _MOST_CELLS:
         label = f"{about}: attention heads {words[0]}"
         parts.append(_bar(_LEFT, y, _BAR, heads / full_heads, layer.attention, choices, label))
@@ -133,18 +143,18 @@ def _layer(layer: Layer, resolved: Layer, teacher: Shape, choices: Sequence[str]
         label = f"{about}: intermediate size {words[1]}"
         parts.append(_bar(_RIGHT_BAR, y, _BAR, size / full_size, layer.feed_forward, choices, label))
     else:
-        parts.append(_gone(_RIGHT_BAR, y, _BAR, "left out"))
+        parts.append(_gone(_RIGHT_BAR, y, _BAR, "skipped"))
     if heads:
         parts.append(_below(_LEFT, y, words[0], layer.attention))
     if size:
         parts.append(_below(_RIGHT_BAR, y, words[1], layer.feed_forward))
     if layer.keep_tokens:
-        parts.append(text(0, y + _THICK + 13.5, f"{layer.keep_tokens} tokens on", "size"))
+        parts.append(text(0, y + _THICK + 13.5, f"{layer.keep_tokens} tokens", "size"))
     return "".join(parts)
 
 
 def _heads(kept: int, full: int, choice: str, choices: Sequence[str], y: float, about: str) -> str:
-    """One cell a head."""
+    """Draw one cell per attention head of the teacher; the first `kept` are coloured."""
     pitch = _BAR / full
     cells = "".join(
         element(
@@ -177,7 +187,10 @@ def _gone(x: float, y: float, width: float, word: str) -> str:
 
 
 def choice_class(choice: str, choices: Sequence[str]) -> str:
-    """The style class that a choice is coloured by: `none` is the first one's alone."""
+    """Return the CSS class that colours a compression method; the first colour is reserved for `none`.
+
+    The other colours repeat if there are more methods than colours.
+    """
     if choice == "none":
         return "choice-0"
     compressed = [name for name in choices if name != "none"]
@@ -186,5 +199,5 @@ def choice_class(choice: str, choices: Sequence[str]) -> str:
 
 def _choice_in_words(choice: str) -> str:
     if compression(choice).weights == "below":
-        return "weights of a layer below"
+        return "shares the weights of a lower layer"
     return "not compressed" if choice == "none" else choice

@@ -1,4 +1,4 @@
-"""Shares and durations as rows of a table with a bar each."""
+"""Bar charts as HTML tables, for shares and durations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from nas.report.svg import element
 
 
 def bars(rows: Iterable[tuple[str, float, str]], total: tuple[str, str] | None = None) -> str:
-    """Rows of a name, a number that the bar is in proportion to, and the number as text; perhaps with a last row."""
+    """Return a table as HTML with one bar per row of name, value and text; bar lengths are proportional to the values.
+
+    `total` is the name and text of a last row without a bar.
+    """
     rows = list(rows)
     longest = max((value for _, value, _ in rows), default=0.0) or 1.0
     body = "".join(

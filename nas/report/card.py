@@ -1,4 +1,8 @@
-"""The model card of an export: `README.md`, as a hub shows it, from what was measured on the files beside it."""
+"""The model card of an export: a `README.md` with Hugging Face metadata, measured results, usage and provenance.
+
+`write_card` makes it from `verification.json`, the architecture and the study. It is called when an export has been
+verified, and again when measurements from another device are added.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +40,7 @@ _METRICS = {
     "ndcg@10": "ndcg_at_10",
     "mrr@10": "mrr_at_10",
 }
-"""Where a hub has another name."""
+"""Names of metrics on the Hugging Face hub, where they differ from those of a study."""
 _BODY = """
 # {title}
 
@@ -50,20 +54,20 @@ _BODY = """
 
 {architecture}
 
-## How to use it
+## Usage
 
-Paths are seen from the folder that holds this one.
+Paths are relative to the folder that contains this model's folder.
 
 {loading}
 
-## What it was made from
+## Provenance
 
 {origin}
 """
 
 
 def write_card(folder: Path, study: Study) -> None:
-    """Write the card of a verified export."""
+    """Write the model card of a verified export into its folder. Raises `ExportError` if a file cannot be read."""
     found = read_json(folder / VERIFICATION_FILE, ExportError)
     architecture = Architecture.from_json(read_json(folder / ARCHITECTURE_FILE, ExportError))
     labels = list(read_json(folder / "config.json", ExportError).get("id2label", {}).values())
@@ -81,7 +85,7 @@ def write_card(folder: Path, study: Study) -> None:
 
 
 def _metadata(study: Study, name: str, found: Mapping[str, Any]) -> ModelCardData:
-    """What a hub reads."""
+    """Return the metadata block that the Hugging Face hub reads."""
     task, teacher, kind = study.task, study.compressed.model, task_kind(study.task.kind)
     result = EvalResult(
         task_type=kind.hub_task,
@@ -108,18 +112,21 @@ def _metadata(study: Study, name: str, found: Mapping[str, Any]) -> ModelCardDat
 
 
 def _compressed(study: Study) -> str:
-    """What the model that was compressed is called in the study."""
+    """Return the role in the study of the model that was compressed: "Student" or "Teacher"."""
     return "Student" if study.student else "Teacher"
 
 
 def _is_local(study: Study) -> bool:
-    """Whether the teacher is no model of a hub."""
+    """Whether the compressed model is a local folder or the built-in model, rather than a hub id."""
     name = study.compressed.model
     return name == "embedded" or name.startswith((".", "/", "~")) or study.resolve(name).is_dir()
 
 
 def _commit(found: Mapping[str, Any], table: str) -> str | None:
-    """The commit of what a table of the study takes from a hub; nothing for files, and in older verifications."""
+    """Return the hub commit of the model or data set in a table of the study.
+
+    None for local files, and for verifications by older versions, which did not record it.
+    """
     commit: str | None = found.get("commits", {}).get(table)
     return commit
 
@@ -130,7 +137,7 @@ def _at(found: Mapping[str, Any], table: str) -> str:
 
 
 def _licence(study: Study, found: Mapping[str, Any]) -> dict[str, Any]:
-    """What the teacher's own card, if it can be read, says of its licence; nothing is downloaded for it."""
+    """Return the licence fields of the compressed model's own card; empty if that card is not on this machine."""
     name = study.compressed.model
     if _is_local(study):
         path: Any = study.resolve(name) / CARD_FILE
@@ -151,13 +158,13 @@ def _summary(study: Study, found: Mapping[str, Any], labels: list[str]) -> str:
     what = task_kind(study.task.kind).in_words(texts, labels)
     faster = "" if found["speed_up"] is None else f", {times(found['speed_up'])} as fast as its teacher"
     return (
-        f"{what}{faster}. A compact BERT whose layers have sizes and compression choices of their own, "
-        "found by neural architecture search on latencies that were measured (`nas`)."
+        f"{what}{faster}. This is a compact BERT whose layers differ in size and compression method. It was found "
+        "by a neural architecture search with measured latencies (`nas`)."
     )
 
 
 def _figures(found: Mapping[str, Any]) -> Iterator[list[str]]:
-    """Rows of figure, value and the teacher's."""
+    """Yield the rows of the table of results: name, this model's value, the teacher's value."""
     yield [
         f"{found['metric']} on the test set",
         score(found["accuracy"], found["accuracy_standard_error"]),
@@ -168,48 +175,51 @@ def _figures(found: Mapping[str, Any]) -> Iterator[list[str]]:
             teacher = own.get("teacher_latency", {}).get(key)
             yield [f"latency, device {name}, {word}", milliseconds(own[key]), milliseconds(teacher)]
     if (same := found.get("agreement_with_hugging_face")) is not None:
-        yield ["answers that this folder gives alike in torch and as served", percent(same), ""]
-    yield ["size of the file that is served", f"{significant(found['size_mb'])} MB", ""]
+        yield ["texts with the same answer from the served file and from this folder in torch", percent(same), ""]
+    yield ["size of the served file", f"{significant(found['size_mb'])} MB", ""]
     yield ["parameters", f"{found['params']:,}", ""]
 
 
 def _measured(study: Study, found: Mapping[str, Any]) -> str:
-    """Protocol, conditions and budget."""
-    error = " (± its standard error)" if found["accuracy_standard_error"] else ""
-    groups = f", with {found['judged']}," if "judged" in found else ""
+    """Return how the results were measured, the budget and whether it was met, as paragraphs."""
+    error = " (± standard error)" if found["accuracy_standard_error"] else ""
+    groups = f" ({found['judged']})" if "judged" in found else ""
     lines = [
-        f"Accuracy: {found['test_examples']:,} examples{groups} that were not used for any choice{error}, none of them "
-        f"among the training rows given here; texts were cut at {study.task.max_length} tokens.",
+        f"Accuracy{error}: measured on {found['test_examples']:,} test examples{groups} that were not used for any "
+        "decision. None of them is among the training rows of this study. "
+        f"Texts were truncated to {study.task.max_length} tokens.",
     ]
     for name, own in on_each(found).items():
         if "latency" in own:
             how = conditions(own["latency"]["device"], own["environment"])
-            lines.append(f"Latency, device {name}: {how}; a process that did nothing else, teacher and model in turns.")
+            lines.append(
+                f"Latency, device {name}: {how}. A dedicated process timed the teacher and this model alternately."
+            )
     if found["budget"]:
         budget = Budget.model_validate(found["budget"])
         asked = ", ".join(limits(budget, {"p50_ms": found["teacher_p50_ms"]} if found["teacher_p50_ms"] else {}))
         lines.append(f"Budget: {asked}. Met: {verdict(found['met'])}.")
     if (floor := found.get("floor")) is not None:
         lines.append(
-            f"The accuracy to be kept is {score(floor)} on the search set, where this model has "
-            f"{score(found['search_accuracy'])} and the teacher {score(found['teacher_search_accuracy'])}."
+            f"The accuracy floor is {score(floor)} on the search set. This model has "
+            f"{score(found['search_accuracy'])} there, and the teacher {score(found['teacher_search_accuracy'])}."
         )
     for name, own in on_each(found).items():
         if own.get("agrees") is False:
             lines.append(
-                f"Device {name}: the file that is served and this folder's model in torch give only "
-                f"{percent(own['agreement_with_hugging_face'])} of the texts the same answer. The figures are those of "
-                "the file: serve that."
+                f"Device {name}: the served file and this folder's model in torch give the same answer for only "
+                f"{percent(own['agreement_with_hugging_face'])} of the texts. The results above were measured on the "
+                "served file, so use that file."
             )
     if found.get("exits"):
         shares = ", ".join(f"{share:.0%}" for share in found["exits"])
-        lines.append(f"Texts leave after each layer in these shares: {shares}.")
+        lines.append(f"Shares of texts that exit after each layer: {shares}.")
     return "\n\n".join(lines)
 
 
 def _architecture(architecture: Architecture) -> str:
-    """Layer by layer, and what the choices mean."""
-    head = ["layer", "of the teacher's", "heads", "attention", "intermediate size", "feed-forward", "tokens kept"]
+    """Return a table of the layers, and what the compression methods do."""
+    head = ["layer", "teacher's layer", "heads", "attention", "intermediate size", "feed-forward", "tokens kept"]
     rows = [
         [
             str(number),
@@ -222,9 +232,11 @@ def _architecture(architecture: Architecture) -> str:
         ]
         for number, layer in enumerate(architecture.layers)
     ]
-    first = f"Hidden size {architecture.hidden_size}; word embeddings: {architecture.embedding}."
+    first = f"Hidden size {architecture.hidden_size}; token embeddings: {architecture.embedding}."
     if architecture.exit_threshold:
-        first += f" A text leaves after the first layer whose classifier is {architecture.exit_threshold:g} sure."
+        first += (
+            f" A text exits after the first layer whose classifier has a confidence of {architecture.exit_threshold:g}."
+        )
     names = sorted({name for choice in architecture.choices for name in compression(choice).names})
     return "\n\n".join([first, _table(head, rows), "\n".join(map(_meaning, names))])
 
@@ -235,7 +247,7 @@ def _meaning(name: str) -> str:
 
 
 def _loading(study: Study, folder: Path, device: str, architecture: Architecture) -> Iterator[str]:
-    """Code, and what rounding asks of whoever serves the network on the device that it was made for."""
+    """Yield paragraphs on usage: code that loads the model, and how to batch texts if quantisation depends on it."""
     files = [path.name for path in folder.iterdir()]
     kind = task_kind(study.task.kind)
     if kind.usage:
@@ -244,7 +256,7 @@ def _loading(study: Study, folder: Path, device: str, architecture: Architecture
         yield f"{title}\n\n```{language}\n{code}\n```"
     yield (
         f'Optimum, sentence-transformers (`backend="onnx"`), text-embeddings-inference and transformers.js find '
-        f"`{ONNX_FILE}` by themselves."
+        f"`{ONNX_FILE}` automatically."
     )
     blocks: list[tuple[Block, str]] = [("embedding", architecture.embedding)]
     blocks += [(block, layer.choice(block)) for layer in architecture.layers for block in LAYER_BLOCKS]
@@ -253,13 +265,16 @@ def _loading(study: Study, folder: Path, device: str, architecture: Architecture
         size = next(known.batch_size for known in study.devices if known.name == device)
         served = "serve texts one by one" if size == 1 else f"serve {size} texts of equal length at a time"
         kinds = " or ".join(rounding)
-        yield f"Blocks in {kinds} round by the range of a whole batch: {served} to get the accuracy above."
+        yield (
+            f"Blocks compressed with {kinds} are quantised with a scale that depends on the whole batch: {served} to "
+            "get the accuracy above."
+        )
 
 
 def _origin(study: Study, found: Mapping[str, Any], own: bool) -> Iterator[str]:
-    """Teacher, data, code and versions."""
+    """Yield the items of the provenance list: models, data, code and versions, with licences."""
     task, teacher, shape = study.task, study.compressed, study.space.teacher
-    name = "a BERT that nas made" if teacher.model == "embedded" else Path(teacher.model).name
+    name = "a BERT trained from scratch by nas" if teacher.model == "embedded" else Path(teacher.model).name
     tuned = ", fine-tuned on the data first" if teacher.fine_tune else ""
     what = _compressed(study)
     licence = " ".join(_licence(study, found).values()) or "not known here"
@@ -273,7 +288,7 @@ def _origin(study: Study, found: Mapping[str, Any], own: bool) -> Iterator[str]:
         trained = ", fine-tuned on the data first" if about["fine_tuned_here"] else ""
         yield (
             f"Teacher: {given}{_at(found, 'teacher')}{trained}; {accuracies(about)}. "
-            "The student learnt its answers. In the table above the teacher is the whole student, which was compressed."
+            'This model was distilled from it. In the table above, "teacher" refers to the uncompressed student.'
         )
     sets = {key: [name if task.hub else Path(name).name for name in names] for key, names in task.sets.items()}
     hub = f" of {task.hub}{_at(found, 'task')}" if task.hub else ""
@@ -284,8 +299,8 @@ def _origin(study: Study, found: Mapping[str, Any], own: bool) -> Iterator[str]:
     if counts := found.get("unlabelled"):
         more = ", ".join(Path(name).name if name in task.unlabelled_files else name for name in task.unlabelled)
         said = Counts(**counts).in_words()
-        yield f"Text without labels, for the distillation: {more}; {said}. Licence: not known here."
-    yield f"Code: {f'{MODELING_FILE} and {INFER_FILE} are' if own else f'{INFER_FILE} is'} of nas, Apache-2.0."
+        yield f"Unlabelled text for the distillation: {more}; {said}. Licence: not known here."
+    yield f"Code: {f'{MODELING_FILE} and {INFER_FILE} are' if own else f'{INFER_FILE} is'} from nas, Apache-2.0."
     packages = ("torch", "transformers", "onnx", "onnxruntime")
     yield f"Versions: nas {__version__}, {', '.join(f'{name} {import_module(name).__version__}' for name in packages)}."
 

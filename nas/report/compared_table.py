@@ -1,4 +1,7 @@
-"""Some texts of the test set with what the teacher and every export say of each, where their order is what counts."""
+"""A table of one query's passages, with the rank and score that the teacher and every export give to each.
+
+Only runs of ranking tasks record these; see `Metric.shown`.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,9 @@ from nas.report.svg import element
 
 
 def compared_table(contents: Contents) -> str:
-    """A row for each text, in the order of the teacher's outputs; empty if the run does not tell them.
+    """Return the table as HTML, one row per pair, best score of the teacher first; empty if no outputs were recorded.
 
-    What all texts have in common, such as a query, stands above.
+    A text that all rows have in common, such as the query, is shown once above the table.
     """
     teacher = next((found for key, found in contents.baselines.items() if key.endswith("/teacher")), {})
     verified = {"teacher": teacher, **contents.exports}
@@ -42,6 +45,6 @@ def compared_table(contents: Contents) -> str:
 
 
 def _places(found: Record) -> Mapping[str, int]:
-    """The place of each text by a network's outputs, from 1."""
+    """Return the rank of each row by a network's outputs; the highest output has rank 1."""
     order = sorted(found, key=lambda row: -found[row]["output"][0])
     return {row: place for place, row in enumerate(order, start=1)}

@@ -1,4 +1,7 @@
-"""What a report is made from: plain values, read by whoever knows where they lie."""
+"""The input of the report: `Contents` holds everything that the page shows about one run, as plain values.
+
+`nas.pipeline.reports` fills it from the files of the run; `nas.report.page` and the charts read it.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +15,18 @@ from nas.report.loading import Snippet
 from nas.space import Shape
 
 Record = Mapping[str, Any]
-"""A JSON object as it was read from a file of the run."""
+"""A JSON object as read from a file of the run."""
 
 
 def on_device(found: Record, device: str) -> Record:
-    """What a measured candidate or a verification says of one of its devices; nothing of another."""
+    """Return the measurements of a candidate or export on one device; empty if it was not measured there."""
     known: Mapping[str, Record] = found.get("devices") or {found.get("device", device): found}
     return known.get(device, {})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """One run. Every part may be missing; its section is then left out of the page."""
+    """The results of one run. If an optional part is missing, its section is left out of the page."""
 
     study: str
     metric: str
@@ -31,53 +34,53 @@ class Contents:
     devices: Sequence[Device] = ()
     budgets: Sequence[Budget] = ()
     front: Record | None = None
-    """`front.json`: candidates, front, each budget's measured candidates."""
+    """The content of `front.json`: all candidates, the Pareto front, and the measured candidates of each budget."""
     baselines: Mapping[str, Record] = field(default_factory=dict)
-    """Verifications of the teachers, by `<device>/<kind>`."""
+    """Verifications of the teacher and the other baselines, by `<device>/<kind>`."""
     exports: Mapping[str, Record] = field(default_factory=dict)
-    """Verifications of the exports, by the budget's name, or `trial-<number>` for single candidates."""
+    """Verifications of the exports, by the name of the budget, or `trial-<number>` for single candidates."""
     snippets: Mapping[str, Sequence[Snippet]] = field(default_factory=dict)
-    """How each export is loaded, by its name."""
+    """Code that loads each export, by the name of the export."""
     profiles: Mapping[str, Record] = field(default_factory=dict)
-    """Latency profiles, by the device's name."""
+    """Latency profiles, by the name of the device."""
     supernet_log: Sequence[Record] = ()
-    """What the supernet's training logged; entries with `step` and `loss` or `eval_accuracy` count."""
+    """Log of the supernet's training; only entries with `step` and with `loss` or `eval_accuracy` are drawn."""
     teacher_log: Sequence[Record] = ()
-    """What the teacher's fine-tuning logged."""
+    """Log of the teacher's fine-tuning, with the same keys."""
     export_logs: Mapping[str, Sequence[Record]] = field(default_factory=dict)
-    """What the fine-tuning of each export logged, by its name."""
+    """Log of the final training of each export, with the same keys, by the name of the export."""
     rank_correlation: Record | None = None
-    """How well inherited weights rank sub-networks, where `scripts/bench/rank_correlation` asked."""
+    """How well accuracies with inherited weights rank sub-networks, if `scripts/bench/rank_correlation` measured it."""
     seeds: Mapping[str, Record] = field(default_factory=dict)
-    """Each budget's test accuracies over several seeds, where the study was run with several."""
+    """Test accuracies with several seeds, by the name of the budget; empty if the study was run with one seed."""
     separate_teacher: Record | None = None
-    """The teacher of a student and its accuracy; None if what is compressed is the teacher itself."""
+    """The student's teacher and its accuracy; None if the teacher itself is compressed."""
     student: str = ""
-    """The student's model, if there is one."""
+    """Path or hub id of the student; empty if the teacher itself is compressed."""
     unlabelled: str = ""
-    """How many texts without labels were read and left out, in one line; empty if the study has none."""
+    """How many unlabelled texts were read and how many left out, as one line; empty if the study has none."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """How long each finished step took."""
+    """Duration of each finished step, in seconds."""
     sample: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """The texts of some rows of the test set, by the rows' numbers."""
+    """The texts of some rows of the test set, by row number."""
     missed: Mapping[str, str] = field(default_factory=dict)
-    """Why budgets have no export, as far as that is known, by the budget's name."""
+    """Why budgets have no export, by the name of the budget; only for budgets for which the reason is known."""
     older: str = ""
-    """What was made for an older form of the study, in one line."""
+    """Which results belong to an older version of the study, as one line; empty if none do."""
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no result that a page could show."""
+        """Whether the run has no result yet that the page could show."""
         return not (self.front or self.baselines or self.exports or self.profiles or self.supernet_log)
 
     @property
     def searched_devices(self) -> list[str]:
-        """The devices that the search predicted latencies for."""
+        """The names of the devices for which the search predicted latencies."""
         known = self.front["teacher_p50_ms"] if self.front and self.front["candidates"] else {}
         return [device.name for device in self.devices if device.name in known]
 
     def exports_on(self, device: str) -> dict[str, Record]:
-        """The exports that were measured on a device, with its figures."""
+        """Return the exports that have a measured latency on a device, by name, with their measurements on it."""
         asked = {budget.name for budget in self.budgets if budget.on(device)}
         found = {
             name: {**export, **on_device(export, device)}
@@ -87,13 +90,16 @@ class Contents:
         return {name: export for name, export in found.items() if on_device(export, device).get("p50_ms") is not None}
 
     def uniform_on(self, device: str) -> dict[str, Record]:
-        """The best uniform network of each budget that limits a device, with its figures there."""
+        """Return the best uniform network of each budget with limits on a device, with its measurements on it."""
         known = (self.front or {}).get("uniform", {})
         asked = (budget.name for budget in self.budgets if budget.on(device))
         return {name: {**known[name], **on_device(known[name], device)} for name in asked if known.get(name)}
 
     def teacher_p50_ms(self, device: str) -> float | None:
-        """The teacher's median latency on a device, from the profile or else from the search."""
+        """Return the teacher's median latency on a device in ms, from its profile or else from the search.
+
+        None if neither has one.
+        """
         if device in self.profiles:
             return float(self.profiles[device]["teacher"]["p50_ms"])
         known = self.front["teacher_p50_ms"] if self.front else {}

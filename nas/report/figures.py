@@ -1,4 +1,4 @@
-"""Figures as text: as many digits as a reader needs, with their unit."""
+"""Numbers as text, with units and a sensible number of digits, for tables, charts, the page and the model card."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MINUS, _TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """A number with that many significant digits, never in scientific notation."""
+    """Return a number with `digits` significant digits and thousands separators, never in scientific notation."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
@@ -24,52 +24,52 @@ UNKNOWN = "not measured yet"
 
 
 def milliseconds(value: float | None) -> str:
-    """`0.0482 ms`, `33.4 ms`."""
+    """Return a latency with its unit, such as `0.0482 ms` or `33.4 ms`; `UNKNOWN` for None."""
     return UNKNOWN if value is None else f"{significant(value)} ms"
 
 
 def score(value: float, error: float | None = None) -> str:
-    """A metric, with its standard error where it has one."""
+    """Return a value of a metric with four decimals, and its standard error if there is one: `0.8125 ± 0.0117`."""
     return f"{value:.4f}" + (f" ± {error:.4f}" if error else "")
 
 
 def accuracies(about: Mapping[str, Any]) -> str:
-    """The accuracy of a student's teacher on the search set and, where it was computed, on the test set."""
+    """Return the accuracy of a student's teacher on the search set and, if it was computed, on the test set."""
     tested = "" if about["test_accuracy"] is None else f", {score(about['test_accuracy'])} on the test set"
     return f"{about['metric']} {score(about['search_accuracy'])} on the search set{tested}"
 
 
 def points(difference: float) -> str:
-    """A difference of a metric in hundredths, with its sign: `+0.8 points`."""
+    """Return a difference between two values of a metric in points (hundredths), with its sign: `+0.8 points`."""
     rounded = round(100.0 * difference, 1)
     sign = "+" if rounded > 0 else _MINUS if rounded < 0 else "±"
     return f"{sign}{abs(rounded):.1f} points"
 
 
 def in_points(value: float) -> str:
-    """A number of hundredths of a metric: `1 point`, `0.5 points`."""
+    """Return a number of points (hundredths of a metric) with the word: `1 point`, `0.5 points`."""
     return f"{value:g} point" + ("" if value == 1.0 else "s")
 
 
 def times(value: float | None) -> str:
-    """A speed-up: 11.1 and the sign."""
+    """Return a speed-up with one decimal and the multiplication sign; `UNKNOWN` for None."""
     return UNKNOWN if value is None else f"{value:.1f}{_TIMES}"
 
 
 def percent(value: float) -> str:
-    """`3.8 %`."""
+    """Return a share as a percentage: `3.8 %` for 0.038."""
     return f"{100.0 * value:.1f} %"
 
 
 def duration(seconds: float) -> str:
-    """`44 s`, `12 min`, `1 h 05 min`."""
+    """Return a duration that is given in seconds, such as `44 s`, `12 min` or `1 h 05 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-# Names of figures in words, and their units.
+# The names of metrics in words, and their units.
 _FIGURES = {
     "p50_ms": ("p50", "ms"),
     "p95_ms": ("p95", "ms"),
@@ -83,7 +83,7 @@ _FIGURES = {
 
 
 def figure(name: str, value: float | None) -> str:
-    """`mean 3.1 ms`, `throughput 410 texts/s`, `parameters 758,760`."""
+    """Return a metric of `nas.budget` with its name and unit: `mean 3.1 ms`, `parameters 758,760`."""
     word, unit = _FIGURES[name]
     if value is None:
         return f"{word} {UNKNOWN}"
@@ -91,15 +91,16 @@ def figure(name: str, value: float | None) -> str:
 
 
 def limits(budget: Budget, teacher: Mapping[str, float], several: bool = False) -> list[str]:
-    """What a budget asks: `p50 ≤ 6.7 ms = 20% of the teacher's`, `size ≤ 20 MB`.
+    """Return the conditions of a budget, such as `p50 ≤ 6.7 ms = 20% of the teacher's` and `size ≤ 20 MB`.
 
-    `teacher` holds those of the teacher's figures that are known; with `several` devices theirs are named.
+    `teacher` holds the known metrics of the teacher on the budget's first device. With `several` devices in the study,
+    each limit names its device.
     """
     found = _floor(budget)
     for asked in budget.limits:
         for name, given in asked.given.items():
             if budget.has_floor and (asked.device, name, given) == (budget.device, budget.minimise, "100%"):
-                continue  # what nobody has to say
+                continue  # the default limit of the minimised metric
             word, sign = _FIGURES[name][0], "≥" if name in RATES else "≤"
             if isinstance(given, str):
                 known = name in teacher and asked.device == budget.device
@@ -112,15 +113,19 @@ def limits(budget: Budget, teacher: Mapping[str, float], several: bool = False) 
 
 
 def _floor(budget: Budget) -> list[str]:
-    """What accuracy a budget asks for, and what it minimises: `accuracy ≥ 0.9`, `least p50`."""
+    """Return the accuracy floor of a budget and the metric that it minimises: `accuracy ≥ 0.9`, `minimum p50`."""
     found = [] if budget.accuracy is None else [f"accuracy ≥ {budget.accuracy:g}"]
     if budget.accuracy_loss is not None:
-        found.append(f"accuracy at most {in_points(budget.accuracy_loss)} under the teacher's")
-    return [*found, *([f"least {_FIGURES[budget.minimise][0]}"] if budget.minimise else [])]
+        found.append(f"accuracy at most {in_points(budget.accuracy_loss)} below the teacher's")
+    return [*found, *([f"minimum {_FIGURES[budget.minimise][0]}"] if budget.minimise else [])]
 
 
 def other_figures(found: Any) -> list[str]:
-    """What a budget limits besides the median, as measured: `mean 3.1 ms`, `longest 4.2 ms on phone`."""
+    """Return the measured values of the limited metrics that tables do not show anyway, such as `mean 3.1 ms`.
+
+    Tables show size, parameters and the median latency on the budget's first device. Values on other devices name
+    them: `longest 4.2 ms on phone`. `found` is a verification record.
+    """
     asked = Budget.model_validate(found["budget"]).limits if found["budget"] else ()
     texts = []
     for limits in asked:
@@ -132,12 +137,12 @@ def other_figures(found: Any) -> list[str]:
 
 
 def verdict(met: bool | None) -> str:
-    """`yes`, `no`, or that nobody knows yet."""
+    """Return whether a budget is met as `yes` or `no`; `UNKNOWN` for None."""
     return UNKNOWN if met is None else "yes" if met else "no"
 
 
 def conditions(device: Any, environment: Any) -> str:
-    """How a latency was measured: runtime and version, threads, batch, tokens, processor."""
+    """Return how a latency was measured: runtime and version, threads, batch size, tokens and processor."""
     threads = f"{device['threads']} thread" + ("s" if device["threads"] != 1 else "")
     runtime = Device.model_validate(device).runtime_in_words
     parts = [f"{runtime} {environment.get('runtime_version', '')}".strip(), threads]

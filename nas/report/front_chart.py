@@ -1,4 +1,8 @@
-"""The Pareto front: every candidate, what was measured of them, the exports, the budgets and the teacher."""
+"""The chart of accuracy against latency on one device: candidates, Pareto front, exports, budgets and teacher.
+
+`front_chart` returns it for the report, with `legend` below all charts; `front_picture` returns it as a separate SVG
+file.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +21,16 @@ WIDTH, HEIGHT = 720.0, 449.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 700.0, 91.0, 395.0
 _LEGEND_HEIGHT = 92.0
 _MARGIN = 14.0
-"""Around a picture that stands for itself."""
+"""Margin around the chart in a separate SVG file."""
 _ROWS = 3
+"""Lines of text above the chart for the names of budgets and of the teacher."""
 _REACH = 4.0
-"""The vertical axis reaches down this many times the distance from the best candidate to the median."""
+"""The vertical axis extends below the best score by this many times its distance to the median score."""
 _LABEL_WIDTH = 10.5
-"""Of one character of a budget's name at the size that a phone shows it in."""
+"""Width of one character of a budget's name in the font size that is used on phones."""
 _LEGEND = (
     ('<circle cx="8" cy="8" r="4" class="candidate"/>', "candidate of the search"),
-    ('<circle cx="8" cy="8" r="3.5" class="candidate raced"/>', "stopped early, accuracy estimated"),
+    ('<circle cx="8" cy="8" r="3.5" class="candidate raced"/>', "evaluation stopped early, score estimated"),
     ('<circle cx="8" cy="8" r="4.5" class="candidate best"/>', "on the Pareto front"),
     ('<circle cx="8" cy="8" r="6.5" class="ring"/>', "measured on the device"),
     ('<path d="M8,1.5 L14.5,8 L8,14.5 L1.5,8 Z" class="export"/>', "exported, at its measured latency"),
@@ -36,13 +41,13 @@ _LEGEND = (
 
 
 def front_chart(contents: Contents, device: str) -> str:
-    """The chart of one device as SVG that takes its colours from the page around it."""
+    """Return the chart of one device as an SVG element that takes its colours from the surrounding page."""
     content = _FrontChart(contents, device).draw()
     return drawing(WIDTH, HEIGHT, f"Pareto front on {device}", "chart wide", content, role="group")
 
 
 def front_picture(contents: Contents, device: str) -> str:
-    """The same chart as a file of its own, with its own colours on its own ground."""
+    """Return the same chart as the text of an SVG file, with fixed colours, a background and the legend."""
     width, height = WIDTH + 2 * _MARGIN, HEIGHT + _LEGEND_HEIGHT + 2 * _MARGIN
     ground = element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=10, class_="ground")
     chart = element(
@@ -56,7 +61,7 @@ def front_picture(contents: Contents, device: str) -> str:
 
 
 def legend() -> str:
-    """What the marks mean, as HTML below the chart."""
+    """Return the legend of the marks as HTML, for placement below the charts."""
     items = (
         element("li", element("svg", mark, viewBox="0 0 16 16", aria_hidden="true", class_="chart key") + name)
         for mark, name in _LEGEND
@@ -74,7 +79,7 @@ def _legend_in_picture() -> str:
 
 @dataclass(frozen=True)
 class _FrontChart:
-    """The chart of one device; a search has to be there."""
+    """The chart of one device. Scales and drawing need at least one candidate in `contents.front`."""
 
     contents: Contents
     device: str
@@ -101,32 +106,32 @@ class _FrontChart:
 
     @cached_property
     def teacher_accuracy(self) -> float | None:
-        """On the search set."""
+        """The teacher's score on the search set; None if it was not recorded."""
         return self.front.get("teacher_search_accuracy")
 
     @cached_property
     def measured(self) -> dict[str, Record]:
-        """The candidates that were measured whole, by digest."""
+        """The candidates that were measured end to end on the device, by digest."""
         found = self.front["budgets"]
         every = ({**item, **on_device(item, self.device)} for own in self.budgets for item in found.get(own.name, ()))
         return {item["digest"]: item for item in every if item.get("measured", True)}
 
     @cached_property
     def limits(self) -> list[tuple[str, float]]:
-        """The budgets that limit latency, with their limit in milliseconds, from left to right."""
+        """Names of the budgets with a limit on median latency, and the limits in ms, in ascending order."""
         teacher, found = self.teacher_p50_ms, list[tuple[str, float]]()
         for budget in self.budgets:
             asked = budget.on(self.device)
             given = asked.p50_ms if asked else None
             if budget.has_floor and given == "100%":
-                continue  # the teacher has a line of its own
+                continue  # coincides with the line of the teacher
             if asked and given is not None and (teacher is not None or not isinstance(given, str)):
                 found.append((budget.name, asked.value("p50_ms", {"p50_ms": teacher or 0.0})))
         return sorted(found, key=lambda item: item[1])
 
     @cached_property
     def floors(self) -> list[tuple[str, float]]:
-        """The budgets that ask for an accuracy, with that."""
+        """Names of the budgets with an accuracy floor, and the floors."""
         found = self.front.get("floors", {})
         return [(budget.name, found[budget.name]["least"]) for budget in self.budgets if budget.name in found]
 
@@ -141,7 +146,7 @@ class _FrontChart:
 
     @cached_property
     def y(self) -> Scale:
-        """Without the few candidates far below the others, which would press the rest into one line."""
+        """The vertical scale. It leaves out outliers far below the median, which would compress all other marks."""
         scores = sorted(item["search_accuracy"] for item in self.front["candidates"])
         best, median = scores[-1], scores[len(scores) // 2]
         floor = best - _REACH * (best - median) if median < best else scores[0]
@@ -153,7 +158,7 @@ class _FrontChart:
         return Scale.around(values, _BOTTOM, _TOP, logarithmic=False)
 
     def draw(self) -> str:
-        """Back to front: grid, limits, front, candidates, what was measured, exports."""
+        """Return all parts of the chart as SVG, from back to front: grid, limits, front, candidates, exports."""
         best = {item["digest"] for item in self.front["front"]}
         candidates = self.front["candidates"]
         ordered = sorted(candidates, key=lambda item: (item["digest"] in best, "stopped_after" not in item))
@@ -177,7 +182,7 @@ class _FrontChart:
         return self.x(self._predicted(item)), self.y(max(item["search_accuracy"], self.y.low))
 
     def _staircase(self) -> str:
-        """The accuracy that can be had at each latency: it rises where the next member of the front begins."""
+        """Draw the best score that is attainable at each latency; it steps up at each member of the front."""
         points: list[tuple[float, float]] = []
         reached = self.y.low
         for item in sorted(self.front["front"], key=self._predicted):
@@ -212,7 +217,7 @@ class _FrontChart:
         return element("circle", cx=x, cy=y, r=7.0, class_="ring")
 
     def _uniform(self, name: str, found: Record) -> str:
-        """A square where the best uniform network of a budget was measured."""
+        """Draw a square at the measured latency of a budget's best uniform network."""
         x, y = self.x(found["p50_ms"]), self.y(max(found["search_accuracy"], self.y.low))
         lines = [
             f"best uniform network for {name}",
@@ -224,7 +229,7 @@ class _FrontChart:
         return element("rect", tip, x=x - 5, y=y - 5, width=10, height=10, class_="uniform", tabindex=0)
 
     def _export(self, name: str, found: Record) -> str:
-        """A diamond where the export was measured, with a line from where its candidate was predicted."""
+        """Draw a diamond at the measured latency of an export, with a line from its candidate's predicted latency."""
         x, y = self.x(found["p50_ms"]), self.y(max(found["search_accuracy"], self.y.low))
         start_y = self.y(max(found["search_accuracy_inherited"], self.y.low))
         moved = element("line", x1=self.x(found["predicted_ms"][self.device]), y1=start_y, x2=x, y2=y, class_="moved")
@@ -232,14 +237,14 @@ class _FrontChart:
             f"exported as {name}",
             f"{self.contents.metric} {score(found['search_accuracy'])} (search set)",
             f"{self.contents.metric} {score(found['accuracy'], found['accuracy_standard_error'])} (test set)",
-            f"measured {milliseconds(found['p50_ms'])}, {times(found['speed_up'])} the teacher's speed",
+            f"measured {milliseconds(found['p50_ms'])}, {times(found['speed_up'])} as fast as the teacher",
             *in_words(Architecture.from_json(found["architecture"])),
         ]
         shape = f"M{x:.1f},{y - 8:.1f} l8,8 l-8,8 l-8,-8 Z"
         return moved + element("path", tooltip("\n".join(lines)), d=shape, class_="export", tabindex=0)
 
     def _limits(self) -> str:
-        """Budgets and the teacher as vertical lines; names that would touch are put on different lines."""
+        """Draw budgets and teacher as vertical lines; names that would overlap go on different lines of text."""
         marks = [(self.x(limit), name, milliseconds(limit), "budget") for name, limit in self.limits]
         if self.teacher_p50_ms is not None:
             at = self.x(self.teacher_p50_ms)
@@ -261,7 +266,7 @@ class _FrontChart:
         return "".join(parts)
 
     def _floors(self) -> str:
-        """Accuracies to be kept as horizontal lines, named at their right end."""
+        """Draw accuracy floors as horizontal lines, with the name of the budget at the right end."""
         parts = []
         for name, least in self.floors:
             y = self.y(max(least, self.y.low))
@@ -272,6 +277,6 @@ class _FrontChart:
 
 
 def _name_of(item: Record) -> str:
-    """The trial's number, if it is known, and the digest's first digits, as `nas export --trial` takes them."""
+    """Return the number of the trial, if known, and the start of the digest; `nas export --trial` accepts either."""
     trial = f"trial {item['trial']}, " if "trial" in item else ""
     return f"{trial}digest {item['digest'][:8]}"

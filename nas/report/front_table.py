@@ -1,4 +1,4 @@
-"""The networks on the Pareto front as a table: figures as text, the architecture as one small drawing a row."""
+"""The table of the networks on the Pareto front: score, latencies and size, and a small drawing of the architecture."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _HEIGHT = 2 * _BAR + _BETWEEN
 
 
 def front_table(contents: Contents, choices: Sequence[str]) -> str:
-    """From the most accurate network to the fastest; nothing without a front."""
+    """Return the table as HTML, from the most accurate network to the fastest; it has no rows if there is no front yet.
+
+    `choices` fixes the colours of the compression methods, as in `choices_legend`.
+    """
     front, devices = contents.front or {"front": []}, contents.searched_devices
     names = [contents.metric, *(f"predicted on {device}" if len(devices) > 1 else "predicted" for device in devices)]
     head = "".join(element("th", escape(name), scope="col", class_="number") for name in [*names, "size"])
@@ -42,7 +45,7 @@ def _cells(item: Record, contents: Contents, choices: Sequence[str]) -> str:
 
 
 def _numbers(teacher: Shape) -> str:
-    """The head of the column of drawings: which part is which."""
+    """Draw the heading of the drawings' column, which names the parts of a drawing."""
     words = [text(0, 12, "hidden", "size")]
     words += [
         text(_left(number, teacher), 12, f"layer {number}" if number == 0 else str(number), "size")
@@ -52,7 +55,7 @@ def _numbers(teacher: Shape) -> str:
 
 
 def _strip(architecture: Architecture, teacher: Shape, choices: Sequence[str]) -> str:
-    """The hidden size, then for each of the teacher's layers heads above and intermediate size below."""
+    """Draw a bar for the hidden size, then for each layer of the teacher the heads above the intermediate size."""
     share = architecture.hidden_size / teacher.hidden_size
     parts = [_bar(0.0, _BAR / 2, _ENDS - 2 * _GAP, share, choice_class(architecture.embedding, choices))]
     pairs = zip(architecture.layers, architecture.resolved, strict=True)

@@ -1,4 +1,7 @@
-"""The front of a search while it grows, for a notebook: a listener of a run that draws what it has heard."""
+"""A live chart of a running search for notebooks.
+
+A `GrowingFront` is passed to `Run.listen`; it collects the candidates from the events of the run and draws them.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +20,22 @@ _SECONDS_BETWEEN_PICTURES = 1.0
 
 @dataclass(frozen=True)
 class Candidate:
-    """What was heard of a candidate."""
+    """An evaluated candidate, as reported by an event of the run."""
 
     architecture: str
-    """Its description."""
+    """Description of the architecture."""
     accuracy: float
     """The task's metric on the search set, with inherited weights."""
     predicted_ms: Mapping[str, float]
-    """By device."""
+    """Predicted median latency in ms, by the name of the device."""
     complete: bool
-    """Whether all examples were evaluated; otherwise the accuracy is an estimate."""
+    """Whether all examples were evaluated; if not, the accuracy is an estimate."""
 
 
 class GrowingFront:
-    """Candidates of a search as they are evaluated: `run.listen(GrowingFront())`.
+    """The candidates of a search, collected while they are evaluated: `run.listen(GrowingFront())`.
 
-    A notebook shows it as a picture; `show` shows one that is drawn anew while the search goes on.
+    A notebook displays an instance as a chart. `show` displays a chart that is updated while the search runs.
     """
 
     def __init__(self) -> None:
@@ -41,7 +44,7 @@ class GrowingFront:
         self._drawn = 0.0
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        """Hear an event of a run."""
+        """Record an event of a run, and update the displayed chart at most once a second."""
         if event["event"] == "evaluated":
             self.candidates.append(
                 Candidate(event["architecture"], event["accuracy"], event["predicted_ms"], event["complete"])
@@ -52,9 +55,9 @@ class GrowingFront:
             self._drawn = time.monotonic()
 
     def show(self) -> GrowingFront:
-        """Show a picture in the cell of a notebook, and draw it anew, once a second at most, as candidates come in.
+        """Display a chart in the cell of a notebook, and update it at most once a second as candidates are evaluated.
 
-        Elsewhere than in a notebook nothing is shown.
+        Without IPython nothing is displayed. Returns the instance itself, for `run.listen(GrowingFront().show())`.
         """
         try:
             from IPython.display import display
@@ -64,9 +67,9 @@ class GrowingFront:
         return self
 
     def front(self, device: str | None = None) -> list[Candidate]:
-        """The candidates that no other beats in accuracy and latency on a device, by default the first one.
+        """Return the Pareto front of accuracy and predicted latency on a device, the first one by default.
 
-        Most accurate first. Those whose evaluation was ended early are left out.
+        The most accurate candidate comes first. Candidates whose evaluation was stopped early are left out.
         """
         found: list[Candidate] = []
         whole = [candidate for candidate in self.candidates if candidate.complete]
@@ -79,7 +82,7 @@ class GrowingFront:
         return candidate.predicted_ms[device or next(iter(candidate.predicted_ms))]
 
     def _repr_svg_(self) -> str:
-        """The picture for a notebook."""
+        """Return the chart as SVG; notebooks call this to display the instance."""
         if not self.candidates:
             return drawing(
                 _WIDTH, 60.0, "No candidate yet", "chart", standalone_style() + text(10, 34, "no candidate yet")
@@ -94,7 +97,7 @@ class GrowingFront:
         title = f"score on the search set; {len(self.candidates)} candidates, {len(front)} on the front"
         line = path(best, "front") if len(best) > 1 else ""
         content = standalone_style() + frame(x, y, label, title) + line + dots
-        return drawing(_WIDTH, _HEIGHT, "The front of the search so far", "chart", content)
+        return drawing(_WIDTH, _HEIGHT, "Pareto front of the search so far", "chart", content)
 
     def _dot(self, one: Candidate, x: Scale, y: Scale, is_best: bool) -> str:
         kind = "candidate best" if is_best else "candidate" if one.complete else "candidate raced"

@@ -1,4 +1,4 @@
-"""How well each label is found, by the teacher and by every export."""
+"""The table of F1 per label, for the teacher and every export."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from nas.report.svg import element
 
 
 def label_table(contents: Contents) -> str:
-    """A row for each label or type, the most frequent first: F1 on the test set; empty if the run does not tell it."""
+    """Return a table of F1 on the test set as HTML, one row per label or entity type, the most frequent first.
+
+    Empty if the verifications hold no scores per label.
+    """
     teacher = next((found for key, found in contents.baselines.items() if key.endswith("/teacher")), {})
     verified = {"teacher": teacher, **contents.exports}
     networks = {name: found["labels"] for name, found in verified.items() if "labels" in found}

@@ -1,4 +1,4 @@
-"""Predicted against measured latency of one device: how far a prediction may be trusted."""
+"""The chart of predicted against measured latency on one device, which shows how accurate the predictions are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 404.0, 28.0, 346.0
 
 
 def latency_chart(contents: Contents, device: str) -> str:
-    """Networks that the prediction had not seen as dots, measured candidates and exports as rings."""
+    """Return the chart as an SVG element: held-out networks of the profile are dots, candidates and exports rings.
+
+    Empty if nothing was measured on the device.
+    """
     held_out = [(item["predicted_ms"], item["measured_ms"]) for item in contents.profiles[device]["held_out"]]
     whole = list(measured_networks(contents, device))
     values = [value for pair in held_out for value in pair]
@@ -36,7 +39,7 @@ def latency_chart(contents: Contents, device: str) -> str:
 
 
 def measured_networks(contents: Contents, device: str) -> Iterator[tuple[str, float, float]]:
-    """Name, predicted and measured milliseconds of the candidates and exports that were measured on a device."""
+    """Yield the name, predicted ms and measured ms of each candidate and export that was measured on a device."""
     for budget in contents.budgets:
         if not budget.on(device):
             continue

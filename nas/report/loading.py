@@ -1,4 +1,4 @@
-"""The code that loads an export, as its card and the report show it."""
+"""Code that loads an export, with PyTorch, ONNX Runtime or neither; shown in the model card and in the report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nas.tasks import TaskKind
 
 
 class Snippet(NamedTuple):
-    """A few lines of code."""
+    """A block of code with a title and the name of its language for syntax highlighting."""
 
     title: str
     language: str
@@ -22,7 +22,7 @@ class Snippet(NamedTuple):
 
 
 def snippets(folder: str, files: Collection[str], pairs: bool, kind: TaskKind) -> list[Snippet]:
-    """How the export in `folder` is loaded, by the names of its files; for pairs of texts or single ones."""
+    """Return code that loads the export in `folder`, which holds `files`, and runs it on a text or on `pairs` of texts."""
     own, quoted = MODELING_FILE in files, json.dumps(folder, ensure_ascii=False)
     trust = ", trust_remote_code=True" if own else ""
     example = '{"text": "one text", "text_pair": "another"}' if pairs else '"a text"'
@@ -30,7 +30,7 @@ def snippets(folder: str, files: Collection[str], pairs: bool, kind: TaskKind) -
     found = [Snippet(title, "python", code) for title, code in kind.snippets(quoted, trust)]
     if kind.pipeline:
         served = Snippet(
-            f"With torch and transformers{' (5 or later) alone' if own else ''}:",
+            f"With torch and transformers{' (5 or later)' if own else ''}:",
             "python",
             "from transformers import pipeline\n\n"
             f'classify = pipeline("{kind.pipeline}", model={quoted}{trust})\n'
@@ -51,6 +51,6 @@ def snippets(folder: str, files: Collection[str], pairs: bool, kind: TaskKind) -
     )
     if INFER_FILE in files:
         asked = "--pairs $'one text\\tanother'" if pairs else '"a text"'
-        title = "With nothing but `pip install numpy tokenizers onnxruntime`:"
+        title = "With only `pip install numpy tokenizers onnxruntime`:"
         found.append(Snippet(title, "bash", f"python {shlex.quote(f'{folder}/{INFER_FILE}')} {asked}"))
     return found

@@ -1,4 +1,4 @@
-"""The loss, or the accuracy, over the steps of one training."""
+"""Charts of the loss and of the accuracy over the steps of one training."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from nas.report.svg import Scale, drawing, element, frame, path, tooltip
 _WIDTH, _HEIGHT = 420.0, 300.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 404.0, 28.0, 246.0
 _FEW = 60
-"""Up to so many entries each one is marked with a dot; more would only thicken the line."""
+"""Each entry is marked with a dot up to this number of entries; more dots would hide the line."""
 
 
 def loss_chart(log: Sequence[Record], label: str) -> str:
-    """The curve of losses, or nothing where the log holds fewer than two."""
+    """Return the curve of the loss as an SVG element; empty if the log has fewer than two losses."""
     return _chart(log, "loss", label, "loss")
 
 
 def accuracy_chart(log: Sequence[Record], label: str, metric: str) -> str:
-    """The curve of accuracies, or nothing where the log holds fewer than two."""
+    """Return the curve of `eval_accuracy` as an SVG element; empty if the log has fewer than two of these."""
     return _chart(log, "eval_accuracy", label, metric)
 
 

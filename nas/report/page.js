@@ -1,4 +1,4 @@
-// Tooltips that also answer to touch and keyboard. Without this script the <title> elements still serve a mouse.
+// Tooltips that also work with touch and keyboard. Without this script, browsers show the <title> elements on hover.
 (() => {
   const tip = Object.assign(document.createElement("div"), { id: "tip", hidden: true, role: "tooltip" });
   document.body.append(tip);
@@ -9,7 +9,7 @@
       mark.setAttribute("role", "img");
       mark.setAttribute("aria-label", title.textContent);
     }
-    title.remove(); // or the browser would show a second tooltip
+    title.remove(); // otherwise the browser would show a second tooltip
   }
   const show = (mark) => {
     tip.hidden = !mark;
@@ -26,6 +26,6 @@
   }
   document.addEventListener("focusout", () => show());
   document.addEventListener("keydown", (event) => event.key === "Escape" && show());
-  // Going to a mark with the keyboard scrolls to it: its words go along.
+  // Focusing a mark with the keyboard may scroll the page; the tooltip must follow its mark.
   document.addEventListener("scroll", () => show(document.activeElement.closest("[data-tip]")), { passive: true });
 })();

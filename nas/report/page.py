@@ -1,4 +1,8 @@
-"""The report: one HTML page that opens anywhere, with no network and nothing beside it."""
+"""The report of a run as one self-contained HTML page: results, charts, tables and code, without external resources.
+
+`render` turns `Contents` into the page; `nas.pipeline.reports` writes it to `report.html`. Each section is a function
+that returns an empty string if the run has nothing for it.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +26,13 @@ from nas.report.style import page_script, page_style
 from nas.report.svg import element
 
 _LEAST_SHARE = 0.005
-"""A dimension that accounts for less is not listed."""
+"""Dimensions that explain a smaller share of the variation in accuracy are not listed."""
 
 
 def render(contents: Contents) -> str:
-    """The page. Raises `NasError` where the run holds nothing to report yet."""
+    """Return the page as HTML. Raises `NasError` if the run has no results yet."""
     if contents.is_empty:
-        raise NasError(f"{contents.study}: there is nothing to report yet; run `nas search` or `nas run` first")
+        raise NasError(f"{contents.study}: there are no results to report yet; run `nas search` or `nas run` first")
     sections = (
         _answer, _labels, _compared, _seeds, _front, _architectures, _importance, _latency, _training, _ranking, _times,
         _loading,
@@ -64,14 +68,15 @@ def _heading(contents: Contents) -> str:
 
 
 def _taught(contents: Contents) -> str:
-    """Who was taught by whom, where the teacher is another model than the one that is compressed."""
+    """Return a note on teacher and student; empty if the teacher itself is compressed."""
     about = contents.separate_teacher
     if not about:
         return ""
     tuned = ", fine-tuned here" if about["fine_tuned_here"] else ""
     return _note(
-        f"Compressed is the student {contents.student}, whose networks learnt the answers of {about['model']}{tuned} "
-        f"({accuracies(about)}). What tables and charts call the teacher is the whole student."
+        f"The compressed model is the student {contents.student}. Its sub-networks were distilled from "
+        f'{about["model"]}{tuned} ({accuracies(about)}). In tables and charts, "teacher" refers to the uncompressed '
+        "student."
     )
 
 
@@ -79,30 +84,31 @@ def _answer(contents: Contents) -> str:
     if not contents.exports and not contents.baselines:
         return ""
     missing = [budget.name for budget in contents.budgets if budget.name not in contents.exports]
-    note = "Everything in this table was measured on the written files, reloaded from disk"
-    note += f" ({measured_how(contents)}); the teacher was timed in turns with each network."
+    note = "All values in this table were measured on the exported files after reloading them from disk"
+    note += f" ({measured_how(contents)}). Each network was timed alternately with the teacher."
     body = warning(contents) + (cards(contents) if contents.exports else "") + table(contents) + _note(note)
     if missing:
         body += _note(f"No export yet for {', '.join(missing)}.")
         body += "".join(_note(f"{name}: {contents.missed[name]}.") for name in missing if name in contents.missed)
-    return _section("What came out", body + against_uniform(contents))
+    return _section("Results", body + against_uniform(contents))
 
 
 def _labels(contents: Contents) -> str:
     body = label_table(contents)
     note = (
-        "F1 of each label on the test set, and the difference to the teacher's. If labels have thresholds, each "
-        "network has its own."
+        "F1 of each label on the test set, and the difference from the teacher. If labels apply from a threshold, each "
+        "network has its own thresholds."
     )
-    return _section("Label by label", _note(note) + body, "long") if body else ""
+    return _section("F1 per label", _note(note) + body, "long") if body else ""
 
 
 def _compared(contents: Contents) -> str:
     body = compared_table(contents)
     note = (
-        "Passages of one query of the test set in the teacher's order, with the place and the output of each network."
+        "Passages for one query of the test set, in the order of the teacher, with the rank and the output of each "
+        "network."
     )
-    return _section("One query", _note(note) + body, "long") if body else ""
+    return _section("Example query", _note(note) + body, "long") if body else ""
 
 
 def _front(contents: Contents) -> str:
@@ -112,23 +118,26 @@ def _front(contents: Contents) -> str:
     raced = sum("stopped_after" in item for item in contents.front["candidates"])
     skipped = contents.front["outcomes"].get("over_budget", 0)
     note = (
-        f"{evaluated} candidates were evaluated with the supernet's weights; {raced} of them were stopped as soon as "
-        f"they could no longer be the best at their cost, {best} form the front; "
-        f"{skipped} proposals were predicted to miss every budget and cost no evaluation. A candidate stands at its "
-        "predicted latency. An export stands where it was measured; its dashed line begins at its candidate and shows "
-        "the error of the prediction and what fine-tuning changed on the search set. Triangles lie below the axis."
+        f"{evaluated} candidates were evaluated with the supernet's weights. The evaluation of {raced} of them was "
+        f"stopped early, because they could no longer be the best at their cost. {best} candidates form the front. "
+        f"{skipped} further proposals were not evaluated, because they were predicted to miss every budget. Candidates "
+        "are drawn at their predicted latency, exports at their measured latency. The dashed line from a candidate to "
+        "its export shows the prediction error and the effect of the final training on the search-set score. Triangles "
+        "are candidates below the range of the vertical axis."
     )
     charts = "".join(element("figure", front_chart(contents, device)) for device in contents.searched_devices)
     choices = _choices(contents)
-    listed = "Their bars are the shares of the teacher's sizes: hidden size, then for each layer heads above and "
-    listed += "intermediate size below."
+    listed = (
+        "Bars show sizes as shares of the teacher's: first the hidden size, then for each layer the attention heads "
+    )
+    listed += "(above) and the intermediate size (below)."
     table = element("h3", "The networks on the front") + _note(listed) + choices_legend(choices)
     table += front_table(contents, choices)
     return _section("The Pareto front", _note(note) + charts + legend() + table, "long")
 
 
 def _choices(contents: Contents) -> list[str]:
-    """The compression choices of everything that is drawn, so that one colour means the same everywhere."""
+    """Return the compression methods of all drawn architectures, so that a colour has one meaning on the whole page."""
     front = contents.front["front"] if contents.front else ()
     return choices_of(architectures_of([*front, *contents.exports.values()]))
 
@@ -138,7 +147,10 @@ def _architectures(contents: Contents) -> str:
         return ""
     architectures = architectures_of(contents.exports.values())
     choices = _choices(contents)
-    note = "Bars are in proportion to the teacher's sizes; their colour says what was done to the weights of the block."
+    note = (
+        "Bars show sizes as shares of the teacher's; their colour shows the compression method of the block. A number "
+        "of tokens below the name of a layer is the number that this layer passes on."
+    )
     figures = ""
     for name, architecture in zip(contents.exports, architectures, strict=True):
         label = f"Architecture exported as {name}"
@@ -157,8 +169,9 @@ def _latency(contents: Contents) -> str:
             "div", chart + element("div", _error_facts(contents, device, profile)), class_="side-by-side"
         )
     note = (
-        "Predictions only steer the search; budgets are judged on measured latency. Dots are random networks that the "
-        "prediction was not fitted to, rings are candidates and exports measured whole. On the dashed line both agree."
+        "Predictions only steer the search; budgets are checked against measured latency. Dots are random networks "
+        "that were not used to fit the prediction. Rings are candidates and exports that were measured end to end. On "
+        "the dashed line, prediction and measurement are equal."
     )
     return _section("Predicted and measured latency", _note(note) + body, "long") if body else ""
 
@@ -174,8 +187,8 @@ def _error_facts(contents: Contents, device: str, profile: Record) -> str:
     errors = [abs(predicted - measured) / measured for _, predicted, measured in measured_networks(contents, device)]
     if errors:
         facts.append(("mean error, candidates and exports", percent(sum(errors) / len(errors))))
-        facts.append(("worst of these", percent(max(errors))))
-        facts.append(("how many", str(len(errors))))
+        facts.append(("worst error, candidates and exports", percent(max(errors))))
+        facts.append(("number of candidates and exports", str(len(errors))))
     return _facts(facts)
 
 
@@ -189,20 +202,20 @@ def _importance(contents: Contents) -> str:
     if not any(found.values()):
         return ""
     note = (
-        "How much of the differences in accuracy between the evaluated candidates each dimension accounts for by "
-        "itself (functional ANOVA). A search gathers where candidates are good, so this speaks of where it went."
+        "The share of the variation in accuracy between the evaluated candidates that each dimension explains by "
+        "itself (functional ANOVA). The search samples promising regions more densely, so the shares describe these regions."
     )
     rows = [(_dimension(name), share, percent(share)) for name, share in found.items() if share >= _LEAST_SHARE]
     return _section("What accuracy depends on", _note(note) + bars(rows))
 
 
 def _dimension(name: str) -> str:
-    """The name of a dimension in words: `attention_3` is that of the teacher's layer 3."""
+    """Return the name of a dimension in words: "attention, layer 3" (of the teacher) for `attention_3`."""
     kind, _, layer = name.rpartition("_")
     words = {"attention": "attention", "feed_forward": "feed-forward", "keep_tokens": "tokens kept"}
     if layer.isdigit() and kind in words:
         return f"{words[kind]}, layer {layer}"
-    return "which layers stay" if name == "layers" else name.replace("_", " ")
+    return "which layers are kept" if name == "layers" else name.replace("_", " ")
 
 
 def _training(contents: Contents) -> str:
@@ -222,13 +235,14 @@ def _ranking(contents: Contents) -> str:
     if not found:
         return ""
     note = (
-        f"{found['architectures']} architectures from smallest to largest, each also trained alone for "
-        f"{found['steps']} steps from its inherited weights: does the supernet put them in the right order?"
+        f"{found['architectures']} architectures from the smallest to the largest were also trained individually for "
+        f"{found['steps']} steps from their inherited weights. The correlation shows whether the supernet ranks them "
+        "correctly."
     )
     facts = [
         ("Kendall tau", f"{found['kendall_tau']:.2f}"),
         ("95 % interval", f"{found['low']:.2f} to {found['high']:.2f}"),
-        ("by number of parameters alone", f"{found['kendall_tau_params']:.2f}"),
+        ("Kendall tau of the number of parameters", f"{found['kendall_tau_params']:.2f}"),
     ]
     chart = element("figure", rank_chart(found["rows"]))
     body = element("div", chart + element("div", _facts(facts)), class_="side-by-side")
@@ -240,8 +254,8 @@ def _seeds(contents: Contents) -> str:
         return ""
     some = next(iter(contents.seeds.values()))
     note = (
-        f"The whole study with {len(some['seeds'])} seeds, which split the rows, train and search differently. "
-        f"{some['metric'].capitalize()} on the test set, and the standard error of the mean."
+        f"The whole study was run with {len(some['seeds'])} seeds, which change how rows are split, training and "
+        f"search. {some['metric'].capitalize()} on the test set: the mean and its standard error, then each seed."
     )
     facts = []
     for name, found in contents.seeds.items():
@@ -255,7 +269,7 @@ def _times(contents: Contents) -> str:
         return ""
     total = duration(sum(contents.seconds.values()))
     rows = ((step, seconds, duration(seconds)) for step, seconds in contents.seconds.items())
-    return _section("Time each step took", bars(rows, ("in all", total)))
+    return _section("Time each step took", bars(rows, ("total", total)))
 
 
 def _loading(contents: Contents) -> str:

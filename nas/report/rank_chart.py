@@ -1,4 +1,7 @@
-"""Accuracy with inherited weights against accuracy after training alone: whether the supernet ranks rightly."""
+"""The chart of accuracy with inherited weights against accuracy after individual training.
+
+The closer the dots are to a rising curve, the better the supernet ranks sub-networks.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,20 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 404.0, 28.0, 346.0
 
 
 def rank_chart(rows: Sequence[Record]) -> str:
-    """A dot for each architecture; `inherited` and `tuned` are accuracies."""
+    """Return the chart as an SVG element; each row has the accuracies `inherited` and `tuned` and a `description`."""
     x = Scale.around([row["inherited"] for row in rows], _LEFT, _RIGHT, logarithmic=False)
     y = Scale.around([row["tuned"] for row in rows], _BOTTOM, _TOP, logarithmic=False)
     dots = "".join(
         element("circle", _tip(row), cx=x(row["inherited"]), cy=y(row["tuned"]), r=4.5, class_="held-out")
         for row in rows
     )
-    label = "Accuracy with inherited weights against accuracy after training alone"
-    return drawing(_WIDTH, _HEIGHT, label, "chart", frame(x, y, "with inherited weights", "trained alone") + dots)
+    label = "Accuracy with inherited weights against accuracy after individual training"
+    return drawing(
+        _WIDTH, _HEIGHT, label, "chart", frame(x, y, "with inherited weights", "trained individually") + dots
+    )
 
 
 def _tip(row: Record) -> str:
-    return tooltip(f"{row['description']}\ninherited {score(row['inherited'])}\ntrained alone {score(row['tuned'])}")
+    return tooltip(
+        f"{row['description']}\ninherited {score(row['inherited'])}\ntrained individually {score(row['tuned'])}"
+    )

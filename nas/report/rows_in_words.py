@@ -1,4 +1,7 @@
-"""What is in a study's rows, in lines of text."""
+"""The rows of a study described in lines of text: labels, repeated texts and the standard error on the search set.
+
+`nas check` prints these lines below the table of text lengths.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,11 @@ from typing import Any
 from nas.data.unlabelled import Counts
 
 _FEW_CLASSES = 6
-"""So many classes are listed; of more only the smallest and the largest."""
+"""Classes are listed up to this number; if there are more, only the largest and the smallest are."""
 
 
 def rows_in_words(rows: dict[str, Any]) -> Iterator[str]:
-    """Lines about the labels, repeated texts and the standard error, from the JSON form of `Rows`."""
+    """Yield the lines; `rows` is the JSON form of `nas.pipeline.rows.Rows`."""
     yield from _labels(rows)
     if rows["sets"]["train"]["words"]:
         yield f"words: {', '.join(_words(name, found) for name, found in rows['sets'].items() if found['words'])}"
@@ -20,22 +23,22 @@ def rows_in_words(rows: dict[str, Any]) -> Iterator[str]:
         yield f"{what}: {', '.join(f'{count:,} in the {name} set' for name, count in counts.items())}"
     of_test = "that" if rows["shared"] == "text" else f"the {rows['shared']}"
     yield (
-        f"repeated: {rows['repeated']:,} rows have the text of an earlier row; {rows['in_test']:,} {of_test} of a test "
-        "row"
+        f"repeated: {rows['repeated']:,} rows have the text of an earlier row; {rows['in_test']:,} have {of_test} of a "
+        "test row"
     )
     if unlabelled := rows["unlabelled"]:
         yield Counts(**unlabelled).in_words()
     if unused := rows["without_embedding"]:
-        yield f"tokens without an embedding: {len(unused):,} such as {unused[0]!r}, which no text contains"
+        yield f"tokens without an embedding: {len(unused):,}, such as {unused[0]!r}; no text contains any of them"
     yield (
-        f"search set: candidates are judged by {rows['judged_by']}; standard error of {rows['metric']} "
-        f"{100 * rows['standard_error']:.2f} points (assumed: {_assumed(rows)})"
+        f"search set: candidates are evaluated on {rows['judged_by']}; the standard error of {rows['metric']} is "
+        f"{100 * rows['standard_error']:.2f} points (assuming {_assumed(rows)})"
     )
 
 
 def _words(name: str, found: dict[str, Any]) -> str:
     left_out = found["words_left_out"]
-    share = f" ({left_out / found['words']:.2%} are behind the cut, or have no token)" if left_out else ""
+    share = f" ({left_out / found['words']:.2%} are truncated or have no token)" if left_out else ""
     return f"{found['words']:,} in the {name} set{share}"
 
 
@@ -43,7 +46,7 @@ def _assumed(rows: dict[str, Any]) -> str:
     return (
         f"a correlation of {rows['assumed']:g}"
         if rows["targets"]
-        else f"{rows['assumed']:.0%} of the answers are right"
+        else f"that {rows['assumed']:.0%} of the answers are right"
     )
 
 

@@ -1,4 +1,4 @@
-"""Colours and style sheets: the page follows the reader's light or dark setting, a picture of its own does not."""
+"""Colours, style sheets and the script: the page follows the reader's light or dark setting, SVG files are light."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ DARK = {
     "choice-8": "#b8977a",
 }
 CHOICES = sum(name.startswith("choice-") for name in LIGHT)
-"""Colours for compression choices; the first is for `none` alone."""
+"""The number of colours for compression methods; the first colour is reserved for `none`."""
 
 
 def _read(name: str) -> str:
@@ -64,17 +64,17 @@ def _variables(palette: dict[str, str]) -> str:
 
 
 def page_style() -> str:
-    """The style element of the page. Paper is white whatever the screen is."""
+    """Return the style element of the page, with light and dark colours; printed pages are always light."""
     dark = f"@media screen and (prefers-color-scheme:dark){{{_variables(DARK)}}}"
     return f"<style>{_variables(LIGHT)}{dark}\n{_read('page.css')}\n{_read('chart.css')}</style>"
 
 
 def page_script() -> str:
-    """The script element of the page."""
+    """Return the script element of the page, which shows tooltips."""
     return f"<script>{_read('page.js')}</script>"
 
 
 def standalone_style() -> str:
-    """The style element of a picture: the light colours written out, since not every viewer knows variables."""
+    """Return the style element of an SVG file; colours are literal, because some viewers do not know CSS variables."""
     rules = re.sub(r"var\(--([a-z0-9-]+)\)", lambda match: LIGHT[match.group(1)], _read("chart.css"))
     return f"<style>{rules}</style>"

@@ -1,4 +1,4 @@
-"""The parts that every chart is drawn from: escaped elements, scales with round ticks, a frame with a grid."""
+"""Building blocks of all charts: escaped SVG and HTML elements, scales with round ticks, and axes with a grid."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from html import escape
 
 _TICKS = 6
 _WIDE = 6.0
-"""From this ratio of largest to smallest on, a logarithmic axis shows more than a linear one."""
+"""The ratio of the largest to the smallest value from which a logarithmic axis is used."""
 
 
 def element(tag: str, content: str = "", **attributes: object) -> str:
-    """An element with escaped attributes; `class_` is `class`, `_` is `-`. The content is markup already."""
+    """Return an element as text. Attributes are escaped, `content` is not: it must be markup already.
+
+    In names of attributes a trailing `_` is removed and other `_` become `-`. Empty attributes are left out.
+    """
     written = "".join(
         f' {name.rstrip("_").replace("_", "-")}="{_value(value)}"' for name, value in attributes.items() if value != ""
     )
@@ -25,23 +28,23 @@ def _value(value: object) -> str:
 
 
 def text(x: float, y: float, content: str, class_: str = "", anchor: str = "start") -> str:
-    """A line of text; it is escaped."""
+    """Return a text element at a position; `content` is escaped."""
     return element("text", escape(content), x=x, y=y, class_=class_, text_anchor=anchor)
 
 
 def tooltip(content: str) -> str:
-    """What the reader sees when pointing at the element that this is put into."""
+    """Return a tooltip, to be put inside the element that it describes; `content` is escaped."""
     return element("title", escape(content))
 
 
 def path(points: Sequence[tuple[float, float]], class_: str) -> str:
-    """A line through points."""
+    """Return a line through points."""
     steps = " L".join(f"{x:.1f},{y:.1f}" for x, y in points)
     return element("path", d=f"M{steps}", class_=class_)
 
 
 def drawing(width: float, height: float, label: str, class_: str, content: str, role: str = "img") -> str:
-    """A whole picture that takes the width it is given; a `group` if parts of it can be focused."""
+    """Return an SVG element that scales to the available width; `role` is `group` if parts of it can have the focus."""
     return element(
         "svg",
         content,
@@ -55,7 +58,7 @@ def drawing(width: float, height: float, label: str, class_: str, content: str, 
 
 @dataclass(frozen=True)
 class Scale:
-    """From values to places: `low` is drawn at `start`, `high` at `end`."""
+    """A mapping from values to coordinates: `low` is drawn at `start`, and `high` at `end`."""
 
     low: float
     high: float
@@ -65,7 +68,7 @@ class Scale:
 
     @classmethod
     def around(cls, values: Sequence[float], start: float, end: float, logarithmic: bool | None = None) -> Scale:
-        """A scale that shows all values with some room; logarithmic where they are far apart, unless told."""
+        """Return a scale for some values with a margin; by default it is logarithmic if they span a large ratio."""
         low, high = min(values), max(values)
         if logarithmic is None:
             logarithmic = low > 0 and high / low >= _WIDE
@@ -76,7 +79,7 @@ class Scale:
         return cls(low - room, high + room, start, end)
 
     def __call__(self, value: float) -> float:
-        """Where a value is drawn."""
+        """Return the coordinate of a value."""
         share = self._position(value) - self._position(self.low)
         return self.start + share / (self._position(self.high) - self._position(self.low)) * (self.end - self.start)
 
@@ -84,7 +87,7 @@ class Scale:
         return math.log(value) if self.logarithmic else value
 
     def ticks(self) -> list[float]:
-        """Round values within the scale."""
+        """Return round values within the scale, in ascending order."""
         if self.logarithmic:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             found = [round(digit * 10.0**power, 12) for power in decades for digit in (1, 2, 5)]
@@ -97,7 +100,7 @@ class Scale:
 
 
 def frame(x: Scale, y: Scale, x_label: str, y_label: str, y_text: Callable[[float], str] = "{:g}".format) -> str:
-    """Grid, ticks and the names of both axes. The name of the vertical one stands above it, to be read at once."""
+    """Return grid, ticks and labels of both axes. The label of the vertical axis is above it, so it is not rotated."""
     parts = []
     for number, value in enumerate(y.ticks()):
         parts.append(element("line", x1=x.start, x2=x.end, y1=y(value), y2=y(value), class_="grid"))
@@ -112,5 +115,5 @@ def frame(x: Scale, y: Scale, x_label: str, y_label: str, y_text: Callable[[floa
 
 
 def _every_other(number: int) -> str:
-    """On a phone only every other tick keeps its text."""
+    """Return the CSS class of a tick; the text of `spare` ticks is hidden on phones."""
     return "tick spare" if number % 2 else "tick"

@@ -1,4 +1,4 @@
-"""Tables for the terminal."""
+"""Tables that the subcommands of `nas` print on the terminal: plan, profiles, front, results, seeds and times."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def print_plan(plan: dict[str, Any]) -> None:
-    """What `nas check` found."""
+    """Print the plan of a study: models, devices, budgets, the state and estimated time of each step, and its rows."""
     console.print(f"{plan['study']}: {plan['task']}", soft_wrap=True, markup=False)
     for model in ("teacher", "student"):
         if model in plan:
@@ -36,10 +36,10 @@ def print_plan(plan: dict[str, Any]) -> None:
     for step in plan["steps"]:
         table.add_row(step["step"], step["state"], duration(step["estimated_s"]))
     console.print(table)
-    console.print(f"in all about {duration(plan['estimated_s'])} ({plan['assumption']})", soft_wrap=True, markup=False)
+    console.print(f"total: about {duration(plan['estimated_s'])} ({plan['assumption']})", soft_wrap=True, markup=False)
     if plan["hours"]:
         console.print(
-            f"hours: {plan['hours']:g}, divided as above; the numbers of steps follow from the speed of this machine",
+            f"hours: {plan['hours']:g}, divided as above; the training steps that fit depend on the speed of this machine",
             soft_wrap=True,
             markup=False,
         )
@@ -50,8 +50,8 @@ def print_plan(plan: dict[str, Any]) -> None:
 
 
 def _print_rows(rows: dict[str, Any]) -> None:
-    """What `nas check` found in the rows, and what deserves attention."""
-    table = _table("Rows", "set", "rows", "mean tokens", "longest", "cut")
+    """Print the lengths of the texts, the labels, and warnings."""
+    table = _table("Rows", "set", "rows", "mean tokens", "longest", "truncated")
     for name, found in rows["sets"].items():
         sample = "" if found["tokenised"] == found["rows"] else f" of a sample of {found['tokenised']:,}"
         table.add_row(
@@ -63,7 +63,7 @@ def _print_rows(rows: dict[str, Any]) -> None:
 
 
 def print_profiles(profiles: dict[str, dict[str, float]]) -> None:
-    """What `nas profile` measured."""
+    """Print what `nas profile` measured: latencies of teacher and smallest network, and the prediction error."""
     table = _table(
         "Profiles", "device", "teacher p50 ms", "smallest p50 ms", "mean error", "worst", "Kendall tau", "networks", ""
     )
@@ -82,7 +82,7 @@ def print_profiles(profiles: dict[str, dict[str, float]]) -> None:
 
 
 def print_front(front: dict[str, Any]) -> None:
-    """The Pareto front, and the measured candidates of each budget."""
+    """Print the Pareto front of a search, and the measured candidates of each budget."""
     title = f"Pareto front ({front['metric']} on the search set)"
     table = _table(title, "architecture", "trial", "digest", front["metric"], "predicted")
     for item in front["front"]:
@@ -93,7 +93,7 @@ def print_front(front: dict[str, Any]) -> None:
     for budget, items in front["budgets"].items():
         columns = ("architecture", "digest", front["metric"], "p50 ms", "of teacher", "met")
         floor = front.get("floors", {}).get(budget)
-        asked = f", to keep {floor['least']:.4f} after the final training" if floor else ""
+        asked = f" (at least {floor['least']:.4f} after the final training)" if floor else ""
         table = _table(f"Measured for {budget}{asked}", *columns)
         for item in items:
             share = item["p50_ms"] / item["teacher_p50_ms"]
@@ -109,18 +109,18 @@ def print_front(front: dict[str, Any]) -> None:
 
 
 def _without_the_only_device(baselines: dict[str, Any]) -> dict[str, Any]:
-    """Baselines are named `<device>/<kind>`; with one device the kind says it all."""
+    """Return baselines with the name `<kind>` in place of `<device>/<kind>` if there is only one device."""
     if len({name.split("/")[0] for name in baselines}) > 1:
         return baselines
     return {name.split("/")[1]: found for name, found in baselines.items()}
 
 
 def print_results(result: dict[str, Any]) -> None:
-    """Teacher, int8 teacher and exports: the end of a run."""
+    """Print the results of a run: the baselines and the exports, as measured on the exported files."""
     rows = _without_the_only_device(result["baselines"]) | result["exports"]
     metric = next(iter(rows.values()))["metric"]
     columns = ("", f"test {metric}", "p50 ms", "speed-up", "size MB", "parameters", "budget met")
-    table = _table(f"{result['study']}: measured on the files, reloaded", *columns)
+    table = _table(f"{result['study']}: measured on the exported files", *columns)
     for name, found in rows.items():
         error = found["accuracy_standard_error"]
         accuracy = f"{found['accuracy']:.4f}" + (f" ± {error:.4f}" if error else "")
@@ -139,12 +139,12 @@ def print_results(result: dict[str, Any]) -> None:
 
 
 def print_spread(found: Mapping[str, Mapping[str, Any]]) -> None:
-    """Each budget's test accuracy over several seeds; nothing where there is one seed."""
+    """Print the test accuracies of each budget over several seeds; nothing if the study was run with one seed."""
     if not found:
         return
     some = next(iter(found.values()))
     columns = ("", f"test {some['metric']}: mean", *(f"seed {seed}" for seed in some["seeds"]), "budget met")
-    table = _table("Several seeds: the mean, and its standard error", *columns)
+    table = _table("Several seeds: mean and standard error", *columns)
     for name, each in found.items():
         met = f"{sum(bool(one) for one in each['met'])} of {len(each['met'])}"
         values = (score(value) for value in each["accuracies"])
@@ -153,12 +153,12 @@ def print_spread(found: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def print_times(seconds: Mapping[str, float], parts: Mapping[str, Mapping[str, float]]) -> None:
-    """How long each step took, and what of it each part that a step tells of."""
+    """Print how long each step and its `parts` took, in seconds by name, and their shares of the total time."""
     total = sum(seconds.values())
-    table = _table("What the time was spent on", "step", "time", "share")
+    table = _table("Time spent", "step", "time", "share")
     for step, whole in seconds.items():
         spent = {step: whole} | {f"  {part}": taken for part, taken in parts.get(step, {}).items()}
         for name, taken in spent.items():
             table.add_row(name, duration(taken), f"{taken / total:.0%}" if total else "")
-    table.add_row("in all", duration(total), "")
+    table.add_row("total", duration(total), "")
     console.print(table)

@@ -1,4 +1,7 @@
-"""The terminal, and what `nas doctor` found there: without packages that it may find missing."""
+"""The console for all tables, and the tables of `nas doctor`.
+
+It imports only rich, because `nas doctor` must run even if other packages are missing.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 _console = Console()
-# A log has no width of its own; rich would take 80 columns and fold names.
+# Output that is redirected to a file has no width; rich would assume 80 columns and fold names.
 console = _console if _console.is_terminal else Console(width=120)
 
 
 def print_findings(found: Sequence[Mapping[str, str]]) -> None:
-    """What `nas doctor` found."""
+    """Print the findings of `nas doctor`, one table per subject."""
     styles = {"ok": "green", "note": "yellow", "missing": "bold red"}
     for about in dict.fromkeys(finding["about"] for finding in found):
         table = Table(title=about, title_justify="left")
