@@ -27,7 +27,7 @@ _MOST_CELLS = 24
 
 
 def choices_of(architectures: Iterable[Architecture]) -> list[str]:
-    """Return the compression methods of all blocks that are not skipped, in the order of their colours, `none` first."""
+    """Return the compression methods of all blocks that are not skipped, in the order of their colours."""
     every = {choice for architecture in architectures for choice in architecture.choices}
     found = {choice for choice in every if compression(choice).weights != "none"}
     return sorted(found, key=lambda choice: (choice != "none", choice))

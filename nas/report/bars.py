@@ -9,7 +9,7 @@ from nas.report.svg import element
 
 
 def bars(rows: Iterable[tuple[str, float, str]], total: tuple[str, str] | None = None) -> str:
-    """Return a table as HTML with one bar per row of name, value and text; bar lengths are proportional to the values.
+    """Return a table as HTML, with one row per name, value and text, and a bar in proportion to the value.
 
     `total` is the name and text of a last row without a bar.
     """

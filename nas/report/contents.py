@@ -50,7 +50,7 @@ class Contents:
     export_logs: Mapping[str, Sequence[Record]] = field(default_factory=dict)
     """Log of the final training of each export, with the same keys, by the name of the export."""
     rank_correlation: Record | None = None
-    """How well accuracies with inherited weights rank sub-networks, if `scripts/bench/rank_correlation` measured it."""
+    """How well inherited weights rank sub-networks; None unless `scripts/bench/rank_correlation` was run."""
     seeds: Mapping[str, Record] = field(default_factory=dict)
     """Test accuracies with several seeds, by the name of the budget; empty if the study was run with one seed."""
     separate_teacher: Record | None = None

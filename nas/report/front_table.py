@@ -1,4 +1,4 @@
-"""The table of the networks on the Pareto front: score, latencies and size, and a small drawing of the architecture."""
+"""The table of the networks on the Pareto front: score, latencies, size and a small drawing of the architecture."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HEIGHT = 2 * _BAR + _BETWEEN
 
 
 def front_table(contents: Contents, choices: Sequence[str]) -> str:
-    """Return the table as HTML, from the most accurate network to the fastest; it has no rows if there is no front yet.
+    """Return the table as HTML, from the most accurate network to the fastest; without a front it has no rows.
 
     `choices` fixes the colours of the compression methods, as in `choices_legend`.
     """

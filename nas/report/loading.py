@@ -22,7 +22,7 @@ class Snippet(NamedTuple):
 
 
 def snippets(folder: str, files: Collection[str], pairs: bool, kind: TaskKind) -> list[Snippet]:
-    """Return code that loads the export in `folder`, which holds `files`, and runs it on a text or on `pairs` of texts."""
+    """Return code that loads the export in `folder`, which holds `files`, for single texts or for `pairs`."""
     own, quoted = MODELING_FILE in files, json.dumps(folder, ensure_ascii=False)
     trust = ", trust_remote_code=True" if own else ""
     example = '{"text": "one text", "text_pair": "another"}' if pairs else '"a text"'

@@ -137,7 +137,7 @@ def _front(contents: Contents) -> str:
 
 
 def _choices(contents: Contents) -> list[str]:
-    """Return the compression methods of all drawn architectures, so that a colour has one meaning on the whole page."""
+    """Return the compression methods of all drawn architectures, so that each colour has one meaning on the page."""
     front = contents.front["front"] if contents.front else ()
     return choices_of(architectures_of([*front, *contents.exports.values()]))
 
@@ -203,7 +203,8 @@ def _importance(contents: Contents) -> str:
         return ""
     note = (
         "The share of the variation in accuracy between the evaluated candidates that each dimension explains by "
-        "itself (functional ANOVA). The search samples promising regions more densely, so the shares describe these regions."
+        "itself (functional ANOVA). The search samples promising regions more densely, so "
+        "the shares describe these regions."
     )
     rows = [(_dimension(name), share, percent(share)) for name, share in found.items() if share >= _LEAST_SHARE]
     return _section("What accuracy depends on", _note(note) + bars(rows))

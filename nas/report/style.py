@@ -75,6 +75,6 @@ def page_script() -> str:
 
 
 def standalone_style() -> str:
-    """Return the style element of an SVG file; colours are literal, because some viewers do not know CSS variables."""
+    """Return the style element of an SVG file; colours are literal, since some viewers do not know CSS variables."""
     rules = re.sub(r"var\(--([a-z0-9-]+)\)", lambda match: LIGHT[match.group(1)], _read("chart.css"))
     return f"<style>{rules}</style>"

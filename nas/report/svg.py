@@ -44,7 +44,7 @@ def path(points: Sequence[tuple[float, float]], class_: str) -> str:
 
 
 def drawing(width: float, height: float, label: str, class_: str, content: str, role: str = "img") -> str:
-    """Return an SVG element that scales to the available width; `role` is `group` if parts of it can have the focus."""
+    """Return an SVG element that scales to the available width; its role is `group` if parts of it are focusable."""
     return element(
         "svg",
         content,
@@ -100,7 +100,7 @@ class Scale:
 
 
 def frame(x: Scale, y: Scale, x_label: str, y_label: str, y_text: Callable[[float], str] = "{:g}".format) -> str:
-    """Return grid, ticks and labels of both axes. The label of the vertical axis is above it, so it is not rotated."""
+    """Return grid, ticks and labels of both axes; the label of the vertical axis is horizontal, above the axis."""
     parts = []
     for number, value in enumerate(y.ticks()):
         parts.append(element("line", x1=x.start, x2=x.end, y1=y(value), y2=y(value), class_="grid"))

@@ -20,7 +20,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def print_plan(plan: dict[str, Any]) -> None:
-    """Print the plan of a study: models, devices, budgets, the state and estimated time of each step, and its rows."""
+    """Print the plan of a study: models, devices, budgets, the state and estimated time of each step, and rows."""
     console.print(f"{plan['study']}: {plan['task']}", soft_wrap=True, markup=False)
     for model in ("teacher", "student"):
         if model in plan:
@@ -39,7 +39,7 @@ def print_plan(plan: dict[str, Any]) -> None:
     console.print(f"total: about {duration(plan['estimated_s'])} ({plan['assumption']})", soft_wrap=True, markup=False)
     if plan["hours"]:
         console.print(
-            f"hours: {plan['hours']:g}, divided as above; the training steps that fit depend on the speed of this machine",
+            f"hours: {plan['hours']:g}, divided as above; the number of training steps depends on this machine's speed",
             soft_wrap=True,
             markup=False,
         )
