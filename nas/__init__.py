@@ -1,10 +1,10 @@
-"""`nas`: neural architecture search for compact BERTs, to a latency budget that is measured.
+"""Neural architecture search for compact BERTs that meet a measured latency budget.
 
-Importing it is cheap: the public names load their rooms when they are first used. It also lets transformers'
-`AutoModelForSequenceClassification` load exported sub-networks, as soon as transformers itself is imported.
+The import is cheap: each public name imports its module on first use. After `import nas`, the Auto classes of
+transformers can load exported sub-networks.
 
-The verbs of the command line are functions of a `Run`: `train`, `profile`, `search_candidates`, `front`,
-`export_networks`, `write_report`. (`search`, `export` and `report` are rooms of the package.)
+The subcommands of the command line are available as functions of a `Run`: `train`, `profile`, `search_candidates`,
+`front`, `export_networks` and `write_report`. (`nas.search`, `nas.export` and `nas.report` are subpackages.)
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 
 if sys.argv[:1] == ["-m"] and "nas.cli" in sys.orig_argv and not sys.flags.safe_path:
-    # `python -m nas.cli`: a json.py in the working directory must not be taken for the module that is imported below.
+    # `python -m nas.cli` puts the working directory first on the path, where a json.py must not hide the standard one.
     sys.path.append(sys.path.pop(0))
 
 import importlib

@@ -1,4 +1,8 @@
-"""The Ray cluster: one that is named is joined, else a local one is started."""
+"""Connections to Ray: to an existing cluster by its address, or to a local cluster that is started on this machine.
+
+The modules that run work on Ray use it (`nas.search.ray_executor`, `nas.supernet.ray_training`, `nas.latency.ray_lane`),
+as do the option `--address` and `nas doctor`.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +16,25 @@ import ray
 from nas.errors import ClusterError
 
 _PATIENCE_S = 10.0
+"""Timeout for the check that something listens at the address of a cluster."""
 
 
 def connect(address: str, wanted: str) -> None:
-    """Connect this process to a cluster: `auto` for the one that this machine belongs to, or HOST:PORT.
+    """Connect this process to a cluster: `auto` is the one that this machine belongs to, otherwise HOST:PORT.
 
-    Raises `ClusterError`, which begins with who wanted it, if there is none.
+    Raises `ClusterError` if that fails; its message begins with `wanted`, the setting that needs the cluster.
     """
     if ray.is_initialized():
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        if host and port.isdigit():  # Ray itself would try for minutes
+        if host and port.isdigit():  # without this check, Ray would retry for minutes
             socket.create_connection((host, int(port)), timeout=_PATIENCE_S).close()
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except OSError:
         raise ClusterError(
             f"{wanted}: needs a Ray cluster, but none is found at {address!r}; start one with `ray start --head`, or "
-            "give its address by RAY_ADDRESS or --address"
+            "give its address with RAY_ADDRESS or --address"
         ) from None
     except (RuntimeError, ValueError) as problem:
         reason = str(problem).strip().partition("\n")[0] or type(problem).__name__
@@ -40,19 +45,20 @@ def connect(address: str, wanted: str) -> None:
 
 
 def processors() -> int:
-    """How many processors the cluster has that this process is connected to."""
+    """Return the number of CPUs of the cluster that this process is connected to."""
     return int(ray.cluster_resources().get("CPU", 0.0))
 
 
 def attach(device: str) -> None:
-    """Connect this process to the cluster that a device belongs to. Raises `ClusterError` if there is none."""
+    """Connect this process to the cluster that a device belongs to. Raises `ClusterError` if that fails."""
     connect(os.environ.get("RAY_ADDRESS", "auto"), f"devices.{device}")
 
 
 def join(cpus: float, wanted: str) -> bool:
-    """Connect this process to Ray; returns whether a local cluster was started, which the caller shuts down.
+    """Connect this process to Ray; return whether a local cluster was started, which the caller must shut down.
 
-    `RAY_ADDRESS` names a cluster to join. A local one offers at least so many processors.
+    If `RAY_ADDRESS` is set, that cluster is joined. Otherwise a local cluster with at least `cpus` CPUs is started.
+    `wanted` begins the messages of `ClusterError`, which is raised if no cluster can be joined.
     """
     if ray.is_initialized():
         return False

@@ -1,7 +1,8 @@
-"""Which columns of a data file hold the texts and the label, and what the label means.
+"""Detection of the columns of a data file that hold texts and labels, and of the meaning of the labels.
 
-A column is judged by its values first and by its name second. A role is `Clear` if only one reading is possible, else
-`Unclear`, with what has to be asked: nothing is guessed.
+`Column.of` examines one column; `texts`, `label` and `meaning` decide its role, by its values first and by its name
+second. A decision is `Clear` if only one interpretation is possible. Otherwise it is `Unclear`, with a reason and
+candidates, so that `nas init` (through `nas.proposal`) can ask the user instead of guessing.
 """
 
 from __future__ import annotations
@@ -22,23 +23,25 @@ from nas.tasks.labels import MOST_CLASSES
 
 T = TypeVar("T")
 Form = Literal["text", "classes", "numbers", "codes", "lists", "tags", "empty"]
-"""`codes` are identifiers, times, addresses, names of files and whatever else nobody would classify. `tags` are
-lists with a tag for each word of another column; see `nas.tagged_columns`."""
+"""What the values of a column are. `codes` are identifiers, times, addresses, file names and the like, which cannot
+be texts or labels. `tags` are lists with a tag for each word of another column; see `nas.tagged_columns`."""
 _SAMPLE = 2000
-"""Rows, evenly spaced, that say whether a column holds texts."""
+"""The number of evenly spaced rows that are examined to decide whether a column holds texts."""
 _FEW = 20
-"""Distinct values: a column of fewer, many times each, is no text; numbers with fractions of fewer may be classes."""
+"""A number of distinct values. With fewer, frequently repeated values are not texts, and fractional numbers may be
+classes."""
 _MOSTLY = 0.9
+"""The share of values that must fulfil a condition for the whole column to do so."""
 _PASSAGES = 3
-"""So many rows of a query, on average, may be passages that are to be ranked."""
+"""The average number of rows per query from which the rows may be passages to rank."""
 
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Words that column names are made of. A name with one of `_ABOUT` belongs to something about a text, unless it ends in
-# one of `_TEXTS` ("user_message").
+# Words that occur in column names. A name with one of `_ABOUT` belongs to metadata about a text, unless it ends in
+# one of `_TEXTS`, such as "user_message".
 _TEXTS = _words("text sentence tweet review utterance message query question premise hypothesis content")
 _ABOUT = _words(
     "author authors user username reviewer annotator annotators worker rater speaker publisher email phone "
@@ -49,34 +52,35 @@ _ABOUT = _words(
     "explanation explanations rationale justification confidence parse original tokens lemma pos "
 )
 _NUMBERED = frozenset({"id", "index", "idx"})
-"""What may stand beside a label's name: "Class Index"."""
+"""Words that may follow the name of a label, such as in "Class Index"."""
 _LABELS = frozenset({"label", "labels"})
 _LIKE_LABELS = _words(
     "class target y category sentiment emotion polarity stance intent topic star stars rating ratings score similarity "
     "relevance relatedness duplicate quality judgment judgement grade verdict genre"
 )
 _GRADES = _words("star stars rating ratings score similarity relevance relatedness quality grade overall points")
-"""Names of labels whose numbers are an order as well as classes."""
+"""Names of labels whose numbers may be a scale or classes."""
 _QUERIES = _words("query question")
 _OF_QUERIES = _words("query question qid topic")
 _FIRST_OF_PAIR = _words("premise question query claim context")
 _SECOND_OF_PAIR = _words("hypothesis sentence answer passage paragraph document doc context evidence response")
 _PLACES = (("1", "2"), ("0", "1"), ("a", "b"), ("first", "second"), ("left", "right"), ("", "pair"), ("", "2"))
-"""What names of a pair differ in."""
+"""The parts in which the two column names of a pair differ, such as "sentence1" and "sentence2"."""
 LABEL_TYPES = ("string", "large_string", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _NO_LABEL = frozenset({"-", "--", "?", "-1", "-1.0", "n/a", "na", "nan", "null"})
-"""Labels that often stand for a missing one."""
+"""Values that often mean that a label is missing."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _LEADING_ZERO = re.compile(r"[+-]?0\d")
 _LETTERS = re.compile(r"[^\W\d_]+")
 _NAME_PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+|\d+")
-# Han, Kana, Thai, Lao, Tibetan, Burmese, Khmer: written without spaces between words.
+# Scripts without spaces between words: Han, Kana, Thai, Lao, Tibetan, Burmese, Khmer.
 _UNSPACED = re.compile(
     "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9d\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff"
     "\U00020000-\U0003ffff]"
 )
 _CHARACTERS_A_WORD = 2
+"""The assumed length of a word in such a script."""
 _WORDS_OF_TIMES = _words(
     "jan january feb february mar march apr april may jun june jul july aug august sep sept september oct october nov "
     "november dec december mon monday tue tues tuesday wed wednesday thu thurs thursday fri friday sat saturday sun "
@@ -90,14 +94,14 @@ _LIST = re.compile(r"\[.*\]|\{.*\}|\(.*,.*\)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Clear(Generic[T]):
-    """A role of which there is one reading."""
+    """A decision with only one possible interpretation."""
 
     value: T
 
 
 @dataclass(frozen=True)
 class Unclear:
-    """A role that has to be asked for."""
+    """A decision that the user has to make: why, and between which candidates, if any are known."""
 
     why: str
     candidates: tuple[str, ...] = ()
@@ -105,21 +109,21 @@ class Unclear:
 
 @dataclass(frozen=True)
 class Column:
-    """What a column holds."""
+    """A column of a data file: its name and a summary of its values."""
 
     name: str
     form: Form
     counts: Mapping[str, int]
-    """How often each value occurs, as text, or each label of lists of labels or tags; nothing for texts and other
-    lists."""
+    """How often each value occurs, by the value as text; for lists, how often each label or tag occurs. Empty for
+    columns with many different texts, and for lists of other things."""
     missing: int
-    """Rows without a value."""
+    """The number of rows without a value."""
     classes: int | None = None
-    """How many classes the file itself declares, if it does."""
+    """The number of classes that the file declares; None if it declares none."""
 
     @classmethod
     def of(cls, rows: Dataset, name: str) -> Column:
-        """Look at a column of a data set."""
+        """Examine a column of a data set."""
         feature = rows.features[name]
         if isinstance(feature, List | LargeList):
             return cls._of_lists(rows, name, feature.feature)
@@ -128,7 +132,7 @@ class Column:
         values = rows.select_columns([name]).with_format("arrow")[:].column(0)
         if isinstance(feature, ClassLabel):
             counts, _ = _counted(values)
-            known = {feature.names[int(text)]: count for text, count in counts.items() if text != "-1"}  # no class
+            known = {feature.names[int(text)]: count for text, count in counts.items() if text != "-1"}  # -1: no label
             return cls(name, "classes", known, len(values) - sum(known.values()), len(feature.names))
         sample = _sample(values) if feature.dtype in ("string", "large_string") else []
         if sample and _mostly(sample, _LIST.fullmatch):
@@ -143,7 +147,7 @@ class Column:
 
     @classmethod
     def _of_lists(cls, rows: Dataset, name: str, feature: Any) -> Column:
-        """Lists hold labels if none of them has one twice, as lists of words or of tags do."""
+        """Examine a column of lists, which hold labels unless values repeat within a list, as words and tags do."""
         lists = rows.select_columns([name]).with_format("arrow")[:].column(0)
         is_label = isinstance(feature, ClassLabel) or (isinstance(feature, Value) and feature.dtype in LABEL_TYPES)
         found = [values for values in lists.to_pylist() if values is not None] if is_label else []
@@ -158,39 +162,39 @@ class Column:
 
     @cached_property
     def words(self) -> tuple[str, ...]:
-        """The words of the name, in small letters."""
+        """The words of the column name, in lower case."""
         return tuple(word.casefold() for word in _NAME_PARTS.findall(self.name))
 
     @property
     def is_about(self) -> bool:
-        """Whether the name says that this is about a text: its author, its time, its identifier."""
+        """Whether the name indicates metadata about a text, such as its author, time or identifier."""
         words = set(self.words)
         numbered = words - _NUMBERED if words & _LIKE_LABELS else words
         return not _ABOUT.isdisjoint(numbered) and self.words[-1] not in _TEXTS
 
     @property
     def has_label_name(self) -> bool:
-        """Whether the name says label, in so many letters."""
+        """Whether the name contains the word "label" or "labels"."""
         return not _LABELS.isdisjoint(self.words)
 
     @property
     def has_lists(self) -> bool:
-        """Whether the values are lists, of labels, of tags or of something else."""
+        """Whether the values are lists of any kind."""
         return self.form in ("lists", "tags")
 
     @property
     def list_meaning(self) -> Meaning | None:
-        """What lists hold, if the values are lists."""
+        """Whether lists hold `tags` or labels (`lists`); None if the values are not lists."""
         return "tags" if self.form == "tags" else "lists" if self.form == "lists" else None
 
     @property
     def can_be_label(self) -> bool:
-        """Whether a task could be made of the values."""
+        """Whether the values could be the labels of a task."""
         return self.form in ("classes", "numbers", "lists") and len(self.counts) > 1
 
     @property
     def numbers(self) -> list[float] | None:
-        """The distinct values as numbers, if they all are; "01" is a text."""
+        """The distinct values in ascending order if all are numbers, else None. "01" counts as text."""
         texts = self.counts
         if not texts or self.has_lists:
             return None
@@ -200,7 +204,7 @@ class Column:
 
 
 def _sample(values: pyarrow.ChunkedArray) -> list[str]:
-    """Evenly spaced texts of a column, without those that are missing."""
+    """Return evenly spaced texts of a column, without missing and blank ones."""
     step = max(1, -(-len(values) // _SAMPLE))
     return [
         text
@@ -210,7 +214,7 @@ def _sample(values: pyarrow.ChunkedArray) -> list[str]:
 
 
 def _counted(values: pyarrow.ChunkedArray) -> tuple[dict[str, int], int]:
-    """How often each value occurs, as text without blanks around it, and how many rows have none."""
+    """Return how often each value occurs, by the value as stripped text, and the number of rows without a value."""
     counts: dict[str, int] = {}
     missing = 0
     for item in pyarrow.compute.value_counts(values).to_pylist():
@@ -224,7 +228,7 @@ def _counted(values: pyarrow.ChunkedArray) -> tuple[dict[str, int], int]:
 
 
 def _form(counts: Mapping[str, int], sample: Sequence[str], dtype: str) -> Form:
-    """The form of a column that does not hold texts."""
+    """Return the form of a column whose values are neither texts nor lists."""
     if dtype == "bool":
         return "classes"
     rows, often = sum(counts.values()), len(counts) <= sum(counts.values()) / 2
@@ -241,7 +245,7 @@ def _mostly(values: Sequence[str], test: Callable[[str], object]) -> bool:
 
 
 def _is_prose(sample: Sequence[str]) -> bool:
-    """Whether most values have several words, and either differ or are too long for the names of classes."""
+    """Whether most values have several words, and are either mostly distinct or too long for names of classes."""
     if _mostly(sample, _is_code):
         return False
     words = [_count_words(value) for value in sample]
@@ -251,36 +255,39 @@ def _is_prose(sample: Sequence[str]) -> bool:
 
 
 def _is_code(value: str) -> bool:
-    """Whether a value is a time, an address, the name of a file, or has no word at all."""
+    """Whether a value is a time, an address or a file name, or contains no word."""
     if _ADDRESS.fullmatch(value):
         return True
     return all(word.casefold() in _WORDS_OF_TIMES for word in _LETTERS.findall(value))
 
 
 def _count_words(value: str) -> int:
-    """Words of a text, of a language without spaces, too."""
+    """Return the number of words in a text; it is estimated for scripts without spaces."""
     unspaced = len(_UNSPACED.findall(value))
     return len(_UNSPACED.sub(" ", value).split()) + unspaced // _CHARACTERS_A_WORD if unspaced else len(value.split())
 
 
 def texts(columns: Sequence[Column]) -> Clear[tuple[str, ...]] | Unclear:
-    """The column of texts, or the two of a pair."""
+    """Decide which column holds the texts, or which two hold the texts of a pair."""
     holding = [column for column in columns if column.form == "text" and not column.has_label_name]
     plain = [column for column in holding if not column.is_about] or holding
     names = tuple(column.name for column in plain)
-    # A column that is called "text" and does not look like one: single words, say.
+    # Columns whose name means text, but whose values do not look like texts, such as single words.
     called = [
         column.name
         for column in columns
         if column.form in ("codes", "classes") and {*column.words[-1:]} & _TEXTS and not column.has_label_name
     ]
     if called:
-        return Unclear(f"{' and '.join(called)} may hold the texts, but does not look like it", (*called, *names))
+        return Unclear(
+            f"{' and '.join(called)} may hold the texts, judging by the name, but the values do not look like texts",
+            (*called, *names),
+        )
     if not plain:
         lists = tuple(column.name for column in columns if column.form == "lists")
         if lists:
             return Unclear(
-                f"no column holds texts, only lists ({', '.join(lists)}), and no two of them are words with a tag each"
+                f"no column holds texts, only lists ({', '.join(lists)}), and no two of them are words and their tags"
             )
         return Unclear("no column looks like texts")
     if len(plain) == 1:
@@ -291,7 +298,7 @@ def texts(columns: Sequence[Column]) -> Clear[tuple[str, ...]] | Unclear:
 
 
 def _pair(one: Column, other: Column) -> tuple[str, str] | None:
-    """Two names that say they are a pair, in its order."""
+    """Return the names of two columns in the order of a pair; None if the names do not indicate a pair."""
     for first, second in ((one, other), (other, one)):
         if {*first.words} & _FIRST_OF_PAIR and {*second.words} & _SECOND_OF_PAIR - {*first.words}:
             return first.name, second.name
@@ -302,7 +309,7 @@ def _pair(one: Column, other: Column) -> tuple[str, str] | None:
 
 
 def _differ_in(first: Sequence[str], second: Sequence[str], one: str, other: str) -> bool:
-    """Whether a name becomes the other one by changing `one`, or nothing, into `other`."""
+    """Whether replacing the word `one` by `other` turns the first name into the second; "" inserts `other`."""
     if not one:
         return other in second and [word for word in second if word != other] == list(first)
     if len(first) != len(second):
@@ -311,7 +318,10 @@ def _differ_in(first: Sequence[str], second: Sequence[str], one: str, other: str
 
 
 def label(columns: Sequence[Column], text: Collection[str], same: Callable[[str, str], bool]) -> Clear[str] | Unclear:
-    """The column of the label. `same` says whether two columns divide the rows in the same way."""
+    """Decide which column holds the labels.
+
+    `text` names the columns of texts; `same` tells whether the values of two columns correspond one to one.
+    """
     others = [column for column in columns if column.name not in text]
     called = [column for column in others if column.has_label_name]
     able = [column for column in others if column.can_be_label]
@@ -329,7 +339,7 @@ def label(columns: Sequence[Column], text: Collection[str], same: Callable[[str,
 
 
 def _different(columns: Sequence[Column], same: Callable[[str, str], bool]) -> list[Column]:
-    """The columns that do not repeat another one, as names of classes repeat numbers; the shortest name stays."""
+    """Return the columns without duplicates, such as names and numbers of classes; the shortest column name stays."""
     kept: list[Column] = []
     for column in sorted(columns, key=lambda column: len(column.name)):
         alike = [known for known in kept if len(known.counts) == len(column.counts) and known.form == column.form]
@@ -339,17 +349,17 @@ def _different(columns: Sequence[Column], same: Callable[[str, str], bool]) -> l
 
 
 def has_queries(column: Column, rows: int, distinct: int) -> bool:
-    """Whether a first text, of so many distinct ones, is a query that several rows have passages for."""
+    """Whether the first column of texts, with `distinct` different texts, holds queries with several passages."""
     return not _QUERIES.isdisjoint(column.words) and rows >= _PASSAGES * distinct
 
 
 def is_query_id(column: Column) -> bool:
-    """Whether a column says by its name that it identifies queries."""
+    """Whether the name of a column indicates that it identifies queries, such as `query_id`."""
     return not _OF_QUERIES.isdisjoint(column.words) and column.is_about
 
 
 def can_be_grade(column: Column) -> bool:
-    """Whether the values may say how relevant something is: whole numbers from 0, or classes that a file declares."""
+    """Whether the values may be grades of relevance: whole numbers from 0, or a few declared classes."""
     if column.classes:
         return column.classes <= _FEW
     numbers = column.numbers
@@ -357,23 +367,26 @@ def can_be_grade(column: Column) -> bool:
 
 
 def unfit(column: Column) -> str | None:
-    """Why a column cannot be a label, even if the user says that it is; None if it can."""
+    """Return why a column cannot hold labels, even if the user named it; None if it can."""
     if column.form == "lists" and not column.counts:
-        return "holds lists that are no lists of labels (in Parquet or JSONL, with whole numbers or names)"
+        return (
+            "holds lists that are not lists of labels (which have distinct names or whole numbers, in Parquet or JSONL)"
+        )
     if not column.counts:
         return "holds texts" if column.form == "text" else "holds nothing"
     if len(column.counts) == 1:
-        return f"holds one value only, {next(iter(column.counts))!r}"
+        return f"holds only one value, {next(iter(column.counts))!r}"
     if column.numbers is None and len(column.counts) > MOST_CLASSES:
-        return f"holds {len(column.counts):,} different texts, and at most {MOST_CLASSES:,} classes are supported"
+        return f"holds {len(column.counts):,} different texts, but at most {MOST_CLASSES:,} classes are supported"
     return None
 
 
 def meaning(column: Column, outputs: int | None) -> Clear[Meaning] | Unclear:
-    """What the values of a label mean; the label must not be `unfit`. What is unclear has meanings as candidates.
+    """Decide what the values of a column of labels mean; the candidates of an `Unclear` result are meanings.
 
-    `outputs` are those of a fine-tuned teacher, None for another one. They decide where labels fit them; other numbers
-    are classes or a scale only if their values and the column's name leave no doubt.
+    The column must not be `unfit`. `outputs` is the number of outputs of a fine-tuned teacher, or None. If the labels
+    match the outputs, that decides. Otherwise, numbers are clear only if their values and the column name allow only
+    one interpretation.
     """
     if column.list_meaning:
         return Clear(column.list_meaning)
@@ -382,8 +395,8 @@ def meaning(column: Column, outputs: int | None) -> Clear[Meaning] | Unclear:
     if no_label and classes > 2 and outputs != classes and (numbers is None or numbers[0] == -1):
         found = column.counts[no_label]
         return Unclear(
-            f"{column.name} holds {no_label!r} in {found:,} rows: remove them if it means that there is no label, "
-            "or take it as a class",
+            f"{column.name} holds {no_label!r} in {found:,} rows: remove these rows if this means that the label is "
+            "missing, or use it as a class.",
             ("classes",),
         )
     reading: Meaning | None = "classes" if numbers is None else _reading(column, numbers, outputs)
@@ -395,7 +408,7 @@ def meaning(column: Column, outputs: int | None) -> Clear[Meaning] | Unclear:
 
 
 def _reading(column: Column, numbers: Sequence[float], outputs: int | None) -> Meaning | None:
-    """What numbers as labels mean; None if they may be classes or a scale."""
+    """Return the meaning of labels that are numbers; None if they may be either classes or a scale."""
     is_whole = all(number.is_integer() for number in numbers)
     if not is_whole:
         return "scale" if outputs == 1 or len(numbers) > _FEW else None

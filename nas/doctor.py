@@ -1,6 +1,7 @@
-"""What this machine can do, and what is missing for a study.
+"""The checks of `nas doctor`: what this machine supports, and what is missing for a study.
 
-Heavy packages are imported once it is known that they are there.
+`examine` returns a list of `Finding`, which `nas.report.terminal` prints. Heavy packages are imported only after the
+check that they are installed.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 PACKAGE = "compact-bert-nas"
 _GB = 1e9
 _TRAINED_BYTES = 20
-"""Of a parameter in training: weight, gradient, two moments, and the teacher's weight, in 32 bits."""
-# What the processor multiplies in hardware: the number format, its flags in /proc/cpuinfo, and what they mean.
+"""Memory per parameter in training: weight, gradient, two moments and the teacher's weight, in 32 bits each."""
+# Hardware support for matrix products: the number format, its flags in /proc/cpuinfo, and a description.
 _INSTRUCTIONS = (
     ("int8", ("amx_int8",), "AMX multiplies tiles of int8"),
     ("int8", ("avx512_vnni", "avx_vnni"), "VNNI multiplies int8"),
@@ -41,39 +42,42 @@ _INSTRUCTIONS = (
     ("fp32", ("avx2",), "AVX2: 8 numbers at once"),
 )
 _WITHOUT = {
-    "int8": "no instruction for int8 products: int8 saves size and less time",
+    "int8": "no instruction for int8 products: int8 makes networks smaller, but hardly faster",
     "bf16": "no instruction for bf16 products: training runs in fp32",
-    "fp32": "neither AVX2 nor AVX-512 is known of this processor",
+    "fp32": "no AVX2 or AVX-512 was detected on this processor",
 }
 _ADVICE = {
     "performance": "performance",
-    "unknown": "cannot be read: see to it that the clock is steady while latency is measured",
+    "unknown": "cannot be read: make sure that the clock frequency is constant while latency is measured",
 }
 State = Literal["ok", "missing", "note"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     about: str
-    """packages, runtimes, machine or study."""
+    """The subject: `packages`, `runtimes`, `machine` or `study`."""
     name: str
     state: State
     detail: str
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON form."""
+        """Return the JSON form."""
         return asdict(self)
 
 
 def examine(load: Callable[[], Study] | None = None) -> list[Finding]:
-    """Look at packages, runtimes and machine, and at what a study needs; at packages alone where one is not there."""
+    """Return findings about packages, runtimes and machine, and about a study if `load` returns one.
+
+    If a package is missing, only the packages are checked. Raises the error that `load` raises.
+    """
     found = list(_packages())
     if any(finding.state == "missing" for finding in found):
-        rest = "is looked at once the packages are there"
+        rest = "is checked once all packages are installed"
         return [*found, Finding("machine", "the rest", "note", rest)]
-    study = load() if load else None  # before what takes longer
+    study = load() if load else None  # first, because the other checks take longer
     found += [*_runtimes(), *_machine(), *_ray()]
     return [*found, *_needs(study)] if study else found
 
@@ -82,7 +86,12 @@ def _packages() -> Iterator[Finding]:
     try:
         about, needed = metadata(PACKAGE), requires(PACKAGE) or []
     except PackageNotFoundError:
-        yield Finding("packages", "nas", "note", "runs from a source tree: versions are not checked")
+        yield Finding(
+            "packages",
+            "nas",
+            "note",
+            "runs from a source tree, so package versions are not checked",
+        )
         return
     python = platform.python_version()
     yield _version("python", python, SpecifierSet(about["Requires-Python"]))
@@ -91,8 +100,8 @@ def _packages() -> Iterator[Finding]:
             try:
                 yield _version(requirement.name, version(requirement.name), requirement.specifier)
             except PackageNotFoundError:
-                if find_spec(requirement.name):  # onnxruntime comes with onnxruntime-gpu too
-                    yield Finding("packages", requirement.name, "note", "comes with a package of another name")
+                if find_spec(requirement.name):  # such as onnxruntime, which onnxruntime-gpu contains too
+                    yield Finding("packages", requirement.name, "note", "is installed by a package with another name")
                 else:
                     yield Finding("packages", requirement.name, "missing", f"pip install '{requirement}'")
 
@@ -100,11 +109,11 @@ def _packages() -> Iterator[Finding]:
 def _version(name: str, found: str, able: SpecifierSet) -> Finding:
     if able.contains(found, prereleases=True):
         return Finding("packages", name, "ok", found)
-    return Finding("packages", name, "missing", f"{found} is here, {able} is needed; install that")
+    return Finding("packages", name, "missing", f"{found} is installed, but {able} is needed; install that")
 
 
 def _runtimes() -> Iterator[Finding]:
-    """Each runtime on the CPU and, where it can, on a GPU."""
+    """Check each runtime on the CPU and, if it supports them, on a GPU."""
     from nas.device import Device
     from nas.latency.runtimes import RUNTIMES
 
@@ -118,7 +127,7 @@ def _runtimes() -> Iterator[Finding]:
 
 
 def _cannot(device: Device) -> str:
-    """Why a device cannot measure; nothing if it can."""
+    """Return why latency cannot be measured on a device; empty if it can."""
     from nas.latency.runtimes import check_runtime
 
     try:
@@ -144,7 +153,9 @@ def _machine() -> Iterator[Finding]:
 
     from nas.latency.runner import cpuinfo, environment
 
-    here = environment({"runtime": "numpy", "processor": "cpu"})  # of the runtime only the version is asked
+    here = environment(
+        {"runtime": "numpy", "processor": "cpu"}
+    )  # the runtime only determines `runtime_version`, which is not used here
     yield Finding("machine", "processor", "ok", f"{here['processor']}, {here['system']}")
     flags = set((cpuinfo("flags") or cpuinfo("Features")).split())
     for number_format, without in _WITHOUT.items():
@@ -160,16 +171,16 @@ def _machine() -> Iterator[Finding]:
 
 
 def _disk() -> Finding:
-    """Space where runs are made by default, and where networks lie while they are measured."""
+    """Check the free space in the default folder of runs, and where networks are stored while they are measured."""
     try:
         temporary = tempfile.gettempdir()
     except FileNotFoundError:
-        detail = "no folder for temporary files can be written: set TMPDIR to one"
+        detail = "no folder for temporary files is writable: set TMPDIR to one that is"
         return Finding("machine", "disk", "note", detail)
     here, there = (shutil.disk_usage(folder).free / _GB for folder in (Path.cwd(), temporary))
     writable = os.access(Path.cwd(), os.W_OK)
     detail = f"{here:.1f} GB free here, {there:.1f} GB in {temporary}"
-    rest = "" if writable else "; this folder cannot be written: give a place for results by --runs"
+    rest = "" if writable else "; this folder is not writable: give a folder for the results with --runs"
     return Finding("machine", "disk", "ok" if writable else "note", detail + rest)
 
 
@@ -179,21 +190,21 @@ def _cores() -> Finding:
     threads, cores = psutil.cpu_count() or 1, psutil.cpu_count(logical=False)
     if cores is None or cores == threads:
         return Finding("machine", "cores", "ok", f"{threads}")
-    detail = f"{threads} threads on {cores} of them: what runs on the other thread of a core disturbs measurements"
+    detail = f"{cores} with {threads} threads: programs on the other thread of a core disturb measurements"
     return Finding("machine", "cores", "note", detail)
 
 
 def _ray() -> Iterator[Finding]:
     address = os.environ.get("RAY_ADDRESS")
     if address is None:
-        yield Finding("machine", "ray", "ok", "no RAY_ADDRESS: a local cluster is started where one is needed")
+        yield Finding("machine", "ray", "ok", "RAY_ADDRESS is not set: a local cluster is started if one is needed")
         return
     problem = _not_joined("RAY_ADDRESS")
     yield Finding("machine", "ray", "missing" if problem else "ok", problem or f"a cluster answers at {address}")
 
 
 def _not_joined(wanted: str) -> str:
-    """Why this process cannot join the Ray cluster; nothing if it did."""
+    """Connect to the Ray cluster; return why that failed, or an empty string."""
     from nas.cluster import connect
 
     try:
@@ -204,7 +215,7 @@ def _not_joined(wanted: str) -> str:
 
 
 def _needs(study: Study) -> Iterator[Finding]:
-    """What a study needs of this machine."""
+    """Check whether this machine has what a study needs: devices, storage, models, data and memory."""
     for device in study.devices:
         problem = _cannot(device)
         state: State = "missing" if problem else "ok"
@@ -221,7 +232,7 @@ def _needs(study: Study) -> Iterator[Finding]:
 
 
 def _data(study: Study) -> Iterator[Finding]:
-    """Whether the data is there."""
+    """Check that the files or hub splits of the data exist."""
     from nas.data.files import check_file
     from nas.pipeline.prepare import given_files
 
@@ -234,7 +245,7 @@ def _data(study: Study) -> Iterator[Finding]:
 
 
 def _rows(study: Study) -> Iterator[Finding]:
-    """Whether the rows are such that the study can be trained on them."""
+    """Check that the rows can be read, split and tokenised."""
     from nas.pipeline.rows import look_at_rows
     from nas.pipeline.run import Run
 
@@ -245,11 +256,11 @@ def _rows(study: Study) -> Iterator[Finding]:
         return
     if found:
         sizes = ", ".join(f"{lengths.rows:,} {name}" for name, lengths in found.sets.items())
-        yield Finding("study", "rows", "ok", f"{sizes}; nas check says more of them")
+        yield Finding("study", "rows", "ok", f"{sizes}; nas check describes them")
 
 
 def _checked(name: str, detail: str, check: Callable[[], None]) -> Finding:
-    """What a check says against something, or its details."""
+    """Run a check and return its error, or `detail` if it passes."""
     try:
         check()
     except NasError as problem:
@@ -258,23 +269,23 @@ def _checked(name: str, detail: str, check: Callable[[], None]) -> Finding:
 
 
 def _searched(study: Study) -> Iterator[Finding]:
-    """Choices whose code can go with an export, the database of trials, GPUs of the workers."""
+    """Check the compression methods, the database of trials, and the number of GPUs for the workers."""
     import torch
 
     from nas.pipeline.plan import check_choices
     from nas.pipeline.searches import check_storage
 
-    yield _checked("choices", "all can be exported", partial(check_choices, study))
+    yield _checked("choices", "all compression methods can be exported", partial(check_choices, study))
     if study.search.storage:
         yield _checked("storage", "the database answers", partial(check_storage, study))
     asked, here = study.search.worker_gpus, torch.cuda.device_count()
     if asked > here and "RAY_ADDRESS" not in os.environ:
-        detail = f"each worker asks for {asked:g}, this machine has {here}; lower worker_gpus, or set RAY_ADDRESS"
+        detail = f"each worker needs {asked:g}, but this machine has {here}; lower worker_gpus, or set RAY_ADDRESS"
         yield Finding("study", "GPUs", "missing", detail)
 
 
 def _compressed(study: Study) -> Finding:
-    """The model that is compressed."""
+    """Check the model that is compressed."""
     name = "student" if study.student else "teacher"
     if study.compressed.model == "embedded":
         return Finding("study", name, "ok", "made by nas")
@@ -285,7 +296,7 @@ def _compressed(study: Study) -> Finding:
 
 
 def _separate_teacher(study: Study) -> Finding:
-    """The teacher of a student."""
+    """Check the teacher of a student."""
     if not study.teacher.is_loaded:
         return Finding("study", "teacher", "ok", "its outputs are columns of the data")
     from nas.model.any_classifier import AnyClassifier
@@ -296,7 +307,7 @@ def _separate_teacher(study: Study) -> Finding:
 
 
 def _model(name: str, revision: str | None, given: Callable[[], str], check: Callable[..., object]) -> Finding:
-    """A model of the study, which `given` names: a folder that `check` reads, or what the hub has without weights."""
+    """Check a model of the study. `given` returns its folder or hub id; weights of hub models are not read."""
     from nas.hub import find, model_folder
 
     try:
@@ -321,7 +332,7 @@ def _check_hub_data(study: Study) -> None:
 
 
 def _memory(study: Study) -> Finding:
-    """The least that training takes, beside activations and libraries."""
+    """Check the free memory against the minimum for training, without activations and libraries."""
     import psutil
 
     shape = study.space.teacher
@@ -329,5 +340,5 @@ def _memory(study: Study) -> Finding:
     least = _TRAINED_BYTES * matrices * study.supernet.workers / _GB
     free = psutil.virtual_memory().available / _GB
     state: State = "ok" if least < free else "missing"
-    detail = f"training takes at least {least:.1f} GB for weights, gradients and moments; {free:.1f} GB are free"
+    detail = f"training needs at least {least:.1f} GB for weights, gradients and moments, and {free:.1f} GB are free"
     return Finding("study", "memory", state, detail)

@@ -1,8 +1,7 @@
-"""A run whose study is made in Python: data sets and loaded models stand where a study file names files.
+"""Runs of studies that are made in Python, with data sets and loaded models in place of the paths in a study file.
 
-What is given is written into the run's folder, as the study file that it amounts to and the files that this names. The
-same objects give the same files, so a later call, also in another process, goes on with what is there, and the command
-line works on the study too.
+`run_of` writes these objects and the resulting study file into the folder of the run. The same objects give the same
+files, so a later call, even in another process, resumes the run. The command line works on such a study too.
 """
 
 from __future__ import annotations
@@ -28,28 +27,28 @@ from nas.study import Study
 from nas.tasks.own_metric import given
 
 FOLDER = "given"
-"""Where in the run's folder the study and what it names are written."""
+"""The subfolder of the run for the study file and the files that it names."""
 _DATA, _MODELS = ("train", "test", "search"), ("teacher", "student")
 _STORAGE = "STORAGE"
-"""The variable that stands for the address of a database, which is never written down."""
+"""The variable that replaces the URL of a database in the study file, because a URL may contain a password."""
 
 
 def run_of(name: str, *, runs: str | Path = "runs", **tables: Any) -> Run:
-    """Return the run of a study that is given as the tables of a study file, each as a keyword argument.
+    """Return the run of a study whose tables are given as keyword arguments, with the keys of a study file.
 
-    `task` may have a `datasets.Dataset` or a pandas data frame in place of each name of a file. `teacher` and `student`
-    may have a loaded model as `model`, with its `tokenizer` beside it. `task.metric` may be a function of predictions
-    and references, for which higher is better (see `nas.tasks.own_metric`).
+    In `task`, a `datasets.Dataset` or a pandas data frame may take the place of the name of a file. In `teacher` and
+    `student`, `model` may be a loaded model, with its tokenizer as `tokenizer`. `task.metric` may be a function of
+    predictions and references whose higher values are better (see `nas.tasks.own_metric`).
 
-    A budget may be a text, as for `nas init`: a share of the teacher's latency ("20%"), milliseconds ("4.0") or points
-    that may be lost ("1pt"), each with a name before an equals sign or without. Without `devices` latency is that of
-    this machine under ONNX Runtime, with one thread and one text of 128 tokens. `search_space`, `task.max_length` and
-    `task.holdout` are those that `nas init` proposes, where they are left out.
+    A budget may be a string as for `nas init`: a share of the teacher's latency ("20%"), milliseconds ("4.0") or
+    points of accuracy that may be lost ("1pt"), optionally with a name ("fast=20%"). Without `devices`, the device is
+    this machine with ONNX Runtime, one thread and one text of 128 tokens at a time. `search_space`, `task.max_length`
+    and `task.holdout` default to what `nas init` proposes.
 
     Raises the `NasError` that loading the study would raise.
     """
     if not re.fullmatch(NAME, name):
-        raise StudyError(f"name: must have letters, digits, dots, dashes and underscores only, but got {name!r}")
+        raise StudyError(f"name: must consist of letters, digits, dots, dashes and underscores, but got {name!r}")
     folder = Path(runs).resolve() / name
     is_new = not folder.exists()
     with working_on(folder):
@@ -71,12 +70,12 @@ def run_of(name: str, *, runs: str | Path = "runs", **tables: Any) -> Run:
 
 
 def _write(folder: Path, tables: dict[str, Any]) -> tuple[Study, dict[str, str]]:
-    """Write the study and what it names into a folder; returns it with the values of its variables."""
+    """Write the study and the files that it names into a folder; return it with the values of its variables."""
     folder.chmod(0o755)
     for key in ("task", *_MODELS):
         if not isinstance(tables.get(key, {}), Mapping):
             raise StudyError(
-                f"{key}: must be a mapping with the settings of [{key}], but got {tables[key]!r}; give one"
+                f"{key}: must be a mapping with the settings of [{key}], but got {tables[key]!r}; give a mapping"
             )
     values = {key: dict(value) if isinstance(value, Mapping) else value for key, value in tables.items()}
     values["task"] = _with_files(folder, values.get("task", {}))
@@ -103,7 +102,7 @@ def _write(folder: Path, tables: dict[str, Any]) -> tuple[Study, dict[str, str]]
 
 
 def _with_files(folder: Path, task: Mapping[str, Any]) -> dict[str, Any]:
-    """The table of a task, with its data written to files."""
+    """Return the table of a task with its data replaced by the names of files, to which the data is written."""
     values = {key: _data(folder, key, value) if key in _DATA else value for key, value in task.items()}
     if "unlabelled" in task:
         values["unlabelled"] = [
@@ -121,8 +120,8 @@ def _with_files(folder: Path, task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _data(folder: Path, name: str, rows: Any) -> Any:
-    """The name of the file that rows were written to, or of the one that is given."""
-    import pandas  # datasets brings it
+    """Write rows to a file and return its name; if a path or split is given instead of rows, return that."""
+    import pandas  # datasets depends on it
 
     if isinstance(rows, pandas.DataFrame):
         rows = Dataset.from_pandas(rows, preserve_index=False)
@@ -133,7 +132,7 @@ def _data(folder: Path, name: str, rows: Any) -> Any:
 
 
 def _with_model(folder: Path, key: str, table: Mapping[str, Any]) -> dict[str, Any]:
-    """The table of a teacher or student, with its model and its tokenizer written to a folder."""
+    """Return the table of a teacher or student with a loaded model replaced by the folder to which it is written."""
     values = {name: value for name, value in table.items() if name != "tokenizer"}
     model, tokenizer = values.get("model"), table.get("tokenizer")
     if not hasattr(model, "save_pretrained"):
@@ -142,13 +141,13 @@ def _with_model(folder: Path, key: str, table: Mapping[str, Any]) -> dict[str, A
     model.save_pretrained(str(folder / key))
     if tokenizer is not None:
         tokenizer.save_pretrained(str(folder / key))
-    elif not (folder / key / "tokenizer.json").exists():  # as sentence-transformers writes it with the model
-        raise TeacherError(f"{key}.tokenizer: a loaded model needs its tokenizer; give it beside {key}.model")
+    elif not (folder / key / "tokenizer.json").exists():  # sentence-transformers writes it with the model
+        raise TeacherError(f"{key}.tokenizer: a loaded model needs its tokenizer; give it in addition to {key}.model")
     return values | {"model": f"./{key}"}
 
 
 def _absolute(name: Any) -> Any:
-    """The path of a file or folder that is there, as the study can name it from its folder; other names as they are."""
+    """Return the absolute path of an existing file or folder; other values, such as hub ids, stay as they are."""
     if not isinstance(name, str | Path):
         return name
     path = given_path(str(name))
@@ -156,16 +155,18 @@ def _absolute(name: Any) -> Any:
 
 
 def _compressed(folder: Path, values: Mapping[str, Any]) -> Teacher | None:
-    """The model that is compressed; None for one of a hub, which is not looked at."""
+    """Return the properties of the compressed model; None for a hub id, which is not downloaded."""
     key = "student" if "student" in values else "teacher"
     name = values.get(key, {}).get("model", "")
     return Teacher.at(str(folder / name) if name == f"./{key}" else name)
 
 
 def _space(folder: Path, known: Teacher | None) -> str:
-    """The name of the search space that fits a model, which is written if none that is shipped does."""
+    """Return the name of a search space that fits a model; unless a shipped one does, write one."""
     if known is None:
-        raise StudyError("search_space: must be given for a model of the hub, which is not looked at here; name one")
+        raise StudyError(
+            "search_space: must be given for a hub model, because its sizes are unknown before the download; give one"
+        )
     if (shipped := fitting_space(known.shape)) is not None:
         return shipped
     write_text(folder / SPACE_FILE, space_text(known.shape))
@@ -182,7 +183,7 @@ def _same_files(one: Path, other: Path) -> bool:
 
 
 def _as_toml(values: Mapping[str, Any]) -> Iterator[str]:
-    """Settings as the text of a TOML file: what is no table first."""
+    """Yield the parts of a TOML file with these settings: values that are not tables come first."""
     tables = {key: value for key, value in values.items() if isinstance(value, Mapping)}
     lists = {key: value for key, value in values.items() if key in ("devices", "budgets")}
     for key in values.keys() - tables.keys() - lists.keys():
@@ -193,7 +194,7 @@ def _as_toml(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _value(value: Any) -> str:
-    """A value in TOML."""
+    """Return a value as a TOML literal."""
     if isinstance(value, Mapping):
         return f"{{ {', '.join(f'{_value(key)} = {_value(inner)}' for key, inner in value.items())} }}"
     if isinstance(value, Sequence) and not isinstance(value, str):

@@ -1,4 +1,9 @@
-"""A first study file: what fits a teacher and its data is proposed, and what was chosen is written as TOML."""
+"""The first study file of a user: examines a teacher and its data, proposes settings and writes them as TOML.
+
+`Teacher` and `Columns` hold what the files tell, and `Answers` the settings that the user gave or confirmed. `nas
+init` (`nas.cli.beginning`) asks for these settings and calls `write_study`; `nas.in_python` uses the same proposals
+for studies that are made in Python.
+"""
 
 from __future__ import annotations
 
@@ -35,36 +40,42 @@ from nas.vocabulary import PRUNABLE, tokenizer_kind
 
 STUDY_FILE, SPACE_FILE = "study.toml", "search_space.toml"
 LENGTH = 128
-"""Tokens of a text, where the teacher has as many positions."""
+"""The proposed length of texts in tokens, unless the teacher has fewer positions."""
 _SHOWN = 5
+"""Labels that are listed by name."""
 _COUNTS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20)
-"""Of layers and of heads."""
+"""Proposed numbers of layers and of attention heads, as far as the teacher has more."""
 _HIDDEN, _INTERMEDIATE = (1 / 2, 2 / 3, 5 / 6, 1), (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
-"""Shares of the teacher's sizes."""
+"""Proposed hidden and intermediate sizes, as shares of the teacher's."""
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """What a teacher's folder says."""
+    """The properties of a teacher that the files in its folder tell."""
 
     shape: Shape
     positions: int
-    """The longest text, in tokens."""
+    """The largest number of tokens in a text that it can read."""
     outputs: int | None
-    """Those of its classifier, so it is fine-tuned already; None if it has none."""
+    """The number of outputs of its classifier; None if it has no classifier, so it has not been fine-tuned."""
     problem_type: str | None = None
-    """As its configuration has it."""
+    """The `problem_type` in its configuration."""
     tokenizer: str | None = None
-    """The model of its tokenizer, such as WordPiece; None if its files do not name it."""
+    """The model type of its tokenizer, such as WordPiece; None if its files do not tell."""
     network_type: NetworkType = "sequence_classifier"
 
     @classmethod
     def at(cls, name: str) -> Teacher | None:
-        """Read a folder; None for a hub id, which is not looked at. Raises `TeacherError` if it is no teacher."""
+        """Return the properties of a teacher in a folder; None for a hub id, which is not downloaded.
+
+        Raises `TeacherError` if there is no such folder or if it holds no supported model.
+        """
         folder = given_path(name)
         if not folder.is_dir():
             if name.startswith((".", "/", "~")):
-                raise TeacherError(f"--teacher {name}: is no folder; correct the path, or give a hub id")
+                raise TeacherError(
+                    f"--teacher {name}: there is no folder with this name; correct the path, or give a hub id"
+                )
             return None
         config = read_config(str(folder))
         named = types_named(config.architectures or ())
@@ -74,9 +85,10 @@ class Teacher:
         return cls(shape_of(config), positions, outputs, problem_type, tokenizer_kind(folder), *named[:1])
 
     def outputs_for(self, kind: str | None) -> int | None:
-        """The outputs of its classifier if that may be one for a kind of task; without a kind, if a text has one label.
+        """Return the number of outputs of its classifier if that can serve a kind of task; otherwise None.
 
-        A classifier for several labels is none for one label, and the other way round.
+        Without a kind, the task is assumed to have one label per text. A classifier that gives a text several labels
+        cannot serve such a task, and vice versa.
         """
         if self.network_type != (task_kind(kind).network_form.network_type if kind else "sequence_classifier"):
             return None
@@ -88,7 +100,7 @@ class Teacher:
         return None if is_known and own != several else self.outputs
 
     def misfit(self, data: Columns, label: Sequence[str], kind: str) -> str | None:
-        """How its classifier does not fit the task, if it has one."""
+        """Return why its classifier does not fit the task; None if it fits, or if it has none for this kind."""
         outputs, wanted = self.outputs_for(kind), data.outputs(label, kind)
         if outputs in (None, wanted):
             return None
@@ -102,20 +114,20 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Columns:
-    """What the data files say."""
+    """The columns of the data files, and which of them hold the texts and the labels."""
 
     data: Dataset
     """The training data."""
     found: Mapping[str, Column]
-    """The columns that training and test data have, by name."""
+    """The columns that occur in both training and test data, by name."""
     text: Clear[tuple[str, ...]] | Unclear
     label: Clear[str] | Unclear
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """For each column of tags the columns of words that it may belong to."""
+    """For each column of tags, the columns of words that the tags may belong to."""
 
     @classmethod
     def of(cls, rows: Dataset, test: Dataset) -> Columns:
-        """Look at training and test data."""
+        """Examine training and test data."""
         names = [name for name in rows.column_names if name in test.column_names]
         tagged = tagged_columns(rows, names)
         found = {name: tagged[name][0] if name in tagged else Column.of(rows, name) for name in names}
@@ -131,28 +143,28 @@ class Columns:
 
     @property
     def rows(self) -> int:
-        """Of the training data."""
+        """The number of rows of the training data."""
         return len(self.data)
 
     def text_for(self, label: Sequence[str]) -> Clear[tuple[str, ...]] | Unclear:
-        """The columns of texts, where these columns of labels are given."""
+        """Return the columns of texts, given the columns of labels."""
         return _words_of(self.words[label[0]]) if label and label[0] in self.words else self.text
 
     def label_for(self, text: Sequence[str]) -> Clear[str] | Unclear:
-        """The column of labels, where these columns of texts are given."""
+        """Return the column of labels, given the columns of texts."""
         own = {name: words for name, words in self.words.items() if set(text) & set(words)}
         return _of_tags(own)[1] if own else self.label
 
     def column(self, name: str) -> Column:
-        """A column that both files have. Raises `DataError` for another name."""
+        """Return a column by its name. Raises `DataError` if it is not in both files."""
         if name not in self.found:
-            raise DataError(f"no column {name!r} in both data files; use some of {', '.join(self.found)}")
+            raise DataError(f"no column {name!r} in both data files; use one of {', '.join(self.found)}")
         return self.found[name]
 
     def query(self, text: Sequence[str]) -> str | None:
-        """The column that says which rows are passages of one query; None where the texts are no queries with passages.
+        """Return the column that identifies the query of each row; None if the texts are not queries with passages.
 
-        That is the query itself if no other column that is named as one identifies it.
+        This is the column of query texts, unless a column with a name such as `query_id` identifies the same queries.
         """
         if len(text) != 2 or not set(text) <= self.found.keys():
             return None
@@ -163,21 +175,22 @@ class Columns:
         return next((name for name in named if _same(self.data, name, text[0])), text[0])
 
     def check_words(self, text: Sequence[str], tags: str) -> None:
-        """Raise `DataError` unless the text is a column with a word for each tag."""
+        """Raise `DataError` unless `text` is a single column of lists that has a word for each tag."""
         if text and tuple(text) not in [(words,) for words in self.words.get(tags, ())]:
-            able = ", ".join(self.words.get(tags, ())) or "none here is"
+            able = ", ".join(self.words.get(tags, ())) or "a file that has such a column"
             raise DataError(
                 f"--text {' and '.join(text)}: must be a column of lists with a word for each tag of {tags!r}; use "
                 f"{able}"
             )
 
     def kind(self, label: str, outputs: int | None, query: str | None = None) -> Clear[str] | Unclear:
-        """The kind of task that a label makes, where rows may be passages of a `query`.
+        """Return the kind of task for a column of labels.
 
-        Raises `DataError` if the column cannot be a label.
+        `outputs` is the number of outputs of a fine-tuned teacher, if there is one. `query` is the column that
+        identifies queries, if rows may be passages to rank. Raises `DataError` if the column cannot hold labels.
         """
         if why := columns.unfit(self.column(label)):
-            raise DataError(f"--label {label}: the column {why}; give another one of {', '.join(self.found)}")
+            raise DataError(f"--label {label}: the column {why}; use one of {', '.join(self.found)}")
         found = columns.meaning(self.column(label), outputs)
         if query and outputs in (None, 1) and columns.can_be_grade(self.column(label)):
             if outputs == 1:
@@ -189,17 +202,21 @@ class Columns:
         if isinstance(found, Unclear):
             return Unclear(found.why, tuple(chain.from_iterable(map(_kinds_of, found.candidates))))
         able = _kinds_of(found.value)
-        return Clear(able[0]) if len(able) == 1 else Unclear(f"{label} holds {found.value}: which kind?", able)
+        return (
+            Clear(able[0])
+            if len(able) == 1
+            else Unclear(f"{label} holds {found.value}: which kind of task is it?", able)
+        )
 
     def outputs(self, label: Sequence[str], kind: str) -> int:
-        """The outputs of a classifier for a task with these columns of labels."""
+        """Return the number of outputs that a classifier needs for a kind of task with these columns of labels."""
         if task_kind(kind).has_one_output:
             return 1
         known = self.column(label[0])
         return len(label) if len(label) > 1 else known.classes or len(known.counts)
 
     def described(self, text: Sequence[str], label: Sequence[str], kind: str, query: str | None = None) -> str:
-        """What was taken, in one line."""
+        """Return the chosen columns and a summary of the labels, as one line for the user."""
         values: Sequence[str] = label if len(label) > 1 else sorted(self.column(label[0]).counts)
         if task_kind(kind).meaning == "scale":
             numbers = self.column(label[0]).numbers or [math.nan]
@@ -214,7 +231,10 @@ class Columns:
 
 
 def _of_tags(words: Mapping[str, tuple[str, ...]]) -> tuple[Clear[tuple[str, ...]] | Unclear, Clear[str] | Unclear]:
-    """The text and the label of a task that tags words, where each column of tags has these columns of words."""
+    """Return the column of words and the column of tags of a tagging task.
+
+    `words` maps each column of tags to the columns of words that it may belong to.
+    """
     every = tuple(dict.fromkeys(chain.from_iterable(words.values())))
     tags = tuple(words)
     return _words_of(every), Clear(tags[0]) if len(tags) == 1 else Unclear("several columns hold tags of words", tags)
@@ -225,7 +245,7 @@ def _words_of(words: tuple[str, ...]) -> Clear[tuple[str, ...]] | Unclear:
 
 
 def text_of(train: str) -> Clear[str] | Unclear:
-    """The column of texts of a file that has texts alone. Raises `DataError` if it cannot be read."""
+    """Return the column of texts of a file without labels. Raises `DataError` if it cannot be read."""
     rows = read_rows(str(given_path(train)))
     found = columns.texts([Column.of(rows, name) for name in rows.column_names])
     if isinstance(found, Clear) and len(found.value) > 1:
@@ -234,19 +254,19 @@ def text_of(train: str) -> Clear[str] | Unclear:
 
 
 def _kinds_of(meaning: str) -> tuple[str, ...]:
-    """The kinds of task whose rows have labels with a meaning."""
+    """Return the names of the kinds of task whose labels have a meaning; see `nas.tasks.Meaning`."""
     return tuple(name for name, kind in REGISTRY.items() if kind.meaning == meaning and not kind.learns_from_texts)
 
 
 def _same(rows: Dataset, one: str, other: str) -> bool:
-    """Whether each value of one column goes with a single one of the other, and the other way round."""
+    """Whether the values of two columns correspond one to one."""
     table = rows.select_columns([one, other]).with_format("arrow")[:]
     return len({table.group_by(names).aggregate([]).num_rows for names in ([one], [other], [one, other])}) == 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """What a study needs to know; paths are relative to where the command is given."""
+    """The settings of a study, as given by the user or confirmed; paths are relative to the working directory."""
 
     teacher: str
     fine_tune: bool
@@ -257,42 +277,42 @@ class Answers:
     unlabelled: Sequence[str]
     text: Sequence[str]
     label: Sequence[str]
-    """One column, or one for each label."""
+    """One column, or several for a multi-label task with one column per label."""
     kind: str
     query: str | None
-    """The column of queries, where rows are ranked and it is not the first text."""
+    """The column that identifies queries in a ranking task, unless it is the first column of texts."""
     search: str | None = None
-    """Pairs that candidates are judged by, where the training data has texts alone."""
+    """File or split with the pairs of texts on which candidates are evaluated, if the training data has no labels."""
     pair: Sequence[str] = ()
-    """The columns of the texts of a pair."""
+    """The two columns that hold the texts of such a pair."""
     metric: str
     space: str | None
-    """A shipped space, or a file; None for one that fits the teacher, where it is a folder."""
+    """A shipped search space or a TOML file; None for one that fits the teacher, which must then be a folder."""
     runtime: str
     threads: int
     batch_size: int
     sequence_length: str
-    """A number, or `task`."""
+    """A number of tokens, or `task` for the lengths of the task's own texts."""
     budgets: Sequence[str]
-    """Limits of the median latency, as "20%" or "4.0", or points that may be lost, as "1pt"; each with a name before an
-    equals sign or without."""
+    """Limits on the median latency, such as "20%" (of the teacher's) or "4.0" (ms), or on the loss of accuracy, such
+    as "1pt". Each may have a name: "fast=20%"."""
 
 
 def write_study(folder: Path, answers: Answers, teacher: Teacher | None, columns: Columns | None) -> list[Path]:
-    """Write `study.toml`, and `search_space.toml` where no shipped space has the teacher's sizes.
+    """Write `study.toml`, and `search_space.toml` if no shipped space fits the teacher; return the paths.
 
-    The study appears when it is complete and valid; else nothing is left. Raises `StudyError` for a folder that has
-    one, or the error that loading it would meet.
+    The study appears only once it is complete and valid; otherwise no file or folder is left behind. Raises
+    `StudyError` if the folder already has a study, or the error that loading the new study would raise.
     """
     if answers.runtime not in RUNTIMES:
-        raise StudyError(f"--runtime {answers.runtime}: is none of {', '.join(RUNTIMES)}; use one of them")
+        raise StudyError(f"--runtime {answers.runtime}: there is no such runtime; use one of {', '.join(RUNTIMES)}")
     if columns:
         for name in (*(answers.pair or answers.text), *answers.label, *([answers.query] if answers.query else [])):
             columns.column(name)
     target, space_target = folder / STUDY_FILE, folder / SPACE_FILE
     space = _search_space(folder, answers, teacher)
     own_space = space_text(teacher.shape) if teacher and space == SPACE_FILE else None
-    # An init that was killed may have left the very same space.
+    # A `nas init` that was killed may have left an identical search space.
     space_is_new = own_space is not None and not (space_target.is_file() and _holds(space_target, own_space))
     for path in (target, *((space_target,) if space_is_new else ())):
         if path.exists() or path.is_symlink():
@@ -318,7 +338,7 @@ def _holds(path: Path, text: str) -> bool:
 
 
 def _write_valid(text: str, target: Path, draft: Path) -> None:
-    """Fill a draft of a study that lies beside its target. Raises the error that loading it meets."""
+    """Write a study to a draft file next to `target` and load it. Errors name `target` in place of the draft."""
     draft.write_text(text, encoding="utf-8")
     try:
         check_sources(Study.load(draft))
@@ -327,21 +347,21 @@ def _write_valid(text: str, target: Path, draft: Path) -> None:
 
 
 def _search_space(folder: Path, answers: Answers, teacher: Teacher | None) -> str:
-    """The name or path of the search space, as the study file has it."""
+    """Return the name of the search space, or its path relative to the study file."""
     if answers.space:
         return _seen_from(folder, answers.space) if answers.space.endswith(".toml") else answers.space
-    assert teacher  # for a hub id a space is given
+    assert teacher  # with a hub id, `nas init` requires a search space
     return fitting_space(teacher.shape) or SPACE_FILE
 
 
 def fitting_space(shape: Shape) -> str | None:
-    """The shipped space for teachers of a shape; None if there is none."""
+    """Return the name of the shipped search space for teachers of a shape; None if there is none."""
     fitting = (name for name in sorted(shipped_spaces()) if SearchSpace.load(name).teacher == shape)
     return next(fitting, None)
 
 
 def space_text(shape: Shape) -> str:
-    """A search space for teachers of a shape, as the text of its file."""
+    """Return the text of a TOML file with a search space for teachers of a shape."""
     width = 32 if shape.hidden_size >= 128 else 8
     layers = [count for count in _COUNTS if count < shape.num_hidden_layers]
     heads = [count for count in _COUNTS if count < shape.num_attention_heads]
@@ -356,7 +376,7 @@ num_attention_heads = {shape.num_attention_heads}
 intermediate_size = {shape.intermediate_size}
 
 [dimensions]
-# A number keeps that many layers, evenly spaced; a list such as [0, 1, 5] keeps just those layers.
+# A number keeps that many evenly spaced layers; a list such as [0, 1, 5] keeps exactly these layers.
 layers = {[*layers, shape.num_hidden_layers]}
 hidden_size = {_sizes(shape.hidden_size, _HIDDEN, width)}
 num_attention_heads = {[*heads, shape.num_attention_heads]}
@@ -370,51 +390,53 @@ feed_forward = ["none", "int8"]
 
 
 def _sizes(largest: int, shares: Sequence[float], multiple: int) -> list[int]:
-    """Shares of a size, rounded to whole multiples, the size itself last."""
+    """Return shares of a size, rounded to multiples of `multiple`, in ascending order; the size itself comes last."""
     smaller = {round(largest * share / multiple) * multiple for share in shares}
     return sorted(size for size in {*smaller, largest} if 0 < size <= largest)
 
 
 def _study_text(folder: Path, answers: Answers, space: str, teacher: Teacher | None, columns: Columns | None) -> str:
     kind, name = answers.kind, study_name(folder)
-    own_name = f"name = {_text(name)}  # of the run's folder\n" if name != folder.resolve().name else ""
+    own_name = (
+        f"name = {_text(name)}  # also the name of the folder of results\n" if name != folder.resolve().name else ""
+    )
     train, test = (name if answers.hub else _seen_from(folder, name) for name in (answers.train, answers.test))
     more = ""
     if answers.search:
         judged = answers.search if answers.hub else _seen_from(folder, answers.search)
-        more = f"search = {_text(judged)}  # pairs that judge candidates\n"
+        more = f"search = {_text(judged)}  # scored pairs on which candidates are evaluated\n"
     if answers.unlabelled:
         names = [
             name if answers.hub and not _is_file(name) else _seen_from(folder, name) for name in answers.unlabelled
         ]
         listed = json.dumps(names, ensure_ascii=False)
-        more += f"unlabelled = {listed}  # more texts, that the teacher is distilled on\n"
+        more += f"unlabelled = {listed}  # unlabelled texts, used for the distillation\n"
     hub = [f"{key} = {_text(value)}\n" for key in ("hub", "config") if (value := getattr(answers, key))]
     size = held_out_size(columns.rows) if columns else 2000
-    default = "" if columns else ", by default one in five and at most 5,000"
-    held_out = (
-        f"{'' if columns else '# '}holdout = {{ size = {size} }}  # training rows that judge candidates{default}; "
-    )
-    held_out += f"{_held_out_text(kind)}\n"
+    default = "" if columns else ", by default a fifth of the rows and at most 5,000"
+    held_out = f"{'' if columns else '# '}holdout = {{ size = {size} }}"
+    held_out += f"  # training rows on which candidates are evaluated{default}; {_held_out_text(kind)}\n"
     tune = "" if answers.fine_tune else "# "
-    tune += "fine_tune = true  # for a teacher that has not seen the task yet; { epochs = 2.0 } for so many\n"
+    tune += (
+        "fine_tune = true  # for a teacher that is not fine-tuned on the task yet; { epochs = 2.0 } sets the epochs\n"
+    )
     if task_kind(kind).learns_from_texts:
         held_out = tune = ""
     tokens = int(answers.sequence_length) if answers.sequence_length.isdecimal() else None
     longest = max(LENGTH, tokens or 0)
     longest = min(longest, teacher.positions) if teacher else longest
     return f"""\
-# Which sub-network of the teacher is the most accurate within each budget?
-# `nas check` validates this file and estimates the time, `nas run` does all of it. Paths are relative to it.
+# This study searches for the most accurate sub-network of the teacher within each budget.
+# `nas check` validates this file and estimates the time; `nas run` runs all steps. Paths are relative to this file.
 {own_name}
 [task]
 {"".join(hub)}train = {_text(train)}
-test = {_text(test)}  # read once, for the final figure
+test = {_text(test)}  # read only once, for the final results
 {more}text = {json.dumps(list(answers.text), ensure_ascii=False)}  # {task_kind(kind).text_words}
 {_pair_text(answers.pair)}{_query_text(answers.query)}label = {_label_text(answers.label)}
 kind = {_text(kind)}  # or {", ".join(name for name in REGISTRY if name != kind)}
 metric = {_text(answers.metric)}  # or {", ".join(name for name in task_kind(kind).metrics if name != answers.metric)}
-{_threshold_text(kind)}max_length = {longest}  # tokens; what is longer is cut
+{_threshold_text(kind)}max_length = {longest}  # tokens; longer texts are truncated
 {held_out}
 [teacher]
 model = {_text(_seen_from(folder, answers.teacher) if teacher else answers.teacher)}
@@ -427,10 +449,10 @@ name = "here"
 runtime = {_text(answers.runtime)}  # onnxruntime, torch or openvino
 threads = {answers.threads}
 batch_size = {answers.batch_size}{_batch_text(kind)}
-sequence_length = {tokens or _text(answers.sequence_length)}  # or several, as [16, 64]; "task": as the task's own texts
+sequence_length = {tokens or _text(answers.sequence_length)}  # or several, such as [16, 64]; "task" for the task's own
 {"".join(_budget_text(budget) for budget in answers.budgets)}
 [supernet]
-steps = 1500  # a larger space takes more
+steps = 1500  # a larger search space needs more
 
 [search]
 evaluations = 200
@@ -438,9 +460,9 @@ evaluations = 200
 
 
 def _pruning_text(teacher: Teacher | None) -> str:
-    """The line that would prune the vocabulary."""
+    """Return the commented-out setting that prunes the vocabulary, with the type of the teacher's tokenizer."""
     own = f" (this is {teacher.tokenizer})" if teacher and teacher.tokenizer else ""
-    return f"# prune_vocabulary = true  # drop tokens that no training text uses; for {PRUNABLE} tokenizers{own}\n"
+    return f"# prune_vocabulary = true  # remove tokens that no training text uses; for {PRUNABLE} tokenizers{own}\n"
 
 
 def _label_text(label: Sequence[str]) -> str:
@@ -448,15 +470,19 @@ def _label_text(label: Sequence[str]) -> str:
 
 
 def _threshold_text(kind: str) -> str:
-    """The line of a kind whose labels apply from a probability on."""
+    """Return the commented-out threshold setting; empty for kinds of task whose labels do not have thresholds."""
     if not task_kind(kind).has_thresholds:
         return ""
-    return '# threshold = "search"  # chosen on the search set; otherwise a label applies from probability 0.5\n'
+    return '# threshold = "search"  # tuned on the search set; by default a label applies from probability 0.5\n'
 
 
 def _pair_text(pair: Sequence[str]) -> str:
     texts = json.dumps(list(pair), ensure_ascii=False)
-    return f"pair = {texts}  # in search and test: the texts that are compared, and below their score\n" if pair else ""
+    return (
+        f"pair = {texts}  # columns of search and test with the two texts of a pair; the next line names their score\n"
+        if pair
+        else ""
+    )
 
 
 def _query_text(query: str | None) -> str:
@@ -464,21 +490,21 @@ def _query_text(query: str | None) -> str:
 
 
 def _held_out_text(kind: str) -> str:
-    whole = "all rows of a query go together"
-    return whole if task_kind(kind).judges_groups else 'by = "sentence" where rows are parts of others'
+    whole = "all rows of a query stay together"
+    return whole if task_kind(kind).judges_groups else 'add by = "sentence" if rows are parts of other rows'
 
 
 def _batch_text(kind: str) -> str:
-    return "  # pairs at a time: k for a list of k passages" if task_kind(kind).judges_groups else ""
+    return "  # pairs per inference: k for a list of k passages" if task_kind(kind).judges_groups else ""
 
 
 def _text(value: str) -> str:
-    """A TOML string."""
+    """Return a string as a TOML literal."""
     return json.dumps(value, ensure_ascii=False)
 
 
 def _seen_from(folder: Path, name: str) -> str:
-    """A path as the study file has it."""
+    """Return a path relative to the folder of the study; absolute paths stay."""
     path = given_path(name)
     if path.is_absolute():
         return path.as_posix()
@@ -491,20 +517,23 @@ def _is_file(name: str) -> bool:
 
 
 def _excluded(space: SearchSpace, runtime: str) -> str:
-    """The line that leaves out what a runtime cannot run, if the space offers such choices."""
+    """Return the setting that excludes the compression methods that a runtime cannot run; empty if there are none."""
     offered = {choice for block in BLOCKS for choice in getattr(space.compression, block)}
     unable = sorted(choice for choice in offered if runtime not in compression(choice).runtimes)
-    return f"exclude_compression = {json.dumps(unable)}  # what {runtime} cannot run\n" if unable else ""
+    return f"exclude_compression = {json.dumps(unable)}  # not supported by {runtime}\n" if unable else ""
 
 
 def budget_table(budget: str, device: str) -> dict[str, Any]:
-    """The table of a budget on a device, which is given as for `nas init`. Raises `StudyError` as that does."""
+    """Return the table of a budget in the notation of `nas init --budget`, such as "fast=20%", on a device.
+
+    Raises `StudyError` if its limit is not valid.
+    """
     found: dict[str, Any] = tomllib.loads(_budget_text(budget))["budgets"][0]
     return found | {"device": device}
 
 
 def _budget_text(budget: str) -> str:
-    """A budget's table. Raises `StudyError` if its limit is neither a share nor a number nor points."""
+    """Return the TOML table of a budget. Raises `StudyError` unless its limit is a share, milliseconds or points."""
     name, _, limit = budget.rpartition("=")
     is_share, is_loss = limit.endswith("%"), limit.endswith("pt")
     try:
@@ -514,15 +543,15 @@ def _budget_text(budget: str) -> str:
     if not is_share and not math.isfinite(value):
         raise StudyError(
             f'--budget {budget}: must be a share such as "20%", milliseconds such as 4.0, or points of accuracy that '
-            "may be lost such as 1pt; correct it"
+            "may be lost such as 1pt"
         )
     if is_loss:
         return f"""
 [[budgets]]
 name = {_text(name or f"{limit.removesuffix('pt')}-point{'' if value == 1 else 's'}")}
 device = "here"
-accuracy_loss = {json.dumps(value)}  # points under the teacher, on the search set; the fastest network that keeps this
-# minimise = "size_mb"  # the smallest one in place of the fastest
+accuracy_loss = {json.dumps(value)}  # points below the teacher on the search set; the fastest such network
+# minimise = "size_mb"  # the smallest network instead of the fastest
 """
     return f"""
 [[budgets]]

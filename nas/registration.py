@@ -1,7 +1,7 @@
-"""Makes transformers' Auto classes know `compact_bert`, without importing transformers for it.
+"""Registration of the model type `compact_bert` with the Auto classes of transformers, without importing these.
 
-If transformers is there already, the classes are registered at once; otherwise when the module with the Auto class
-is imported.
+`install`, which `nas` calls when it is imported, registers the classes at once if transformers is already imported.
+Otherwise an import hook registers them as soon as the modules of the Auto classes are imported.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _HOOKS: dict[str, Callable[[ModuleType], None]] = {
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds the two modules as the other finders would, and has them followed by their hook."""
+    """A finder for the modules of the Auto classes, which makes their loader call a hook after the import."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -50,7 +50,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 class _Loader(importlib.abc.Loader):
-    """The original loader, with a call at the end."""
+    """The original loader of a module, followed by a call of a hook with the module."""
 
     def __init__(self, loader: importlib.abc.Loader, hook: Callable[[ModuleType], None]) -> None:
         self._loader, self._hook = loader, hook
@@ -64,7 +64,7 @@ class _Loader(importlib.abc.Loader):
 
 
 def install() -> None:
-    """Register now what is imported already, and the rest when it is."""
+    """Register with modules that are already imported, and with the others as soon as they are imported."""
     sys.meta_path.insert(0, _Finder())
     for name, hook in _HOOKS.items():
         if name in sys.modules:

@@ -1,7 +1,8 @@
-"""The files by which sentence-transformers knows what follows an encoder: pooling, projection and normalisation.
+"""The sentence-transformers files that describe the modules after an encoder: pooling, projection and normalisation.
 
-A folder holds the encoder itself, `modules.json`, which lists the modules in order, and a folder for each further
-module. Only JSON is read and written here; the weights of a projection are safetensors beside its `config.json`.
+The folder of a model holds the encoder itself, `modules.json`, which lists the modules in order, and a subfolder per
+further module. `read_modules` and `write_modules` handle only the JSON files; the weights of a projection are in a
+safetensors file next to its `config.json`.
 """
 
 from __future__ import annotations
@@ -27,31 +28,34 @@ _FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-"""The names of pooling modes in files that have a setting for each of them."""
+"""Pooling modes by the setting that selects them, in files with a boolean setting per mode."""
 _TYPES = ("Transformer", "Pooling", "Dense", "Normalize")
-"""The modules that are known, by the last part of their names."""
+"""The supported modules, by the last part of their type."""
 
 
 @dataclass(frozen=True)
 class SentenceModules:
-    """What a folder says of the modules behind its encoder."""
+    """The modules after an encoder, as described by the files in its folder."""
 
     form: NetworkForm
     dense: Path | None = None
-    """The folder of a projection."""
+    """The folder of a projection; None if there is none."""
 
 
 def read_modules(folder: Path) -> SentenceModules:
-    """What follows the encoder in a folder; the mean over its tokens where nothing is said, as sentence-transformers.
+    """Return the modules after the encoder in a folder.
 
-    Raises `TeacherError` for modules that are not known.
+    Without `modules.json` this is the mean over all tokens, which sentence-transformers assumes too. Raises
+    `TeacherError` for unsupported modules.
     """
     if not (folder / MODULES_FILE).is_file():
         return SentenceModules(NetworkForm("encoder", "mean"))
     try:
         modules = [(module["type"].rpartition(".")[2], module["path"]) for module in _read(folder / MODULES_FILE)]
     except (TypeError, KeyError, AttributeError):
-        raise _refused(folder, "is no list of modules with a type and a path; copy or download it again") from None
+        raise _refused(
+            folder, "must be a list of modules, each with a type and a path, but is not; copy or download it again"
+        ) from None
     kinds = [kind for kind, _ in modules]
     unknown = [kind for kind in kinds if kind not in _TYPES]
     if unknown or kinds[:2] != ["Transformer", "Pooling"] or len(set(kinds)) < len(kinds):
@@ -63,7 +67,7 @@ def read_modules(folder: Path) -> SentenceModules:
     paths = {kind: folder / path for kind, path in modules}
     for path in paths.values():
         if not path.resolve().is_relative_to(folder.resolve()):
-            raise _refused(folder, f"names {path}, which is not inside the folder; correct it")
+            raise _refused(folder, f"names {path}, which is outside the folder; use a path inside it")
     form = NetworkForm("encoder", _readout(paths["Pooling"] / "config.json"), "Normalize" in paths)
     return SentenceModules(form, paths.get("Dense"))
 
@@ -81,9 +85,10 @@ def _readout(path: Path) -> Readout:
 
 
 def write_modules(folder: Path, form: NetworkForm, hidden_size: int, outputs: int | None = None) -> None:
-    """Say what follows the encoder in a folder: with `outputs`, a projection to as many, whose weights are not written.
+    """Write the files that describe the modules after the encoder in a folder.
 
-    The names are those that all versions of sentence-transformers since 2.0 know.
+    With `outputs`, they include a projection to so many dimensions, without its weights. The type names are known to
+    all versions of sentence-transformers since 2.0.
     """
     mode = next(mode for mode, readout in _MODES.items() if readout == form.readout)
     modules: list[tuple[str, str, Mapping[str, Any] | None]] = [("Transformer", "", None)]

@@ -1,4 +1,7 @@
-"""Which columns of a data file hold lists of words, and which hold lists with a tag for each of these words."""
+"""Detection of columns for tagging tasks: lists of words, and lists with a tag for each of these words.
+
+`nas.proposal` calls `tagged_columns` before it examines the other columns with `nas.columns`.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,9 @@ _TEXTS = ("string", "large_string")
 
 
 def tagged_columns(rows: Dataset, names: Sequence[str]) -> dict[str, tuple[Column, tuple[str, ...]]]:
-    """Return each column of tags by its name, with the columns of words that it may belong to.
+    """Return the columns of tags by their names, each with the names of the columns of words that it may belong to.
 
-    Both have lists of the same lengths in all rows, and there are fewer different tags than words.
+    Tags and words have lists of equal length in every row, and there are fewer different tags than different words.
     """
     lists = {name: values for name in names if (values := _lists(rows, name)) is not None}
     lengths = {name: pyarrow.compute.list_value_length(values).fill_null(0) for name, values in lists.items()}
@@ -44,7 +47,7 @@ def _element(rows: Dataset, name: str) -> Value | ClassLabel:
 
 
 def _lists(rows: Dataset, name: str) -> pyarrow.ChunkedArray | None:
-    """The values of a column of lists of texts or of whole numbers; None for another column."""
+    """Return the values of a column whose lists hold texts or whole numbers; None for other columns."""
     feature = rows.features[name]
     if not isinstance(feature, List | LargeList) or not isinstance(feature.feature, Value | ClassLabel):
         return None

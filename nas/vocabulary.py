@@ -1,9 +1,9 @@
-"""Vocabulary pruning: a tokenizer without the pieces that a task's training texts never use.
+"""Vocabulary pruning: removes the pieces (tokens) that the training texts of a task never use.
 
-It works for tokenizers whose model is WordPiece, BPE or Unigram. A text whose pieces are all kept is split into the
-same pieces as before. In other texts smaller pieces replace the missing ones: single characters are kept (in a
-byte-level BPE these are the symbols of the 256 bytes), so no character becomes unknown. The token embeddings keep the
-rows of the pieces that are kept.
+`prune_tokenizer` prunes WordPiece, BPE and Unigram tokenizers, and `prune_embeddings` removes the corresponding rows
+of the token embeddings. A text whose pieces are all kept is tokenised as before. In other texts, smaller pieces
+replace the removed ones. Single characters (in a byte-level BPE the symbols of the 256 bytes) are always kept, so no
+character becomes unknown.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from nas.errors import TeacherError
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
-"""A piece that stands for a byte, where a model writes unknown characters in bytes (`byte_fallback`)."""
+"""A piece that stands for a byte, in models that split unknown characters into bytes (`byte_fallback`)."""
 
 
 class _Model:
-    """The model of a tokenizer in its JSON form: its pieces, and what has to be kept besides those that are used.
+    """The model of a tokenizer in its JSON form, and the rules for which pieces must be kept in addition to used ones.
 
-    This is WordPiece, which takes the longest piece that a word begins with, then the longest for the rest of the word.
-    Such a piece stays the longest one when others are removed.
+    This class is WordPiece, which splits off the longest piece that a word begins with, then the longest for the rest
+    of the word. Such a piece is still the longest one after others are removed, so no further pieces are needed.
     """
 
     def __init__(self, parts: dict[str, Any]) -> None:
@@ -40,31 +40,31 @@ class _Model:
         self.numbers = self.numbered()
 
     def numbered(self) -> dict[str, int]:
-        """The pieces with their ids."""
+        """Return the ids of all pieces, by piece."""
         vocabulary: dict[str, int] = self.parts["vocab"]
         return vocabulary
 
     def unknown(self) -> str | None:
-        """The piece that stands for unknown characters."""
+        """Return the piece that stands for unknown characters; None if there is none."""
         return self.parts.get("unk_token")
 
     def is_needed(self, piece: str) -> bool:
-        """Whether a piece must be kept even if it is never used, because smaller ones cannot spell it."""
+        """Whether a piece must be kept even if it is never used, because smaller pieces cannot spell it."""
         if self.parts.get("byte_fallback") and _BYTE.fullmatch(piece):
             return True
         spelled = self._characters(piece)
         return spelled == [piece] or any(character not in self.numbers for character in spelled)
 
     def closed(self, kept: set[str]) -> set[str]:
-        """Add the pieces that are needed to split texts of the pieces `kept` as before."""
+        """Return `kept` and the further pieces that are needed to tokenise texts of these pieces as before."""
         return kept
 
     def keep(self, pieces: list[str]) -> None:
-        """Remove all other pieces, in place. The index of a piece becomes its id."""
+        """Remove all pieces but these, in place. The index of a piece in the list becomes its id."""
         self.parts["vocab"] = {piece: number for number, piece in enumerate(pieces)}
 
     def _characters(self, piece: str) -> list[str]:
-        """The smallest pieces that spell a piece."""
+        """Return the smallest pieces that spell a piece, one per character."""
         start = self.prefix if piece.startswith(self.prefix) else ""
         end = self.suffix if piece.endswith(self.suffix) else ""
         body = piece[len(start) : len(piece) - len(end)]
@@ -74,9 +74,9 @@ class _Model:
 
 
 class _BPE(_Model):
-    """Byte-pair encoding: the first merge in the list that applies to a word is carried out, until none applies.
+    """Byte-pair encoding, which repeatedly applies the first merge in the list that fits a word.
 
-    A word is merged as before if all merges that it passes through are kept, whichever others are removed.
+    A word is merged as before if all merges on the way to its pieces are kept, whichever others are removed.
     """
 
     def closed(self, kept: set[str]) -> set[str]:
@@ -101,9 +101,10 @@ class _BPE(_Model):
 
 
 class _Unigram(_Model):
-    """A word is split into the pieces with the largest sum of scores, which stays the largest when others are removed.
+    """A unigram model, which splits a word into the pieces with the largest sum of scores.
 
-    The score of an unknown character is the lowest of all scores minus a constant, so the lowest score is kept.
+    This sum is still the largest after other pieces are removed. The score of an unknown character is the lowest
+    score in the vocabulary minus a constant, so a piece with the lowest score is kept.
     """
 
     def numbered(self) -> dict[str, int]:
@@ -126,23 +127,26 @@ class _Unigram(_Model):
 
 _MODELS: dict[str, type[_Model]] = {"WordPiece": _Model, "BPE": _BPE, "Unigram": _Unigram}
 PRUNABLE = f"{', '.join([*_MODELS][:-1])} or {[*_MODELS][-1]}"
-"""The models of tokenizers that can be pruned, in words."""
+"""The types of tokenizer models that can be pruned, for messages."""
 
 
 def prune_tokenizer(
     tokenizer: PreTrainedTokenizerBase, used: Collection[int], rows: int
 ) -> tuple[PreTrainedTokenizerFast, list[int]]:
-    """Return a tokenizer with the pieces `used` (ids) and what they need, and the ids of all that it keeps.
+    """Return a pruned tokenizer and the list of the old ids that it keeps.
 
-    The index of an id in that list is its new number. Special tokens, added tokens and single characters are kept;
-    tokens from number `rows` on, which have no embedding, are not. Raises `TeacherError` for another model than those
-    in `PRUNABLE`, or for one that puts special tokens around texts in a way that is not known here.
+    `used` holds the ids of the pieces that texts use. The index of an old id in the list is its new id. Special
+    tokens, added tokens and single characters are kept too, but not tokens with an id of `rows` or more, which have no
+    embedding. Raises `TeacherError` if the type of the tokenizer is not in `PRUNABLE`, or if its post-processor,
+    which puts special tokens around texts, is not supported.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     parts: dict[str, Any] = json.loads(backend.to_str()) if backend else {"model": {"type": type(tokenizer).__name__}}
     kind = parts["model"]["type"]
     if kind not in _MODELS:
-        raise TeacherError(f"teacher.prune_vocabulary: needs a {PRUNABLE} tokenizer, but got {kind}; leave it out")
+        raise TeacherError(
+            f"teacher.prune_vocabulary: needs a {PRUNABLE} tokenizer, but got {kind}; remove this setting"
+        )
     model = _MODELS[kind](parts["model"])
     vocabulary = model.numbers
     parts["added_tokens"] = [token for token in parts["added_tokens"] if token["id"] < rows]
@@ -151,14 +155,14 @@ def prune_tokenizer(
     embedded = (piece for piece in model.closed(needed) if vocabulary[piece] < rows)
     kept = sorted(embedded, key=vocabulary.__getitem__)
     model.keep(kept)
-    # Tokens that were added to a finished vocabulary have the numbers behind it.
+    # Tokens that were added to a finished vocabulary have ids after it.
     outside = {token["content"]: token["id"] for token in parts["added_tokens"] if token["content"] not in vocabulary}
     numbers = {piece: number for number, piece in enumerate((*kept, *outside))}
     for token in parts["added_tokens"]:
         token["id"] = numbers[token["content"]]
     if parts.get("post_processor"):
         _renumber(parts["post_processor"], numbers)
-    # A special token that was dropped would be added again, behind the vocabulary.
+    # Special tokens that were removed must not be passed, or they would be added again after the vocabulary.
     names = {name: token for name in _SPECIAL if (token := getattr(tokenizer, name, None)) in numbers}
     pruned = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(parts)),
@@ -173,7 +177,7 @@ def prune_tokenizer(
 
 
 def _renumber(processor: dict[str, Any], numbers: dict[str, int]) -> None:
-    """Give the special tokens around a text their new numbers, in place."""
+    """Replace the ids of the special tokens in a post-processor by the new ids, in place."""
     kind = processor["type"]
     if kind == "Sequence":
         for part in processor["processors"]:
@@ -184,27 +188,27 @@ def _renumber(processor: dict[str, Any], numbers: dict[str, int]) -> None:
     elif kind in ("BertProcessing", "RobertaProcessing"):
         for end in ("sep", "cls"):
             processor[end] = [processor[end][0], numbers[processor[end][0]]]
-    elif kind != "ByteLevel":  # which knows no numbers
+    elif kind != "ByteLevel":  # which holds no ids
         raise TeacherError(
-            f"teacher.prune_vocabulary: needs a tokenizer whose post_processor is known, but got {kind}; leave it out"
+            f"teacher.prune_vocabulary: does not support tokenizers with the post_processor {kind}; remove this setting"
         )
 
 
 def tokenizer_kind(folder: Path) -> str | None:
-    """The kind of model of the tokenizer in a folder, such as WordPiece; None if the files do not say it."""
+    """Return the model type of the tokenizer in a folder, such as WordPiece; None if the files do not tell."""
     try:
         kind = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["type"]
         return kind if isinstance(kind, str) else None
     except FileNotFoundError:
         return "WordPiece" if (folder / "vocab.txt").is_file() else "BPE" if (folder / "merges.txt").is_file() else None
-    except (OSError, ValueError, LookupError, TypeError):  # what is wrong with the file is said by who loads it
+    except (OSError, ValueError, LookupError, TypeError):  # loading the tokenizer will report the problem
         return None
 
 
 def prune_embeddings(model: PreTrainedModel, kept: list[int], pad_token_id: int | None) -> None:
-    """Leave a model only the rows `kept` of its word table, and renumber the tokens in its configuration, in place.
+    """Remove all but the rows `kept` of a model's token embeddings, and update its configuration, in place.
 
-    `pad_token_id` is the new number of the padding token, for a configuration that names none or one that is gone.
+    `pad_token_id` is the new id of the padding token. It is used if the configuration has none or a removed one.
     """
     table: Any = model.get_input_embeddings()
     config, numbers = model.config, {row: number for number, row in enumerate(kept)}
