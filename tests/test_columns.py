@@ -266,10 +266,10 @@ LAYOUTS = {
         "labels holds lists",
         None,
     ),
-    "one label": (lambda i: {"text": text(), "label": 1, "year": i % 9}, ["text"], "one value only, '1'", None),
+    "one label": (lambda i: {"text": text(), "label": 1, "year": i % 9}, ["text"], "only one value, '1'", None),
     "words and tags": (
         lambda i: {"tokens": text().split(), "tags": [0] * 9},
-        "only lists (tokens, tags), and no two of them are words with a tag each",
+        "only lists (tokens, tags), and no two of them are words and their tags",
         "no column looks like a label",
         None,
     ),
@@ -313,7 +313,7 @@ def test_lists_without_repeated_values_are_labels(values):
 def test_lists_of_tags_words_and_fractions_are_no_labels(values):
     rows = Dataset.from_dict({"text": [text() for _ in range(ROWS)], "tags": [values] * ROWS})
     found = Columns.of(rows, rows.select(range(40)))
-    assert isinstance(found.label, Unclear) and "lists that are no lists of labels" in columns.unfit(
+    assert isinstance(found.label, Unclear) and "lists that are not lists of labels" in columns.unfit(
         found.column("tags")
     )
 

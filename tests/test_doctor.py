@@ -48,7 +48,7 @@ def test_it_starts_where_heavy_packages_are_broken():
     [
         ("avx2 avx512f avx512_vnni avx512_bf16 amx_int8 amx_bf16", {"int8": "AMX", "bf16": "AMX", "fp32": "AVX-512"}),
         ("avx2 avx_vnni", {"int8": "VNNI", "bf16": "no instruction", "fp32": "AVX2"}),
-        ("sse2", {"int8": "no instruction", "bf16": "no instruction", "fp32": "neither"}),
+        ("sse2", {"int8": "no instruction", "bf16": "no instruction", "fp32": "no AVX2"}),
     ],
 )
 def test_instructions_are_put_in_words(monkeypatch, flags, found):

@@ -74,7 +74,7 @@ def test_what_is_no_floor_is_refused_in_one_line(given, words, tmp_path):
 def test_a_floor_in_words():
     budget = Budget(name="kept", device="cpu", accuracy=0.9, accuracy_loss=1.0, size_mb=4.0)
     assert limits(budget, {}) == [
-        "accuracy \N{GREATER-THAN OR EQUAL TO} 0.9", "accuracy at most 1 point under the teacher's", "least p50",
+        "accuracy \N{GREATER-THAN OR EQUAL TO} 0.9", "accuracy at most 1 point below the teacher's", "minimum p50",
         "size \N{LESS-THAN OR EQUAL TO} 4.00 MB",
     ]  # fmt: skip
 
@@ -162,9 +162,9 @@ def test_a_run_with_floors_is_up_to_date_afterwards(run):
 @pytest.mark.slow
 def test_page_card_and_tables_say_what_was_kept(run, nas):
     page = report(run).read_text()
-    assert "accuracy at most 30 points under the teacher" in page and "least size" in page
-    assert "to be kept on the search set" in page and page.count('class="budget"') >= 3
-    assert "The accuracy to be kept is" in (run.export("kept") / "README.md").read_text()
+    assert "accuracy at most 30 points below the teacher" in page and "minimum size" in page
+    assert "accuracy floor on the search set" in page and page.count('class="budget"') >= 3
+    assert "The accuracy floor is" in (run.export("kept") / "README.md").read_text()
     code, output, _ = nas("front", str(run.study.path), "--runs", str(run.folder.parent))
     assert code == 0 and "to keep 0.5000 after the final training" in output
     code, output, error = nas("check", str(run.study.path), "--runs", str(run.folder.parent))

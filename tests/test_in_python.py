@@ -112,7 +112,7 @@ def test_a_space_is_proposed_for_a_teacher_of_other_sizes(tmp_path):
         ({"tables": {"budgets": ["fast"]}}, StudyError, '--budget fast: must be a share such as "20%"'),
         ({"tables": {"budgets": []}}, StudyError, "budgets: "),
         ({"tables": {"teacher": "./my-bert"}}, StudyError, "teacher: must be a mapping with the settings of [teacher]"),
-        ({"name": "a/b"}, StudyError, "name: must have letters, digits, dots"),
+        ({"name": "a/b"}, StudyError, "name: must consist of letters, digits, dots"),
     ],
 )
 def test_what_a_study_file_may_not_say_is_refused(model, tmp_path, change, error, said):

@@ -257,7 +257,10 @@ def test_queries_with_several_passages_may_be_ranked(here, nas):
     study = Study.load("mine")
     assert (study.task.kind, study.task.metric, study.task.query) == ("ranking", "ndcg@10", "question_id")
     assert study.task.text == ("question", "answer") and study.teacher.fine_tune is not None
-    assert "batch_size = 1  # pairs at a time: k for a list of k passages" in (here / "mine" / "study.toml").read_text()
+    assert (
+        "batch_size = 1  # pairs per inference: k for a list of k passages"
+        in (here / "mine" / "study.toml").read_text()
+    )
     assert nas("check", "mine")[0] == 0
     assert nas("init", "by-metric", *GIVEN, "--metric", "map")[0] == 0
     assert Study.load("by-metric").task.kind == "ranking"
@@ -322,7 +325,7 @@ def test_what_is_missing_or_no_kind_is_said(here, nas):
     assert code == 0 and "(2 classes: no, yes); missing values: 1; " in output, error
     assert Study.load("mine").task.kind == "classification"
     for arguments, words in (
-        (["--label", "tags"], "--label tags: the column holds lists that are no lists of labels"),
+        (["--label", "tags"], "--label tags: the column holds lists that are not lists of labels"),
         (["--kind", "poetry"], "--kind poetry: is none of classification, regression, multi_label, ranking"),
         (["--kind", "regression"], "label: regression needs numbers, but the column holds 'no'"),
         (["--kind", "classification", "--metric", "pearson"], "'pearson' does not measure classification"),

@@ -264,6 +264,5 @@ def test_a_pruned_vocabulary_needs_a_tokenizer_that_can_be_pruned(nas, tiny_stud
     code, _, error = nas("check", str(tiny_study))
     assert (
         code == 2
-        and "teacher.prune_vocabulary: needs a WordPiece, BPE or Unigram tokenizer, but got WordLevel; leave it out"
-        in error
+        and "teacher.prune_vocabulary: needs a WordPiece, BPE or Unigram tokenizer, but got WordLevel; remove" in error
     )

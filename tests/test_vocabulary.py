@@ -90,7 +90,7 @@ def test_special_tokens_have_their_new_numbers_whatever_puts_them_there(tokenize
 
 
 def test_a_post_processor_that_is_not_known_is_refused():
-    with pytest.raises(TeacherError, match="whose post_processor is known, but got Odd; leave it out"):
+    with pytest.raises(TeacherError, match="tokenizers with the post_processor Odd; remove this setting"):
         _renumber({"type": "Sequence", "processors": [{"type": "ByteLevel"}, {"type": "Odd"}]}, {})
 
 

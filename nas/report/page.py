@@ -32,7 +32,7 @@ _LEAST_SHARE = 0.005
 def render(contents: Contents) -> str:
     """Return the page as HTML. Raises `NasError` if the run has no results yet."""
     if contents.is_empty:
-        raise NasError(f"{contents.study}: there are no results to report yet; run `nas search` or `nas run` first")
+        raise NasError(f"{contents.study}: there is nothing to report yet; run `nas search` or `nas run` first")
     sections = (
         _answer, _labels, _compared, _seeds, _front, _architectures, _importance, _latency, _training, _ranking, _times,
         _loading,

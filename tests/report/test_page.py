@@ -206,14 +206,14 @@ def test_each_label_has_its_f1_the_most_frequent_first_and_what_was_lost():
             exports={"half": _verification(front["candidates"][-2], labels=labels(joy=0.75, hostile=0.625))},
         )
     )
-    section = page[page.index("Label by label") :]
+    section = page[page.index("F1 per label") :]
     section = section[: section.index("</section>")]
     assert section.index("&lt;script&gt;") < section.index("joy") and HOSTILE not in page
     assert all(
         shown in section
         for shown in (">90<", ">40<", "0.8000", "0.7500", "0.6000", "0.6250", points(-0.05), points(0.025))
     )
-    assert "Label by label" not in render(_contents())
+    assert "F1 per label" not in render(_contents())
 
 
 def test_a_query_is_shown_with_its_passages_in_the_order_of_the_teacher():
@@ -227,7 +227,7 @@ def test_a_query_is_shown_with_its_passages_in_the_order_of_the_teacher():
             sample={"3": ["who?", "nobody"], "4": ["who?", HOSTILE], "5": ["who?", "when"], "9": ["what?", "that"]},
         )
     )
-    section = page[page.index("One query") :]
+    section = page[page.index("Example query") :]
     section = section[: section.index("</section>")]
     assert section.count("who?") == 1 and "what?" not in section and HOSTILE not in page
     rows = [re.sub("<[^>]+>", " ", row).split() for row in section[section.index("<tbody>") :].split("</tr>")[:3]]
@@ -236,7 +236,7 @@ def test_a_query_is_shown_with_its_passages_in_the_order_of_the_teacher():
         ["0", "2", "0.50", "1", "1.25"],
         ["0", "3", "-1.00", "3", "-2.00"],
     ]
-    assert rows[1][0] == "nobody" and "One query" not in render(_contents())
+    assert rows[1][0] == "nobody" and "Example query" not in render(_contents())
 
 
 @pytest.mark.parametrize("count", [1, 2, 12, 60])
@@ -277,7 +277,7 @@ def test_what_is_predicted_is_not_called_measured():
     for item in (front["uniform"]["half"], front["budgets"]["half"][0]):
         item["measured"] = False
     page = render(_contents(front=front))
-    assert "p50 predicted where it says so, else measured" in page
+    assert "p50 measured unless it is marked as predicted" in page
     assert page.count("4.10 ms predicted") == page.count("4.00 ms predicted") == 1
 
 
@@ -291,7 +291,7 @@ def test_each_network_of_the_front_is_a_row_with_its_drawing():
 
 def test_dimensions_are_named_in_words():
     page = render(_contents())
-    for name in ("which layers stay", "attention, layer 2", "hidden size", "70.0 %"):
+    for name in ("which layers are kept", "attention, layer 2", "hidden size", "70.0 %"):
         assert name in page
     assert "0.1 %" not in page
 
@@ -299,7 +299,7 @@ def test_dimensions_are_named_in_words():
 def test_a_single_candidate_s_export_has_no_budget():
     found = _verification(_candidate(9), budget=None)
     page = render(_contents(exports={"trial-7": found}, snippets={"trial-7": snippets("trial-7", [], False, KIND)}))
-    assert "one candidate, for no budget" in page and "exported as trial-7" in page
+    assert "single candidate, exported without a budget" in page and "exported as trial-7" in page
     assert "✓ met" not in page
 
 
@@ -353,14 +353,14 @@ def test_drawings_and_picture_are_well_formed():
     ("missing", "title"),
     [
         ({"front": None}, "The Pareto front"),
-        ({"exports": {}, "baselines": {}}, "What came out"),
+        ({"exports": {}, "baselines": {}}, "Results"),
         ({"exports": {}}, "The exported architectures"),
         ({"profiles": {}}, "Predicted and measured latency"),
         ({"supernet_log": [], "export_logs": {}}, "Training"),
         ({"export_logs": {}}, "Accuracy during training: Export half"),
         ({"rank_correlation": None}, "Rank correlation"),
         ({"front": _front() | {"importance": {}}}, "What accuracy depends on"),
-        ({"front": _front() | {"uniform": {"half": None}}}, "What the search brought"),
+        ({"front": _front() | {"uniform": {"half": None}}}, "Gain over uniform networks"),
         ({"seeds": {}}, "Several seeds"),
         ({"seconds": {}}, "Time each step took"),
         ({"snippets": {}}, "How to load an export"),
@@ -380,10 +380,10 @@ def test_a_static_model_as_good_as_an_export_is_said_first(accuracy, is_said):
     """The export has 0.8125, and the standard error is 0.0117."""
     static = _verification(accuracy=accuracy, p50_ms=0.012, size_mb=0.24)
     page = render(_contents(baselines=_contents().baselines | {"laptop/static": static}))
-    words = f"Averaged word vectors with a linear classifier reach {accuracy:.4f} ± 0.0117 on the test set at 0.0120 ms"
+    words = f"averaged word vectors has a test score of {accuracy:.4f} ± 0.0117, a latency of 0.0120 ms"
     assert "static: averaged word vectors" in page and (words in page) == is_said
     if is_said:
-        assert page.index(words) < page.index("asked for") and "as half (0.8125)" in page
+        assert page.index(words) < page.index("budget: ") and "standard error: half (0.8125)" in page
 
 
 def test_a_floor_is_a_line_at_its_accuracy_and_stands_in_words():
@@ -396,8 +396,8 @@ def test_a_floor_is_a_line_at_its_accuracy_and_stands_in_words():
     )
     page = render(_contents(front=front, budgets=(*BUDGETS, floor), exports={"kept": kept}))
     assert "kept: accuracy 0.8000" in page and "kept: accuracy" not in render(_contents())
-    assert "to be kept on the search set: 0.8000; it has 0.8070 there, the teacher 0.8150" in page
-    assert "accuracy at most 1.5 points under the teacher&#x27;s, least p50" in page and "100% of" not in page
+    assert "accuracy floor on the search set: 0.8000; this network has 0.8070, the teacher 0.8150" in page
+    assert "accuracy at most 1.5 points below the teacher&#x27;s, minimum p50" in page and "100% of" not in page
     ElementTree.fromstring(front_picture(_contents(front=front, budgets=(floor,)), "laptop"))
 
 
@@ -473,5 +473,5 @@ def test_blocks_that_borrow_or_are_left_out_are_drawn_so():
     drawing = architecture_drawing(architecture, space.teacher, choices, "drawing")
     ElementTree.fromstring(drawing)
     assert choices == ["none", "int8", "share"]
-    assert drawing.count("left out") == 1 and "5 tokens on" in drawing
-    assert "Layer 1: attention heads 4 of 4, weights of a layer below" in drawing
+    assert drawing.count("skipped") == 1 and "5 tokens" in drawing
+    assert "Layer 1: attention heads 4 of 4, shares the weights of a lower layer" in drawing

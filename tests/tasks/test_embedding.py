@@ -208,13 +208,13 @@ def test_a_folder_without_modules_takes_the_mean_as_sentence_transformers_does(t
         (lambda folder: write_modules(folder, NetworkForm("encoder", "mean"), 32, 8), "has a projection behind"),
         (lambda folder: write_json(folder / "modules.json", [{"type": "x.CNN", "path": ""}]), "but lists CNN"),
         (lambda folder: (folder / "modules.json").write_text("{"), "not valid JSON"),
-        (lambda folder: write_json(folder / "modules.json", {"a": 1}), "is no list of modules"),
+        (lambda folder: write_json(folder / "modules.json", {"a": 1}), "must be a list of modules"),
         (
             lambda folder: write_json(
                 folder / "modules.json",
                 [{"type": "m.Transformer", "path": ""}, {"type": "m.Pooling", "path": "../1_Pooling"}],
             ),
-            "is not inside the folder",
+            "is outside the folder",
         ),
     ],
 )

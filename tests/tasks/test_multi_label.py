@@ -258,6 +258,6 @@ def test_a_study_from_rows_to_an_export_that_answers_alike_everywhere(tmp_path, 
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert len(done.stdout.split("\n")) == 3
     page = (run.folder / "report.html").read_text()
-    assert "Label by label" in page and ">high<" in page
+    assert "F1 per label" in page and ">high<" in page
     card = (folder / "README.md").read_text()
     assert "Labels texts with any of high, low or short" in card and "top_k=None" in card and "`thresholds`" in card

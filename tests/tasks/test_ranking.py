@@ -387,7 +387,7 @@ def test_a_study_from_rows_to_a_report(finished):
     assert found["metric"] == "ndcg@10" and found["accuracy"] > 0.6 and 0.005 < found["accuracy_standard_error"] < 0.08
     assert found["judged"].endswith(" queries with a relevant passage") and found["agrees"] is None
     page = (run.folder / "report.html").read_text()
-    section = page[page.index("One query") :]
+    section = page[page.index("Example query") :]
     teacher = read_json(run.folder / "baselines" / "cpu" / "teacher" / "verification.json", DataError)["shown"]
     best = max(teacher, key=lambda row: teacher[row]["output"][0])
     passage = read_json(run.data / "sample.json", DataError)[best][1]

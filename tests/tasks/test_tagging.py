@@ -298,7 +298,7 @@ def test_nas_check_counts_tags_and_words_that_are_left_out(tmp_path, nas):
     assert test.words == sum(map(len, rows["words"])) and 0 < test.words_left_out < test.words / 2
     code, printed, error = nas("check", str(study), "--runs", str(tmp_path / "runs"))
     assert code == 0 and f"{test.words:,} in the test set (" in printed, error
-    assert "are behind the cut, or have no token" in printed and "standard error of span F1" in printed
+    assert "are truncated or have no token" in printed and "standard error of span F1" in printed
 
 
 def init(folder, nas, *arguments):
@@ -383,7 +383,7 @@ def test_a_study_from_rows_to_an_export_that_finds_the_same_spans_everywhere(tmp
     assert first == "\t".join(f"{span.type}\t{span.start}\t{span.end}\t{span.score:.4f}" for span in spans)
     assert spans[0][:2] == ("low", 4) and others == ["", ""]
     page, card = (run.folder / "report.html").read_text(), (folder / "README.md").read_text()
-    assert "Label by label" in page and ">high<" in page and ">spans<" in page
+    assert "F1 per label" in page and ">high<" in page and ">spans<" in page
     assert "Tags texts word by word, for spans of high or low" in card and 'aggregation_strategy="first"' in card
     assert "pipeline_tag: token-classification" in card
 
