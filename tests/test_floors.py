@@ -166,7 +166,7 @@ def test_page_card_and_tables_say_what_was_kept(run, nas):
     assert "accuracy floor on the search set" in page and page.count('class="budget"') >= 3
     assert "The accuracy floor is" in (run.export("kept") / "README.md").read_text()
     code, output, _ = nas("front", str(run.study.path), "--runs", str(run.folder.parent))
-    assert code == 0 and "to keep 0.5000 after the final training" in output
+    assert code == 0 and "at least 0.5000 after the final training" in output
     code, output, error = nas("check", str(run.study.path), "--runs", str(run.folder.parent))
     assert code == 0 and "with the least size_mb" in output, error
 
