@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_PLACES = {
+_SOURCES = {
     "Architecture": "nas.architecture.Architecture",
     "BertSupernet": "nas.supernet.BertSupernet",
     "CompactBertConfig": "nas.model.CompactBertConfig",
@@ -79,10 +79,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
+    if name not in _SOURCES:
         raise AttributeError(f"module 'nas' has no attribute {name!r}")
-    room, _, attribute = _PLACES[name].rpartition(".")
-    return getattr(importlib.import_module(room), attribute)
+    module, _, attribute = _SOURCES[name].rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
 
 
 waiting.wait_passively()

@@ -15,7 +15,7 @@ import ray
 
 from nas.errors import ClusterError
 
-_PATIENCE_S = 10.0
+_TIMEOUT_S = 10.0
 """Timeout for the check that something listens at the address of a cluster."""
 
 
@@ -29,7 +29,7 @@ def connect(address: str, wanted: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         if host and port.isdigit():  # without this check, Ray would retry for minutes
-            socket.create_connection((host, int(port)), timeout=_PATIENCE_S).close()
+            socket.create_connection((host, int(port)), timeout=_TIMEOUT_S).close()
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except OSError:
         raise ClusterError(

@@ -28,8 +28,8 @@ be texts or labels. `tags` are lists with a tag for each word of another column;
 _SAMPLE = 2000
 """The number of evenly spaced rows that are examined to decide whether a column holds texts."""
 _FEW = 20
-"""A number of distinct values. With fewer, frequently repeated values are not texts, and fractional numbers may be
-classes."""
+"""The limit for few distinct values: if they are fewer and repeat often, they are not texts, and numbers with fractions
+may still be classes."""
 _MOSTLY = 0.9
 """The share of values that must fulfil a condition for the whole column to do so."""
 _PASSAGES = 3
@@ -64,7 +64,7 @@ _QUERIES = _words("query question")
 _OF_QUERIES = _words("query question qid topic")
 _FIRST_OF_PAIR = _words("premise question query claim context")
 _SECOND_OF_PAIR = _words("hypothesis sentence answer passage paragraph document doc context evidence response")
-_PLACES = (("1", "2"), ("0", "1"), ("a", "b"), ("first", "second"), ("left", "right"), ("", "pair"), ("", "2"))
+_PAIR_ENDINGS = (("1", "2"), ("0", "1"), ("a", "b"), ("first", "second"), ("left", "right"), ("", "pair"), ("", "2"))
 """The parts in which the two column names of a pair differ, such as "sentence1" and "sentence2"."""
 LABEL_TYPES = ("string", "large_string", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _NO_LABEL = frozenset({"-", "--", "?", "-1", "-1.0", "n/a", "na", "nan", "null"})
@@ -79,7 +79,7 @@ _UNSPACED = re.compile(
     "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9d\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff"
     "\U00020000-\U0003ffff]"
 )
-_CHARACTERS_A_WORD = 2
+_CHARACTERS_PER_WORD = 2
 """The assumed length of a word in such a script."""
 _WORDS_OF_TIMES = _words(
     "jan january feb february mar march apr april may jun june jul july aug august sep sept september oct october nov "
@@ -264,7 +264,7 @@ def _is_code(value: str) -> bool:
 def _count_words(value: str) -> int:
     """Return the number of words in a text; it is estimated for scripts without spaces."""
     unspaced = len(_UNSPACED.findall(value))
-    return len(_UNSPACED.sub(" ", value).split()) + unspaced // _CHARACTERS_A_WORD if unspaced else len(value.split())
+    return len(_UNSPACED.sub(" ", value).split()) + unspaced // _CHARACTERS_PER_WORD if unspaced else len(value.split())
 
 
 def texts(columns: Sequence[Column]) -> Clear[tuple[str, ...]] | Unclear:
@@ -303,7 +303,7 @@ def _pair(one: Column, other: Column) -> tuple[str, str] | None:
         if {*first.words} & _FIRST_OF_PAIR and {*second.words} & _SECOND_OF_PAIR - {*first.words}:
             return first.name, second.name
     for first, second in ((one, other), (other, one)):
-        if any(_differ_in(first.words, second.words, *place) for place in _PLACES):
+        if any(_differ_in(first.words, second.words, *endings) for endings in _PAIR_ENDINGS):
             return first.name, second.name
     return None
 

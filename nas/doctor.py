@@ -42,7 +42,7 @@ _INSTRUCTIONS = (
     ("fp32", ("avx2",), "AVX2: 8 numbers at once"),
 )
 _WITHOUT = {
-    "int8": "no instruction for int8 products: int8 makes networks smaller, but hardly faster",
+    "int8": "no instruction for int8 products: int8 makes networks smaller, but saves less time",
     "bf16": "no instruction for bf16 products: training runs in fp32",
     "fp32": "no AVX2 or AVX-512 was detected on this processor",
 }
@@ -86,12 +86,7 @@ def _packages() -> Iterator[Finding]:
     try:
         about, needed = metadata(PACKAGE), requires(PACKAGE) or []
     except PackageNotFoundError:
-        yield Finding(
-            "packages",
-            "nas",
-            "note",
-            "runs from a source tree, so package versions are not checked",
-        )
+        yield Finding("packages", "nas", "note", "runs from a source tree, so package versions are not checked")
         return
     python = platform.python_version()
     yield _version("python", python, SpecifierSet(about["Requires-Python"]))
@@ -153,9 +148,7 @@ def _machine() -> Iterator[Finding]:
 
     from nas.latency.runner import cpuinfo, environment
 
-    here = environment(
-        {"runtime": "numpy", "processor": "cpu"}
-    )  # the runtime only determines `runtime_version`, which is not used here
+    here = environment({"runtime": "numpy", "processor": "cpu"})  # which runtime it is does not matter here
     yield Finding("machine", "processor", "ok", f"{here['processor']}, {here['system']}")
     flags = set((cpuinfo("flags") or cpuinfo("Features")).split())
     for number_format, without in _WITHOUT.items():

@@ -449,7 +449,7 @@ name = "here"
 runtime = {_text(answers.runtime)}  # onnxruntime, torch or openvino
 threads = {answers.threads}
 batch_size = {answers.batch_size}{_batch_text(kind)}
-sequence_length = {tokens or _text(answers.sequence_length)}  # or several, such as [16, 64]; "task" for the task's own
+sequence_length = {tokens or _text(answers.sequence_length)}  # or several: [16, 64]; "task" for the task's own lengths
 {"".join(_budget_text(budget) for budget in answers.budgets)}
 [supernet]
 steps = 1500  # a larger search space needs more
@@ -550,7 +550,7 @@ def _budget_text(budget: str) -> str:
 [[budgets]]
 name = {_text(name or f"{limit.removesuffix('pt')}-point{'' if value == 1 else 's'}")}
 device = "here"
-accuracy_loss = {json.dumps(value)}  # points below the teacher on the search set; the fastest such network
+accuracy_loss = {json.dumps(value)}  # maximum loss in points on the search set; the fastest network within it is chosen
 # minimise = "size_mb"  # the smallest network instead of the fastest
 """
     return f"""

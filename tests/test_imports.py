@@ -111,7 +111,7 @@ def test_public_names_are_no_rooms():
     for name in nas.__all__:
         found = getattr(nas, name)
         assert callable(found) and found.__doc__, name
-    assert set(nas.__all__) == set(nas._PLACES)
+    assert set(nas.__all__) == set(nas._SOURCES)
 
 
 def test_the_diagram_of_the_packages_shows_the_imports():

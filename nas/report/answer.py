@@ -57,7 +57,10 @@ def _card(contents: Contents, name: str, found: Record) -> str:
 
 
 def warning(contents: Contents) -> str:
-    """Return a warning, as HTML, about exports that are no better than averaged word vectors; empty if all are."""
+    """Return a warning, as HTML, about exports that are no better than averaged word vectors.
+
+    Empty if all exports are better.
+    """
     lines = []
     for key, static in contents.baselines.items():
         device, kind = key.split("/", 1)
@@ -130,11 +133,11 @@ def against_uniform(contents: Contents) -> str:
         return ""
     titles = (
         ("budget", "budget"),
-        ("found", "best of the search"),
+        ("found", "best candidate"),
         ("uniform", "best uniform network"),
         ("difference", ""),
     )
-    head = "".join(element("th", title or "difference", scope="col", class_=_words(name)) for name, title in titles)
+    head = "".join(element("th", title or "difference", scope="col", class_=_alignment(name)) for name, title in titles)
     all_measured = all(item.get("measured", True) for item in shown)
     taken = "p50 measured in the same way" if all_measured else "p50 measured unless it is marked as predicted"
     metric, examples = contents.metric, front.get("search_examples", 0)
@@ -169,7 +172,7 @@ def table(contents: Contents) -> str:
     """Return the table of results as HTML, with one row per baseline and per export."""
     metric = f"{contents.metric} on the test set"
     names = ["network", metric, "p50", "speed-up", "size", "parameters", "budget", "met"]
-    head = "".join(element("th", escape(name), scope="col", class_=_words(name)) for name in names)
+    head = "".join(element("th", escape(name), scope="col", class_=_alignment(name)) for name in names)
     body = "".join(
         element("tr", "".join(_cell(*cell) for cell in zip(names, cells, strict=True)), class_=kind)
         for kind, cells in _rows(contents)
@@ -178,7 +181,7 @@ def table(contents: Contents) -> str:
 
 
 def measured_how(contents: Contents) -> str:
-    """Return the conditions under which the latencies in the table were measured, separated by device."""
+    """Return the conditions under which the latencies in the table were measured, for each device."""
     found: dict[str, str] = {}
     for record in (*contents.baselines.values(), *contents.exports.values()):
         for own in record.get("devices", {"": record}).values():
@@ -194,14 +197,14 @@ def _rows(contents: Contents) -> Iterator[tuple[str, list[str]]]:
     for key, found in contents.baselines.items():
         device, kind = key.split("/", 1)
         name = _KINDS.get(kind, kind) + (f" on {device}" if several else "")
-        yield "teacher", [escape(name), *_figures(found), "", ""]
+        yield "teacher", [escape(name), *_metrics(found), "", ""]
     for name, found in contents.exports.items():
         asked = element("small", escape(", ".join(_limits(found))))
         description = element("small", element("code", escape(found["description"])))
-        yield "export", [escape(name) + description, *_figures(found), asked, _verdict(found)]
+        yield "export", [escape(name) + description, *_metrics(found), asked, _verdict(found)]
 
 
-def _figures(found: Record) -> list[str]:
+def _metrics(found: Record) -> list[str]:
     lost = found["accuracy"] - found["teacher_accuracy"]
     return [
         escape(score(found["accuracy"], found["accuracy_standard_error"]))
@@ -215,10 +218,10 @@ def _figures(found: Record) -> list[str]:
 
 
 def _cell(name: str, content: str) -> str:
-    return element("td", element("div", content) if content else "", data_label=name, class_=_words(name))
+    return element("td", element("div", content) if content else "", data_label=name, class_=_alignment(name))
 
 
-def _words(name: str) -> str:
+def _alignment(name: str) -> str:
     """Return the CSS class of a column: words are aligned to the left, numbers to the right."""
     return "words" if name in {"network", "budget", "met", "found", "uniform"} else "number"
 

@@ -45,9 +45,7 @@ def choices_legend(choices: Sequence[str]) -> str:
         for name in choices
     ]
     marks.append(('<rect y="3" width="16" height="10" rx="2" class="track"/>', "removed part of the teacher"))
-    marks.append(
-        ('<rect x="0.5" y="3.5" width="15" height="9" rx="2" class="gone"/>', "dropped layer or skipped block")
-    )
+    marks.append(('<rect x="0.5" y="3.5" width="15" height="9" rx="2" class="gone"/>', "dropped or skipped"))
     items = (
         element(
             "li",

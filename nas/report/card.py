@@ -74,7 +74,7 @@ def write_card(folder: Path, study: Study) -> None:
     body = _BODY.format(
         title=f"{study.name}: {folder.name}",
         summary=_summary(study, found, labels),
-        figures=_table(["", "this model", "teacher"], _figures(found)),
+        figures=_table(["", "this model", "teacher"], _metrics(found)),
         measured=_measured(study, found),
         architecture=_architecture(architecture),
         loading="\n\n".join(_loading(study, folder, found["device"], architecture)),
@@ -163,7 +163,7 @@ def _summary(study: Study, found: Mapping[str, Any], labels: list[str]) -> str:
     )
 
 
-def _figures(found: Mapping[str, Any]) -> Iterator[list[str]]:
+def _metrics(found: Mapping[str, Any]) -> Iterator[list[str]]:
     """Yield the rows of the table of results: name, this model's value, the teacher's value."""
     yield [
         f"{found['metric']} on the test set",
@@ -234,9 +234,7 @@ def _architecture(architecture: Architecture) -> str:
     ]
     first = f"Hidden size {architecture.hidden_size}; token embeddings: {architecture.embedding}."
     if architecture.exit_threshold:
-        first += (
-            f" A text exits after the first layer whose classifier has a confidence of {architecture.exit_threshold:g}."
-        )
+        first += f" A text exits after the first layer with a confidence of at least {architecture.exit_threshold:g}."
     names = sorted({name for choice in architecture.choices for name in compression(choice).names})
     return "\n\n".join([first, _table(head, rows), "\n".join(map(_meaning, names))])
 
@@ -260,11 +258,11 @@ def _loading(study: Study, folder: Path, device: str, architecture: Architecture
     )
     blocks: list[tuple[Block, str]] = [("embedding", architecture.embedding)]
     blocks += [(block, layer.choice(block)) for layer in architecture.layers for block in LAYER_BLOCKS]
-    rounding = sorted({choice for block, choice in blocks if compression(choice).rounds_by_batch(block)})
-    if rounding:
+    quantised = sorted({choice for block, choice in blocks if compression(choice).rounds_by_batch(block)})
+    if quantised:
         size = next(known.batch_size for known in study.devices if known.name == device)
         served = "serve texts one by one" if size == 1 else f"serve {size} texts of equal length at a time"
-        kinds = " or ".join(rounding)
+        kinds = " or ".join(quantised)
         yield (
             f"Blocks compressed with {kinds} are quantised with a scale that depends on the whole batch: {served} to "
             "get the accuracy above."

@@ -24,7 +24,7 @@ def compared_table(contents: Contents) -> str:
         return ""
     first = next(iter(networks.values()))
     rows = sorted((row for row in first if row in contents.sample), key=lambda row: -first[row]["output"][0])
-    places = {name: _places(found) for name, found in networks.items()}
+    ranks = {name: _ranks(found) for name, found in networks.items()}
     texts = {row: contents.sample[row] for row in rows}
     shared = [number for number in range(2) if len({own[number] for own in texts.values()}) == 1 < len(texts)]
     above = "".join(element("p", element("strong", escape(texts[rows[0]][number]))) for number in shared)
@@ -38,13 +38,13 @@ def compared_table(contents: Contents) -> str:
         cells = [element("td", escape(words), data_label="text", class_="words")]
         cells.append(element("td", f"{first[row]['label']:g}", data_label="label", class_="number"))
         for name, found in networks.items():
-            shown = str(places[name][row]) + element("small", f"{found[row]['output'][0]:.2f}")
+            shown = str(ranks[name][row]) + element("small", f"{found[row]['output'][0]:.2f}")
             cells.append(element("td", element("div", shown), data_label=name, class_="number"))
         body += element("tr", "".join(cells))
     return above + element("table", element("thead", element("tr", head)) + element("tbody", body), class_="results")
 
 
-def _places(found: Record) -> Mapping[str, int]:
+def _ranks(found: Record) -> Mapping[str, int]:
     """Return the rank of each row by a network's outputs; the highest output has rank 1."""
     order = sorted(found, key=lambda row: -found[row]["output"][0])
-    return {row: place for place, row in enumerate(order, start=1)}
+    return {row: rank for rank, row in enumerate(order, start=1)}

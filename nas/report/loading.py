@@ -1,4 +1,4 @@
-"""Code that loads an export, with PyTorch, ONNX Runtime or neither; shown in the model card and in the report."""
+"""Code that loads an export, with PyTorch or with ONNX Runtime, shown in the model card and in the report."""
 
 from __future__ import annotations
 

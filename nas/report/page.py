@@ -202,9 +202,9 @@ def _importance(contents: Contents) -> str:
     if not any(found.values()):
         return ""
     note = (
-        "The share of the variation in accuracy between the evaluated candidates that each dimension explains by "
-        "itself (functional ANOVA). The search samples promising regions more densely, so "
-        "the shares describe these regions."
+        "Bars show the share of the variation in accuracy between the evaluated candidates that each dimension "
+        "explains by itself (functional ANOVA). The search samples promising regions more densely, so the shares "
+        "describe these regions."
     )
     rows = [(_dimension(name), share, percent(share)) for name, share in found.items() if share >= _LEAST_SHARE]
     return _section("What accuracy depends on", _note(note) + bars(rows))
