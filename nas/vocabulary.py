@@ -27,7 +27,7 @@ _BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 class _Model:
-    """The model of a tokenizer in its JSON form, and the rules for which pieces must be kept in addition to used ones.
+    """The model of a tokenizer in its JSON form, and the rules for which pieces must be kept besides the used ones.
 
     This class is WordPiece, which splits off the longest piece that a word begins with, then the longest for the rest
     of the word. Such a piece is still the longest one after others are removed, so no further pieces are needed.
