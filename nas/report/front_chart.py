@@ -30,7 +30,7 @@ _LABEL_WIDTH = 10.5
 """Width of one character of a budget's name in the font size that is used on phones."""
 _LEGEND = (
     ('<circle cx="8" cy="8" r="4" class="candidate"/>', "candidate of the search"),
-    ('<circle cx="8" cy="8" r="3.5" class="candidate raced"/>', "evaluation stopped early, score estimated"),
+    ('<circle cx="8" cy="8" r="3.5" class="candidate raced"/>', "stopped early, score estimated"),
     ('<circle cx="8" cy="8" r="4.5" class="candidate best"/>', "on the Pareto front"),
     ('<circle cx="8" cy="8" r="6.5" class="ring"/>', "measured on the device"),
     ('<path d="M8,1.5 L14.5,8 L8,14.5 L1.5,8 Z" class="export"/>', "exported, at its measured latency"),
