@@ -40,7 +40,7 @@ def test_what_is_written_is_checked_and_proposed_from_teacher_and_data(here, nas
     assert study.teacher.fine_tune is None  # it has a classifier
     assert nas("check", "mine")[0] == 0
     code, _, error = nas("init", "mine", *GIVEN)
-    assert code == 2 and "is there already" in error
+    assert code == 2 and "study.toml: already exists" in error
 
 
 def test_the_line_that_would_prune_the_vocabulary_names_the_teacher_s_tokenizer(here, nas):
@@ -97,12 +97,12 @@ def test_a_hub_study_needs_columns_and_a_space(here, nas):
     code, _, error = nas("init", "hub", *arguments)
     assert code == 2 and "--space" in error and "bert-base" in error and "Looking" not in error
     code, output, _ = nas("init", "hub", *arguments, "--space", "bert-base")
-    assert code == 0 and "assumed: --label label, --kind classification; give others if" in output
+    assert code == 0 and "assumed: --label label, --kind classification; give other values if" in output
     task = tomllib.loads((here / "hub" / "study.toml").read_text())["task"]
     assert task["hub"] == "nyu-mll/glue" and task["text"] == ["sentence1", "sentence2"] and task["train"] == "train"
     given = ("--space", "bert-base", "--label", "label", "--metric", "f1")
     code, output, _ = nas("init", "given", *arguments, *given)
-    assert code == 0 and "not looked at: nyu-mll/glue" in output and "assumed" not in output
+    assert code == 0 and "not inspected: nyu-mll/glue" in output and "assumed" not in output
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_columns_may_have_spaces_and_are_typed_with_commas(here, nas, monkeypatc
         Dataset.from_dict({"the text": texts, "the other": texts, "label": [0, 1, 0] * 3}).to_csv(name)
     code, _, error = nas("init", "found", *GIVEN)
     assert code == 2 and error.endswith(
-        "several columns look like texts: give --text with one of the text, the other, twice for a pair\n"
+        "several columns look like texts: give --text with one of the text, the other (twice for a text pair)\n"
     )
     assert not (here / "found").exists()
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
@@ -186,7 +186,7 @@ def test_all_that_is_unclear_is_named_at_once_with_its_flags(here, nas):
     code, output, error = nas("init", "mine", *GIVEN)
     assert code == 2 and output == ""
     assert error.splitlines()[-1] == (
-        "error: several columns look like texts: give --text with one of title, body, twice for a pair; "
+        "error: several columns look like texts: give --text with one of title, body (twice for a text pair); "
         "stars holds 5 numbers from 1 to 5: classes or a scale? Give --kind classification or --kind regression"
     )
     answers = ["--text", "title", "--text", "body", "--kind", "regression", "--fine-tune"]
@@ -326,7 +326,7 @@ def test_what_is_missing_or_no_kind_is_said(here, nas):
     assert Study.load("mine").task.kind == "classification"
     for arguments, words in (
         (["--label", "tags"], "--label tags: the column holds lists that are not lists of labels"),
-        (["--kind", "poetry"], "--kind poetry: is none of classification, regression, multi_label, ranking"),
+        (["--kind", "poetry"], "--kind poetry: must be one of classification, regression, multi_label, ranking"),
         (["--kind", "regression"], "label: regression needs numbers, but the column holds 'no'"),
         (["--kind", "classification", "--metric", "pearson"], "'pearson' does not measure classification"),
     ):

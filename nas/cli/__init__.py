@@ -1,8 +1,13 @@
-"""The command `nas`: thin verbs over the public functions. Heavy rooms are imported when a verb needs them."""
+"""The `nas` command: one subcommand for each step of a study, implemented as a thin layer over the public functions.
+
+Importing one of the modules `beginning`, `steps`, `devices` and `publishing` registers its subcommands on `app`.
+Modules that load slowly are imported only inside the subcommand that needs them, so that `nas --help` answers at
+once.
+"""
 
 from __future__ import annotations
 
-from nas.cli import beginning, devices, publishing, steps  # each adds its verbs
+from nas.cli import beginning, devices, publishing, steps  # each module registers its subcommands
 from nas.cli.app import app, main
 
 __all__ = ["app", "beginning", "devices", "main", "publishing", "steps"]

@@ -1,4 +1,4 @@
-"""`python -m nas.cli` is `nas`."""
+"""Let `python -m nas.cli` run the `nas` command, also if its script is not on the PATH."""
 
 from __future__ import annotations
 

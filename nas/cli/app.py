@@ -1,4 +1,8 @@
-"""What the verbs share: the application, arguments and options with their completion, how they begin and end."""
+"""The parts that all subcommands share: the typer application, common arguments and options, and setup and output.
+
+The modules with subcommands register them on `app`, do their work through `work_on` and end with `finish`. `main` is
+the entry point of the `nas` command; it turns expected errors into one line on standard error.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +27,19 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_mar
 
 
 def examples(*lines: str) -> str:
-    """The end of a verb's help."""
+    """Return the last part of a subcommand's help text, which shows these command lines as examples."""
     return "\n\n".join(["For example:", *(f"`{line}`" for line in lines)])
 
 
 def _studies(incomplete: str) -> list[str]:
+    """Return the names of shipped studies that begin with `incomplete`, for shell completion."""
     from nas.study import shipped_studies
 
     return [name for name in shipped_studies() if name.startswith(incomplete)]
 
 
 def _devices(context: typer.Context, incomplete: str) -> list[str]:
-    """The devices of the study that stands before."""
+    """Return the devices of the study given earlier on the command line that begin with `incomplete`."""
     try:
         known = load(context.params["study"], context.params.get("set_")).devices
     except (NasError, KeyError):
@@ -42,55 +47,73 @@ def _devices(context: typer.Context, incomplete: str) -> list[str]:
     return [device.name for device in known if device.name.startswith(incomplete)]
 
 
-_STUDY = typer.Argument(help="A study.toml, its folder, or the name of a shipped study.", autocompletion=_studies)
+_STUDY = typer.Argument(
+    help="A study file (study.toml), the folder that contains it, or the name of a shipped study.",
+    autocompletion=_studies,
+)
 StudyArgument = Annotated[str, _STUDY]
 OptionalStudyArgument = Annotated[str | None, _STUDY]
-RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds the results of all studies.")]
+RunsOption = Annotated[Path, typer.Option("--runs", help="Folder for results; each study gets a subfolder of its own.")]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Value of a variable of the study.")
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set a variable of the study. Can be repeated.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on the last line.")]
 TrialOption = Annotated[
-    str | None, typer.Option("--trial", metavar="N", help="One candidate alone: a trial's number or a digest's start.")
+    str | None,
+    typer.Option(
+        "--trial",
+        metavar="N",
+        help="Export only one candidate of the search, named by its trial number or the start of its digest.",
+    ),
 ]
-FineTuneOption = Annotated[bool, typer.Option(help="Fine-tune each export by distillation.")]
+FineTuneOption = Annotated[bool, typer.Option(help="Fine-tune each exported network by distillation.")]
 DeviceArgument = Annotated[
     str,
-    typer.Argument(help="The name of a device of the study, with where = 'elsewhere'.", autocompletion=_devices),
+    typer.Argument(help="Name of a device that the study declares with where = 'elsewhere'.", autocompletion=_devices),
 ]
 ExportOption = Annotated[
-    str | None, typer.Option("--export", metavar="BUDGET", help="Of the export for that budget, not of the profile.")
+    str | None,
+    typer.Option(
+        "--export", metavar="BUDGET", help="Use the export for this budget instead of the profile of the device."
+    ),
 ]
-OutputOption = Annotated[Path | None, typer.Option("--output", help="The archive; by default named as the device.")]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", help="Path of the archive to write. Default: DEVICE.zip, or DEVICE-BUDGET.zip with --export."
+    ),
+]
 JoinOption = Annotated[
-    bool, typer.Option("--join", help="Only evaluate candidates, beside the command that searches this study.")
+    bool,
+    typer.Option("--join", help="Only evaluate candidates, to help a command that is already searching this study."),
 ]
 AddressOption = Annotated[
     str | None,
     typer.Option(
         "--address",
         metavar="HOST:PORT",
-        help="Evaluate candidates on that Ray cluster; auto: on the one that this machine belongs to.",
+        help="Evaluate candidates on the Ray cluster at this address; auto means the cluster this machine belongs to.",
     ),
 ]
 HoursOption = Annotated[
     float | None,
     typer.Option(
         "--hours",
-        help="Time for the whole run, in place of numbers of steps, also for the run's later commands; 0: none.",
+        help="Time limit in hours for the whole run, including its later commands. With 0, there is no limit and the "
+        "study's numbers of steps apply.",
     ),
 ]
 SeedsOption = Annotated[
     int,
     typer.Option(
-        "--seeds", min=1, help="Run the study with so many seeds, one after the other, and tell how far exports differ."
+        "--seeds", min=1, help="Run the study once for each of this many seeds and report how much the exports vary."
     ),
 ]
 RUNS = Path("runs")
 
 
 def main() -> None:
-    """Entry point: a user's mistake or a limit of the machine is one line on standard error and exit code 2."""
+    """Run the `nas` command. A user's mistake or a machine limit gives one line on standard error and exit code 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         try:
@@ -106,11 +129,11 @@ def main() -> None:
 
 
 def _flush() -> None:
-    """Write what was printed, so that a full disk under standard output is noticed while it can still be said."""
+    """Flush standard output, so that an error such as a full disk is noticed while it can still be reported."""
     try:
         sys.stdout.flush()
     except OSError as problem:
-        with open(os.devnull, "w") as nowhere:  # noqa: PTH123 (the interpreter would try once more at its end)
+        with open(os.devnull, "w") as nowhere:  # noqa: PTH123 (the interpreter flushes again when it exits)
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         if isinstance(problem, BrokenPipeError):
             sys.exit(1)
@@ -121,10 +144,11 @@ def _flush() -> None:
     invoke_without_command=True,
     epilog=examples("nas quickstart", "nas init my-study", "nas run my-study", "nas --install-completion"),
 )
-def _main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    """Neural architecture search for compact BERTs, to a latency budget that is measured.
+def _main(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    """Neural architecture search for compact BERTs that meet a measured latency budget.
 
-    Each verb does what is missing and skips what is up to date; `nas run STUDY` does them all.
+    A study file defines the experiment, and `nas run STUDY` runs all of its steps. Each command does only the work
+    that is missing or out of date.
     """
     if version:
         print(__version__)
@@ -132,7 +156,10 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 def load(study: str, assignments: list[str] | None) -> Study:
-    """The study, with the values that `--set` gives to its variables."""
+    """Return the study, with its variables set to the values that `--set` gives them.
+
+    Raises `StudyError` for an assignment that is not NAME=VALUE, and as `Study.load` does.
+    """
     from nas.errors import StudyError
     from nas.study import Study
 
@@ -140,7 +167,7 @@ def load(study: str, assignments: list[str] | None) -> Study:
     for assignment in assignments or []:
         name, separator, value = assignment.partition("=")
         if not separator:
-            raise StudyError(f"--set {assignment}: must be NAME=VALUE; add the value")
+            raise StudyError(f"--set {assignment}: must have the form NAME=VALUE; add = and the value")
         variables[name] = value
     return Study.load(study, variables)
 
@@ -154,9 +181,10 @@ def work_on(
     alone: bool = True,
     hours: float | None = None,
 ) -> Any:
-    """Do some work on a run without other libraries' chatter; on a Ray cluster if there is an address.
+    """Load a study and return the result of `work` on its run, with other libraries' progress and warnings silenced.
 
-    `alone`: it writes to the run, so no other may. See `within` about `hours`.
+    With an `address`, candidates are evaluated on that Ray cluster. `alone` locks the run against other commands,
+    which work that writes to it needs. `hours` is the time limit as in `within`.
     """
     loaded = load(study, assignments)
     if address:
@@ -173,7 +201,11 @@ def work_on(
 
 
 def within(study: Study, runs: Path, hours: float | None) -> Study:
-    """The study in the hours that are given, else in those that its run's supernet was begun with, if it sets none."""
+    """Return the study with its training limited to `hours`.
+
+    If neither `hours` nor the study sets a limit, use the one that the training of the run's supernet was started
+    with.
+    """
     from nas.pipeline import Run
 
     run = Run.of(study, runs)
@@ -183,7 +215,7 @@ def within(study: Study, runs: Path, hours: float | None) -> Study:
 
 
 def import_packages() -> None:
-    """Import what all steps need, and keep other libraries' progress and warnings from the person who waits."""
+    """Import the packages that all steps need, and silence the progress bars and warnings of other libraries."""
     from nas.progress import busy
 
     with busy("Loading packages"):
@@ -193,12 +225,12 @@ def import_packages() -> None:
         import nas.pipeline  # noqa: F401
 
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it cannot read is said as an error of ours
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # nas reports unreadable data itself
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
 
 
 def finish(as_json: bool, result: dict[str, Any]) -> None:
-    """The last line, for programs."""
+    """Print the result as one JSON object if `as_json` is set: the last line of output, for programs to read."""
     if as_json:
         print(json.dumps(result))

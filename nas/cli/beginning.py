@@ -1,4 +1,8 @@
-"""The verbs before the first study: what this machine can do, and a study file from a few answers."""
+"""The subcommands used before the first run: `nas init` writes a study file, `nas doctor` checks machine and study.
+
+`init` combines its options with what `nas.proposal` finds in the data files, asks for the rest on a terminal, and
+lets `nas.proposal` write the study file, which all other subcommands read.
+"""
 
 from __future__ import annotations
 
@@ -33,75 +37,95 @@ def _option(flag: str, about: str, metavar: str | None = None) -> Any:
         "nas init my-study --teacher ./my-bert --hub stanfordnlp/sst2 --train train --test validation --text sentence",
     )
 )
-def init(  # noqa: PLR0913 (an option for each answer)
-    folder: Annotated[Path, typer.Argument(help="Where study.toml is written.")] = Path(),
-    teacher: Annotated[str | None, _option("--teacher", "A folder or hub id.")] = None,
-    fine_tune: Annotated[
-        bool | None, typer.Option(help="Fine-tune the teacher first; by default if it has no classifier.")
+def init(  # noqa: PLR0913 (one option per answer)
+    folder: Annotated[Path, typer.Argument(help="Folder in which study.toml is created.")] = Path(),
+    teacher: Annotated[
+        str | None, _option("--teacher", "Teacher model: a folder, or a model id of the Hugging Face hub.")
     ] = None,
-    hub: Annotated[str | None, _option("--hub", "A data set of the hub; train and test are then its splits.")] = None,
-    config: Annotated[str | None, _option("--config", "Its configuration.")] = None,
-    train: Annotated[str | None, _option("--train", "Parquet, CSV or JSONL.")] = None,
-    test: Annotated[str | None, _option("--test", "Likewise; read once, for the final figure.")] = None,
+    fine_tune: Annotated[
+        bool | None,
+        typer.Option(help="Fine-tune the teacher on the task first. Default: only if it has no classifier for it."),
+    ] = None,
+    hub: Annotated[
+        str | None, _option("--hub", "Data set id of the Hugging Face hub; --train and --test then name its splits.")
+    ] = None,
+    config: Annotated[str | None, _option("--config", "Configuration of the data set on the hub.")] = None,
+    train: Annotated[str | None, _option("--train", "Training data: a Parquet, CSV or JSONL file.")] = None,
+    test: Annotated[
+        str | None, _option("--test", "Test data in the same formats; read only once, for the final score.")
+    ] = None,
     search: Annotated[
-        str | None, _option("--search", "For embeddings: pairs of texts with a score, that candidates are judged by.")
+        str | None, _option("--search", "For embeddings: file of text pairs with scores, used to judge candidates.")
     ] = None,
     unlabelled: Annotated[
-        list[str] | None, _option("--unlabelled", "Text without labels, to distil the teacher on.", "FILE")
+        list[str] | None,
+        _option("--unlabelled", "More texts, without labels, for the distillation. Can be repeated.", "FILE"),
     ] = None,
-    text: Annotated[list[str] | None, _option("--text", "The column of texts; twice for pairs.", "COLUMN")] = None,
+    text: Annotated[
+        list[str] | None, _option("--text", "Column of texts. Give it twice for text pairs.", "COLUMN")
+    ] = None,
     label: Annotated[
-        list[str] | None, _option("--label", "The column of labels; several times where each is one label.", "COLUMN")
+        list[str] | None, _option("--label", "Column of labels. Repeat it if each label has its own column.", "COLUMN")
     ] = None,
     pair: Annotated[
         list[str] | None,
-        _option("--pair", "For embeddings: twice, the columns of the texts that are compared.", "COLUMN"),
+        _option("--pair", "For embeddings: column of texts to compare. Give it twice.", "COLUMN"),
     ] = None,
     query: Annotated[
-        str | None, _option("--query", "For a ranking: the column that tells queries apart.", "COLUMN")
+        str | None, _option("--query", "For ranking: column that identifies the query of each row.", "COLUMN")
     ] = None,
     kind: Annotated[
         str | None,
         _option(
             "--kind",
-            "classification, multi_label, regression, ranking, tagging, embedding; by default what the data says.",
+            "Kind of task: classification, multi_label, regression, ranking, tagging or embedding. Default: what the "
+            "data suggests.",
         ),
     ] = None,
-    metric: Annotated[str | None, _option("--metric", "accuracy, f1, spearman, ...")] = None,
-    space: Annotated[str | None, _option("--space", "A search space; by default one that fits the teacher.")] = None,
-    runtime: Annotated[str | None, _option("--runtime", "onnxruntime, torch or openvino.")] = None,
-    threads: Annotated[int | None, _option("--threads", "That one inference may use.")] = None,
-    batch_size: Annotated[int | None, _option("--batch-size", "Texts that come together.")] = None,
+    metric: Annotated[str | None, _option("--metric", "Metric, such as accuracy, f1 or spearman.")] = None,
+    space: Annotated[
+        str | None,
+        _option("--space", "Search space: a shipped name or a TOML file. Default: one that fits the teacher."),
+    ] = None,
+    runtime: Annotated[str | None, _option("--runtime", "Inference runtime: onnxruntime, torch or openvino.")] = None,
+    threads: Annotated[int | None, _option("--threads", "Number of threads that one inference may use.")] = None,
+    batch_size: Annotated[int | None, _option("--batch-size", "Number of texts per inference.")] = None,
     sequence_length: Annotated[
-        str | None, _option("--sequence-length", 'Tokens of a text; "task": as the task\'s own texts.')
+        str | None,
+        _option("--sequence-length", 'Number of tokens per text, or "task" for the lengths of the task\'s own texts.'),
     ] = None,
     budget: Annotated[
         list[str] | None,
         _option(
             "--budget",
-            "A share of the teacher's median latency, as 20%, or ms; or points of accuracy that may be lost, as 1pt.",
+            "Limit on the median latency: 20% of the teacher's, or 4.0 for milliseconds. Or a limit on the loss of "
+            "accuracy: 1pt for one point. Can be repeated.",
             "[NAME=]LIMIT",
         ),
     ] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Write a study file. On a terminal it asks for what is not given; elsewhere it refuses what is unclear."""
+    """Write a study file from the given options and from the contents of the data files.
+
+    On a terminal, the command asks for everything that remains open. Elsewhere, it fails and names the options to
+    give.
+    """
     import_packages()
     from nas.proposal import LENGTH, STUDY_FILE, Answers, Teacher, write_study
     from nas.space import shipped_spaces
     from nas.study import Study
 
     _check_folder(folder, STUDY_FILE)
-    teacher = _ask("--teacher", "Teacher: a folder or hub id", teacher)
+    teacher = _ask("--teacher", "Teacher: a folder or a hub id", teacher)
     known = Teacher.at(teacher)
-    if known is None:  # its sizes are not known before it is downloaded
+    if known is None:  # a model on the hub, whose sizes are unknown until it is downloaded
         shipped = ", ".join(sorted(shipped_spaces()))
         space = _ask("--space", f"Search space for {teacher}: {shipped}, or a TOML file", space)
     train = _ask("--train", "Training data: Parquet, CSV or JSONL", train)
     test = _ask("--test", "Test data", test)
     given = _Task(text or [], label or [], query, kind, metric, fine_tune, search, pair or [])
     if given.is_judged_by_pairs:
-        given.search = _ask("--search", "Pairs of texts with a score, that candidates are judged by", search)
+        given.search = _ask("--search", "File of text pairs with scores, used to judge candidates", search)
         columns = None if hub else _look_at(given.search, test, "--search")
         task = _settle_pairs(columns, None if hub else train, given)
     else:
@@ -127,25 +151,30 @@ def init(  # noqa: PLR0913 (an option for each answer)
         runtime=_ask("--runtime", "Runtime", runtime, "onnxruntime"),
         threads=_ask("--threads", "Threads", threads, 1),
         batch_size=_ask("--batch-size", "Batch size", batch_size, 1),
-        sequence_length=_ask("--sequence-length", "Tokens of a text", sequence_length, length),
+        sequence_length=_ask("--sequence-length", "Tokens per text", sequence_length, length),
         budgets=budget
-        or _ask("--budget", "Budgets: 20%, 4.0 for ms, 1pt for a loss, with spaces between", None, "20%").split(),
+        or _ask(
+            "--budget",
+            "Budgets, separated by spaces, such as 20% of the teacher's latency, 4.0 for ms, 1pt for a loss",
+            None,
+            "20%",
+        ).split(),
     )
     written = write_study(folder, answers, known, columns)
     for path in written:
         print(f"written: {path}")
     found = Study.load(folder)
     if found.name != folder.resolve().name:
-        print(f"name: {found.name} (a study's name has letters, digits, dots, dashes and underscores only)")
+        print(f"name: {found.name} (only letters, digits, dots, dashes and underscores are allowed in a study's name)")
     if columns:
         print(columns.described(task.pair or task.text, task.label, answers.kind, task.query))
     else:
         print(
-            f"not looked at: {hub}; text: {', '.join(answers.text)}; label: {', '.join(answers.label)} ({answers.kind})"
+            f"not inspected: {hub}; text: {', '.join(answers.text)}; label: {', '.join(answers.label)} ({answers.kind})"
         )
         assumed = {"--label": (label, answers.label[0]), "--kind": (kind or metric, answers.kind)}
         if missing := [f"{flag} {taken}" for flag, (given, taken) in assumed.items() if given is None]:
-            print(f"assumed: {', '.join(missing)}; give others if the data set has others")
+            print(f"assumed: {', '.join(missing)}; give other values if they do not fit the data set")
     if task.fine_tune and fine_tune is None:
         print(f"teacher: {teacher} has no classifier for this task yet, so it is fine-tuned first")
     print(f"search space: {found.space.name} ({found.space.description})")
@@ -155,25 +184,26 @@ def init(  # noqa: PLR0913 (an option for each answer)
 
 
 def _check_folder(folder: Path, study_file: str) -> None:
-    """Raise `StudyError` where no study can be begun."""
+    """Raise `StudyError` if the folder already contains a study file, or if a file stands where a folder is needed."""
     if (folder / study_file).exists():
-        raise StudyError(f"{folder / study_file}: is there already; remove it, or give another folder")
+        raise StudyError(f"{folder / study_file}: already exists; remove it, or give another folder")
     above = next(path for path in (folder, *folder.parents) if path.exists())
     if not above.is_dir():
-        raise StudyError(f"{above}: is a file, and a study needs a folder; give another one")
+        raise StudyError(f"{above}: is a file, but a study needs a folder; give another path")
 
 
 def _look_at(train: str, test: str, flag: str = "--train") -> Columns:
-    """What both data files say. Raises `DataError` if one cannot be read, or if they are the same.
+    """Return what the columns of both data files hold.
 
-    `flag` is what the first one was given by.
+    `flag` is the option that gave the first file. Raises `DataError` if a file cannot be read, or if both have the
+    same content.
     """
     from nas.data import read_rows
     from nas.files import file_digest, given_path
     from nas.progress import busy
     from nas.proposal import Columns
 
-    with busy(f"Looking at {train} and {test}"):
+    with busy(f"Reading {train} and {test}"):
         paths = [given_path(name) for name in (train, test)]
         rows, tested = (read_rows(str(path)) for path in paths)
         if file_digest(paths[0]) == file_digest(paths[1]):
@@ -186,7 +216,7 @@ def _look_at(train: str, test: str, flag: str = "--train") -> Columns:
 
 @dataclass
 class _Task:
-    """What was given of the task, then what was settled."""
+    """The answers about the task: first as the options give them, then completed by the functions `_settle_...`."""
 
     text: list[str]
     label: list[str]
@@ -199,7 +229,7 @@ class _Task:
 
     @property
     def is_judged_by_pairs(self) -> bool:
-        """Whether the training data has texts alone, and pairs stand in other files."""
+        """Whether the training data has only texts, and scored pairs in other files judge the networks."""
         from nas.tasks import REGISTRY
 
         known = REGISTRY.get(self.kind or "")
@@ -207,10 +237,11 @@ class _Task:
 
 
 def _settle_pairs(pairs: Columns | None, train: str | None, given: _Task) -> _Task:
-    """The columns of a task that learns from the texts of `train` and is judged by pairs, which are in other files.
+    """Return the completed answers for a task that learns from the texts of `train` and is judged by text pairs.
 
-    As given, else as is clear, else as the person at the terminal says. Raises `StudyError` with all that is unclear
-    and the flags that settle it, and `DataError` for a file that cannot be read.
+    Each answer is the given one, else what the data makes clear, else what the user enters on a terminal. Raises
+    `StudyError`, which names all open questions and the options that answer them, and `DataError` for a file that
+    cannot be read.
     """
     from nas.columns import Clear
     from nas.proposal import text_of
@@ -225,7 +256,7 @@ def _settle_pairs(pairs: Columns | None, train: str | None, given: _Task) -> _Ta
         found = pairs.text if pairs else None
         if isinstance(found, Clear) and len(found.value) != 2:
             found = None
-        said = unclear.settle("--pair", "Columns of the texts that are compared", found, pairs, ", ".join)
+        said = unclear.settle("--pair", "Columns of the two texts to compare", found, pairs, ", ".join)
         task.pair = [name.strip() for name in said.split(",") if name.strip()]
     if not task.label:
         said = unclear.settle("--label", "Column of scores", pairs.label if pairs else None, pairs, str)
@@ -238,16 +269,17 @@ def _settle_pairs(pairs: Columns | None, train: str | None, given: _Task) -> _Ta
 
 
 def _settle_task(columns: Columns | None, teacher: Teacher | None, given: _Task) -> _Task:
-    """Text, label, kind and metric: as given, else as is clear, else as the person at the terminal says.
+    """Return the completed answers for a task that learns from labelled rows: text, label, kind, metric and so on.
 
-    Raises `StudyError` with all that is unclear and the flags that settle it.
+    Each answer is the given one, else what the data makes clear, else what the user enters on a terminal. Raises
+    `StudyError`, which names all open questions and the options that answer them.
     """
     from nas.columns import Clear
     from nas.tasks import REGISTRY, task_kind
 
     task, unclear = replace(given), _Unclear()
     if not task.text:
-        question = "Column of texts, or two for pairs with a comma between"
+        question = "Column of texts, or two separated by a comma for text pairs"
         found = columns and columns.text_for(task.label)
         said = unclear.settle("--text", question, found, columns, ", ".join)
         names = list(found.value) if isinstance(found, Clear) and said == ", ".join(found.value) else said.split(",")
@@ -264,7 +296,7 @@ def _settle_task(columns: Columns | None, teacher: Teacher | None, given: _Task)
         fit = (kind.name for kind in able if held is None or _suits(kind, held))
         task.kind = next(fit, "classification")
     if task.kind is not None and task.kind not in REGISTRY:
-        raise StudyError(f"--kind {task.kind}: is none of {', '.join(REGISTRY)}; use one of them")
+        raise StudyError(f"--kind {task.kind}: must be one of {', '.join(REGISTRY)}; use one of them")
     if columns and task.label:
         if len(task.label) == 1:
             fitting = teacher.outputs_for(None) if teacher and not task.fine_tune else None
@@ -288,12 +320,12 @@ def _settle_task(columns: Columns | None, teacher: Teacher | None, given: _Task)
 
 
 def _check_label(kind: TaskKind, columns: Columns, task: _Task) -> None:
-    """Raise `DataError` if the column of labels, or that of texts beside it, is none of a kind of task."""
+    """Raise `DataError` if the column of labels, or the column of words next to it, does not fit the kind of task."""
     name, held = task.label[0], columns.column(task.label[0])
     if not _suits(kind, held):
         lists = f"lists of {'tags' if held.form == 'tags' else 'labels'}"
         values = lists if held.has_lists else "one label per row"
-        raise DataError(f"{name}: a {kind.name} task cannot have {values}; give another --kind")
+        raise DataError(f"{name}: a {kind.name} task cannot have {values} as labels; give another --kind")
     if kind.has_words:
         columns.check_words(task.text, name)
     if kind.meaning == "scale" and held.numbers is None:
@@ -304,15 +336,19 @@ def _check_label(kind: TaskKind, columns: Columns, task: _Task) -> None:
 
 
 def _suits(kind: TaskKind, label: Column) -> bool:
-    """Whether a column holds labels of a kind of task, as far as lists tell it."""
+    """Whether a label column fits a kind of task, judged only by whether it holds lists, and lists of what."""
     return label.list_meaning == (kind.meaning if kind.meaning in ("lists", "tags") else None)
 
 
 class _Unclear(list[str]):
-    """What could not be settled: nobody is at a terminal to be asked."""
+    """The problems that remain open because there is no terminal on which to ask, one message each."""
 
     def settle(self, flag: str, question: str, found: Any, columns: Columns | None, shown: Callable[[Any], str]) -> str:
-        """What is clear, as the proposal on a terminal; else what is said there, or nothing, and it is noted."""
+        """Return the answer to one question; if there is none, note the problem and return an empty text.
+
+        `found` is what the data says; `shown` turns its value into the text of an answer. On a terminal, the user is
+        asked, with a clear value as the proposed answer. A clear kind of task is taken without asking.
+        """
         from nas.columns import Clear
 
         clear = shown(found.value) if isinstance(found, Clear) else None
@@ -323,25 +359,25 @@ class _Unclear(list[str]):
         if clear is not None:
             return clear
         if not found:
-            self.append(f"{flag}: is needed where nobody can be asked ({question}); give it")
+            self.append(f"{flag}: must be given, since there is no terminal to ask on ({question})")
         elif flag == "--kind":
             self.append(f"{found.why} Give {' or '.join(f'--kind {kind}' for kind in found.candidates)}")
         else:
             names = ", ".join(found.candidates or (columns.found if columns else ()))
-            twice = ", twice for a pair" if flag == "--text" else ""
+            twice = " (twice for a text pair)" if flag == "--text" else ""
             self.append(f"{found.why}: give {flag} with one of {names}{twice}")
         return ""
 
     def settle_fine_tuning(self, why: str, given: bool | None) -> bool | None:
-        """Whether a teacher whose classifier does not fit is fine-tuned with a new one."""
+        """Return whether to fine-tune the teacher with a new classifier, if `why` its own does not fit the task."""
         if given is None and sys.stdin.isatty():
             if typer.confirm(f"{why}. Fine-tune it with a new classifier?", default=True, err=True):
                 return True
             given = False
         remedy = (
-            "give another teacher or label"
+            "give a teacher that fits, or another label"
             if given is False
-            else "give --fine-tune for a new classifier, or another --teacher or --label"
+            else "give --fine-tune to train a new classifier, or give another --teacher or --label"
         )
         self.append(f"{why}: {remedy}")
         return given
@@ -353,14 +389,17 @@ class _Unclear(list[str]):
 
 
 def _ask(flag: str, question: str, given: T | None, proposed: T | None = None) -> T:
-    """What was given, what the person at the terminal says, or what is proposed."""
+    """Return the given answer, else what the user enters on a terminal, else the proposed answer.
+
+    Raises `StudyError` if there is no terminal and nothing is proposed.
+    """
     if given is not None:
         return given
     if sys.stdin.isatty():
         answer: T = typer.prompt(question, default=proposed, err=True)
         return answer
     if proposed is None:
-        raise StudyError(f"{flag}: is needed where nobody can be asked ({question}); give it")
+        raise StudyError(f"{flag}: must be given, since there is no terminal to ask on ({question})")
     return proposed
 
 
@@ -370,7 +409,10 @@ def doctor(
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Say what this machine can do, and what nas or a study needs that is missing: then the exit code is 2."""
+    """Report what this machine can do, and what nas or the given study needs but lacks.
+
+    The exit code is 2 if something needed is missing.
+    """
     from nas.doctor import examine
     from nas.report.terminal import print_findings
 

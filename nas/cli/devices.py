@@ -1,4 +1,7 @@
-"""The verbs for devices off the cluster."""
+"""The subcommands of `nas device`, for devices outside the Ray cluster on which `nas` itself does not run.
+
+`bundle` writes an archive that measures latency on such a device, and `import` reads the result back into the run.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,9 @@ from nas.cli.steps import about_profile, results
 if TYPE_CHECKING:
     from nas.pipeline import Run
 
-devices_app = typer.Typer(no_args_is_help=True, help="Devices off the cluster.", rich_markup_mode="markdown")
+devices_app = typer.Typer(
+    no_args_is_help=True, help="Measure devices on which nas does not run.", rich_markup_mode="markdown"
+)
 app.add_typer(devices_app, name="device")
 
 
@@ -42,7 +47,10 @@ def bundle(
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Write an archive that measures a device off the cluster: `python run.py` in it, then `nas device import`."""
+    """Write an archive that measures latency on a device outside the cluster.
+
+    Unpack it on the device, run `python run.py` there, and give the result to `nas device import`.
+    """
 
     def work(run: Run) -> dict[str, Any]:
         from nas.pipeline.devices import bundle_export, bundle_profile
@@ -56,7 +64,9 @@ def bundle(
         return {"bundle": str(written), "size_mb": written.stat().st_size / 1e6}
 
     result = work_on(study, runs, set_, work)
-    print(f"bundle: {result['bundle']} ({result['size_mb']:.1f} MB); unpack it on {device} and run: python run.py")
+    print(
+        f"bundle: {result['bundle']} ({result['size_mb']:.1f} MB); unpack it on {device} and run there: python run.py"
+    )
     finish(json_, result)
 
 
@@ -69,13 +79,13 @@ def bundle(
 def import_(
     study: StudyArgument,
     device: DeviceArgument,
-    result: Annotated[Path, typer.Argument(help="The result.json that run.py left on the device.")],
+    result: Annotated[Path, typer.Argument(help="The file result.json that run.py wrote on the device.")],
     export_: ExportOption = None,
     runs: RunsOption = RUNS,
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Take what was measured off the cluster as the device's profile, or as an export's verification."""
+    """Import a device's result, either as the profile of the device or as the verification of an export."""
 
     def work(run: Run) -> dict[str, Any]:
         from nas.pipeline.devices import import_profile, import_verification

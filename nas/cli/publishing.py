@@ -1,4 +1,4 @@
-"""The verb that uploads an export."""
+"""The subcommand `nas push`, which uploads an export to the Hugging Face hub by calling `nas.export.publishing`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,23 @@ from nas.cli.app import JsonOption, app, examples, finish
     )
 )
 def push(
-    export: Annotated[Path, typer.Argument(help="The folder of an export, such as runs/my-study/exports/fast.")],
-    repository: Annotated[str, typer.Argument(help="A model repository of the Hugging Face hub, as owner/name.")],
+    export: Annotated[Path, typer.Argument(help="Folder of an export, such as runs/my-study/exports/fast.")],
+    repository: Annotated[
+        str,
+        typer.Argument(
+            help="Model repository on the Hugging Face hub, as owner/name; it is created if it does not exist."
+        ),
+    ],
     private: Annotated[
-        bool, typer.Option("--private", help="Make the repository private; one that exists must be.")
+        bool,
+        typer.Option("--private", help="Create the repository as private. An existing one must be private already."),
     ] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Upload an export with its model card to the Hugging Face hub; nothing else uploads anything."""
+    """Upload an export with its model card to the Hugging Face hub.
+
+    This is the only command that uploads anything.
+    """
     from nas.export.publishing import push
     from nas.progress import busy
 

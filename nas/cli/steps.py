@@ -1,4 +1,8 @@
-"""The verbs that do a study's steps."""
+"""The subcommands that run the steps of a study, such as `nas train`, `nas search` and `nas run`, or show their
+results.
+
+Each one loads the study, calls a function of `nas.pipeline` on its run, and prints the result as a table or as JSON.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +48,7 @@ def check(
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Validate a study and print the plan: space, budgets, steps, estimated time."""
+    """Validate a study and its data, and print the plan: search space, budgets, steps and estimated time."""
     loaded = within(load(study, set_), runs, hours)
     from nas.pipeline.plan import plan
     from nas.report.tables import print_plan
@@ -56,7 +60,7 @@ def check(
 
 @app.command(epilog=examples("nas train study.toml"))
 def train(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None, json_: JsonOption = False) -> None:
-    """Make the supernet: read the data, fine-tune the teacher if asked, order, train."""
+    """Train the supernet, after reading the data and preparing the teacher."""
 
     def work(run: Run) -> dict[str, Any]:
         from nas.pipeline import train
@@ -72,7 +76,7 @@ def train(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None,
 
 @app.command(epilog=examples("nas profile study.toml --json"))
 def profile(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None, json_: JsonOption = False) -> None:
-    """Measure the block latencies of each device, and how well they predict whole sub-networks."""
+    """Measure the latencies of blocks on each device, and how well they predict the latency of whole sub-networks."""
 
     def work(run: Run) -> dict[str, Any]:
         from nas.pipeline import profile
@@ -97,7 +101,7 @@ def search(
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Search the space; goes on where an earlier search stopped."""
+    """Search for the best sub-networks for each budget and measure them; resume an interrupted search."""
 
     def work(run: Run) -> dict[str, Any]:
         from nas.pipeline import join_search, search_candidates
@@ -111,7 +115,7 @@ def search(
 
 @app.command(epilog=examples("nas front study.toml"))
 def front(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None, json_: JsonOption = False) -> None:
-    """Show the Pareto front and the measured candidates of each budget."""
+    """Show the Pareto front and the measured candidates for each budget."""
 
     def work(run: Run) -> dict[str, Any]:
         from nas.pipeline import front
@@ -141,7 +145,10 @@ def export(
     fine_tune: FineTuneOption = True,
     json_: JsonOption = False,
 ) -> None:
-    """Fine-tune, write, reload and verify the best sub-network of each budget, or one candidate of the search."""
+    """Export and verify the best sub-network for each budget, or only one candidate of the search.
+
+    Each network is fine-tuned, written, reloaded from disk, and measured.
+    """
 
     def work(run: Run) -> dict[str, Any]:
         from nas.pipeline import export, export_trial
@@ -158,7 +165,7 @@ def export(
 
 @app.command(epilog=examples("nas report study.toml"))
 def report(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None, json_: JsonOption = False) -> None:
-    """Write one HTML page with the front, the architectures and the latency error."""
+    """Write an HTML page with the Pareto front, the architectures and the error of the latency prediction."""
 
     def work(run: Run) -> dict[str, Any]:
         from nas.pipeline.reports import report
@@ -188,13 +195,13 @@ def run_all(
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Do all steps; those that are up to date are skipped."""
+    """Run all steps of a study, skip those that are up to date, and resume after an interruption."""
     _run_all(study, runs, set_, json_, address, hours, seeds)
 
 
 @app.command(epilog=examples("nas quickstart --runs /tmp/runs"))
 def quickstart(runs: RunsOption = RUNS, json_: JsonOption = False) -> None:
-    """Run the whole path on an embedded task: no download, about five minutes on two cores."""
+    """Run all steps on a small built-in task. It needs no download and takes about five minutes on two cores."""
     _run_all("quickstart", runs, None, json_)
 
 
@@ -232,7 +239,7 @@ def _run_all(
 
 
 def _exports(run: Run) -> dict[str, dict[str, Any]]:
-    """All exports of a run, with its report."""
+    """Return the verifications of a run's exports by budget, after writing its report."""
     from nas.errors import ExportError
     from nas.pipeline import export
     from nas.pipeline.reports import report
@@ -240,20 +247,20 @@ def _exports(run: Run) -> dict[str, dict[str, Any]]:
     try:
         found = export(run)
     except ExportError:
-        report(run)  # what the other budgets got shall not be lost from sight
+        report(run)  # so that the results of the other budgets can be seen
         raise
     report(run)
     return found
 
 
 def about_profile(found: Profile) -> dict[str, Any]:
-    """A profile's figures and its error."""
+    """Return the main numbers of a profile and the error of its latency prediction, as `print_profiles` shows them."""
     figures = {"teacher_p50_ms": found.teacher_p50_ms, "smallest_p50_ms": found.smallest_p50_ms, "noisy": found.noisy}
     return {**figures, **found.error}
 
 
 def results(run: Run) -> dict[str, Any]:
-    """What goes with exports in a table."""
+    """Return what `print_results` shows besides the exports: study, folder, baselines, and the time of each step."""
     from nas.pipeline.exports import baselines
     from nas.pipeline.steps import seconds
 

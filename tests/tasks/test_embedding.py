@@ -246,7 +246,7 @@ def test_nas_init_finds_the_columns_of_texts_and_of_pairs(tmp_path, nas, monkeyp
     assert (task.kind, task.metric, task.text, task.pair) == ("embedding", "spearman", ("text",), ("first", "second"))
     assert nas("check", str(tmp_path / "mine"), "--runs", str(tmp_path / "runs"))[0] == 0
     code, _, error = nas("init", str(tmp_path / "other"), *given, "--kind", "embedding")
-    assert code == 2 and "--search: is needed where nobody can be asked" in error
+    assert code == 2 and "--search: must be given, since there is no terminal" in error
     texts = Dataset.from_dict({"a": ["one text", "another"], "score": [1, 2]})
     texts.to_parquet(files["search"])
     code, _, error = nas("init", str(tmp_path / "other"), *given, "--search", files["search"])
