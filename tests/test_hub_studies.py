@@ -76,8 +76,16 @@ def test_check_names_the_commits_and_loads_neither_weights_nor_rows(filled, chec
 
 MODEL, DATA = ("model", "someone/bert"), ("dataset", "someone/words")
 REFUSED = {
-    "no such model": ('"someone/bert"', '"someone/nobody"', "teacher.model: someone/nobody: is no folder beside the"),
-    "no such folder": ('"someone/bert"', '"models/bert-base/best"', "teacher.model: models/bert-base/best: is no id"),
+    "no such model": (
+        '"someone/bert"',
+        '"someone/nobody"',
+        "teacher.model: someone/nobody: is not a folder next to the",
+    ),
+    "no such folder": (
+        '"someone/bert"',
+        '"models/bert-base/best"',
+        "teacher.model: models/bert-base/best: is not a hub id",
+    ),
     "no such data set": ('"someone/words"', '"someone/none"', "task.hub: someone/none: the hub has no such data set"),
     "no such split": ('test = "test"', 'test = "validation"', "no split 'validation'; use one of train, test"),
     "no such configuration": (
@@ -91,7 +99,7 @@ REFUSED = {
         "has no branch, tag or commit 'v1'; use one of main",
     ),
     "no such revision of the data": ("[task]", '[task]\nrevision = "v1"', "task.revision: someone/words has no branch"),
-    "a file as data set": ('"someone/words"', '"./words.csv"', "task.hub: ./words.csv: is no id of the hub"),
+    "a file as data set": ('"someone/words"', '"./words.csv"', "task.hub: ./words.csv: is not a hub id"),
 }
 
 

@@ -1,6 +1,7 @@
-"""The Hugging Face hub: what an id and a revision mean, and what a user can do if it does not answer.
+"""Access to the Hugging Face hub: snapshots of repositories, splits of data sets, and uploads.
 
-The only room that asks the hub. Everything that it hands out is a folder or rows on this machine.
+No other part of `nas` sends requests to the hub. The functions here return local folders and data sets, and raise
+errors that say in one line what went wrong and what the user can do.
 """
 
 from __future__ import annotations

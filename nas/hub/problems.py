@@ -1,4 +1,8 @@
-"""What goes wrong with the hub, as one line with the remedy."""
+"""Errors of the Hugging Face hub as one line that names the problem and the remedy.
+
+The context manager `explained` translates the exceptions of hub clients into `TeacherError` or `DataError`. The other
+functions tell whether the hub is out of reach, in which case earlier downloads can be used, and why.
+"""
 
 from __future__ import annotations
 
@@ -31,25 +35,25 @@ from nas.limits import limit_behind
 Kind = Literal["model", "dataset"]
 ERRORS: dict[Kind, type[NasError]] = {"model": TeacherError, "dataset": DataError}
 KEYS: dict[Kind, str] = {"model": "teacher.model", "dataset": "task.hub"}
-"""The setting that holds the id."""
+"""The setting of a study that holds the id, by kind of repository."""
 TABLES: dict[Kind, str] = {"model": "teacher", "dataset": "task"}
-"""The part of a study that names the repository."""
+"""The table of a study that names the repository, by kind of repository."""
 _NOUNS: dict[Kind, str] = {"model": "model", "dataset": "data set"}
 _ABSENT: dict[Kind, str] = {
-    "model": "is no folder beside the study, and the hub has no such model or it is private",
+    "model": "is not a folder next to the study, and the hub has no such model or it is private",
     "dataset": "the hub has no such data set or it is private",
 }
 FAILURES = (HTTPError, OfflineModeIsEnabled)
-"""What a request that gets no proper answer raises."""
+"""The exceptions of a request that gets no valid answer."""
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 REFUSED_TOKEN = "the hub does not accept your token; log in again with `hf auth login`, or correct or unset HF_TOKEN"
 _NAMED = 10
-"""At most so many branches and tags are named."""
+"""The largest number of branches and tags that a message lists."""
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the client's own progress and warnings from the user in the block."""
+    """Silence the progress bars and warnings of the hub client within the block."""
     verbosity, had_bars = logging.get_verbosity(), not are_progress_bars_disabled()
     logging.set_verbosity(CRITICAL)
     disable_progress_bars()
@@ -63,20 +67,24 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def explained(kind: Kind, name: str, revision: str | None) -> Iterator[None]:
-    """Raise what goes wrong in the block as one line, and keep the client quiet."""
+    """Raise `TeacherError` or `DataError`, with a message of one line, for errors of the hub within the block.
+
+    The error is about the repository `name` at a `revision`. A limit of this machine is raised as a `MachineError`.
+    The hub client is silenced as in `quiet`.
+    """
     with quiet():
         try:
             yield
         except NasError:
             raise
         except (HTTPError, OSError, ValueError, RevisionResolutionError) as problem:
-            answered = isinstance(problem, HTTPError)  # whatever its text says, it is not about this machine
+            answered = isinstance(problem, HTTPError)  # an answer of the hub is never about a limit of this machine
             limit = None if answered else limit_behind(problem, constants.HF_HUB_CACHE)
             raise limit or _error(kind, name, revision, problem) from None
 
 
 def is_out_of_reach(problem: Exception) -> bool:
-    """Whether the hub gave no answer about a repository, so that what was downloaded before may serve."""
+    """Whether the hub gave no answer about a repository, so that an earlier download may be used instead."""
     if isinstance(problem, HfHubHTTPError):
         code = problem.response.status_code
         return code >= HTTPStatus.INTERNAL_SERVER_ERROR or code == HTTPStatus.TOO_MANY_REQUESTS
@@ -84,7 +92,7 @@ def is_out_of_reach(problem: Exception) -> bool:
 
 
 def why_out_of_reach(problem: Exception) -> str:
-    """Why the hub gave no answer."""
+    """Return the reason why the hub gave no answer, as a clause for messages."""
     if isinstance(problem, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set"
     if not isinstance(problem, HfHubHTTPError):
@@ -92,17 +100,18 @@ def why_out_of_reach(problem: Exception) -> str:
         return f"{constants.ENDPOINT} cannot be reached ({reason})"
     code = problem.response.status_code
     if code == HTTPStatus.TOO_MANY_REQUESTS:
-        return "the hub takes no more requests for now (429, rate limit)"
-    return f"the hub has a fault of its own ({code})"
+        return "the hub accepts no more requests for now (429, rate limit)"
+    return f"the hub reports an internal error ({code})"
 
 
 def is_refused_token(problem: HfHubHTTPError) -> bool:
-    """Whether the hub does not know the token."""
+    """Whether the hub rejected the user's token as invalid."""
     code = problem.response.status_code
     return code == HTTPStatus.UNAUTHORIZED and "invalid credentials" in str(problem).lower()
 
 
 def _error(kind: Kind, name: str, revision: str | None, problem: Exception) -> NasError:
+    """Return the error to raise for an exception of the hub client."""
     while isinstance(problem, LocalEntryNotFoundError | RevisionResolutionError) and isinstance(
         problem.__cause__, Exception
     ):
@@ -114,27 +123,29 @@ def _error(kind: Kind, name: str, revision: str | None, problem: Exception) -> N
 
 
 def _reason(kind: Kind, name: str, problem: Exception) -> str:
-    """What is wrong, and the remedy."""
+    """Return what is wrong with the repository, and the remedy."""
     if isinstance(problem, HFValidationError):
-        return f"is no id of the hub, such as owner/name; correct it, or give the path of {_local(kind)}"
+        return f"is not a hub id such as owner/name; correct it, or give the path of {_local(kind)}"
     if is_out_of_reach(problem):
         return f"{why_out_of_reach(problem)}, and it was not downloaded before; {_way_out(kind, name, problem)}"
     if isinstance(problem, HfHubHTTPError):
         return _refusal(kind, name, problem)
     if isinstance(problem, FileMetadataError) or not isinstance(problem, OSError):
-        return f"{constants.ENDPOINT} does not answer as a hub does; check HF_ENDPOINT and the proxy"
+        return f"{constants.ENDPOINT} does not answer like a Hugging Face hub; check HF_ENDPOINT and the proxy"
     if isinstance(problem, LocalEntryNotFoundError):
         return f"was not downloaded before; {_way_out(kind, name, OfflineModeIsEnabled())}"
     stored = f"cannot be stored in {problem.filename or constants.HF_HUB_CACHE}"
-    return f"{stored} ({problem.strerror or problem}); correct it, or set HF_HOME to another folder"
+    return f"{stored} ({problem.strerror or problem}); make the folder writable, or set HF_HOME to another one"
 
 
 def _refusal(kind: Kind, name: str, problem: HfHubHTTPError) -> str:
-    """What the hub says against a request."""
+    """Return why the hub refused a request, and the remedy."""
     code, has_token = problem.response.status_code, bool(get_token())
     if isinstance(problem, GatedRepoError):
         page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{name}"
-        yet, then = (", and your account has no access yet", "wait to be admitted") if has_token else ("", LOG_IN)
+        yet, then = (
+            (", and your account has no access yet", "wait until access is granted") if has_token else ("", LOG_IN)
+        )
         found = f"is gated{yet}; accept its terms at {page}, then {then}"
     elif isinstance(problem, DisabledRepoError):
         found = f"is disabled on the hub; give another {_NOUNS[kind]}"
@@ -144,15 +155,15 @@ def _refusal(kind: Kind, name: str, problem: HfHubHTTPError) -> str:
         who = "use the token of an account that may read it" if has_token else LOG_IN
         found = f"{_ABSENT[kind]}; correct the id, or {who}"
     elif code == HTTPStatus.FORBIDDEN:
-        found = "the hub does not let you read it (403); use the token of an account that may"
+        found = "the hub does not let you read it (403); use the token of an account that may read it"
     else:
         said = (problem.server_message or str(problem)).splitlines()[0]
-        found = f"the hub answers with {code}: {said}; correct the id"
+        found = f"the hub answers with status {code}: {said}; correct the id"
     return found
 
 
 def _way_out(kind: Kind, name: str, problem: Exception) -> str:
-    """What to do if the hub is out of reach."""
+    """Return the remedy if the hub is out of reach."""
     if isinstance(problem, OfflineModeIsEnabled):
         download = f"`hf download {'--repo-type dataset ' if kind == 'dataset' else ''}{name}`"
         return f"unset it, run {download} while online, or give {_local(kind)}"
@@ -166,10 +177,11 @@ def _local(kind: Kind) -> str:
 
 
 def _known_revisions(kind: Kind, name: str) -> str:
+    """Return the remedy for an unknown revision: the branches and tags that exist, if the hub lists them."""
     try:
         refs = HfApi().list_repo_refs(name, repo_type=kind)
     except (HTTPError, OSError, ValueError):
-        return "correct it"
+        return "correct the revision"
     names = [ref.name for ref in (*refs.branches, *refs.tags)]
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return f"use one of {', '.join(names[:_NAMED])}{more}"

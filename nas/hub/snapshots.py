@@ -1,4 +1,9 @@
-"""Snapshots: the files of a repository at one commit, found by branch, tag or commit and downloaded into the cache."""
+"""Snapshots: the files of a hub repository at one commit.
+
+`find` resolves a branch, tag or commit to a `Snapshot`, which downloads files into the Hugging Face cache. If the hub
+is out of reach, snapshots that were downloaded before are used. Teachers are loaded from the folder that
+`model_folder` returns, and `nas.hub.splits` reads data sets from snapshots.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +27,16 @@ from nas.hub.problems import FAILURES, Kind, explained, is_out_of_reach, why_out
 CARD = "README.md"
 _COMMIT = re.compile("[0-9a-f]{40}")
 _PATIENCE_S = 10.0
-"""How long the hub may take to say what a revision is."""
+"""Timeout of the request that resolves a revision, in seconds."""
 _ABOUT = ("*.json", "*.txt", "*.model", CARD)
-"""Configuration and tokenizer of a model."""
+"""Patterns of the files with a model's configuration, tokenizer and card."""
 _WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors")
 _PICKLED = ("pytorch_model*.bin", "tf_model.h5", "flax_model.msgpack")
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A repository at one commit."""
+    """A hub repository at one commit, whose files can be listed and downloaded."""
 
     kind: Kind
     name: str
@@ -42,12 +47,12 @@ class Snapshot:
 
     @property
     def folder(self) -> Path:
-        """Where its files are, if they were downloaded."""
+        """The folder in the cache that holds the downloaded files; it exists only if something was downloaded."""
         folder = repo_folder_name(repo_id=self.name, repo_type=self.kind)
         return Path(constants.HF_HUB_CACHE).expanduser().resolve() / folder / "snapshots" / self.commit
 
     def files(self) -> list[str]:
-        """Return the paths of all its files; perhaps only of those downloaded before, if the hub is out of reach."""
+        """Return the paths of all files in the snapshot, or of the downloaded ones if the hub is out of reach."""
         with explained(self.kind, self.name, self.commit):
             try:
                 return self._listing()
@@ -59,7 +64,7 @@ class Snapshot:
                 return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
     def download(self, files: Iterable[str]) -> Path:
-        """The folder with these files of it, which are downloaded if they are not there."""
+        """Return the local folder with the given files, after downloading those that are missing."""
         wanted = [glob.escape(file) for file in files]
         with explained(self.kind, self.name, self.commit):
             return self._fetch(wanted)
@@ -69,16 +74,16 @@ class Snapshot:
         return [file.path for file in found]
 
     def _fetch(self, patterns: list[str]) -> Path:
-        """The folder with the files that match, after they and the listing were brought into the cache."""
+        """Return the local folder, after downloading the matching files and the list of all files into the cache."""
         found = snapshot_download(self.name, repo_type=self.kind, revision=self.commit, allow_patterns=patterns)
         return Path(found)
 
 
 def find(kind: Kind, name: str, revision: str | None) -> tuple[Snapshot, str]:
-    """Return the snapshot of a branch, tag or commit, by default of the main branch.
+    """Return the snapshot of a branch, tag or commit, by default of the main branch, and an empty text.
 
-    If the hub is out of reach, it is the last one that was seen, and the second value, otherwise empty, says why.
-    Raises `TeacherError` or `DataError` if there is none.
+    If the hub is out of reach, return the snapshot that was found last for this revision, and the reason as text.
+    Raises `TeacherError` or `DataError` if there is no snapshot.
     """
     with explained(kind, name, revision):
         if revision and is_commit(revision) and (known := Snapshot(kind, name, revision)).folder.is_dir():
@@ -86,7 +91,7 @@ def find(kind: Kind, name: str, revision: str | None) -> tuple[Snapshot, str]:
         problem = _ask(kind, name, revision)[1]
         if problem and revision and is_commit(revision):
             raise problem
-        api = HfApi()  # without a problem it asks again, but notes the answer for times when the hub is out of reach
+        api = HfApi()  # asks a second time, but this answer is stored for use without the hub
         try:
             found = api.resolve_revision(name, repo_type=kind, revision=revision, local_files_only=bool(problem))
         except RevisionResolutionError as absent:
@@ -95,14 +100,14 @@ def find(kind: Kind, name: str, revision: str | None) -> tuple[Snapshot, str]:
 
 
 def latest(kind: Kind, name: str, revision: str | None) -> tuple[str | None, str]:
-    """The commit that a branch or tag is at now; if the hub is out of reach, nothing, and why."""
+    """Return the commit that a branch or tag points to now, and an empty text; None and the reason if out of reach."""
     with explained(kind, name, revision):
         commit, problem = _ask(kind, name, revision)
     return commit, why_out_of_reach(problem) if problem else ""
 
 
 def _ask(kind: Kind, name: str, revision: str | None) -> tuple[str | None, Exception | None]:
-    """The commit that the hub names, or the problem that kept it from answering."""
+    """Return the commit of a revision, or the exception if the hub is out of reach; one of the two is None."""
     try:
         return HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=_PATIENCE_S).sha, None
     except FAILURES as problem:
@@ -112,28 +117,28 @@ def _ask(kind: Kind, name: str, revision: str | None) -> tuple[str | None, Excep
 
 
 def is_commit(revision: str) -> bool:
-    """Whether a revision is a commit's full hash, which always means the same files."""
+    """Whether a revision is the full hash of a commit, which always stands for the same files."""
     return bool(_COMMIT.fullmatch(revision))
 
 
 def model_folder(snapshot: Snapshot, weights: bool) -> Path:
-    """The folder with a model's configuration, its tokenizer and, if asked for, its weights.
+    """Return the local folder with a model's configuration and tokenizer, and also its weights if `weights` is set.
 
-    Raises `TeacherError` if there is no configuration, or no weights in safetensors.
+    Raises `TeacherError` if the snapshot has no configuration, or no weights in safetensors format.
     """
     files = [file for file in snapshot.files() if "/" not in file]
     if "config.json" not in files:
         raise TeacherError(
-            f"teacher.model: {snapshot}: has no config.json, so it is no model of transformers; give another id"
+            f"teacher.model: {snapshot}: has no config.json, so it is not a transformers model; give another id"
         )
     stored = _matching(files, _WEIGHTS)
     if not stored:
         pickled = _matching(files, _PICKLED)
-        has = f"only {pickled[0]}, which is not loaded" if pickled else "no weights in safetensors"
+        has = f"only {pickled[0]}, which nas does not load" if pickled else "and no other weights in safetensors format"
         raise TeacherError(
-            f"teacher.model: {snapshot}: has no model.safetensors, {has}; set teacher.revision to a commit that has it "
-            "(the hub's converter makes pull requests such as refs/pr/1), or save it with transformers in a folder and "
-            "give that"
+            f"teacher.model: {snapshot}: has no model.safetensors, {has}; set teacher.revision to one that has it "
+            "(the hub's converter opens pull requests such as refs/pr/1), or save the model with transformers and give "
+            "that folder"
         )
     return snapshot.download(_matching(files, _ABOUT) + (stored if weights else []))
 

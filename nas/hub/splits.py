@@ -1,8 +1,8 @@
-"""Data sets of the hub: their configurations and splits, and the rows of a split.
+"""Data sets on the hub: their configurations and splits, and the rows of a split.
 
-Which files belong to which configuration and split is asked of the datasets library, which looks at an outline of the
-repository: a folder with the same paths, empty but for what describes the data. Only the files of the splits that a
-study names are then downloaded, and no code of a data set is run.
+The datasets library decides which files belong to which configuration and split. It is given an outline of the
+repository: a folder with the same paths, in which all files are empty except those that describe the data. Only the
+files of the splits that a study names are downloaded, and no code from a data set is ever run.
 """
 
 from __future__ import annotations
@@ -31,24 +31,28 @@ from nas.hub.snapshots import CARD, Snapshot
 
 _DESCRIPTIONS = (CARD, ".huggingface.yaml", "dataset_infos.json")
 _TABLES = ("parquet", "csv", "json", "arrow", "text")
-"""Kinds of files that hold rows and no code."""
+"""Builders of the datasets library that read files of rows and run no code from the data set."""
 _ABOUT_FILES = {"name", "version", "data_dir", "data_files", "description", "features"}
-"""Settings of a builder that do not say how a file is read."""
+"""Settings of a builder that do not affect how a file is read."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Where the rows of a split are, and how they are read."""
+    """The files that hold the rows of a split, and how to read them."""
 
     snapshot: Snapshot
     files: tuple[str, ...]
     kind: str
     options: Mapping[str, Any]
-    """What the data set says about its files, such as the separator of CSV."""
+    """Reader settings that the data set gives for its files, such as the separator of CSV."""
     features: Features | None
 
     def rows(self, read: Callable[[Path], Dataset], suffixes: tuple[str, ...]) -> Dataset:
-        """All rows. `read` reads one file of one of these suffixes, as it reads a user's own."""
+        """Return all rows of the split, after downloading its files.
+
+        `read` reads a single local file whose suffix is one of `suffixes`; other files, and those with settings of
+        their own, are read by the datasets library. Raises `DataError` if the files cannot be read.
+        """
         folder = self.snapshot.download(self.files)
         paths = [folder / file for file in self.files]
         try:
@@ -58,11 +62,11 @@ class Split:
                     found = found.cast_column(column, feature)
         except DataError:
             raise
-        except Exception as problem:  # the datasets library raises bare exceptions for files it cannot parse
+        except Exception as problem:  # the datasets library raises plain exceptions for unreadable files
             reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
             raise DataError(
                 f"task.hub: {self.snapshot}: {self.files[0]}{' and others' if len(paths) > 1 else ''} cannot be read "
-                f"as rows of the same columns: {reason.rstrip('.')}; give another data set, or save it as files"
+                f"as rows with the same columns: {reason.rstrip('.')}; give another data set, or save it as files"
             ) from None
         return found
 
@@ -76,16 +80,16 @@ class Split:
 
 
 def splits(snapshot: Snapshot, config: str | None) -> dict[str, Split]:
-    """The splits of a configuration by their names.
+    """Return the splits of a configuration by name.
 
-    Raises `DataError` if there is no such configuration, or if the data set is not made of files with rows.
+    Raises `DataError` if there is no such configuration, or if the data set does not consist of files with rows.
     """
     files = snapshot.files()
     base = snapshot.name.rpartition("/")[2]
     if f"{base}.py" in files:
         raise DataError(
-            f"task.hub: {snapshot}: needs its loading script {base}.py, and no code of a data set is run; give a data "
-            "set of Parquet, CSV or JSONL files, or save its splits as files and give those"
+            f"task.hub: {snapshot}: needs its loading script {base}.py, but nas runs no code from a data set; give a "
+            "data set of Parquet, CSV or JSONL files, or save its splits as files and give those"
         )
     described = snapshot.download([file for file in files if file in _DESCRIPTIONS])
     with TemporaryDirectory() as parent:
@@ -95,18 +99,21 @@ def splits(snapshot: Snapshot, config: str | None) -> dict[str, Split]:
             return _resolve(snapshot, outline, config)
         except DataError:
             raise
-        except Exception as problem:  # the datasets library raises bare exceptions for what it cannot make sense of
+        except Exception as problem:  # the datasets library raises plain exceptions for unknown layouts
             reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
             reason = reason.replace(f"{outline}/", "").replace(str(outline), snapshot.name).rstrip(".")
             raise DataError(
-                f"task.hub: {snapshot}: its files make no data set: {reason}; give one of Parquet, CSV or JSONL files"
+                f"task.hub: {snapshot}: its files are not a data set: {reason}; give one of Parquet, CSV or JSONL files"
             ) from None
 
 
 def read_split(
     snapshot: Snapshot, config: str | None, split: str, read: Callable[[Path], Dataset], suffixes: tuple[str, ...]
 ) -> Dataset:
-    """The rows of a split, or of a part of one such as `train[:1000]`."""
+    """Return the rows of a split, or of an expression such as `train[:1000]+validation`.
+
+    See `Split.rows` for `read` and `suffixes`. Raises `DataError` if a split does not exist or cannot be read.
+    """
     known, rows = splits(snapshot, config), {}
     for name in names_in(split):
         check_split(snapshot, known, name)
@@ -116,22 +123,23 @@ def read_split(
     try:
         parts = ReadInstruction.from_spec(split).to_absolute({name: len(part) for name, part in rows.items()})
     except (ValueError, AssertionError) as problem:
-        raise DataError(f"{split}: is no part of a split: {problem}; write it as train[:1000]") from None
+        raise DataError(f"{split}: is not a valid part of a split: {problem}; write it as train[:1000]") from None
     return concatenate_datasets([rows[part.splitname].select(range(part.from_, part.to)) for part in parts])
 
 
 def names_in(split: str) -> list[str]:
-    """The splits that `train[:1000]+validation` and the like are parts of."""
+    """Return the names of the splits in an expression: `train` and `validation` for `train[:1000]+validation`."""
     return list(dict.fromkeys(part.partition("[")[0].strip() for part in split.split("+")))
 
 
 def check_split(snapshot: Snapshot, known: Mapping[str, Split], name: str) -> None:
     """Raise `DataError` if a data set has no such split."""
     if name not in known:
-        raise DataError(f"{snapshot}: no split {name!r}; use one of {', '.join(known)} for train and test")
+        raise DataError(f"{snapshot}: has no split {name!r}; use one of {', '.join(known)} for train and test")
 
 
 def _draw(outline: Path, files: list[str], described: Path) -> None:
+    """Create the outline of a repository; the files that describe the data are copied from `described`."""
     for file in files:
         path = PurePosixPath(file)
         if path.is_absolute() or ".." in path.parts:
@@ -145,6 +153,7 @@ def _draw(outline: Path, files: list[str], described: Path) -> None:
 
 
 def _resolve(snapshot: Snapshot, outline: Path, config: str | None) -> dict[str, Split]:
+    """Return the splits that the datasets library finds in an outline; see `splits` for the errors."""
     known = get_dataset_config_names(str(outline))
     if config is None and get_dataset_default_config_name(str(outline)) is None:
         raise DataError(f"task.config: {snapshot} has several configurations; set one of {', '.join(known)}")
@@ -155,7 +164,7 @@ def _resolve(snapshot: Snapshot, outline: Path, config: str | None) -> dict[str,
         builder = load_dataset_builder(str(outline), config, cache_dir=cache)
     if builder.name not in _TABLES:
         raise DataError(
-            f"task.hub: {snapshot}: is not made of tables (the datasets library takes it for {builder.name!r}); give "
+            f"task.hub: {snapshot}: is not made of tables (the datasets library reads it as {builder.name!r}); give "
             "one of Parquet, CSV or JSONL files"
         )
     usual = type(builder.config)()
@@ -172,10 +181,11 @@ def _resolve(snapshot: Snapshot, outline: Path, config: str | None) -> dict[str,
 
 
 def _within(snapshot: Snapshot, outline: Path, paths: list[str]) -> tuple[str, ...]:
-    """The paths inside the repository. Raises `DataError` for one that its README.md names outside of it."""
+    """Return paths relative to the repository. Raises `DataError` if its README.md names a path outside of it."""
     stray = next((path for path in paths if not Path(path).is_relative_to(outline)), None)
     if stray is not None:
         raise DataError(
-            f"task.hub: {snapshot}: its {CARD} names {stray}, which is no file of the data set; give another data set"
+            f"task.hub: {snapshot}: its {CARD} names {stray}, which is not a file of the data set; give another "
+            "data set"
         )
     return tuple(Path(path).relative_to(outline).as_posix() for path in paths)

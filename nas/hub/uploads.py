@@ -1,4 +1,7 @@
-"""Uploads: a folder becomes the content of a model repository, which is made if it is not there."""
+"""Uploads to the hub: `upload` makes a local folder the content of a model repository, creating it if necessary.
+
+`nas.export.publishing` calls it for `nas push`; nothing else uploads anything.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,14 @@ from nas.errors import ExportError, NasError
 from nas.hub.problems import LOG_IN, REFUSED_TOKEN, is_out_of_reach, is_refused_token, quiet, why_out_of_reach
 
 _BY_THE_HUB = {".gitattributes", "README.md"}
-"""Files that a repository may have from its beginning."""
+"""Files that the hub may add when a repository is created."""
 _HIDDEN = [".*", "*/.*"]
 _MAY_NOT = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
 
 
 @dataclass(frozen=True)
 class Upload:
-    """What a folder was uploaded as."""
+    """The repository that a folder was uploaded to, and the resulting commit."""
 
     repository: str
     url: str
@@ -34,13 +37,13 @@ class Upload:
 
 
 def upload(folder: Path, name: str, private: bool, mark: str, title: str) -> Upload:
-    """Make a folder the content of a model repository, in one commit with a title; hidden files stay behind.
+    """Upload a folder without its hidden files as the content of a model repository, in one commit titled `title`.
 
-    A repository that is not there is made, `private` or as the account's settings say. One that is there must be
-    private if that is asked for, and must have the file `mark`, by which it is known to hold an earlier upload, unless
-    it is empty. Files of it that the folder does not have are deleted.
+    A missing repository is created: as private if `private` is set, otherwise as the settings of the account say. An
+    existing repository must be private if `private` is set. Unless it is empty, it must contain the file `mark`,
+    which identifies an earlier upload. Its files that are not in the folder are deleted.
 
-    Raises `ExportError` if the hub or one of these rules refuses it.
+    Raises `ExportError` if the repository breaks one of these rules, or if the hub refuses the upload.
     """
     with quiet():
         try:
@@ -53,9 +56,9 @@ def upload(folder: Path, name: str, private: bool, mark: str, title: str) -> Upl
 
 def _upload(folder: Path, name: str, private: bool, mark: str, title: str) -> Upload:
     if constants.HF_HUB_OFFLINE:
-        raise ExportError(f"{name}: HF_HUB_OFFLINE is set; unset it to upload something")
+        raise ExportError(f"{name}: HF_HUB_OFFLINE is set; unset it to upload")
     if not get_token():
-        raise ExportError(f"{name}: only who is logged in can upload something; {LOG_IN}")
+        raise ExportError(f"{name}: uploading needs a login; {LOG_IN}")
     api = HfApi()
     name = api.create_repo(name, private=private or None, exist_ok=True).repo_id
     known = api.model_info(name)
@@ -77,11 +80,11 @@ def _upload(folder: Path, name: str, private: bool, mark: str, title: str) -> Up
 
 
 def _reason(problem: Exception) -> str:
-    """What is wrong, and the remedy."""
+    """Return what is wrong with the upload, and the remedy."""
     while isinstance(problem, RuntimeError) and isinstance(problem.__cause__, Exception):
-        problem = problem.__cause__  # of a single file, which is uploaded by a thread
+        problem = problem.__cause__  # the error of a single file, which a thread uploads
     if isinstance(problem, HFValidationError):
-        return "is no id of the hub, such as owner/name; correct it"
+        return "is not a hub id such as owner/name; correct it"
     if isinstance(problem, HTTPError | OfflineModeIsEnabled) and is_out_of_reach(problem):
         return f"{why_out_of_reach(problem)}; check the network, the proxy and HF_ENDPOINT, or try again later"
     if not isinstance(problem, HfHubHTTPError):
@@ -92,7 +95,7 @@ def _reason(problem: Exception) -> str:
     said = (problem.server_message or str(problem)).splitlines()[0].rstrip(".")
     if code in _MAY_NOT:
         return (
-            f"the hub does not let you write to it ({code}: {said}); use a token with the right to write, or give a "
-            "name below your own account"
+            f"the hub does not let you write to it ({code}: {said}); use a token with write access, or give a name "
+            "under your own account"
         )
-    return f"the hub answers with {code}: {said}; correct what it names, or try again later"
+    return f"the hub answers with status {code}: {said}; correct that, or try again later"

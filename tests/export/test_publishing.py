@@ -104,8 +104,8 @@ def test_what_is_no_earlier_export_is_left_alone(nas, account, export):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("you/tiny", "(403: You don't have the rights to create a model under you); use a token with the right"),
-        ("a/b/c", "a/b/c: is no id of the hub, such as owner/name; correct it"),
+        ("you/tiny", "(403: You don't have the rights to create a model under you); use a token with write access"),
+        ("a/b/c", "a/b/c: is not a hub id such as owner/name; correct it"),
     ],
 )
 def test_names_that_are_refused(nas, account, export, name, said):
@@ -121,12 +121,12 @@ def test_a_repository_that_may_only_be_read_is_refused(nas, account, export):
 
 def test_who_is_not_logged_in_and_a_hub_out_of_reach(nas, hub, export, monkeypatch):
     code, _, error = nas("push", str(export), "me/tiny")
-    assert code == 2 and "me/tiny: only who is logged in can upload something; log in with `hf auth login`" in error
+    assert code == 2 and "me/tiny: uploading needs a login; log in with `hf auth login`" in error
     monkeypatch.setenv("HF_TOKEN", "unknown")
     assert "does not accept your token" in nas("push", str(export), "me/tiny")[2]
     assert not hub.repositories
     hub.broken = 503
-    assert "the hub has a fault of its own (503)" in nas("push", str(export), "me/tiny")[2]
+    assert "the hub reports an internal error (503)" in nas("push", str(export), "me/tiny")[2]
     hub.stop()
     code, _, error = nas("push", str(export), "me/tiny")
     assert code == 2 and "cannot be reached" in error and error.count("\n") == 1

@@ -95,21 +95,21 @@ def test_a_gated_model_names_the_page_of_its_terms(hub, bert, monkeypatch):
 def test_what_is_not_there_is_named_with_what_is(hub, bert):
     bert.tag("v1", bert.refs["main"])
     assert _refused("someone/nobody").startswith(
-        "teacher.model: someone/nobody: is no folder beside the study, and the"
+        "teacher.model: someone/nobody: is not a folder next to the study, and the"
     )
     assert _refused(revision="v2") == (
         "teacher.revision: someone/bert has no branch, tag or commit 'v2'; use one of main, v1"
     )
     assert "no branch, tag or commit '0000" in _refused(revision="0" * 40)
-    assert "is no id of the hub, such as owner/name" in _refused("models/someone/bert")
+    assert "is not a hub id such as owner/name" in _refused("models/someone/bert")
 
 
 @pytest.mark.parametrize(
     ("without", "words"),
     [
         ({"config.json"}, "has no config.json"),
-        ({"model.safetensors"}, "has no model.safetensors, only pytorch_model.bin, which is not loaded"),
-        ({"model.safetensors", "pytorch_model.bin"}, "no weights in safetensors"),
+        ({"model.safetensors"}, "has no model.safetensors, only pytorch_model.bin, which nas does not load"),
+        ({"model.safetensors", "pytorch_model.bin"}, "no other weights in safetensors"),
     ],
 )
 def test_a_model_that_lacks_files_is_refused_before_any_is_downloaded(hub, without, words):
@@ -118,7 +118,7 @@ def test_a_model_that_lacks_files_is_refused_before_any_is_downloaded(hub, witho
     assert not any("/resolve/" in request for request in hub.requests)
 
 
-@pytest.mark.parametrize(("status", "words"), [(429, "429, rate limit"), (500, "fault of its own (500)")])
+@pytest.mark.parametrize(("status", "words"), [(429, "429, rate limit"), (500, "internal error (500)")])
 def test_a_hub_that_fails_leaves_what_was_downloaded(hub, bert, status, words):
     found, _ = find("model", "someone/bert", None)
     folder = model_folder(found, weights=True)
@@ -156,7 +156,7 @@ def test_what_other_programs_downloaded_serves_offline(hub, bert, monkeypatch):
 
 def test_an_address_where_no_hub_is(hub, bert):
     hub.page = b"<html>log in to the network</html>"
-    assert "does not answer as a hub does; check HF_ENDPOINT" in _refused()
+    assert "does not answer like a Hugging Face hub; check HF_ENDPOINT" in _refused()
 
 
 def test_a_cache_that_cannot_be_written_is_named(hub, bert, monkeypatch):

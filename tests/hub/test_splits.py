@@ -131,21 +131,21 @@ def test_offline_the_splits_that_were_read_are_read_again(configured, hub, monke
 
 def test_code_is_not_run_and_files_of_the_machine_are_not_read(data, tmp_path):
     (tmp_path / "secret.csv").write_text(CSV)
-    with pytest.raises(DataError, match=r"needs its loading script data.py, and no code of a data set is run"):
+    with pytest.raises(DataError, match=r"needs its loading script data.py, but nas runs no code from a data set"):
         splits(data({"data.py": "raise SystemExit", "train.csv": CSV}), None)
     for path in (str(tmp_path / "secret.csv"), "../../secret.csv", "hf://datasets/someone/other/train.csv"):
         readme = f"---\nconfigs:\n- config_name: default\n  data_files: {path}\n---\n"
-        with pytest.raises(DataError, match=r"which is no file of the data set|make no data set"):
+        with pytest.raises(DataError, match=r"which is not a file of the data set|are not a data set"):
             splits(data({"README.md": readme, "train.csv": CSV}, "someone/strange"), None)
 
 
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({"README.md": "# empty\n"}, "make no data set: .*doesn't contain any data files"),
-        ({"README.md": "---\nconfigs: [\n---\n", "train.csv": CSV}, "make no data set"),
+        ({"README.md": "# empty\n"}, "are not a data set: .*doesn't contain any data files"),
+        ({"README.md": "---\nconfigs: [\n---\n", "train.csv": CSV}, "are not a data set"),
         ({"train/a.png": b"x", "train/b.png": b"y"}, "is not made of tables .*'imagefolder'"),
-        ({"train.pkl": b"x"}, "is not made of tables|make no data set"),
+        ({"train.pkl": b"x"}, "is not made of tables|are not a data set"),
     ],
 )
 def test_what_is_no_table_is_refused(data, files, words):
@@ -160,7 +160,7 @@ def test_files_of_a_split_that_do_not_agree_are_refused(data):
         "data/train-00000-of-00002.parquet": as_parquet(ROWS),
         "data/train-00001-of-00002.parquet": as_parquet(other),
     }
-    with pytest.raises(DataError, match="cannot be read as rows of the same columns"):
+    with pytest.raises(DataError, match="cannot be read as rows with the same columns"):
         _read(data(files), "train")
 
 
