@@ -109,7 +109,7 @@ def test_labels_that_are_lists_are_refused(files, tmp_path):
     path = str(tmp_path / "lists.parquet")
     Dataset.from_dict({"text": ["w1", "w2"], "label": [[0], [1]]}).to_parquet(path)
     for train, test in ((path, files[1]), (files[0], path)):
-        with pytest.raises(DataError, match=r"lists\.parquet: column 'label' must hold one label a row"):
+        with pytest.raises(DataError, match=r"lists\.parquet: column 'label' must hold one label per row"):
             prepare(_task(), train, test, make_tokenizer(), 0)
 
 
@@ -119,13 +119,14 @@ def test_a_label_that_is_no_class_is_named_and_one_that_is_missing_called_so(fil
         rows = Dataset.from_parquet(path, keep_in_memory=True).cast_column("label", ClassLabel(names=["bad", "good"]))
         rows.to_parquet(named.setdefault(name, str(tmp_path / f"{name}-named.parquet")))
     with pytest.raises(
-        DataError, match=r"test\.parquet: column 'label': label [01] is no class of .*, which has 2 such as 'bad'; use"
+        DataError,
+        match=r"test\.parquet: column 'label': label [01] is not a class of .*, which has 2 such as 'bad'; use",
     ):
         prepare(_task(holdout={"size": 60}), named["train"], files[1], make_tokenizer(), 0)
     hidden = Dataset.from_parquet(named["test"], keep_in_memory=True)
     hidden = Dataset.from_dict({"text": hidden["text"], "label": [-1] * len(hidden)}, features=hidden.features)
     hidden.to_parquet(tmp_path / "hidden.parquet")
-    with pytest.raises(DataError, match=r"row 0 .* has no label, 50 of 50 rows have none; .* labels are public"):
+    with pytest.raises(DataError, match=r"row 0 .* has no label \(50 of 50 rows have none\); .* labels are public"):
         prepare(_task(holdout={"size": 60}), named["train"], str(tmp_path / "hidden.parquet"), make_tokenizer(), 0)
 
 

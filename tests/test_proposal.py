@@ -269,7 +269,7 @@ def test_queries_with_several_passages_may_be_ranked(here, nas):
     code, _, error = nas("init", "other", *GIVEN, "--kind", "ranking", "--query", "question_ids")
     assert code == 2 and "no column 'question_ids'" in error
     code, _, error = nas("init", "other", *GIVEN, "--kind", "classification", "--query", "question_id")
-    assert code == 2 and "query: classification judges each row alone, but got 'question_id'; remove it" in error
+    assert code == 2 and "query: classification judges each row by itself, but got 'question_id'; remove it" in error
 
 
 def test_a_cross_encoder_settles_that_queries_are_ranked(here, nas):

@@ -217,8 +217,8 @@ REFUSED = {
     "a token without an embedding": (_laugh, "uses the token '<laugh>', number 64, but the model has embeddings"),
     "no text column": (_rename("text"), "no column 'text'; use one of"),
     "no label column": (_rename("label"), "no column 'label'; use one of"),
-    "a class that the teacher does not have": (_three_classes, "has 2 labels, the data has 3 labels"),
-    "a class of the test set alone": (_relabel("test", 3, 7), "label 7 is no class of"),
+    "a class that the teacher does not have": (_three_classes, "has 2 labels, but the data has 3 labels"),
+    "a class of the test set alone": (_relabel("test", 3, 7), "label 7 is not a class of"),
     "a row without a label": (_relabel("train", 5, None), "row 5 (counted from 0) has no label"),
 }
 

@@ -70,7 +70,7 @@ def _half_a_head(folder):
     ("spoil", "message"),
     [
         (_bare_encoder, "not a fine-tuned classifier"),
-        (_other_labels, "has 2 labels: 'good', 'poor', the data has 2 labels: 'bad', 'good'"),
+        (_other_labels, "has 2 labels: 'good', 'poor', but the data has 2 labels: 'bad', 'good'"),
         (_truncated, "cannot be loaded"),
         (_no_tokenizer, "has no tokenizer"),
         (_half_a_head, "num_attention_heads"),

@@ -1,4 +1,8 @@
-"""Kinds of task: what a label is, what is learnt from the teacher, and how answers are judged."""
+"""Kinds of task, such as classification or ranking: their labels, their distillation losses and their metrics.
+
+`REGISTRY` maps the values of `task.kind` to instances of `TaskKind`. Study, data, pipeline and exports ask a kind
+what depends on it, so that no module outside this package distinguishes between kinds.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +47,7 @@ REGISTRY: dict[str, TaskKind] = {
 
 
 def task_kind(name: str) -> TaskKind:
-    """The kind of that name. Raises `ValueError` with rule, value and remedy if there is none."""
+    """Return the kind of task with this name. Raises `ValueError` with rule, value and remedy if there is none."""
     if name not in REGISTRY:
         raise ValueError(f"kind: must be one of {', '.join(REGISTRY)}, but got {name!r}; use one of them")
     return REGISTRY[name]

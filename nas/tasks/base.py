@@ -1,7 +1,7 @@
-"""The contract of a kind of task: what a row's label is, what a network outputs for it, and how that is judged.
+"""The interface of a kind of task: what the label of a row is, what a network outputs, and how outputs are judged.
 
-A kind is one file with one subclass of `TaskKind`, its `Metric`, and one line in the registry. Torch, scikit-learn and
-scipy are only touched inside the methods, so that a study can be read and checked without them.
+Each kind has a file with a subclass of `TaskKind` and its `Metric`, and one entry in the registry. Torch,
+scikit-learn and scipy are imported only inside methods, so that a study can be read and checked without them.
 """
 
 from __future__ import annotations
@@ -22,63 +22,63 @@ if TYPE_CHECKING:
     import torch
 
 Problem = Literal["regression", "single_label_classification", "multi_label_classification"]
-"""What the outputs of a classifier are, in the words of transformers."""
+"""The `problem_type` of a classifier, as transformers defines it."""
 Meaning = Literal["classes", "scale", "lists", "grades", "tags"]
-"""What a column of labels holds: a class a row, a number on a scale, a list of labels, how relevant a row is to its
-query, or a tag for each word."""
+"""What a label column holds per row: a class, a number on a scale, a list of labels, a grade of relevance to the
+row's query, or a list with a tag for each word."""
 GROUP, JUDGED = "group", "judged"
-"""Columns that a tokenised split may have beside `labels`: the number of each row's group, and what the metric compares
-outputs with where trainings learn from something else."""
+"""Columns that a tokenised split may have in addition to `labels`: the number of each row's group, and the values
+that the metric compares outputs with, if they differ from the labels used in training."""
 LENGTH_FILE = "sentence_bert_config.json"
 IGNORED = -100
-"""The label of a token that has none, as in transformers."""
+"""The label of a token that has no tag and is not judged, as in transformers."""
 _MANY_LABELS = 8
-"""From this number on labels are counted, not named."""
+"""If there are at least this many labels, texts give their number instead of their names."""
 
 
 class TaskSettings(Protocol):
-    """What a kind is told of a study's `[task]`."""
+    """The settings of a study's `[task]` that a kind of task depends on."""
 
     @property
     def metric(self) -> str:
-        """The name of the metric."""
+        """The name of the metric, or `module:function` for a user-defined one."""
 
     @property
     def positive(self) -> str | None:
-        """The class that f1, precision, recall or roc_auc is of."""
+        """The class for which f1, precision, recall or roc_auc is computed; None if the study does not name one."""
 
     @property
     def label(self) -> str | tuple[str, ...]:
-        """The column of labels, or several columns."""
+        """The name of the label column, or the names of several label columns."""
 
     @property
     def threshold(self) -> float | str | None:
-        """The probability from which a label applies, or `search`."""
+        """The smallest probability at which a label applies, or `search` if it is chosen on the search set."""
 
     @property
     def text(self) -> tuple[str, ...]:
-        """The columns of texts."""
+        """The names of the text columns: one, or two for text pairs."""
 
     @property
     def query(self) -> str | None:
-        """The column that says which rows are judged together."""
+        """The name of the column that identifies the query of each row; None if the first text does."""
 
     @property
     def search(self) -> str | None:
-        """The search set, where it is not held out of the training rows."""
+        """The file of the search set; None if it is held out of the training rows."""
 
     @property
     def pair(self) -> tuple[str, ...]:
-        """The columns of the texts that are compared."""
+        """The names of the two columns whose texts are compared, in the search and the test set."""
 
 
 def is_own(metric: str) -> bool:
-    """Whether a metric's name is that of a function of one's own; see `nas.tasks.own_metric`."""
+    """Whether the name of a metric stands for a user-defined function; see `nas.tasks.own_metric`."""
     return ":" in metric
 
 
 def in_groups(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Records (rows,) of `label` and `group`: what a metric that judges groups of rows compares outputs with."""
+    """Return records (rows,) with the fields `label` and `group`, as metrics that judge groups of rows expect them."""
     found = np.empty(len(labels), dtype=[("label", labels.dtype, labels.shape[1:]), (GROUP, np.int64)])
     found["label"], found[GROUP] = labels, groups
     return found
@@ -86,141 +86,152 @@ def in_groups(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class TaskLabels:
-    """The labels of a task's files as numbers."""
+    """The labels of a task's training and test file, converted to numbers."""
 
     values: Mapping[str, list[Any]]
-    """The label of each row, by the name of the file: a class number, a target, or whatever the kind stores."""
+    """The label of each row in the files `train` and `test`: a class number, a target, or what else the kind uses."""
     names: tuple[str, ...]
-    """The names of a network's outputs in order; none where it outputs a number."""
+    """The names of a network's outputs in order; empty if it outputs a number."""
     notes: tuple[str, ...] = ()
-    """What a user should know about them, a line each."""
+    """Notes for the user about the labels, one line each."""
     judged: Mapping[str, list[Any]] | None = None
-    """What the metric compares outputs with, by the name of the file; None if that is `values` too."""
+    """What the metric compares outputs with, in the same form; None if it uses `values`."""
 
 
 @dataclass(frozen=True)
 class Metric(ABC):
-    """How outputs become answers, and how these are scored. It travels to the processes that evaluate candidates.
+    """A metric: how a network's outputs become answers, and how these are scored.
 
-    Logits are (texts, outputs) and labels (texts, ...). If the task judges rows in groups, labels are the records of
-    `in_groups`. Where each token has a label, logits are (texts, tokens, outputs) and labels (texts, tokens), `IGNORED`
-    for tokens that are not judged.
+    Logits have the shape (texts, outputs) and labels (texts, ...). If the task judges rows in groups, labels are the
+    records of `in_groups`. If each token has a label, logits have the shape (texts, tokens, outputs) and labels
+    (texts, tokens), with `IGNORED` for tokens that are not judged. Instances are plain values, which are sent to the
+    processes that evaluate candidates.
     """
 
     name: str
-    """As in the study's `task.metric`."""
+    """The name in the study's `task.metric`."""
     label: str = ""
-    """How tables and messages name it."""
+    """The name in tables and messages; by default the same as `name`."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", self.label or self.name)
 
     @property
     def is_share(self) -> bool:
-        """Whether the score is the share of texts whose answer is right."""
+        """Whether the score is the share of texts with a correct answer."""
         return False
 
     @property
     def needs_float32(self) -> bool:
-        """Whether the score depends on small differences between outputs, for which bf16 has too few bits."""
+        """Whether the score depends on differences between outputs that are too small for bf16."""
         return False
 
     @property
     def least_size(self) -> int:
-        """The number of texts that it can be computed from, or of whatever else `size` counts."""
+        """The smallest number of texts, or of whatever `size` counts, for which the metric is defined."""
         return 1
 
     @property
     def size_word(self) -> str:
-        """What `size` counts, in the plural."""
+        """The plural noun for what `size` counts."""
         return "texts"
 
     def size(self, labels: np.ndarray) -> int:
-        """How many texts, or groups of texts, are judged."""
+        """Return the number of judged texts, or of judged groups of texts."""
         return len(labels)
 
     def in_words(self, labels: np.ndarray) -> str:
-        """What is judged, with its number."""
+        """Return what is judged and how much of it, such as "1,000 texts"."""
         texts = f"{len(labels):,} texts"
         return f"{self.size(labels):,} {self.size_word} ({texts})" if self.judges_groups else texts
 
     @abstractmethod
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
-        """The score of logits for labels; higher is better."""
+        """Return the score of logits, given the labels; higher is better."""
 
     def resampled(self, logits: np.ndarray, labels: np.ndarray, draws: Iterable[np.ndarray]) -> list[float]:
-        """The score of each draw of texts, which holds their numbers; a text may be drawn several times."""
+        """Return the score of each bootstrap sample; each item of `draws` holds row numbers, possibly repeated."""
         return [self.score(logits[rows], labels[rows]) for rows in draws]
 
     @abstractmethod
     def answers(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
-        """What a network answers with these logits, one row a text; None where answers cannot be equal.
+        """Return the answers that follow from these logits, one row per text; None if equality of answers is
+        meaningless.
 
-        The labels only tell which tokens are judged.
+        Labels are used only to find the tokens that are judged.
         """
 
     def predictions(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """What a function of one's own compares with the labels, one row a text; see `TaskKind.takes_own_metrics`."""
+        """Return what a user-defined metric compares with the labels, one row per text.
+
+        Only kinds with `TaskKind.takes_own_metrics` need it.
+        """
         found = self.answers(logits, labels)
         assert found is not None
         return found
 
     def right(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """For each text whether its answer is right, (texts,); for metrics that are the share of these."""
+        """Return whether the answer to each text is correct, (texts,); only for metrics with `is_share`."""
         raise NotImplementedError(f"{self.name} is not a share of right answers")
 
     @property
     def judges_groups(self) -> bool:
-        """Whether the score is the mean of those that groups of texts have."""
+        """Whether the score is the mean over the scores of groups of texts, such as the passages of a query."""
         return False
 
     def each(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """The score of each group, (groups,); for metrics that are the mean of these."""
+        """Return the score of each group, (groups,); only for metrics with `judges_groups`."""
         raise NotImplementedError(f"{self.name} does not judge groups")
 
     def confidence(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """The probability that a network gives the right answer of each text, (texts,); for the same metrics.
+        """Return the probability that a network assigns to the correct answer of each text, (texts,).
 
-        Its mean tells networks apart by fewer texts than the share of right answers does.
+        Only for metrics with `is_share`. The mean of these probabilities needs fewer texts than the share of correct
+        answers to tell networks apart.
         """
         return self.right(logits, labels).astype(np.float64)
 
     def constant(self, labels: np.ndarray, outputs: int) -> np.ndarray | None:
-        """Logits of the best answer that is the same for all texts; None if that scores 0."""
+        """Return logits that give the best constant answer to all texts; None if any constant answer scores 0."""
         return None
 
     @abstractmethod
     def imagined(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
-        """Logits of a network that is right in a share of its answers, wrong ones drawn at random."""
+        """Return simulated logits for which the given share of the answers is correct; the others are drawn at
+        random.
+
+        They serve to estimate the standard error of the metric before any network exists.
+        """
 
     @property
     def is_settled(self) -> bool:
-        """Whether it is fixed how outputs become answers; otherwise `settled` does that, on the search set."""
+        """Whether the step from outputs to answers is fully defined; if not, `settled` defines it on the search set."""
         return True
 
     def settled(self, logits: np.ndarray, labels: np.ndarray) -> Metric:
-        """The metric with everything fixed that the study leaves to be chosen on the search set."""
+        """Return this metric with all open settings, such as thresholds, chosen for the best score on these logits."""
         return self
 
     def about(self, outputs: int) -> dict[str, Any]:
-        """What `config.json` says of how so many outputs become answers, besides what transformers has a word for."""
+        """Return the entries of `config.json` on how outputs become answers, beyond those of transformers."""
         return {}
 
     def shown(self, labels: np.ndarray) -> list[int]:
-        """The rows of a test set with these labels whose answers the report compares; nothing if it compares none."""
+        """Return the numbers of the test rows whose answers the report compares; empty if it compares none."""
         return []
 
     def by_label(self, logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, float]]:
-        """Precision, recall, F1 and how often it is wanted, for whatever the report lists, by its name.
+        """Return precision, recall, F1 and number of occurrences of each item that the report lists, by its name.
 
-        `names` are those of the outputs. Nothing where such figures are not of interest.
+        Items are labels, tags or types of spans. `names` are the names of the outputs. Empty if the report lists
+        none.
         """
         return {}
 
     def check_size(
-        self, labels: np.ndarray, what: str = "What is judged (search.examples, search.least_tokens)"
+        self, labels: np.ndarray, what: str = "The judged set (search.examples, search.least_tokens)"
     ) -> None:
-        """Raise `DataError` if there is too little for the metric; `what` names it in the message."""
+        """Raise `DataError` if a set is too small for the metric; `what` names the set in the message."""
         if (found := self.size(labels)) < self.least_size:
             raise DataError(
                 f"{what} needs at least {self.least_size} {self.size_word} for {self.name}, but has {found}; give more"
@@ -228,81 +239,83 @@ class Metric(ABC):
 
 
 class TaskKind(ABC):
-    """One kind of task, a value without state."""
+    """A kind of task. Instances have no state."""
 
     name: ClassVar[str]
-    """The word that stands for it in `task.kind`."""
+    """The value of `task.kind` that selects this kind."""
     metrics: ClassVar[tuple[str, ...]]
-    """The metrics that judge it; the first one is proposed."""
+    """The names of its metrics; `nas init` proposes the first one."""
     takes_own_metrics: ClassVar[bool] = False
-    """Whether a text has a prediction that a function of the user's can compare with its label."""
+    """Whether each text has a prediction that a user-defined metric can compare with its label."""
     examples: ClassVar[tuple[Mapping[str, Sequence[Any]], ...]]
-    """Label columns as files hold them, each by its name: what its contract suite is run with."""
+    """Label columns as files hold them, by column name; the contract tests of task kinds use them."""
     problem_type: ClassVar[Problem]
-    """What transformers calls it in `config.json`."""
+    """The `problem_type` that transformers uses for it in `config.json`."""
     has_one_output: ClassVar[bool] = False
-    """Whether a network outputs one number, which distillation sees standardised."""
+    """Whether a network outputs a single number, which is standardised for the distillation."""
     predicts_numbers: ClassVar[bool] = False
-    """Whether labels are numbers on a scale, which fine-tuning sees standardised, and the output is one."""
+    """Whether labels and outputs are numbers on a scale; labels are standardised for fine-tuning."""
     of_one_class: ClassVar[tuple[str, ...]] = ()
-    """The metrics that may be of a class which the study names."""
+    """The metrics that can be computed for a single class, which `task.positive` names."""
     meaning: ClassVar[Meaning] = "classes"
-    """What a label column of such a task holds; `nas init` proposes the kind by it."""
+    """What a label column of this kind holds; `nas init` uses it to propose a kind."""
     several_columns: ClassVar[bool] = False
-    """Whether `task.label` may name several columns, one for each label."""
+    """Whether `task.label` may name several columns, one per label."""
     has_thresholds: ClassVar[bool] = False
-    """Whether a label applies from a probability on, which `task.threshold` sets."""
+    """Whether a label applies if its probability reaches a threshold, which `task.threshold` sets."""
     label_word: ClassVar[str] = "classes"
-    """What its labels are called in the plural."""
+    """The plural noun for its labels."""
     no_exits: ClassVar[str] = ""
-    """Why a text cannot leave a network early; empty where it can."""
+    """The reason why texts cannot exit a network early, as a clause of a message; empty if they can."""
     network_form: ClassVar[NetworkForm] = NetworkForm()
-    """The form of its networks, as far as it does not depend on the teacher."""
+    """The form of its networks, if it does not depend on the teacher; see `form`."""
     judges_groups: ClassVar[bool] = False
     """Whether rows are judged in groups, such as the passages of a query; see `group_column`."""
     no_student: ClassVar[str] = ""
-    """Why a network cannot learn from the stored outputs of another model; empty where it can."""
+    """The reason why a student cannot learn from stored outputs of another model; empty if it can."""
     learns_from_texts: ClassVar[bool] = False
-    """Whether training rows are texts without labels, and search and test set are files of pairs with a score. The
-    teacher is then taken as it is."""
+    """Whether training rows are unlabelled texts, while search and test set are files of text pairs with scores. The
+    teacher is then never fine-tuned."""
     has_static: ClassVar[bool] = True
-    """Whether a linear classifier of a text's mean word vector can do the task, to be compared with."""
+    """Whether a linear classifier on the mean of static token vectors can do the task, as a baseline."""
     needs_pairs: ClassVar[bool] = False
-    """Whether a row must be two texts."""
+    """Whether each row must consist of two texts."""
     has_words: ClassVar[bool] = False
-    """Whether a text is a list of words, and its label a list with a tag for each of them."""
+    """Whether each text is a list of words, and each label a list with one tag per word."""
     text_words: ClassVar[str] = "two columns for pairs"
-    """What `task.text` names, for a comment in a first study file."""
+    """What `task.text` names, as a comment in the study file that `nas init` writes."""
     hub_task: ClassVar[str] = "text-classification"
-    """What the Hugging Face hub calls such a task."""
+    """The name of the task on the Hugging Face hub (`pipeline_tag`)."""
     hub_library: ClassVar[str] = "transformers"
-    """The library that a hub says an export is loaded with."""
+    """The library that loads an export, as the hub names it (`library_name`)."""
     pipeline: ClassVar[str] = "text-classification"
-    """The pipeline of transformers that serves an export; empty if none does."""
+    """The name of the transformers pipeline that serves an export; empty if none does."""
     asks_pipeline: ClassVar[str] = ", truncation=True"
-    """What that pipeline must be told to give the whole answer to a text of any length, as Python arguments."""
+    """Python arguments with which this pipeline returns the full answer for a text of any length."""
 
     def check(self, asked: TaskSettings) -> None:
-        """Raise `ValueError` with key, rule, value and remedy for settings that do not fit the kind."""
+        """Raise `ValueError` with key, rule, value and remedy if the settings do not fit the kind."""
         if asked.metric not in self.metrics:
             self._check_own_metric(asked)
         if asked.positive is not None and asked.metric not in self.of_one_class:
             able = (
-                f"only {', '.join(self.of_one_class)} can be" if self.of_one_class else f"no metric of {self.name} is"
+                f"only {', '.join(self.of_one_class)} can judge a single class"
+                if self.of_one_class
+                else f"no metric of {self.name} judges a single class"
             )
             raise ValueError(
-                f"positive: {able} of one class, but the metric is {asked.metric!r}; remove positive"
+                f"positive: {able}, but the metric is {asked.metric!r}; remove positive"
                 + (", or set another metric" if self.of_one_class else "")
             )
         if not isinstance(asked.label, str) and not self.several_columns:
             raise ValueError(
                 f"label: {self.name} has one column of labels, but got {', '.join(asked.label)}; name one, or set kind "
-                "= 'multi_label' if each is a label"
+                "= 'multi_label' if each column is one label"
             )
         if asked.threshold is not None and not self.has_thresholds:
-            raise ValueError(f"threshold: {self.name} has none, but got {asked.threshold!r}; remove it")
+            raise ValueError(f"threshold: {self.name} has no threshold, but got {asked.threshold!r}; remove it")
         if asked.query is not None and not self.judges_groups:
-            raise ValueError(f"query: {self.name} judges each row alone, but got {asked.query!r}; remove it")
+            raise ValueError(f"query: {self.name} judges each row by itself, but got {asked.query!r}; remove it")
         self._check_judged(asked)
         if self.needs_pairs and len(asked.text) != 2:
             raise ValueError(
@@ -314,7 +327,7 @@ class TaskKind(ABC):
             )
 
     def _check_own_metric(self, asked: TaskSettings) -> None:
-        """Raise `ValueError` unless the metric is a function that the kind can be judged by."""
+        """Raise `ValueError` unless the metric is a user-defined function and the kind can be judged by one."""
         able = f"use {', '.join(self.metrics)}" + (", or module:function" if self.takes_own_metrics else "")
         if not is_own(asked.metric):
             raise ValueError(f"metric: {asked.metric!r} does not measure {self.name}; {able}")
@@ -323,12 +336,12 @@ class TaskKind(ABC):
         self.metric(asked)
 
     def _check_judged(self, asked: TaskSettings) -> None:
-        """Raise `ValueError` unless a study names pairs to be judged by where the kind needs them, and only there."""
+        """Raise `ValueError` unless settings for judging by text pairs are given exactly if the kind needs them."""
         if not self.learns_from_texts:
             for key, value in (("search", asked.search), ("pair", asked.pair)):
                 if value:
                     raise ValueError(
-                        f"{key}: {self.name} is judged by rows held out of the training rows, but got {value!r}; "
+                        f"{key}: {self.name} is judged on rows held out of the training rows, but got {value!r}; "
                         "remove it"
                     )
             return
@@ -337,7 +350,7 @@ class TaskKind(ABC):
                 f"text: {self.name} learns from single texts, but got {', '.join(asked.text)}; name one column"
             )
         if not asked.search:
-            raise ValueError(f"search: {self.name} needs a file of pairs to judge candidates by; name it")
+            raise ValueError(f"search: {self.name} needs a file of pairs to judge candidates; name one")
         if len(asked.pair) != 2:
             raise ValueError(
                 f"pair: {self.name} needs the columns of the two texts in the search and the test set, but got "
@@ -345,47 +358,48 @@ class TaskKind(ABC):
             )
 
     def group_column(self, asked: TaskSettings) -> str | None:
-        """The column whose equal values make a group of rows that are judged, and held out, together; None for none."""
+        """Return the column whose equal values form a group of rows, to be judged and held out together, or None."""
         return (asked.query or asked.text[0]) if self.judges_groups else None
 
     @abstractmethod
     def metric(self, asked: TaskSettings, names: Sequence[str] = ()) -> Metric:
-        """The metric of a task with these outputs; without names, as far as the study says it.
+        """Return the metric for a task whose outputs have these names.
 
-        Raises `DataError` if the names do not fit the settings.
+        Without names, return it as far as the study's settings define it. Raises `DataError` if the names do not fit
+        the settings.
         """
 
     @abstractmethod
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
-        """The labels of both files by `train` and `test`, from the columns that the study names.
+        """Return the labels of the training and the test file, read from the columns that the study names.
 
-        They are numbered as the teacher's classifier `head` numbers them.
-        Raises `DataError` for labels that do not fit the kind, and `TeacherError` for a classifier that does not.
+        Classes are numbered as in the teacher's classifier `head`, if there is one. Raises `DataError` for labels
+        that do not fit the kind, and `TeacherError` for a classifier that does not fit.
         """
 
     def output_names(self, names: Sequence[str]) -> dict[int, str]:
-        """The names of a network's outputs by their numbers, as in `config.json`."""
+        """Return the names of a network's outputs by number, as `id2label` in `config.json` holds them."""
         return dict(enumerate(names))
 
     @abstractmethod
     def takes(self, problem_type: str | None, outputs: int | None) -> bool:
-        """Whether a fine-tuned teacher with that problem type and number of outputs is one for such a task."""
+        """Return whether a fine-tuned teacher with this problem type and number of outputs fits the kind."""
 
     def form(self, teacher: str) -> NetworkForm:
-        """The form of its networks, given the teacher's folder. Raises `TeacherError` for one that is not known."""
+        """Return the form of its networks, given the teacher's folder. Raises `TeacherError` if it is unsupported."""
         return self.network_form
 
     @property
     def needed_teacher(self) -> str:
-        """What a fine-tuned teacher must be, for messages about one that is not."""
+        """What a fine-tuned teacher must have, for messages about one that does not fit."""
         return self.problem_type
 
     def first_bias(self, labels: np.ndarray, outputs: int) -> np.ndarray | None:
-        """The bias (outputs,) of a new classifier that is to be trained on these labels; None for the one drawn."""
+        """Return the initial bias (outputs,) of a new classifier for these labels; None to keep the random one."""
         return None
 
     def counts(self, labels: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
-        """The number of rows of each label, by its name; nothing where labels have no names."""
+        """Return the number of rows of each label, by its name; empty if labels have no names."""
         found = Counter(labels)
         return {name: found[number] for number, name in enumerate(names)}
 
@@ -397,57 +411,59 @@ class TaskKind(ABC):
         groups: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """How far a network's logits are from the teacher's: a mean over texts, differentiable.
+        """Return the distillation loss of a network's logits against its teacher's: a scalar, the mean over texts.
 
-        Logits are (texts, outputs), or (texts, tokens, outputs) where each token has a label; then `mask` (texts,
-        tokens) is 1 for the tokens that count, which are all if it is left out. `groups` (texts,) are the numbers of
-        their groups, where the kind judges groups.
+        Logits have the shape (texts, outputs), or (texts, tokens, outputs) if each token has a label. `mask` (texts,
+        tokens) is then 1 for the tokens that count; without it, all count. `groups` (texts,) holds the group number
+        of each text, for kinds that judge groups.
         """
 
     def served_as(self, teacher: Mapping[str, Any], fine_tuned: bool) -> dict[str, Any]:
-        """What `config.json` of an export says of how its outputs become answers.
+        """Return the entries of an export's `config.json` that define how its outputs become answers.
 
-        `teacher` holds the settings of the folder that the teacher was loaded from, which may have been `fine_tuned`.
+        `teacher` is the configuration of the folder that the teacher was loaded from; `fine_tuned` says whether the
+        teacher was fine-tuned afterwards.
         """
         return {"problem_type": self.problem_type}
 
     def files_beside(self, served: Mapping[str, Any], max_length: int) -> dict[str, Any]:
-        """JSON files that other libraries look for in an export, by their names; `served` is what `served_as` says.
+        """Return the contents of JSON files that other libraries look for in an export, by file name.
 
-        `max_length` is the number of tokens that texts are cut to, which text-embeddings-inference reads there.
+        `served` is the result of `served_as`. `max_length` is the number of tokens to which texts are truncated,
+        which text-embeddings-inference reads from one of these files.
         """
         return {LENGTH_FILE: {"max_seq_length": max_length}}
 
     def in_figures(self, labels: np.ndarray) -> dict[str, int]:
-        """Numbers that describe the labels of a set, by their names; nothing where rows and classes say it all."""
+        """Return further counts that describe the labels of a set, by what they count; empty if there are none."""
         return {}
 
     def snippets(self, folder: str, trust: str) -> list[tuple[str, str]]:
-        """Titles and Python code of further libraries that load an export.
+        """Return the title and Python code of further examples of loading an export, for the model card.
 
-        `folder` is a string literal; `trust` is the argument that lets the folder's own class be loaded, or empty.
+        `folder` is a string literal. `trust` is the argument that allows loading the folder's own class, or empty.
         """
         return []
 
     @property
     def usage(self) -> str:
-        """What a user of an export should know about its answers, in a line; empty where nothing is special."""
+        """What the user of an export should know about its answers, for the model card; empty if nothing is special."""
         return ""
 
     def in_words(self, texts: str, labels: Sequence[str]) -> str:
-        """What a network does with texts, for its model card. `labels` names its outputs."""
+        """Return what a network does with texts, for its model card; `labels` are the names of its outputs."""
         if len(labels) >= _MANY_LABELS:
-            return f"Classifies {texts} by {len(labels)} labels"
+            return f"Classifies {texts} into {len(labels)} classes"
         return f"Classifies {texts}" + (f" as {any_of(labels)}" if len(labels) > 1 else "")
 
 
 def any_of(labels: Sequence[str]) -> str:
-    """Labels in words, joined by "or"; of many their number."""
+    """Return the labels joined by "or", or only their number if there are many."""
     if len(labels) >= _MANY_LABELS:
         return f"{len(labels)} labels"
     return f"{', '.join(labels[:-1])} or {labels[-1]}"
 
 
 def problem_of(problem_type: str | None, outputs: int | None) -> str:
-    """The problem type as transformers reads a configuration that may not name it."""
+    """Return the problem type that transformers assumes for a configuration that may not name one."""
     return problem_type or ("regression" if outputs == 1 else "single_label_classification")

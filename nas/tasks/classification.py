@@ -1,4 +1,4 @@
-"""One class for each text, or for each pair of texts."""
+"""The kind of task `classification`: each text, or each text pair, belongs to one of several classes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _OF_ONE_CLASS = ("f1", "precision", "recall", "roc_auc")
 
 @dataclass(frozen=True)
 class ClassMetric(Metric):
-    """A metric of the likeliest class, or with `roc_auc` of how texts are ordered. Labels are class numbers, (texts,).
+    """A metric of the most probable class or, for `roc_auc`, of the order of texts by the probability of a class.
 
-    `f1_micro` is `accuracy`, since each text has one class.
+    Labels are class numbers, (texts,). `f1_micro` equals `accuracy`, since each text has one class.
     """
 
     positive: int | None = None
-    """The number of the class that f1, precision, recall or roc_auc is of; None for class 1 where there are two, else
-    for the mean over all."""
+    """The number of the class for which f1, precision, recall or roc_auc is computed. None means class 1 if there are
+    two classes, otherwise the mean over all classes."""
 
     @property
     def is_share(self) -> bool:
@@ -37,7 +37,7 @@ class ClassMetric(Metric):
 
     @property
     def needs_float32(self) -> bool:
-        """Texts are ordered by differences that bf16 does not tell."""
+        """Whether the metric is `roc_auc`, which orders texts by differences that are too small for bf16."""
         return self.name == "roc_auc"
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
@@ -49,7 +49,7 @@ class ClassMetric(Metric):
             classes = range(outputs) if positive is None else [positive]
             found = [area for number in classes if (area := _area_under_curve(logits, labels, number)) is not None]
             return float(np.mean(found)) if found else 0.5
-        from sklearn import metrics  # a second, which workers need not wait for accuracy
+        from sklearn import metrics  # takes a second to import, which workers save if the metric is accuracy
 
         predictions = self.answers(logits, labels)
         if self.name == "matthews_correlation":
@@ -84,9 +84,9 @@ class ClassMetric(Metric):
 
 
 def _area_under_curve(logits: np.ndarray, labels: np.ndarray, number: int) -> float | None:
-    """How often a text of a class is given a higher probability of it than a text of another one, ties being half.
+    """Return the area under the ROC curve of one class: how often its texts get a higher probability of it than others.
 
-    None where one of the two kinds is missing.
+    Ties count half. None if no text, or every text, belongs to the class.
     """
     from scipy.stats import rankdata
 
@@ -100,7 +100,7 @@ def _area_under_curve(logits: np.ndarray, labels: np.ndarray, number: int) -> fl
 
 
 class Classification(TaskKind):
-    """One of several classes."""
+    """The kind of task in which each text belongs to one of several classes."""
 
     name = "classification"
     metrics = ("accuracy", "f1", "f1_macro", "f1_micro", "precision", "recall", "roc_auc", "matthews_correlation")
@@ -114,8 +114,9 @@ class Classification(TaskKind):
     problem_type = "single_label_classification"
 
     def metric(self, asked: TaskSettings, names: Sequence[str] = ()) -> Metric:
-        """f1, precision, recall and roc_auc are those of the class `positive`, else of class 1 if there are two (as in
-        GLUE), else the mean over all.
+        """Return the metric; f1, precision, recall and roc_auc are computed for the class `positive` if it is given.
+
+        Otherwise they are computed for class 1 if there are two classes, as in GLUE, or as the mean over all classes.
         """
         name, positive = asked.metric, asked.positive
         if is_own(name):
@@ -155,7 +156,7 @@ class Classification(TaskKind):
         groups: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Kullback-Leibler divergence between the probabilities of the classes."""
+        """Return the Kullback-Leibler divergence between the class probabilities of teacher and student."""
         from torch.nn import functional
 
         student, teacher = student.float().log_softmax(-1), teacher.float().log_softmax(-1)

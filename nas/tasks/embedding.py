@@ -1,8 +1,8 @@
-"""Embeddings of texts, as sentence encoders give them: the teacher is an encoder, and training needs texts alone.
+"""The kind of task `embedding`: the teacher is a sentence encoder, and training needs only texts without labels.
 
-A network's outputs are an embedding in the teacher's own space, so that those of teacher and network can be compared
-with each other. What is judged are pairs of texts with a score: how well the cosine of the two embeddings correlates
-with it.
+A network outputs an embedding in the teacher's own space, so that embeddings of teacher and network can be compared
+with each other. Networks are judged on text pairs with scores, by the correlation between the score of a pair and the
+cosine of its two embeddings.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     import torch
 
 _SIMILARITIES = 10.0
-"""Weight of the squared error of similarities, which are differences of some tenths, beside that of embeddings."""
+"""Weight of the squared error of similarities, which differ only by some tenths, relative to that of embeddings."""
 
 
 @dataclass(frozen=True)
 class PairCorrelation(Metric):
-    """`spearman` or `pearson`, between the cosine of a pair's embeddings and the score of the pair.
+    """The correlation `spearman` or `pearson` between the score of a pair and the cosine of its two embeddings.
 
-    Labels are records (texts,) of the score `label` and the pair `group`, which two texts share.
+    Labels are records (texts,) with the score in `label` and the number of the pair, which two texts share, in `group`.
     """
 
     @property
     def needs_float32(self) -> bool:
-        """Pairs may differ by less than bf16 tells."""
+        """Always true, since differences between pairs may be too small for bf16."""
         return True
 
     @property
@@ -59,7 +59,7 @@ class PairCorrelation(Metric):
         return correlation(self.name, *_pairs(logits, labels))
 
     def resampled(self, logits: np.ndarray, labels: np.ndarray, draws: Iterable[np.ndarray]) -> list[float]:
-        """The score of each draw, for which pairs are drawn in place of texts."""
+        """Return the score of each bootstrap sample, which draws pairs rather than texts."""
         cosines, scores = _pairs(logits, labels)
         chosen = (rows[: len(scores)] // 2 for rows in draws)
         return [correlation(self.name, cosines[pairs], scores[pairs]) for pairs in chosen]
@@ -68,7 +68,7 @@ class PairCorrelation(Metric):
         return None
 
     def imagined(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
-        """Embeddings (texts, 2) whose cosines are, but for their scale, scores that correlate with the true ones."""
+        """Return simulated embeddings (texts, 2) whose cosines correlate with the true scores by about `share`."""
         order = _order(labels)
         scores = labels["label"][order[::2]]
         deviation = scores.std() or 1.0
@@ -83,12 +83,12 @@ class PairCorrelation(Metric):
 
 
 def _order(labels: np.ndarray) -> np.ndarray:
-    """The rows, both of a pair behind each other."""
+    """Return the row numbers in an order in which the two texts of a pair are adjacent."""
     return np.argsort(labels[GROUP], kind="stable")
 
 
 def _pairs(embeddings: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The cosine of each pair's embeddings and its score, each (pairs,)."""
+    """Return the cosine of each pair's embeddings, and the pair's score, both (pairs,)."""
     order = _order(labels)
     lengths = np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
     unit = (embeddings / lengths)[order]
@@ -96,7 +96,7 @@ def _pairs(embeddings: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 class Embedding(TaskKind):
-    """A point in the teacher's space for each text, near to those of texts that mean about the same."""
+    """The kind of task in which each text gets an embedding in the teacher's space, close to those of similar texts."""
 
     name = "embedding"
     metrics = ("spearman", "pearson")
@@ -104,8 +104,8 @@ class Embedding(TaskKind):
     problem_type = "regression"
     meaning = "scale"
     label_word = "scores"
-    text_words = "texts to learn from, without labels"
-    no_exits = "the embeddings of two texts are compared, so that both must come from the same layer"
+    text_words = "unlabelled texts to learn from"
+    no_exits = "the embeddings of two texts are compared, so both must come from the same layer"
     no_student = "embeddings lie in the space of the model that is compressed"
     network_form = NetworkForm("encoder", "mean")
     learns_from_texts = True
@@ -118,7 +118,7 @@ class Embedding(TaskKind):
         return PairCorrelation(asked.metric)
 
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
-        """The scores of the pairs that candidates are judged by, and of those of the test set."""
+        """Return the scores of the pairs in the search set, passed as `train`, and in the test set."""
         (searched,), (tested,) = train, test
         return TaskLabels({"train": targets_of(searched), "test": targets_of(tested)}, ())
 
@@ -126,15 +126,15 @@ class Embedding(TaskKind):
         return {0: "embedding"}
 
     def takes(self, problem_type: str | None, outputs: int | None) -> bool:
-        """No classifier; an encoder is known by its folder."""
+        """Return False: the teacher is not a classifier, and `form` checks its folder instead."""
         return False
 
     def form(self, teacher: str) -> NetworkForm:
-        """Pooling and normalisation as the teacher's folder says it."""
+        """Return the form with the pooling and normalisation of the teacher's folder; errors as in `TaskKind.form`."""
         modules = read_modules(Path(teacher))
         if modules.dense:
             raise TeacherError(
-                f"teacher.model: {teacher}: has a projection behind its pooling ({modules.dense.name}), which is not "
+                f"teacher.model: {teacher}: has a projection after its pooling ({modules.dense.name}), which is not "
                 "supported; give an encoder without one"
             )
         return modules.form
@@ -149,7 +149,7 @@ class Embedding(TaskKind):
         groups: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Squared error of the embeddings, and of the similarities between the texts of a batch.
+        """Return the squared error of the embeddings plus that of the similarities between the texts of a batch.
 
         Both are relative to the mean squared length of the teacher's embeddings.
         """
@@ -174,8 +174,8 @@ class Embedding(TaskKind):
     @property
     def usage(self) -> str:
         return (
-            "Embeddings lie in the teacher's space: documents that the teacher has embedded can be searched with the "
-            "embeddings of this model."
+            "Embeddings lie in the teacher's space, so documents that the teacher has embedded can be searched with "
+            "the embeddings of this model."
         )
 
     def in_words(self, texts: str, labels: Sequence[str]) -> str:

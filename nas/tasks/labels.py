@@ -1,4 +1,8 @@
-"""Labels: the class or the target of each row, and the numbering that data and teacher share."""
+"""Labels: reading the class or target of each row, and numbering classes in the same way for data and teacher.
+
+The kinds of task read a `LabelColumn` with `classes_of`, `targets_of` or `names_in_lists`. `numbering` then matches the
+classes of the data with those of the teacher's classifier, its `Head`.
+"""
 
 from __future__ import annotations
 
@@ -27,24 +31,24 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 @dataclass(frozen=True)
 class LabelColumn:
-    """A column of labels as it stands in a file, or in several."""
+    """A column of labels, as one or several data files hold it."""
 
     source: str
-    """The file, or the files with commas between them."""
+    """The name of the file, or the names of several files separated by commas."""
     name: str
     values: Sequence[Any]
-    """One a row. Those of a `ClassLabel` are numbers."""
+    """One label per row; numbers if the column is declared as a `ClassLabel`."""
     classes: tuple[str, ...] | None = None
-    """The names that a `ClassLabel` gives to its numbers."""
+    """The class names that a `ClassLabel` declares, in the order of their numbers; otherwise None."""
     parts: tuple[LabelColumn, ...] = ()
-    """The columns of several files whose rows follow each other; empty for one file."""
+    """The columns of the single files, whose rows are concatenated; empty for one file."""
 
     @classmethod
     def of(cls, parts: Sequence[LabelColumn]) -> LabelColumn:
-        """The column of all rows of one or several files.
+        """Return the column that concatenates the rows of one or several files.
 
-        Where the files declare classes in different orders, the order is that in which they first come. Raises
-        `DataError` if only some of the files declare classes.
+        Classes that the files declare are put in the order of their first occurrence. Raises `DataError` if only some
+        of the files declare classes.
         """
         if len(parts) == 1:
             return parts[0]
@@ -55,14 +59,14 @@ class LabelColumn:
             parts = [part._renumbered(names) for part in parts]
         elif named := next((part for part in parts if part.classes is not None), None):
             raise DataError(
-                f"{plain.place}: labels must be of one form in all files, but {named.source} declares them as classes "
-                f"({_some(named.classes or ())}) and this file does not; write them as texts in all files"
+                f"{plain.place}: labels must have the same form in all files, but {named.source} declares them as "
+                f"classes ({_some(named.classes or ())}) and this file does not; write them as texts in all files"
             )
         values = list(chain.from_iterable(part.values for part in parts))
         return cls(source, name, values, parts[0].classes, tuple(parts))
 
     def _renumbered(self, names: tuple[str, ...]) -> LabelColumn:
-        """The same column with its classes numbered as in `names`; a number of no class becomes -1."""
+        """Return the same column with its classes numbered as in `names`; an unknown number becomes -1."""
         numbers = {old: names.index(name) for old, name in enumerate(self.classes or ())}
 
         def renumbered(value: Any) -> Any:
@@ -74,37 +78,38 @@ class LabelColumn:
 
     @property
     def place(self) -> str:
-        """How messages begin that are about it."""
+        """The file and the column, as the beginning of a message about this column."""
         return f"{self.source}: column {self.name!r}"
 
 
 @dataclass(frozen=True)
 class Head:
-    """The teacher's classifier, as far as the numbering of labels is concerned."""
+    """What the numbering of labels must know about the teacher's classifier."""
 
     source: str
     """The teacher's folder or hub id."""
     names: tuple[str, ...]
     """The names of its outputs, in order."""
     trained_anew: bool = False
-    """Whether it will be fine-tuned, and may be replaced, so that it need not fit the data."""
+    """Whether the teacher will be fine-tuned. Its classifier may then be replaced, so it need not fit the data."""
 
 
 @dataclass(frozen=True)
 class Numbering:
-    """The classes of a task in the order of their numbers."""
+    """The numbers of a task's classes."""
 
     names: tuple[str, ...]
+    """The classes in the order of their numbers."""
     numbers: Mapping[str, int]
-    """The number of each class of the data, by its name there."""
+    """The number of each class that the data has, by its name in the data."""
     note: str = ""
-    """What a user should know about it, in a line."""
+    """One line that tells the user what is notable about the numbering; empty if nothing is."""
 
 
 def check_one_output(head: Head | None, needed: str, given: str) -> None:
-    """Raise `TeacherError` if a classifier that stays as it is has not exactly one output.
+    """Raise `TeacherError` unless a classifier that is not trained anew has exactly one output.
 
-    `needed` says what the task needs, `given` what to give.
+    `needed` and `given` are parts of the message: what the task needs, and what teacher to give.
     """
     if head and not head.trained_anew and len(head.names) != 1:
         raise TeacherError(
@@ -116,9 +121,9 @@ def check_one_output(head: Head | None, needed: str, given: str) -> None:
 def file_by_file(
     read: Callable[Concatenate[LabelColumn, P], list[T]],
 ) -> Callable[Concatenate[LabelColumn, P], list[T]]:
-    """Wrap a function that reads the rows of a column, so that it reads those of several files one after the other.
+    """Wrap a function that reads the rows of a column, so that it is called for the column of each file in turn.
 
-    Its messages then name the file, and the row there.
+    Its error messages then name the file, and the row within that file.
     """
 
     @wraps(read)
@@ -130,9 +135,10 @@ def file_by_file(
 
 @file_by_file
 def classes_of(column: LabelColumn) -> list[str]:
-    """The class of each row, by name. Whole numbers are named by their digits, also if all are written as 1.0.
+    """Return the name of each row's class. Whole numbers are named by their digits, even if all are written like 1.0.
 
-    White space around a name is no part of it. Raises `DataError` for rows without a label, and for what is no class.
+    White space around names is removed. Raises `DataError` for rows without a label, and for values that are not
+    classes.
     """
     values, declared = _flat(column), column.classes
     values = [None if isinstance(value, float) and math.isnan(value) else value for value in values]
@@ -153,25 +159,26 @@ def classes_of(column: LabelColumn) -> list[str]:
 
 
 def targets_of(column: LabelColumn) -> list[float]:
-    """The target of each row. Raises `DataError` for rows without a finite number, and if all are equal."""
+    """Return the target of each row. Raises `DataError` if a row has no finite number, or if all targets are equal."""
     numbers = _finite(column)
     if len(numbers) > 1 and min(numbers) == max(numbers):
         raise DataError(
             f"{column.place}: all {len(numbers)} targets are {numbers[0]:g}, so there is nothing to "
-            "predict; give rows with different ones"
+            "predict; give rows with different targets"
         )
     return numbers
 
 
 @file_by_file
 def _finite(column: LabelColumn) -> list[float]:
+    """Return the number in each row. Raises `DataError` if a row has no finite number."""
     values = _flat(column)
     refuse_missing(column, values)
     numbers = numbers_of(values)
     bad = next((number for number, value in enumerate(numbers) if not abs(value) < _LARGEST), None)
     if bad is not None:
         comma = isinstance(values[bad], str) and _NUMBER.fullmatch(values[bad].strip().replace(",", "."))
-        remedy = "write a point in place of the comma" if comma else "correct the column"
+        remedy = "write a decimal point instead of the comma" if comma else "correct the column"
         raise DataError(
             f"{column.place}: regression needs a number in every row, but row {bad} (counted from 0) "
             f"holds {values[bad]!r}; {remedy}"
@@ -180,16 +187,16 @@ def _finite(column: LabelColumn) -> list[float]:
 
 
 def numbers_of(values: Iterable[Any]) -> list[float]:
-    """The numbers that values are or, as texts, spell; NaN for anything else."""
+    """Return each value as a number, also if it is a text that spells one; NaN for any other value."""
     return [_target(value) for value in values]
 
 
 def log_odds(labels: np.ndarray) -> np.ndarray:
-    """The log-odds of each label, (outputs,), from labels (rows, outputs) between 0 and 1 (Lin et al.,
-    arXiv:1708.02002).
+    """Return the log-odds of each label, (outputs,), from labels (rows, outputs) between 0 and 1.
 
-    A classifier that starts at even odds first has to learn that most labels are rare. Its bias moves too slowly for
-    that, so the encoder's output becomes the same for all texts, and stays so.
+    They are the initial bias of a new classifier (Lin et al., arXiv:1708.02002). A classifier that starts at even
+    odds first has to learn that most labels are rare. Its bias changes too slowly for that, so the encoder's output
+    becomes the same for all texts, and stays so.
     """
     share = (labels.sum(axis=0) + 0.5) / (len(labels) + 1.0)
     found: np.ndarray = np.log(share) - np.log1p(-share)
@@ -208,29 +215,30 @@ def _target(value: Any) -> float:
 
 
 def _flat(column: LabelColumn) -> list[Any]:
+    """Return the values of a column, without white space around texts. Raises `DataError` for lists and records."""
     values = [value.strip() if isinstance(value, str) else value for value in column.values]
     if any(isinstance(value, list | dict) for value in values):
         raise DataError(
-            f"{column.place} must hold one label a row, but holds lists or records; correct it, or set kind = "
-            "'multi_label' for lists of labels"
+            f"{column.place} must hold one label per row, but holds lists or records; write one label per row, "
+            "or set kind = 'multi_label' for lists of labels"
         )
     return values
 
 
 def refuse_missing(column: LabelColumn, values: Sequence[Any]) -> None:
-    """Raise `DataError` if one of a column's `values`, one a row, is None or an empty text."""
+    """Raise `DataError` if one of a column's `values`, of which there is one per row, is None or an empty text."""
     without = [number for number, value in enumerate(values) if value is None or value == ""]
     if without:
         raise DataError(
-            f"{column.place}: row {without[0]} (counted from 0) has no label, {len(without)} of "
-            f"{len(values)} rows have none; fill or drop them, or use a split whose labels are public"
+            f"{column.place}: row {without[0]} (counted from 0) has no label ({len(without)} of "
+            f"{len(values)} rows have none); fill or drop such rows, or use a split whose labels are public"
         )
 
 
 def class_names(column: LabelColumn, classes: Sequence[str], kind: str = "classification") -> tuple[str, ...]:
-    """The classes in their own order: that of a `ClassLabel`, of numbers by value, of texts by alphabet.
+    """Return the classes in their natural order: as a `ClassLabel` declares them, numbers by value, texts by alphabet.
 
-    Raises `DataError` if they are too few or too many for the kind of task.
+    Raises `DataError` if there are too few or too many classes for the kind of task.
     """
     names = list(column.classes) if column.classes is not None else _in_order(set(classes))
     hint = ", or set kind = 'regression' if it holds numbers to predict" if kind == "classification" else ""
@@ -244,7 +252,7 @@ def class_names(column: LabelColumn, classes: Sequence[str], kind: str = "classi
 
 
 def alike(names: Sequence[str]) -> list[str]:
-    """The first names that differ by case alone; none if all differ by more."""
+    """Return the first group of names that differ only in case; empty if there is none."""
     forms: dict[str, list[str]] = {}
     for name in names:
         forms.setdefault(name.casefold(), []).append(name)
@@ -258,12 +266,12 @@ def _in_order(names: set[str]) -> list[str]:
 
 
 def numbering(names: Sequence[str], head: Head | None = None) -> Numbering:
-    """Number the classes of the data as the teacher does; in their own order if no classifier of its is to be kept.
+    """Number the classes of the data as the teacher does, or in their natural order if its classifier is not kept.
 
-    Names are matched by name, whatever their order. Numbers that the teacher does not use as names are the numbers of
-    its classes if it has them; else they are taken in order if there are as many. Numbers from 0 without a gap that
-    are fewer than the teacher's classes are probably those of another task. Raises `TeacherError` for a teacher of
-    other classes.
+    Classes are matched by name, whatever their order. If the data has numbers that the teacher does not use as names,
+    they are taken as the teacher's class numbers if it has all of them. If not, classes are matched in order,
+    provided that their count is the same. Numbers from 0 without a gap that are fewer than the teacher's classes
+    probably belong to another task and are refused. Raises `TeacherError` if the classes cannot be matched.
     """
     own = Numbering(tuple(names), {name: number for number, name in enumerate(names)})
     if head is None:
@@ -275,7 +283,7 @@ def numbering(names: Sequence[str], head: Head | None = None) -> Numbering:
         return Numbering(known, by_name) if by_name and len(names) == count else own
     if count == 1:
         raise TeacherError(
-            f"teacher.model: {head.source} gives one number, the task has {len(names)} classes; give a teacher "
+            f"teacher.model: {head.source} outputs one number, but the task has {len(names)} classes; give a teacher "
             "fine-tuned for this task, or set teacher.fine_tune"
         )
     if by_name:
@@ -288,16 +296,18 @@ def numbering(names: Sequence[str], head: Head | None = None) -> Numbering:
     numeric = all(_NUMBER.fullmatch(name) for name in names)
     if len(names) == count and (unnamed or numeric):
         pairs = zip(names, range(count) if unnamed else map(repr, known), strict=True)
-        note = f"The teacher does not use the data's labels as names; taken in order: {_listed(pairs)}"
+        note = (
+            f"The teacher's class names differ from the labels of the data, which are taken in order: {_listed(pairs)}"
+        )
         return Numbering(own.names if unnamed else known, own.numbers, note)
     raise TeacherError(
-        f"teacher.model: {head.source} {_in_words(known, unnamed)}, the data {_in_words(names, False)}; name the "
+        f"teacher.model: {head.source} {_in_words(known, unnamed)}, but the data {_in_words(names, False)}; name the "
         "data's labels as the teacher does, give a teacher fine-tuned for this task, or set teacher.fine_tune"
     )
 
 
 def _by_name(names: Sequence[str], known: Sequence[str]) -> dict[str, int]:
-    """The position of each name among those known, without regard to case if that is unambiguous; else nothing."""
+    """Return the position of each name among the known ones, ignoring case if unambiguous; empty if one is missing."""
     for form in (str, lambda name: name.strip().casefold()):
         positions = {form(name): number for number, name in enumerate(known)}
         sought = {form(name): name for name in names}
@@ -307,12 +317,13 @@ def _by_name(names: Sequence[str], known: Sequence[str]) -> dict[str, int]:
 
 
 def _absent(known: Sequence[str], numbers: Mapping[str, int]) -> str:
+    """Return a note about classes of the teacher that the training data lacks; empty if it has all of them."""
     absent = [name for number, name in enumerate(known) if number not in numbers.values()]
     if not absent:
         return ""
     return (
-        f"The training data has {len(known) - len(absent)} of the teacher's {len(known)} classes; the numbers are the "
-        f"teacher's, and no row is {_some(absent)}"
+        f"The training data has only {len(known) - len(absent)} of the teacher's {len(known)} classes; the teacher's "
+        f"numbering is kept, and no row is labelled {_some(absent)}"
     )
 
 
@@ -330,31 +341,31 @@ def _listed(pairs: Any, most: int = 8) -> str:
 
 
 def alike_note(source: str, names: Sequence[str]) -> list[str]:
-    """A warning if some names differ by case alone."""
+    """Return a list with a warning if some class names of `source` differ only in case; otherwise empty."""
     if not (same := alike(names)):
         return []
     shown = " and ".join(map(repr, same))
-    return [f"Warning: {source}: the classes {shown} differ by case alone; are they the same?"]
+    return [f"Warning: {source}: the classes {shown} differ only in case; are they the same?"]
 
 
 def check_known(found: Numbering, train: LabelColumn, test: LabelColumn, classes: Iterable[tuple[int, str]]) -> None:
-    """Raise `DataError` if one of the test set's `classes`, each with its row, is none of the training set."""
+    """Raise `DataError` if one of the test set's `classes`, given with row numbers, is not in the training set."""
     unknown = next(((row, label) for row, label in classes if label not in found.numbers), None)
     if unknown is None:
         return
     row, label = unknown
     shown = label if label.lstrip("-").isdigit() else repr(label)
     raise DataError(
-        f"{test.place}: label {shown} is no class of {train.source}, which has {len(found.numbers)} such as "
-        f"{next(iter(found.numbers))!r}; use the same labels in both (row {row}, counted from 0)"
+        f"{test.place}: label {shown} is not a class of {train.source}, which has {len(found.numbers)} such as "
+        f"{next(iter(found.numbers))!r}; use the same labels in both files (row {row}, counted from 0)"
     )
 
 
 @file_by_file
 def names_in_lists(column: LabelColumn, rule: str, remedy: str) -> list[list[str]]:
-    """The names of the labels of each row of a column of lists.
+    """Return the names of each row's labels, from a column of lists.
 
-    Raises `DataError`, with a rule and a remedy of the kind of task, for a row that holds no list of labels.
+    Raises `DataError` for a row that does not hold a list of labels; `rule` and `remedy` are parts of the message.
     """
     refuse_missing(column, column.values)
     for number, row in enumerate(column.values):
@@ -364,13 +375,14 @@ def names_in_lists(column: LabelColumn, rule: str, remedy: str) -> list[list[str
             if not _is_label(value, column):
                 raise DataError(
                     f"{column.place}: labels must be whole numbers or texts, but the list in row {number} (counted "
-                    f"from 0) holds {value!r}; correct it"
+                    f"from 0) holds {value!r}; correct this list"
                 )
     names: Iterator[str] = iter(classes_of(replace(column, values=[value for row in column.values for value in row])))
     return [[next(names) for _ in row] for row in column.values]
 
 
 def _is_label(value: Any, column: LabelColumn) -> bool:
+    """Return whether an item of a list can be a label: a declared class, a whole number or a non-blank text."""
     if column.classes is not None:
         return value in range(len(column.classes))
     if isinstance(value, float):
@@ -381,9 +393,10 @@ def _is_label(value: Any, column: LabelColumn) -> bool:
 def number_lists(
     train: LabelColumn, test: LabelColumn, given: Mapping[str, Sequence[Sequence[str]]], head: Head | None, kind: str
 ) -> Numbering:
-    """Number the labels of two columns of lists, whose names are `given` by `train` and `test`.
+    """Number the labels of a training and a test column of lists, in the same way as `numbering`.
 
-    Raises `DataError` if labels are too few or too many, or the test set has one that is not in the training set.
+    `given` holds the names of each row's labels in `train` and `test`. Raises `DataError` if there are too few or too
+    many labels, or if the test set has one that the training set lacks.
     """
     flat = [name for row in given["train"] for name in row]
     found = numbering(class_names(replace(train, values=flat), flat, kind), head)

@@ -1,4 +1,4 @@
-"""Any number of labels for each text, or for each pair of texts: each label applies or not, whatever the others do."""
+"""The kind of task `multi_label`: each text, or each text pair, has any number of labels, which apply independently."""
 
 from __future__ import annotations
 
@@ -28,21 +28,26 @@ if TYPE_CHECKING:
     import torch
 
 THRESHOLD = 0.5
-"""The probability from which a label applies, unless the study says otherwise."""
-_SURE = 5.0
+"""The smallest probability at which a label applies, unless the study sets another threshold."""
+_CONFIDENT = 5.0
+"""The logit of a label that certainly applies, in simulated and constant answers."""
 _YES_OR_NO = {"1": 1.0, "1.0": 1.0, "true": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0}
 
 
 @dataclass(frozen=True)
 class LabelMetric(Metric):
-    """`f1_micro`, `f1_macro` or `average_precision` (the mean over labels). Labels are 0.0 or 1.0, (texts, labels)."""
+    """The metric `f1_micro`, `f1_macro` or `average_precision`, the mean over labels.
+
+    Labels are 0.0 or 1.0, (texts, labels).
+    """
 
     thresholds: tuple[float, ...] | None = (THRESHOLD,)
-    """The probability from which a label applies: one for all, or one each; None for the best on what is scored."""
+    """The smallest probability at which a label applies: one for all labels, or one per label. None means that each
+    scored set gets its own best thresholds."""
 
     @property
     def needs_float32(self) -> bool:
-        """Precision ranks the texts, and a threshold between two texts parts them."""
+        """Whether the metric ranks texts or chooses thresholds between them; bf16 is too coarse for both."""
         return self.name == "average_precision" or self.thresholds is None
 
     @property
@@ -50,7 +55,7 @@ class LabelMetric(Metric):
         return self.thresholds is not None
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
-        if self.name == "average_precision":  # a label that no text has would count 0 for every network
+        if self.name == "average_precision":  # a label without any text would score 0 for every network
             from sklearn.metrics import average_precision_score
 
             kept = labels.any(axis=0)
@@ -61,7 +66,7 @@ class LabelMetric(Metric):
         return float(f1(found.sum(axis=1) if self.name == "f1_micro" else found).mean())
 
     def settled(self, logits: np.ndarray, labels: np.ndarray) -> LabelMetric:
-        """Thresholds that were left open are those of the best F1 here: one for `f1_micro`, else one for each label."""
+        """Return the metric with open thresholds set for the best F1: one for `f1_micro`, else one per label."""
         if self.thresholds is not None:
             return self
         found, wanted = probabilities(logits), labels.astype(bool)
@@ -71,7 +76,7 @@ class LabelMetric(Metric):
         return replace(self, thresholds=tuple(each))
 
     def answers(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Whether each label applies, (texts, labels)."""
+        """Return whether each label applies, (texts, labels)."""
         answered: np.ndarray = probabilities(logits) >= np.asarray(self.thresholds or (THRESHOLD,))
         return answered
 
@@ -97,61 +102,72 @@ class LabelMetric(Metric):
         }
 
     def constant(self, labels: np.ndarray, outputs: int) -> np.ndarray:
-        """The most frequent label and no other."""
-        logits = np.full((len(labels), outputs), -_SURE, dtype=np.float32)
-        logits[:, labels.sum(axis=0).argmax()] = _SURE
+        """Return logits that give every text the most frequent label and no other."""
+        logits = np.full((len(labels), outputs), -_CONFIDENT, dtype=np.float32)
+        logits[:, labels.sum(axis=0).argmax()] = _CONFIDENT
         return logits
 
     def imagined(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
-        """A share of the labels of texts is found, in place of each other one another label is."""
+        """Return simulated logits that find a share of the texts' labels; each other label is replaced by a wrong
+        one.
+        """
         texts, found = np.nonzero(labels)
         shift = np.where(rng.random(len(texts)) < share, 0, rng.integers(1, outputs, len(texts)))
-        logits = np.full((len(labels), outputs), -_SURE)
-        logits[texts, (found + shift) % outputs] = _SURE
+        logits = np.full((len(labels), outputs), -_CONFIDENT)
+        logits[texts, (found + shift) % outputs] = _CONFIDENT
         return logits
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
-    """The probability of each label from logits of the same shape."""
+    """Return the probability of each label, in the shape of the logits."""
     found: np.ndarray = np.exp(-np.logaddexp(0.0, -logits))
     return found
 
 
 def counts(answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """For each label how often it was answered rightly, answered and wanted, (3, labels); both are (texts, labels)."""
+    """Return for each label the numbers of true positives, answered and actual positives, (3, labels).
+
+    Both arguments have the shape (texts, labels).
+    """
     wanted = labels.astype(bool)
     return np.stack([(answers & wanted).sum(axis=0), answers.sum(axis=0), wanted.sum(axis=0)])
 
 
 def quotient(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Quotients; 0 where there is nothing to divide by, as scikit-learn's `zero_division` has it by default."""
+    """Return the quotients, with 0 for a division by zero, which is scikit-learn's default for `zero_division`."""
     return np.divide(part, whole, out=np.zeros(np.shape(part)), where=np.asarray(whole) > 0)
 
 
 def f1(found: np.ndarray) -> np.ndarray:
-    """F1 from `counts` (3, ...), as scikit-learn computes it, in a fifth of the time: the bootstrap asks often."""
+    """Return F1 from `counts` (3, ...).
+
+    It equals scikit-learn's F1 but takes a fifth of the time, which matters because the bootstrap calls it often.
+    """
     right, answered, wanted = found
     return quotient(2 * right, answered + wanted)
 
 
 def best_threshold(found: np.ndarray, wanted: np.ndarray) -> float:
-    """The threshold of the best F1 for probabilities `found` of which some were `wanted`, both (answers,).
+    """Return the threshold with the best F1 for probabilities `found` of answers, of which some are `wanted`.
 
-    It is half-way between two probabilities that occur. Where nothing is wanted it is `THRESHOLD`.
+    Both have the shape (answers,). The threshold lies half-way between two probabilities that occur. If no answer is
+    wanted, it is `THRESHOLD`.
     """
     if not wanted.any():
         return THRESHOLD
     order = np.argsort(-found, kind="stable")
     sorted_, right = found[order].astype(np.float64), np.cumsum(wanted[order])
     scores = 2.0 * right / (np.arange(1, len(order) + 1) + right[-1])
-    ends = np.flatnonzero(np.append(sorted_[1:] < sorted_[:-1], True))  # equal probabilities go together
+    ends = np.flatnonzero(
+        np.append(sorted_[1:] < sorted_[:-1], True)
+    )  # only where the probability changes: equal ones cannot be separated
     best = int(ends[scores[ends].argmax()])
     below = sorted_[best + 1] if best + 1 < len(sorted_) else 0.0
     return float((sorted_[best] + below) / 2.0)
 
 
 class MultiLabel(TaskKind):
-    """Any number of labels."""
+    """The kind of task in which each text has any number of labels."""
 
     name = "multi_label"
     metrics = ("f1_micro", "f1_macro", "average_precision")
@@ -162,7 +178,7 @@ class MultiLabel(TaskKind):
     has_thresholds = True
     label_word = "labels"
     asks_pipeline = ", top_k=None, truncation=True"
-    no_exits = "a text may have several labels, so that none is the one to be sure of"
+    no_exits = "a text may have several labels, so there is no single label to be confident in"
     examples = (
         {"labels": [["joy", "love"], ["anger"], [], ["fear", "anger"], ["joy"], ["love"], ["fear"]]},
         {"labels": [[0, 2], [1], [], [2, 1]]},
@@ -191,7 +207,7 @@ class MultiLabel(TaskKind):
         return TaskLabels(values, found.names, tuple(notes))
 
     def takes(self, problem_type: str | None, outputs: int | None) -> bool:
-        """A teacher that does not name its problem type may be one: many of them were saved without."""
+        """Return whether a teacher fits. One without a problem type is accepted, because many are saved without it."""
         return problem_type in (None, self.problem_type) and outputs != 1
 
     def first_bias(self, labels: np.ndarray, outputs: int) -> np.ndarray:
@@ -208,7 +224,7 @@ class MultiLabel(TaskKind):
         groups: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Kullback-Leibler divergence between the two answers to each label, summed over labels."""
+        """Return the Kullback-Leibler divergence between the yes-or-no answers to each label, summed over labels."""
         from torch.nn.functional import logsigmoid
 
         def share(sign: float) -> torch.Tensor:
@@ -220,9 +236,9 @@ class MultiLabel(TaskKind):
     @property
     def usage(self) -> str:
         return (
-            "A text may have several labels or none. A label applies if its probability reaches its threshold: "
-            "`thresholds` in config.json, in the order of `id2label`. The pipeline returns the probabilities of all "
-            "labels, `infer.py` the labels that apply."
+            "A text may have several labels or none. A label applies if its probability reaches its threshold; the "
+            "thresholds are in config.json under `thresholds`, in the order of `id2label`. The pipeline returns the "
+            "probabilities of all labels, `infer.py` the labels that apply."
         )
 
     def in_words(self, texts: str, labels: Sequence[str]) -> str:
@@ -235,26 +251,27 @@ def _lists(column: LabelColumn) -> list[list[str]]:
 
 
 def _by_column(columns: Sequence[LabelColumn]) -> list[list[str]]:
-    """The names of the columns that each row has a yes in. Raises `DataError` for what is neither yes nor no."""
+    """Return for each row the names of the columns that hold a yes. See `_applies` for errors."""
     applies = zip(*map(_applies, columns), strict=True)
     return [[column.name for column, value in zip(columns, row, strict=True) if value] for row in applies]
 
 
 @file_by_file
 def _applies(column: LabelColumn) -> list[float | None]:
+    """Return 1.0 or 0.0 for each row of a column that holds yes or no. Raises `DataError` for other values."""
     refuse_missing(column, column.values)
     found = [_YES_OR_NO.get(str(value).strip().casefold()) for value in column.values]
     if None in found:
         bad = found.index(None)
         raise DataError(
             f"{column.place}: a column of one label must hold 0 or 1 (or false or true) in every row, but row "
-            f"{bad} (counted from 0) holds {column.values[bad]!r}; correct it"
+            f"{bad} (counted from 0) holds {column.values[bad]!r}; write one of these"
         )
     return found
 
 
 def _as_numbers(names: Sequence[str], known: Numbering) -> list[float]:
-    """1.0 at the numbers of the labels, else 0.0."""
+    """Return a list with 1.0 at the numbers of the given labels and 0.0 elsewhere."""
     found = [0.0] * len(known.names)
     for name in names:
         found[known.numbers[name]] = 1.0

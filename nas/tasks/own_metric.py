@@ -1,8 +1,8 @@
-"""A metric of one's own: a function of predictions and references, where a kind of task has one answer for each text.
+"""User-defined metrics: functions of predictions and references, for kinds of task with one answer per text.
 
-It is named as `module:function`. A study file can only name functions of installed packages, so that a folder of data
-never brings code that is run. A function of a Python program, such as a cell of a notebook, is given by the program
-itself (`given`), for the time of its process.
+A study names such a function as `module:function`. It must belong to an installed package, so that a folder with data
+can never bring code that is run. A Python program, such as a notebook, can also pass one of its own functions to
+`nas.run_of`; `given` then registers it for this process.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ _given: dict[str, Function] = {}
 
 @dataclass(frozen=True)
 class OwnMetric(Metric):
-    """What a function returns for predictions and references, in which order they come; higher is better.
+    """A metric whose score is what a user-defined function returns for predictions and references; higher is better.
 
-    All else is as the kind's first metric, `base`, has it, which also makes predictions of logits.
+    The function is called with the predictions first. In all other respects, the metric behaves like `base`, the first
+    metric of the kind of task, which also turns logits into predictions.
     """
 
     function: Function = field(kw_only=True)
@@ -46,12 +47,12 @@ class OwnMetric(Metric):
         return self.base.least_size
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
-        """Raises `DataError` if the function fails, or returns no finite number."""
+        """Return the function's result. Raises `DataError` if the function fails or does not return a finite number."""
         given = self.base.settled(logits, labels)
         try:
             found = self.function(given.predictions(logits, labels), labels)
             number = float(found)
-        except Exception as problem:  # whatever a user's function raises
+        except Exception as problem:  # a user's function may raise anything
             reason = (str(problem).splitlines() or [""])[0]
             raise DataError(
                 f"task.metric: {self.name} fails on {len(labels)} predictions: {type(problem).__name__}: {reason}; "
@@ -88,21 +89,22 @@ class OwnMetric(Metric):
 
 
 def own_metric(name: str, base: Metric) -> OwnMetric:
-    """The metric that a name stands for. Raises `ValueError` with rule, value and remedy if it stands for none."""
+    """Return the metric for the function with this name. Raises `ValueError` with a remedy if there is none."""
     label = name.partition(":")[2].partition("#")[0]
     return OwnMetric(name, label, function=_function(name), base=base)
 
 
 def given(function: Function) -> str:
-    """The name by which a study can ask for a function, which is known to this process if no package has it.
+    """Return the name by which a study can refer to a function.
 
-    A function of this program whose code was changed has another name. Raises `ValueError` for what is no function that
-    can be named.
+    A function that no installed package has is registered for this process, and its name contains a digest of its
+    code, so that it changes with the code. Raises `ValueError` for anything but a function defined with `def`.
     """
     code = getattr(function, "__code__", None)
     if not isinstance(code, CodeType) or not function.__name__.isidentifier():
         raise ValueError(
-            f"metric: must be a name, or a function that is defined with def, but got {function!r}; wrap it in one"
+            f"metric: must be a name, or a function that is defined with def, but got {function!r}; wrap it in such a "
+            "function"
         )
     module, name = str(function.__module__), function.__name__
     if _is_installed(module) and getattr(importlib.import_module(module), name, None) is function:
@@ -114,7 +116,7 @@ def given(function: Function) -> str:
 
 
 def _parts(code: CodeType) -> Iterable[object]:
-    """What a function computes, wherever it is defined."""
+    """Yield the parts of a function's code that define what it computes, regardless of where it is defined."""
     yield code.co_code
     yield from code.co_names
     for constant in code.co_consts:
@@ -122,18 +124,20 @@ def _parts(code: CodeType) -> Iterable[object]:
 
 
 def _function(name: str) -> Function:
+    """Return the registered or importable function with this name; see `own_metric` for the errors."""
     if name in _given:
         return _given[name]
     module, _, function = name.partition(":")
     if "#" in function:
         raise ValueError(
-            f"metric: {name!r} is a function of the Python program that made the study, and unknown elsewhere; go on "
-            "in that program (nas.run_of), or put the function into an installed package and name it as module:function"
+            f"metric: {name!r} is a function of the Python program that made the study and is unknown elsewhere; "
+            "continue in that program (nas.run_of), or put the function into an installed package and name it as "
+            "module:function"
         )
     if not _is_installed(module):
         raise ValueError(
-            f"metric: {name!r}: {module!r} is no module of an installed package, and no other code is run for a study "
-            "file; install its package, or give the function to nas.run_of"
+            f"metric: {name!r}: {module!r} is not a module of an installed package, and a study file cannot run "
+            "other code; install its package, or pass the function to nas.run_of"
         )
     try:
         found: Function | None = getattr(importlib.import_module(module), function, None)
@@ -145,13 +149,13 @@ def _function(name: str) -> Function:
 
 
 def _is_installed(module: str) -> bool:
-    """Whether a module is found where packages are installed, before any of it is run."""
+    """Return whether a module lies where packages are installed, without running any of its code."""
     try:
         found = find_spec(module.partition(".")[0])
     except (ImportError, ValueError):
         return False
-    places = [Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")]
+    folders = [Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")]
     if found is None:
         return False
     roots = [Path(root).resolve() for root in (*(found.submodule_search_locations or ()), found.origin) if root]
-    return bool(roots) and all(any(root.is_relative_to(place) for place in places) for root in roots)
+    return bool(roots) and all(any(root.is_relative_to(folder) for folder in folders) for root in roots)

@@ -1,6 +1,7 @@
-"""Passages of a query in the order of their relevance: each row is a query, a passage and how relevant it is.
+"""The kind of task `ranking`: the passages of a query are ordered by relevance.
 
-A network reads query and passage together and outputs one score, as a cross-encoder does.
+Each row is a query, a passage and the grade of its relevance. A network reads query and passage together and outputs
+one score, as a cross-encoder does.
 """
 
 from __future__ import annotations
@@ -19,26 +20,28 @@ if TYPE_CHECKING:
     import torch
 
 _CUT = 10
-"""Passages of a query that mrr@10 and ndcg@10 look at."""
+"""Number of passages per query that mrr@10 and ndcg@10 consider."""
 _MEASURES = {"ndcg@10": f"ndcg_cut_{_CUT}", "mrr@10": "recip_rank", "map": "map"}
-"""What trec_eval calls the metrics."""
+"""The names of the metrics in trec_eval."""
 _MOST_RELEVANT = 100
+"""The largest grade of relevance."""
 _SHOWN = range(4, 13)
-"""The report shows a query with so many passages."""
+"""The numbers of passages for which the report may show a query."""
 _RAW, _PROBABILITY = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Sigmoid"
-"""What sentence-transformers makes of the output of a network."""
+"""The activations that sentence-transformers applies to the output of a network."""
 
 
 @dataclass(frozen=True)
 class RankingMetric(Metric):
-    """`ndcg@10`, `mrr@10` or `map`: the mean over the queries that have a relevant passage.
+    """The metric `ndcg@10`, `mrr@10` or `map`: the mean over the queries that have a relevant passage.
 
-    Labels are records (rows,) of the relevance `label`, a whole number from 0, and the query `group`.
+    Labels are records (rows,) with the relevance, a whole number from 0, in `label`, and the number of the query in
+    `group`.
     """
 
     @property
     def needs_float32(self) -> bool:
-        """Passages of a query may differ by less than bf16 tells."""
+        """Always true, since differences between passages of a query may be too small for bf16."""
         return True
 
     @property
@@ -61,13 +64,13 @@ class RankingMetric(Metric):
         return float(found.mean()) if len(found) else 0.0
 
     def each(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """The score of each query that has a relevant passage, by trec_eval."""
+        """Return the score of each query that has a relevant passage, (queries,), computed by trec_eval."""
         from pytrec_eval import RelevanceEvaluator
 
         wanted: dict[str, dict[str, int]] = {}
         given: dict[str, dict[str, float]] = {}
-        # trec_eval orders passages with equal scores by their names. These are drawn, so that the order of the rows,
-        # in which relevant passages may come first, does not count.
+        # trec_eval orders passages with equal scores by name. Names are drawn at random, so that the order of the
+        # rows, in which relevant passages may come first, has no influence.
         names = [f"{number:09d}" for number in np.random.default_rng(0).permutation(len(labels))]
         rows = zip(labels[GROUP].tolist(), names, labels["label"].tolist(), logits[:, 0].tolist(), strict=True)
         for group, name, relevance, score in rows:
@@ -86,7 +89,7 @@ class RankingMetric(Metric):
         return None
 
     def shown(self, labels: np.ndarray) -> list[int]:
-        """The passages of the first query that has a relevant one and neither too few nor too many to compare."""
+        """Return the rows of the first query with a relevant passage and a number of passages that fits the report."""
         judged = _judged(labels)[GROUP]
         sizes = dict(zip(*(values.tolist() for values in np.unique(judged, return_counts=True)), strict=True))
         fitting = [group for group in judged.tolist() if sizes[group] in _SHOWN]
@@ -94,25 +97,25 @@ class RankingMetric(Metric):
         return rows
 
     def constant(self, labels: np.ndarray, outputs: int) -> np.ndarray:
-        """The same score for all passages, whose order is then random."""
+        """Return the same score for all passages, which puts them in random order."""
         return np.zeros((len(labels), outputs), dtype=np.float32)
 
     def imagined(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
-        """A share of the queries is ranked rightly, the passages of the others at random."""
-        queries, places = np.unique(labels[GROUP], return_inverse=True)
-        is_right = (rng.random(len(queries)) < share)[places]
+        """Return simulated scores that rank a share of the queries perfectly, and the others at random."""
+        queries, positions = np.unique(labels[GROUP], return_inverse=True)
+        is_right = (rng.random(len(queries)) < share)[positions]
         found: np.ndarray = np.where(is_right, labels["label"], 0.0) + rng.random(len(labels)) / 2.0
         return found[:, None]
 
 
 def _judged(labels: np.ndarray) -> np.ndarray:
-    """The rows of queries that have a relevant passage."""
+    """Return the records of the queries that have a relevant passage."""
     found: np.ndarray = labels[np.isin(labels[GROUP], labels[GROUP][labels["label"] > 0])]
     return found
 
 
 class Ranking(TaskKind):
-    """How relevant a passage is to a query."""
+    """The kind of task in which each row has a grade: how relevant a passage is to a query."""
 
     name = "ranking"
     metrics = ("ndcg@10", "mrr@10", "map")
@@ -125,7 +128,7 @@ class Ranking(TaskKind):
     has_one_output = True
     meaning = "grades"
     label_word = "grades of relevance"
-    no_exits = "the scores of a query's passages are compared, so that all must come from the same layer"
+    no_exits = "the scores of a query's passages are compared, so all must come from the same layer"
     judges_groups = True
     needs_pairs = True
     hub_task = "text-ranking"
@@ -135,7 +138,7 @@ class Ranking(TaskKind):
         return RankingMetric(asked.metric)
 
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
-        """Trainings learn from the relevance as a share of the largest one in the training set."""
+        """Return the grades for judging, and for training their ratio to the largest grade of the training set."""
         (trained,), (tested,) = train, test
         check_one_output(head, "but a ranking needs one score", "a cross-encoder with one output")
         judged = {"train": _relevance(trained), "test": _relevance(tested)}
@@ -143,7 +146,7 @@ class Ranking(TaskKind):
         if least == most:
             raise DataError(
                 f"{trained.place}: the relevance of all {len(judged['train'])} rows is {most}, so there is nothing to "
-                "learn; give passages that are relevant and others that are not"
+                "learn; give relevant and irrelevant passages"
             )
         values: dict[str, list[Any]] = {
             name: [[min(1.0, grade / most)] for grade in grades] for name, grades in judged.items()
@@ -154,7 +157,7 @@ class Ranking(TaskKind):
         return {0: "relevance"}
 
     def takes(self, problem_type: str | None, outputs: int | None) -> bool:
-        """Any network with one output gives an order, whatever it was trained with."""
+        """Return whether a teacher has one output; any such network defines an order, however it was trained."""
         return outputs == 1
 
     @property
@@ -174,9 +177,9 @@ class Ranking(TaskKind):
         groups: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Mean squared error of the scores and, with `groups`, of the differences between the scores of a query.
+        """Return the mean squared error of the scores, plus with `groups` that of score differences within a query.
 
-        The mean of squared differences over all pairs of a query is twice the variance of the errors within it.
+        The mean squared difference over all pairs of a query's errors is twice the variance of these errors.
         """
         error = student.float() - teacher.float()
         loss = error.square().mean()
@@ -185,9 +188,10 @@ class Ranking(TaskKind):
         return loss + 2.0 * (error - _means(error, groups)).square().mean()
 
     def served_as(self, teacher: Mapping[str, Any], fine_tuned: bool) -> dict[str, Any]:
-        """Scores are probabilities, unless those of the teacher are not; sentence-transformers and transformers agree.
+        """Return entries with which transformers and sentence-transformers return the same scores.
 
-        A cross-encoder says it by an activation, in one of three places; another teacher by its problem type.
+        Scores are probabilities unless the teacher returns raw ones. A cross-encoder declares this by an activation, in
+        one of three settings; any other teacher declares it by its problem type.
         """
         older = (teacher.get("sentence_transformers") or {}).get("activation_fn")
         own = teacher.get("activation_fn") or older or teacher.get("sbert_ce_default_activation_function")
@@ -197,7 +201,7 @@ class Ranking(TaskKind):
         return {"problem_type": self.problem_type, "sentence_transformers": {"activation_fn": _PROBABILITY}}
 
     def files_beside(self, served: Mapping[str, Any], max_length: int) -> dict[str, Any]:
-        """What sentence-transformers writes beside a cross-encoder. Without it, it guesses from the network's class."""
+        """Return the files that sentence-transformers stores with a cross-encoder and without which it guesses."""
         output = {"method": "forward", "method_output_name": "logits"}
         transformer = "sentence_transformers.base.modules.transformer.Transformer"
         return {
@@ -235,7 +239,7 @@ class Ranking(TaskKind):
     @property
     def usage(self) -> str:
         return (
-            "The score says how relevant a passage is to a query; sort the passages of a query by it. "
+            "The score tells how relevant a passage is to a query; sort the passages of a query by it. "
             "`CrossEncoder`, the pipeline and `infer.py` give the same score."
         )
 
@@ -245,22 +249,22 @@ class Ranking(TaskKind):
 
 @file_by_file
 def _relevance(column: LabelColumn) -> list[int]:
-    """The relevance of each row. Raises `DataError` for what is no whole number from 0."""
+    """Return the grade of each row. Raises `DataError` for values that are not whole numbers in the allowed range."""
     refuse_missing(column, column.values)
     numbers = numbers_of([int(value) if isinstance(value, bool) else value for value in column.values])
     for row, number in enumerate(numbers):
         if not (0.0 <= number <= _MOST_RELEVANT and number.is_integer()):
             raise DataError(
                 f"{column.place}: the relevance of a passage must be a whole number from 0, for not relevant, to "
-                f"{_MOST_RELEVANT}, but row {row} (counted from 0) holds {column.values[row]!r}; correct it"
+                f"{_MOST_RELEVANT}, but row {row} (counted from 0) holds {column.values[row]!r}; correct such rows"
             )
     return [int(number) for number in numbers]
 
 
 def _means(errors: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """The mean of its group for each text, (texts, outputs)."""
+    """Return for each text the mean error of its group, (texts, outputs)."""
     import torch
 
-    _, places, sizes = torch.unique(groups, return_inverse=True, return_counts=True)
-    sums = errors.new_zeros(len(sizes), errors.shape[1]).index_add(0, places, errors)
-    return (sums / sizes[:, None])[places]
+    _, positions, sizes = torch.unique(groups, return_inverse=True, return_counts=True)
+    sums = errors.new_zeros(len(sizes), errors.shape[1]).index_add(0, positions, errors)
+    return (sums / sizes[:, None])[positions]

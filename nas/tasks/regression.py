@@ -1,4 +1,7 @@
-"""A number for each text, or for each pair of texts."""
+"""The kind of task `regression`: each text, or each text pair, has a number on a scale as its label.
+
+Candidates are judged by the correlation between outputs and targets.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +21,18 @@ if TYPE_CHECKING:
 
 
 def correlation(name: str, first: np.ndarray, second: np.ndarray) -> float:
-    """`spearman`'s or `pearson`'s correlation of two arrays (rows,); 0 where one is constant or holds no numbers."""
+    """Return the Spearman or Pearson correlation of two arrays (rows,); 0 where it is undefined."""
     from scipy.stats import pearsonr, spearmanr
 
     if np.ptp(first) == 0.0 or np.ptp(second) == 0.0:
-        return 0.0  # scipy would warn
+        return 0.0  # for which scipy warns
     value = float(spearmanr(first, second).statistic if name == "spearman" else pearsonr(first, second).statistic)
     return value if np.isfinite(value) else 0.0
 
 
 @dataclass(frozen=True)
 class Correlation(Metric):
-    """`spearman` or `pearson`, between the outputs and the targets. Labels are targets, (texts,)."""
+    """The correlation `spearman` or `pearson` between outputs and targets. Labels are the targets, (texts,)."""
 
     @property
     def needs_float32(self) -> bool:
@@ -51,14 +54,14 @@ class Correlation(Metric):
         return found
 
     def imagined(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
-        """Targets that correlate with the true ones by `share`."""
+        """Return simulated outputs whose correlation with the targets is about `share`."""
         noise = labels.std() * math.sqrt(share**-2 - 1.0)
         found: np.ndarray = (labels + noise * rng.standard_normal(len(labels)))[:, None]
         return found
 
 
 class Regression(TaskKind):
-    """A number on a scale."""
+    """The kind of task in which each text has a number on a scale."""
 
     name = "regression"
     metrics = ("spearman", "pearson")
@@ -68,7 +71,7 @@ class Regression(TaskKind):
     has_one_output = True
     predicts_numbers = True
     meaning = "scale"
-    no_exits = "the task is a regression"
+    no_exits = "the output of a regression does not say how confident the network is"
 
     def metric(self, asked: TaskSettings, names: Sequence[str] = ()) -> Metric:
         if is_own(asked.metric):
@@ -77,7 +80,7 @@ class Regression(TaskKind):
 
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
         (trained,), (tested,) = train, test
-        check_one_output(head, "the task is a regression to one number", "a teacher fine-tuned for this task")
+        check_one_output(head, "but the task is a regression to one number", "a teacher fine-tuned for this task")
         values: dict[str, list[Any]] = {"train": targets_of(trained), "test": targets_of(tested)}
         return TaskLabels(values, ())
 
@@ -97,7 +100,7 @@ class Regression(TaskKind):
         groups: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Mean squared error; trainings see the outputs standardised."""
+        """Return the mean squared error of the outputs, which are standardised during training."""
         from torch.nn import functional
 
         return functional.mse_loss(student.float(), teacher.float())

@@ -1,6 +1,6 @@
-"""A tag for each word of a text, such as the IOB2 tags of named entities.
+"""The kind of task `tagging`: each word of a text has a tag, such as the IOB2 tags of named entities.
 
-A network tags every token; the first token of a word speaks for the word.
+A network tags every token, and the tag of a word is that of its first token.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ if TYPE_CHECKING:
 _OUTSIDE = "O"
 _IOB2 = re.compile(r"O|[BI]-.+", re.DOTALL)
 Span = tuple[str, int, int]
-"""The type of a span, and the numbers of its first and its last word."""
+"""The type of a span, and the numbers of its first and last word."""
 
 
 @dataclass(frozen=True)
 class TagMetric(Metric):
-    """`span_f1`, over the spans of all types together, or `accuracy` of words. Labels are tag numbers (texts, tokens).
+    """The metric `span_f1`, over the spans of all types together, or `accuracy` of words.
 
-    Spans are those of seqeval in its default mode, which scores as conlleval does: a span begins with `B-`, or with an
-    `I-` that continues no span of its type.
+    Labels are tag numbers (texts, tokens), with `IGNORED` for all tokens but the first of each word. Spans are those of
+    seqeval in its default mode, which scores as conlleval does: a span begins at a `B-` tag, or at an `I-` tag that
+    does not continue a span of its type.
     """
 
     names: tuple[str, ...] = ()
-    """The tags by their numbers."""
+    """The names of the tags in the order of their numbers."""
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
         if self.name == "accuracy":
@@ -48,14 +49,14 @@ class TagMetric(Metric):
         return float(f1_score(self._tags(labels, labels), self._tags(logits.argmax(axis=-1), labels), zero_division=0))
 
     def resampled(self, logits: np.ndarray, labels: np.ndarray, draws: Iterable[np.ndarray]) -> list[float]:
-        """F1 and accuracy follow from sums over texts, each of which is counted once."""
+        """Return the score of each bootstrap sample, computed from counts that are made only once for each text."""
         counts = self._counts(logits, labels)
         sums = np.array([counts[rows].sum(axis=0) for rows in draws])
         found: list[float] = (2.0 * sums[:, 0] / np.maximum(sums[:, 1] + sums[:, 2], 1)).tolist()
         return found
 
     def _counts(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """For each text how many spans, or words, were answered rightly, answered and wanted, (texts, 3)."""
+        """Return for each text the numbers of correct, answered and actual spans (or words), (texts, 3)."""
         answered = logits.argmax(axis=-1)
         if self.name == "accuracy":
             words = (labels != IGNORED).sum(axis=1)
@@ -64,12 +65,12 @@ class TagMetric(Metric):
         return np.array([(len(own & wanted), len(own), len(wanted)) for own, wanted in pairs]).reshape(-1, 3)
 
     def answers(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """The tag numbers of words, (texts, tokens), and `IGNORED` for other tokens."""
+        """Return the tag numbers of words at their first tokens, (texts, tokens), and `IGNORED` for other tokens."""
         found: np.ndarray = np.where(labels == IGNORED, IGNORED, logits.argmax(axis=-1))
         return found
 
     def by_label(self, logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, float]]:
-        """Figures of each type of span; of each tag where tags are not those of spans."""
+        """Return the metrics of each type of span, or of each tag if the tags do not follow IOB2."""
         answered = logits.argmax(axis=-1)
         if _odd_tag(names) is None:
             from seqeval.metrics import classification_report
@@ -98,7 +99,7 @@ class TagMetric(Metric):
         return {name: dict(zip(columns, map(float, own), strict=True)) for name, own in rows}
 
     def constant(self, labels: np.ndarray, outputs: int) -> np.ndarray | None:
-        """The most frequent tag."""
+        """Return logits for the most frequent tag; None for span F1."""
         if self.name != "accuracy":
             return None
         logits = np.zeros((*labels.shape, outputs), dtype=np.float32)
@@ -106,8 +107,9 @@ class TagMetric(Metric):
         return logits
 
     def imagined(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
-        """A share of the words has the right tag; or a share of the spans is found, and for each of the others a
-        word outside of spans is taken for one.
+        """Return simulated logits for which a share of the words has the correct tag, or a share of the spans is found.
+
+        In place of each span that is missed, a word outside of all spans is taken for one.
         """
         answered = np.maximum(labels, 0)
         if self.name == "accuracy":
@@ -118,33 +120,33 @@ class TagMetric(Metric):
         return np.eye(outputs, dtype=np.float32)[answered]
 
     def _miss(self, answered: np.ndarray, labels: np.ndarray, share: float, rng: np.random.Generator) -> None:
-        """Spoil answers (texts, tokens) that are right, in place."""
+        """Replace spans of the correct answers (texts, tokens) by wrong ones, in place, except for a share of them."""
         outside = self.names.index(_OUTSIDE) if _OUTSIDE in self.names else 0
         for row, spans in enumerate(self._spans(labels, labels)):
-            places = np.flatnonzero(labels[row] != IGNORED)
-            free = places[labels[row, places] == outside]
+            words = np.flatnonzero(labels[row] != IGNORED)
+            free = words[labels[row, words] == outside]
             for _, start, end in sorted(spans):
                 if rng.random() < share:
                     continue
-                begins = answered[row, places[start]]
-                answered[row, places[start : end + 1]] = outside
+                begins = answered[row, words[start]]
+                answered[row, words[start : end + 1]] = outside
                 if len(free):
                     answered[row, rng.choice(free)] = begins
 
     def _tags(self, numbers: np.ndarray, labels: np.ndarray) -> list[list[str]]:
-        """The tags of the words of each text by name, from numbers (texts, tokens)."""
+        """Return the names of the words' tags for each text, from tag numbers (texts, tokens)."""
         names = np.asarray(self.names, dtype=object)
         return [names[row[own != IGNORED]].tolist() for row, own in zip(numbers, labels, strict=True)]
 
     def _spans(self, numbers: np.ndarray, labels: np.ndarray) -> list[set[Span]]:
-        """The spans of each text."""
+        """Return the spans of each text, from tag numbers (texts, tokens)."""
         from seqeval.metrics.sequence_labeling import get_entities
 
         return [set(get_entities(tags)) for tags in self._tags(numbers, labels)]
 
 
 class Tagging(TaskKind):
-    """A tag for each word."""
+    """The kind of task in which each word of a text has a tag."""
 
     name = "tagging"
     metrics = ("span_f1", "accuracy")
@@ -158,8 +160,8 @@ class Tagging(TaskKind):
     hub_task = "token-classification"
     pipeline = "token-classification"
     asks_pipeline = ', aggregation_strategy="first"'
-    no_exits = "the words of a text have tags of their own, which are not sure at the same layer"
-    no_student = "another tokenizer may cut words into other tokens, for which its outputs do not hold"
+    no_exits = "each word of a text has its own tag, and not all tags become confident at the same layer"
+    no_student = "another tokenizer may split words into other tokens, to which the teacher's outputs do not apply"
     examples = (
         {"tags": [["B-PER", "I-PER", "O"], ["O", "B-LOC"], [], ["O", "O", "B-LOC", "B-PER", "O"], ["B-LOC"], ["O"]]},
         {"tags": [["O", "B-x"], ["B-x", "I-x", "O"]]},
@@ -171,7 +173,8 @@ class Tagging(TaskKind):
         if (odd := _odd_tag(names)) is not None:
             raise DataError(
                 f"task.metric: span_f1 needs the tags O, B-<type> and I-<type> (IOB2), but there is {odd!r}; name tags "
-                "so in the data (as texts or a ClassLabel) or in the teacher's config.json, or set metric = 'accuracy'"
+                "like this in the data (as texts or a ClassLabel) or in the teacher's config.json, or set "
+                "metric = 'accuracy'"
             )
         return TagMetric("span_f1", "span F1", tuple(names))
 
@@ -195,13 +198,13 @@ class Tagging(TaskKind):
         return problem_of(problem_type, outputs) == self.problem_type and outputs != 1
 
     def first_bias(self, labels: np.ndarray, outputs: int) -> np.ndarray:
-        """The logarithm of each tag's share, since most words are outside of spans."""
+        """Return the logarithm of each tag's share of the words, since most words are outside of spans."""
         counts = np.bincount(labels[labels != IGNORED], minlength=outputs) + 0.5
         found: np.ndarray = np.log(counts / counts.sum())
         return found
 
     def files_beside(self, served: Mapping[str, Any], max_length: int) -> dict[str, Any]:
-        """No file, since text-embeddings-inference does not tag words."""
+        """Return no files, since text-embeddings-inference does not support tagging."""
         return {}
 
     def counts(self, labels: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
@@ -215,9 +218,7 @@ class Tagging(TaskKind):
         groups: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Kullback-Leibler divergence between the probabilities of the tags: the mean over the tokens of each text,
-        then over texts.
-        """
+        """Return the Kullback-Leibler divergence of tag probabilities: the mean per text, then over texts."""
         from torch.nn import functional
 
         student, teacher = student.float().log_softmax(-1), teacher.float().log_softmax(-1)
@@ -228,9 +229,9 @@ class Tagging(TaskKind):
     @property
     def usage(self) -> str:
         return (
-            "`start` and `end` of a span are characters of the text. The pipeline and `infer.py` give the same spans. "
-            "A word is what the tokenizer takes for one; its first token gives its tag. Words behind the longest text "
-            "that the network reads get no tag."
+            "`start` and `end` of a span are character positions in the text. The pipeline and `infer.py` return the "
+            "same spans. The tokenizer decides what a word is, and the tag of a word is that of its first token. Words "
+            "beyond the longest text that the network reads get no tag."
         )
 
     def in_words(self, texts: str, labels: Sequence[str]) -> str:
@@ -241,7 +242,7 @@ class Tagging(TaskKind):
 
 
 def _odd_tag(names: Iterable[str]) -> str | None:
-    """The first of these tags that is not one of IOB2; None if all are."""
+    """Return the first of these tags that does not follow IOB2; None if all do."""
     return next((name for name in names if not _IOB2.fullmatch(name)), None)
 
 
@@ -251,7 +252,7 @@ def _tags_of(column: LabelColumn) -> list[list[str]]:
 
 
 def _not_iob2(column: LabelColumn, rows: Sequence[Sequence[str]]) -> list[str]:
-    """A warning if some tags continue a span that is not there; nothing if all follow IOB2."""
+    """Return a list with a warning if some `I-` tags continue no span; empty if all tags follow IOB2."""
     broken = [
         (number, before, tag)
         for number, tags in enumerate(rows)
@@ -263,5 +264,5 @@ def _not_iob2(column: LabelColumn, rows: Sequence[Sequence[str]]) -> list[str]:
     number, before, tag = broken[0]
     return [
         f"Warning: {column.place}: {len(broken):,} of {sum(map(len, rows)):,} tags break IOB2, the first in row "
-        f"{number} (counted from 0), {tag} behind {before}; each is taken to begin a span, as seqeval does"
+        f"{number} (counted from 0), {tag} after {before}; each is taken to begin a span, as in seqeval"
     ]

@@ -54,13 +54,13 @@ def test_classes_in_order(labels, names):
 @pytest.mark.parametrize(
     ("labels", "declared", "message"),
     [
-        (["a", "", "b", " "], None, r"row 1 \(counted from 0\) has no label, 2 of 4 rows have none"),
-        ([0, 1, None], None, "row 2 .* has no label, 1 of 3 rows"),
+        (["a", "", "b", " "], None, r"row 1 \(counted from 0\) has no label \(2 of 4 rows have none\)"),
+        ([0, 1, None], None, r"row 2 .* has no label \(1 of 3 rows"),
         ([0.0, float("nan"), 1.0], None, "row 1 .* has no label"),
-        ([0, -1, -1], ("a", "b"), "row 1 .* has no label, 2 of 3 .* labels are public"),
+        ([0, -1, -1], ("a", "b"), r"row 1 .* has no label \(2 of 3 .* labels are public"),
         ([0.0, 0.5], None, r"classes must be whole numbers or texts, but row 1 .* holds 0\.5"),
-        ([[0], [1]], None, "must hold one label a row, but holds lists or records"),
-        ([{"a": 1}, {"a": 2}], None, "must hold one label a row, but holds lists or records"),
+        ([[0], [1]], None, "must hold one label per row, but holds lists or records"),
+        ([{"a": 1}, {"a": 2}], None, "must hold one label per row, but holds lists or records"),
         ([b"a", b"b"], None, "classes must be whole numbers or texts, but row 0 .* holds b'a'"),
         ([3, 3, 3], None, r"needs 2 to 1000 classes, but there are 1 \('3'\)"),
         (list(range(1001)), None, "needs 2 to 1000 classes, but there are 1001"),
@@ -76,17 +76,17 @@ def test_labels_that_are_no_classes(labels, declared, message):
     ("labels", "message"),
     [
         (["3.5", "1e3", "x"], r"row 2 \(counted from 0\) holds 'x'; correct the column"),
-        (["3.5", "3,5"], "row 1 .* holds '3,5'; write a point in place of the comma"),
+        (["3.5", "3,5"], "row 1 .* holds '3,5'; write a decimal point instead of the comma"),
         (["1", "1_000"], "row 1 .* holds '1_000'"),
         (["1", "nan"], "row 1 .* holds 'nan'"),
         (["1", "1e39"], "row 1 .* holds '1e39'"),
         ([0.5, float("inf")], "row 1 .* holds inf"),
         ([0.5, float("nan")], "row 1 .* holds nan"),
         ([True, False], "row 0 .* holds True"),
-        (["1", "", "2"], "row 1 .* has no label, 1 of 3"),
-        ([1.0, None], "row 1 .* has no label, 1 of 2"),
+        (["1", "", "2"], r"row 1 .* has no label \(1 of 3"),
+        ([1.0, None], r"row 1 .* has no label \(1 of 2"),
         (["2", "2.0", "2"], "all 3 targets are 2, so there is nothing to predict"),
-        ([[0.5], [1.5]], "must hold one label a row"),
+        ([[0.5], [1.5]], "must hold one label per row"),
     ],
 )
 def test_targets_that_are_none(labels, message):
@@ -132,15 +132,19 @@ def test_the_data_is_numbered_as_the_teacher(names, known, found, numbers, note)
 @pytest.mark.parametrize(
     ("names", "known", "message"),
     [
-        (["a", "b"], ["c", "d"], "has 2 labels: 'c', 'd', the data has 2 labels: 'a', 'b'"),
+        (["a", "b"], ["c", "d"], "has 2 labels: 'c', 'd', but the data has 2 labels: 'a', 'b'"),
         (["a", "b"], ["a", "b2"], "name the data's labels as the teacher does"),
-        (["a", "b", "c"], ["a", "b"], "has 2 labels: 'a', 'b', the data has 3"),
-        (["0", "1", "2"], ["LABEL_0", "LABEL_1"], "has 2 labels, the data has 3"),
-        (["a", "b"], ["LABEL_0", "LABEL_1", "LABEL_2"], "has 3 labels, the data has 2"),
-        (["0", "1"], ["LABEL_0", "LABEL_1", "LABEL_2"], "has 3 labels, the data has 2 labels: '0', '1'"),
-        (["0", "1"], ["entailment", "neutral", "contradiction"], "'contradiction', the data has 2 labels: '0', '1'"),
+        (["a", "b", "c"], ["a", "b"], "has 2 labels: 'a', 'b', but the data has 3"),
+        (["0", "1", "2"], ["LABEL_0", "LABEL_1"], "has 2 labels, but the data has 3"),
+        (["a", "b"], ["LABEL_0", "LABEL_1", "LABEL_2"], "has 3 labels, but the data has 2"),
+        (["0", "1"], ["LABEL_0", "LABEL_1", "LABEL_2"], "has 3 labels, but the data has 2 labels: '0', '1'"),
+        (
+            ["0", "1"],
+            ["entailment", "neutral", "contradiction"],
+            "'contradiction', but the data has 2 labels: '0', '1'",
+        ),
         (["Yes", "yes"], ["YES", "no"], "has 2 labels"),
-        (["0", "1"], ["LABEL_0"], "gives one number, the task has 2 classes"),
+        (["0", "1"], ["LABEL_0"], "outputs one number, but the task has 2 classes"),
     ],
 )
 def test_a_classifier_of_other_classes_is_refused(names, known, message):
@@ -190,7 +194,7 @@ def test_classes_of_the_test_set_go_by_name_from_a_class_label_too(tmp_path):
 def test_a_regression_wants_a_teacher_of_one_number(tmp_path):
     task = TASK.model_copy(update={"kind": "regression", "metric": "pearson"})
     train, test = _files(tmp_path, [0.5, 1.5])
-    with pytest.raises(TeacherError, match="has 2 labels, the task is a regression to one number"):
+    with pytest.raises(TeacherError, match="has 2 labels, but the task is a regression to one number"):
         read_splits(task, train, test, 0, Head("bert", ("LABEL_0", "LABEL_1")))
     assert read_splits(task, train, test, 0, Head("bert", ("LABEL_0",))).label_names == ()
 
@@ -206,10 +210,10 @@ def test_empty_texts_are_taken_and_said(tmp_path, capsys):
 def test_white_space_around_a_label_is_no_part_of_it_and_case_is(tmp_path, capsys):
     train, test = _files(tmp_path, [" good", "bad "])
     assert read_splits(TASK, train, test, 0).label_names == ("bad", "good")
-    assert "differ by case" not in capsys.readouterr().err
+    assert "differ only in case" not in capsys.readouterr().err
     train, test = _files(tmp_path, ["Good", "good"])
     assert read_splits(TASK, train, test, 0).label_names == ("Good", "good")
-    assert "the classes 'Good' and 'good' differ by case alone; are they the same?" in capsys.readouterr().err
+    assert "the classes 'Good' and 'good' differ only in case; are they the same?" in capsys.readouterr().err
 
 
 def _metric(task, names=()):
@@ -236,7 +240,7 @@ def test_f1_is_of_the_class_that_is_named():
 def test_a_positive_class_is_for_f1(tmp_path):
     with pytest.raises(
         StudyError,
-        match="positive: only f1, precision, recall, roc_auc can be of one class, but the metric is 'accuracy'",
+        match="positive: only f1, precision, recall, roc_auc can judge a single class, but the metric is 'accuracy'",
     ):
         validate(Task, TASK.model_dump() | {"positive": "hate"}, tmp_path, StudyError)
 

@@ -52,7 +52,7 @@ def test_labels_are_numbered_as_the_teacher_numbers_them():
     found = read([["joy"], ["anger", "joy"]], head=Head("bert", ("Joy", "fear", "Anger")))
     assert found.names == ("Joy", "fear", "Anger") and found.values["train"] == [[1.0, 0.0, 0.0], [1.0, 0.0, 1.0]]
     assert "no row is 'fear'" in found.notes[0]
-    with pytest.raises(TeacherError, match="has 2 labels: 'x', 'y', the data has 2 labels: 'a', 'b'"):
+    with pytest.raises(TeacherError, match="has 2 labels: 'x', 'y', but the data has 2 labels: 'a', 'b'"):
         read([["a"], ["b"]], head=Head("bert", ("x", "y")))
 
 
@@ -64,7 +64,7 @@ def test_labels_are_numbered_as_the_teacher_numbers_them():
             None,
             r"needs a list of labels in every row, but row 1 \(counted from 0\) holds 'b'; write lists",
         ),
-        ([["a"], None, ["b"]], None, "row 1 .* has no label, 1 of 3 rows"),
+        ([["a"], None, ["b"]], None, r"row 1 .* has no label \(1 of 3 rows"),
         ([["a"], ["b", None]], None, r"must be whole numbers or texts, but the list in row 1 .* holds None"),
         ([["a", " "]], None, "the list in row 0 .* holds ' '"),
         ([[0.5, 1.0]], None, r"the list in row 0 .* holds 0\.5"),
@@ -79,7 +79,7 @@ def test_what_is_no_list_of_labels_is_refused(labels, classes, message):
 
 
 def test_a_label_of_the_test_set_that_no_training_row_has_is_refused():
-    with pytest.raises(DataError, match=r"label 'c' is no class of train.jsonl.* \(row 1, counted from 0\)"):
+    with pytest.raises(DataError, match=r"label 'c' is not a class of train.jsonl.* \(row 1, counted from 0\)"):
         read([["a"], ["b"]], [["a"], ["b", "c"]])
 
 
@@ -108,7 +108,10 @@ def test_a_column_for_each_label_holds_yes_or_no():
             {"kind": "classification", "metric": "accuracy", "label": ["a", "b"]},
             "has one column of labels, but got a, b",
         ),
-        ({"kind": "regression", "metric": "pearson", "threshold": 0.3}, "threshold: regression has none, but got 0.3"),
+        (
+            {"kind": "regression", "metric": "pearson", "threshold": 0.3},
+            "threshold: regression has no threshold, but got 0.3",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(tmp_path, changes, message):

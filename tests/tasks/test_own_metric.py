@@ -81,8 +81,8 @@ def test_functions_of_installed_packages_are_named_in_a_study_file(tiny_study):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("mine:score", "'mine' is no module of an installed package, and no other code is run for a study file"),
-        ("subprocess:call", "'subprocess' is no module of an installed package"),
+        ("mine:score", "'mine' is not a module of an installed package, and a study file cannot run other code"),
+        ("subprocess:call", "'subprocess' is not a module of an installed package"),
         ("sklearn.metrics:bleu", "the module has no function 'bleu'"),
         ("sklearn.nothing:score", "No module named 'sklearn.nothing'"),
         ("__main__:score#12345678", "is a function of the Python program that made the study"),

@@ -90,7 +90,7 @@ def test_relevance_is_read_from_numbers_texts_and_declared_classes():
         ([0, 0.5, 1], r"must be a whole number from 0, .* but row 1 \(counted from 0\) holds 0.5"),
         ([0, "high"], r"but row 1 .* holds 'high'"),
         ([0, -1], r"but row 1 .* holds -1"),
-        ([0, None, 1], r"row 1 .* has no label, 1 of 3 rows"),
+        ([0, None, 1], r"row 1 .* has no label \(1 of 3 rows"),
         ([1, 1], r"the relevance of all 2 rows is 1, so there is nothing to learn"),
     ],
 )
@@ -112,8 +112,8 @@ def test_a_classifier_of_several_outputs_is_refused():
         ({"text": ("answer",)}, "text: ranking needs the columns of two texts, but got answer; name both"),
         ({"query": "label"}, "query: must be another column than label"),
         ({"holdout": {"size": 9, "by": "row"}}, "holds out whole groups of rows, by 'question_id', but got 'row'"),
-        ({"threshold": 0.5}, "threshold: ranking has none"),
-        ({"kind": "classification", "metric": "f1"}, "query: classification judges each row alone, but got"),
+        ({"threshold": 0.5}, "threshold: ranking has no threshold"),
+        ({"kind": "classification", "metric": "f1"}, "query: classification judges each row by itself, but got"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes, message):

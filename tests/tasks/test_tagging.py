@@ -64,7 +64,7 @@ def test_tags_are_names_whole_numbers_or_numbers_with_declared_names():
     known = read([[1, 2], [0]], head=Head("bert", ("O", "B-x", "I-x")))
     assert known.names == ("O", "B-x", "I-x") and known.values["train"] == [[1, 2], [0]]
     renamed = read([["O", "B-x"], ["I-x"]], head=Head("bert", ("I-x", "O", "B-y", "B-x")))
-    assert renamed.values["train"] == [[1, 3], [0]] and "no row is 'B-y'" in renamed.notes[0]
+    assert renamed.values["train"] == [[1, 3], [0]] and "no row is labelled 'B-y'" in renamed.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -86,10 +86,10 @@ def test_what_is_no_list_of_tags_is_refused(tags, message):
 def test_tags_that_break_iob2_are_counted_and_said_to_begin_spans():
     found = read([["O", "I-x", "I-x"], ["B-y", "I-x", "I-y"], ["B-x", "I-x"]], [["B-x", "I-y"], ["O"]])
     assert found.notes == (
-        "Warning: train.jsonl: column 'tags': 3 of 8 tags break IOB2, the first in row 0 (counted from 0), I-x behind O"
-        "; each is taken to begin a span, as seqeval does",
+        "Warning: train.jsonl: column 'tags': 3 of 8 tags break IOB2, the first in row 0 (counted from 0), I-x after O"
+        "; each is taken to begin a span, as in seqeval",
         "Warning: test.jsonl: column 'tags': 1 of 3 tags break IOB2, the first in row 0 (counted from 0), I-y "
-        "behind B-x; each is taken to begin a span, as seqeval does",
+        "after B-x; each is taken to begin a span, as in seqeval",
     )
     assert read([["NOUN", "VERB"], ["VERB"]]).notes == ()
 
@@ -214,11 +214,11 @@ def test_texts_that_are_no_lists_of_words_are_refused(tmp_path):
         ('"span_f1"', '"f1"', "'f1' does not measure tagging; use span_f1, accuracy"),
         ('["words"]', '["words", "more"]', "text: tagging has one column of lists of words, but got words, more"),
         ("max_length", 'label = ["a", "b"]\nmax_length', "label"),
-        ("max_length", "threshold = 0.4\nmax_length", "threshold: tagging has none"),
+        ("max_length", "threshold = 0.4\nmax_length", "threshold: tagging has no threshold"),
         (
             "[teacher]",
             '[student]\nmodel = "./teacher"\n\n[teacher]',
-            "student: another tokenizer may cut words",
+            "student: another tokenizer may split words",
         ),
     ],
 )
@@ -233,7 +233,7 @@ def test_settings_that_do_not_fit_are_refused(tmp_path, old, new, message):
 @pytest.mark.parametrize(
     ("dimension", "message"),
     [
-        ("exit_threshold = [0.8]", "the words of a text have tags of their own"),
+        ("exit_threshold = [0.8]", "each word of a text has its own tag"),
         ("keep_tokens = [4]", "needs all of them"),
     ],
 )
