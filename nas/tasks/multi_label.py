@@ -108,9 +108,7 @@ class LabelMetric(Metric):
         return logits
 
     def imagined(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
-        """Return simulated logits that find a share of the texts' labels; each other label is replaced by a wrong
-        one.
-        """
+        """Return simulated logits that find a share of the texts' labels; wrong labels replace the others."""
         texts, found = np.nonzero(labels)
         shift = np.where(rng.random(len(texts)) < share, 0, rng.integers(1, outputs, len(texts)))
         logits = np.full((len(labels), outputs), -_CONFIDENT)
