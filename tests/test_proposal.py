@@ -108,7 +108,7 @@ def test_a_hub_study_needs_columns_and_a_space(here, nas):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (GIVEN[2:], ["--teacher", "give it"]),
+        (GIVEN[2:], ["--teacher", "must be given"]),
         (["--teacher", "./nobody", *GIVEN[2:]], ["./nobody", "no folder"]),
         (["--teacher", "my-bert", "--train", "no.csv", "--test", "test.csv"], ["no.csv", "no such data file"]),
         (

@@ -325,7 +325,7 @@ def _check_label(kind: TaskKind, columns: Columns, task: _Task) -> None:
     if not _suits(kind, held):
         lists = f"lists of {'tags' if held.form == 'tags' else 'labels'}"
         values = lists if held.has_lists else "one label per row"
-        raise DataError(f"{name}: a {kind.name} task cannot have {values} as labels; give another --kind")
+        raise DataError(f"{name}: a {kind.name} task cannot have {values}; give another --kind")
     if kind.has_words:
         columns.check_words(task.text, name)
     if kind.meaning == "scale" and held.numbers is None:

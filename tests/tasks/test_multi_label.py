@@ -51,7 +51,7 @@ def test_lists_hold_names_whole_numbers_or_numbers_with_declared_names():
 def test_labels_are_numbered_as_the_teacher_numbers_them():
     found = read([["joy"], ["anger", "joy"]], head=Head("bert", ("Joy", "fear", "Anger")))
     assert found.names == ("Joy", "fear", "Anger") and found.values["train"] == [[1.0, 0.0, 0.0], [1.0, 0.0, 1.0]]
-    assert "no row is 'fear'" in found.notes[0]
+    assert "no row is labelled 'fear'" in found.notes[0]
     with pytest.raises(TeacherError, match="has 2 labels: 'x', 'y', but the data has 2 labels: 'a', 'b'"):
         read([["a"], ["b"]], head=Head("bert", ("x", "y")))
 
