@@ -1,5 +1,4 @@
-"""The subcommands that run the steps of a study, such as `nas train`, `nas search` and `nas run`, or show their
-results.
+"""The subcommands that run the steps of a study, such as `nas train` and `nas run`, and show their results.
 
 Each one loads the study, calls a function of `nas.pipeline` on its run, and prints the result as a table or as JSON.
 """
@@ -147,7 +146,7 @@ def export(
 ) -> None:
     """Export and verify the best sub-network for each budget, or only one candidate of the search.
 
-    Each network is fine-tuned, written, reloaded from disk, and measured.
+    Each network is fine-tuned (unless --no-fine-tune is given), written, reloaded from disk, and measured.
     """
 
     def work(run: Run) -> dict[str, Any]:

@@ -155,8 +155,7 @@ class Metric(ABC):
 
     @abstractmethod
     def answers(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
-        """Return the answers that follow from these logits, one row per text; None if equality of answers is
-        meaningless.
+        """Return the answers that follow from these logits, one row per text, or None if answers cannot be compared.
 
         Labels are used only to find the tokens that are judged.
         """
@@ -197,8 +196,7 @@ class Metric(ABC):
 
     @abstractmethod
     def imagined(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
-        """Return simulated logits for which the given share of the answers is correct; the others are drawn at
-        random.
+        """Return simulated logits whose answers are correct for the given share of cases and random for the others.
 
         They serve to estimate the standard error of the metric before any network exists.
         """
@@ -239,7 +237,7 @@ class Metric(ABC):
 
 
 class TaskKind(ABC):
-    """A kind of task. Instances have no state."""
+    """A kind of task, which defines labels, metrics, distillation loss and exports. Instances have no state."""
 
     name: ClassVar[str]
     """The value of `task.kind` that selects this kind."""
