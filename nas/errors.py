@@ -1,28 +1,31 @@
-"""The exceptions of `nas`: each is one clear line for the user, with exit code 2."""
+"""Exceptions that `nas` raises for problems that the user can fix.
+
+The command line prints the message of each as one line and exits with code 2.
+"""
 
 from __future__ import annotations
 
 
 class NasError(Exception):
-    """A condition that the user can mend. The message states the rule, the value and the remedy."""
+    """A problem that the user can fix. The message states the rule, the actual value and the remedy."""
 
     exit_code = 2
 
 
 class MachineError(NasError):
-    """A limit of the machine: space, permission, open files or memory. Nothing that was given is wrong."""
+    """A limit of the machine, such as disk space, permissions, open files or memory. The user's input is not wrong."""
 
 
 class SearchSpaceError(NasError):
-    """A search-space file, or an architecture that does not belong to its space."""
+    """A malformed search-space file, or an architecture that does not belong to its search space."""
 
 
 class StudyError(NasError):
-    """A study file, or a combination of settings in it."""
+    """A malformed study file, or settings in it that contradict each other."""
 
 
 class DataError(NasError):
-    """A data set that cannot be read or does not have what the study asks of it."""
+    """A data set that cannot be read or that lacks something the study requires."""
 
 
 class TeacherError(NasError):
@@ -30,15 +33,15 @@ class TeacherError(NasError):
 
 
 class TrainingError(NasError):
-    """A training whose loss is no longer a number, whose checkpoints are of another one, or whose workers failed."""
+    """A training run whose loss became NaN or infinite, whose checkpoints belong to another run, or whose workers failed."""
 
 
 class DeviceError(NasError):
-    """A device or runtime that cannot measure what it was asked to."""
+    """A device or runtime that cannot perform the requested measurement."""
 
 
 class ClusterError(NasError):
-    """A Ray cluster that is not there, or that this machine cannot join."""
+    """A Ray cluster that does not exist or that this machine cannot join."""
 
 
 class InfeasibleBudgetError(NasError):
@@ -46,7 +49,7 @@ class InfeasibleBudgetError(NasError):
 
 
 class SearchError(NasError):
-    """A search that cannot start or go on."""
+    """A search that cannot start or continue."""
 
 
 class ExportError(NasError):
@@ -54,7 +57,7 @@ class ExportError(NasError):
 
 
 class MissedBudgetsError(ExportError):
-    """Budgets that have no export. `reasons` says why, by the budget's name."""
+    """Budgets for which no network was exported. `reasons` maps the name of each budget to the reason."""
 
     def __init__(self, reasons: dict[str, str]) -> None:
         super().__init__("; ".join(reasons.values()))

@@ -1,4 +1,8 @@
-"""Reading and writing of small files: validated TOML in, atomic JSON out, digests of both."""
+"""Reading and writing of small files.
+
+`read_toml` and `validate` turn TOML files into settings, and their errors name file, key and rule. `write_atomically`,
+`write_folder` and `write_json` never leave a half-written file behind. `digest` and `file_digest` identify contents.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ from nas.limits import working_on
 
 
 class Settings(BaseModel):
-    """Base of everything read from a TOML file: frozen, and an unknown key is an error."""
+    """Base class of all settings read from TOML files. Instances are frozen, and unknown keys are rejected."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,22 +39,22 @@ C = TypeVar("C")
 
 
 def read_toml(path: Path, error: type[NasError]) -> dict[str, Any]:
-    """Parse a TOML file. Raises `error` if it is missing, is not TOML, or holds a NUL, which no path may."""
+    """Parse a TOML file. Raises `error` if it is missing, is not TOML, or holds a NUL character (invalid in paths)."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise error(f"{path}: no such file; give the path of an existing TOML file") from None
     except (IsADirectoryError, UnicodeDecodeError) as problem:
         raise error(f"{path}: cannot be read as a TOML text file ({type(problem).__name__})") from None
-    except ValueError as problem:  # TOMLDecodeError, and a whole number of thousands of digits
-        raise error(f"{path}: not valid TOML: {problem}; correct the file at that place") from None
+    except ValueError as problem:  # TOMLDecodeError, or an integer with thousands of digits
+        raise error(f"{path}: not valid TOML: {problem}; correct the file at that position") from None
     if any("\0" in text for text in _texts(values)):
-        raise error(f"{path}: a text must not hold the character \\u0000; remove it")
+        raise error(f"{path}: strings must not contain the character \\u0000; remove it")
     return values
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """All keys and texts of parsed TOML."""
+    """Yield all keys and strings of parsed TOML, at any depth."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -62,7 +66,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def validate(model: type[S], values: Mapping[str, Any], path: Path, error: type[NasError]) -> S:
-    """Turn parsed values into settings. Raises `error` with one line that names file, key and rule."""
+    """Return parsed values as an instance of `model`. Raises `error` with one line that names file, key and rule."""
     try:
         return model.model_validate(dict(values))
     except ValidationError as problem:
@@ -84,14 +88,14 @@ def _one_line(problem: ValidationError, model: type[BaseModel]) -> str:
     if kind == "value_error":
         return f"{key}: {message}"
     field = fields.get(str(first["loc"][-1]))
-    # Whatever stands in place of a table, or of a secret, may hold a password.
+    # A value given where a table or a secret is expected may contain a password, so it is not shown.
     hidden = field and any(_within(field.annotation, kind) for kind in (SecretStr, BaseModel))
     shown = not hidden and not isinstance(value, dict | list)
-    return f"{key}: {message}{f', but got {value!r}' if shown else ''}; correct the value"
+    return f"{key}: {message}{f', but got {value!r}' if shown else ''}"
 
 
 def _settings_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:
-    """The (possibly nested) settings at a location of a validation error."""
+    """Return the settings class, possibly nested, that holds the key at the location of a validation error."""
     for part in location:
         if isinstance(part, str) and part in model.model_fields:
             model = _within(model.model_fields[part].annotation, BaseModel) or model
@@ -99,30 +103,33 @@ def _settings_at(model: type[BaseModel], location: tuple[int | str, ...]) -> typ
 
 
 def _within(annotation: Any, kind: type[C]) -> type[C] | None:
-    """The first class of a kind in an annotation."""
+    """Return the first subclass of `kind` in a type annotation, or None."""
     if isinstance(annotation, type) and issubclass(annotation, kind):
         return annotation
     return next(filter(None, (_within(inner, kind) for inner in getattr(annotation, "__args__", ()))), None)
 
 
 def given_path(name: str) -> Path:
-    """Return the path that a user gives. A leading "~" is the home directory; "~draft.csv" is an ordinary name."""
+    """Return a path given by the user. A leading "~" means the home directory; "~draft.csv" is an ordinary name."""
     path = Path(name)
     return path.expanduser() if path.parts[:1] == ("~",) else path
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal text."""
+    """Return JSON text with sorted keys and no spaces, so that equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def digest(value: Any) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of a JSON value."""
+    """Return the first 16 hexadecimal digits of the SHA-256 of a JSON value."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
 
 
 def file_digest(path: Path) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of a file's bytes; read again only where it was written to."""
+    """Return the first 16 hexadecimal digits of the SHA-256 of a file's bytes.
+
+    The result is cached: an unmodified file (same inode, size and modification time) is not read again.
+    """
     found = path.stat()
     return _file_digest(path, (found.st_ino, found.st_size, found.st_mtime_ns))
 
@@ -134,9 +141,9 @@ def _file_digest(path: Path, stamp: tuple[int, ...]) -> str:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Have `write` fill a temporary file beside `path`, then rename: a reader sees all or nothing.
+    """Let `write` fill a temporary file next to `path`, then rename it to `path`, so that readers see all or nothing.
 
-    Raises `MachineError` where the machine does not let it.
+    Raises `MachineError` if a limit of the machine prevents it.
     """
     with working_on(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,9 +159,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_folder(folder: Path, fill: Callable[[Path], object]) -> None:
-    """Have `fill` make the files of a folder beside it, then rename: it appears complete, replacing what was there.
+    """Let `fill` create the files in a temporary folder, then rename it to `folder`, replacing any previous one.
 
-    Raises `MachineError` where the machine does not let it.
+    The folder thus never appears half-written. Raises `MachineError` if a limit of the machine prevents it.
     """
     with working_on(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -162,7 +169,7 @@ def write_folder(folder: Path, fill: Callable[[Path], object]) -> None:
         try:
             fill(draft)
             draft.chmod(0o755)
-            for path in draft.rglob("*"):  # safetensors leaves its files readable by their owner only
+            for path in draft.rglob("*"):  # safetensors makes its files readable by their owner only
                 path.chmod(0o755 if path.is_dir() else 0o644)
             shutil.rmtree(folder, ignore_errors=True)
             draft.replace(folder)
@@ -171,7 +178,7 @@ def write_folder(folder: Path, fill: Callable[[Path], object]) -> None:
 
 
 def _draft_prefix(path: Path) -> str:
-    return f".{path.name[:100]}."  # a name may have 255 bytes, and the draft's has some more than its target's
+    return f".{path.name[:100]}."  # names are limited to 255 bytes, and the suffix needs some
 
 
 def write_text(path: Path, text: str) -> None:
@@ -180,15 +187,15 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically, indented for people."""
+    """Write a JSON file atomically, indented so that people can read it."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def read_json(path: Path, error: type[NasError]) -> Any:
-    """Read a JSON file. Raises `error` if it is missing or broken."""
+    """Return the contents of a JSON file. Raises `error` if it is missing or not valid JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise error(f"{path}: no such file; run the step that writes it first") from None
+        raise error(f"{path}: no such file; first run the step that writes it") from None
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise error(f"{path}: not valid JSON; remove it and run the step that writes it again") from None

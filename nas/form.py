@@ -1,6 +1,7 @@
-"""The form of a network: which model of transformers it corresponds to, and what its head reads.
+"""The form of a network: which transformers model class it corresponds to, and what its head reads.
 
-A kind of task states it, since it knows what the outputs are; models, profiles and exports follow.
+Each kind of task (`nas.tasks`) defines the form of its networks, because it determines their outputs. The model, the
+latency profiles and the export follow it.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 Readout = Literal["first", "mean", "every"]
-"""What a network's head reads of the last hidden states: the first token, the mean over all tokens, or every token."""
+"""Which part of the last hidden states a network's head reads: the first token, the mean over all tokens, or every
+token."""
 NetworkType = Literal["sequence_classifier", "token_classifier", "encoder"]
-"""Which model of transformers a network is loaded from and exported as."""
+"""The kind of transformers model that a network is loaded from and exported as."""
 
 
 OUTPUT_NAMES: dict[NetworkType, str] = {
@@ -19,22 +21,22 @@ OUTPUT_NAMES: dict[NetworkType, str] = {
     "token_classifier": "logits",
     "encoder": "sentence_embedding",
 }
-"""What the output is called in an ONNX file. That of an encoder has the last hidden states too."""
+"""The name of the output in an ONNX file. An encoder's file also outputs `HIDDEN_STATES`."""
 HIDDEN_STATES = "last_hidden_state"
 
 
 @dataclass(frozen=True)
 class NetworkForm:
-    """What networks of a task have in common, whatever their sizes."""
+    """The properties that all networks of a task share, whatever their sizes."""
 
     network_type: NetworkType = "sequence_classifier"
     readout: Readout = "first"
     normalize: bool = False
-    """Whether outputs are scaled to length 1, as embeddings that are compared by their cosine."""
+    """Whether outputs are scaled to length 1, as for embeddings that are compared by cosine similarity."""
 
 
 CLASSIFIERS: dict[NetworkType, NetworkForm] = {
     "sequence_classifier": NetworkForm(),
     "token_classifier": NetworkForm("token_classifier", "every"),
 }
-"""The forms that follow from the type alone."""
+"""The forms that are determined by the network type. An `encoder` has several possible forms."""

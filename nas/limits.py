@@ -1,7 +1,8 @@
-"""What the machine refuses (space, permission, open files, memory) as one line: where, what, and what to do about it.
+"""One-line messages for limits of the machine (disk space, permissions, open files, memory): where, what, and the remedy.
 
-Libraries report it in many forms: `OSError` with or without a path, exceptions of their own that quote the system, and
-wrappers around either.
+Libraries report such limits in many forms: as `OSError` with or without a path, as their own exceptions that quote the
+system's message, or as wrappers around either. `limit_behind` recognises them, `working_on` turns them into a
+`MachineError`, and the command line prints what `refusal` returns.
 """
 
 from __future__ import annotations
@@ -16,29 +17,32 @@ from pathlib import Path
 
 from nas.errors import MachineError, NasError
 
-_AGAIN = "then give the same command again"
-_NO_SPACE = f"free some, or use another place, {_AGAIN}"
-_NO_PERMISSION = f"change its owner or permissions, or use another place, {_AGAIN}"
+_AGAIN = "then run the same command again"
+_NO_SPACE = f"free some space or use another folder, {_AGAIN}"
+_NO_PERMISSION = f"change its owner or permissions or use another folder, {_AGAIN}"
 _LIMITS = {
-    errno.ENOSPC: ("no space is left on the disk", _NO_SPACE),
-    errno.EDQUOT: ("the disk quota is used up", _NO_SPACE),
-    errno.EFBIG: ("a file may not become as large as needed (ulimit -f)", f"raise the limit, {_AGAIN}"),
-    errno.EACCES: ("no permission", _NO_PERMISSION),
-    errno.EPERM: ("no permission", _NO_PERMISSION),
-    errno.EROFS: ("the file system is read-only", f"use another place, {_AGAIN}"),
+    errno.ENOSPC: ("no free space on the disk", _NO_SPACE),
+    errno.EDQUOT: ("the disk quota is exhausted", _NO_SPACE),
+    errno.EFBIG: ("a file would exceed the allowed file size (ulimit -f)", f"raise the limit, {_AGAIN}"),
+    errno.EACCES: ("permission denied", _NO_PERMISSION),
+    errno.EPERM: ("permission denied", _NO_PERMISSION),
+    errno.EROFS: ("the file system is read-only", f"use another folder, {_AGAIN}"),
     errno.EMFILE: ("too many files are open (ulimit -n)", f"raise the limit, {_AGAIN}"),
     errno.ENFILE: ("too many files are open on this machine", f"close other programs, {_AGAIN}"),
-    errno.ENOMEM: ("the memory is used up", f"close other programs, or lower batch sizes and workers, {_AGAIN}"),
-    errno.EIO: ("the disk failed", f"check it, or use another place, {_AGAIN}"),
-    errno.ENAMETOOLONG: ("the name is too long", "give a shorter one"),
+    errno.ENOMEM: (
+        "the memory is exhausted",
+        f"close other programs or reduce batch sizes and the number of workers, {_AGAIN}",
+    ),
+    errno.EIO: ("the disk reported a read or write error", f"check the disk or use another folder, {_AGAIN}"),
+    errno.ENAMETOOLONG: ("the name is too long", "use a shorter one"),
 }
-_OF_NO_PLACE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""Limits that have nothing to do with the file or folder that is worked on."""
+_WITHOUT_PATH = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Limits that do not depend on the file or folder in use, so the message names none."""
 _OTHER_REMEDIES = {
     errno.ENOENT: "correct the path",
-    errno.ENOTDIR: "a file is where a folder is needed: move it away, or use another place",
-    errno.EEXIST: "a file is where a folder is needed: move it away, or use another place",
-    errno.EISDIR: "a folder is where a file is needed: move it away, or use another place",
+    errno.ENOTDIR: "a folder is needed here, but a file exists: move the file away or use another folder",
+    errno.EEXIST: "a folder is needed here, but a file exists: move the file away or use another folder",
+    errno.EISDIR: "a file is needed here, but a folder exists: move the folder away or use another name",
 }
 _QUOTED = re.compile(r"(?:os error|errno) (\d+)", re.IGNORECASE)
 _IN_WORDS = {
@@ -52,16 +56,18 @@ _IN_WORDS = {
     },
 }
 _OF_FILES = ("(os error", "local file")
-"""How libraries quote the system about a file. Without a path, a missing permission may be that of a connection."""
+"""Phrases that show that a library's message is about a file. Otherwise "permission denied" without a path may be about
+a network connection."""
 _CACHES = ("HF_DATASETS_CACHE", "HF_HUB_CACHE", "HF_MODULES_CACHE", "HF_HOME", "XDG_CACHE_HOME", "RAY_TMPDIR", "TMPDIR")
-"""Variables that say where libraries write besides a run."""
+"""Environment variables that set the folders, other than the run's, to which libraries write."""
 
 
 def limit_behind(problem: BaseException, path: Path | str | None = None) -> MachineError | None:
-    """The limit of the machine that an exception rests on; None if it rests on none.
+    """Return the limit of the machine that caused an exception, or None if no such limit caused it.
 
-    `path` is what was written or read, for exceptions that do not say it. A `NasError` that was raised while another
-    exception was handled rests on that one: whoever raised it took a limit of the machine for a wrong input.
+    `path` is the file or folder that was being read or written; it is used if the exception does not name one. If a
+    `NasError` was raised while another exception was being handled, that other exception is examined: the code may
+    have mistaken a limit of the machine for wrong input.
     """
     if isinstance(problem, MachineError):
         return problem
@@ -73,16 +79,16 @@ def limit_behind(problem: BaseException, path: Path | str | None = None) -> Mach
             return limit_behind(seen)
         if number := _number_of(seen):
             what, remedy = _LIMITS[number]
-            where = getattr(seen, "filename", None) or (path if number not in _OF_NO_PLACE else None)
+            where = getattr(seen, "filename", None) or (path if number not in _WITHOUT_PATH else None)
             if "temporary directory" in str(seen):
-                return MachineError(f"{seen.args[-1]}: set TMPDIR to a folder that can be written")
+                return MachineError(f"{seen.args[-1]}: set TMPDIR to a writable folder")
             return MachineError(f"{f'{_text(where)}: ' if where else ''}{what}; {_cache_remedy(where, path) or remedy}")
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     return None
 
 
 def _number_of(problem: BaseException) -> int | None:
-    """The system's number of a limit."""
+    """Return the `errno` of the machine's limit that an exception reports, or None."""
     if isinstance(problem, MemoryError):
         return errno.ENOMEM
     said = str(problem)[:2000]
@@ -100,21 +106,21 @@ def _text(where: object) -> str:
 
 
 def _cache_remedy(where: object, worked_on: Path | str | None) -> str | None:
-    """The variable that moves a library's cache elsewhere, if a path lies in one and not in what is worked on."""
+    """Return advice to move a library's cache, if the path `where` lies in that cache and not within `worked_on`."""
     text = _text(where)
     if worked_on and Path(text).is_relative_to(worked_on):
         return None
     for name in _CACHES:
         if (folder := os.environ.get(name)) and Path(text).is_relative_to(folder):
-            return f"set {name} to a folder that can be written and has space, {_AGAIN}"
+            return f"set {name} to a writable folder with free space, {_AGAIN}"
     if "/.cache/huggingface" in text:
-        return f"set HF_HOME to a folder that can be written and has space, {_AGAIN}"
+        return f"set HF_HOME to a writable folder with free space, {_AGAIN}"
     return None
 
 
 @contextmanager
 def working_on(path: Path) -> Iterator[None]:
-    """Have the block's exceptions that rest on a limit of the machine say so, and that it was met at `path`."""
+    """Raise `MachineError`, naming `path`, in place of exceptions in the block that a limit of the machine caused."""
     try:
         yield
     except Exception as problem:
@@ -125,7 +131,7 @@ def working_on(path: Path) -> Iterator[None]:
 
 
 def refusal(problem: Exception) -> str | None:
-    """The line for a user's mistake or for an exception that the system caused; None for any other one."""
+    """Return the line to print for a user's mistake or an error of the system; None for any other exception."""
     if limit := limit_behind(problem):
         return str(limit)
     if isinstance(problem, NasError):
@@ -133,5 +139,5 @@ def refusal(problem: Exception) -> str | None:
     if not isinstance(problem, OSError):
         return None
     where = f"{_text(problem.filename)}: " if problem.filename else ""
-    remedy = _OTHER_REMEDIES.get(problem.errno or 0, "give the same command again")
+    remedy = _OTHER_REMEDIES.get(problem.errno or 0, "run the same command again")
     return f"{where}{problem.strerror or problem}; {remedy}"

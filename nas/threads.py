@@ -1,7 +1,8 @@
-"""Work side by side: each of torch's threads computes items of its own instead of sharing every operator.
+"""Parallel work on separate items: each thread runs torch on its own item instead of all threads sharing every operator.
 
 An operator on a short text takes well under a millisecond. Threads that share each operator spend most of their time
-waiting for each other, and all of them wait when another process takes one of the cores.
+waiting for each other, and all of them wait when another process takes one of the cores. Evaluation uses
+`side_by_side`; training uses `single_threads` with a `replica` of the model for each thread.
 """
 
 from __future__ import annotations
@@ -25,22 +26,22 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @contextmanager
 def single_threads(count: int) -> Iterator[Executor]:
-    """A pool of `count` threads, each of which computes torch's operators by itself while the block runs."""
+    """Provide a pool of `count` threads, each of which runs torch operators single-threaded while the block runs."""
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # new threads would otherwise start with the number that the pool's were given
+        torch.set_num_threads(threads)  # otherwise new threads would inherit the pool's setting of 1
 
 
 @contextmanager
 def side_by_side(compute: Callable[[T], R], items: Sequence[T], threads: int | None = None) -> Iterator[Iterator[R]]:
-    """The results of `compute` for each item, in the order of the items, computed in parallel.
+    """Provide an iterator over the results of `compute` for each item, computed in parallel, in the order of the items.
 
-    `threads` defaults to torch's number of threads. A caller that needs no more results leaves the block; at most one
-    item per thread is then computed in vain.
+    `threads` defaults to torch's number of threads. A caller that needs no more results can leave the block early; then
+    at most one item per thread is computed in vain.
     """
     together = threads or torch.get_num_threads()
     if together == 1:
@@ -61,10 +62,10 @@ def _in_order(pool: Executor, compute: Callable[[T], R], items: Sequence[T], ahe
 
 
 def replica(model: Model) -> Model:
-    """A copy of a model that shares the storage of its weights but has gradients, hooks and modes of its own.
+    """Return a copy of a model that shares the storage of its weights but has its own gradients, hooks and modes.
 
-    A thread can run forward and backward passes on it while other threads use the original; updates of the weights in
-    place reach both.
+    A thread can run forward and backward passes on the copy while other threads use the original. In-place updates of
+    the weights affect both.
     """
     shared = (*model.parameters(), *model.buffers())
     memo: dict[int, Any] = {id(tensor): tensor.detach() for tensor in shared}
@@ -74,10 +75,11 @@ def replica(model: Model) -> Model:
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep large blocks of memory that it frees, for the next ones that it needs.
+    """Make this process keep large blocks of memory that it frees, in order to reuse them.
 
-    A training step allocates and frees the same large blocks each time. The GNU C library returns each of them to the
-    system at once and gets it back page by page; on two cores that took a sixth of a step. Elsewhere nothing happens.
+    A training step allocates and frees the same large blocks each time. The GNU C library returns each block to the
+    system at once and gets it back page by page, which took a sixth of a step on two cores. With other C libraries this
+    function does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -78,7 +78,7 @@ def test_completion_is_installed(tmp_path):
 
 def test_what_the_system_refuses_is_one_line_with_or_without_a_file(nas, monkeypatch):
     for problem, line in (
-        (ConnectionResetError(104, "reset by peer"), "error: reset by peer; give the same command again\n"),
+        (ConnectionResetError(104, "reset by peer"), "error: reset by peer; run the same command again\n"),
         (FileNotFoundError(2, "nothing there", "a.toml"), "error: a.toml: nothing there; correct the path\n"),
     ):
         monkeypatch.setattr("nas.study.Study.load", lambda *given, problem=problem: (_ for _ in ()).throw(problem))

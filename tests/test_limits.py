@@ -26,7 +26,7 @@ from nas.files import write_folder, write_json, write_text
 from nas.latency.lanes import LocalLane
 from nas.limits import limit_behind, refusal, working_on
 
-TOO_LARGE = "a file may not become as large as needed (ulimit -f)"
+TOO_LARGE = "a file would exceed the allowed file size (ulimit -f)"
 
 
 @contextmanager
@@ -80,24 +80,24 @@ def test_libraries_own_exceptions_are_understood(tmp_path):
             _raised((tmp_path / "text").write_text, "x" * 10_000),
         ]
     assert [str(limit_behind(problem, "there")) for problem in found] == [
-        f"there: {TOO_LARGE}; raise the limit, then give the same command again"
+        f"there: {TOO_LARGE}; raise the limit, then run the same command again"
     ] * 3
     memory = _raised(torch.empty, 2**60)
     for problem in (memory, MemoryError()):
-        assert str(limit_behind(problem)).startswith("the memory is used up; close other programs")
+        assert str(limit_behind(problem)).startswith("the memory is exhausted; close other programs")
 
 
 @pytest.mark.parametrize(
     ("number", "words"),
     [
-        (errno.ENOSPC, "a: no space is left on the disk; free some"),
-        (errno.EDQUOT, "a: the disk quota is used up; free some"),
-        (errno.EACCES, "a: no permission; change its owner or permissions"),
-        (errno.EROFS, "a: the file system is read-only; use another place"),
+        (errno.ENOSPC, "a: no free space on the disk; free some"),
+        (errno.EDQUOT, "a: the disk quota is exhausted; free some"),
+        (errno.EACCES, "a: permission denied; change its owner or permissions"),
+        (errno.EROFS, "a: the file system is read-only; use another folder"),
         (errno.EMFILE, "a: too many files are open (ulimit -n); raise the limit"),
-        (errno.EIO, "a: the disk failed"),
-        (errno.ENAMETOOLONG, "a: the name is too long; give a shorter one"),
-        (errno.ENOTDIR, "a: Not a directory; a file is where a folder is needed"),
+        (errno.EIO, "a: the disk reported a read or write error"),
+        (errno.ENAMETOOLONG, "a: the name is too long; use a shorter one"),
+        (errno.ENOTDIR, "a: Not a directory; a folder is needed here, but a file exists"),
         (errno.ENOENT, "a: No such file or directory; correct the path"),
     ],
 )
@@ -113,7 +113,7 @@ def test_whoever_took_a_limit_for_wrong_input_is_corrected_and_other_mistakes_st
             raise DataError("data: cannot be read; correct [task]") from None
 
     limit = refusal(_raised(read, PermissionError(errno.EACCES, "denied", "/x/train.csv")))
-    assert limit.startswith("/x/train.csv: no permission")
+    assert limit.startswith("/x/train.csv: permission denied")
     blocked = PermissionError(errno.EACCES, "Permission denied")  # of a connection: there is no path
     for problem in (FileNotFoundError(errno.ENOENT, "nothing", "/x"), ValueError("odd"), blocked):
         assert refusal(_raised(read, problem)) == "data: cannot be read; correct [task]"
@@ -125,9 +125,9 @@ def test_whoever_took_a_limit_for_wrong_input_is_corrected_and_other_mistakes_st
 def test_a_cache_that_cannot_be_written_is_moved_by_its_variable(monkeypatch):
     monkeypatch.setenv("HF_HOME", "/caches/hf")
     line = refusal(PermissionError(errno.EACCES, "denied", "/caches/hf/datasets"))
-    assert line.startswith("/caches/hf/datasets: no permission; set HF_HOME to a folder that can be written")
+    assert line.startswith("/caches/hf/datasets: permission denied; set HF_HOME to a writable folder")
     line = refusal(PermissionError(errno.EACCES, "denied", "/caches/hf-runs/a"))  # a neighbour, not within
-    assert line.startswith("/caches/hf-runs/a: no permission; change its owner")
+    assert line.startswith("/caches/hf-runs/a: permission denied; change its owner")
 
 
 def test_a_run_inside_a_cache_is_not_moved_by_the_variable_of_the_cache(monkeypatch, tmp_path):
@@ -139,7 +139,7 @@ def test_a_run_inside_a_cache_is_not_moved_by_the_variable_of_the_cache(monkeypa
 
 
 def test_memory_has_no_place_and_numbers_of_others_are_not_the_systems(tmp_path):
-    with pytest.raises(MachineError, match=r"^the memory is used up"), working_on(tmp_path):
+    with pytest.raises(MachineError, match=r"^the memory is exhausted"), working_on(tmp_path):
         raise MemoryError
     assert limit_behind(ssl.SSLError(errno.EIO, "EOF occurred in violation of protocol")) is None
     assert limit_behind(RuntimeError("the server answered with error code 12")) is None
@@ -160,7 +160,7 @@ def test_what_does_not_fit_leaves_nothing_and_what_was_there(tmp_path):
         "folder": lambda: write_folder(tmp_path / "folder", fill),
     }
     for name, write in writes.items():
-        with largest_file(1000), pytest.raises(MachineError, match=rf"{name}: a file may not"):
+        with largest_file(1000), pytest.raises(MachineError, match=rf"{name}: a file would exceed"):
             write()
     assert (
         sorted(path.name for path in tmp_path.rglob("*")) == ["deep", "old.json"] and old.read_text() == "[\n  1\n]\n"
@@ -198,7 +198,7 @@ def test_what_may_not_be_read_or_written_is_named(nas, tiny_study, tmp_path, clo
         code, output, error = nas("train", str(tiny_study), "--runs", str(folder / "runs"))
     last = error.splitlines()[-1]
     assert code == 2 and output == "" and "Traceback" not in error
-    assert last.startswith(f"error: {path}") and "no permission; change its owner or permissions" in last, last
+    assert last.startswith(f"error: {path}") and "permission denied; change its owner or permissions" in last, last
     path.chmod(0o700)
     assert nas("check", str(tiny_study), "--runs", str(folder / "runs"))[0] == 0
 
@@ -208,7 +208,7 @@ def test_a_file_or_nothing_where_a_folder_is_needed(nas, tiny_study, tmp_path):
     for runs in (tmp_path / "file", tmp_path / "file" / "runs", Path("/proc/no-place")):
         code, output, error = nas("train", str(tiny_study), "--runs", str(runs))
         assert code == 2 and output == "" and error.startswith(f"error: {runs}"), error
-        assert "move it away" in error or "correct the path" in error
+        assert "move the file away" in error or "correct the path" in error
 
 
 def test_local_files_need_no_cache_and_no_home_and_are_no_modules(tiny_study, tmp_path):
@@ -245,6 +245,6 @@ def test_a_full_disk_under_standard_output_is_said():
         done = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == (
-        "error: standard output: no space is left on the disk; free some, or use another place, "
-        "then give the same command again\n"
+        "error: standard output: no free space on the disk; free some space or use another folder, "
+        "then run the same command again\n"
     )

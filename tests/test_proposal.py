@@ -372,7 +372,7 @@ def test_a_folder_s_name_need_not_be_a_study_s(here, nas, monkeypatch, folder, n
 def test_no_folder_can_be_where_a_file_is_or_under_a_name_that_is_too_long(here, nas):
     for folder, words in (
         ("train.csv", "train.csv: is a file"),
-        ("x" * 300, "the name is too long; give a shorter one"),
+        ("x" * 300, "the name is too long; use a shorter one"),
     ):
         code, output, error = nas("init", folder, *GIVEN)
         assert code == 2 and output == "" and words in error and error.count("\n") == 1, error

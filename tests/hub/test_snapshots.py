@@ -165,5 +165,5 @@ def test_a_cache_that_cannot_be_written_is_named(hub, bert, monkeypatch):
 
     found, _ = find("model", "someone/bert", None)
     monkeypatch.setattr(module, "snapshot_download", full)
-    with pytest.raises(MachineError, match="/cache/blobs/1: no space is left on the disk; free some"):
+    with pytest.raises(MachineError, match="/cache/blobs/1: no free space on the disk; free some"):
         model_folder(Snapshot("model", "someone/bert", found.commit), weights=True)
