@@ -1,7 +1,8 @@
-"""Architectures: single points of a search space, as values that never change.
+"""Architectures: single points of a search space, as immutable values.
 
-Which of the teacher's layers stay, the hidden size, and for every layer its heads, its intermediate size, the
-compression choice of both blocks and the tokens that go on.
+An `Architecture` says which of the teacher's layers are kept and with which hidden size. For each kept `Layer` it gives
+the number of attention heads, the intermediate size, the compression method of both blocks and how many tokens the next
+layer receives. The search proposes architectures; the supernet extracts the corresponding sub-networks.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ LAYER_BLOCKS: tuple[Block, ...] = ("attention", "feed_forward")
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer of an architecture. `source` is the number of the teacher's layer that it comes from.
+    """One layer of an architecture. `source` is the index of the teacher's layer from which it is taken.
 
-    A block whose choice leaves it without weights of its own has size 0. `keep_tokens` is how many of the tokens that
-    get most attention go on after the layer; 0 for all.
+    `attention` and `feed_forward` name the compression methods of the two blocks. A block that has no weights of its
+    own under its method (`share`, `skip`) has size 0. `keep_tokens` is the number of tokens passed to the next layer,
+    namely those that receive the most attention; 0 passes all.
     """
 
     source: int
@@ -35,19 +37,19 @@ class Layer:
     keep_tokens: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON form; all tokens go on where nothing is said."""
+        """Return the JSON form. It omits `keep_tokens` if all tokens are kept."""
         return {name: value for name, value in asdict(self).items() if value or name != "keep_tokens"}
 
     def choice(self, block: Block) -> str:
-        """The compression choice of one of its blocks."""
+        """Return the compression method of one of its blocks, as written in the search space."""
         return self.attention if block == "attention" else self.feed_forward
 
     def option(self, block: Block) -> tuple[int, str]:
-        """Size and choice of one of its blocks."""
+        """Return the size (heads or intermediate size) and the compression method of one of its blocks."""
         return (self.num_attention_heads if block == "attention" else self.intermediate_size), self.choice(block)
 
     def having(self, block: Block, option: tuple[int, str]) -> Layer:
-        """The same layer with another size and choice for one of its blocks."""
+        """Return a copy of the layer with another size and compression method for one of its blocks."""
         size, choice = option
         if block == "attention":
             return replace(self, num_attention_heads=size, attention=choice)
@@ -62,11 +64,11 @@ class Architecture:
     layers: tuple[Layer, ...]
     embedding: str = "none"
     exit_threshold: float = 0.0
-    """How sure (probability of the likeliest class) a classifier between two layers must be for the rest to be left
-    out; 0 where there are none."""
+    """The confidence (probability of the likeliest class) from which the classifier after a layer ends the computation,
+    so that the remaining layers are skipped. 0 means that there are no such classifiers."""
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON form; `from_json` gives an equal architecture back."""
+        """Return the JSON form, from which `from_json` restores an equal architecture."""
         values = {
             "hidden_size": self.hidden_size,
             "embedding": self.embedding,
@@ -76,7 +78,7 @@ class Architecture:
 
     @classmethod
     def from_json(cls, value: Any) -> Architecture:
-        """Read the JSON form. Raises `SearchSpaceError` if it is not one."""
+        """Return the architecture that a JSON form describes. Raises `SearchSpaceError` if the form is invalid."""
         try:
             layers = tuple(Layer(**layer) for layer in value["layers"])
             threshold = value.get("exit_threshold", 0.0)
@@ -87,22 +89,26 @@ class Architecture:
         except (AttributeError, KeyError, TypeError, ValueError) as problem:
             raise SearchSpaceError(
                 f"architecture: not the JSON form of an architecture ({problem}); "
-                "it needs hidden_size, embedding and layers"
+                "it must have hidden_size, embedding and layers"
             ) from None
 
     @property
     def digest(self) -> str:
-        """A name for the architecture: equal architectures have equal digests, on every machine."""
+        """A short identifier of the architecture: equal architectures have equal digests on every machine."""
         return digest(self.to_json())
 
     @property
     def choices(self) -> frozenset[str]:
-        """The compression choices that occur in it."""
+        """The compression methods used by any of its blocks, including the embeddings."""
         per_layer = {choice for layer in self.layers for choice in (layer.attention, layer.feed_forward)}
         return frozenset(per_layer | {self.embedding})
 
     def owner(self, number: int, block: Block) -> int | None:
-        """The number of the layer whose weights a layer's block uses; None for a block without any."""
+        """Return the position of the layer whose weights a block uses, or None if the block has no weights.
+
+        `number` is the position of the block's own layer. Raises `SearchSpaceError` if the block shares weights but no
+        layer below it has any.
+        """
         layers = reversed(self.layers[: number + 1])
         for distance, layer in enumerate(layers):
             weights = compression(layer.choice(block)).weights
@@ -111,13 +117,13 @@ class Architecture:
             if weights == "none" and distance == 0:
                 return None
         raise SearchSpaceError(
-            f"layer {self.layers[number].source}: its {block} shall share weights, but no layer below has any; "
-            "give it weights of its own"
+            f"layer {self.layers[number].source}: its {block} block shares the weights of a layer below, but none of "
+            "the layers below has weights for it; give the block its own weights"
         )
 
     @property
     def resolved(self) -> tuple[Layer, ...]:
-        """The layers as they compute: a block with borrowed weights has its owner's size and choice."""
+        """The layers as they are computed: a block that shares weights gets the size and method of their owner."""
         found = []
         for number in range(len(self.layers)):
             found.append(self.layers[number])
@@ -129,11 +135,11 @@ class Architecture:
 
     @property
     def is_sound(self) -> bool:
-        """Whether it is the plainest way to write something that can be computed.
+        """Whether the architecture can be computed and is written in its simplest form.
 
-        Every layer has a block that is there; what borrows weights has a layer to borrow from; tokens are dropped only
-        where there is attention to choose them by, some are left to drop, and attention follows; one layer is not left
-        early.
+        Every layer has at least one block, and a block that shares weights has a layer to share with. Tokens are
+        dropped only in a layer with attention, only if fewer tokens remain than before, and only if another layer with
+        attention follows. A network of one layer has no early exit.
         """
         try:
             resolved = self.resolved
@@ -146,10 +152,10 @@ class Architecture:
         return layers_are and not (self.exit_threshold and len(resolved) == 1)
 
     def describe(self) -> str:
-        """One short line for tables: layer:heads/intermediate.
+        """Return one short line for tables, with `layer:heads/intermediate` for each layer.
 
-        A compressed block is marked by *, one with weights of a layer below is =, one that is left out is -; >8 says
-        that eight tokens go on, and exit 0.9 that whoever is as sure between two layers leaves.
+        `*` marks a compressed block, `=` a block that shares the weights of a layer below, and `-` a block that is left
+        out. `>8` means that eight tokens are passed on, and `exit 0.9` is the confidence needed to exit early.
         """
 
         def block(size: int, choice: str) -> str:
@@ -168,10 +174,10 @@ class Architecture:
 
 
 def first_token_from(layers: Sequence[Layer], readout: Readout = "first") -> int:
-    """The number of the layer from which on the first token alone is computed: the last one with attention.
+    """Return the position of the layer from which only the first token is computed: the last layer with attention.
 
-    Nothing behind it reads other tokens. 0 where no layer of these resolved ones has attention, and the number of
-    layers where the readout is of all tokens.
+    Nothing after its attention reads other tokens. `layers` are resolved. The result is 0 if no layer has attention,
+    and the number of layers if the head reads all tokens.
     """
     if readout != "first":
         return len(layers)
@@ -179,7 +185,7 @@ def first_token_from(layers: Sequence[Layer], readout: Readout = "first") -> int
 
 
 def kept_tokens(layers: Sequence[Layer]) -> Iterator[int]:
-    """What `keep_tokens` comes to in each of some resolved layers; 0 where it changes nothing."""
+    """Yield the effective `keep_tokens` of each of the resolved layers; 0 if a layer's setting changes nothing."""
     left, last = math.inf, first_token_from(layers)
     for number, layer in enumerate(layers):
         drops = 0 < layer.keep_tokens < left and layer.num_attention_heads and number < last
@@ -188,7 +194,7 @@ def kept_tokens(layers: Sequence[Layer]) -> Iterator[int]:
 
 
 def compress_all(architecture: Architecture, choice: str) -> Architecture:
-    """The same sizes with one choice in every block that has weights of its own."""
+    """Return an architecture of the same sizes with one compression method in every block that has its own weights."""
 
     def compressed(layer: Layer) -> Layer:
         for block in LAYER_BLOCKS:

@@ -1,6 +1,8 @@
-"""Budgets: limits on figures of the exported sub-network, on one device or several.
+"""Budgets: limits on the cost of the exported network, on one device or several, and optional accuracy floors.
 
-A figure is known by one name everywhere: in budgets, predictions, measurements and verifications.
+Costs are latencies, throughput, memory, size and parameters (`FIGURES`). Each of these metrics has the same name in
+budgets, predictions, measurements and verifications. A study file holds one `Budget` per export, with `Limits` for each
+device; search and export check candidates against them.
 """
 
 from __future__ import annotations
@@ -18,42 +20,42 @@ from nas.files import Settings
 
 LATENCIES = ("p50_ms", "p95_ms", "expected_ms", "worst_ms")
 RATES = ("throughput_per_s",)
-"""More is better; of all other figures less."""
+"""Metrics for which more is better. For all others, less is better."""
 STORED = ("size_mb", "params")
-"""What the files say, whatever the device."""
+"""Metrics that depend only on the exported files, not on the device."""
 FIGURES = (*LATENCIES, *RATES, "peak_memory_mb", *STORED)
 
 TRIAL = "trial-"
-"""How the names of single candidates' exports begin."""
+"""Prefix of the names of single candidates that are exported without a budget."""
 
 Minimised = Literal["p50_ms", "p95_ms", "expected_ms", "worst_ms", "size_mb", "params"]
-"""What a network with an accuracy floor may be asked to have least of."""
+"""The metrics that a budget with an accuracy floor can minimise."""
 _FLOOR = ("accuracy", "accuracy_loss", "minimise")
 _POINT = 0.01
-"""A point of a metric."""
+"""One point of the task's metric."""
 
 Figures = Mapping[str, float]
-"""Values by those names."""
+"""The values of cost metrics by name."""
 Limit = str | float | None
-"""A value in the figure's unit, or a share of the uncompressed teacher's on the same device, as "20%"."""
+"""A value in the metric's unit, or a share of the uncompressed teacher's value on the same device, such as "20%"."""
 
 
 class Limits(Settings):
-    """Limits on one device, kept all."""
+    """Limits on one device, all of which must be met."""
 
     device: Name
     p50_ms: Limit = None
     """Median latency."""
     p95_ms: Limit = None
-    """The latency that 95 of 100 texts (or batches) keep."""
+    """95th percentile of the latency."""
     expected_ms: Limit = None
-    """Mean latency; where texts leave a network early it is what a server's load depends on."""
+    """Mean latency. With early exits, the load of a server depends on this."""
     worst_ms: Limit = None
-    """Median latency of the longest texts through all layers."""
+    """Median latency of the longest texts when they pass through all layers."""
     throughput_per_s: Limit = None
-    """Texts a second, one batch after the other: at least that many."""
+    """The least number of texts per second, with batches run one after the other."""
     peak_memory_mb: Limit = None
-    """The most memory that a process which serves just this network holds, in 10^6 bytes, its runtime included."""
+    """Peak memory of a process that serves only this network, including its runtime, in 10^6 bytes."""
     size_mb: Limit = None
     """Size of the exported weights in 10^6 bytes."""
     params: Limit = None
@@ -63,35 +65,35 @@ class Limits(Settings):
     @classmethod
     def _positive(cls, value: Any) -> Any:
         if not isinstance(value, str | int | float | None) or isinstance(value, bool):
-            raise ValueError(f'must be a number or a share such as "20%", but got {value!r}; correct it')
+            raise ValueError(f'must be a number or a share such as "20%", but got {value!r}')
         if isinstance(value, str) and not re.fullmatch(r"\d+(\.\d+)?\s?%", value):
-            raise ValueError(f'must be a number or a share such as "20%", but got {value!r}; correct it')
+            raise ValueError(f'must be a number or a share such as "20%", but got {value!r}')
         if value is not None and not 0.0 < _number(value) < float("inf"):
-            raise ValueError(f"must be above zero and finite, but got {value!r}; correct it")
+            raise ValueError(f"must be above zero and finite, but got {value!r}")
         return value
 
     @model_validator(mode="after")
     def _some(self) -> Limits:
         if not self.given:
-            raise ValueError(f"a budget needs at least one of {', '.join(FIGURES)}; add a limit, or accuracy_loss")
+            raise ValueError(f"a budget needs at least one of {', '.join(FIGURES)}; add a limit or accuracy_loss")
         return self
 
     @cached_property
     def given(self) -> dict[str, str | float]:
-        """The limits that there are, as they were written."""
+        """The limits that are set, as written in the study file, by metric."""
         return {name: limit for name in FIGURES if (limit := getattr(self, name)) is not None}
 
     def values(self, teacher: Figures) -> dict[str, float]:
-        """The limits that there are, in the figures' units. Shares are of the teacher's figure of that name."""
+        """Return the limits that are set, each in its metric's unit. Shares are relative to the values in `teacher`."""
         return {name: self.value(name, teacher) for name in self.given}
 
     def value(self, name: str, teacher: Figures) -> float:
-        """One of the limits that there are, likewise."""
+        """Return the limit that is set on one metric, in the metric's unit."""
         limit = self.given[name]
         return _number(limit) / 100.0 * teacher[name] if isinstance(limit, str) else float(limit)
 
     def excess(self, figures: Figures, teacher: Figures) -> float:
-        """By how much the worst figure misses its limit, relative to the limit; at most 0 if all are kept."""
+        """Return the largest violation of a limit, relative to that limit; at most 0 if all limits are met."""
         return max(
             (limit / figures[name] if name in RATES else figures[name] / limit) - 1.0
             for name, limit in self.values(teacher).items()
@@ -100,47 +102,46 @@ class Limits(Settings):
 
 @dataclass(frozen=True)
 class Floor:
-    """The accuracy that a budget's network must keep on some texts, and what it shall have least of."""
+    """The least accuracy that a budget's network must have on given texts, and the metric that it must minimise."""
 
     least: float
-    """The floor itself."""
+    """The least accuracy allowed."""
     teacher: float
-    """The teacher's accuracy on these texts."""
+    """The teacher's accuracy on the same texts."""
     sure: float
-    """An inherited accuracy that is above the floor by more than luck."""
+    """The accuracy with inherited weights from which a network is above the floor by more than chance."""
     minimise: str
-    """The name of a figure, of which less is better."""
+    """The name of the cost metric to minimise."""
     device: str
-    """Where that figure is meant."""
+    """The device on which this metric is minimised."""
 
     @property
     def levels(self) -> tuple[float, ...]:
-        """Inherited accuracies from which a final training may come up to the floor, from the surest on.
+        """Accuracies with inherited weights from which the final training may still reach the floor, highest first.
 
-        Their distance to the teacher is once, twice and four times the one that is allowed, which counts as a point
-        at least.
+        They are below the teacher by one, two and four times the allowed loss, which is taken to be at least one point.
         """
         lost = max(self.teacher - self.least, _POINT)
         return (self.least, self.least - lost, self.least - 3.0 * lost)
 
 
 class Budget(Settings):
-    """Limits that one export must keep, all of them, and a floor that its accuracy must keep, if there is one.
+    """The limits that one exported network must meet, all of them, and optionally a floor for its accuracy.
 
-    In a study file limits of a single device may stand beside the name: `device = "server"`, `p50_ms = "20%"`. With a
-    floor what is minimised is limited by the teacher's own figure unless the study limits it.
+    In a study file, the limits of a single device may be written next to the name: `device = "server"`,
+    `p50_ms = "20%"`. With a floor, the minimised metric may not exceed the teacher's value unless the study limits it.
     """
 
     name: Name
     limits: Annotated[tuple[Limits, ...], Field(min_length=1)]
-    """The device that comes first is the one whose figures lead in reports."""
+    """The limits on each device. Reports show the metrics of the first device."""
     accuracy: Annotated[float, Field(strict=True)] | None = None
-    """The least of the study's metric, on the search set after the final training: 0.9 of accuracy, f1 or Spearman's
-    correlation, whichever the study has."""
+    """The least value allowed for the task's metric (accuracy, f1, Spearman's correlation, ...) on the search set after
+    the final training, such as 0.9."""
     accuracy_loss: Annotated[float, Field(strict=True)] | None = None
-    """The most that the study's metric may be below the teacher's there, in points (hundredths)."""
+    """How far the task's metric may be below the teacher's on the search set, in points (hundredths)."""
     minimise: Minimised | None = None
-    """What a network with a floor shall have least of, on the first device; the median latency where left out."""
+    """The metric on the first device that a network with a floor minimises. By default, the median latency."""
 
     @model_validator(mode="before")
     @classmethod
@@ -156,61 +157,65 @@ class Budget(Settings):
     def _minimises_with_a_floor(self) -> Budget:
         if self.minimise and not self.has_floor:
             raise ValueError(
-                "minimise: is for the cheapest network that keeps an accuracy, but there is none to keep; add accuracy "
-                "or accuracy_loss, or remove it"
+                "minimise: needs an accuracy floor, but this budget has none; add accuracy or accuracy_loss, or remove "
+                "minimise"
             )
         return self
 
     @model_serializer(mode="wrap")
     def _without_absent_floor(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """The values; what belongs to a floor only where there is one, so that digests of other budgets stay."""
+        """Return the values without unset fields of the floor, which keeps digests of budgets without a floor stable."""
         return {name: value for name, value in handler(self).items() if value is not None or name not in _FLOOR}
 
     @field_validator("accuracy")
     @classmethod
     def _share(cls, value: float | None) -> float | None:
         if value is not None and not 0.0 < value <= 1.0:
-            raise ValueError(f"must be above 0 and at most 1, as 0.9 for 90 %, but got {value:g}; correct it")
+            raise ValueError(f"must be above 0 and at most 1 (0.9 means 90 %), but got {value:g}")
         return value
 
     @field_validator("accuracy_loss")
     @classmethod
     def _points(cls, value: float | None) -> float | None:
         if value is not None and not 0.0 <= value < 100.0:
-            raise ValueError(f"must be points from 0 to below 100, as 1.0 for 0.01, but got {value:g}; correct it")
+            raise ValueError(f"must be at least 0 and below 100 points (1.0 means 0.01), but got {value:g}")
         return value
 
     @field_validator("name")
     @classmethod
     def _no_candidate(cls, name: str) -> str:
         if name.startswith(TRIAL):
-            raise ValueError(f"must not begin with {TRIAL!r} as single candidates do, but got {name!r}; rename it")
+            raise ValueError(f"must not begin with {TRIAL!r} (reserved for trials), but got {name!r}; rename it")
         return name
 
     @model_validator(mode="after")
     def _devices_once(self) -> Budget:
         repeated = next((name for name in self.devices if self.devices.count(name) > 1), None)
         if repeated:
-            raise ValueError(f"limits: each device may stand once, but {repeated!r} stands twice; join them")
+            raise ValueError(f"limits: each device may occur only once, but {repeated!r} occurs twice; merge them")
         return self
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """The names of its devices."""
+        """The names of the devices that it limits, in the order of the study file."""
         return tuple(limits.device for limits in self.limits)
 
     @property
     def device(self) -> str:
-        """The device that comes first."""
+        """The name of its first device."""
         return self.devices[0]
 
     @property
     def has_floor(self) -> bool:
-        """Whether it asks for an accuracy."""
+        """Whether it sets a least accuracy, absolutely or relative to the teacher."""
         return self.accuracy is not None or self.accuracy_loss is not None
 
     def floor(self, teacher: float, error: float) -> Floor | None:
-        """Its floor, if it has one, on texts where the teacher's accuracy is known; luck adds `error` there at most."""
+        """Return its accuracy floor, or None if it has none.
+
+        `teacher` is the teacher's accuracy on the texts that judge candidates; `error` is the most that chance can add
+        to an accuracy there.
+        """
         asked = [] if self.accuracy is None else [self.accuracy]
         asked += [] if self.accuracy_loss is None else [teacher - self.accuracy_loss * _POINT]
         if not asked or not self.minimise:
@@ -218,19 +223,19 @@ class Budget(Settings):
         return Floor(max(asked), teacher, max(asked) + error, self.minimise, self.device)
 
     def on(self, device: str) -> Limits | None:
-        """Its limits on a device, if there are some."""
+        """Return its limits on a device, or None if it has none there."""
         return next((limits for limits in self.limits if limits.device == device), None)
 
 
 def _limited_by_the_teacher(values: dict[str, Any]) -> dict[str, Any]:
-    """A budget with a floor, as it was given, with what is minimised and a limit of it."""
+    """Return the settings of a budget with a floor, with defaults for the minimised metric and for the limit on it."""
     minimise, limits = values.get("minimise") or "p50_ms", values["limits"]
     first = limits[0] if isinstance(limits, list | tuple) and limits else None
     if isinstance(first, Limits):
         first = first.model_dump(exclude_none=True)
     if not isinstance(first, dict):
         return values
-    figure = minimise if minimise in get_args(Minimised) else "p50_ms"  # another is refused later
+    figure = minimise if minimise in get_args(Minimised) else "p50_ms"  # any other value is rejected later
     first = first if first.get(figure) is not None else {**first, figure: "100%"}
     return {**values, "minimise": minimise, "limits": [first, *limits[1:]]}
 
@@ -238,5 +243,5 @@ def _limited_by_the_teacher(values: dict[str, Any]) -> dict[str, Any]:
 def _number(value: str | float) -> float:
     try:
         return float(value.rstrip("% ")) if isinstance(value, str) else float(value)
-    except OverflowError:  # a whole number of hundreds of digits
+    except OverflowError:  # an integer with hundreds of digits
         return float("inf")

@@ -1,4 +1,7 @@
-"""Devices: where a sub-network will run, on what, and in what form it is fed."""
+"""Devices: where a network will run, with which runtime and threads, and on batches and texts of which size.
+
+A study file declares one or more `Device`s. `nas.latency` measures on them, and budgets refer to them by name.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,11 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 Name = Annotated[str, Field(pattern=NAME)]
 Length = Annotated[int, Field(ge=1, le=512, strict=True)]
 _QUANTILES = 8
-"""So many lengths stand for those of a task."""
+"""The number of quantiles that represent the text lengths of a task."""
 _MOST_TEXTS = 64
 _KINDS: dict[type, str] = {str: "word", list: "several", tuple: "several", dict: "weighted"}
 _LENGTH_KIND = Discriminator(lambda value: _KINDS.get(type(value), "number"))
-# What each runtime can compute in, on each processor.
+# The number formats that each runtime supports on each processor.
 _ABLE = {
     ("torch", "cpu"): ("float32", "bfloat16"),
     ("torch", "cuda"): ("float32", "bfloat16", "float16"),
@@ -27,24 +30,27 @@ _ABLE = {
     ("openvino", "cpu"): ("float32", "bfloat16"),
 }
 ELSEWHERE = ("onnxruntime",)
-"""Runtimes that a device off the cluster may have: its runner brings no other."""
+"""The runtimes allowed for a device outside the cluster: the archive that measures there supports no other."""
 
 
 class Device(Settings):
-    """A target. Compression choices are a network's affair; `number_format` is that of all that is not compressed."""
+    """A device that networks are measured on and exported for.
+
+    Compression methods belong to the network; `number_format` applies to everything that is not compressed.
+    """
 
     name: Name
     where: Literal["here", "ray", "elsewhere"] = "here"
-    """`here`: this machine. `ray`: the Ray node that offers a resource of this name. `elsewhere`: off the cluster,
-    measured by an archive that `nas device bundle` writes."""
+    """`here`: this machine. `ray`: the Ray node that offers a resource with this device's name. `elsewhere`: a machine
+    outside the cluster, measured by the archive that `nas device bundle` writes."""
     runtime: Literal["torch", "onnxruntime", "openvino"] = "onnxruntime"
     compiled: Flag = False
-    """Whether PyTorch compiles networks; with `processor = "cuda"` as CUDA graphs."""
+    """Whether PyTorch compiles networks, as CUDA graphs if the processor is `cuda`."""
     processor: Literal["cpu", "cuda"] = "cpu"
     number_format: Literal["float32", "bfloat16", "float16"] = "float32"
     threads: Positive = 1
     pin_to: tuple[Whole, ...] = ()
-    """The cores that the measuring process may use, by number; all where none is named."""
+    """The numbers of the cores that the measuring process may use; all cores if empty."""
     batch_size: Positive = 1
     sequence_length: Annotated[
         Annotated[Length, Tag("number")]
@@ -53,17 +59,17 @@ class Device(Settings):
         | Annotated[dict[Length, Positive], Field(min_length=1), Tag("weighted")],
         _LENGTH_KIND,
     ] = 128
-    """Tokens of a text; several that come equally often; a table of lengths and how often each comes; or `task`, the
-    lengths of the search set's texts."""
+    """Tokens per text: one length, several equally frequent lengths, a table that maps each length to its frequency, or
+    `task` for the lengths of the texts in the search set."""
     warm_up: Positive = 3
-    """Runs of a network before any counts; more until its time is stable."""
+    """The least number of warm-up runs of a network, which are not counted. They continue until the time is stable."""
     repeats: Positive = 40
-    """Rounds in which whole networks are measured, in turns."""
+    """Rounds in which whole networks are measured, interleaved."""
 
     @model_validator(mode="before")
     @classmethod
     def _number_lengths(cls, values: object) -> object:
-        """The keys of a TOML or JSON table are texts."""
+        """Convert the keys of a table of lengths to numbers, since keys in TOML and JSON are strings."""
         if isinstance(values, dict) and isinstance(given := values.get("sequence_length"), dict):
             numbers = {int(key) if str(key).isdigit() else key: value for key, value in given.items()}
             return values | {"sequence_length": numbers}
@@ -73,34 +79,40 @@ class Device(Settings):
     def _possible(self) -> Self:
         able = _ABLE.get((self.runtime, self.processor))
         if able is None:
-            raise ValueError(f"processor: {self.runtime} runs on the cpu here, but got {self.processor!r}; change one")
+            raise ValueError(
+                f"processor: {self.runtime} is supported only on the cpu, but got {self.processor!r}; change the "
+                "processor or the runtime"
+            )
         if self.number_format not in able:
             raise ValueError(
-                f"number_format: {self.runtime} on {self.processor} computes in {' or '.join(able)}, "
-                f"but got {self.number_format!r}; change one of them"
+                f"number_format: {self.runtime} on {self.processor} supports {' and '.join(able)}, "
+                f"but got {self.number_format!r}; change the number format, the runtime or the processor"
             )
         if self.compiled and self.runtime != "torch":
-            raise ValueError(f"compiled: torch alone compiles networks, but the runtime is {self.runtime!r}; remove it")
+            raise ValueError(
+                f"compiled: only torch compiles networks, but the runtime is {self.runtime!r}; remove compiled"
+            )
         if self.where == "elsewhere" and self.runtime not in ELSEWHERE:
             raise ValueError(
-                f"runtime: a device elsewhere is measured with {' or '.join(ELSEWHERE)}, but got {self.runtime!r}; "
-                "change it, or join the device to a Ray cluster"
+                f"runtime: a device with where = 'elsewhere' is measured with {' or '.join(ELSEWHERE)}, but got "
+                f"{self.runtime!r}; change the runtime, or join the device to a Ray cluster"
             )
         if len(set(self.pin_to)) != len(self.pin_to):
-            raise ValueError(f"pin_to: each core may stand once, but got {list(self.pin_to)}; drop the repeat")
+            raise ValueError(f"pin_to: each core may occur only once, but got {list(self.pin_to)}; remove the repeats")
         if self.pin_to and len(self.pin_to) < self.threads:
             raise ValueError(
-                f"pin_to: {self.threads} threads need as many cores, but got {list(self.pin_to)}; name more"
+                f"pin_to: {self.threads} threads need at least as many cores, but got {list(self.pin_to)}; add cores "
+                "or reduce threads"
             )
         if self.sequence_length == "task" and self.batch_size != 1:
             raise ValueError(
-                f"batch_size: texts of the task's own lengths come one by one, but got {self.batch_size}; set it to 1, "
+                f"batch_size: must be 1 if sequence_length is 'task', but got {self.batch_size}; set batch_size to 1, "
                 "or sequence_length to numbers"
             )
         if isinstance(self.sequence_length, dict) and sum(self.sequence_length.values()) > _MOST_TEXTS:
             raise ValueError(
-                f"sequence_length: numbers of texts must sum to at most {_MOST_TEXTS}, but got "
-                f"{sum(self.sequence_length.values())}; divide them"
+                f"sequence_length: the frequencies must sum to at most {_MOST_TEXTS}, but their sum is "
+                f"{sum(self.sequence_length.values())}; divide them by a common factor"
             )
         return self
 
@@ -109,16 +121,19 @@ class Device(Settings):
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """The lengths that texts have, each as often as any other. Those of the task have to be read from its data."""
+        """The lengths of the texts to measure, in tokens; a more frequent length occurs more often.
+
+        Raises `ValueError` if `sequence_length` is `task` and `with_lengths_of` has not replaced it.
+        """
         given = self.sequence_length
         if isinstance(given, str):
-            raise ValueError(f"{self.name}: the task's own lengths are not known yet")
+            raise ValueError(f"{self.name}: the text lengths of the task are not known yet")
         if isinstance(given, dict):
             return tuple(length for length, times in sorted(given.items()) for _ in range(times))
         return (given,) if isinstance(given, int) else given
 
     def with_lengths_of(self, lengths: Sequence[int]) -> Device:
-        """The same device; `task` becomes quantiles of the lengths given."""
+        """Return a copy of the device in which `task` is replaced by quantiles of the given text lengths."""
         if self.sequence_length != "task":
             return self
         at = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
@@ -127,7 +142,7 @@ class Device(Settings):
 
     @property
     def runtime_in_words(self) -> str:
-        """For people: `torch compiled, cuda, float16`."""
+        """The runtime as shown to people, such as `torch compiled, cuda, float16`."""
         parts = [f"{self.runtime} compiled" if self.compiled else self.runtime]
         parts += [self.processor] if self.processor != "cpu" else []
         parts += [self.number_format] if self.number_format != "float32" else []
@@ -135,7 +150,7 @@ class Device(Settings):
 
     @property
     def lengths_in_words(self) -> str:
-        """For people."""
+        """The text lengths as shown to people, such as `16 or 40 tokens`."""
         if isinstance(self.sequence_length, str):
-            return "texts of the task's own lengths"
+            return "text lengths as in the task"
         return f"{' or '.join(str(length) for length in sorted(set(self.lengths)))} tokens"

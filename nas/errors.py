@@ -33,7 +33,8 @@ class TeacherError(NasError):
 
 
 class TrainingError(NasError):
-    """A training run whose loss became NaN or infinite, whose checkpoints belong to another run, or whose workers failed."""
+    """A training whose loss became NaN or infinite, whose checkpoints belong to another training, or whose workers
+    failed."""
 
 
 class DeviceError(NasError):

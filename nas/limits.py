@@ -1,4 +1,4 @@
-"""One-line messages for limits of the machine (disk space, permissions, open files, memory): where, what, and the remedy.
+"""One-line messages for limits of the machine, such as disk space, permissions, open files and memory.
 
 Libraries report such limits in many forms: as `OSError` with or without a path, as their own exceptions that quote the
 system's message, or as wrappers around either. `limit_behind` recognises them, `working_on` turns them into a

@@ -106,7 +106,7 @@ STUDIES = {
     "impossible device": (
         'name = "cpu"',
         'name = "cpu"\ncompiled = true',
-        ["devices.0", "torch alone compiles", "remove"],
+        ["devices.0", "only torch compiles", "remove"],
     ),
     "core that is not there": (
         'name = "cpu"',
@@ -122,7 +122,7 @@ STUDIES = {
     "budget twice on a device": (
         'device = "cpu"\np50_ms = "80%"',
         'limits = [{ device = "cpu", p50_ms = 1.0 }, { device = "cpu", size_mb = 1.0 }]',
-        ["budgets.0", "'cpu' stands twice"],
+        ["budgets.0", "'cpu' occurs twice"],
     ),
     "budget is a list": ('"80%"', "[1.0]", ["p50_ms", "a number or a share"]),
     "budget that never ends": ('"80%"', "inf", ["p50_ms", "finite"]),

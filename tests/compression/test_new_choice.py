@@ -195,7 +195,7 @@ def test_a_block_that_shall_borrow_weights_needs_some_below():
     architecture = replace(largest, layers=(first, *largest.layers[1:]))
     assert not space.contains(architecture)
     with pytest.raises(
-        SearchSpaceError, match="layer 0: its attention shall share weights, but no layer below has any"
+        SearchSpaceError, match="layer 0: its attention block shares the weights of a layer below, but none"
     ):
         architecture.owner(0, "attention")
     repaired = space.repaired(architecture)
