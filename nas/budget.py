@@ -164,7 +164,7 @@ class Budget(Settings):
 
     @model_serializer(mode="wrap")
     def _without_absent_floor(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Return the values without unset fields of the floor, which keeps digests of budgets without a floor stable."""
+        """Return the values without unset floor fields, so that digests of budgets without a floor are stable."""
         return {name: value for name, value in handler(self).items() if value is not None or name not in _FLOOR}
 
     @field_validator("accuracy")

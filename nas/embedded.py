@@ -1,11 +1,12 @@
-"""The embedded task: a data set and a teacher made from the documentation on this machine, without a download.
+"""The built-in task `embedded`: a data set and a teacher made from documentation on this machine, without a download.
 
-The task is to fill a gap. One small word of a sentence is replaced by [MASK], and the classifier says which of eight
-words stood there. The sentences come from docstrings of Python and of the packages that `nas` depends on. Their
-source is read as text, never imported. The teacher is a small BERT with random weights and a WordPiece vocabulary
-trained on the same sentences; the pipeline fine-tunes it.
+The task is to fill a gap. One small word of a sentence is replaced by [MASK], and the classifier predicts which of
+eight words it was. The sentences come from the docstrings of Python and of installed packages, whose source files are
+read as text and never imported. The teacher is a small BERT with random weights and a WordPiece vocabulary trained on
+the same sentences; the pipeline fine-tunes it.
 
-The words around a gap decide, not the words of the sentence as a whole, so depth and width matter.
+The answer depends on the words next to the gap and their order, not only on which words the sentence contains.
+Networks of greater depth and width are therefore noticeably better.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ PACKAGES = (
     "torch",
     "transformers",
 )
-"""Where sentences are read from, beside the standard library. One that is not installed is left out."""
+"""The packages from which sentences are read, in addition to the standard library. Missing packages are skipped."""
 TRAIN_ROWS = 50_000
 TEST_ROWS = 4_000
 LEAST_TRAIN_ROWS = 5_000
@@ -56,9 +57,9 @@ VOCABULARY = 4_000
 MAX_LENGTH = 32
 _POSITION_SCALE, _LONGEST_WAVE = 0.1, 100.0
 
-# The standard library's folder can hold site-packages, with whatever else is installed.
+# The standard library's folder may contain site-packages with all other installed packages.
 _SKIPPED = frozenset({"site-packages", "dist-packages", "test", "tests"})
-# A docstring opens on the line after a colon. Source that Python cannot parse is no obstacle to this.
+# A docstring starts on the line after a colon. This pattern also works on source that this Python cannot parse.
 _DOCSTRING = re.compile(r':[ \t]*\n[ \t]+[rR]?"""(.*?)"""', re.DOTALL)
 _PARAGRAPH_END = re.compile(r"\n[ \t]*\n")
 _SENTENCE_END = re.compile(r"(?<=[.!?:])\s+(?=[A-Z`\"'])")
@@ -69,15 +70,15 @@ def build(folder: Path, seed: int) -> None:
     """Write `train.parquet`, `test.parquet` and the untrained `teacher/` to `folder`.
 
     The same seed gives the same files as long as the same packages are installed. Raises `DataError` if their
-    documentation has too few sentences.
+    documentation contains too few sentences.
     """
     rng = random.Random(seed)
     train, test = _split(sentences(source_folders()), rng)
     rows = {"train": gaps(train, rng)[:TRAIN_ROWS], "test": gaps(test, rng)[:TEST_ROWS]}
     if len(rows["train"]) < LEAST_TRAIN_ROWS:
         raise DataError(
-            f"embedded: {LEAST_TRAIN_ROWS} training rows are needed, but the documentation on this machine gives "
-            f"{len(rows['train'])}; install packages with their sources, or use a data set of your own in [task]"
+            f"embedded: {LEAST_TRAIN_ROWS} training rows are needed, but the documentation on this machine yields only "
+            f"{len(rows['train'])}; install packages with their sources, or use your own data set in [task]"
         )
     for name, part in rows.items():
         _write(folder / f"{name}.parquet", part)
@@ -85,7 +86,7 @@ def build(folder: Path, seed: int) -> None:
 
 
 def source_folders() -> dict[str, Path]:
-    """The folders that are read, by name."""
+    """Return the folders whose Python files are read: the standard library and the installed `PACKAGES`, by name."""
     found = {"python": Path(sysconfig.get_path("stdlib"))}
     for name in PACKAGES:
         spec = find_spec(name)  # finds a top-level package without importing it
@@ -95,7 +96,7 @@ def source_folders() -> dict[str, Path]:
 
 
 def sentences(folders: dict[str, Path]) -> dict[str, str]:
-    """Distinct sentences in lower case, each with the file that it was first found in."""
+    """Return the distinct sentences of all docstrings, in lower case, each with the first file that contains it."""
     found: dict[str, str] = {}
     for name, folder in sorted(folders.items()):
         for path in _sources(folder):
@@ -127,7 +128,10 @@ def _sentences_of(path: Path) -> Iterator[str]:
 
 
 def _split(found: dict[str, str], rng: random.Random) -> tuple[list[str], list[str]]:
-    """Sentences for training and for the test, never of one file: neighbours resemble each other."""
+    """Return the sentences for training and for testing.
+
+    All sentences of a file go to the same set, since neighbouring sentences resemble each other.
+    """
     files = sorted(set(found.values()))
     rng.shuffle(files)
     tested = set(files[: len(files) // 10])
@@ -139,17 +143,21 @@ def _split(found: dict[str, str], rng: random.Random) -> tuple[list[str], list[s
 
 
 def gaps(texts: list[str], rng: random.Random) -> list[tuple[str, int]]:
-    """One gap a sentence, at the word of `WORDS` that is rarest so far, so that classes come out about equal."""
+    """Return one row (text with a gap, class) per sentence.
+
+    The gap replaces the occurrence of a word in `WORDS` that has been replaced least often so far, so that the classes
+    are about equally frequent. Sentences without such a word, and repeated texts, are left out.
+    """
     counts = [0] * len(WORDS)
     rows: dict[str, int] = {}
     for text in texts:
         words = text.split()
-        places = [place for place in range(1, len(words) - 1) if words[place] in WORDS]
-        if not places:
+        positions = [position for position in range(1, len(words) - 1) if words[position] in WORDS]
+        if not positions:
             continue
-        place = min(places, key=lambda place: (counts[WORDS.index(words[place])], rng.random()))
-        label = WORDS.index(words[place])
-        row = " ".join((*words[:place], GAP, *words[place + 1 :]))
+        position = min(positions, key=lambda position: (counts[WORDS.index(words[position])], rng.random()))
+        label = WORDS.index(words[position])
+        row = " ".join((*words[:position], GAP, *words[position + 1 :]))
         if row not in rows:
             rows[row] = label
             counts[label] += 1
@@ -164,11 +172,11 @@ def _write(path: Path, rows: list[tuple[str, int]]) -> None:
 
 
 def vocabulary(texts: list[str]) -> list[str]:
-    """WordPiece tokens, the special ones first. Equal texts give equal tokens."""
+    """Return a WordPiece vocabulary for the texts, special tokens first. Equal texts give equal vocabularies."""
     texts = [text.replace(GAP, "") for text in texts]
     letters = sorted({letter for text in texts for letter in text if not letter.isspace()})
-    # The trainer settles ties by the numbers of the tokens and numbers what it meets in no fixed order,
-    # unless the tokens are given to it beforehand.
+    # The trainer breaks ties by token number, and it numbers the letters in an arbitrary order. Passing all letters as
+    # special tokens fixes that order.
     given = [*SPECIAL_TOKENS, *letters, *(f"##{letter}" for letter in letters)]
     pieces = BertWordPieceTokenizer(lowercase=True)
     pieces.train_from_iterator(texts, vocab_size=VOCABULARY, min_frequency=2, special_tokens=given, show_progress=False)
@@ -176,9 +184,9 @@ def vocabulary(texts: list[str]) -> list[str]:
 
 
 def _waves(length: int, width: int) -> torch.Tensor:
-    """Sines and cosines of each position (Vaswani et al., arXiv:1706.03762), (length, width).
+    """Return sinusoidal position embeddings (Vaswani et al., arXiv:1706.03762) of shape (length, width).
 
-    Attention finds a gap's neighbours far sooner from these than from random positions.
+    Starting from these, attention learns to find a gap's neighbours much sooner than from random position embeddings.
     """
     rates = torch.exp(-torch.arange(0, width, 2) / width * math.log(_LONGEST_WAVE))
     angles = torch.arange(length)[:, None] * rates
@@ -186,7 +194,7 @@ def _waves(length: int, width: int) -> torch.Tensor:
 
 
 def _write_teacher(folder: Path, texts: list[str], seed: int) -> None:
-    """A BERT with random weights, and its tokenizer."""
+    """Write a BERT with random weights, and its tokenizer with a vocabulary from `texts`, to a folder."""
     tokens = {token: number for number, token in enumerate(vocabulary(texts))}
     tokenizer = BertTokenizer(vocab=tokens, model_max_length=MAX_LENGTH)
     config = BertConfig(
@@ -196,8 +204,8 @@ def _write_teacher(folder: Path, texts: list[str], seed: int) -> None:
         num_attention_heads=4,
         intermediate_size=512,
         max_position_embeddings=MAX_LENGTH,
-        initializer_range=0.06,  # BERT's 0.02 suits a width of 768; a narrow model learns from it much more slowly
-        hidden_dropout_prob=0.0,  # two epochs from nothing: it has too little time to overfit
+        initializer_range=0.06,  # BERT's 0.02 suits a hidden size of 768; narrow models learn much more slowly with it
+        hidden_dropout_prob=0.0,  # trained from scratch for two epochs, it has too little time to overfit
         attention_probs_dropout_prob=0.0,
         id2label=dict(enumerate(WORDS)),
     )

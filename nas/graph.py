@@ -1,8 +1,9 @@
-"""A small writer of ONNX graphs: operators by name, constants by value, every value named automatically.
+"""A small writer of ONNX graphs: operators are added by name, constants by value, and values are named automatically.
 
-Networks are written operator by operator from their weights, not traced: the graph then holds what the runtime
-shall execute and nothing else, one int8 block among float blocks is an ordinary case, and a network takes
-milliseconds to write, which makes it practical to measure hundreds of blocks.
+Networks are not traced but written operator by operator from their weights. The graph then contains exactly the
+operators that the runtime executes, and mixing an int8 block with float blocks needs no special handling. Writing a
+network takes only milliseconds, so hundreds of blocks can be measured. `nas.model.onnx` and the compression methods use
+`GraphBuilder`.
 """
 
 from __future__ import annotations
@@ -20,16 +21,17 @@ from onnx import TensorProto, helper, numpy_helper
 from nas.files import write_atomically
 
 OPSET = 20
-"""The first operator set with Gelu; onnxruntime has it since 1.17."""
+"""The first operator set that has Gelu. onnxruntime supports it since version 1.17."""
 
 
 Shape = tuple[int | str | None, ...]
 
 
 class GraphBuilder:
-    """Collects nodes and constants and makes a checked model of them.
+    """An ONNX graph under construction: collects nodes and constants and builds a checked model from them.
 
-    `outer` is the graph that this one is a branch of: its values can be used, and constants lie there.
+    `outer` is set if this graph is a branch of another one. A branch can use the outer graph's values and stores its
+    constants there.
     """
 
     def __init__(self, outer: GraphBuilder | None = None) -> None:
@@ -44,7 +46,7 @@ class GraphBuilder:
         self._numbers: Iterator[int] = outer._numbers if outer else itertools.count()
 
     def input(self, name: str, kind: int, shape: Shape) -> str:
-        """Declare an input; a dimension given as text is dynamic, as None unknown."""
+        """Declare an input and return its name. In `shape`, a string is a dynamic dimension and None an unknown one."""
         self._inputs.append(helper.make_tensor_value_info(name, kind, shape))
         return name
 
@@ -66,9 +68,10 @@ class GraphBuilder:
         return self._known[key]
 
     def sparse_constant(self, value: np.ndarray) -> str:
-        """Store an array as one bit for each number and those that are not zero.
+        """Store an array as one bit per number plus the numbers that are not zero. Return the name of the full array.
 
-        A runtime puts it together when it loads the model, as it folds all that depends on constants alone.
+        A runtime assembles the full array when it loads the model, because it folds everything that depends only on
+        constants.
         """
         flat = np.asarray(value, order="C").reshape(-1)
         kept = flat != 0
@@ -83,7 +86,7 @@ class GraphBuilder:
         return self.add("Reshape", self.add("Gather", numbers, order), self.constant(np.array(value.shape)))
 
     def once(self, key: Hashable, write: Callable[[], str]) -> str:
-        """The value that `write` adds and returns, added only when it is first asked for under that key."""
+        """Return the name of the value that `write` adds. `write` is called only the first time a key is given."""
         if key not in self._computed:
             self._computed[key] = write()
         return self._computed[key]
@@ -103,9 +106,10 @@ class GraphBuilder:
     def choose(
         self, condition: str, shapes: Mapping[str, tuple[int, Shape]], then: Sequence[str], otherwise: GraphBuilder
     ) -> list[str]:
-        """Give the values `then` if a condition holds, else the outputs of a branch, which is run only in that case.
+        """Return the names of values that equal `then` if `condition` holds, and else the outputs of `otherwise`.
 
-        `shapes` are kind and shape of each of the values.
+        The runtime executes the branch `otherwise` only in the second case. `shapes` gives the element type and the
+        shape of each value, by name.
         """
         ready = GraphBuilder(outer=self)
         for value, (name, (kind, shape)) in zip(then, shapes.items(), strict=True):
@@ -117,18 +121,21 @@ class GraphBuilder:
         return helper.make_graph(self._nodes, name, [], self._outputs)
 
     def cast_to_float(self, value: str) -> str:
-        """Convert a value to 32-bit floating point."""
+        """Convert a value to 32-bit floating point and return the result's name."""
         return self.add("Cast", value, to=TensorProto.FLOAT)
 
     def quantise_dynamically(self, value: str) -> tuple[str, str, str]:
-        """Quantise a value to 8 bits, once however many layers read it: (integers, scale, zero point)."""
+        """Quantise a value to 8 bits and return the names of (integers, scale, zero point).
+
+        Each value is quantised only once, even if several layers read it.
+        """
         if value not in self._quantised:
             integers, scale, zero_point = self.add_many("DynamicQuantizeLinear", 3, value)
             self._quantised[value] = (integers, scale, zero_point)
         return self._quantised[value]
 
     def model(self, name: str) -> onnx.ModelProto:
-        """The finished model, checked."""
+        """Return the finished model after checking it with `onnx.checker`."""
         graph = helper.make_graph(self._nodes, name, self._inputs, self._outputs, self._constants)
         others = sorted(_domains(self._nodes) - {""})
         opsets = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(domain, 1) for domain in others)]
@@ -139,7 +146,7 @@ class GraphBuilder:
 
 
 def _domains(nodes: Iterable[onnx.NodeProto]) -> set[str]:
-    """The operator sets that nodes belong to, those in branches too."""
+    """Return the domains of the operators of all nodes, including those in branches."""
     found = set()
     for node in nodes:
         found.add(node.domain)
@@ -150,5 +157,5 @@ def _domains(nodes: Iterable[onnx.NodeProto]) -> set[str]:
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model to one file, atomically."""
+    """Write a model to a single file, atomically."""
     write_atomically(path, lambda temporary: temporary.write_bytes(model.SerializeToString()))

@@ -1,4 +1,8 @@
-"""Progress of long work: a live view on a terminal, a line now and then elsewhere, the log of a run, and callbacks."""
+"""Progress of long-running work, the log of a run, and callbacks.
+
+`track` shows progress, as a live bar on a terminal or else as one line every 30 seconds. `say` prints a line for the
+user, and `log` records an event in the run's `log.jsonl`. All of them also inform the listeners added by `heard_by`.
+"""
 
 from __future__ import annotations
 
@@ -20,19 +24,19 @@ _SECONDS_BETWEEN_LINES = 30.0
 _SECONDS_BETWEEN_VIEWS = 1.0
 _logs: list[IO[bytes]] = []
 Event = Mapping[str, Any]
-"""What happened: its name as `event`, and what there is to say of it. See `Run.listen`."""
+"""Something that happened on a run: its name under `event`, and its details under further keys. See `Run.listen`."""
 Listener = Callable[[Event], object]
 _listeners: list[Listener] = []
 
 
 class Tracker(Protocol):
-    """Told how much is done."""
+    """A function that is called with the amount of work done so far and an optional note."""
 
     def __call__(self, done: int, note: str = "") -> None: ...
 
 
 class _View(Progress):
-    """A bar with something below it."""
+    """A progress bar with further content below it."""
 
     below: RenderableType = ""
 
@@ -45,9 +49,10 @@ class _View(Progress):
 def track(
     title: str, total: int, before: int = 0, view: Callable[[], RenderableType] = lambda: ""
 ) -> Iterator[Tracker]:
-    """Show progress from `before` towards `total` on standard error while the block runs, and tell it to listeners.
+    """Show progress from `before` to `total` on standard error while the block runs, and report it to listeners.
 
-    `view` is what a terminal shows below the bar; it is asked for once a second at most.
+    The block calls the `Tracker` to report how much is done. `view` returns what a terminal shows below the bar; it is
+    called at most once per second.
     """
     with _shown(title, total, before, view) as show:
 
@@ -88,7 +93,7 @@ def _shown(title: str, total: int, before: int, view: Callable[[], RenderableTyp
 
 
 def tracked(items: Collection[T], title: str) -> Iterator[T]:
-    """The items one by one, with progress shown."""
+    """Yield the items while showing how many have been processed."""
     with track(title, len(items)) as progress:
         for done, item in enumerate(items, start=1):
             yield item
@@ -97,7 +102,7 @@ def tracked(items: Collection[T], title: str) -> Iterator[T]:
 
 @contextmanager
 def busy(message: str) -> Iterator[None]:
-    """Show on a terminal what is done while nobody knows how long it takes."""
+    """Show a message on a terminal while the block runs, for work of unknown duration."""
     if console.is_terminal:
         with console.status(message):
             yield
@@ -106,13 +111,13 @@ def busy(message: str) -> Iterator[None]:
 
 
 def say(message: str) -> None:
-    """One line for the person who waits, on standard error and in the run's log."""
+    """Print one line for the user on standard error and record it in the run's log."""
     console.print(message, highlight=False, markup=False, soft_wrap=True)
     log("said", message=message)
 
 
 def log(event: str, **about: object) -> None:
-    """Append an event with its time to the run's log, if there is one, and tell it to listeners."""
+    """Append an event with its time to the run's log, if there is one, and pass it to the listeners."""
     if _logs:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         _logs[-1].write(json.dumps({"at": now, "event": event, **about}).encode() + b"\n")
@@ -120,14 +125,14 @@ def log(event: str, **about: object) -> None:
 
 
 def tell(event: str, **about: object) -> None:
-    """Tell an event to those who listen."""
+    """Pass an event to all registered listeners."""
     for listener in tuple(_listeners):
         listener({"event": event, **about})
 
 
 @contextmanager
 def heard_by(listeners: Iterable[Listener]) -> Iterator[None]:
-    """Have some listeners told what happens while the block runs, each once for each event."""
+    """Register listeners while the block runs. A listener that is already registered is not added again."""
     added = [listener for listener in listeners if listener not in _listeners]
     _listeners.extend(added)
     try:
@@ -139,9 +144,10 @@ def heard_by(listeners: Iterable[Listener]) -> Iterator[None]:
 
 @contextmanager
 def logged(path: Path) -> Iterator[None]:
-    """Append what is said and logged while the block runs to a file, one JSON object a line.
+    """Append everything said or logged while the block runs to a file, one JSON object per line.
 
-    Each line is one write, there at once; should a crash have torn the last one, the next begins on a line of its own.
+    Each line is written immediately and in one piece. If a crash has left an incomplete last line, the next event still
+    starts on a new line.
     """
     with path.open("a+b", buffering=0) as stream:
         if stream.tell():
@@ -156,7 +162,10 @@ def logged(path: Path) -> Iterator[None]:
 
 
 class Laps(dict[str, float]):
-    """Seconds by what they were spent on: each lap ends what went on since the one before."""
+    """A stopwatch that adds up seconds per part of the work. Each lap counts the time since the previous one.
+
+    `before` holds seconds already spent in an earlier process; `left` is the time allowed, in seconds.
+    """
 
     def __init__(self, before: Mapping[str, float] = MappingProxyType({}), left: float = float("inf")) -> None:
         super().__init__(before)
@@ -165,11 +174,11 @@ class Laps(dict[str, float]):
 
     @property
     def left(self) -> float:
-        """The seconds until the time is over that was `left` at the beginning."""
+        """The seconds that remain of the time allowed; negative once it is over."""
         return self._end - time.monotonic()
 
     def end(self, part: str) -> None:
-        """Count the time since the last lap, or since the beginning, to a part."""
+        """Add the time since the last lap, or since the start, to the seconds of `part`."""
         now = time.monotonic()
         self[part] = self.get(part, 0.0) + now - self._last
         self._last = now

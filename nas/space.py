@@ -1,6 +1,7 @@
-"""Search spaces: what can be chosen for one shape of teacher, as a value that never changes.
+"""Search spaces: all architectures that a search may choose for a teacher of given sizes, as immutable values.
 
-A search space is a TOML file: the allowed values of every dimension, and compression choices for every kind of block.
+A search space is read from a TOML file that lists the allowed values of every dimension and the compression methods for
+each kind of block. `SearchSpace` counts, samples, mutates and crosses its architectures; training and search use it.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from nas.files import Positive, Settings, Whole, digest, read_toml, validate
 
 T = TypeVar("T")
 _MANY_ROWS = 10_000
-"""An embedding table has far more rows than columns; how many is the teacher's affair."""
+"""A stand-in for the number of rows of an embedding table, which depends on the teacher and far exceeds the columns."""
 
 
 class Shape(Settings):
-    """The sizes of the teacher that a space is made for, in Hugging Face's names."""
+    """The sizes of the teacher for which a search space is made, named as in Hugging Face's configurations."""
 
     num_hidden_layers: Positive
     hidden_size: Positive
@@ -38,7 +39,7 @@ class Shape(Settings):
 
     @property
     def head_size(self) -> int:
-        """Features of one attention head."""
+        """The number of features per attention head."""
         return self.hidden_size // self.num_attention_heads
 
     @model_validator(mode="after")
@@ -46,7 +47,7 @@ class Shape(Settings):
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"num_attention_heads must divide hidden_size, but got {self.num_attention_heads} "
-                f"and {self.hidden_size}; take the sizes from the teacher's config.json"
+                f"and {self.hidden_size}; copy the sizes from the teacher's config.json"
             )
         return self
 
@@ -55,30 +56,33 @@ _KIND = Discriminator(lambda item: "set" if isinstance(item, list | tuple) else 
 
 
 class Dimensions(Settings):
-    """The values of every elastic dimension; every layer chooses from the same ones."""
+    """The allowed values of every searched dimension. They are the same for all layers."""
 
     layers: tuple[
         Annotated[Annotated[Positive, Tag("number")] | Annotated[tuple[Whole, ...], Tag("set")], _KIND], ...
     ] = Field(min_length=1)
-    """A number keeps that many layers, evenly spaced from first to last; a list keeps just those layers."""
+    """A number keeps that many layers, evenly spaced from the first to the last. A list keeps exactly those layers."""
     hidden_size: tuple[Positive, ...] = Field(min_length=1)
     num_attention_heads: tuple[Positive, ...] = Field(min_length=1)
     intermediate_size: tuple[Positive, ...] = Field(min_length=1)
     keep_tokens: tuple[Positive, ...] = ()
-    """How many of the most attended tokens may go on after a layer; all always may."""
+    """How many tokens, those that receive the most attention, a layer may pass on. Passing all is always allowed."""
     exit_threshold: tuple[Annotated[float, Field(gt=0.0, lt=1.0, strict=True)], ...] = ()
-    """How sure a classifier between two layers must be for the rest to be left out; having none is always allowed."""
+    """The confidence that the classifier after a layer must reach for an early exit. Having no early exits is always
+    allowed."""
 
     @field_validator("hidden_size", "num_attention_heads", "intermediate_size", "keep_tokens", "exit_threshold")
     @classmethod
     def _ascending(cls, values: tuple[float, ...]) -> tuple[float, ...]:
         if list(values) != sorted(set(values)):
-            raise ValueError(f"values must ascend without repeats, but got {list(values)}; sort them")
+            raise ValueError(
+                f"values must ascend without repeats, but got {list(values)}; sort them or remove the repeats"
+            )
         return values
 
 
 class Choices(Settings):
-    """The compression choices that each kind of block may take."""
+    """The compression methods allowed for each kind of block."""
 
     embedding: tuple[str, ...] = Field(default=("none",), min_length=1)
     attention: tuple[str, ...] = Field(default=("none",), min_length=1)
@@ -95,25 +99,25 @@ class Choices(Settings):
                     raise ValueError(f"{block}: {problem}") from None
                 if block not in choice.blocks:
                     raise ValueError(
-                        f"{block}: {choice.name} is for {' and '.join(sorted(choice.blocks))}, "
+                        f"{block}: {choice.name} can be applied only to {' and '.join(sorted(choice.blocks))}, "
                         f"but got {name!r}; remove it"
                     )
             if "none" not in names:
-                raise ValueError(f"{block}: 'none' must be among the choices, but got {list(names)}; add it")
+                raise ValueError(f"{block}: 'none' must be among the methods, but got {list(names)}; add it")
             if len(set(names)) != len(names):
-                raise ValueError(f"{block}: each choice may stand once, but got {list(names)}; drop the repeat")
+                raise ValueError(f"{block}: each method may occur only once, but got {list(names)}; remove the repeats")
         return self
 
 
 def evenly_spaced(count: int, total: int) -> tuple[int, ...]:
-    """`count` of `total` layers, the first and the last among them: 3 of 6 are 0, 2, 5."""
+    """Return the indices of `count` of `total` layers, including the first and the last: 0, 2 and 5 for 3 of 6."""
     if count == 1:
         return (0,)
     return tuple(round(index * (total - 1) / (count - 1)) for index in range(count))
 
 
 class SearchSpace(Settings):
-    """The allowed values of every dimension, for one shape of teacher."""
+    """A search space: the allowed values of every dimension, for teachers of one shape."""
 
     name: str = Field(min_length=1)
     description: str = ""
@@ -134,18 +138,15 @@ class SearchSpace(Settings):
         for item in self.dimensions.layers:
             kept = (item,) if isinstance(item, int) else item
             if not kept or (isinstance(item, int) and item > total):
-                raise ValueError(
-                    f"dimensions.layers: between 1 and {total} layers can stay, but got {item!r}; correct it"
-                )
+                raise ValueError(f"dimensions.layers: between 1 and {total} layers can be kept, but got {item!r}")
             if not isinstance(item, int) and (list(item) != sorted(set(item)) or item[-1] >= total):
                 raise ValueError(
-                    f"dimensions.layers: a set must ascend within 0..{total - 1} without repeats, "
-                    f"but got {list(item)}; correct it"
+                    f"dimensions.layers: a list must ascend within 0..{total - 1} without repeats, but got {list(item)}"
                 )
         if len(set(self.layer_sets)) != len(self.layer_sets):
             raise ValueError(
                 "dimensions.layers: two entries keep the same layers "
-                f"({[list(kept) for kept in self.layer_sets]}); drop one"
+                f"({[list(kept) for kept in self.layer_sets]}); remove one"
             )
         for block in LAYER_BLOCKS:
             used = {choice for _, choice in self.options(block)}
@@ -162,14 +163,14 @@ class SearchSpace(Settings):
                 raise _unsuitable("embedding", name, unsuited)
         if self.layer_sets[-1] != tuple(range(total)):
             raise ValueError(
-                f"dimensions.layers: the teacher's {total} layers must be among them, "
-                f"but the largest set is {list(self.layer_sets[-1])}; add {total}"
+                f"dimensions.layers: all of the teacher's {total} layers must be one of the entries, "
+                f"but the largest entry keeps {list(self.layer_sets[-1])}; add {total}"
             )
         return self
 
     @classmethod
     def load(cls, name_or_path: str | Path, base: Path | None = None) -> SearchSpace:
-        """Load a shipped space by its name, or a file by its path (relative to `base`).
+        """Load a search space that is shipped with `nas` by its name, or a file by its path (relative to `base`).
 
         Raises `SearchSpaceError` for a missing or malformed file, with file, key, rule and remedy.
         """
@@ -180,24 +181,28 @@ class SearchSpace(Settings):
             path = shipped_spaces().get(str(name_or_path), path)
             if not path.suffix:
                 raise SearchSpaceError(
-                    f"search space {str(name_or_path)!r} is not shipped; use one of "
+                    f"no search space named {str(name_or_path)!r} is shipped with nas; use one of "
                     f"{', '.join(sorted(shipped_spaces()))}, or the path of a .toml file"
                 )
         return validate(cls, read_toml(path, SearchSpaceError), path, SearchSpaceError)
 
     def excluding(self, choices: tuple[str, ...]) -> SearchSpace:
-        """The same space without some compression choices, each a name or written in full.
+        """Return the same space without some compression methods.
 
-        Raises for `none`, which every block keeps.
+        Each is given by its name, which excludes it with any parameter, or written in full, such as `low_rank(8)`.
+        Raises `SearchSpaceError` for `none`, which cannot be excluded, and for a full name that the space lacks.
         """
         if "none" in choices:
-            raise SearchSpaceError(f"{self.name}: 'none' cannot be left out: the teacher belongs to the space; keep it")
+            raise SearchSpaceError(
+                f"{self.name}: 'none' cannot be excluded, because the teacher must belong to the space; remove it from "
+                "exclude_compression"
+            )
         offered = {spec for block in BLOCKS for spec in getattr(self.compression, block)}
         for choice in choices:
             if "(" in choice and choice not in offered:
                 raise SearchSpaceError(
-                    f"{self.name}: only choices of the space can be left out, {', '.join(sorted(offered - {'none'}))}, "
-                    f"but got {choice!r}; correct it"
+                    f"{self.name}: only the space's own compression methods can be excluded "
+                    f"({', '.join(sorted(offered - {'none'}))}), but got {choice!r}"
                 )
         kept = {
             block: [
@@ -209,19 +214,19 @@ class SearchSpace(Settings):
 
     @cached_property
     def layer_sets(self) -> tuple[tuple[int, ...], ...]:
-        """The sets of layers that can stay, smallest first."""
+        """The sets of layers that can be kept, smallest first."""
         total = self.teacher.num_hidden_layers
         sets = [evenly_spaced(item, total) if isinstance(item, int) else item for item in self.dimensions.layers]
         return tuple(sorted(sets, key=lambda kept: (len(kept), kept)))
 
     @property
     def digest(self) -> str:
-        """Changes when the space changes; its description does not count."""
+        """An identifier that changes when the space changes; name and description do not count."""
         return digest(self.definition)
 
     @property
     def definition(self) -> dict[str, Any]:
-        """All that defines the space, as JSON values."""
+        """Everything that defines the space, without name and description, as JSON values."""
         return self.model_dump(mode="json", exclude={"description", "name"})
 
     def contains(self, architecture: Architecture) -> bool:
@@ -239,17 +244,18 @@ class SearchSpace(Settings):
         )
 
     def count(self) -> int:
-        """The exact number of architectures."""
+        """Return the exact number of architectures."""
         ends = len(self.dimensions.hidden_size) * len(self.compression.embedding)
         return ends * sum(
             self._count_layers(len(kept)) * (len(self.exit_options) if len(kept) > 1 else 1) for kept in self.layer_sets
         )
 
     def _count_layers(self, number: int) -> int:
-        """Sound combinations of blocks and tokens for that many layers."""
+        """Return the number of sound combinations of blocks and `keep_tokens` for that many layers."""
         kinds = [Counter(compression(choice).weights for _, choice in self.options(block)) for block in LAYER_BLOCKS]
-        # Layers so far, by whether each of the two blocks has an owner to borrow from, the tokens left, and whether
-        # tokens were dropped since the last attention: then there must be another.
+        # The number of ways to build the layers so far, by state. The state says for each of the two blocks whether any
+        # layer has weights to share, how many tokens are left, and whether tokens were dropped since the last attention
+        # (then another attention must follow).
         ways: Counter[tuple[bool, bool, float, bool]] = Counter({(False, False, math.inf, False): 1})
         for _ in range(number):
             longer: Counter[tuple[bool, bool, float, bool]] = Counter()
@@ -272,21 +278,24 @@ class SearchSpace(Settings):
 
     @property
     def keep_options(self) -> tuple[int, ...]:
-        """Values of `keep_tokens`: 0 for all, then fewer and fewer."""
+        """The values of `keep_tokens`: 0 (all tokens), then the other values in descending order."""
         return (0, *reversed(self.dimensions.keep_tokens))
 
     def options(self, block: Block) -> tuple[tuple[int, str], ...]:
-        """(size, choice) of a layer's block, small to large; last those that leave it without weights of its own."""
+        """Return the options (size, compression method) of a layer's block, from small to large.
+
+        Options under which the block has no weights of its own come last, with size 0.
+        """
         return self.attention_options if block == "attention" else self.feed_forward_options
 
     @cached_property
     def attention_options(self) -> tuple[tuple[int, str], ...]:
-        """(heads, choice) of an attention block."""
+        """The options (number of heads, compression method) of an attention block."""
         return self._options("attention", self.dimensions.num_attention_heads)
 
     @cached_property
     def feed_forward_options(self) -> tuple[tuple[int, str], ...]:
-        """(intermediate size, choice) of a feed-forward block."""
+        """The options (intermediate size, compression method) of a feed-forward block."""
         return self._options("feed_forward", self.dimensions.intermediate_size)
 
     def _options(self, block: Block, sizes: tuple[int, ...]) -> tuple[tuple[int, str], ...]:
@@ -299,7 +308,7 @@ class SearchSpace(Settings):
         return {}
 
     def _choices_at(self, block: Block, size: int) -> tuple[str, ...]:
-        """The choices that leave a block of that size weights of its own and make sense for it."""
+        """Return the methods that suit a block of that size and under which it has its own weights."""
         known = self._known_choices
         if (block, size) not in known:
             own = (name for name in getattr(self.compression, block) if compression(name).weights == "own")
@@ -307,26 +316,27 @@ class SearchSpace(Settings):
         return known[block, size]
 
     def _unsuited(self, block: Block, size: int, name: str) -> list[int]:
-        """The hidden sizes at which a choice makes no sense for a block of that size."""
+        """Return the hidden sizes at which a method does not suit a block of that size; see `Compression.suits`."""
         width = size * self.teacher.head_size if block == "attention" else size
         return [hidden for hidden in self.dimensions.hidden_size if not compression(name).suits(width, hidden)]
 
     @property
     def exit_options(self) -> tuple[float, ...]:
-        """Values of `exit_threshold`, those first that leave early; 0 for no classifiers between layers."""
+        """The values of `exit_threshold` in ascending order, then 0 (no early exits)."""
         return (*self.dimensions.exit_threshold, 0.0)
 
     def layer(
         self, source: int, attention: tuple[int, str], feed_forward: tuple[int, str], keep_tokens: int = 0
     ) -> Layer:
-        """A layer from one option for each of its blocks and the number of tokens that go on."""
+        """Return a layer made of one option for each of its blocks and the number of tokens that it passes on."""
         return Layer(source, attention[0], feed_forward[0], attention[1], feed_forward[1], keep_tokens)
 
     def repaired(self, architecture: Architecture) -> Architecture:
-        """The nearest sound architecture.
+        """Return the most similar sound architecture.
 
-        What shall borrow weights where there are none gets the smallest ones of its own, and so does the feed-forward
-        block of a layer without any block. `keep_tokens` and `exit_threshold` go where they would change nothing.
+        A block that shares weights, but has no layer to share with, gets its own weights of the smallest size. So does
+        the feed-forward block of a layer without any block. `keep_tokens` and `exit_threshold` are set to 0 where they
+        would change nothing.
         """
 
         def weights(layer: Layer, block: Block) -> str:
@@ -349,11 +359,11 @@ class SearchSpace(Settings):
         return replace(found, layers=tuple(replace(layer, keep_tokens=tokens) for layer, tokens in kept))
 
     def sample(self, rng: random.Random, size: float | None = None) -> Architecture:
-        """A random architecture, every dimension drawn uniformly and independently.
+        """Return a random architecture with every dimension drawn uniformly and independently.
 
-        With `size` from 0 (smallest) to 1 (largest) the sizes gather there: the place of each among its values is
-        binomial. For a uniform `size` every dimension alone is uniform again. A block that is left out, or borrows its
-        weights, has the smallest size of all.
+        With a `size` between 0 (smallest) and 1 (largest), sizes concentrate there: the index of each among its values
+        is binomially distributed. If `size` itself is drawn uniformly, each single dimension is uniform again. Blocks
+        without weights of their own count as the smallest size.
         """
 
         def draw(values: Sequence[T]) -> T:
@@ -384,7 +394,10 @@ class SearchSpace(Settings):
         return self.repaired(drawn)
 
     def mutate(self, architecture: Architecture, rng: random.Random, rate: float = 0.15) -> Architecture:
-        """Draw each dimension anew with probability `rate`; layers that stay keep their settings."""
+        """Return a copy in which each dimension is redrawn with probability `rate`.
+
+        If the set of layers is redrawn, layers that are in both sets keep their settings.
+        """
         kept = architecture.layers
         if rng.random() < rate:
             own = {layer.source: layer for layer in kept}
@@ -408,7 +421,7 @@ class SearchSpace(Settings):
         return self.repaired(mutant)
 
     def crossover(self, first: Architecture, second: Architecture, rng: random.Random) -> Architecture:
-        """A child with the depth of one parent and whole layers of either (where both have the layer)."""
+        """Return a child with the set of layers of one parent. Layers that both have come from either at random."""
         skeleton, other = (first, second) if rng.random() < 0.5 else (second, first)
         others = {layer.source: layer for layer in other.layers}
         child = Architecture(
@@ -420,7 +433,10 @@ class SearchSpace(Settings):
         return self.repaired(child)
 
     def smallest(self) -> Architecture:
-        """The fewest layers at the smallest sizes, every block there and compressed by the last choice that can."""
+        """Return the architecture with the fewest layers and smallest sizes.
+
+        Every block is present and uses the last listed compression method that suits it.
+        """
 
         def option(block: Block) -> tuple[int, str]:
             size = self.options(block)[0][0]
@@ -431,7 +447,7 @@ class SearchSpace(Settings):
         return Architecture(self.dimensions.hidden_size[0], layers, self.compression.embedding[-1])
 
     def largest(self) -> Architecture:
-        """The teacher itself."""
+        """Return the architecture of the teacher: all layers at full size, uncompressed."""
         sizes = self.dimensions
         layer = Layer(0, sizes.num_attention_heads[-1], sizes.intermediate_size[-1])
         layers = tuple(replace(layer, source=source) for source in self.layer_sets[-1])
@@ -441,13 +457,13 @@ class SearchSpace(Settings):
 def _unsuitable(block: Block, name: str, hidden: Sequence[int], where: str = "") -> ValueError:
     sizes = " or ".join(map(str, hidden))
     return ValueError(
-        f"compression.{block}: {name!r} must make sense at every hidden_size, but does not at {sizes}{where}; "
-        "change or drop it, or the size"
+        f"compression.{block}: {name!r} must be applicable and save space at every hidden_size, but does not at "
+        f"{sizes}{where}; change or remove the method or these sizes"
     )
 
 
 def shipped_spaces() -> dict[str, Path]:
-    """The search spaces that come with `nas`, by name."""
+    """Return the paths of the search spaces that are shipped with `nas`, by name."""
     return {path.stem: path for path in _space_files()}
 
 

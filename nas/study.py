@@ -1,7 +1,8 @@
-"""Study files: one question, as frozen and validated settings.
+"""Study files: the definition of one experiment, as frozen and validated settings.
 
-A study file is TOML. Its paths are relative to its folder, and `${NAME}` stands for a variable that the study
-declares under `[variables]` and the user gives with `--set NAME=value` or in the environment.
+`Study.load` reads a study file, which is TOML, and every step of the pipeline takes its settings from the result. Paths
+in the file are relative to its folder. `${NAME}` stands for a variable that the study declares under `[variables]`; the
+user sets it with `--set NAME=value` or in the environment.
 """
 
 from __future__ import annotations
@@ -33,40 +34,41 @@ Probability = Annotated[float, Field(gt=0.0, lt=1.0, strict=True, allow_inf_nan=
 PositiveReal = Annotated[float, Field(gt=0.0, strict=True, allow_inf_nan=False)]
 
 _TEXTS_OF_TEACHER, _EPOCHS = 50_000, (2, 10)
-"""A teacher is fine-tuned on at least so many texts, each counted as often as it is read, in no fewer and no more
-epochs than these, unless the study gives them. SST-2's 62,000 rows take two; 8,000 rows of 60 classes take eight."""
+"""Defaults for the fine-tuning of a teacher: the least number of texts it reads (counting repetitions), and the least
+and the greatest number of epochs. For example, the 62,000 rows of SST-2 are read for two epochs, and 8,000 rows for
+seven."""
 
 
 class FineTuning(Settings):
-    """Fine-tuning of a teacher that has not seen the task yet."""
+    """Fine-tuning of a teacher that has not been trained for the task yet."""
 
     epochs: PositiveReal | None = None
-    """Left out: by the number of training rows, and the epoch that is best on the search set is kept."""
+    """By default the number depends on the training rows, and the epoch that is best on the search set is kept."""
     learning_rate: PositiveReal = 8e-5
     batch_size: Positive = 64
 
     def epochs_on(self, rows: int) -> float:
-        """How often so many training rows are read, at most."""
+        """Return the number of epochs for a training set of `rows` rows. By default it is an upper limit."""
         few, many = _EPOCHS
         return self.epochs or min(many, max(few, -(-_TEXTS_OF_TEACHER // rows)))
 
 
 class Teacher(Settings):
-    """A model that the user brings."""
+    """A model provided by the user: the teacher, or the student that is compressed in its place."""
 
     model: str = Field(min_length=1)
-    """A folder or a hub id of a model of a family that `nas` knows; `embedded` for the BERT that `nas` makes. Of a
-    teacher that is not compressed itself any model that transformers can classify texts with."""
+    """A folder or a hub id of a model of a supported family, or `embedded` for the BERT that `nas` makes itself. If a
+    student is given, the teacher may be any model with which transformers can classify texts."""
     revision: str | None = Field(default=None, min_length=1)
-    """Branch, tag or commit of a hub model; its main branch if it is left out."""
+    """Branch, tag or commit of a hub model. By default, its main branch."""
     fine_tune: FineTuning | None = None
-    """Left out, or false, for a teacher that is fine-tuned already; true is a table without settings."""
+    """Omitted or false if the model is already fine-tuned for the task. True means the default settings."""
     prune_vocabulary: Flag = False
-    """Whether tokens that the training texts never use are dropped; words are then cut into smaller pieces. For
-    WordPiece, BPE and Unigram tokenizers."""
+    """Whether tokens that never occur in the training texts are removed; words that need them are then split into
+    smaller pieces. For WordPiece, BPE and Unigram tokenizers."""
     outputs: dict[str, str] | None = None
-    """Of the teacher of a student: the columns of the training data, and of text without labels, that hold its logits,
-    by label. It is not loaded then, and `model` is only its name."""
+    """For the teacher of a student: the columns of the training data and the unlabelled texts that hold its logits, by
+    label. The teacher is then not loaded, and `model` is only its name."""
 
     @field_validator("fine_tune", mode="before")
     @classmethod
@@ -74,118 +76,117 @@ class Teacher(Settings):
         if isinstance(given, bool):
             return {} if given else None
         if given is not None and not isinstance(given, Mapping | FineTuning):
-            raise ValueError(
-                f"must be true, false or a table such as {{ epochs = 2.0 }}, but got {given!r}; correct it"
-            )
+            raise ValueError(f"must be true, false or a table such as {{ epochs = 2.0 }}, but got {given!r}")
         return given
 
     @property
     def is_loaded(self) -> bool:
-        """Whether it is there itself, and not only its outputs."""
+        """Whether the model itself is loaded, rather than only its outputs read."""
         return self.outputs is None
 
 
 _HELD_OUT, _ONE_IN = 5000, 5
-"""Search sets have at most so many rows, and at most one in so many training rows, unless the study gives a size."""
+"""Default limits on the search set: at most 5000 rows, and at most one in 5 training rows."""
 
 
 def held_out_size(rows: int) -> int:
-    """The size of the search set of so many training rows, where the study does not give it."""
+    """Return the default size of the search set, in rows, that is held out of `rows` training rows."""
     return max(1, min(_HELD_OUT, rows // _ONE_IN))
 
 
 class Holdout(Settings):
-    """How the search set is held out of the training rows."""
+    """How the search set, on which candidates are judged, is held out of the training rows."""
 
     size: Positive | None = None
-    """Rows of the search set; see `held_out_size` where it is left out."""
+    """The number of rows in the search set. By default, see `held_out_size`."""
     by: Literal["row", "sentence"] = "row"
-    """`sentence`: whole texts go, together with every training row whose text is contained in one of them. A task that
-    judges rows in groups holds out whole groups, and this is not set."""
+    """`sentence` holds out whole sentences and removes every training row whose text is contained in one of them. It
+    cannot be set for tasks that judge rows in groups, which always hold out whole groups."""
 
     def size_of(self, rows: int) -> int:
-        """How many of so many training rows are held out."""
+        """Return how many of `rows` training rows are held out."""
         return self.size or held_out_size(rows)
 
 
 class Task(Settings):
-    """The data, the columns to read and the metric."""
+    """The task: its data, the columns to read and the metric."""
 
     hub: str | None = None
-    """A hub id; `train` and `test` are then names of its splits. Without it they are files."""
+    """The hub id of a data set. `train` and `test` are then names of its splits; otherwise they are files."""
     config: str | None = None
+    """The configuration of the hub data set, if it has several."""
     revision: str | None = Field(default=None, min_length=1)
-    """Branch, tag or commit of a hub data set; its main branch if it is left out."""
+    """Branch, tag or commit of a hub data set. By default, its main branch."""
     train: str | Annotated[tuple[str, ...], Field(min_length=1)]
-    """Parquet, CSV or JSONL; a list of files, or of splits, whose rows follow each other; `embedded` for the task that
-    `nas` builds itself."""
+    """A Parquet, CSV or JSONL file or a split; a list of them, whose rows are concatenated; or `embedded` for the task
+    that `nas` builds itself."""
     test: str
-    """The official validation set: read once, for the final figure."""
+    """The test set, usually the official validation set. It is read only once, for the final result."""
     search: str | None = None
-    """For `embedding`: the pairs that candidates are judged by, a file or a split as `test` is."""
+    """For `embedding`: the file or split with the pairs on which candidates are judged."""
     unlabelled: tuple[str, ...] = ()
-    """More texts of the domain, without labels, that the teacher is distilled on: files, or with `hub` names of its
-    splits. A name that ends as a data file's does is always a file."""
+    """Additional texts of the domain without labels, on which the teacher is distilled: files or, with `hub`, names of
+    splits. A name with the suffix of a data file is always a file."""
     text: tuple[str, ...] = Field(min_length=1, max_length=2)
-    """One column for single texts, two for pairs; for `tagging` one of lists of words."""
+    """The column of the texts, or the two columns of text pairs. For `tagging`, one column of lists of words."""
     label: str | tuple[str, ...] = "label"
-    """The column of labels; for `multi_label` it may be several, one for each label."""
+    """The column of the labels. For `multi_label` there may be several columns, one per label."""
     kind: str = "classification"
-    """A name of `nas.tasks.REGISTRY`."""
+    """The kind of task, a name in `nas.tasks.REGISTRY`."""
     metric: str = "accuracy"
     positive: str | None = Field(default=None, min_length=1)
-    """The name of the class that f1 is of. Left out: the second of two classes, or the mean over more."""
+    """The class for which f1 is computed. By default, the second of two classes; with more classes, f1 is averaged."""
     threshold: Probability | Literal["search"] | None = None
-    """For `multi_label`: the probability from which a label applies, 0.5 if it is left out. `search`: the one that is
-    best on the search set."""
+    """For `multi_label`: the probability from which a label applies, by default 0.5. `search` chooses the thresholds
+    that are best on the search set."""
     query: str | None = Field(default=None, min_length=1)
-    """For `ranking`: the column whose equal values make the rows of a query; the first text if it is left out."""
+    """For `ranking`: the column whose value identifies the query of a row. By default, the first text column."""
     pair: tuple[str, ...] = ()
-    """For `embedding`: the columns of the two texts of a pair, in the search and the test set."""
+    """For `embedding`: the columns of the two texts of a pair, in the search set and the test set."""
     max_length: Annotated[int, Field(ge=4, le=512, strict=True)] = 128
     holdout: Holdout = Holdout()
 
     @field_validator("train")
     @classmethod
     def _one_name(cls, names: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        """A list of one name is this name."""
+        """Return the name itself for a list of one name. Raises `ValueError` for repeated names."""
         repeated = next((name for name in names if names.count(name) > 1), None) if isinstance(names, tuple) else None
         if repeated:
-            raise ValueError(f"each name may stand once, but {repeated!r} stands twice; remove one")
+            raise ValueError(f"each name may occur only once, but {repeated!r} occurs twice; remove one")
         return names[0] if isinstance(names, tuple) and len(names) == 1 else names
 
     @property
     def label_columns(self) -> tuple[str, ...]:
-        """The columns of labels."""
+        """The columns of labels, as a tuple even if there is only one."""
         return (self.label,) if isinstance(self.label, str) else self.label
 
     @property
     def group_column(self) -> str | None:
-        """The column whose equal values make a group of rows that are judged together; None for rows judged alone."""
+        """The column that identifies groups of rows that are judged together; None if each row is judged by itself."""
         return task_kind(self.kind).group_column(self)
 
     @property
     def unlabelled_columns(self) -> tuple[str, ...]:
-        """The columns that are read of every row, with labels or without: texts, and the group if there are groups."""
+        """The columns that are read from every row, labelled or not: the texts and, if any, the group column."""
         return tuple(dict.fromkeys((*self.text, *([self.group_column] if self.group_column else []))))
 
     @model_validator(mode="after")
     def _consistent(self) -> Task:
         task_kind(self.kind).check(self)
         if len(set(self.label_columns)) < len(self.label_columns) or not self.label_columns:
-            raise ValueError(f"label: must name different columns, but got {list(self.label_columns)}; correct it")
+            raise ValueError(f"label: must name distinct columns, but got {list(self.label_columns)}")
         if self.group_column in self.label_columns:
             raise ValueError(
-                f"query: must be another column than label, but both are {self.group_column!r}; correct it"
+                f"query: must not be the label column, but both are {self.group_column!r}; name another column"
             )
         if self.group_column and "by" in self.holdout.model_fields_set:
             raise ValueError(
-                f"holdout.by: {self.kind} holds out whole groups of rows, by {self.group_column!r}, but got "
-                f"{self.holdout.by!r}; remove it"
+                f"holdout.by: a task of kind {self.kind} holds out whole groups of rows, by {self.group_column!r}, but "
+                f"got {self.holdout.by!r}; remove holdout.by"
             )
         for key in ("config", "revision"):
             if (value := getattr(self, key)) and not self.hub:
-                raise ValueError(f"{key}: {value!r} belongs to a hub data set; set hub as well, or remove it")
+                raise ValueError(f"{key}: {value!r} is only for hub data sets; set hub as well, or remove {key}")
         named = [(key, name) for key, names in (*self.sets.items(), ("unlabelled", self.unlabelled)) for name in names]
         for key, name in named:
             is_made_here = getattr(self, key) == "embedded"
@@ -195,30 +196,31 @@ class Task(Settings):
                 )
         for (first, names), (second, others) in combinations(self.sets.items(), 2):
             if same := sorted({*names} & {*others} - {"embedded"}):
-                raise ValueError(f"{second}: must be another set than {first}, but both are {same[0]!r}; correct one")
+                raise ValueError(f"{second}: must differ from {first}, but both are {same[0]!r}; change one of them")
         if (self.train == "embedded") != (self.test == "embedded"):
             raise ValueError("test: train and test must both be 'embedded' or neither; set both")
         return self
 
     @property
     def sets(self) -> dict[str, tuple[str, ...]]:
-        """The names of the files or splits that rows are read from, by what they are for."""
+        """The names of the files or splits from which rows are read, by set: train, search (if given) and test."""
         train = (self.train,) if isinstance(self.train, str) else self.train
         return {"train": train, **({"search": (self.search,)} if self.search else {}), "test": (self.test,)}
 
     @property
     def unlabelled_files(self) -> tuple[str, ...]:
-        """Those of `unlabelled` that are files."""
+        """The entries of `unlabelled` that are files rather than splits."""
         return tuple(name for name in self.unlabelled if not self.hub or name.lower().endswith(DATA_SUFFIXES))
 
 
 class SpaceChoice(Settings):
-    """The search space of a study."""
+    """The search space of a study, without the compression methods that the study excludes."""
 
     name: str
-    """A shipped space, or the path of a TOML file."""
+    """The name of a shipped search space, or the path of a TOML file."""
     exclude_compression: tuple[str, ...] = ()
-    """Choices that this study leaves out, each by its name (then with any parameter) or written in full."""
+    """Compression methods that this study excludes, each given by its name (excludes it with any parameter) or in
+    full."""
 
     @field_validator("exclude_compression")
     @classmethod
@@ -228,47 +230,48 @@ class SpaceChoice(Settings):
             if name in able:
                 continue
             if name == "none":
-                raise ValueError(f"{name!r} is no compression choice that can be left out; use {', '.join(able)}")
+                raise ValueError(f"{name!r} cannot be excluded; use names of compression methods: {', '.join(able)}")
             compression(name)
         return names
 
 
 class Supernet(Settings):
-    """Training of the supernet: several sub-networks in every step, with distillation from the teacher."""
+    """Training of the supernet, by distillation from the teacher with several sub-networks per step."""
 
     steps: Positive = 1000
     batch_size: Positive = 64
     learning_rate: PositiveReal = 3e-4
     random_subnets: Whole = 2
-    """Random sub-networks a step, beside the largest and the smallest, or beside two other ones near a budget."""
+    """Random sub-networks per step, in addition to the largest and the smallest one, or to two more near a budget."""
     sampling: Literal["budgets", "spread", "uniform"] = "budgets"
-    """`budgets`: all are near a budget; `spread`: small and large sub-networks come as often as middle ones; `uniform`:
-    every dimension by itself."""
+    """`budgets`: sub-networks near the budgets. `spread`: all sizes, small and large as frequent as medium ones.
+    `uniform`: every dimension drawn uniformly by itself, so that most are of medium size."""
     progressive: Flag = False
-    """Whether a third of the steps varies depth alone, and the next one heads and neurons too, but no hidden size."""
+    """Whether the first third of the steps varies only depth, and the second third also heads and neurons, but not the
+    hidden size."""
     logits_weight: Real = 1.0
-    """Weight of the loss on the logits."""
+    """Weight of the distillation loss on the logits."""
     hidden_weight: Real = 1.0
-    """Weight of the loss on the hidden states."""
+    """Weight of the distillation loss on the hidden states."""
     relation_weight: Real = 0.0
-    """Weight of the loss on the attention relations."""
+    """Weight of the distillation loss on the attention relations."""
     replaced_tokens: Annotated[float, Field(ge=0.0, le=0.5, strict=True)] = 0.15
-    """The mean share of a text's tokens that are replaced at random, here and in the final fine-tuning; none with a
-    student."""
+    """The mean share of a text's tokens that are replaced at random, here and in the final training. With a student, no
+    tokens are replaced."""
     train_embeddings: Flag = False
-    """Whether the word table is trained too."""
+    """Whether the token embeddings are trained too."""
     workers: Positive = 1
-    """Processes that share each batch, on Ray; the result is the same."""
+    """Ray processes among which each batch is divided. Their number does not change the result."""
     importance_batches: Positive = 32
-    """Batches that heads, neurons and hidden units are ranked on."""
+    """Batches on which the importance of heads, neurons and hidden units is estimated."""
     checkpoint_steps: Positive = 200
 
     @model_validator(mode="after")
     def _batch_can_be_shared(self) -> Supernet:
         if self.batch_size % self.workers:
             raise ValueError(
-                f"workers: each must get an equal part of batch_size, but {self.batch_size} texts cannot be shared by "
-                f"{self.workers}; change one of them"
+                f"workers: must divide batch_size, but {self.batch_size} texts cannot be divided equally among "
+                f"{self.workers} workers; change one of them"
             )
         return self
 
@@ -278,89 +281,96 @@ class Search(Settings):
 
     sampler: Literal["guided", "nsga2", "tpe", "random"] = "guided"
     evaluations: Positive = 200
-    """Candidates whose accuracy is measured; what is predicted to miss every budget does not count."""
+    """The number of candidates whose accuracy is measured. Candidates predicted to miss every budget do not count."""
     population: Annotated[int, Field(ge=4, strict=True)] = 32
     executor: Literal["inline", "ray"] = "inline"
     workers: Positive = 1
-    """Actors that are asked for; those that a cluster has no room for yet are waited for."""
+    """The number of Ray actors to request. If the cluster has no room for all of them yet, the others start later."""
     worker_cpus: PositiveReal = 1.0
-    """Processors of each, and its threads."""
+    """Processors, and threads, per worker."""
     worker_gpus: Real = 0.0
-    """GPUs of each, or the share of one."""
+    """GPUs per worker, possibly a fraction of one."""
     examples: Positive | None = None
-    """Use only that many examples of the search set; all where it is left out."""
+    """The number of examples of the search set to use. By default, all."""
     least_tokens: Whole = 0
-    """Leave out shorter texts of the search set: many rows may be parts of texts, where whole ones will be served."""
+    """Texts of the search set with fewer tokens are ignored, for data in which many rows are only parts of the texts
+    that will be served."""
     bf16: Flag = True
-    """Evaluate candidates in bf16 where the processor multiplies it natively; exports are judged in full precision."""
+    """Whether to evaluate candidates in bf16 if the processor supports it natively. Exports are always judged in full
+    precision."""
     knapsack: Flag = False
-    """Begin with the networks that all single changes of the largest one, each evaluated alone, let expect to be best;
-    these are evaluations besides, some two hundred of six layers."""
+    """Whether to start from the networks that a knapsack solver predicts to be best. For this, every single change of
+    the largest network is evaluated first, which adds about two hundred evaluations for six layers."""
     storage: SecretStr | None = None
-    """The URL of a database that keeps the trials, in place of a journal in the run's folder. Never written down."""
+    """The URL of a database that stores the trials in place of the journal in the run's folder. It is never saved to a
+    file."""
 
     @field_validator("storage")
     @classmethod
     def _names_a_database(cls, url: SecretStr | None) -> SecretStr | None:
         if url and not _is_database(url.get_secret_value()):
             raise ValueError(
-                "must be the URL of an SQLite, PostgreSQL or MySQL database, as postgresql+psycopg://user@host/name or "
-                "sqlite:///search.db; correct it"
+                "must be the URL of an SQLite, PostgreSQL or MySQL database, such as sqlite:///search.db or "
+                "postgresql+psycopg://user@host/name"
             )
         return url
 
     @model_validator(mode="after")
     def _workers_have_an_executor(self) -> Search:
         if self.executor == "inline" and self.workers != 1:
-            raise ValueError(f"workers: the inline executor has one, but got {self.workers}; set executor = 'ray'")
+            raise ValueError(
+                f"workers: the inline executor has only one worker, but got {self.workers}; set executor = 'ray'"
+            )
         if self.executor == "inline" and (self.worker_cpus, self.worker_gpus) != (1.0, 0.0):
             key = "worker_cpus" if self.worker_cpus != 1.0 else "worker_gpus"
             raise ValueError(
-                f"{key}: the inline executor has what this process has, but got {getattr(self, key):g}; "
+                f"{key}: the inline executor uses the resources of this process, but got {getattr(self, key):g}; "
                 "set executor = 'ray'"
             )
         for key in ("worker_cpus", "worker_gpus"):
             value = getattr(self, key)
             if value > 1.0 and value % 1.0:
-                raise ValueError(f"{key}: must be a share of one or a whole number, but got {value:g}; round it")
+                raise ValueError(f"{key}: must be at most 1 or a whole number, but got {value:g}; round it")
         return self
 
 
 _FINAL_STEPS = 3
-"""Steps of the final training for each of the supernet's, where the study does not say it: a supernet tells candidates
-apart early, and what an export reaches depends on its own training."""
+"""Default ratio of the steps of the final training to those of the supernet. A supernet ranks candidates well early,
+while the accuracy of an export depends on its own training."""
 
 
 class Export(Settings):
-    """What happens to the best candidates of each budget."""
+    """The final measurement and training of the best candidates of each budget."""
 
     candidates: Positive = 4
-    """Members of the front that are measured whole for each budget."""
+    """Members of the front whose latency is measured on the complete network, per budget."""
     finalists: Positive = 3
-    """Of those that meet the budget so many go through the final training, which keeps the better ones."""
+    """The number of candidates per budget, among those that meet it, that enter the final training. The less accurate
+    ones are dropped along the way."""
     epochs: PositiveReal | None = None
-    """The final training, by distillation; three times as many steps as the supernet's where it is left out."""
+    """Epochs of the final training, which is by distillation. By default, it has three times as many steps as the
+    training of the supernet."""
     learning_rate: PositiveReal = 5e-4
     batch_size: Positive = 64
     fine_tune: Flag = True
-    """Whether there is a final training."""
+    """Whether there is a final training. Without it, networks are exported with the supernet's weights."""
 
 
 class Training(Settings):
-    """The time and the room that a run may take."""
+    """The time and disk space that a run may use, and where its trainings report to."""
 
     hours: PositiveReal | None = None
-    """Of the whole run. The steps of supernet and final training, and the evaluations of the search, follow from it and
-    from the speed of this machine; what the study says of them does not count then."""
+    """The duration of the whole run. If set, the training steps and the number of evaluations follow from it and from
+    the speed of this machine, and the study's own numbers are ignored."""
     outputs_gb: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 8.0
-    """The most room on disk, in GB, for the teacher's outputs on the training texts, so that they are computed once and
-    not in every step; 0 for none."""
+    """The most disk space, in GB, for storing the teacher's outputs on the training texts, which are then computed only
+    once instead of in every step. 0 turns this off."""
     report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
-    """Where the Trainer reports losses to: TensorBoard where it is installed, Weights & Biases, MLflow."""
+    """Where trainings report their losses: TensorBoard (if installed), Weights & Biases, MLflow."""
 
 
 class Study(Settings):
-    """A whole study. `path` is the file it was read from."""
+    """A complete study: everything that defines a run. `path` is the file from which it was read."""
 
     path: Path
     name: Name
@@ -368,7 +378,7 @@ class Study(Settings):
     task: Task
     teacher: Teacher
     student: Teacher | None = None
-    """The model that is compressed, where it is another one than the teacher; fine-tuned and pruned like a teacher."""
+    """The model to compress, if it is not the teacher itself. It is fine-tuned and pruned like a teacher."""
     search_space: SpaceChoice
     devices: tuple[Device, ...] = Field(min_length=1)
     budgets: tuple[Budget, ...] = Field(min_length=1)
@@ -383,7 +393,7 @@ class Study(Settings):
             names = [item.name for item in getattr(self, key)]
             repeated = next((name for name in names if names.count(name) > 1), None)
             if repeated:
-                raise ValueError(f"{key}: each name may stand once, but {repeated!r} stands twice; rename one")
+                raise ValueError(f"{key}: each name may occur only once, but {repeated!r} occurs twice; rename one")
         known = [device.name for device in self.devices]
         for budget in self.budgets:
             for name in budget.devices:
@@ -391,76 +401,79 @@ class Study(Settings):
                     raise ValueError(f"budgets.{budget.name}: no device is named {name!r}; use {', '.join(known)}")
         if self.compressed.outputs is not None:
             raise ValueError(
-                f"{'student' if self.student else 'teacher'}.outputs: a model that is compressed must be there itself; "
-                "give outputs of the teacher, and set student to what is compressed"
+                f"{'student' if self.student else 'teacher'}.outputs: the model to compress must be loaded, so it "
+                "cannot be given by its outputs; use teacher.outputs, and set student to the model to compress"
             )
         self._check_models()
         if self.compressed.model == "embedded" and self.compressed.revision:
-            raise ValueError(f"teacher.revision: {self.compressed.revision!r} is for a hub model; remove it")
+            raise ValueError(f"teacher.revision: {self.compressed.revision!r} is only for hub models; remove it")
         if (self.compressed.model == "embedded") != (self.task.train == "embedded"):
-            raise ValueError("teacher.model: the embedded teacher and the embedded task go together; set both")
+            raise ValueError(
+                "teacher.model: the teacher 'embedded' and the task 'embedded' need each other; set both or neither"
+            )
         of_all_sizes = {"supernet.progressive": self.supernet.progressive, "search.knapsack": self.search.knapsack}
         for key in (key for key, is_set in of_all_sizes.items() if is_set):
             if self.supernet.sampling == "budgets":
                 raise ValueError(
-                    f"{key}: needs a supernet whose sub-networks are of all sizes, but supernet.sampling is 'budgets'; "
-                    "set it to 'spread'"
+                    f"{key}: needs a supernet trained on sub-networks of all sizes, but supernet.sampling is "
+                    "'budgets'; set it to 'spread'"
                 )
         if self.training.hours and self.supernet.workers > 1:
             raise ValueError(
-                "training.hours: the speed of a training is measured in one process, but supernet.workers is "
+                "training.hours: needs a training in one process, whose speed can be measured, but supernet.workers is "
                 f"{self.supernet.workers}; remove one of them"
             )
         return self
 
     def _check_models(self) -> None:
-        """Raise unless teacher and student suit the kind of task."""
+        """Raise `ValueError` if the teacher or the student does not fit the kind of task."""
         kind = task_kind(self.task.kind)
         if self.student and kind.no_student:
             raise ValueError(f"student: {kind.no_student}; remove it")
         if kind.learns_from_texts and self.compressed.fine_tune:
             raise ValueError(
-                f"teacher.fine_tune: the teacher of a task of kind {kind.name!r} is taken as it is; remove fine_tune"
+                f"teacher.fine_tune: the teacher of a task of kind {kind.name!r} is never fine-tuned; remove fine_tune"
             )
         if self.student:
             self._check_student()
 
     def _check_student(self) -> None:
         if self.teacher.model == "embedded":
-            raise ValueError("teacher.model: the embedded teacher is compressed itself; remove student")
+            raise ValueError("teacher.model: the teacher 'embedded' is itself compressed; remove student")
         if self.teacher.prune_vocabulary:
             raise ValueError(
-                "teacher.prune_vocabulary: only of the model that is compressed; set student.prune_vocabulary instead"
+                "teacher.prune_vocabulary: only the compressed model's vocabulary can be pruned; set "
+                "student.prune_vocabulary instead"
             )
         if not self.teacher.is_loaded and (self.teacher.fine_tune or self.teacher.revision):
             key = "fine_tune" if self.teacher.fine_tune else "revision"
-            raise ValueError(f"teacher.{key}: a teacher that is given by its outputs is not loaded; remove {key}")
+            raise ValueError(f"teacher.{key}: a teacher given by its outputs is not loaded; remove {key}")
         if not self.supernet.logits_weight:
             raise ValueError(
-                "supernet.logits_weight: a student learns nothing but logits from its teacher, so it must be above 0"
+                "supernet.logits_weight: must be above 0, because a student learns only from its teacher's logits"
             )
         if "replaced_tokens" in self.supernet.model_fields_set and self.supernet.replaced_tokens:
             raise ValueError(
-                "supernet.replaced_tokens: with a student the teacher answers each text once, before the training, so "
-                f"no token of it may be replaced, but got {self.supernet.replaced_tokens:g}; set it to 0 or remove it"
+                "supernet.replaced_tokens: must be 0 with a student, because the teacher's outputs are computed on the "
+                f"unchanged texts, but got {self.supernet.replaced_tokens:g}; set it to 0 or remove it"
             )
 
     @property
     def compressed(self) -> Teacher:
-        """The model whose sub-networks are searched: the student, or the teacher if there is none."""
+        """The model whose sub-networks are searched: the student, or the teacher if there is no student."""
         return self.student or self.teacher
 
     @property
     def replaced_tokens(self) -> float:
-        """The mean share of a text's tokens that the distillation replaces."""
+        """The mean share of a text's tokens that are replaced at random during distillation; 0 with a student."""
         return 0.0 if self.student else self.supernet.replaced_tokens
 
     @classmethod
     def load(cls, study: str | Path, variables: Mapping[str, str] | None = None) -> Study:
-        """Read and validate a study: a file, a folder with `study.toml`, or the name of a shipped one.
+        """Read and validate a study, given by a file, a folder with `study.toml`, or the name of a shipped study.
 
-        `variables` are the values of `${NAME}`; the environment serves where they have none. Raises
-        `StudyError` or `SearchSpaceError` with file, key, rule and remedy.
+        `variables` holds the values for `${NAME}`; missing ones are taken from the environment. Raises `StudyError` or
+        `SearchSpaceError` with file, key, rule and remedy.
         """
         path = _find(study)
         raw = read_toml(path, StudyError)
@@ -480,12 +493,12 @@ class Study(Settings):
         if self.space.dimensions.keep_tokens and kind.network_form.readout != "first":
             raise StudyError(
                 f"{self.path}: search_space: {self.space.name!r} drops tokens (keep_tokens), but a task of kind "
-                f"{kind.name!r} needs all of them at the network's end; use another space"
+                f"{kind.name!r} needs all tokens after the last layer; use another space"
             )
         if self.space.dimensions.exit_threshold and (why := kind.no_exits):
             raise StudyError(
-                f"{self.path}: search_space: {self.space.name!r} leaves networks early when a class is sure "
-                f"(exit_threshold), but {why}; use another space"
+                f"{self.path}: search_space: {self.space.name!r} has early exits (exit_threshold), but {why}; use "
+                "another space"
             )
         for device in self.devices:
             try:
@@ -498,19 +511,19 @@ class Study(Settings):
         exits, tokens = self.space.dimensions.exit_threshold, self.space.dimensions.keep_tokens
         if exits and device.runtime != "onnxruntime":
             raise ValueError(
-                "networks that are left early (exit_threshold) run on onnxruntime alone, "
-                f"but got {device.runtime!r}; change the runtime or the space"
+                "networks with early exits (exit_threshold) run only on onnxruntime, "
+                f"but the runtime is {device.runtime!r}; change the runtime or the space"
             )
         if exits and device.batch_size != 1:
             raise ValueError(
-                "batch_size must be 1 where networks are left early (exit_threshold), "
-                f"but got {device.batch_size}: a batch takes as long as its slowest text; change it or the space"
+                "batch_size must be 1 for networks with early exits (exit_threshold), because a batch takes as long as "
+                f"its slowest text, but got {device.batch_size}; change it or the space"
             )
         if (exits or tokens) and device.sequence_length != "task":
             raise ValueError(
-                f"sequence_length must be 'task' where the space has {'keep_tokens' if tokens else 'exit_threshold'}, "
-                f"but got {device.sequence_length!r}: accuracy is that of the task's own texts, and what only longer "
-                "ones have would look like a gain; change one of them"
+                f"sequence_length must be 'task' if the space has {'keep_tokens' if tokens else 'exit_threshold'}, but "
+                f"got {device.sequence_length!r}: latency and accuracy must be measured on texts of the same lengths; "
+                "change one of them"
             )
 
     def _check_choices(self, device: Device) -> None:
@@ -518,21 +531,21 @@ class Study(Settings):
             for key, able in (("runtime", compression(name).runtimes), ("processor", compression(name).processors)):
                 if getattr(device, key) not in able:
                     raise ValueError(
-                        f"the {key} {getattr(device, key)!r} cannot run the compression choice {name!r}, "
+                        f"the {key} {getattr(device, key)!r} cannot run the compression method {name!r}, "
                         f"only {', '.join(sorted(able)) or 'none'} can; change the {key} or set "
                         f"search_space.exclude_compression = [{name!r}]"
                     )
 
     @cached_property
     def space(self) -> SearchSpace:
-        """The search space, without what the study excludes."""
+        """The search space, without the compression methods that the study excludes."""
         space = SearchSpace.load(self.search_space.name, base=self.path.parent)
         return space.excluding(self.search_space.exclude_compression)
 
     def on_ray(self, processors: int) -> Study:
-        """The same study with its candidates evaluated on a Ray cluster of so many processors.
+        """Return the same study with candidates evaluated on a Ray cluster that has `processors` processors.
 
-        A study that says nothing of Ray gets a worker for each of them, but no more than a generation has candidates.
+        If the study does not use Ray yet, it gets one worker per processor, but at most `search.population` workers.
         """
         if self.search.executor == "ray":
             return self
@@ -541,31 +554,34 @@ class Study(Settings):
         return self.model_copy(update={"search": found})
 
     def within(self, hours: float) -> Study:
-        """The same study in so many hours, or by its own numbers of steps if it is 0.
+        """Return the same study limited to so many hours, or with its own numbers of steps if `hours` is 0.
 
-        Raises `StudyError` if they are no positive number, or if the study cannot be done within a time.
+        Raises `StudyError` if `hours` is negative or not finite, or if the study does not support a time limit.
         """
         given = {name: getattr(self, name) for name in type(self).model_fields}
         values = given | {"training": {"hours": hours or None}}
         return validate(Study, values, self.path, StudyError)
 
     def resolve(self, name: str) -> Path:
-        """A path of the study file, relative to its folder."""
+        """Return the absolute path for a path written in the study file, which is relative to the file's folder."""
         return (self.path.parent / given_path(name)).resolve()
 
     @property
     def is_near_budgets(self) -> bool:
-        """Whether the supernet is trained on sub-networks near the budgets; near a floor of accuracy there are none."""
+        """Whether the supernet is trained on sub-networks near the budgets.
+
+        This is impossible if all budgets have an accuracy floor, since it is unknown which sub-networks are near it.
+        """
         return self.supernet.sampling == "budgets" and not all(budget.has_floor for budget in self.budgets)
 
     def final_steps(self, texts: int) -> int:
-        """The steps of the final training on so many texts, where hours do not decide it."""
+        """Return the number of steps of the final training on `texts` training texts, if no time limit is set."""
         if self.export.epochs is None:
             return _FINAL_STEPS * self.supernet.steps
         return max(1, round(self.export.epochs * (texts // self.export.batch_size)))
 
     def digest(self, *parts: str) -> str:
-        """Changes when one of the named parts of the study changes."""
+        """Return an identifier that changes when one of the named parts of the study, or the seed, changes."""
         values = self.model_dump(mode="json")
         return digest({part: values[part] for part in parts} | {"seed": self.seed})
 
@@ -573,14 +589,14 @@ class Study(Settings):
         """Raise `StudyError` if a teacher of that shape does not fit the search space."""
         if shape != self.space.teacher:
             raise StudyError(
-                f"{self.path}: search_space: {self.space.name!r} is for a teacher of {_sizes(self.space.teacher)}, "
-                f"but {self.compressed.model} has {_sizes(shape)}; use or write a space of these sizes "
+                f"{self.path}: search_space: {self.space.name!r} is for a teacher with {_sizes(self.space.teacher)}, "
+                f"but {self.compressed.model} has {_sizes(shape)}; use or write a search space for these sizes "
                 f"(shipped: {', '.join(sorted(shipped_spaces()))})"
             )
 
 
 def _from_file(device: Any, study: Path) -> Any:
-    """A device with the settings of the `file` that it names; what the study says besides goes before them."""
+    """Return the settings of a device, with those from its `file`, if any. Settings in the study take precedence."""
     if not isinstance(device, dict) or not isinstance(device.get("file"), str):
         return device
     own = {key: value for key, value in device.items() if key != "file"}
@@ -610,7 +626,7 @@ def _sizes(shape: Shape) -> str:
 
 
 def study_name(folder: Path) -> str:
-    """The name that a study has by its folder: the folder's own, as far as its characters are those of a name."""
+    """Return the default name of a study: its folder's name, with characters replaced that names cannot contain."""
     own = folder.resolve().name
     if re.fullmatch(NAME, own):
         return own
@@ -619,7 +635,7 @@ def study_name(folder: Path) -> str:
 
 
 def shipped_studies() -> dict[str, Path]:
-    """The studies that come with an installed `nas`, by name."""
+    """Return the paths of the studies that are shipped with `nas`, by name."""
     found: dict[str, Path] = {}
     for folder in (Path(__file__).parents[1] / "studies", Path(str(resources.files("nas"))) / "studies"):
         found |= {path.parent.name: path for path in sorted(folder.glob("*/study.toml"))}
@@ -634,15 +650,17 @@ def _find(study: str | Path) -> Path:
         path = shipped_studies()[str(study)]
     if not path.is_file():
         raise StudyError(
-            f"{study}: no such study; give a study.toml, its folder, "
-            f"or a shipped one: {', '.join(sorted(shipped_studies()))}"
+            f"{study}: no such study; give the path of a study.toml or its folder, "
+            f"or the name of a shipped study: {', '.join(sorted(shipped_studies()))}"
         )
     return path.resolve()
 
 
 def _variables(path: Path, declared: Any, given: Mapping[str, str]) -> dict[str, str]:
     if not isinstance(declared, dict) or not all(isinstance(text, str) for text in declared.values()):
-        raise StudyError(f"{path}: variables: each must be a name with a text that says how to get it; correct it")
+        raise StudyError(
+            f'{path}: variables: each must be a name with an explanation, such as DATA = "the data folder"'
+        )
     unknown = sorted(set(given) - set(declared))
     if unknown:
         raise StudyError(
@@ -657,7 +675,7 @@ def _variables(path: Path, declared: Any, given: Mapping[str, str]) -> dict[str,
                 f"{path}: variable {name} is not set ({explanation}); "
                 f"pass --set {name}=... or set it in the environment"
             )
-        # A path in a variable is relative to where the command is given, unlike those in the study file.
+        # Unlike paths in the study file, a path in a variable is relative to the working directory of the command.
         values[name] = str(Path(value).resolve()) if Path(value).exists() else value
     return values
 
@@ -673,7 +691,7 @@ def _substitute(value: Any, variables: Mapping[str, str]) -> Any:
     def replacement(match: re.Match[str]) -> str:
         name = match.group(1)
         if name not in variables:
-            raise StudyError(f"variable {name} is used but not declared; add it under [variables] with an explanation")
+            raise StudyError(f"variable {name} is used but not declared; add it to [variables] with an explanation")
         return variables[name]
 
     return _VARIABLE.sub(replacement, value)

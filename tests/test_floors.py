@@ -58,7 +58,7 @@ def test_of_two_floors_the_higher_one_counts():
     [
         ({"accuracy": 90.0}, ["accuracy", "at most 1", "0.9", "90"]),
         ({"accuracy": "0.9"}, ["accuracy", "number", "'0.9'"]),
-        ({"accuracy_loss": -1.0}, ["accuracy_loss", "points from 0", "-1"]),
+        ({"accuracy_loss": -1.0}, ["accuracy_loss", "at least 0", "-1"]),
         ({"accuracy_loss": 100.0}, ["accuracy_loss", "below 100"]),
         ({"accuracy": 0.9, "minimise": "throughput_per_s"}, ["minimise", "'p50_ms'", "'throughput_per_s'"]),
         ({"p50_ms": 4.0, "minimise": "size_mb"}, ["minimise", "add accuracy or accuracy_loss"]),

@@ -62,7 +62,7 @@ SPACES = {
     "rank above every size": (
         '["none", "int8"]',
         '["none", "low_rank(99)"]',
-        ["'low_rank(99)'", "must make sense at every hidden_size"],
+        ["'low_rank(99)'", "save space at every hidden_size"],
     ),
     "no token kept": ("layers = [1, 3]", "layers = [1, 3]\nkeep_tokens = [0]", ["dimensions.keep_tokens", "0"]),
     "threshold of one": ("layers = [1, 3]", "layers = [1, 3]\nexit_threshold = [1.0]", ["exit_threshold", "1.0"]),
@@ -139,7 +139,7 @@ STUDIES = {
     ),
     "unknown space": ('name = "tiny"', 'name = "huge"', ["'huge'", "tiny", "minilm-l6"]),
     "space file missing": ('name = "tiny"', 'name = "huge.toml"', ["huge.toml", "no such file"]),
-    "train is test": ('test = "test.parquet"', 'test = "train.parquet"', ["task", "another set"]),
+    "train is test": ('test = "test.parquet"', 'test = "train.parquet"', ["task", "must differ"]),
     "none excluded": ('name = "tiny"', 'name = "tiny"\nexclude_compression = ["none"]', ["'none'", "int8"]),
     "unknown exclusion": ('name = "tiny"', 'name = "tiny"\nexclude_compression = ["int3"]', ["'int3'"]),
     "int8 on torch": (

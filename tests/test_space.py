@@ -189,7 +189,7 @@ def test_excluding_a_choice(space):
         "share",
         "skip",
     )
-    with pytest.raises(SearchSpaceError, match=r"low_rank\(8\)\+int8, .* but got 'low_rank\(7\)'"):
+    with pytest.raises(SearchSpaceError, match=r"low_rank\(8\)\+int8.*, but got 'low_rank\(7\)'"):
         mixed_space().excluding(("low_rank(7)",))
-    with pytest.raises(SearchSpaceError, match="'none' cannot be left out"):
+    with pytest.raises(SearchSpaceError, match="'none' cannot be excluded"):
         space.excluding(("int8", "none"))

@@ -102,11 +102,11 @@ def _texts(run, *names):
 
 
 REFUSED = {
-    "no logits": ("steps = 30", "steps = 30\nlogits_weight = 0.0", "logits_weight: a student learns nothing but"),
+    "no logits": ("steps = 30", "steps = 30\nlogits_weight = 0.0", "logits_weight: must be above 0, because a student"),
     "replaced tokens": ("steps = 30", "steps = 30\nreplaced_tokens = 0.1", "replaced_tokens: .* got 0.1; set it to 0"),
-    "an embedded teacher": ("./mpnet", "embedded", "teacher.model: the embedded teacher is compressed itself"),
+    "an embedded teacher": ("./mpnet", "embedded", "teacher.model: the teacher 'embedded' is itself compressed"),
     "a pruned teacher": ('"./mpnet"', '"./mpnet"\nprune_vocabulary = true', "set student.prune_vocabulary instead"),
-    "an embedded student": ("./teacher", "embedded", "the embedded teacher and the embedded task go together"),
+    "an embedded student": ("./teacher", "embedded", "the teacher 'embedded' and the task 'embedded' need each other"),
 }  # fmt: skip
 
 
@@ -269,7 +269,7 @@ def test_outputs_that_are_not_there_are_refused(nas, tiny_study, tmp_path, old, 
 
 def test_a_teacher_that_is_compressed_must_be_there(tiny_study):
     tiny_study.write_text(TINY_STUDY.replace("[teacher]", '[teacher]\noutputs = { 0 = "low", 1 = "high" }'))
-    with pytest.raises(StudyError, match=r"teacher.outputs: .* set student to what is compressed"):
+    with pytest.raises(StudyError, match=r"teacher.outputs: .* set student to the model to compress"):
         Study.load(tiny_study)
 
 

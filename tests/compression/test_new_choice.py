@@ -158,7 +158,8 @@ def test_a_choice_that_suits_no_size_is_refused():
     values = mixed_space().model_dump()
     values["compression"] |= {"attention": ["none", "low_rank(500)"]}
     with pytest.raises(
-        ValueError, match=r"compression.attention: 'low_rank\(500\)' must make sense at every hidden_size"
+        ValueError,
+        match=r"compression.attention: 'low_rank\(500\)' must be applicable and save space at every hidden_size",
     ):
         SearchSpace.model_validate(values)
 

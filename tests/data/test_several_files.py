@@ -215,8 +215,8 @@ def test_outputs_of_a_teacher_are_read_from_all_files(study):
 
 REFUSED = {
     "none": ([], "task.train"),
-    "one twice": (["a.csv", "b.csv", "a.csv"], "task.train.*'a.csv' stands twice; remove one"),
-    "the test set": (["a.csv", "test.parquet"], "test: must be another set than train, but both are 'test.parquet'"),
+    "one twice": (["a.csv", "b.csv", "a.csv"], "task.train.*'a.csv' occurs twice; remove one"),
+    "the test set": (["a.csv", "test.parquet"], "test: must differ from train, but both are 'test.parquet'"),
     "no data file": (["a.csv", "b.txt"], "train: a data file must end in .*, but got 'b.txt'"),
     "the built-in task": (["embedded", "b.csv"], "train: a data file must end in .*, but got 'embedded'"),
 }

@@ -127,8 +127,8 @@ def test_a_file_of_the_same_content_as_another_set_is_refused(tmp_path, copied, 
         ({"text": ("a", "b")}, "text: embedding learns from single texts"),
         ({"metric": "accuracy"}, "'accuracy' does not measure embedding"),
         ({"kind": "regression", "pair": ()}, "search: regression is judged on rows held out"),
-        ({"search": "test.parquet"}, "test: must be another set than search, but both are 'test.parquet'"),
-        ({"search": "train.parquet"}, "search: must be another set than train, but both are 'train.parquet'"),
+        ({"search": "test.parquet"}, "test: must differ from search, but both are 'test.parquet'"),
+        ({"search": "train.parquet"}, "search: must differ from train, but both are 'train.parquet'"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes, message):

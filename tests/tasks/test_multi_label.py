@@ -103,7 +103,7 @@ def test_a_column_for_each_label_holds_yes_or_no():
         ({"metric": "accuracy"}, "'accuracy' does not measure multi_label; use f1_micro, f1_macro, average_precision"),
         ({"threshold": 1.0}, "threshold"),
         ({"threshold": "best"}, "threshold"),
-        ({"label": ["a", "a"]}, "label: must name different columns"),
+        ({"label": ["a", "a"]}, "label: must name distinct columns"),
         (
             {"kind": "classification", "metric": "accuracy", "label": ["a", "b"]},
             "has one column of labels, but got a, b",
@@ -129,7 +129,7 @@ def test_early_exits_are_refused(tmp_path):
     study.write_text(LABEL_STUDY.replace('"few.toml"', '"early.toml"'))
     space = shipped_spaces()["tiny"].read_text().replace("[dimensions]", "[dimensions]\nexit_threshold = [0.8]")
     (tmp_path / "early.toml").write_text(space)
-    with pytest.raises(StudyError, match=r"leaves networks early .* but a text may have several labels"):
+    with pytest.raises(StudyError, match=r"has early exits .* but a text may have several labels"):
         Study.load(study)
 
 

@@ -110,7 +110,7 @@ def test_a_classifier_of_several_outputs_is_refused():
     [
         ({"metric": "accuracy"}, "'accuracy' does not measure ranking; use ndcg@10, mrr@10, map"),
         ({"text": ("answer",)}, "text: ranking needs the columns of two texts, but got answer; name both"),
-        ({"query": "label"}, "query: must be another column than label"),
+        ({"query": "label"}, "query: must not be the label column"),
         ({"holdout": {"size": 9, "by": "row"}}, "holds out whole groups of rows, by 'question_id', but got 'row'"),
         ({"threshold": 0.5}, "threshold: ranking has no threshold"),
         ({"kind": "classification", "metric": "f1"}, "query: classification judges each row by itself, but got"),
@@ -126,7 +126,7 @@ def test_early_exits_are_refused(tmp_path):
     study.write_text(RANK_STUDY.replace('name = "few.toml"', 'name = "early.toml"'))
     space = shipped_spaces()["tiny"].read_text().replace("[dimensions]", "[dimensions]\nexit_threshold = [0.8]")
     (tmp_path / "early.toml").write_text(space)
-    with pytest.raises(StudyError, match=r"leaves networks early .* but the scores of a query's passages are compared"):
+    with pytest.raises(StudyError, match=r"has early exits .* but the scores of a query's passages are compared"):
         Study.load(study)
 
 
