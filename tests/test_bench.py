@@ -187,7 +187,7 @@ def test_equal_training_goes_on_after_an_interruption(bench, finished_study, tmp
     options = (*_given(study), "--seeds", "0", "--share", "0.01", "--budgets", "large")
 
     def stops(training, networks, halving, judge, title):
-        if title == "Training what is cut from it":
+        if title == "Training the narrowed network":
             raise KeyboardInterrupt
         return train(training, networks, halving, judge, title)
 

@@ -1,10 +1,11 @@
-"""Are budgets kept, and used? Random limits on several devices; what is exported is measured again in a new process.
+"""Measure whether exports meet their latency budgets, and how much of the budget they use, for random budgets.
 
-For each limit the architectures that use most of it by prediction are taken, measured as `nas search` measures the
-best of a budget, and the first that meets it is written to ONNX. Accuracy plays no part, so weights are random.
+For each budget, the architectures that are predicted to use most of it are measured in the same way as by `nas search`.
+The first that meets the budget is written to ONNX and measured again in a new process. Accuracy does not matter here,
+so weights are random.
 
-The largest sub-network is measured beside both times. By it is told how much faster the machine was when the file was
-measured again, and how much of the limit was used had it been as fast as before.
+The largest sub-network is measured in both measurements, interleaved. It shows how much faster the machine was the
+second time, and thus how much of the budget the export would have used at the earlier speed.
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ DEVICES = (
     Device(name="1-thread-16-or-40-tokens", sequence_length={16: 2, 40: 1}),
 )
 _CANDIDATES = 300
-"""So many a search knows, of all sizes."""
+"""The number of candidates of all sizes from which a network for a budget is chosen."""
 _USED = 0.85
 
 
 def measure_all(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Keep `pairs` random budgets; returns how many were met and how much of them was used."""
+    """Export for `pairs` random budgets, print a line for each, and return how many were met and how well used."""
     space, rng = SearchSpace.load(arguments.space), random.Random(arguments.seed)
     config = common.config_of(space)
     supernet = BertSupernet(CompactBert(config).eval())
@@ -86,19 +87,19 @@ def measure_all(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _limit(profile: Profile, rng: random.Random) -> float:
-    """A limit between twice the smallest network and nine tenths of the teacher, logarithmically uniform."""
+    """Return a log-uniform random limit between twice the smallest network's latency and 0.9 of the teacher's."""
     low, high = math.log(2.0 * profile.smallest_p50_ms), math.log(0.9 * profile.teacher_p50_ms)
     return math.exp(rng.uniform(low, high))
 
 
 def _candidates(space: SearchSpace, costs: Costs, budget: Budget, rng: random.Random) -> list[CandidateResult]:
-    """Random architectures; the more of the budget they use, the better they rank, as if size alone counted."""
+    """Return random architectures that rank higher the more of the budget they use, as if only size mattered."""
     drawn = {space.sample(rng, size=rng.random()) for _ in range(_CANDIDATES)}
     return [CandidateResult(one, 1.0 + costs.excess(one, budget), 0, 0.0) for one in drawn]
 
 
 def _again(supernet: BertSupernet, device: Device, networks: list[Architecture]) -> list[LatencyRecord]:
-    """What written files take, in turns, in a process of their own."""
+    """Write networks to files and return their latencies, measured interleaved in a separate process."""
     with tempfile.TemporaryDirectory() as folder:
         paths = {str(number): Path(folder) / f"{number}.onnx" for number in range(len(networks))}
         for path, architecture in zip(paths.values(), networks, strict=True):
@@ -110,19 +111,21 @@ def _again(supernet: BertSupernet, device: Device, networks: list[Architecture])
 
 def _show(record: dict[str, Any]) -> None:
     table = Table.grid(padding=(0, 2))
-    said = "no candidate met it"
+    said = "no candidate met the budget"
     if "p50_ms" in record:
         said = f"{record['p50_ms']:.3f} ms, {record['used']:.0%} used"
-        said += f", {record['used_at_same_speed']:.0%} at the speed of before"
+        said += f", {record['used_at_same_speed']:.0%} at the earlier speed"
     table.add_row(record["device"], f"limit {record['limit_ms']:.3f} ms", said)
     Console().print(table)
 
 
 def _arguments() -> argparse.Namespace:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--space", default="minilm-l6", help="a shipped search space, or the path of one")
-    made.add_argument("--pairs", type=int, default=20, help="budgets to keep")
-    made.add_argument("--only", action="append", choices=[device.name for device in DEVICES], help="just that device")
+    made.add_argument("--space", default="minilm-l6", help="name of a shipped search space, or path of a TOML file")
+    made.add_argument("--pairs", type=int, default=20, help="number of random budgets")
+    made.add_argument(
+        "--only", action="append", choices=[device.name for device in DEVICES], help="only this device; may be repeated"
+    )
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     return made.parse_args()

@@ -1,13 +1,14 @@
-"""Candidates a second: naive evaluation against what makes it cheap, each alone and all together, on one list.
+"""Measure candidates per second: naive evaluation against each optimisation of it, and all of them together.
 
-Naive is: extract, all texts that the study's search judges by, in the data set's order, in batches padded to their
-longest, in full precision, one candidate after the other. The list comes from a search without evaluations: random
-candidates within the study's budgets, and generations of their children. All ways take a candidate in turns, so that
-other work on the machine slows all of them alike. Sharing layers, racing and bf16 rest on batches by length.
+Naive evaluation extracts each candidate and runs it in full precision on all texts of the search, in the order of the
+data set, in batches padded to their longest text. All variants evaluate the same list of candidates: random ones that
+meet the study's budgets, and several generations of their children. The variants are interleaved, one candidate at a
+time, so that other work on the machine slows all of them alike. Shared layers, racing and bf16 also use batches by
+length.
 
-A way's front is as good as the naive one if, for each network there, it has one that costs no more and is worse by no
-more than the standard error of one accuracy, both as the naive way sees them. Needs a run whose supernet is trained and
-whose devices are profiled.
+The front of a variant counts as equally good if, for each network on the naive front, it has a network that costs no
+more and whose accuracy is lower by at most one standard error. Naive evaluation determines both accuracies. The
+benchmark needs a run whose supernet is trained and whose devices are profiled.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from nas.supernet import BertSupernet
 from nas.tasks import Metric
 
 _TEXTS = 32
-"""In a naive batch."""
+"""The number of texts in a batch of the naive evaluation."""
 NAIVE, ALL = "naive", "all"
 WAYS = {
     "and weights rounded once": (False, False, False),
@@ -53,18 +54,18 @@ WAYS = {
     "and bf16": (False, False, True),
     ALL: (True, True, True),
 }
-"""Whether an evaluator shares layers, races and computes in bf16."""
+"""For each variant, whether the evaluator shares layers, races and computes in bf16."""
 
 
 class Naive:
-    """Evaluates a network of its own for each candidate, always all texts."""
+    """The naive evaluator: extracts a separate network for each candidate and runs it on all texts."""
 
     def __init__(self, supernet: BertSupernet, texts: Dataset, metric: Metric, by_length: bool = False) -> None:
         self.supernet, self.metric, self.labels = supernet, metric, np.asarray(texts["labels"])
         self._batches = list(batches_by_length(texts) if by_length else _padded(texts))
 
     def evaluate(self, architecture: Architecture, _: float = 0.0) -> CandidateResult:
-        """The metric with inherited weights."""
+        """Return the result of a candidate with inherited weights, judged by the task's metric."""
         started, left = time.monotonic(), list[int]()
         model = self.supernet.extract(architecture)
         accuracy = self.metric.score(predict(forward_of(model, left), self._batches), self.labels)
@@ -83,7 +84,10 @@ def _padded(texts: Dataset) -> Iterator[Batch]:
 
 
 class Way:
-    """One way to evaluate the list: as the inline executor does it, of a few that wait the one most like the last."""
+    """One variant of evaluation, working through the list like the inline executor.
+
+    Of the first few waiting candidates, the next one is that which shares most layers with the last.
+    """
 
     def __init__(self, name: str, evaluator: Naive | Evaluator, candidates: list[Architecture], costs: Costs) -> None:
         self.name = name
@@ -93,14 +97,14 @@ class Way:
         self._waiting: list[Waiting] = [(number, one, 0.0) for number, one in enumerate(candidates)]
 
     def step(self) -> None:
-        """Evaluate one candidate more."""
+        """Evaluate the next candidate."""
         started = time.monotonic()
         last = prefix_keys(self.results[-1].architecture) if self.results else []
         _, architecture, _ = take_most_alike(self._waiting, last)
-        self.results.append(self._evaluator.evaluate(architecture, self._rival(architecture)))
+        self.results.append(self._evaluator.evaluate(architecture, self._to_beat(architecture)))
         self.seconds += time.monotonic() - started
 
-    def _rival(self, architecture: Architecture) -> float:
+    def _to_beat(self, architecture: Architecture) -> float:
         own = self._costs.limited(architecture)
         whole = (result for result in self.results if result.complete)
         able = (one.accuracy for one in whole if no_dearer(self._costs.limited(one.architecture), own))
@@ -108,23 +112,26 @@ class Way:
 
     @property
     def rate(self) -> float:
-        """Candidates a second."""
+        """Candidates per second."""
         return len(self.results) / self.seconds
 
     @property
     def looked_at(self) -> float:
-        """The share of the texts that a candidate was judged by, on average."""
+        """The mean share of the texts on which a candidate was evaluated."""
         return sum(result.examples for result in self.results) / len(self.results) / len(self._evaluator.labels)
 
     def front(self) -> list[Architecture]:
-        """Of what was evaluated wholly."""
+        """Return the Pareto front of the candidates that were evaluated on all texts."""
         whole = [result for result in self.results if result.complete]
         found = pareto_front(whole, lambda result: self._costs.limited(result.architecture, result.exits))
         return [result.architecture for result in found]
 
 
 def measure(run: Run, count: int, seed: int, fast: bool) -> dict[str, Any]:
-    """Measure and print; returns candidates a second of each way, or if `fast` of the naive one and all together."""
+    """Measure, print a table, and return the candidates per second of each variant.
+
+    If `fast`, only the naive variant and the one with all optimisations are measured.
+    """
     costs, metric, parts = costs_of(run), metric_of(run), evaluation(run).read()
     supernet, texts = parts.evaluator().supernet, Dataset(parts.texts)
     candidates = proposals(run.study.space, costs, count, random.Random(seed))
@@ -144,7 +151,7 @@ def measure(run: Run, count: int, seed: int, fast: bool) -> dict[str, Any]:
     error = _standard_error(naive.results, len(texts))
     lost = {way.name: _lost(naive.front(), way.front(), known, costs) for way in ways}
     table = Table(title=f"{count} candidates, {len(texts):,} texts, standard error {100 * error:.2f} points")
-    for column in ("", "candidates/s", "times naive", "texts looked at", "front loses at most, points"):
+    for column in ("", "candidates/s", "speed-up over naive", "texts used", "largest loss on the front, points"):
         table.add_column(column, justify="right" if column else "left")
     for way in ways:
         figures = (
@@ -174,7 +181,10 @@ def _standard_error(results: Sequence[CandidateResult], examples: int) -> float:
 def _lost(
     naive: list[Architecture], other: list[Architecture], known: dict[Architecture, CandidateResult], costs: Costs
 ) -> float:
-    """By how much the best network of another front that costs no more falls short of one on the naive front."""
+    """Return the largest loss of accuracy of another front against the naive front.
+
+    Each network on the naive front is compared with the best network on the other front that costs no more.
+    """
 
     def cost(architecture: Architecture) -> tuple[float, ...]:
         return costs.limited(architecture, known[architecture].exits)
@@ -187,7 +197,7 @@ def _lost(
 
 
 def proposals(space: SearchSpace, costs: Costs, count: int, rng: random.Random) -> list[Architecture]:
-    """As a search proposes them: a first population, then children of those with most layers and widths."""
+    """Return candidates like those that a search proposes: an initial population and generations of its children."""
     population = costs.initial_population(space, max(4, count // 4), rng)
     found = list(population)
     while len(found) < count:
@@ -202,7 +212,9 @@ def _arguments() -> argparse.Namespace:
     made = common.parser(__doc__)
     made.add_argument("--candidates", type=int, default=60)
     made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--fast", action="store_true", help="the naive way and all together alone")
+    made.add_argument(
+        "--fast", action="store_true", help="measure only the naive variant and all optimisations together"
+    )
     return made.parse_args()
 
 

@@ -1,8 +1,8 @@
-"""What each compression choice costs in accuracy, and what it gains in time and bytes, one kind of block at a time.
+"""Measure the accuracy that each compression method costs and the time and size that it saves, per kind of block.
 
-Accuracy is that of the ordered teacher on the search set with all blocks of one kind under a choice, before any
-training. Time is that of one block of the teacher's size on the study's first device, at all its tokens. Prepares the
-teacher if it is missing.
+Accuracy is measured before any training, on the search set, with the teacher after its units are ordered and with all
+blocks of one kind compressed by one method. Time is measured for one block of the teacher's size on the study's first
+device, at the device's longest text length. Prepares the teacher if it is missing.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from nas.supernet import BertSupernet, SupernetWeights
 
 CHOICES = ("int8", "int4", "low_rank({})", "low_rank({})+int8", "sparse(2:4)", "sparse(0.5)", "sparse(0.5)+int8")
 RANKS = (1 / 6, 1 / 4, 1 / 3)
-"""Of a low rank, as shares of the hidden size."""
+"""The ranks of `low_rank`, as shares of the hidden size."""
 
 
 def measure_all(run: Run) -> dict[str, Any]:
-    """Measure and print; returns accuracy, milliseconds and megabytes by block and choice."""
+    """Measure, print a table, and return accuracy, milliseconds and megabytes by kind of block and method."""
     data = prepare_teacher(run)
     config, space = teacher_config(run), _space(run.study.space)
     teacher = load_teacher(run)
@@ -56,8 +56,8 @@ def measure_all(run: Run) -> dict[str, Any]:
                 "block_ms": latency.get((block, choice)),
                 "size_mb": stored_mb(config.with_architecture(architecture)),
             }
-    table = Table(title=f"one choice in all blocks of a kind, {len(data.search):,} examples")
-    for column in ("", "points lost", "ms a block", "MB"):
+    table = Table(title=f"one compression method in all blocks of a kind, {len(data.search):,} examples")
+    for column in ("", "points lost", "ms per block", "MB"):
         table.add_column(column, justify="left" if not column else "right")
     for name, own in found.items():
         took = "" if own["block_ms"] is None else f"{own['block_ms']:.3f}"
@@ -67,7 +67,7 @@ def measure_all(run: Run) -> dict[str, Any]:
 
 
 def _space(given: SearchSpace) -> SearchSpace:
-    """All layers at the teacher's sizes, with every choice that suits them."""
+    """Return a search space with only the teacher's sizes, and every compression method that suits them."""
     shape = given.teacher
     specs = ["none"]
     for form in CHOICES:
@@ -94,7 +94,7 @@ def _everywhere(architecture: Architecture, block: Block, choice: str) -> Archit
 
 
 def _block_ms(run: Run, space: SearchSpace) -> dict[tuple[str, str], float]:
-    """The latency of a layer's block under each choice that the device's runtime can run."""
+    """Return the latency of one block, in ms, for each kind of block and method that the device's runtime can run."""
     recipe = Recipe(devices(run)[0], space, teacher_config(run), run.study.seed, texts=texts(run))
     shape, tokens = space.teacher, max(recipe.tokens)
     sizes = {"attention": shape.num_attention_heads, "feed_forward": shape.intermediate_size}

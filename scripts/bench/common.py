@@ -1,4 +1,4 @@
-"""What the benchmarks share: their arguments, the run they work on, and the JSON line they end with."""
+"""Shared code of the benchmarks: their arguments, the run that they use, and the JSON line that they print last."""
 
 from __future__ import annotations
 
@@ -36,18 +36,20 @@ SST2 = Path(__file__).parents[2] / "studies" / "sst2-minilm-onnxruntime"
 
 
 def parser(about: str | None) -> argparse.ArgumentParser:
-    """Arguments that every benchmark takes."""
+    """Return a parser with the arguments that all benchmarks share; `about` is the description that --help prints."""
     made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--study", default=str(SST2), help="study.toml, its folder, or the name of a shipped study")
-    made.add_argument("--runs", type=Path, default=Path("runs"), help="folder of results, as for `nas run`")
+    made.add_argument(
+        "--study", default=str(SST2), help="path of a study.toml or its folder, or the name of a shipped study"
+    )
+    made.add_argument("--runs", type=Path, default=Path("runs"), help="folder that holds the runs, as for `nas run`")
     made.add_argument("--set", dest="variables", action="append", default=[], metavar="NAME=VALUE")
-    made.add_argument("--threads", type=int, help="threads of torch")
+    made.add_argument("--threads", type=int, help="number of torch threads")
     made.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     return made
 
 
 def main(arguments: argparse.Namespace, measure: Callable[[Run], dict[str, Any]]) -> None:
-    """Measure on the run that the arguments name; see `alone`."""
+    """Call `measure` with the run that the arguments name, while holding the run's lock; otherwise like `alone`."""
 
     def on_the_run(_: argparse.Namespace) -> dict[str, Any]:
         if arguments.threads:
@@ -61,7 +63,7 @@ def main(arguments: argparse.Namespace, measure: Callable[[Run], dict[str, Any]]
 
 
 def alone(arguments: argparse.Namespace, measure: Callable[[argparse.Namespace], dict[str, Any]]) -> None:
-    """Measure and print; a user's mistake is one line and exit code 2."""
+    """Call `measure` and print its result as JSON if asked to. A user's mistake gives one line and exit code 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     datasets.disable_progress_bars()
     transformers.logging.disable_progress_bar()
@@ -76,19 +78,24 @@ def alone(arguments: argparse.Namespace, measure: Callable[[argparse.Namespace],
 
 
 def in_a_journal(run: Run) -> Path:
-    """The journal of a run's search. Raises `SearchError` if its trials are in a database."""
+    """Return the path of the journal of a run's search. Raises `SearchError` if its trials are in a database."""
     if run.study.search.storage:
-        raise SearchError("search.storage: this benchmark reads trials from a journal, not a database; remove the key")
+        raise SearchError(
+            "search.storage: this benchmark reads trials only from a journal, not a database; remove the key"
+        )
     return run.journal
 
 
 def values_of(costs: Costs) -> list[str]:
-    """The names of what trials are told."""
+    """Return the names of the values that trials record: accuracy and the predicted cost on each device."""
     return ["accuracy", *costs.profiles]
 
 
 def results_in(journal: bytes, run: Run, costs: Costs) -> list[CandidateResult]:
-    """The results in a journal of a run's search, read from a copy: opening one writes to it."""
+    """Return the results in the journal of a run's search.
+
+    The journal is read from a copy, because opening a journal writes to it.
+    """
     study = run.study
     with TemporaryDirectory() as folder:
         copy = Path(folder) / "journal.log"
@@ -98,14 +105,14 @@ def results_in(journal: bytes, run: Run, costs: Costs) -> list[CandidateResult]:
 
 
 def config_of(space: SearchSpace) -> CompactBertConfig:
-    """The configuration of a teacher of a space's sizes, for measurements that no weights matter to."""
+    """Return the configuration of a teacher with a space's sizes, for measurements that do not depend on weights."""
     config = CompactBertConfig(attention_head_size=space.teacher.head_size, num_labels=2)
     return config.with_architecture(space.largest())
 
 
 @contextmanager
 def busy_core() -> Iterator[None]:
-    """Another process computes all the while, on the last processor where processes can be bound to one."""
+    """Keep another process computing while the block runs, bound to the last processor if the system allows it."""
     code = "import numpy; a = numpy.ones((512, 512), dtype='f')\nwhile True: a @ a"
     one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | one)

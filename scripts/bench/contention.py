@@ -1,9 +1,9 @@
-"""What a training step takes with one thread, with all threads, and with all beside one busy process.
+"""Measure a training step with one thread, with all threads, and with all threads alongside one busy process.
 
 Steps of the teacher's fine-tuning and of the supernet are measured inside the Trainer, interleaved, on the same batches
-of the study's texts. Prints the seconds per step (median over rounds of the mean over steps), how many times as fast
-all threads are as one, how many times as long a step takes beside the busy process, and by how much the supernet's
-losses with all threads differ from those with one.
+of the study's texts. Prints the seconds per step (median over rounds of the mean over steps), the speed-up of all
+threads over one, the slow-down by the busy process, and the difference between the supernet's losses with all threads
+and with one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CONDITIONS = ("one", "all", "busy")
 
 
 def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
-    """Measure and print; returns seconds and ratios."""
+    """Measure and print all conditions, and return seconds and ratios."""
     threads = torch.get_num_threads()
     around: dict[str, tuple[int, Callable[[], AbstractContextManager[None]]]] = {
         "one": (1, nullcontext),
@@ -61,18 +61,20 @@ def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
             for condition, measured in seconds.items():
                 rounds = ", ".join(f"{value:.3f}" for value in measured)
                 print(f"{kind:11} {condition:4} {median(measured):.3f} s  (rounds: {rounds})")
-            print(f"{kind:11} all threads {one / everything:.2f} times as fast; busy {busy / everything:.2f} times")
+            print(
+                f"{kind:11} speed-up of all threads {one / everything:.2f}; slow-down if busy {busy / everything:.2f}"
+            )
             found |= {f"{kind}_{condition}_s": round(median(seconds[condition]), 4) for condition in _CONDITIONS}
             found |= {f"{kind}_speed_up": round(one / everything, 3), f"{kind}_busy": round(busy / everything, 3)}
     pairs = zip(curves["supernet one"], curves["supernet all"], strict=True)
     found["loss_difference"] = max(abs(a / b - 1.0) for a, b in pairs)
-    print(f"supernet: losses of all threads differ from those of one by at most {found['loss_difference']:.1e} of them")
+    print(f"supernet: largest relative difference of losses with all threads and one: {found['loss_difference']:.1e}")
     return found
 
 
 if __name__ == "__main__":
     parser = common.parser(__doc__)
-    parser.add_argument("--steps", type=int, default=40, help="steps of each kind in a round")
+    parser.add_argument("--steps", type=int, default=40, help="steps per kind and round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--random-subnets", type=int, default=2)
     arguments = parser.parse_args()

@@ -1,6 +1,7 @@
-"""What a trial costs the driver: all that a search does but evaluate, by the number of trials there are.
+"""Measure the driver's time per trial (everything in a search except evaluation) by the number of trials so far.
 
-The executor answers at once, with an accuracy that grows with size and has noise, on a profile that is made up.
+The executor returns results immediately. Their accuracy grows with the size of the network and has noise, and their
+latencies come from a synthetic profile.
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ _EXAMPLES = 5000
 
 
 class InstantExecutor:
-    """Answers in the order of asking, and keeps when, by the clock and by the processor's time."""
+    """An executor that returns results immediately and in order.
+
+    `times` holds the wall-clock time and the processor time, in seconds, at which each result was requested.
+    """
 
     capacity = AHEAD
 
@@ -68,7 +72,7 @@ class InstantExecutor:
 
 
 def _size(architecture: Architecture) -> float:
-    """About the number of weights in layers."""
+    """Return the approximate number of weights in the layers."""
     return sum(
         architecture.hidden_size * (4 * 32 * layer.num_attention_heads + 2 * layer.intermediate_size)
         for layer in architecture.layers
@@ -76,7 +80,7 @@ def _size(architecture: Architecture) -> float:
 
 
 def made_up(space: SearchSpace) -> Profile:
-    """A profile of one device in which blocks cost by their size, and int8 less than half."""
+    """Return a synthetic profile in which a block's latency grows with its size and is less than half with int8."""
 
     def entries() -> Iterator[tuple[str, float]]:
         for hidden in space.dimensions.hidden_size:
@@ -95,7 +99,10 @@ def made_up(space: SearchSpace) -> Profile:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Milliseconds a trial, over the last hundred before each of several numbers of trials."""
+    """Run a search, print a table, and return the milliseconds per trial after several numbers of trials.
+
+    Each value is a mean over the last hundred trials.
+    """
     space = SearchSpace.load(arguments.space)
     budgets = tuple(Budget(name=share, device="cpu", p50_ms=f"{share}%") for share in ("20", "10", "5"))
     costs = Costs(common.config_of(space), {"cpu": made_up(space)}, budgets)
@@ -114,7 +121,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     times = executor.times
 
     def cost(first: int, last: int) -> tuple[float, float]:
-        """Milliseconds a trial between two of them, by the clock and of the processor."""
+        """Return the wall-clock and the processor time per trial, in ms, between two trials."""
         wall, cpu = (
             1000.0 * (end - begin) / (last - first) for begin, end in zip(times[first], times[last], strict=True)
         )
@@ -137,7 +144,7 @@ def _storage(where: Path | str) -> Storage:
 
 
 def _show(found: dict[str, tuple[float, float]]) -> None:
-    table = Table("trials", "ms a trial", "of the processor")
+    table = Table("trials", "ms per trial", "processor ms per trial")
     for at, costs in found.items():
         table.add_row(at, *(f"{cost:.2f}" for cost in costs))
     Console().print(table)
@@ -145,10 +152,10 @@ def _show(found: dict[str, tuple[float, float]]) -> None:
 
 def _arguments() -> argparse.Namespace:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--space", default="minilm-l6", help="a shipped search space, or the path of one")
-    made.add_argument("--trials", type=int, default=10_000, help="evaluations of the search")
+    made.add_argument("--space", default="minilm-l6", help="name of a shipped search space, or path of a TOML file")
+    made.add_argument("--trials", type=int, default=10_000, help="number of evaluations in the search")
     made.add_argument("--sampler", default="nsga2", choices=["nsga2", "tpe", "random", "guided"])
-    made.add_argument("--storage", help="URL of an empty database; a journal where it is left out")
+    made.add_argument("--storage", help="URL of an empty database (default: a journal in a temporary folder)")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     return made.parse_args()

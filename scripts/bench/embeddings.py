@@ -1,13 +1,13 @@
-"""How good are the embeddings of a run's exports on texts that the search has not seen?
+"""Measure the quality of a run's exported embeddings on texts that the search has not seen.
 
-Compares the teacher, the exports of a run whose task is of the kind `embedding`, and the mean of the teacher's word
-vectors:
-  - `pairs`: for each file of pairs with a score, Spearman's correlation of the scores with the cosines;
-  - `retrieval`: for a folder as BEIR has it (`corpus`, `queries`, `qrels_test`), nDCG@10 of the queries over the whole
-    corpus, with all texts embedded by the network (`own`), and with documents embedded by the teacher and queries by
-    the network (`documents_by_teacher`), as with an index that was built before.
+Compares the teacher, the exports of a run whose task is of the kind `embedding`, and the mean of the teacher's token
+embeddings as a baseline:
+  - `pairs`: for each file of scored text pairs, Spearman's correlation between the scores and the cosine similarities;
+  - `retrieval`: for a folder in BEIR's layout (`corpus`, `queries`, `qrels_test`), nDCG@10 of the queries over the
+    whole corpus. For `own`, the network embeds all texts. For `documents_by_teacher`, the teacher embeds the documents
+    and the network only the queries, as with an existing index.
 
-Texts are embedded in full precision as the exports' folders say it.
+Texts are embedded in full precision by the networks in the exported folders.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from nas.progress import say
 from nas.tasks import PairCorrelation, in_groups
 
 Encode = Callable[[Sequence[str]], np.ndarray]
-"""The embeddings (texts, outputs) of some texts."""
+"""Returns the embeddings of texts, of shape (texts, outputs)."""
 _CUT = 10
 
 
 def encoders(run: Run, max_length: int) -> dict[str, Encode]:
-    """The teacher, the exports, and the teacher's averaged word vectors, by name."""
+    """Return the encoders to compare by name: teacher, exports, and the mean of the teacher's token embeddings."""
     teacher = load_teacher(run)
     tokenizer, types = load_tokenizer(run.teacher), "token_type_ids" in teacher.config.input_names
     vectors = teacher.state_dict()["bert.embeddings.word_embeddings.weight"].numpy()
@@ -65,7 +65,7 @@ def encoders(run: Run, max_length: int) -> dict[str, Encode]:
 
 
 def correlation(encode: Encode, rows: Dataset) -> float:
-    """Spearman's correlation of a file of pairs."""
+    """Return Spearman's correlation between the scores of text pairs and the cosines of their embeddings."""
     first, second = values_of(rows, "sentence1"), values_of(rows, "sentence2")
     column = "score" if "score" in rows.column_names else "label"
     labels = in_groups(np.tile(np.asarray(values_of(rows, column)), 2), np.tile(np.arange(len(rows)), 2))
@@ -73,7 +73,7 @@ def correlation(encode: Encode, rows: Dataset) -> float:
 
 
 class Retrieval:
-    """A corpus, queries and which documents are relevant to them."""
+    """A retrieval data set: a corpus, queries, and the relevance of documents to each query."""
 
     def __init__(self, folder: Path) -> None:
         corpus, queries, judged = (
@@ -88,7 +88,7 @@ class Retrieval:
         self.queries = [texts[name] for name in self.relevant]
 
     def ndcg(self, queries: np.ndarray, documents: np.ndarray) -> float:
-        """nDCG@10 by the cosines of queries and documents."""
+        """Return nDCG@10 of a ranking of documents by the cosine similarity of their embeddings to each query's."""
         from pytrec_eval import RelevanceEvaluator
 
         cosines = _unit(queries) @ _unit(documents).T
@@ -107,7 +107,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
-    """The figures of every network."""
+    """Measure every network, print a table, and return the results."""
     known = encoders(run, arguments.max_length)
     pairs = {path.stem if path.stem != "test" else path.parent.name: read_rows(str(path)) for path in arguments.pairs}
     if arguments.without:
@@ -130,7 +130,7 @@ def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
 
 
 def _without(rows: Dataset, column: str) -> Dataset:
-    """The rows whose value in a column is empty; all where there is no such column."""
+    """Return the rows whose value in a column is empty, or all rows if there is no such column."""
     if column not in rows.column_names:
         return rows
     return rows.select([number for number, value in enumerate(values_of(rows, column)) if not value])
@@ -146,14 +146,14 @@ def _show(found: dict[str, Any], pairs: dict[str, Dataset]) -> None:
 
 
 def arguments_of() -> argparse.Namespace:
-    """The arguments of the command line."""
+    """Return the arguments of the command line."""
     made = common.parser(__doc__)
     made.add_argument(
-        "--pairs", type=Path, nargs="+", default=[], help="files with sentence1, sentence2, score or label"
+        "--pairs", type=Path, nargs="+", default=[], help="files with columns sentence1, sentence2, and score or label"
     )
-    made.add_argument("--without", metavar="COLUMN", help="leave out pairs for which this column is not empty")
-    made.add_argument("--retrieval", type=Path, help="a folder with corpus, queries and qrels_test as Parquet")
-    made.add_argument("--max-length", type=int, default=256, help="tokens of a text")
+    made.add_argument("--without", metavar="COLUMN", help="leave out pairs whose value in this column is not empty")
+    made.add_argument("--retrieval", type=Path, help="folder with corpus, queries and qrels_test as Parquet files")
+    made.add_argument("--max-length", type=int, default=256, help="texts are truncated to this number of tokens")
     found = made.parse_args()
     if not found.pairs and not found.retrieval:
         made.error("give --pairs or --retrieval")

@@ -1,9 +1,9 @@
-"""What a better search brings in the same time: two searches of one supernet, as it was at first and as it is.
+"""Compare two searches of the same supernet in the same time: a simple search and the one that the study defines.
 
-At first: NSGA-II, each candidate extracted and evaluated by all texts in full precision. Now: as the study asks for.
-Both are stopped after `--seconds`. Told is, for each budget, the candidate that is the most accurate on the search set
-among those predicted to keep it; what evaluations in bf16 found is evaluated once more in full precision. Needs a run
-whose supernet is trained and whose devices are profiled.
+The simple search, `at first`, uses NSGA-II, extracts each candidate and evaluates it on all texts in full precision.
+The study's search is called `now`. Both are stopped after `--seconds`. For each budget, the benchmark reports the most
+accurate candidate on the search set among those predicted to meet it; its accuracy is measured again in full precision.
+The benchmark needs a run whose supernet is trained and whose devices are profiled.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _TimeIsUp(Exception):
 
 
 class _Until(Forwarding):
-    """An executor that gives no result after a moment."""
+    """An executor that raises `_TimeIsUp` instead of returning a result once a deadline has passed."""
 
     def __init__(self, executor: Executor, end: float) -> None:
         super().__init__(executor)
@@ -57,7 +57,7 @@ class _Until(Forwarding):
 
 
 def measure(run: Run, seconds: float, seeds: list[int]) -> dict[str, Any]:
-    """Search, print, and return what each way came to."""
+    """Run both searches for all seeds, print a table, and return the results."""
     study, costs, recipe = run.study, costs_of(run), evaluation(run)
     parts = recipe.read()
     naive = Naive(parts.evaluator().supernet, Dataset(parts.texts), metric_of(run), by_length=True)
@@ -72,7 +72,7 @@ def measure(run: Run, seconds: float, seeds: list[int]) -> dict[str, Any]:
             whole = sum(result.complete for result in results)
             told[name].append({"seed": seed, "candidates": len(results), "whole": whole, "best": again})
     table = Table(title=f"{seconds:.0f} s each")
-    for column in ("", "seed", "candidates", "evaluated wholly", *(budget.name for budget in study.budgets)):
+    for column in ("", "seed", "candidates", "evaluated on all texts", *(budget.name for budget in study.budgets)):
         table.add_column(column, justify="right" if column else "left")
     for name, rows in told.items():
         for row in rows:

@@ -1,17 +1,19 @@
-"""Does `nas run` beat a careful hand in the same time?
+"""Compare `nas run` with networks designed by hand and trained for the same time.
 
-For each budget, networks that a person would choose are cut from the ordered teacher and trained alone, by the same
-distillation, for as long as the whole of `nas run` took without data and teacher:
+For each budget, networks that a person would choose are cut from the ordered teacher. Each is trained separately, by
+the same distillation, for as long as all of `nas run` took except for preparing the data and the teacher:
   - `uniform`: the network of equal layers that is the most accurate with the supernet's weights;
-  - `N layers`: for each number of evenly spaced layers the widest network that keeps the budget, in int8 if it can be;
-  - `narrowed`: the uniform network by way of one twice as wide, which gets a third of the time.
-Beside them `same, alone`, the exported architecture trained alone for that time, and `nas run`, the export itself.
+  - `N layers`: for each number of evenly spaced layers, the widest network that meets the budget, in int8 if possible;
+  - `narrowed`: the uniform network, cut from a network of twice the width that is trained for the first third of the
+    time.
+They are compared to `nas run`, the export itself, and to `same, alone`, the exported architecture trained separately
+for the same time.
 
-How many steps fit into the time is found by timing steps of each network alone. The networks of a budget are then
-trained together, each as it would be alone, because they can share the teacher's forward pass; they all get the steps
-of the fastest of them. Accuracies are those of the search set and of the test set.
+The number of steps that fit into the time is found by timing the steps of each network. The networks of a budget are
+then trained in one process so that they share the teacher's forward pass, which does not change their results. All of
+them get as many steps as the fastest one. Accuracies are measured on the search set and on the test set.
 
-Each seed has a folder of its own below --runs. Goes on after an interruption.
+Each seed has its own folder below --runs. The benchmark resumes after an interruption.
 """
 
 from __future__ import annotations
@@ -50,12 +52,12 @@ from nas.supernet.loops import Schedule
 
 _NOT_COUNTED = ("embedded", "data", "teacher")
 _FREE, _TIMED = 10, 40
-"""Steps of a training that warm it up, and those that are timed."""
+"""The number of warm-up steps, and the number of timed steps."""
 _SHARE_OF_WIDE = 1 / 3
 
 
 def by_hand(run: Run, budget: Budget) -> dict[str, Architecture]:
-    """The networks that a person would choose for a budget, by a name for each."""
+    """Return the networks that a person would choose for a budget, by name."""
     space, best = run.study.space, front(run)["uniform"][budget.name]
     found = {"uniform": Architecture.from_json(best["architecture"])} if best else {}
     full = [
@@ -67,7 +69,7 @@ def by_hand(run: Run, budget: Budget) -> dict[str, Architecture]:
 
 
 def wider(space: SearchSpace, architecture: Architecture) -> Architecture:
-    """A uniform network of twice the width, in float, that the architecture can be cut from."""
+    """Return an uncompressed uniform network of twice the width, from which the architecture can be cut."""
     heads = min(2 * architecture.layers[0].num_attention_heads, space.teacher.num_attention_heads)
     size = dict(widths(space)).get(heads, space.teacher.intermediate_size)
     layers = tuple(
@@ -78,7 +80,7 @@ def wider(space: SearchSpace, architecture: Architecture) -> Architecture:
 
 
 class Alone:
-    """Trains networks of a run as each would be trained alone."""
+    """A trainer of a run's networks that trains each one from the ordered teacher, without a supernet."""
 
     def __init__(self, run: Run, folder: Path) -> None:
         self.run, self.folder = run, folder
@@ -87,7 +89,7 @@ class Alone:
         self.judge: Evaluator = judge_of(run)
 
     def seconds_per_step(self, architecture: Architecture) -> float:
-        """What a step takes that trains this network by itself."""
+        """Return the seconds per step of a training of this network only."""
         ends = []
         for steps in (_FREE, _FREE + _TIMED):
             folder = self.folder / "timing"
@@ -99,7 +101,10 @@ class Alone:
         return (ends[1] - ends[0]) / _TIMED
 
     def timed(self, chosen: Mapping[str, Architecture]) -> dict[str, float]:
-        """Seconds per step of each network; once found they stay, since the number of steps follows from them."""
+        """Return the seconds per step of each network.
+
+        They are measured only once and then read from a file, because they determine the number of steps.
+        """
         file = self.folder / "seconds_per_step.json"
         if not file.exists():
             write_json(file, {name: self.seconds_per_step(architecture) for name, architecture in chosen.items()})
@@ -107,26 +112,26 @@ class Alone:
         return found
 
     def train(self, networks: Sequence[CompactBert], steps: int, folder: Path, title: str) -> None:
-        """Train networks, in place; goes on after an interruption."""
+        """Train networks in place. Resumes after an interruption."""
         schedule = Schedule(self.settings.learning_rate, self.settings.batch_size, steps=steps)
         origin = {"steps": steps, "networks": [network.config.architecture.digest for network in networks]}
         training = distillation(self.run, splits(self.run), schedule, folder, origin)
         training.train_cohort(networks, Halving.never(len(networks)), self.judge.accuracy_of, title)
 
     def narrowed(self, architecture: Architecture, steps: int) -> CompactBert:
-        """A network that is cut from a trained one of twice the width."""
+        """Return a trained network that was cut from a trained network of twice the width."""
         first = round(_SHARE_OF_WIDE * steps)
         wide = self.teacher.extract(wider(self.run.study.space, architecture))
         self.train([wide], first, self.folder / "wide", "Training the wide network")
         network = BertSupernet(wide).extract(architecture)
-        self.train([network], steps - first, self.folder / "narrowed", "Training what is cut from it")
+        self.train([network], steps - first, self.folder / "narrowed", "Training the narrowed network")
         return network
 
 
 def compare(run: Run, budget: Budget, seconds: float, folder: Path, narrowed: bool) -> dict[str, Any]:
-    """Accuracies on search and test set, and steps, of each way to spend so many seconds on a budget.
+    """Return the accuracies on search and test set, and the steps, of each network for a budget, trained for `seconds`.
 
-    Trainings are kept in `folder`, so that an interrupted comparison goes on.
+    Checkpoints are kept in `folder`, from which an interrupted comparison resumes.
     """
     exported = read_json(run.export(budget.name) / "verification.json", NasError)
     chosen = by_hand(run, budget) | {"same, alone": Architecture.from_json(exported["architecture"])}
@@ -153,7 +158,7 @@ def compare(run: Run, budget: Budget, seconds: float, folder: Path, narrowed: bo
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure and print; returns all accuracies."""
+    """Compare for all seeds and budgets, print a table per budget, and return all accuracies."""
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     variables = dict(item.partition("=")[::2] for item in arguments.variables)
@@ -194,7 +199,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _with_error(values: Sequence[float]) -> str:
-    """The mean in percent, with the standard error over seeds if there are several."""
+    """Return the mean in percent, with the standard error over seeds if there are several."""
     error = f" ± {100 * stdev(values) / len(values) ** 0.5:.1f}" if len(values) > 1 else ""
     return f"{100 * fmean(values):.1f}{error}"
 
@@ -203,8 +208,10 @@ def _arguments() -> argparse.Namespace:
     made = common.parser(__doc__)
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     made.add_argument("--budgets", nargs="+", default=[], metavar="NAME", help="only these budgets of the study")
-    made.add_argument("--share", type=float, default=1.0, help="share of the time of `nas run` that each hand gets")
-    made.add_argument("--no-narrowed", action="store_true", help="leave out `narrowed`, which shares nothing")
+    made.add_argument("--share", type=float, default=1.0, help="training time as a share of that of `nas run`")
+    made.add_argument(
+        "--no-narrowed", action="store_true", help="leave out `narrowed`, which has to be trained by itself"
+    )
     return made.parse_args()
 
 

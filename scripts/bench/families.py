@@ -1,9 +1,9 @@
-"""Is one technique enough? A study run once for each of several search spaces, with the same training and search.
+"""Compare families of compression techniques: run a study once per search space, with the same training and search.
 
-The spaces lie in `spaces/` beside the study: each allows one family of techniques, or several together. A space that
-drops tokens, or that texts leave early, is measured at the task's own lengths; in the latter budgets limit the mean
-latency. For each budget that a space can reach its best network is exported and verified; the records go to
-`results.json` beside the study, after each space. What is there already is kept.
+The search spaces are in `spaces/` next to the study file. Each allows one family of techniques, or several together. If
+a space has dropped tokens or early exits, its devices use the text lengths of the task; with early exits, budgets limit
+the mean latency. For each budget that a space can meet, its best network is exported and verified. After each space,
+its results are added to `results.json` next to the study file. Results of other spaces in that file are kept.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ STUDY = Path(__file__).parents[2] / "studies" / "one-technique-or-many"
 
 
 def measure(run: Run, only: list[str]) -> dict[str, Any]:
-    """Run all spaces, or those of some names; returns the records."""
+    """Run the study with all spaces, or with those named in `only`, show all records, and return them."""
     folder = run.study.path.parent
     spaces = sorted((folder / "spaces").glob("*.toml"))
     prepare_teacher(run)
@@ -53,7 +53,7 @@ def measure(run: Run, only: list[str]) -> dict[str, Any]:
 
 
 def _records(run: Run, path: Path) -> list[dict[str, Any]]:
-    """What one space comes to, for each of the study's budgets."""
+    """Run the study with one search space and return a record for each of the study's budgets."""
     study = _with_space(run.study, path)
     own = Run.of(study, run.folder.parent)
     _lend_teacher(run, own)
@@ -72,7 +72,7 @@ def _records(run: Run, path: Path) -> list[dict[str, Any]]:
         missed = dict[str, str]()
         try:
             export(own)
-        except MissedBudgetsError as problem:  # the others are served
+        except MissedBudgetsError as problem:  # the other budgets have exports
             missed = problem.reasons
         for name in (budget.name for budget in reached):
             file = own.export(name) / VERIFICATION_FILE
@@ -97,7 +97,7 @@ def _with_space(study: Study, path: Path) -> Study:
     dimensions = SearchSpace.load(path).dimensions
     if dimensions.keep_tokens or dimensions.exit_threshold:
         values["devices"] = [device | {"sequence_length": "task"} for device in values["devices"]]
-    if dimensions.exit_threshold:  # half of the texts leaving after one layer shall not pass for all of them
+    if dimensions.exit_threshold:  # the median would ignore all texts that exit later
         values["budgets"] = [
             budget | {"limits": [_as_mean(limits) for limits in budget["limits"]]} for budget in values["budgets"]
         ]
@@ -109,7 +109,7 @@ def _as_mean(limits: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lend_teacher(run: Run, other: Run) -> None:
-    """Data and teacher are the same for all spaces: made once. Those of an earlier one are replaced."""
+    """Copy the data and the teacher, which all search spaces share, to the run `other` unless it has them already."""
     for name in ("data", "teacher"):
         mark, own_mark = (folder / "steps" / f"{name}.json" for folder in (run.folder, other.folder))
         if own_mark.exists() and own_mark.read_bytes() == mark.read_bytes():
@@ -147,13 +147,13 @@ def _cell(record: dict[str, Any]) -> str:
 
 
 def _share(record: dict[str, Any]) -> float:
-    """Of the teacher's latency: the mean where texts leave early, else the median."""
+    """Return the latency as a share of the teacher's: the mean latency with early exits, otherwise the median."""
     own: float = record["expected_ms" if record["space"] == "exits" else "p50_ms"]
     return own / record["teacher_p50_ms"]
 
 
 def _picture(records: list[dict[str, Any]], by_size: bool) -> str:
-    """Accuracy on the search set over what budgets limit, a colour for each space; what is far below is left out."""
+    """Draw accuracy on the search set over size or latency, with one colour per space. Poor networks are left out."""
     reached = [record for record in records if record["reached"]]
     best = max(record["search_accuracy"] for record in reached)
     reached = [record for record in reached if record["search_accuracy"] > best - _SHOWN]
@@ -190,7 +190,9 @@ def _picture(records: list[dict[str, Any]], by_size: bool) -> str:
 def _arguments() -> argparse.Namespace:
     made = common.parser(__doc__)
     made.set_defaults(study=str(STUDY))
-    made.add_argument("--only", action="append", default=[], metavar="SPACE", help="just that space; may be repeated")
+    made.add_argument(
+        "--only", action="append", default=[], metavar="SPACE", help="run only this space; may be repeated"
+    )
     return made.parse_args()
 
 

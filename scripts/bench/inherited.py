@@ -1,7 +1,8 @@
-"""Accuracy of uniform sub-networks with weights inherited from the trained supernet, under that of its teacher.
+"""Measure how far uniform sub-networks with weights inherited from the trained supernet are below the teacher.
 
-On the search set: all layers at full and half width and at the smallest hidden size, and every set of two thirds (full
-width) and of half of the layers (half width) that the space has. Trains the supernet first if it is missing.
+These sub-networks are evaluated on the search set: all layers at full width, at half width and at the smallest hidden
+size, and each set of layers in the search space with two thirds of the layers (at full width) or half of the layers (at
+half width). Trains the supernet first if it is missing.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from nas.space import Shape
 
 
 def uniform(shape: Shape, layers: tuple[int, ...], width: float = 1.0, hidden_size: int | None = None) -> Architecture:
-    """Some layers, a share of all heads and neurons, and a hidden size."""
+    """Return an architecture with the given layers, each with the share `width` of all heads and neurons."""
     heads, neurons = int(shape.num_attention_heads * width), int(shape.intermediate_size * width)
     kept = tuple(Layer(source, heads, neurons) for source in layers)
     return Architecture(hidden_size=hidden_size or shape.hidden_size, layers=kept)
 
 
 def measure(run: Run) -> dict[str, Any]:
-    """Measure and print; returns the accuracy of the teacher and the points that each is under it."""
+    """Measure, print a table, and return the teacher's accuracy and how many points each sub-network is below it."""
     train(run)
     shape, space = run.study.space.teacher, run.study.space
     total, narrow = shape.num_hidden_layers, space.dimensions.hidden_size[0]
@@ -49,7 +50,7 @@ def measure(run: Run) -> dict[str, Any]:
     evaluator = Evaluator(load_supernet(run), data.search, metric_of(run))
     teacher = evaluator.accuracy_of(load_ordered(run))
     table = Table(title=f"{metric_of(run).label} on {len(data.search):,} examples of the search set, inherited weights")
-    for column in ("sub-network", "value", "under the teacher", "target"):
+    for column in ("sub-network", "value", "below the teacher", "target"):
         table.add_column(column, justify="left" if column == "sub-network" else "right")
     table.add_row("teacher", f"{teacher:.4f}", "", "")
     under = {}

@@ -1,9 +1,9 @@
-"""Kill -9 at random moments of a search on a Ray cluster: the driver, a worker, a node, in turn.
+"""Test that a search on a Ray cluster survives kill -9 of the driver, a worker or a node at random moments.
 
-Whatever is killed, the search must end with as many finished trials as it was asked for: none that was finished is
-lost, none is evaluated twice. A killed driver is followed by the same command, a killed node by another one. The
-nodes are Ray nodes of one processor each on this machine; the supernet and profiles of the run are made first where
-they are missing.
+After each kill, the search must still end with the requested number of finished trials. No finished trial may be lost,
+and no candidate evaluated twice. After the driver is killed, the same command is run again; after a node is killed,
+another one is added. The nodes are Ray nodes of one processor each on this machine. The run's supernet and profiles are
+created first if they are missing.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ KINDS = ("driver", "worker", "node")
 _NODE = {"num_cpus": 1}
 _LIMIT_S = 600.0
 _FINISHED = b'"result"'
-"""What a journal has once for each finished trial."""
+"""A text that occurs in a journal once per finished trial."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one kill left."""
+    """The outcome of a search in which one process or node was killed."""
 
     kind: str
     seed: str
     finished_before: int
-    """Trials that were finished at the kill."""
+    """Trials that were finished at the time of the kill."""
     finished: int
     lost: int
-    """Of those before, how many the storage no longer holds at the end."""
+    """How many of these trials are missing from the storage at the end."""
     double: int
 
 
 def measure(run: Run, kills: int, nodes: int, seed: int, variables: list[str]) -> dict[str, Any]:
-    """Kill and print; the search shall end the same each time."""
+    """Run `kills` searches with one kill each, print a table, and return the outcomes."""
     common.in_a_journal(run)
     train(run)
     profile(run)
@@ -66,13 +66,15 @@ def measure(run: Run, kills: int, nodes: int, seed: int, variables: list[str]) -
         for number in range(kills):
             kind, tries = KINDS[number % len(KINDS)], 0
             while (found := _one(run, Path(folder), cluster, kind, f"{seed}/{number}/{tries}", variables)) is None:
-                tries += 1  # the search had ended before
+                tries += 1  # the search ended before the kill
             outcomes.append(found)
             print(f"{number + 1}/{kills}: {found}", file=sys.stderr)
     evaluations = run.study.search.evaluations
     whole = [one for one in outcomes if (one.finished, one.lost, one.double) == (evaluations, 0, 0)]
-    table = Table(title=f"{kills} kills -9 of a search of {evaluations} evaluations; {len(whole)} ended as they should")
-    for column in ("killed", "seed", "finished at the kill", "finished at the end", "lost", "double"):
+    table = Table(
+        title=f"{kills} searches of {evaluations} evaluations with one kill each; {len(whole)} ended correctly"
+    )
+    for column in ("killed", "seed", "finished at the kill", "finished at the end", "lost", "evaluated twice"):
         table.add_column(column, justify="left" if column in ("killed", "seed") else "right")
     for one in outcomes:
         table.add_row(*map(str, asdict(one).values()))
@@ -81,12 +83,12 @@ def measure(run: Run, kills: int, nodes: int, seed: int, variables: list[str]) -
 
 
 def _one(run: Run, folder: Path, cluster: Cluster, kind: str, seed: str, variables: list[str]) -> Outcome | None:
-    """Search on a copy of the run, kill once; None if the search ended before."""
+    """Search on a copy of the run, kill once, and return the outcome; None if the search ended before the kill."""
     rng = random.Random(seed)
     moment, delay = rng.randrange(run.study.search.evaluations), rng.uniform(0.0, 0.05)
     root = folder / seed.replace("/", "-")
     copied = Run(run.study, root / run.study.name)
-    # Nothing is remembered of the first search, else this one would have nothing to evaluate.
+    # Leave out the results of earlier searches; otherwise this search would have nothing to evaluate.
     left = shutil.ignore_patterns("search", "evaluations", "exports", "baselines")
     shutil.copytree(run.folder, copied.folder, ignore=left)
     command = [sys.executable, __file__, "--study", str(run.study.path), "--runs", str(root)]
@@ -133,7 +135,7 @@ def _kill(kind: str, driver: subprocess.Popen[bytes], cluster: Cluster, rng: ran
 
 
 def _workers(cluster: Cluster) -> list[int]:
-    """The processes of search workers on the cluster's nodes, which name themselves after their actor."""
+    """Return the process ids of the search workers on the cluster's nodes, found by the name of their Ray actor."""
     found = []
     for node in cluster.worker_nodes:
         (raylet,) = node.all_processes["raylet"]
@@ -170,11 +172,13 @@ def _driver(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _wait(driver: subprocess.Popen[bytes], reached: Callable[[], bool]) -> None:
-    """Wait for a moment, or the driver's end."""
+    """Wait until `reached` returns True or the driver ends. Raises `NasError` after `_LIMIT_S` seconds."""
     deadline = time.monotonic() + _LIMIT_S
     while driver.poll() is None and not reached():
         if time.monotonic() > deadline:
-            raise NasError(f"a search did not go on for {_LIMIT_S:.0f} s; see whether the cluster's nodes are alive")
+            raise NasError(
+                f"a search made no progress for {_LIMIT_S:.0f} s; check whether the cluster's nodes are alive"
+            )
         time.sleep(0.01)
 
 
@@ -182,18 +186,20 @@ def _end(driver: subprocess.Popen[bytes]) -> None:
     try:
         _, errors = driver.communicate(timeout=_LIMIT_S)
     except subprocess.TimeoutExpired:
-        raise NasError(f"a search did not end within {_LIMIT_S:.0f} s; see whether the cluster is alive") from None
+        raise NasError(f"a search did not end within {_LIMIT_S:.0f} s; check whether the cluster is alive") from None
     if driver.returncode:
-        raise NasError(f"a search failed: {errors.decode().strip().splitlines()[-1]}; see the study alone")
+        raise NasError(f"a search failed: {errors.decode().strip().splitlines()[-1]}; run the study by itself")
 
 
 def _arguments() -> argparse.Namespace:
     made = common.parser(__doc__)
     made.set_defaults(study="quickstart")
     made.add_argument("--kills", type=int, default=30)
-    made.add_argument("--nodes", type=int, default=2, help="of one processor each, besides the head")
+    made.add_argument(
+        "--nodes", type=int, default=2, help="number of Ray nodes with one processor each, in addition to the head"
+    )
     made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--search", metavar="ADDRESS", help="search on that cluster, nothing else: what is killed")
+    made.add_argument("--search", metavar="ADDRESS", help="internal: only search, on the cluster at this address")
     return made.parse_args()
 
 

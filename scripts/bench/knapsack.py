@@ -1,7 +1,8 @@
-"""What a search gains by a knapsack: the best sums of single changes, and searches that begin with and without them.
+"""Measure what a search gains if it starts from the solutions of a knapsack problem (see `nas.search.knapsack`).
 
-For each budget the best accuracy on the search set, among those predicted to keep it. Needs a run whose supernet is
-trained and whose devices are profiled; nothing is added to that run.
+Compares the knapsack solutions themselves with searches that start with and without them. For each budget, the table
+shows the best accuracy on the search set among the networks predicted to meet it. The benchmark needs a run whose
+supernet is trained and whose devices are profiled, and adds nothing to that run.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from nas.search.executors import Executor, InlineExecutor, Remembering
 from nas.search.knapsack import best_sums, score, single_changes
 
 _EARLY = 10
-"""After so many evaluations the mean within budgets is told, too."""
+"""The number of evaluations after which the mean over budgets is also reported."""
 
 
 def measure(run: Run, evaluations: int, seeds: list[int]) -> dict[str, Any]:
-    """Score, solve, search, print; returns what all that came to."""
+    """Score all single changes, solve the knapsack problem, search, print a table, and return all results."""
     space, costs, recipe = run.study.space, costs_of(run), evaluation(run)
-    largest_limit(costs)  # refuses a study that searches could not be compared on, before minutes of scoring
+    largest_limit(costs)  # raises for a study without a suitable budget before minutes are spent on scoring
     with TemporaryDirectory() as folder:
         memory = Memory(Path(folder) / "evaluations.jsonl", recipe.precision(recipe.processor))
 
@@ -55,7 +56,7 @@ def measure(run: Run, evaluations: int, seeds: list[int]) -> dict[str, Any]:
         f"{len(changes)} single changes in {scored - started:.0f} s, {len(costs.budgets)} budgets solved in "
         f"{solved - scored:.1f} s"
     )
-    table = Table(title="best within each budget, their mean after some evaluations")
+    table = Table(title="best accuracy within each budget, and the mean over budgets after a number of evaluations")
     for column in ("", *(budget.name for budget in costs.budgets), f"after {_EARLY}", f"after {evaluations}"):
         table.add_column(column, justify="right" if column else "left")
     for title, best, *means in rows:

@@ -1,7 +1,7 @@
-"""How far predictions of latency are off: a profile for each runtime, with its error on 24 whole sub-networks.
+"""Measure the error of predicted latencies: builds a profile for each runtime and tests it on 24 whole sub-networks.
 
-None of these was used in the fit. A device is one thread, batch 1, 128 tokens. With `--busy` another process keeps
-one more core working all the while.
+These sub-networks were not used in the fit. The device has one thread, batch size 1 and texts of 128 tokens. With
+`--busy`, another process keeps one more core busy during the measurement.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Build the profiles and print their errors; returns them by case."""
+    """Build the profiles, print their errors, and return the errors by case."""
     whole, found = SearchSpace.load(arguments.space), dict[str, Any]()
     for case, settings in CASES.items():
         if arguments.only and case not in arguments.only:
@@ -49,7 +49,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         if arguments.keep:
             profile.save(arguments.keep / f"{name}.json")
     table = Table(
-        title="predicted against measured, held-out sub-networks" + (", a core busy" if arguments.busy else "")
+        title="predicted vs. measured latency of held-out sub-networks" + (", one core busy" if arguments.busy else "")
     )
     for column in ("", "mean error", "worst", "Kendall tau", "networks", "seconds"):
         table.add_column(column, justify="left" if not column else "right")
@@ -62,12 +62,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _arguments() -> argparse.Namespace:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--space", default="minilm-l6", help="a shipped search space, or the path of one")
-    made.add_argument("--only", action="append", choices=list(CASES), help="just that case; may be repeated")
+    made.add_argument("--space", default="minilm-l6", help="name of a shipped search space, or path of a TOML file")
+    made.add_argument("--only", action="append", choices=list(CASES), help="measure only this case; may be repeated")
     made.add_argument("--tokens", type=int, default=128)
     made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--busy", action="store_true", help="load one more core meanwhile")
-    made.add_argument("--keep", type=Path, help="a folder for the profiles and their samples")
+    made.add_argument("--busy", action="store_true", help="keep one more core busy during the measurement")
+    made.add_argument("--keep", type=Path, help="folder in which to save the profiles and their samples")
     made.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     return made.parse_args()
 

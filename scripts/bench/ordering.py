@@ -1,9 +1,9 @@
-"""Accuracy of sub-networks of the fine-tuned teacher right after ordering its units, before any training.
+"""Measure the accuracy of sub-networks of the fine-tuned teacher after its units are ordered, before any training.
 
-Compares the order of the checkpoint, an order by magnitude and the Taylor order that `nas train` uses, at three widths
-of heads and neurons and at the narrower hidden sizes of the space, on the search set; for these also with the missing
-units made up, as `nas train` starts them. Prepares the teacher if it is
-missing.
+Compares three orders of units: that of the checkpoint, by magnitude, and the Taylor order that `nas train` uses. They
+are compared on the search set at three widths of heads and neurons and at the smaller hidden sizes of the search space.
+`Taylor, made up` also compensates for the missing hidden units, as `nas train` does initially. Prepares the teacher if
+it is missing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SHARES = (3 / 4, 1 / 2, 1 / 4)
 
 
 def narrowed(space: SearchSpace) -> dict[str, Architecture]:
-    """All layers, with a share of heads and neurons; and all of these, with a smaller hidden size."""
+    """Return architectures with all layers: some with a share of heads and neurons, some with a smaller hidden size."""
     whole, shape, found = space.largest(), space.teacher, {}
     for share in SHARES:
         heads, neurons = round(shape.num_attention_heads * share), round(shape.intermediate_size * share)
@@ -44,7 +44,7 @@ def narrowed(space: SearchSpace) -> dict[str, Architecture]:
 
 
 def measure(run: Run) -> dict[str, Any]:
-    """Measure and print; returns accuracy by order and width."""
+    """Measure, print a table, and return the accuracy by order and width."""
     data = prepare_teacher(run)
     orders: dict[str, Callable[[CompactBert], None]] = {
         "unordered": lambda model: None,

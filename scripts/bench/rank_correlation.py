@@ -1,15 +1,17 @@
-"""Does accuracy with inherited weights rank sub-networks as training each of them alone does?
+"""Measure whether accuracy with inherited weights ranks sub-networks like the accuracy after separate training.
 
-Draws architectures from the smallest to the largest of the space and compares, on the search set, the accuracy with
-the weights inherited from the trained supernet with
-  - the accuracy after fine-tuning each alone, from these same weights (`kendall_tau`), and
-  - the accuracy after as many steps from slices of the ordered teacher, without a supernet (`kendall_tau_alone`).
+Draws architectures from the smallest to the largest of the search space. On the search set, it compares their accuracy
+with weights inherited from the trained supernet to
+  - their accuracy after fine-tuning each one separately from these weights (`kendall_tau`), and
+  - their accuracy after the same number of steps from slices of the ordered teacher, without a supernet
+    (`kendall_tau_alone`).
 
-Prints Kendall's tau with a 95 % interval from a bootstrap over architectures. Chance in the choice of examples counts
-as agreement there; `kendall_tau_halves` compares one half of the search set with the other. The number of parameters
-ranks architectures too: `kendall_tau_params` is what it reaches. Trains the supernet if it is missing. Goes on after an
-interruption: what is measured lies in <run>/rank_correlation/. The result lies beside it as rank_correlation.json,
-which `nas report` shows.
+Prints Kendall's tau with a 95 % interval from a bootstrap over architectures. Both accuracies come from the same
+examples, whose random choice increases the agreement; `kendall_tau_halves` avoids this by comparing one half of the
+search set with the other. As a baseline, `kendall_tau_params` ranks architectures by their number of parameters.
+
+Trains the supernet if it is missing. Resumes after an interruption: measurements are kept in <run>/rank_correlation/.
+The result is written to <run>/rank_correlation.json and shown by `nas report`.
 """
 
 from __future__ import annotations
@@ -48,12 +50,12 @@ RESAMPLES = 2_000
 
 
 def tau(first: list[float], second: list[float]) -> float:
-    """Kendall's tau-b; zero where one side is constant."""
+    """Return Kendall's tau-b, or 0 if one of the lists is constant."""
     return float(np.nan_to_num(kendalltau(first, second).statistic))
 
 
 def interval(first: list[float], second: list[float]) -> tuple[float, float]:
-    """The 95 % bootstrap interval of tau over pairs."""
+    """Return the 95 % bootstrap interval of tau, resampling pairs of values."""
     rng, pairs = np.random.default_rng(0), np.array([first, second])
     drawn = (pairs[:, rng.integers(0, pairs.shape[1], pairs.shape[1])] for _ in range(RESAMPLES))
     low, high = np.percentile([tau(*sample) for sample in drawn], [2.5, 97.5])
@@ -61,14 +63,14 @@ def interval(first: list[float], second: list[float]) -> tuple[float, float]:
 
 
 def accuracies(model: CompactBert, split: Dataset, metric: Metric) -> dict[str, float]:
-    """The metric on the whole split and on its even and odd rows."""
+    """Return the task's metric on the whole split, on its even rows and on its odd rows."""
     logits, labels = predict(forward_of(model), batches_by_length(split)), np.asarray(split["labels"])
     parts = {"whole": slice(None), "even": slice(0, None, 2), "odd": slice(1, None, 2)}
     return {name: metric.score(logits[rows], labels[rows]) for name, rows in parts.items()}
 
 
 def compare(run: Run, data: TaskData, architecture: Architecture, schedule: Schedule) -> dict[str, Any]:
-    """Accuracies of one architecture: inherited, fine-tuned, and trained from the teacher's slices."""
+    """Return the accuracies of one architecture: inherited, fine-tuned, and trained from the teacher's slices."""
     folder, metric = run.folder / "rank_correlation" / "training", metric_of(run)
     found: dict[str, Any] = {"architecture": architecture.to_json(), "description": architecture.describe()}
     teacher = BertSupernet(load_ordered(run))
@@ -86,7 +88,7 @@ def compare(run: Run, data: TaskData, architecture: Architecture, schedule: Sche
 
 
 def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
-    """Measure and print; returns the taus."""
+    """Measure all architectures, print a table, and return the rank correlations."""
     train(run)
     data, settings = TaskData.load(run.data), run.study.export
     schedule = Schedule(
@@ -106,7 +108,9 @@ def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
     def column(name: str, part: str = "whole") -> list[float]:
         return [row[name][part] for row in rows]
 
-    table = Table(title=f"{metric_of(run).label} on {len(data.search):,} examples; {arguments.steps} steps alone")
+    table = Table(
+        title=f"{metric_of(run).label} on {len(data.search):,} examples; {arguments.steps} steps of separate training"
+    )
     names = ("inherited", "tuned", "alone")
     for title in ("architecture", *names):
         table.add_column(title, justify="left" if title == "architecture" else "right")
@@ -119,8 +123,8 @@ def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
         halves = fmean(tau(column("inherited", a), column(name, b)) for a, b in (("even", "odd"), ("odd", "even")))
         params = tau([float(row["params"]) for row in rows], column(name))
         print(
-            f"inherited against {name}: Kendall tau {value:.2f} (95 % interval {ends[0]:.2f} to {ends[1]:.2f}); "
-            f"across halves {halves:.2f}; parameters against {name}: {params:.2f}"
+            f"Kendall tau of inherited and {name}: {value:.2f} (95 % interval {ends[0]:.2f} to {ends[1]:.2f}); "
+            f"across halves of the search set: {halves:.2f}; of parameters and {name}: {params:.2f}"
         )
         values = {"kendall_tau": value, "low": ends[0], "high": ends[1]}
         values |= {"kendall_tau_halves": halves, "kendall_tau_params": params}
@@ -133,6 +137,6 @@ def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
 if __name__ == "__main__":
     parser = common.parser(__doc__)
     parser.add_argument("--architectures", type=int, default=24)
-    parser.add_argument("--steps", type=int, default=500, help="of training each architecture alone")
+    parser.add_argument("--steps", type=int, default=500, help="training steps per architecture")
     arguments = parser.parse_args()
     common.main(arguments, partial(measure, arguments))

@@ -1,9 +1,9 @@
-"""Candidates a second with one Ray worker and with several, on one list and one supernet.
+"""Measure candidates per second with different numbers of Ray workers, on one list of candidates and one supernet.
 
-Every worker has one processor and one thread, the single one too: more threads for it would be another comparison. All
-workers are there from the start; each number of them takes the list in turns with the others, once to warm up and then
-`--rounds` times, and the median counts. Candidates are evaluated wholly, not raced. With `RAY_ADDRESS` on that cluster.
-Needs a run whose supernet is trained and whose devices are profiled.
+Every worker has one processor and one thread, even if there is only one worker. All workers are started first. Each
+number of workers then evaluates the whole list, once to warm up and `--rounds` times interleaved with the other
+numbers. The median is reported. Candidates are evaluated on all texts, without racing. The benchmark runs on the
+cluster at `RAY_ADDRESS` if it is set. It needs a run whose supernet is trained and whose devices are profiled.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from nas.study import Search
 
 
 def measure(run: Run, workers: list[int], count: int, rounds: int, seed: int) -> dict[str, Any]:
-    """Measure and print; returns candidates a second of each number of workers."""
+    """Measure, print a table, and return the candidates per second for each number of workers."""
     candidates = proposals(run.study.space, costs_of(run), count, random.Random(seed))
     taken: dict[int, list[float]] = {number: [] for number in workers}
     join(sum(workers), "ray_scaling")
     if (offered := processors()) < sum(workers):
         raise ClusterError(
-            f"--workers: all of them need {sum(workers)} processors at once, but the cluster has "
-            f"{offered:g}; ask for fewer"
+            f"--workers: {sum(workers)} processors are needed at once, but the cluster has only "
+            f"{offered:g}; use fewer workers"
         )
     with ExitStack() as stack:
         executors = {}
@@ -55,7 +55,7 @@ def measure(run: Run, workers: list[int], count: int, rounds: int, seed: int) ->
     ray.shutdown()
     rates = {number: count / median(times) for number, times in taken.items()}
     table = Table(title=f"{count} candidates, {rounds} rounds")
-    for column in ("workers", "candidates/s", "fastest and slowest round", "times the first"):
+    for column in ("workers", "candidates/s", "fastest and slowest round", "speed-up over the first row"):
         table.add_column(column, justify="right")
     for number, rate in rates.items():
         spread = f"{count / min(taken[number]):.2f}, {count / max(taken[number]):.2f}"
@@ -69,7 +69,7 @@ def measure(run: Run, workers: list[int], count: int, rounds: int, seed: int) ->
 
 
 def _evaluate(executor: RayExecutor, candidates: list[Architecture]) -> float:
-    """The seconds that all candidates take, as many at a time as the executor has in hand in a search."""
+    """Return the seconds in which the executor evaluates all candidates, with its queue kept as full as in a search."""
     started = time.monotonic()
     for number, architecture in enumerate(candidates):
         if number >= executor.capacity:

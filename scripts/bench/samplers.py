@@ -1,15 +1,15 @@
-"""Samplers compared: dominated hypervolume against evaluations and time, over several seeds.
+"""Compare samplers by the dominated hypervolume that they reach per evaluation and per second, over several seeds.
 
-The hypervolume is the mean, over all latencies from zero to the largest that a budget allows, of the best accuracy
-found at no more than that predicted latency; 0 where nothing is that fast. Dearer candidates are never evaluated. Also
-told: the same up to the teacher's latency, which is mostly the best accuracy found at all, and the mean over budgets of
-the best accuracy within each.
+For a given latency, take the best accuracy found at no more than this predicted latency, or 0 if nothing is that fast.
+The hypervolume is the mean of this accuracy over all latencies from zero to the largest that a budget allows; slower
+candidates are never evaluated. Two more measures are reported: the same mean up to the teacher's latency, which is
+mostly the best accuracy found anywhere, and the mean over budgets of the best accuracy within each.
 
-By default evaluations are looked up in `samplers.json`, which was recorded from a real supernet. No table holds a whole
-space: what was not recorded is answered by a forest of random trees (the guided sampler's model is a Gaussian process),
-with noise as large as the forest's errors on recorded evaluations that it did not see. With `--live` evaluations are
-made, on a run whose supernet is trained and whose devices are profiled; with `--record` they are added to the table,
-each of them whole.
+By default, evaluations are looked up in `samplers.json`, which was recorded from a real supernet. The table does not
+cover the whole search space. For other architectures, a forest of randomised trees predicts the accuracy, with noise as
+large as the forest's error on held-out recordings. (A forest is used because the guided sampler's surrogate model is a
+Gaussian process.) With `--live`, evaluations are real; this needs a run whose supernet is trained and whose devices are
+profiled. With `--record` in addition, each candidate is evaluated on all texts, and the results are added to the table.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ SAMPLERS = ("random", BASELINE, "nsga2", "tpe", "guided")
 
 
 class Defaults(Trials):
-    """NSGA-II as Optuna has it, with a first population and children of its own."""
+    """Trials proposed by Optuna's own NSGA-II, without the initial population and mutations of `nas`."""
 
     def _sampler(self, settings: Search) -> BaseSampler:
         return NSGAIISampler(seed=self.seed)
 
 
 class Recorded:
-    """Evaluations that were recorded, and a forest for all others."""
+    """A table of recorded evaluations, with a forest that predicts all others."""
 
     def __init__(self, path: Path) -> None:
         values = read_json(path, SearchError)
@@ -89,7 +89,7 @@ class Recorded:
         self.model.fit(x, y)
 
     def evaluate(self, architecture: Architecture, _: float) -> CandidateResult:
-        """What was recorded, or what the forest expects with the noise that is this architecture's own."""
+        """Return the recorded result, or else the forest's prediction plus noise seeded by the architecture."""
         if architecture not in self.known:
             found = self.model.predict(features(self.space, architecture)[None])[0]
             found += np.random.default_rng(int(architecture.digest, 16)).normal(0.0, self.noise)
@@ -103,7 +103,7 @@ def _stretched(accuracy: np.ndarray) -> np.ndarray:
 
 
 class Waiting:
-    """An executor that holds as many candidates as the inline one, and knows how long their evaluation took it."""
+    """An executor with the same queue length as the inline one, which records the total time of its evaluations."""
 
     capacity = AHEAD
 
@@ -139,7 +139,10 @@ def run_one(
     executor: Executor,
     begin: Sequence[Architecture] = (),
 ) -> dict[str, Any]:
-    """One search with a sampler, which may `begin` with some: its curves, by evaluations, and the seconds it took."""
+    """Run one search with a sampler and return its results, its curves over evaluations and the seconds it took.
+
+    The search evaluates the architectures in `begin` first.
+    """
     settings = Search(sampler="random" if name == BASELINE else name, evaluations=count)
     limit, teacher = largest_limit(costs), costs.teacher(costs.budgets[0].device)["p50_ms"]
     started = time.monotonic()
@@ -164,16 +167,19 @@ def run_one(
 
 
 def largest_limit(costs: Costs) -> float:
-    """The largest median latency, on the first budget's device, that a budget allows."""
+    """Return the largest median latency, in ms, that any budget allows on the first budget's device.
+
+    Raises `SearchError` if no budget limits it.
+    """
     device = costs.budgets[0].device
     limits = [limits for budget in costs.budgets if (limits := budget.on(device)) and limits.p50_ms is not None]
     if not limits:
-        raise SearchError(f"budgets: this benchmark needs one that limits p50_ms on {device}; add one")
+        raise SearchError(f"budgets: this benchmark needs a budget that limits p50_ms on {device}; add one")
     return max(limits.value("p50_ms", costs.teacher(device)) for limits in limits)
 
 
 def hypervolumes(results: list[CandidateResult], costs: Costs, limit: float) -> list[float]:
-    """The hypervolume up to a latency in ms, after each evaluation."""
+    """Return the hypervolume up to the latency `limit`, in ms, after each evaluation."""
     device, points, found = costs.budgets[0].device, list[tuple[float, float]](), list[float]()
     for result in results:
         if result.complete:
@@ -187,13 +193,16 @@ def hypervolumes(results: list[CandidateResult], costs: Costs, limit: float) -> 
 
 
 def within_budgets(results: list[CandidateResult], costs: Costs) -> list[float]:
-    """The mean over budgets of the best accuracy within each, after each evaluation."""
+    """Return the mean over budgets of the best accuracy within each, after each evaluation."""
     means: list[float] = best_within(results, costs).mean(axis=1).tolist()
     return means
 
 
 def best_within(results: list[CandidateResult], costs: Costs) -> np.ndarray:
-    """The best accuracy within each budget, 0 where there is none, after each evaluation: (results, budgets)."""
+    """Return the best accuracy within each budget after each evaluation, of shape (results, budgets).
+
+    It is 0 as long as no candidate meets the budget.
+    """
     rows = [
         [
             result.accuracy if result.complete and excess <= 0.0 else 0.0
@@ -206,15 +215,16 @@ def best_within(results: list[CandidateResult], costs: Costs) -> np.ndarray:
 
 
 def needed(curve: list[float], target: float) -> int | None:
-    """After how many evaluations a curve reaches a value."""
+    """Return the number of evaluations after which a curve reaches a value, or None if it never does."""
     return next((number for number, value in enumerate(curve, 1) if value >= target), None)
 
 
 def compare(searches: dict[str, list[dict[str, Any]]], seconds: float | None) -> dict[str, Any]:
-    """Print, and return what is to be known of all searches of each sampler.
+    """Print and return a summary of all searches of each sampler.
 
-    `seconds` are those of one evaluation where they were only looked up. What a search needs is the median of its
-    seeds to the median of what the baseline ends with; a seed that never gets there counts as all its evaluations.
+    `seconds` is the time of one evaluation if results were only looked up. The target is the median over seeds of the
+    baseline's final value. For each sampler, the median over seeds of the evaluations needed to reach it is reported; a
+    seed that never reaches it counts with all its evaluations.
     """
     console, result = Console(), dict[str, Any]()
     for measure in ("hypervolume", "hypervolume_to_teacher", "within_budgets"):
@@ -222,7 +232,13 @@ def compare(searches: dict[str, list[dict[str, Any]]], seconds: float | None) ->
         target = median(one[measure][-1] for one in searches[BASELINE])
         table = Table(title=f"{measure}, mean of {len(searches[BASELINE])} seeds")
         marks = [mark for mark in (25, 50, 75, 100, 150, 200, 300, 400) if mark <= count]
-        for column in ("", *map(str, marks), "evaluations to the baseline's end", "seeds", "s"):
+        for column in (
+            "",
+            *map(str, marks),
+            "evaluations to reach the baseline's final value",
+            "seeds that reach it",
+            "s",
+        ):
             table.add_column(column, justify="right" if column else "left")
         told: dict[str, Any] = {"target": target, "curves": {}}
         for name, ones in searches.items():
@@ -245,11 +261,11 @@ def compare(searches: dict[str, list[dict[str, Any]]], seconds: float | None) ->
 
 
 def looked_up(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Compare on the table."""
+    """Compare the samplers on recorded evaluations."""
     table = Recorded(arguments.table)
     print(
-        f"{len(table.known)} recorded evaluations, {table.seconds:.2f} s each; noise of others at an accuracy of 0.88: "
-        f"{table.noise * 0.12:.4f}"
+        f"{len(table.known)} recorded evaluations, {table.seconds:.2f} s each; noise of predicted evaluations at an "
+        f"accuracy of 0.88: {table.noise * 0.12:.4f}"
     )
     searches = {
         name: [
@@ -263,7 +279,7 @@ def looked_up(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def live(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
-    """Compare on a run's own search set; with `--record` evaluations are whole, and are added to the table."""
+    """Compare the samplers by real evaluations on a run's search set; with `--record`, add these to the table."""
     costs, recipe = costs_of(run), evaluation(run)
     evaluator = recipe.load()
     whole = Waiting(lambda architecture, _: evaluator.evaluate(architecture))
@@ -289,7 +305,7 @@ def live(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
 
 
 def record(path: Path, run: Run, results: list[CandidateResult]) -> None:
-    """Add results to the table of a run."""
+    """Add results of a run to the table of recorded evaluations."""
     space, own = run.study.space, read_json(run.profile(run.study.devices[0].name), SearchError)
     rows = read_json(path, SearchError)["evaluations"] if path.exists() else []
     for result in results:
@@ -311,8 +327,8 @@ def _arguments() -> argparse.Namespace:
     made.add_argument("--seeds", type=int, default=5)
     made.add_argument("--only", nargs="+", choices=SAMPLERS)
     made.add_argument("--table", type=Path, default=TABLE)
-    made.add_argument("--live", action="store_true", help="evaluate on the run of --study")
-    made.add_argument("--record", action="store_true", help="with --live: add the evaluations to the table")
+    made.add_argument("--live", action="store_true", help="evaluate candidates on the run of --study")
+    made.add_argument("--record", action="store_true", help="with --live: add the evaluations to the table --table")
     return made.parse_args()
 
 

@@ -1,8 +1,8 @@
-"""A search with one to a thousand workers on a simulated clock: candidates a second, use of the workers, quality.
+"""Simulate a search with 1 to 1000 workers: candidates per second, utilisation of the workers, and accuracy found.
 
-The driver is the real one, and its time counts. Accuracy and seconds of an evaluation come from a finished search of
-the study: seconds are drawn from those that were measured; accuracy is fitted to sizes and choices of what was
-evaluated, with noise of the size of what the fit misses.
+Only the workers are simulated. The driver is the real one, and its time counts. Accuracies and times of evaluations are
+based on a finished search of the study: times are drawn from those that were measured, and accuracies are predicted
+from sizes and compression methods by a fit, with noise as large as the fit's residuals.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from nas.search.storage import Storage
 _RIDGE, _FOLDS = 1.0, 10
 _CEILING = 0.95
 _HOPELESS = 0.02
-"""So far below its rival a candidate loses its race."""
+"""A candidate that is worse than its competitor by this much loses its race and is not evaluated on all texts."""
 
 
 class Recorded:
-    """Evaluations that were made, and what they say of any other."""
+    """A model of evaluations that is fitted to recorded ones."""
 
     def __init__(self, results: Sequence[CandidateResult]) -> None:
         rows = np.stack([_features(result.architecture) for result in results])
@@ -53,12 +53,12 @@ class Recorded:
         folds = np.arange(len(rows)) % _FOLDS
         parts = [(folds == fold, _fitted(rows[folds != fold], wanted[folds != fold])) for fold in range(_FOLDS)]
         missed = np.concatenate([wanted[own] - rows[own] @ weights for own, weights in parts])
-        # Of accuracies that are all equal there is nothing to explain.
+        # If all accuracies are equal, there is no variance to explain.
         self.r_squared = float(1.0 - missed.var() / wanted.var()) if np.ptp(wanted) > 0.0 else 0.0
         self._seconds = {whole: [r.seconds for r in results if r.complete == whole] for whole in (True, False)}
 
     def evaluate(self, architecture: Architecture, rival: float) -> CandidateResult:
-        """An evaluation as it might have been, the same one whenever it is asked for."""
+        """Return a simulated result of a candidate. It is the same whenever the same candidate is evaluated."""
         rng = random.Random(architecture.digest)
         gap = float(_features(architecture) @ self._weights) + rng.gauss(0.0, self._noise)
         accuracy = _CEILING - math.exp(-gap)
@@ -68,17 +68,17 @@ class Recorded:
 
     @property
     def mean_s(self) -> float:
-        """Mean seconds of the evaluations that were made."""
+        """The mean time of the recorded evaluations, in seconds."""
         return fmean(self._seconds[True] + self._seconds[False])
 
 
 def _gap(accuracy: float) -> float:
-    """How near an accuracy comes to the ceiling, on a scale where equal steps are as hard."""
+    """Return the negative logarithm of an accuracy's distance to the ceiling, a scale on which accuracy is fitted."""
     return -math.log(max(_CEILING - accuracy, 1e-3))
 
 
 def _features(architecture: Architecture) -> np.ndarray:
-    """Layers, widths in halves of a logarithm, and how many blocks are compressed in each way."""
+    """Return the features of an architecture: binary logarithms of sizes, and the number of blocks by compression."""
     found = dict.fromkeys(("one", "hidden", "layers", "first", "heads", "neurons", "float", "int8", "less"), 0.0)
     found |= {"one": 1.0, "hidden": np.log2(architecture.hidden_size), "layers": np.log2(len(architecture.layers))}
     found["first"] = float(architecture.layers[0].source == 0)
@@ -91,14 +91,14 @@ def _features(architecture: Architecture) -> np.ndarray:
 
 
 def _fitted(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Weights of a ridge regression, its level left free."""
+    """Return the weights of a ridge regression whose intercept is not penalised."""
     penalty = _RIDGE * np.eye(rows.shape[1])
     penalty[0, 0] = 0.0
     return np.linalg.solve(rows.T @ rows + penalty, rows.T @ values)
 
 
 def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Simulate and print; returns what came out for each number of workers, and the accuracy they end with."""
+    """Simulate all numbers of workers, print tables, and return the rates and the accuracies found."""
     costs = costs_of(run)
     recorded = Recorded(common.results_in(common.in_a_journal(run).read_bytes(), run, costs))
 
@@ -129,7 +129,7 @@ def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
 def _simulated(
     run: Run, costs: Costs, recorded: Recorded, pool: Pool, evaluations: int, seed: int
 ) -> tuple[dict[str, float], SearchState]:
-    """One search of the study by a pool: its figures, and what it found."""
+    """Simulate one search of the study by a pool and return its measurements and its final state."""
     executor = SimulatedExecutor(recorded.evaluate, pool, seed)
     with tempfile.TemporaryDirectory() as folder:
         storage = Storage(Path(folder) / "journal.log", "simulated", "", common.values_of(costs))
@@ -147,13 +147,13 @@ def _simulated(
 
 
 def _best(results: Sequence[CandidateResult], costs: Costs) -> list[float]:
-    """For each budget the accuracy of the best candidate."""
+    """Return the accuracy of the best candidate for each budget."""
     return [ranking(results, costs, budget, 0.0)[0].accuracy for budget in costs.budgets]
 
 
 def _show_rates(rates: dict[str, list[dict[str, float]]], mean_s: float, evaluations: int) -> None:
     table = Table(title=f"{evaluations:,} evaluations of {mean_s:.2f} s on average, simulated")
-    for column in ("", "workers", "candidates/s", "in use", "in all s", "driver ms", "lost"):
+    for column in ("", "workers", "candidates/s", "utilisation", "total s", "driver ms per candidate", "lost"):
         table.add_column(column, justify="right" if column else "left")
     for name, items in rates.items():
         for found in items:
@@ -180,14 +180,14 @@ _COLOURS = ("candidate best", "export")
 
 
 def _picture(rates: dict[str, list[dict[str, float]]]) -> str:
-    """Candidates a second against workers, beside what workers that never wait would do."""
+    """Draw candidates per second over the number of workers, with a line for workers that never wait."""
     found = [item for items in rates.values() for item in items]
     workers = [item["workers"] for item in found]
     ideal = [(item["workers"], item["candidates_per_second"] / item["utilisation"]) for item in rates["no trouble"]]
     (fewest, least), (most, best) = ideal[0], ideal[-1]
     x = Scale.around(workers, 66.0, 690.0, logarithmic=True)
     y = Scale.around([rate for _, rate in ideal], 346.0, 60.0, logarithmic=True)
-    content = frame(x, y, "workers, logarithmic", "candidates a second, logarithmic")
+    content = frame(x, y, "workers (log scale)", "candidates per second (log scale)")
     content += element("line", x1=x(fewest), y1=y(least), x2=x(most), y2=y(best), class_="equal")
     for items, class_ in zip(rates.values(), _COLOURS, strict=True):
         content += path([(x(item["workers"]), y(item["candidates_per_second"])) for item in items], "front")
@@ -203,19 +203,21 @@ def _picture(rates: dict[str, list[dict[str, float]]]) -> str:
     chart = element("g", content, class_="chart", transform=f"translate({_MARGIN:g} {_MARGIN:g})")
     width, height = _WIDTH + 2 * _MARGIN, _HEIGHT + 2 * _MARGIN
     ground = element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=10, class_="ground")
-    return drawing(width, height, "Candidates a second", "picture", standalone_style() + ground + chart) + "\n"
+    return drawing(width, height, "Candidates per second", "picture", standalone_style() + ground + chart) + "\n"
 
 
 def _arguments() -> argparse.Namespace:
     made = common.parser(__doc__)
     made.add_argument("--workers", type=int, nargs="+", default=[1, 10, 30, 100, 300, 1000])
-    made.add_argument("--evaluations", type=int, default=1000, help="of each simulated search")
+    made.add_argument("--evaluations", type=int, default=1000, help="evaluations per simulated search")
     made.add_argument("--death", type=float, default=0.002, help="probability that an evaluation kills its worker")
     made.add_argument("--back", type=float, default=30.0, help="seconds until a dead worker is replaced")
-    made.add_argument("--straggling", type=float, default=0.02, help="probability that an evaluation drags on")
-    made.add_argument("--quality", type=int, default=800, help="evaluations of the searches whose best are compared")
-    made.add_argument("--seeds", type=int, default=3, help="searches whose best are compared")
-    made.add_argument("--picture", type=Path, help="where to write an SVG of the rates")
+    made.add_argument(
+        "--straggling", type=float, default=0.02, help="probability that an evaluation takes unusually long"
+    )
+    made.add_argument("--quality", type=int, default=800, help="evaluations per search in the comparison of accuracies")
+    made.add_argument("--seeds", type=int, default=3, help="number of searches in the comparison of accuracies")
+    made.add_argument("--picture", type=Path, help="path of an SVG of the rates to write")
     return made.parse_args()
 
 

@@ -1,8 +1,8 @@
-"""An executor on a simulated clock: workers that lag, die and come back, and a real driver whose own time counts.
+"""An executor on a simulated clock, whose workers can be slow, die and be replaced, with a real driver.
 
-Evaluations take no time but that which is drawn for them. What the driver does between two calls takes the processor's
-time that it really takes, and the clock goes on by that: workers that finish meanwhile stand idle until it turns to
-them.
+An evaluation takes only simulated time, which is drawn at random. The driver's work between two calls advances the
+simulated clock by the processor time that it really takes. Workers that finish meanwhile are idle until the driver
+attends to them.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from nas.evaluate.shared import Key, prefix_keys
 from nas.search.executors import AHEAD, Waiting, take_most_alike
 
 Evaluate = Callable[[Architecture, float], CandidateResult]
-"""The result of a candidate that has an accuracy to beat; its `seconds` are what a worker takes for it."""
+"""Returns the result of a candidate, given the accuracy to beat. Its `seconds` are the time that a worker needs."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Workers, and what goes wrong with them."""
+    """A pool of simulated workers, and their failure rates."""
 
     workers: int
     death: float = 0.0
-    """Probability that an evaluation takes its worker down, somewhere on the way."""
+    """Probability that the worker dies during an evaluation, at a random moment."""
     back_s: float = 30.0
-    """Until a worker that died is replaced."""
+    """Seconds until a dead worker is replaced."""
     straggling: float = 0.0
-    """Probability that an evaluation takes longer than it should, by a factor of Pareto's distribution (exponent 1.5,
-    at most 50)."""
+    """Probability that an evaluation takes longer than usual, by a factor drawn from a Pareto distribution (exponent
+    1.5, at most 50)."""
 
 
 @dataclass
@@ -45,7 +45,11 @@ class _Worker:
 
 
 class SimulatedExecutor:
-    """Evaluates on `pool.workers` at once. `now_s` is the simulated time, `driver_s` the driver's share in it."""
+    """An executor that simulates the workers of a pool.
+
+    All times are in simulated seconds: `now_s` is the time so far, `driver_s` the part that the driver used, and
+    `busy_s` the sum over workers of the time of completed evaluations. `lost` counts evaluations whose worker died.
+    """
 
     def __init__(self, evaluate: Evaluate, pool: Pool, seed: int = 0) -> None:
         self.capacity = pool.workers - 1 + AHEAD
@@ -102,7 +106,7 @@ class SimulatedExecutor:
         heappush(self._events, (at, next(self._order), worker, candidate, result))
 
     def _count_driver(self) -> None:
-        """Let the clock go on by what the driver did since it was last looked at."""
+        """Advance the clock by the driver's processor time since the last call."""
         now = time.process_time()
         self.driver_s += now - self._since
         self.now_s += now - self._since

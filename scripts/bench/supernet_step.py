@@ -1,13 +1,14 @@
-"""What a supernet training step costs, against a plain fine-tuning step of the teacher at the same batch.
+"""Compare the time of a supernet training step with that of a plain fine-tuning step of the teacher on the same batch.
 
-All are measured inside the Trainer, with everything that a step does there, in turns and on the same batches:
-  - plain: the teacher's own class on labels, every weight trained, with dropout: how a teacher is fine-tuned;
-  - lean: the same without dropout and with the word table frozen, as the supernet's step is by default;
+Complete steps of the Trainer are measured, interleaved and on the same batches:
+  - plain: fine-tuning of the teacher's own model class on labels, with all weights trained and with dropout;
+  - lean: the same without dropout and with frozen token embeddings, as in the supernet's step by default;
   - supernet: the teacher's forward pass, and forward and backward passes of the largest, the smallest and two random
     sub-networks.
 
-Prints the seconds of each (median over rounds of the mean over steps), the supernet's ratio to both, and how much of
-its step the matrix products alone would take, at the rate of a product of the teacher's sizes in the same rounds.
+Prints the seconds per step of each (median over rounds of the mean over steps) and the ratio of the supernet's to the
+other two. It also estimates which share of the supernet's step is spent on matrix products, from the speed of a product
+of the teacher's sizes that is measured in the same rounds.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from nas.pipeline import Run
 
 
 def matrix_rate(tokens: int, hidden_size: int, intermediate_size: int, kind: torch.dtype) -> float:
-    """Operations a second of a product as the largest sub-network's feed-forward part has it."""
+    """Return the floating-point operations per second of a matrix product of the largest feed-forward block's size."""
     states, weight = torch.randn(tokens, hidden_size).to(kind), torch.randn(intermediate_size, hidden_size).to(kind)
     seconds = []
     for _ in range(30):
@@ -42,7 +43,7 @@ def matrix_rate(tokens: int, hidden_size: int, intermediate_size: int, kind: tor
 
 
 def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
-    """Measure and print; returns ratios and seconds."""
+    """Measure and print all steps, and return ratios and seconds."""
     settings, shape = run.study.supernet, run.study.space.teacher
     seconds: dict[str, list[float]] = {"plain": [], "lean": [], "supernet": []}
     rates = []
@@ -53,7 +54,7 @@ def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
         batches = islice(first.get_train_dataloader(), arguments.steps)
         tokens = round(fmean(batch["input_ids"].numel() for batch in batches))
         precision = torch.bfloat16 if first.args.bf16 else torch.float32
-        with FlopCounterMode(display=False) as counter:  # and warm up
+        with FlopCounterMode(display=False) as counter:  # this also warms up
             timed(steps.supernet())
         for _ in range(arguments.rounds):
             for kind, measured in seconds.items():
@@ -64,8 +65,10 @@ def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
     print(f"{settings.batch_size} texts, {tokens} tokens with padding; {torch.get_num_threads()} threads, {precision}")
     for kind, measured in seconds.items():
         print(f"{kind:9} {median(measured):.3f} s  (rounds: {', '.join(f'{value:.3f}' for value in measured)})")
-    print(f"ratio     {supernet / plain:.2f} to plain, {supernet / lean:.2f} to lean")
-    print(f"products  {products:.3f} s at {median(rates) / 1e9:.0f} GFLOP/s: {products / supernet:.0%} of the step")
+    print(f"ratio     supernet / plain {supernet / plain:.2f}, supernet / lean {supernet / lean:.2f}")
+    print(
+        f"products  {products:.3f} s at {median(rates) / 1e9:.0f} GFLOP/s: {products / supernet:.0%} of a supernet step"
+    )
     found = {"step_ratio": supernet / plain, "lean_ratio": supernet / lean, "matmul_fraction": products / supernet}
     found |= {"plain_s": plain, "lean_s": lean, "supernet_s": supernet, "matrix_gflops": median(rates) / 1e9}
     return {name: round(value, 4) for name, value in found.items()}
@@ -74,7 +77,7 @@ def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
 if __name__ == "__main__":
     parser = common.parser(__doc__)
     parser.add_argument(
-        "--steps", type=int, default=50, help="steps of each kind in a round; 50 hold all lengths alike"
+        "--steps", type=int, default=50, help="steps per kind and round; 50 are enough to represent all text lengths"
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--random-subnets", type=int, default=2)

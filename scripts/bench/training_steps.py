@@ -1,4 +1,4 @@
-"""Trainers for measuring single steps on a study's data: fine-tuning of the teacher, and training of the supernet."""
+"""Trainers for timing training steps on a study's data: fine-tuning of the teacher and training of the supernet."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from nas.tasks import task_kind
 
 
 class Steps:
-    """Makes trainers that train for some steps on the same batches of a study's data, from the same weights."""
+    """A factory of trainers that run a number of steps on the same batches of a study's data from the same weights."""
 
     def __init__(self, run: Run, steps: int, random_subnets: int, folder: Path) -> None:
         self.run = run
@@ -43,7 +43,7 @@ class Steps:
         self.schedule = Schedule(1e-6, run.study.supernet.batch_size, steps=steps)
 
     def teacher(self) -> PreTrainedModel:
-        """The teacher with a new classifier, the same one each time."""
+        """Return the teacher with a new classifier that has the same initial weights each time."""
         torch.manual_seed(0)
         return AutoModelForSequenceClassification.from_pretrained(self.source, num_labels=self.data.num_labels)
 
@@ -54,12 +54,12 @@ class Steps:
         return {"args": about, "train_dataset": self.data.train, "data_collator": collator}
 
     def fine_tuning(self) -> Trainer:
-        """The teacher's own class trained on labels, with dropout."""
+        """Return a trainer of the teacher's own model class on labels, with dropout."""
         model = self.teacher()
         return SideBySideTrainer(model=model, **self._about(model))
 
     def lean(self) -> Trainer:
-        """The same without dropout and with frozen token embeddings, as in the supernet."""
+        """Return the same trainer without dropout and with frozen token embeddings, as for the supernet."""
         model = self.teacher()
         model.get_input_embeddings().requires_grad_(False)
         for module in model.modules():
@@ -69,7 +69,10 @@ class Steps:
         return SideBySideTrainer(model=model, **self._about(model))
 
     def supernet(self) -> Trainer:
-        """The supernet: the teacher's forward pass, then the largest, the smallest and some random sub-networks."""
+        """Return a trainer of the supernet.
+
+        Its step consists of the teacher's forward pass and of the largest, the smallest and some random sub-networks.
+        """
         study, settings, teacher = self.run.study, self.run.study.supernet, self.teacher()
         weights = SupernetWeights.of(from_stock(teacher), study.space.dimensions.hidden_size)
         weights.bert.embeddings.word_embeddings.requires_grad_(settings.train_embeddings)
@@ -84,7 +87,7 @@ class Steps:
 
 
 class _Clock(TrainerCallback):
-    """Notes when the first step begins and the last one ends."""
+    """A callback that records when the first step begins and when the last one ends."""
 
     began = ended = 0.0
 
@@ -96,7 +99,7 @@ class _Clock(TrainerCallback):
 
 
 def timed(trainer: Trainer) -> float:
-    """Train to the end; returns the seconds per step."""
+    """Train to the end and return the seconds per step."""
     clock = _Clock()
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(clock)
@@ -105,5 +108,5 @@ def timed(trainer: Trainer) -> float:
 
 
 def losses(trainer: Trainer) -> list[float]:
-    """The losses that a finished training has logged."""
+    """Return the losses that a finished training has logged."""
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
