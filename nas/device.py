@@ -1,4 +1,4 @@
-"""Devices: where a network will run, with which runtime and threads, and on batches and texts of which size.
+"""Devices: where a network will run, and with which runtime, threads, batch size and text lengths.
 
 A study file declares one or more `Device`s. `nas.latency` measures on them, and budgets refer to them by name.
 """

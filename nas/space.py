@@ -332,7 +332,7 @@ class SearchSpace(Settings):
         return Layer(source, attention[0], feed_forward[0], attention[1], feed_forward[1], keep_tokens)
 
     def repaired(self, architecture: Architecture) -> Architecture:
-        """Return the most similar sound architecture.
+        """Return the most similar architecture that is sound (see `Architecture.is_sound`).
 
         A block that shares weights, but has no layer to share with, gets its own weights of the smallest size. So does
         the feed-forward block of a layer without any block. `keep_tokens` and `exit_threshold` are set to 0 where they

@@ -40,7 +40,7 @@ seven."""
 
 
 class FineTuning(Settings):
-    """Fine-tuning of a teacher that has not been trained for the task yet."""
+    """Settings for fine-tuning a teacher that has not been trained for the task yet."""
 
     epochs: PositiveReal | None = None
     """By default the number depends on the training rows, and the epoch that is best on the search set is kept."""
@@ -48,7 +48,7 @@ class FineTuning(Settings):
     batch_size: Positive = 64
 
     def epochs_on(self, rows: int) -> float:
-        """Return the number of epochs for a training set of `rows` rows. By default it is an upper limit."""
+        """Return the number of epochs on `rows` training rows. Training keeps the best epoch if `epochs` is not set."""
         few, many = _EPOCHS
         return self.epochs or min(many, max(few, -(-_TEXTS_OF_TEACHER // rows)))
 
@@ -95,7 +95,7 @@ def held_out_size(rows: int) -> int:
 
 
 class Holdout(Settings):
-    """How the search set, on which candidates are judged, is held out of the training rows."""
+    """Settings for holding out the search set, on which candidates are judged, from the training rows."""
 
     size: Positive | None = None
     """The number of rows in the search set. By default, see `held_out_size`."""
@@ -236,7 +236,7 @@ class SpaceChoice(Settings):
 
 
 class Supernet(Settings):
-    """Training of the supernet, by distillation from the teacher with several sub-networks per step."""
+    """Settings for training the supernet by distillation from the teacher, with several sub-networks per step."""
 
     steps: Positive = 1000
     batch_size: Positive = 64
@@ -277,7 +277,7 @@ class Supernet(Settings):
 
 
 class Search(Settings):
-    """The search over architectures."""
+    """Settings of the search over architectures."""
 
     sampler: Literal["guided", "nsga2", "tpe", "random"] = "guided"
     evaluations: Positive = 200
@@ -340,7 +340,7 @@ while the accuracy of an export depends on its own training."""
 
 
 class Export(Settings):
-    """The final measurement and training of the best candidates of each budget."""
+    """Settings for the final measurement and training of the best candidates of each budget."""
 
     candidates: Positive = 4
     """Members of the front whose latency is measured on the complete network, per budget."""
@@ -357,7 +357,7 @@ class Export(Settings):
 
 
 class Training(Settings):
-    """The time and disk space that a run may use, and where its trainings report to."""
+    """Settings for the time and disk space that a run may use, and for where its trainings report."""
 
     hours: PositiveReal | None = None
     """The duration of the whole run. If set, the training steps and the number of evaluations follow from it and from

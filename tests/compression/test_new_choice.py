@@ -150,7 +150,7 @@ def test_a_profile_measures_its_blocks(space, config):
 
 def test_a_choice_for_another_block_is_refused(space, monkeypatch):
     monkeypatch.setattr(Half, "blocks", frozenset({"embedding"}))
-    with pytest.raises(ValueError, match="attention: half is for embedding, but got 'half'; remove it"):
+    with pytest.raises(ValueError, match="attention: half can be applied only to embedding, but got 'half'"):
         SearchSpace.model_validate(space.model_dump())
 
 
