@@ -254,7 +254,7 @@ NOT_GIVEN = {
     "of the student": (
         "[student]",
         '[student]\noutputs = { 0 = "low" }',
-        "student.outputs: a model that is compressed",
+        "student.outputs: the model to compress must be loaded",
     ),
 }
 

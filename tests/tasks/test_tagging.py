@@ -234,7 +234,7 @@ def test_settings_that_do_not_fit_are_refused(tmp_path, old, new, message):
     ("dimension", "message"),
     [
         ("exit_threshold = [0.8]", "each word of a text has its own tag"),
-        ("keep_tokens = [4]", "needs all of them"),
+        ("keep_tokens = [4]", "needs all tokens"),
     ],
 )
 def test_exits_and_dropped_tokens_are_refused(tmp_path, dimension, message):
