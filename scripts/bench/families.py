@@ -127,7 +127,7 @@ def _keep(path: Path, space: str, records: list[dict[str, Any]]) -> None:
 
 
 def _show(records: list[dict[str, Any]]) -> None:
-    """As a table in Markdown, for the study's README."""
+    """Print all records as a Markdown table, for the README of the study."""
     budgets = list(dict.fromkeys(record["budget"] for record in records))
     table = Table(box=MARKDOWN)
     for column in ("space", "lengths", *budgets):
