@@ -111,7 +111,7 @@ STUDIES = {
     "core that is not there": (
         'name = "cpu"',
         'name = "cpu"\npin_to = [9999]',
-        ["devices.cpu", "pin_to", "9999", "correct it"],
+        ["devices.cpu", "pin_to", "9999", "name other cores"],
     ),
     "threads without cores": (
         'name = "cpu"',
