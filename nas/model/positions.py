@@ -5,8 +5,8 @@ the distance between two tokens (as in T5, Raffel et al., arXiv:1910.10683). In 
 rotated by their position (Su et al., arXiv:2104.09864), and most layers attend only to nearby tokens
 (arXiv:2412.13663).
 
-`positions_of` returns the module for a layer, a `Positions`, which computes this in torch and writes it as ONNX. Queries
-belong either to all tokens of a text or only to its first token. Keys always belong to all tokens.
+`positions_of` returns the module for a layer, a `Positions`, which computes this in torch and writes it as ONNX.
+Queries belong either to all tokens of a text or only to its first token. Keys always belong to all tokens.
 """
 
 from __future__ import annotations
