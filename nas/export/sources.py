@@ -61,6 +61,8 @@ class Source:
         self.about = (ast.get_docstring(tree) or "").split("\n\n")[0]
         self.imported = {bound: origin for node in ast.walk(tree) for bound, origin in self._imports(node)}
         self.defined = {name: part for part in self.parts(tree.body) for name in part.names}
+        self._uses: dict[ast.AST, tuple[list[str], set[str]]] = {}
+        self._members: dict[ast.ClassDef, list[Part]] = {}
 
     def _imports(self, node: ast.AST) -> Iterator[tuple[str, Import]]:
         """Yield the names that an import binds, with their origins; nothing for other statements."""
@@ -89,6 +91,29 @@ class Source:
             found.append(Part(node, first, last))
         return found
 
+    def members(self, node: ast.ClassDef) -> list[Part]:
+        """Return the statements in the body of a class."""
+        if node not in self._members:
+            self._members[node] = self.parts(node.body)
+        return self._members[node]
+
+    def uses(self, node: ast.AST) -> tuple[list[str], set[str]]:
+        """Return the names that a part of this module reads, and the attributes that it accesses.
+
+        Attributes of installed modules are left out: `functional.linear` does not use a method `linear`.
+        """
+        if node not in self._uses:
+            names, attributes = list[str](), set[str]()
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Load):
+                    names.append(inner.id)
+                elif isinstance(inner, ast.Attribute):
+                    origin = self.imported.get(inner.value.id) if isinstance(inner.value, ast.Name) else None
+                    if origin is None or not is_present(origin[0]):
+                        attributes.add(inner.attr)
+            self._uses[node] = list(dict.fromkeys(names)), attributes
+        return self._uses[node]
+
     def text(self, part: Part, members: Collection[Part] = ()) -> str:
         """Return the lines of a part without the imports in it. Of a class, only the given members are kept."""
         dropped: set[int] = set()
@@ -98,7 +123,7 @@ class Source:
                 dropped |= {*range(node.lineno, last + 1 + (not self.lines[last].strip()))}  # and a blank line after it
         if isinstance(part.node, ast.ClassDef):
             above = part.node.body[0].lineno - 1
-            for member in self.parts(part.node.body):
+            for member in self.members(part.node):
                 if member not in members:
                     dropped |= {*range(above + 1, member.last + 1)}
                 above = member.last

@@ -13,6 +13,7 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import is_dataclass
+from functools import cache
 from typing import Any
 
 from nas import __version__
@@ -70,6 +71,13 @@ def _order(name: str) -> tuple[int, str]:
     return (0 if name.isupper() else 1 if name[:1].isupper() else 2), name.lower()
 
 
+@cache
+def _inherited(cls: type) -> frozenset[str]:
+    """Return the names that a class inherits from classes that are installed wherever models are loaded."""
+    installed = (base for base in cls.__mro__ if base is not object and is_present(base.__module__))
+    return frozenset(name for base in installed for name in dir(base))
+
+
 class _Copy:
     """The definitions and imports that are copied for a network with some compression methods."""
 
@@ -95,32 +103,27 @@ class _Copy:
             for choice in self.choices.values():
                 self._follow(choice.__module__, choice.__name__, module)
             return
-        part, imported = source(module).defined[name], source(module).imported
-        whole: list[ast.AST] = [part.node]
+        part = source(module).defined[name]
+        nodes: list[ast.AST] = [part.node]
         if isinstance(part.node, ast.ClassDef):
             members = (member.node for member in self._members(module, part.node))
-            whole = [*part.node.bases, *part.node.decorator_list, *members]
-        for node in (inner for outer in whole for inner in ast.walk(outer)):
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
-                self._follow(module, node.id)
-            elif isinstance(node, ast.Attribute):
-                origin = imported.get(node.value.id) if isinstance(node.value, ast.Name) else None
-                if origin is None or not is_present(origin[0]):  # `functional.linear` does not use a method `linear`
-                    self.mentioned.add(node.attr)
+            nodes = [*part.node.bases, *part.node.decorator_list, *members]
+        for node in nodes:
+            names, attributes = source(module).uses(node)
+            self.mentioned.update(attributes)
+            for used in names:
+                self._follow(module, used)
 
     def _members(self, module: str, node: ast.ClassDef) -> list[Part]:
         """Return the members of a class that are copied."""
         cls: Any = getattr(source(module).module, node.name)
-        above = [base for base in cls.__mro__ if base is not object and is_present(base.__module__)]
+        known = self.mentioned | _inherited(cls)
 
         def is_kept(member: Part) -> bool:
             is_field = is_dataclass(cls) and isinstance(member.node, ast.AnnAssign)
-            return not member.names or is_field or any(map(is_known, member.names))
+            return not member.names or is_field or any(name in known or name.startswith("__") for name in member.names)
 
-        def is_known(name: str) -> bool:
-            return name in self.mentioned or name.startswith("__") or any(hasattr(base, name) for base in above)
-
-        return [member for member in source(module).parts(node.body) if is_kept(member)]
+        return [member for member in source(module).members(node) if is_kept(member)]
 
     def _follow(self, module: str, name: str, reader: str = "") -> None:
         """Note what a name means in a module: a definition, an import, or (if local to a function) nothing."""
