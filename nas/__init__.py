@@ -1,7 +1,7 @@
 """Neural architecture search for compact BERTs that meet a measured latency budget.
 
-The import is cheap: each public name imports its module on first use. After `import nas`, the Auto classes of
-transformers can load exported sub-networks.
+The import is cheap: each public name imports its module on first use. `register_auto_classes` lets the Auto classes of
+transformers load exported sub-networks without `trust_remote_code`.
 
 The subcommands of the command line are available as functions of a `Run`: `train`, `profile`, `search_candidates`,
 `front`, `export_networks` and `write_report`. (`nas.search`, `nas.export` and `nas.report` are subpackages.)
@@ -18,13 +18,14 @@ if sys.argv[:1] == ["-m"] and "nas.cli" in sys.orig_argv and not sys.flags.safe_
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from nas import registration, waiting
+from nas import waiting
 
 if TYPE_CHECKING:
     from nas.architecture import Architecture, Layer
     from nas.errors import NasError
     from nas.in_python import run_of
     from nas.model import CompactBertConfig, CompactBertForSequenceClassification
+    from nas.model.modeling import register_auto_classes
     from nas.pipeline import Run, front, profile, search_candidates, train
     from nas.pipeline import export as export_networks
     from nas.pipeline.plan import plan
@@ -51,6 +52,7 @@ _SOURCES = {
     "front": "nas.pipeline.front",
     "plan": "nas.pipeline.plan.plan",
     "profile": "nas.pipeline.profile",
+    "register_auto_classes": "nas.model.modeling.register_auto_classes",
     "run_of": "nas.in_python.run_of",
     "search_candidates": "nas.pipeline.search_candidates",
     "train": "nas.pipeline.train",
@@ -71,6 +73,7 @@ __all__ = [
     "front",
     "plan",
     "profile",
+    "register_auto_classes",
     "run_of",
     "search_candidates",
     "train",
@@ -86,4 +89,3 @@ def __getattr__(name: str) -> Any:
 
 
 waiting.wait_passively()
-registration.install()

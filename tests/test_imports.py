@@ -21,7 +21,7 @@ ROOMS = [
     "model", "supernet", "latency", "evaluate", "search", "export", "report", "pipeline", "columns", "tagged_columns",
     "proposal", "in_python", "doctor", "cli",
 ]  # fmt: skip
-TOP = {"__init__", "registration"}  # the front door: everything below is imported lazily
+TOP = {"__init__"}  # the front door: everything below is imported lazily
 
 
 def _room(path: Path) -> str:
@@ -92,13 +92,10 @@ def test_what_measures_on_a_node_starts_without_pytorch():
     assert found.stdout.strip() == ""
 
 
-@pytest.mark.parametrize(
-    "first", ["import nas; from transformers import pipeline", "import transformers.models.auto.modeling_auto"]
-)
-def test_auto_model_loads_a_sub_network_after_import_nas(first, tmp_path, space, supernet_weights):
+def test_auto_classes_load_a_sub_network_once_they_are_registered(tmp_path, space, supernet_weights):
     BertSupernet(supernet_weights).extract(space.smallest()).save_pretrained(tmp_path)
     script = (
-        f"{first}\nimport nas\nfrom transformers import AutoModelForSequenceClassification\n"
+        "import nas\nfrom transformers import AutoModelForSequenceClassification\nnas.register_auto_classes()\n"
         f"print(type(AutoModelForSequenceClassification.from_pretrained({str(tmp_path)!r})).__name__)"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -17,10 +17,7 @@ __all__ = ["CompactBert", "CompactBertConfig", "CompactBertForSequenceClassifica
 
 
 def __getattr__(name: str) -> Any:
-    """Return a class of `nas.model.modeling`, which is imported only when it is first needed.
-
-    The configuration class has to be importable while transformers itself is still being imported.
-    """
+    """Return a class of `nas.model.modeling`, which imports PyTorch and is imported only when it is first needed."""
     if name not in __all__:
         raise AttributeError(f"module 'nas.model' has no attribute {name!r}")
     from nas.model import modeling

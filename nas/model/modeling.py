@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import transformers
 from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
@@ -422,6 +423,19 @@ AUTO_MODELS: dict[NetworkType, tuple[str, type[CompactBertPreTrainedModel]]] = {
 An encoder is loaded only up to the last hidden states: in a folder for sentence-transformers, the readout and the
 projection are separate modules.
 """
+
+
+def register_auto_classes() -> None:
+    """Let the Auto classes of transformers load exported sub-networks in this process without `trust_remote_code`.
+
+    Importing this module does it, so whatever works with sub-networks has registered them.
+    """
+    transformers.AutoConfig.register(CompactBertConfig.model_type, CompactBertConfig, exist_ok=True)
+    for name, model in AUTO_MODELS.values():
+        getattr(transformers, name).register(CompactBertConfig, model, exist_ok=True)
+
+
+register_auto_classes()
 
 
 def types_named(architectures: Iterable[str]) -> list[NetworkType]:
