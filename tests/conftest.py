@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 
 os.environ.update(TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
+# On a busy machine the parts of a Ray node take longer to start than Ray waits for them by default.
+os.environ.update(RAY_raylet_start_wait_time_s="200", RAY_agent_register_timeout_ms="200000")
 
 import pytest
 

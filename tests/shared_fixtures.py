@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,6 +30,12 @@ disable_progress_bars()
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
 forked.start()
+
+
+def pytest_collection_finish() -> None:
+    """Where there are tests with Ray, have its clusters start fewer processes."""
+    if "ray" in sys.modules:
+        forked.lighten_ray()
 
 
 @pytest.fixture

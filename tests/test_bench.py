@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 from scaling import Recorded
 from tiny import FEW_BLOCKS
@@ -116,8 +117,15 @@ def test_knapsack(bench, searched_study):
 
 
 @pytest.mark.slow
-def test_kills(bench, searched_study):
+def test_kills(bench, searched_study, monkeypatch):
     """The driver of a search on a cluster is killed; the same command ends the search."""
+    start = subprocess.Popen
+
+    def start_or_fork(command, *rest, **settings):
+        is_driver = Path(command[1]).name == "kills.py"
+        return forked.Program(*command[1:]) if is_driver else start(command, *rest, **settings)
+
+    monkeypatch.setattr(subprocess, "Popen", start_or_fork)
     found = bench("kills", *_given(searched_study), "--kills", "1", "--nodes", "1")
     assert found["whole"] == found["kills"] == 1 and found["outcomes"][0]["kind"] == "driver"
     assert found["outcomes"][0]["finished"] == found["evaluations"] == 16
