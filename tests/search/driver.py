@@ -68,13 +68,13 @@ def run(
 ) -> SearchState:
     """Search; with several drivers, wait for the others before the first evaluation, and for `go` after five.
 
-    The executor `held` waits for `go` after a hundred.
+    The executor `held` waits for `go` after fifty.
     """
     recipe = EvaluationRecipe(folder / "supernet", folder / "data", ClassMetric("accuracy"))
 
     def make_executor() -> Executor:
         if executor == "held" or drivers > 1:
-            made: Executor = _Held(recipe, folder / "go", 100 if executor == "held" else 5)
+            made: Executor = _Held(recipe, folder / "go", 50 if executor == "held" else 5)
         else:
             made = executor_for(Search(evaluations=evaluations, executor=executor), recipe)
         (folder / f"ready-{os.getpid()}").touch()

@@ -112,7 +112,7 @@ def test_two_processes_share_a_search_and_one_outlives_the_other(search_folder, 
     """The first is killed when both have a share; the second goes on then."""
     monkeypatch.setattr(storage, "_SECONDS_BETWEEN_BEATS", 0.2)  # as the drivers do
     monkeypatch.setattr(storage, "_SECONDS_OF_SILENCE", 2.0)
-    target = 120
+    target = 40
     driver = Path(__file__).parent / "driver.py"
     command = (driver, search_folder, str(target), "inline", "nsga2", str(where), "2")
     drivers = [forked.Program(*command) for _ in range(2)]
