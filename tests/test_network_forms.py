@@ -94,11 +94,10 @@ def test_teacher_keeps_its_function(teacher, batch, form):
         assert_same(model(**unpadded).logits, expected[:1])
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_float_architectures_agree_in_all_forms(weights, space, batch, form, tmp_path, seed):
+def test_float_architectures_agree_in_all_forms(weights, space, batch, form, tmp_path):
     floats = {"none", "low_rank(4)", "low_rank(8)", "share", "skip"}
     others = {name for block in space.compression for name in block[1]} - floats
-    architecture = space.excluding(tuple(others)).sample(random.Random(seed))
+    architecture = space.excluding(tuple(others)).sample(random.Random(0))
     supernet, real, folder = BertSupernet(weights), real_of(batch, form), tmp_path / "export"
     with torch.no_grad():
         active = supernet.run(architecture, **batch).logits

@@ -27,9 +27,10 @@ from typing import Any, Self
 
 import common
 import numpy as np
-from optuna.samplers import BaseSampler, NSGAIISampler
+from optuna.samplers import BaseSampler
 from rich.console import Console
 from rich.table import Table
+from rival_samplers import BASELINE, RIVALS
 from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.model_selection import cross_val_predict
 
@@ -54,15 +55,18 @@ from nas.space import SearchSpace
 from nas.study import Search
 
 TABLE = Path(__file__).with_suffix(".json")
-BASELINE = "nsga2, Optuna's"
-SAMPLERS = ("random", BASELINE, "nsga2", "tpe", "guided")
+SAMPLERS = ("random", *RIVALS, "nsga2", "tpe", "guided")
 
 
-class Defaults(Trials):
-    """Trials proposed by Optuna's own NSGA-II, without the initial population and mutations of `nas`."""
+class Rival(Trials):
+    """The trials of a search whose sampler is one of `RIVALS`."""
+
+    def __init__(self, name: str, *given: Any) -> None:
+        self._name = name
+        super().__init__(*given)
 
     def _sampler(self, settings: Search) -> BaseSampler:
-        return NSGAIISampler(seed=self.seed)
+        return RIVALS[self._name](self._distributions, self.seed)
 
 
 class Recorded:
@@ -143,12 +147,11 @@ def run_one(
 
     The search evaluates the architectures in `begin` first.
     """
-    settings = Search(sampler="random" if name == BASELINE else name, evaluations=count)
+    settings = Search(sampler="random" if name in RIVALS else name, evaluations=count)
     limit, teacher = largest_limit(costs), costs.teacher(costs.budgets[0].device)["p50_ms"]
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        kind = Defaults if name == BASELINE else Trials
-        trials = kind(
+        trials = (partial(Rival, name) if name in RIVALS else Trials)(
             Storage(Path(folder) / "journal.log", "samplers", "made up", common.values_of(costs)),
             space,
             costs,

@@ -21,8 +21,8 @@ def space() -> SearchSpace:
 
 def _architectures():
     space, rng = mixed_space(), random.Random(0)
-    drawn = [space.sample(rng) for _ in range(25)]
-    early = [replace(one, exit_threshold=0.9) for one in drawn[:5] if len(one.layers) > 1]
+    drawn = [space.sample(rng) for _ in range(10)]
+    early = [replace(one, exit_threshold=0.9) for one in drawn[:8] if len(one.layers) > 1]
     # Each choice of each block once, whatever is drawn.
     largest = space.largest()
     changed = [replace(largest, embedding=choice) for choice in space.compression.embedding]

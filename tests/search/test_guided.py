@@ -125,7 +125,7 @@ def test_a_guide_that_begins_anew_chooses_like_one_that_went_on(search_folder):
     costs = costs_of(search_folder)
     results = _results(costs.initial_population(SPACE, 40, random.Random(0)))
     straight = Guide(SPACE, costs)
-    for known in range(8, 41):
+    for known in (8, 9, 10, 24, 40):
         on = straight.choose(results[:known], (), random.Random(1))
         assert on == Guide(SPACE, costs).choose(results[:known], (), random.Random(1))
 

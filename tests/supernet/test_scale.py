@@ -58,7 +58,7 @@ def _outputs(model, data):
 def _study(folder, factor, shift):
     """A regression over pairs whose targets are scaled."""
     study = write_pair_study(folder / "pairs")
-    study.write_text(PAIR_STUDY.replace("epochs = 4.0", "epochs = 3.0"))
+    study.write_text(PAIR_STUDY.replace("epochs = 4.0", "epochs = 2.0"))
     for name in ("train", "test"):
         path = study.parent / f"{name}.parquet"
         rows = Dataset.from_parquet(str(path), keep_in_memory=True)
@@ -109,7 +109,7 @@ def test_a_head_that_knows_the_task_goes_on_from_it_on_another_scale(plain, tmp_
     first, *_ = plain
     study = _study(tmp_path, -1000.0, 70.0)
     study.write_text(
-        study.read_text().replace("epochs = 3.0, learning_rate = 3e-3", "epochs = 0.01, learning_rate = 1e-9")
+        study.read_text().replace("epochs = 2.0, learning_rate = 3e-3", "epochs = 0.01, learning_rate = 1e-9")
     )
     AutoModelForSequenceClassification.from_pretrained(first.teacher).save_pretrained(study.parent / "teacher")
     run = Run.of(Study.load(study), tmp_path / "runs")

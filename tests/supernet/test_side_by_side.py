@@ -72,7 +72,7 @@ def _difference(found, expected):
     return max(float((found[name] - value).abs().max() / value.abs().max()) for name, value in expected.items())
 
 
-@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("count", [2, 5])
 def test_the_supernet_learns_the_same_with_any_number_of_threads(
     supernet_weights, space, data, tmp_path, threads, count
 ):
@@ -105,9 +105,8 @@ def test_a_step_has_the_gradients_of_one_thread(supernet_weights, space, data, t
         assert (found[name] - value).abs().max() <= 1e-5 * value.abs().max() + 1e-9, name
 
 
-@pytest.mark.parametrize("kind", ["bert", "distilbert"])
-def test_fine_tuning_with_threads_is_repeatable_and_learns_the_same_without_dropout(data, tmp_path, threads, kind):
-    noisy = randomise(make_teacher(kind, 2))
+def test_fine_tuning_with_threads_is_repeatable_and_learns_the_same_without_dropout(data, tmp_path, threads):
+    noisy = randomise(make_teacher("distilbert", 2))
     quiet = copy.deepcopy(noisy)
     for module in quiet.modules():
         for name in ("p", "dropout_prob"):

@@ -253,11 +253,11 @@ def test_nas_init_finds_the_columns_of_texts_and_of_pairs(tmp_path, nas, monkeyp
     assert code == 2 and "--pair" in error and not (tmp_path / "other").exists()
 
 
-@pytest.fixture(scope="module", params=[("mean", True), ("cls", False)], ids=["mean and normalised", "cls"])
-def finished(request, tmp_path_factory):
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
     """A run of the tiny study."""
     folder = tmp_path_factory.mktemp("embedding")
-    run = Run.of(Study.load(write_embedding_study(folder, *request.param)), folder / "runs")
+    run = Run.of(Study.load(write_embedding_study(folder)), folder / "runs")
     export(run)
     report(run)
     return run
