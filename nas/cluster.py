@@ -1,7 +1,7 @@
 """Connections to Ray: to an existing cluster by its address, or to a local cluster that is started on this machine.
 
 It is used by the modules that run work on Ray (`nas.search.ray_executor`, `nas.supernet.ray_training`,
-`nas.latency.ray_lane`), by the option `--address` and by `nas doctor`.
+`nas.latency.ray_worker`), by the option `--address` and by `nas doctor`.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from nas.errors import NasError, StudyError, TeacherError
 from nas.files import file_digest, given_path, write_text
 from nas.limits import working_on
 from nas.pipeline.run import Run
-from nas.proposal import LENGTH, SPACE_FILE, STUDY_FILE, Teacher, budget_table, fitting_space, space_text
+from nas.proposal import LENGTH, SPACE_FILE, STUDY_FILE, TeacherProperties, budget_table, fitting_space, space_text
 from nas.study import Study
 from nas.tasks.own_metric import given
 
@@ -154,14 +154,14 @@ def _absolute(name: Any) -> Any:
     return str(path.resolve()) if path.exists() else str(name)
 
 
-def _compressed(folder: Path, values: Mapping[str, Any]) -> Teacher | None:
+def _compressed(folder: Path, values: Mapping[str, Any]) -> TeacherProperties | None:
     """Return the properties of the compressed model; None for a hub id, which is not downloaded."""
     key = "student" if "student" in values else "teacher"
     name = values.get(key, {}).get("model", "")
-    return Teacher.at(str(folder / name) if name == f"./{key}" else name)
+    return TeacherProperties.at(str(folder / name) if name == f"./{key}" else name)
 
 
-def _space(folder: Path, known: Teacher | None) -> str:
+def _space(folder: Path, known: TeacherProperties | None) -> str:
     """Return the name of a search space that fits a model; unless a shipped one does, write one."""
     if known is None:
         raise StudyError(

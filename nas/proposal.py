@@ -1,8 +1,8 @@
 """The first study file of a user: examines a teacher and its data, proposes settings and writes them as TOML.
 
-`Teacher` and `Columns` hold what the files tell, and `Answers` the settings that the user gave or confirmed. `nas
-init` (`nas.cli.beginning`) asks for these settings and calls `write_study`; `nas.in_python` uses the same proposals
-for studies that are made in Python.
+`TeacherProperties` and `Columns` hold what the files tell, and `Answers` the settings that the user gave or confirmed.
+`nas init` (`nas.cli.beginning`) asks for these settings and calls `write_study`; `nas.in_python` uses the same
+proposals for studies that are made in Python.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _HIDDEN, _INTERMEDIATE = (1 / 2, 2 / 3, 5 / 6, 1), (1 / 16, 1 / 8, 1 / 4, 3 / 8,
 
 
 @dataclass(frozen=True)
-class Teacher:
+class TeacherProperties:
     """The properties of a teacher that the files in its folder tell."""
 
     shape: Shape
@@ -65,7 +65,7 @@ class Teacher:
     network_type: NetworkType = "sequence_classifier"
 
     @classmethod
-    def at(cls, name: str) -> Teacher | None:
+    def at(cls, name: str) -> TeacherProperties | None:
         """Return the properties of a teacher in a folder; None for a hub id, which is not downloaded.
 
         Raises `TeacherError` if there is no such folder or if it holds no supported model.
@@ -298,7 +298,9 @@ class Answers:
     as "1pt". Each may have a name: "fast=20%"."""
 
 
-def write_study(folder: Path, answers: Answers, teacher: Teacher | None, columns: Columns | None) -> list[Path]:
+def write_study(
+    folder: Path, answers: Answers, teacher: TeacherProperties | None, columns: Columns | None
+) -> list[Path]:
     """Write `study.toml`, and `search_space.toml` if no shipped space fits the teacher; return the paths.
 
     The study appears only once it is complete and valid; otherwise no file or folder is left behind. Raises
@@ -346,7 +348,7 @@ def _write_valid(text: str, target: Path, draft: Path) -> None:
         raise type(problem)(str(problem).replace(str(draft.resolve()), str(target))) from None
 
 
-def _search_space(folder: Path, answers: Answers, teacher: Teacher | None) -> str:
+def _search_space(folder: Path, answers: Answers, teacher: TeacherProperties | None) -> str:
     """Return the name of the search space, or its path relative to the study file."""
     if answers.space:
         return _seen_from(folder, answers.space) if answers.space.endswith(".toml") else answers.space
@@ -395,7 +397,9 @@ def _sizes(largest: int, shares: Sequence[float], multiple: int) -> list[int]:
     return sorted(size for size in {*smaller, largest} if 0 < size <= largest)
 
 
-def _study_text(folder: Path, answers: Answers, space: str, teacher: Teacher | None, columns: Columns | None) -> str:
+def _study_text(
+    folder: Path, answers: Answers, space: str, teacher: TeacherProperties | None, columns: Columns | None
+) -> str:
     kind, name = answers.kind, study_name(folder)
     own_name = (
         f"name = {_text(name)}  # also the name of the folder of results\n" if name != folder.resolve().name else ""
@@ -459,7 +463,7 @@ evaluations = 200
 """
 
 
-def _pruning_text(teacher: Teacher | None) -> str:
+def _pruning_text(teacher: TeacherProperties | None) -> str:
     """Return the commented-out setting that prunes the vocabulary, with the type of the teacher's tokenizer."""
     own = f" (this is {teacher.tokenizer})" if teacher and teacher.tokenizer else ""
     return f"# prune_vocabulary = true  # remove tokens that no training text uses; for {PRUNABLE} tokenizers{own}\n"

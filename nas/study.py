@@ -39,7 +39,7 @@ and the greatest number of epochs. For example, the 62,000 rows of SST-2 are rea
 seven."""
 
 
-class FineTuning(Settings):
+class FineTuningSettings(Settings):
     """Settings for fine-tuning a teacher that has not been trained for the task yet."""
 
     epochs: PositiveReal | None = None
@@ -53,7 +53,7 @@ class FineTuning(Settings):
         return self.epochs or min(many, max(few, -(-_TEXTS_OF_TEACHER // rows)))
 
 
-class Teacher(Settings):
+class TeacherSettings(Settings):
     """A model provided by the user: the teacher, or the student that is compressed in its place."""
 
     model: str = Field(min_length=1)
@@ -61,7 +61,7 @@ class Teacher(Settings):
     student is given, the teacher may be any model with which transformers can classify texts."""
     revision: str | None = Field(default=None, min_length=1)
     """Branch, tag or commit of a hub model. By default, its main branch."""
-    fine_tune: FineTuning | None = None
+    fine_tune: FineTuningSettings | None = None
     """Omitted or false if the model is already fine-tuned for the task. True means the default settings."""
     prune_vocabulary: Flag = False
     """Whether tokens that never occur in the training texts are removed; words that need them are then split into
@@ -75,7 +75,7 @@ class Teacher(Settings):
     def _as_table(cls, given: Any) -> Any:
         if isinstance(given, bool):
             return {} if given else None
-        if given is not None and not isinstance(given, Mapping | FineTuning):
+        if given is not None and not isinstance(given, Mapping | FineTuningSettings):
             raise ValueError(f"must be true, false or a table such as {{ epochs = 2.0 }}, but got {given!r}")
         return given
 
@@ -213,7 +213,7 @@ class Task(Settings):
         return tuple(name for name in self.unlabelled if not self.hub or name.lower().endswith(DATA_SUFFIXES))
 
 
-class SpaceChoice(Settings):
+class SpaceSettings(Settings):
     """The search space of a study, without the compression methods that the study excludes."""
 
     name: str
@@ -376,10 +376,10 @@ class Study(Settings):
     name: Name
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
     task: Task
-    teacher: Teacher
-    student: Teacher | None = None
+    teacher: TeacherSettings
+    student: TeacherSettings | None = None
     """The model to compress, if it is not the teacher itself. It is fine-tuned and pruned like a teacher."""
-    search_space: SpaceChoice
+    search_space: SpaceSettings
     devices: tuple[Device, ...] = Field(min_length=1)
     budgets: tuple[Budget, ...] = Field(min_length=1)
     supernet: Supernet = Supernet()
@@ -459,7 +459,7 @@ class Study(Settings):
             )
 
     @property
-    def compressed(self) -> Teacher:
+    def compressed(self) -> TeacherSettings:
         """The model whose sub-networks are searched: the student, or the teacher if there is no student."""
         return self.student or self.teacher
 

@@ -16,7 +16,7 @@ from nas.device import Device
 from nas.evaluate.accuracy import Evaluator
 from nas.export.artefact import ONNX_FILE, write_artefact
 from nas.latency.exits import _forced, measure_with_exits
-from nas.latency.record import LatencyRecord, latency_figures, mixture
+from nas.latency.record import LatencyRecord, latency_metrics, mixture
 from nas.latency.runner import onnx_session
 from nas.model.modeling import first_sure
 from nas.model.stock import from_stock
@@ -184,7 +184,7 @@ def test_a_mixture_has_each_way_as_often_as_its_share():
     short, long = (LatencyRecord((value,) * 7, device, {}, "now") for value in (1.0, 5.0))
     mixed = mixture([short, long], (0.75, 0.25))
     assert mixed.p50_ms == 1.0 and mixed.p95_ms == 5.0 and mixed.expected_ms == pytest.approx(2.0)
-    assert latency_figures(mixed, long)["worst_ms"] == 5.0
+    assert latency_metrics(mixed, long)["worst_ms"] == 5.0
 
 
 TEACHER_FIGURES = dict.fromkeys(("p50_ms", "worst_ms", "size_mb"), 10.0) | {"params": 20, "throughput_per_s": 100.0}

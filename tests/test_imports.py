@@ -67,7 +67,7 @@ def test_four_files_know_ray_and_one_folder_optuna():
                 users[name.split(".")[0]].add(str(path.relative_to(ROOT)))
     assert users["ray"] == {
         "cluster.py",
-        "latency/ray_lane.py",
+        "latency/ray_worker.py",
         "search/ray_executor.py",
         "supernet/ray_training.py",
     }
@@ -87,7 +87,7 @@ def test_import_is_quick_and_light():
 
 
 def test_what_measures_on_a_node_starts_without_pytorch():
-    script = "import sys, nas.latency.ray_lane; print(*{'torch', 'transformers', 'onnx'} & set(sys.modules))"
+    script = "import sys, nas.latency.ray_worker; print(*{'torch', 'transformers', 'onnx'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == ""
 

@@ -23,7 +23,7 @@ from nas.data.files import read_rows, write_table
 from nas.device import Device
 from nas.errors import DataError, MachineError
 from nas.files import write_folder, write_json, write_text
-from nas.latency.lanes import LocalLane
+from nas.latency.workers import LocalWorker
 from nas.limits import limit_behind, refusal, working_on
 
 TOO_LARGE = "a file would exceed the allowed file size (ulimit -f)"
@@ -230,11 +230,11 @@ def test_a_measuring_process_takes_no_module_from_the_working_directory_and_its_
     monkeypatch.chdir(tmp_path)
     for name in ("json", "random", "numpy", "torch", "pathlib"):
         (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name}.py of the working directory is run')\n")
-    with LocalLane(Device(name="cpu", runtime=runtime)) as lane:
-        assert lane.environment["runtime"].startswith(runtime)
-        os.kill(lane._process.pid, signal.SIGKILL)
+    with LocalWorker(Device(name="cpu", runtime=runtime)) as worker:
+        assert worker.environment["runtime"].startswith(runtime)
+        os.kill(worker._process.pid, signal.SIGKILL)
         with pytest.raises(MachineError, match="was killed, as the system does when the memory is used up"):
-            lane.measure({"networks": [], "rounds": 1}, lambda done: None)
+            worker.measure({"networks": [], "rounds": 1}, lambda done: None)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")

@@ -28,7 +28,7 @@ from nas.pipeline.commands import prepare_teacher
 from nas.pipeline.run import Run
 from nas.pipeline.teachers import load_teacher
 from nas.space import shipped_spaces
-from nas.study import FineTuning, Study
+from nas.study import FineTuningSettings, Study
 from nas.supernet.loops import LOG_FILE
 from nas.tasks import ClassMetric
 
@@ -137,7 +137,7 @@ def test_without_epochs_the_best_epoch_of_ten_is_kept(tiny_study, tmp_path):
 
 @pytest.mark.parametrize(("rows", "epochs"), [(100, 10), (5_000, 10), (8_000, 7), (20_000, 3), (62_000, 2), (10**6, 2)])
 def test_few_rows_are_read_more_often(rows, epochs):
-    assert FineTuning().epochs_on(rows) == epochs and FineTuning(epochs=1.5).epochs_on(rows) == 1.5
+    assert FineTuningSettings().epochs_on(rows) == epochs and FineTuningSettings(epochs=1.5).epochs_on(rows) == 1.5
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from nas.device import Device
-from nas.latency.lanes import LocalLane
+from nas.latency.workers import LocalWorker
 from nas.threads import replica
 from nas.waiting import as_served, wait_passively
 
@@ -49,8 +49,8 @@ def test_the_policy_is_chosen_before_torch_is_loaded(no_policy):
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
 def test_latency_is_measured_as_a_user_would_serve(no_policy):
     wait_passively()
-    with LocalLane(Device(name="here")) as lane:
-        environment = Path(f"/proc/{lane._process.pid}/environ").read_bytes()
+    with LocalWorker(Device(name="here")) as worker:
+        environment = Path(f"/proc/{worker._process.pid}/environ").read_bytes()
     assert b"OMP_WAIT_POLICY" not in environment and b"PATH=" in environment
 
 

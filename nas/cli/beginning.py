@@ -20,7 +20,7 @@ from nas.errors import DataError, StudyError
 
 if TYPE_CHECKING:
     from nas.columns import Column
-    from nas.proposal import Columns, Teacher
+    from nas.proposal import Columns, TeacherProperties
     from nas.tasks import TaskKind
 
 T = TypeVar("T", int, str)
@@ -111,13 +111,13 @@ def init(  # noqa: PLR0913 (one option per answer)
     give.
     """
     import_packages()
-    from nas.proposal import LENGTH, STUDY_FILE, Answers, Teacher, write_study
+    from nas.proposal import LENGTH, STUDY_FILE, Answers, TeacherProperties, write_study
     from nas.space import shipped_spaces
     from nas.study import Study
 
     _check_folder(folder, STUDY_FILE)
     teacher = _ask("--teacher", "Teacher: a folder or a hub id", teacher)
-    known = Teacher.at(teacher)
+    known = TeacherProperties.at(teacher)
     if known is None:  # a model on the hub, whose sizes are unknown until it is downloaded
         shipped = ", ".join(sorted(shipped_spaces()))
         space = _ask("--space", f"Search space for {teacher}: {shipped}, or a TOML file", space)
@@ -268,7 +268,7 @@ def _settle_pairs(pairs: Columns | None, train: str | None, given: _Task) -> _Ta
     return task
 
 
-def _settle_task(columns: Columns | None, teacher: Teacher | None, given: _Task) -> _Task:
+def _settle_task(columns: Columns | None, teacher: TeacherProperties | None, given: _Task) -> _Task:
     """Return the completed answers for a task that learns from labelled rows: text, label, kind, metric and so on.
 
     Each answer is the given one, else what the data makes clear, else what the user enters on a terminal. Raises

@@ -181,14 +181,14 @@ def prepare(
 
 
 @dataclass(frozen=True)
-class Source:
+class RowSource:
     """The rows of one file, or of one split on the hub."""
 
     name: str
     rows: Dataset
 
 
-def names_of(sources: Sequence[Source]) -> str:
+def names_of(sources: Sequence[RowSource]) -> str:
     """Return the names of files or splits whose rows are concatenated, for messages."""
     return ", ".join(source.name for source in sources)
 
@@ -281,7 +281,7 @@ def _is_name(value: Any, may_be_empty: bool) -> bool:
     return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
 
 
-def _check_tags(task: Task, sources: Sequence[Source], texts: Sequence[Text], tags: Sequence[Sequence[int]]) -> None:
+def _check_tags(task: Task, sources: Sequence[RowSource], texts: Sequence[Text], tags: Sequence[Sequence[int]]) -> None:
     """Raise `DataError` unless each row of these sources has exactly one tag per word."""
     pairs = zip(texts, tags, strict=True)
     for source in sources:
@@ -313,12 +313,14 @@ def read_columns(task: Task, source: str, columns: Sequence[str], is_file: bool 
     return rows
 
 
-def read_sources(task: Task, names: str | Sequence[str], columns: Sequence[str]) -> list[Source]:
+def read_sources(task: Task, names: str | Sequence[str], columns: Sequence[str]) -> list[RowSource]:
     """Return some columns of each of several files or splits, or of a single one. Raises as `read_columns` does."""
-    return [Source(name, read_columns(task, name, columns)) for name in ([names] if isinstance(names, str) else names)]
+    return [
+        RowSource(name, read_columns(task, name, columns)) for name in ([names] if isinstance(names, str) else names)
+    ]
 
 
-def texts_in(task: Task, sources: Sequence[Source], columns: Sequence[str]) -> list[list[Text]]:
+def texts_in(task: Task, sources: Sequence[RowSource], columns: Sequence[str]) -> list[list[Text]]:
     """Return columns of texts with the rows of several sources concatenated. Raises as `texts_of` does."""
     found = [texts_of(task, source.name, columns, source.rows) for source in sources]
     return [list(chain.from_iterable(parts)) for parts in zip(*found, strict=True)]
@@ -357,7 +359,7 @@ def _is_words(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(word, str) for word in value)
 
 
-def labels_of(task: Task, train: Sequence[Source], test: Sequence[Source], head: Head | None) -> TaskLabels:
+def labels_of(task: Task, train: Sequence[RowSource], test: Sequence[RowSource], head: Head | None) -> TaskLabels:
     """Return the labels of the training and test rows, as the kind of task reads them."""
     kind = task_kind(task.kind)
     found = kind.read(_label_columns(task, train), _label_columns(task, test), head)
@@ -367,11 +369,11 @@ def labels_of(task: Task, train: Sequence[Source], test: Sequence[Source], head:
     return found
 
 
-def _label_columns(task: Task, sources: Sequence[Source]) -> list[LabelColumn]:
+def _label_columns(task: Task, sources: Sequence[RowSource]) -> list[LabelColumn]:
     return [LabelColumn.of([_label_column(source, name) for source in sources]) for name in task.label_columns]
 
 
-def _label_column(source: Source, name: str) -> LabelColumn:
+def _label_column(source: RowSource, name: str) -> LabelColumn:
     feature = source.rows.features[name]
     feature = feature.feature if isinstance(feature, List | LargeList) else feature
     classes = tuple(feature.names) if isinstance(feature, ClassLabel) else None

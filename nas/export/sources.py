@@ -51,7 +51,7 @@ class Part:
         return [name.id for name in names if isinstance(name.ctx, ast.Store)]
 
 
-class Source:
+class ModuleSource:
     """The source of a module, with the origin of each name. Imports inside functions count as imports of the module."""
 
     def __init__(self, module: str) -> None:
@@ -132,10 +132,10 @@ class Source:
 
 
 @cache
-def source(module: str) -> Source:
+def source(module: str) -> ModuleSource:
     """Return the source of a module. Raises `ExportError` if it cannot be imported or has no source file."""
     try:
-        return Source(module)
+        return ModuleSource(module)
     except (ImportError, OSError, TypeError):
         raise ExportError(
             f"{module}: code that an export needs must be in a file, but this module has no readable source file; "

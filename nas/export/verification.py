@@ -33,7 +33,7 @@ from nas.files import canonical_json, file_digest, write_json, write_text
 from nas.form import CLASSIFIERS, OUTPUT_NAMES
 from nas.latency.exits import measure_with_exits
 from nas.latency.measure import Network, Texts, measure_peak_memory
-from nas.latency.record import LatencyRecord, latency_figures
+from nas.latency.record import LatencyRecord, latency_metrics
 from nas.latency.runtimes import OnnxRuntime, placed_in_torch, runtime_of
 from nas.model import CompactBert
 from nas.model.modeling import AUTO_MODELS, CompactBertModel
@@ -213,7 +213,7 @@ def _verify_on(
     simulated = predict(forward_of(model), batches_by_length(test), "Accuracy of the Hugging Face model")
     agreement = _agreement(metric.answers(logits, labels), metric.answers(simulated, labels))
     exits = exit_shares(left, len(model.layers)) if left else ()
-    stored = stored_figures(artefact)
+    stored = stored_metrics(artefact)
     limits = budget.on(artefact.device.name) if budget else None
     timed: dict[str, Any] = dict.fromkeys((*LATENCIES, *RATES, "teacher_p50_ms", "speed_up")) | {"met": None}
     if artefact.device.where != "elsewhere":
@@ -268,7 +268,7 @@ def timing(
     networks = served_networks(artefact, reference, exits)
     records = measure_with_exits(device, networks, exits_of(exits), device.repeats, title, texts)
     peaks = measure_peak_memory(device, networks, texts) if memory else {}
-    teacher_stored = stored_figures(Artefact(reference.folder, device)) if reference else stored
+    teacher_stored = stored_metrics(Artefact(reference.folder, device)) if reference else stored
     return judged(records, peaks, limits, stored, teacher_stored)
 
 
@@ -300,8 +300,8 @@ def judged(
             "peak memory of a process; remove this limit"
         )
     own, teacher = records[_EXPORT], records.get(_TEACHER, records[_EXPORT])
-    figures = latency_figures(own, records.get(f"{_EXPORT}/worst")) | _peak(peaks, _EXPORT)
-    reference = latency_figures(teacher) | _peak(peaks, _TEACHER) | dict(teacher_stored)
+    figures = latency_metrics(own, records.get(f"{_EXPORT}/worst")) | _peak(peaks, _EXPORT)
+    reference = latency_metrics(teacher) | _peak(peaks, _TEACHER) | dict(teacher_stored)
     return {
         **figures,
         "teacher_p50_ms": teacher.p50_ms,
@@ -346,7 +346,7 @@ def verify_file(
             f"Measuring {folder.name}",
             Texts(texts.ids, as_compact(reference.folder).config.vocab_size),
         )
-        timed = judged(records, {}, None, stored, stored_figures(teacher))
+        timed = judged(records, {}, None, stored, stored_metrics(teacher))
         timed.pop("samples_ms")
     return {
         "device": device.name,
@@ -361,7 +361,7 @@ def verify_file(
     }
 
 
-def stored_figures(artefact: Artefact) -> dict[str, float]:
+def stored_metrics(artefact: Artefact) -> dict[str, float]:
     """Return the metrics that follow from the files alone: size in 10^6 bytes and number of parameters."""
     return {"size_mb": artefact.size_mb, "params": reload(artefact.folder).num_parameters()}
 

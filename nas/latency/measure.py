@@ -1,6 +1,6 @@
 """Measure the latency and peak memory of networks on a device.
 
-`measure` writes networks to a temporary folder and has a worker in a fresh process (see `lanes.py`) time them. It
+`measure` writes networks to a temporary folder and has a worker in a fresh process (see `workers.py`) time them. It
 does so group by group, so that neither the disk nor the memory has to hold all networks at once; the networks of a
 group are interleaved. Profiling, the search and the verification of exports call it; `bundle.py` uses the same steps
 for archives.
@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from nas.device import Device
-from nas.latency.lanes import Lane, open_lane
 from nas.latency.record import LatencyRecord, pooled
 from nas.latency.runtimes import BlockChain, runtime_of
+from nas.latency.workers import MeasurementWorker, open_worker
 from nas.limits import working_on
 from nas.model import CompactBert, CompactBertConfig
 from nas.model.configuration import INPUTS
@@ -79,17 +79,17 @@ def measure(
     """
     groups = grouped(networks)
     parts: list[dict[str, LatencyRecord]] = []
-    with open_lane(device) as lane, track(title, rounds * len(groups)) as progress:
+    with open_worker(device) as worker, track(title, rounds * len(groups)) as progress:
         for number, group in enumerate(groups):
             items = [
-                item_of(device, name, network, _file(lane, index, network), texts, tokens)
+                item_of(device, name, network, _file(worker, index, network), texts, tokens)
                 for index, (name, network) in enumerate(group.items())
             ]
             job = {"networks": items, "rounds": rounds}
-            found = lane.measure(job, partial(_advance, progress, number, rounds))
+            found = worker.measure(job, partial(_advance, progress, number, rounds))
             if found["noisy"]:
                 say(f"{device.name}: other work disturbs this device; the last measurements are marked as noisy")
-            own = records_of(device, found, lane.environment)
+            own = records_of(device, found, worker.environment)
             keep(own)
             parts.append(own)
             for network, item in zip(group.values(), items, strict=True):
@@ -136,9 +136,9 @@ def measure_peak_memory(device: Device, networks: Mapping[str, Network], texts: 
     the peak memory.
     """
     found: dict[str, float] = {}
-    with open_lane(device) as lane, track(f"Memory on {device.name}", len(networks)) as progress:
+    with open_worker(device) as worker, track(f"Memory on {device.name}", len(networks)) as progress:
         for number, (name, network) in enumerate(networks.items()):
-            peak = lane.peak_memory_mb(item_of(device, name, network, _file(lane, 0, network), texts, {}))
+            peak = worker.peak_memory_mb(item_of(device, name, network, _file(worker, 0, network), texts, {}))
             if peak is not None:
                 found[name] = peak
             progress(number + 1)
@@ -147,8 +147,8 @@ def measure_peak_memory(device: Device, networks: Mapping[str, Network], texts: 
 
 def conditions(device: Device) -> dict[str, Any]:
     """Read the environment on a device: processor, runtime, versions, and their hash as `fingerprint`."""
-    with open_lane(device) as lane:
-        return lane.environment
+    with open_worker(device) as worker:
+        return worker.environment
 
 
 def item_of(
@@ -201,8 +201,8 @@ def records_of(
     return records
 
 
-def _file(lane: Lane, number: int, network: Network) -> Path:
-    return network if isinstance(network, Path) else lane.folder / f"{number}.network"
+def _file(worker: MeasurementWorker, number: int, network: Network) -> Path:
+    return network if isinstance(network, Path) else worker.folder / f"{number}.network"
 
 
 def _token_inputs(device: Device, lengths: Iterable[int], vocab_size: int, texts: Texts) -> list[dict[str, Any]]:

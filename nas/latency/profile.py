@@ -25,13 +25,13 @@ from nas.files import read_json, write_json
 from nas.form import Readout
 from nas.latency.record import throughput_per_s
 
-ENDS, _FIRST = "ends/", "first_"
-_OUTER = (ENDS, _FIRST)
+EMBEDDINGS_AND_CLASSIFIER, _FIRST = "ends/", "first_"
+_OUTER = (EMBEDDINGS_AND_CLASSIFIER, _FIRST)
 """The prefixes in the names of parts that are not blocks of all tokens: embeddings and classifier, and blocks of the
 first token."""
 
 
-class Sum(NamedTuple):
+class PartSums(NamedTuple):
     """The summed latencies of a network's parts, each measured on its own."""
 
     inner_ms: float
@@ -58,7 +58,7 @@ class Fit:
     """Added to both factors for the first `knee_ms` of the sum. Older profiles do not have it."""
     knee_ms: float = 0.0
 
-    def at(self, parts: Sum) -> float:
+    def at(self, parts: PartSums) -> float:
         """Return the latency, in milliseconds, of a network whose parts have these sums."""
         small = self.bend * min(parts.ms, self.knee_ms)
         return self.offset_ms + self.inner * parts.inner_ms + self.outer * parts.outer_ms + small
@@ -105,7 +105,7 @@ class Profile:
         `exits` has the shares of texts that exit after the first layer, the second and so on. If it is empty, all
         texts run through all layers.
         """
-        parts = [sums(self.blocks_ms, architecture, length, self.readout) for length in self.device.lengths]
+        parts = [part_sums(self.blocks_ms, architecture, length, self.readout) for length in self.device.lengths]
         shares = exits or (1.0,)  # per layer from the first on, or for the last one only
         depths = range(1, len(shares) + 1) if exits else (-1,)
         costs = [self.fit.at(own[depth]) for depth in depths for own in parts]
@@ -172,9 +172,9 @@ def weighted_quantile(values: np.ndarray, weights: np.ndarray, share: float) -> 
     return float(sorted_values[place])
 
 
-def sums(
+def part_sums(
     table: dict[str, dict[str, float]], architecture: Architecture, length: int, readout: Readout = "first"
-) -> list[Sum]:
+) -> list[PartSums]:
     """Return the cumulative sums of a network's parts for a text of `length` tokens.
 
     The first is that of the embeddings and the classifier, the second adds the first layer, and so on. Latencies
@@ -187,14 +187,14 @@ def sums(
             return known[str(tokens)]
         return float(np.interp(tokens, [int(at) for at in known], list(known.values())))
 
-    found, inner, outer = list[Sum](), 0.0, 0.0
+    found, inner, outer = list[PartSums](), 0.0, 0.0
     for stage in stages(architecture, length, readout):
         for part, tokens in stage:
             if part.startswith(_OUTER):
                 outer += cost(part, tokens)
             else:
                 inner += cost(part, tokens)
-        found.append(Sum(inner, outer))
+        found.append(PartSums(inner, outer))
     return found
 
 
@@ -204,7 +204,7 @@ def stages(architecture: Architecture, length: int, readout: Readout = "first") 
     The first list has one part for the embeddings and the classifier; each further list has the parts of a layer.
     """
     hidden, tokens = architecture.hidden_size, length
-    yield [(f"{ENDS}{hidden}/{architecture.embedding}", tokens)]
+    yield [(f"{EMBEDDINGS_AND_CLASSIFIER}{hidden}/{architecture.embedding}", tokens)]
     layers = architecture.resolved
     alone = first_token_from(layers, readout)
     for number, layer in enumerate(layers):

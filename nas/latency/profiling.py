@@ -1,6 +1,6 @@
 """Measure the profile of a device: which networks are measured, and how the profile is computed from their latencies.
 
-`Recipe` defines the networks and computes the `Profile`; `build_profile` measures them on a device that can be
+`ProfileRecipe` defines the networks and computes the `Profile`; `build_profile` measures them on a device that can be
 reached, and `bundle.py` by an archive. The latency of a block is that of a chain of equal blocks, divided by their
 number. Because a machine may be faster at some times than at others, one reference network is measured with every
 group and puts all groups on one scale. The prediction error is measured on held-out sub-networks and written into the
@@ -26,8 +26,8 @@ from nas.errors import DeviceError
 from nas.files import digest, read_json, write_json
 from nas.form import NetworkForm
 from nas.latency.measure import NO_TEXTS, REFERENCE, Network, Texts, conditions, measure, measure_peak_memory
-from nas.latency.profile import ENDS, Fit, Profile, Sum, part_name, sums
-from nas.latency.record import LatencyRecord, error_of, latency_figures
+from nas.latency.profile import EMBEDDINGS_AND_CLASSIFIER, Fit, PartSums, Profile, part_name, part_sums
+from nas.latency.record import LatencyRecord, error_of, latency_metrics
 from nas.latency.runtimes import BlockChain, with_repeating_weights
 from nas.model import CompactBert, CompactBertConfig
 from nas.model.sizes import Sizes, stored_mb
@@ -59,7 +59,7 @@ _NOISE = (np.arange(20) + 0.5) / 20
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ProfileRecipe:
     """Everything that determines a profile, except the machine.
 
     Only the sizes of the teacher matter; measured networks have artificial weights.
@@ -98,17 +98,17 @@ class Recipe:
         return CompactBertConfig(**self.config.to_dict() | {"vocab_size": rows})
 
     @cached_property
-    def chosen(self) -> dict[str, Architecture]:
+    def sub_networks(self) -> dict[str, Architecture]:
         """The whole sub-networks that are measured, by name: teacher, smallest, fitted and held-out ones."""
         rng = random.Random(f"profile/{self.seed}")
-        chosen = {_TEACHER: self.space.largest(), "smallest": self.space.smallest()}
+        sub_networks = {_TEACHER: self.space.largest(), "smallest": self.space.smallest()}
         fewest = len(self.space.layer_sets[0])
-        for number in range(_FITTED - len(chosen)):
+        for number in range(_FITTED - len(sub_networks)):
             drawn = self._drawn(rng)
-            chosen[f"fitted_{number}"] = drawn if number % _SHALLOW else self._first_layers(drawn, fewest)
+            sub_networks[f"fitted_{number}"] = drawn if number % _SHALLOW else self._first_layers(drawn, fewest)
         for number in range(_HELD_OUT):
-            chosen[f"held_out_{number}"] = self._drawn(rng)
-        return chosen
+            sub_networks[f"held_out_{number}"] = self._drawn(rng)
+        return sub_networks
 
     def _drawn(self, rng: random.Random) -> Architecture:
         """Return a random sub-network; if it has early exits, a random number of its first layers, without exits.
@@ -157,12 +157,12 @@ class Recipe:
         return {f"{part}@{count}": (network, count) for part, network in parts.items() for count in self.tokens}
 
     def whole(self) -> dict[str, Network]:
-        """Return the whole sub-networks as models, by the names of `chosen`."""
-        return {name: _network(self.base, architecture) for name, architecture in self.chosen.items()}
+        """Return the whole sub-networks as models, by the names of `sub_networks`."""
+        return {name: _network(self.base, architecture) for name, architecture in self.sub_networks.items()}
 
-    def weighed(self) -> list[str]:
+    def memory_measured(self) -> list[str]:
         """Return the names of the whole sub-networks whose peak memory is measured."""
-        return list(self.chosen)[:_WEIGHED] if self.memory else []
+        return list(self.sub_networks)[:_WEIGHED] if self.memory else []
 
     def profile(
         self,
@@ -178,17 +178,17 @@ class Recipe:
         whole = {name: record.scaled(level / record.reference_ms) for name, record in whole.items()}
         table = self._table(blocks, level)
         # Nothing is fitted to the teacher: its layers are all alike, which is untypical of sub-networks.
-        used = [name for name in self.chosen if name != _TEACHER and not name.startswith("held_out")]
-        held_out = [name for name in self.chosen if name.startswith("held_out")]
+        used = [name for name in self.sub_networks if name != _TEACHER and not name.startswith("held_out")]
+        held_out = [name for name in self.sub_networks if name.startswith("held_out")]
         parts = [
-            sums(table, self.chosen[name], length, self.config.readout)[-1]
+            part_sums(table, self.sub_networks[name], length, self.config.readout)[-1]
             for name in used
             for length in self.device.lengths
         ]
         samples = [taken for name in used for taken in whole[name].by_length()]
         medians = [float(np.median(taken)) for taken in samples]
         noise = [np.quantile(taken, _NOISE) / median for taken, median in zip(samples, medians, strict=True)]
-        teacher = latency_figures(whole[_TEACHER])
+        teacher = latency_metrics(whole[_TEACHER])
         memory = self._memory(peaks)
         if memory:
             teacher["peak_memory_mb"] = memory[0] + memory[1] * stored_mb(self.config)
@@ -205,7 +205,7 @@ class Recipe:
             noisy=any(record.noisy for record in (*blocks.values(), *whole.values())),
             readout=self.config.readout,
         )
-        predicted = [profile.predict_ms(self.chosen[name]) for name in held_out]
+        predicted = [profile.predict_ms(self.sub_networks[name]) for name in held_out]
         measured = [whole[name].p50_ms for name in held_out]
         pairs = [
             {"predicted_ms": round(expected, 4), "measured_ms": round(real, 4)}
@@ -218,7 +218,7 @@ class Recipe:
         table: dict[str, dict[str, float]] = {}
         for name, record in records.items():
             part, _, count = name.rpartition("@")
-            copies = 1 if part.startswith(ENDS) else _COPIES
+            copies = 1 if part.startswith(EMBEDDINGS_AND_CLASSIFIER) else _COPIES
             table.setdefault(part, {})[count] = record.best_ms / copies * reference_ms / record.reference_ms
         table = {part: dict(sorted(own.items(), key=lambda item: int(item[0]))) for part, own in table.items()}
         dimensions = self.space.dimensions
@@ -238,14 +238,14 @@ class Recipe:
                 "remove peak_memory_mb from the budgets of this device"
             )
         known = Sizes(self.base)
-        sizes = [known.stored_mb(self.chosen[name]) for name in peaks]
+        sizes = [known.stored_mb(self.sub_networks[name]) for name in peaks]
         slope, offset = (
             np.polyfit(sizes, list(peaks.values()), 1) if len(set(sizes)) > 1 else (1.0, max(peaks.values()))
         )
         return float(offset), float(slope)
 
 
-def build_profile(recipe: Recipe, inputs: str, parts: Path | None = None) -> Profile:
+def build_profile(recipe: ProfileRecipe, inputs: str, parts: Path | None = None) -> Profile:
     """Measure all blocks of a space and some whole sub-networks on a device, and return the profile.
 
     The samples are stored in the file `parts`, so that an interrupted measurement resumes. `inputs` is a digest of
@@ -264,7 +264,7 @@ def build_profile(recipe: Recipe, inputs: str, parts: Path | None = None) -> Pro
         networks = recipe.with_reference(left)
         title, at, keep = f"Measuring whole sub-networks on {device.name}", recipe.tokens_of({}), known.keeping("whole")
         whole |= measure(device, networks, WHOLE_ROUNDS, title, recipe.texts, at, keep)
-    networks = {name: _network(recipe.base, recipe.chosen[name]) for name in recipe.weighed()}
+    networks = {name: _network(recipe.base, recipe.sub_networks[name]) for name in recipe.memory_measured()}
     peaks = measure_peak_memory(device, networks, recipe.texts) if networks else {}
     return recipe.profile(blocks, whole, peaks)
 
@@ -298,7 +298,7 @@ class _Parts:
         return keep
 
 
-def fitted(parts: Sequence[Sum], measured: Sequence[float]) -> Fit:
+def fitted(parts: Sequence[PartSums], measured: Sequence[float]) -> Fit:
     """Fit the latencies of whole networks to the sums of their parts by least squares of the relative errors.
 
     A small penalty keeps the two slopes equal, and the same on both sides of the knee (the mean of the sums), unless
@@ -322,7 +322,7 @@ def _block_networks(space: SearchSpace, base: CompactBertConfig) -> Iterator[tup
         config = base.with_architecture(Architecture(hidden_size=hidden, layers=()))
         for choice in space.compression.embedding:
             ends = Architecture(hidden_size=hidden, layers=(), embedding=choice)
-            yield f"{ENDS}{hidden}/{choice}", _network(base, ends)
+            yield f"{EMBEDDINGS_AND_CLASSIFIER}{hidden}/{choice}", _network(base, ends)
         for block in LAYER_BLOCKS:
             for size, choice in space.options(block):
                 for first_only in ((False, True) if base.readout == "first" else (False,)) if size else ():

@@ -103,7 +103,7 @@ class LatencyRecord:
         return {key: value for key, value in self.to_json().items() if key != "samples_ms"}
 
 
-def latency_figures(record: LatencyRecord, worst: LatencyRecord | None = None) -> dict[str, float]:
+def latency_metrics(record: LatencyRecord, worst: LatencyRecord | None = None) -> dict[str, float]:
     """Return the latency metrics that a budget may limit, by name.
 
     For a network with early exits, `worst` is its record when every text runs through all layers.

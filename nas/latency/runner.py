@@ -1,6 +1,6 @@
 """The program that measures networks and does nothing else. It needs only Python, numpy and the runtime.
 
-On this machine `lanes.py` starts it and exchanges lines of JSON with it. In an archive of `nas device bundle` this
+On this machine `workers.py` starts it and exchanges lines of JSON with it. In an archive of `nas device bundle` this
 file is `run.py`: there it measures the networks that `job.json` lists and writes `result.json`. If it is interrupted
 and started again, it resumes.
 

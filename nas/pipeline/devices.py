@@ -22,14 +22,14 @@ from nas.export.verification import (
     on_all,
     on_each,
     served_networks,
-    stored_figures,
+    stored_metrics,
 )
 from nas.files import canonical_json, digest, file_digest, read_json, write_json, write_text
 from nas.latency.bundle import VERSION, Job
 from nas.latency.exits import at_each_depth, mixed
 from nas.latency.measure import Texts
 from nas.latency.profile import Profile
-from nas.latency.profiling import BLOCK_ROUNDS, WHOLE_ROUNDS, Recipe
+from nas.latency.profiling import BLOCK_ROUNDS, WHOLE_ROUNDS, ProfileRecipe
 from nas.pipeline.exports import forget_export, is_exported, reference_of
 from nas.pipeline.profiles import profile_inputs, recipe_of, texts
 from nas.pipeline.run import Run
@@ -61,8 +61,8 @@ def import_profile(run: Run, device: str, result: Path) -> Profile:
     bring_up_to_date(run, steps_of(run), "teacher")
     recipe, inputs = _recipe(run, device)
     records, peaks = _profile_job(recipe).read(result)
-    blocks = {name: record for name, record in records.items() if name not in recipe.chosen}
-    whole = {name: records[name] for name in recipe.chosen}
+    blocks = {name: record for name, record in records.items() if name not in recipe.sub_networks}
+    whole = {name: records[name] for name in recipe.sub_networks}
     profile = recipe.profile(blocks, whole, {_plain(name): peak for name, peak in peaks.items()})
     slower = profile.teacher_p50_ms < (1.0 - _MOST_ERROR) * profile.smallest_p50_ms
     if slower or profile.error["mape"] > _MOST_ERROR:
@@ -99,7 +99,7 @@ def import_verification(run: Run, budget: str, device: str, result: Path) -> dic
         {_plain(name): peak for name, peak in peaks.items()},
         asked.on(device),
         {name: own[name] for name in ("size_mb", "params")},
-        stored_figures(Artefact(reference.folder, job.device)),
+        stored_metrics(Artefact(reference.folder, job.device)),
     )
     path = run.export(budget) / SAMPLES_FILE
     samples = read_json(path, ExportError) | {device: timed.pop("samples_ms")}
@@ -112,7 +112,7 @@ def import_verification(run: Run, budget: str, device: str, result: Path) -> dic
     return found
 
 
-def _recipe(run: Run, device: str) -> tuple[Recipe, str]:
+def _recipe(run: Run, device: str) -> tuple[ProfileRecipe, str]:
     _elsewhere(run, device)
     return recipe_of(run, device), profile_inputs(run, device)
 
@@ -134,7 +134,7 @@ def _elsewhere(run: Run, name: str) -> Device:
     return known[name]
 
 
-def _profile_job(recipe: Recipe) -> Job:
+def _profile_job(recipe: ProfileRecipe) -> Job:
     blocks, whole = recipe.blocks(), recipe.whole()
     parts = {name: network for name, (network, _) in blocks.items()}
     return Job(
@@ -143,7 +143,7 @@ def _profile_job(recipe: Recipe) -> Job:
         [(recipe.with_reference(parts), BLOCK_ROUNDS), (recipe.with_reference(whole), WHOLE_ROUNDS)],
         recipe.texts,
         recipe.tokens_of(blocks),
-        {f"memory/{name}": whole[name] for name in recipe.weighed()},
+        {f"memory/{name}": whole[name] for name in recipe.memory_measured()},
     )
 
 

@@ -28,7 +28,7 @@ from nas.pipeline.snapshots import Role, check_hub_data, looked_at, said_of_ids
 from nas.pipeline.steps import steps_of
 from nas.pipeline.teachers import check_teacher
 from nas.report.figures import in_points
-from nas.study import Study, Teacher
+from nas.study import Study, TeacherSettings
 
 _PLACES = {"here": "", "ray": ", on a Ray node of that name", "elsewhere": ", measured off the cluster by a bundle"}
 
@@ -98,7 +98,7 @@ def _in_words(budget: Budget) -> Iterator[str]:
         yield f"{budget.name}: {', '.join(floor)} on the search set, with the least {budget.minimise}"
 
 
-def _model(given: Teacher, found: Snapshot | None) -> str:
+def _model(given: TeacherSettings, found: Snapshot | None) -> str:
     """Return the name of one of the study's models, and whether it will be fine-tuned or only its outputs are given."""
     tuned = " (to be fine-tuned)" if given.fine_tune else ""
     return str(found or given.model) + (tuned if given.is_loaded else " (its outputs are columns of the data)")

@@ -39,9 +39,7 @@ from nas.pipeline.teachers import Teacher, check_shape, check_teacher, load_clas
 from nas.pipeline.watching import watchers_of
 from nas.progress import Laps, busy, say
 from nas.sentence_modules import write_modules
-from nas.study import FineTuning as FineTuningSettings
-from nas.study import Study
-from nas.study import Teacher as ModelSettings
+from nas.study import FineTuningSettings, Study, TeacherSettings
 from nas.supernet.loops import NOBODY, FineTuning, Judge, Schedule, Watchers
 from nas.supernet.scale import STANDARD, Scale, last_linear
 from nas.tasks import Metric, task_kind
@@ -151,7 +149,7 @@ def given_teacher(study: Study) -> str:
         return given_model(study, study.compressed)
 
 
-def given_model(study: Study, model: ModelSettings) -> str:
+def given_model(study: Study, model: TeacherSettings) -> str:
     """Return the folder or hub id of one of a study's models.
 
     Raises `TeacherError` if the study gives a path at which there is no folder, or a revision for a folder.

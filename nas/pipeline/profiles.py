@@ -10,7 +10,7 @@ from nas.errors import DeviceError
 from nas.files import digest, file_digest
 from nas.latency.measure import Texts, conditions
 from nas.latency.profile import Profile
-from nas.latency.profiling import Recipe, build_profile
+from nas.latency.profiling import ProfileRecipe, build_profile
 from nas.latency.runner import environment
 from nas.latency.runtimes import check_runtime
 from nas.pipeline.prepare import splits
@@ -48,12 +48,14 @@ def texts(run: Run) -> Texts:
 
 
 @once
-def recipes(run: Run) -> list[Recipe]:
+def recipes(run: Run) -> list[ProfileRecipe]:
     """Return everything that the profile of each device depends on, except the machine."""
     study, config, fed = run.study, teacher_config(run), texts(run)
     limits = [limits for budget in study.budgets for limits in budget.limits]
     weighed = {found.device for found in limits if found.peak_memory_mb is not None}
-    return [Recipe(device, study.space, config, study.seed, device.name in weighed, fed) for device in devices(run)]
+    return [
+        ProfileRecipe(device, study.space, config, study.seed, device.name in weighed, fed) for device in devices(run)
+    ]
 
 
 def fingerprint(device: Device) -> str:
@@ -69,7 +71,7 @@ def fingerprint(device: Device) -> str:
     return found
 
 
-def recipe_of(run: Run, device: str) -> Recipe:
+def recipe_of(run: Run, device: str) -> ProfileRecipe:
     """Return everything that the profile of one device depends on, except the machine."""
     return next(recipe for recipe in recipes(run) if recipe.device.name == device)
 

@@ -15,7 +15,7 @@ from nas.report.architecture_drawing import in_words
 from nas.report.contents import Contents, Record, on_device
 from nas.report.figures import milliseconds, score, times
 from nas.report.style import standalone_style
-from nas.report.svg import Scale, drawing, element, frame, path, text, tooltip
+from nas.report.svg import AxisScale, drawing, element, frame, path, text, tooltip
 
 WIDTH, HEIGHT = 720.0, 449.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 700.0, 91.0, 395.0
@@ -136,16 +136,16 @@ class _FrontChart:
         return [(budget.name, found[budget.name]["least"]) for budget in self.budgets if budget.name in found]
 
     @cached_property
-    def x(self) -> Scale:
+    def x(self) -> AxisScale:
         values = [self._predicted(item) for item in self.front["candidates"]]
         values += [found["p50_ms"] for found in (*self.exports.values(), *self.uniform.values())]
         values += [limit for _, limit in self.limits]
         if self.teacher_p50_ms is not None:
             values.append(self.teacher_p50_ms)
-        return Scale.around(values, _LEFT, _RIGHT)
+        return AxisScale.around(values, _LEFT, _RIGHT)
 
     @cached_property
-    def y(self) -> Scale:
+    def y(self) -> AxisScale:
         """The vertical scale. It leaves out outliers far below the median, which would compress all other marks."""
         scores = sorted(item["search_accuracy"] for item in self.front["candidates"])
         best, median = scores[-1], scores[len(scores) // 2]
@@ -155,7 +155,7 @@ class _FrontChart:
         others += [] if self.teacher_accuracy is None else [self.teacher_accuracy]
         others += [least for _, least in self.floors]
         values += [value for value in others if value >= floor]
-        return Scale.around(values, _BOTTOM, _TOP, logarithmic=False)
+        return AxisScale.around(values, _BOTTOM, _TOP, logarithmic=False)
 
     def draw(self) -> str:
         """Return all parts of the chart as SVG, from back to front: grid, limits, front, candidates, exports."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas.report.style import standalone_style
-from nas.report.svg import Scale, drawing, element, frame, path, text, tooltip
+from nas.report.svg import AxisScale, drawing, element, frame, path, text, tooltip
 
 _WIDTH, _HEIGHT = 640.0, 380.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 620.0, 40.0, 320.0
@@ -89,8 +89,8 @@ class GrowingFront:
             )
         device = next(iter(self.candidates[0].predicted_ms))
         front = self.front()
-        x = Scale.around([self._ms(one, None) for one in self.candidates], _LEFT, _RIGHT)
-        y = Scale.around([one.accuracy for one in self.candidates], _BOTTOM, _TOP, logarithmic=False)
+        x = AxisScale.around([self._ms(one, None) for one in self.candidates], _LEFT, _RIGHT)
+        y = AxisScale.around([one.accuracy for one in self.candidates], _BOTTOM, _TOP, logarithmic=False)
         best = [(x(self._ms(one, None)), y(one.accuracy)) for one in reversed(front)]
         dots = "".join(self._dot(one, x, y, one in front) for one in self.candidates)
         label = f"predicted p50 ms, {device}{' (logarithmic)' if x.logarithmic else ''}"
@@ -99,7 +99,7 @@ class GrowingFront:
         content = standalone_style() + frame(x, y, label, title) + line + dots
         return drawing(_WIDTH, _HEIGHT, "Pareto front of the search so far", "chart", content)
 
-    def _dot(self, one: Candidate, x: Scale, y: Scale, is_best: bool) -> str:
+    def _dot(self, one: Candidate, x: AxisScale, y: AxisScale, is_best: bool) -> str:
         kind = "candidate best" if is_best else "candidate" if one.complete else "candidate raced"
         tip = tooltip(f"{one.architecture}\n{one.accuracy:.4f} at {self._ms(one, None):.3f} ms")
         return element("circle", tip, cx=x(self._ms(one, None)), cy=y(one.accuracy), r=4.5, class_=kind)

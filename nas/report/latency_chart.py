@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from nas.report.contents import Contents, on_device
 from nas.report.figures import milliseconds, percent
-from nas.report.svg import Scale, drawing, element, frame, tooltip
+from nas.report.svg import AxisScale, drawing, element, frame, tooltip
 
 _WIDTH, _HEIGHT = 420.0, 400.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 404.0, 28.0, 346.0
@@ -23,8 +23,8 @@ def latency_chart(contents: Contents, device: str) -> str:
     values += [value for _, predicted, measured in whole for value in (predicted, measured)]
     if not values:
         return ""
-    x = Scale.around(values, _LEFT, _RIGHT)
-    y = Scale(x.low, x.high, _BOTTOM, _TOP, x.logarithmic)
+    x = AxisScale.around(values, _LEFT, _RIGHT)
+    y = AxisScale(x.low, x.high, _BOTTOM, _TOP, x.logarithmic)
     kind = " (logarithmic)" if x.logarithmic else ""
     equal = element("line", x1=x.start, y1=y.start, x2=x.end, y2=y.end, class_="equal")
     dots = "".join(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nas.report.contents import Record
-from nas.report.svg import Scale, drawing, element, frame, path, tooltip
+from nas.report.svg import AxisScale, drawing, element, frame, path, tooltip
 
 _WIDTH, _HEIGHT = 420.0, 300.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 404.0, 28.0, 246.0
@@ -28,8 +28,8 @@ def _chart(log: Sequence[Record], key: str, label: str, name: str) -> str:
     if len(entries) < 2:
         return ""
     steps, values = zip(*entries, strict=True)
-    x = Scale(0.0, max(steps), _LEFT, _RIGHT)
-    y = Scale.around(values, _BOTTOM, _TOP)
+    x = AxisScale(0.0, max(steps), _LEFT, _RIGHT)
+    y = AxisScale.around(values, _BOTTOM, _TOP)
     kind = " (logarithmic)" if y.logarithmic else ""
     content = frame(x, y, "step", f"{name}{kind}") + path([(x(step), y(value)) for step, value in entries], "loss")
     for step, value in entries if len(entries) <= _FEW else ():

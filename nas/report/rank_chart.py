@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from nas.report.contents import Record
 from nas.report.figures import score
-from nas.report.svg import Scale, drawing, element, frame, tooltip
+from nas.report.svg import AxisScale, drawing, element, frame, tooltip
 
 _WIDTH, _HEIGHT = 420.0, 400.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 404.0, 28.0, 346.0
@@ -17,8 +17,8 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 404.0, 28.0, 346.0
 
 def rank_chart(rows: Sequence[Record]) -> str:
     """Return the chart as an SVG element; each row has the accuracies `inherited` and `tuned` and a `description`."""
-    x = Scale.around([row["inherited"] for row in rows], _LEFT, _RIGHT, logarithmic=False)
-    y = Scale.around([row["tuned"] for row in rows], _BOTTOM, _TOP, logarithmic=False)
+    x = AxisScale.around([row["inherited"] for row in rows], _LEFT, _RIGHT, logarithmic=False)
+    y = AxisScale.around([row["tuned"] for row in rows], _BOTTOM, _TOP, logarithmic=False)
     dots = "".join(
         element("circle", _tip(row), cx=x(row["inherited"]), cy=y(row["tuned"]), r=4.5, class_="held-out")
         for row in rows

@@ -57,7 +57,7 @@ def drawing(width: float, height: float, label: str, class_: str, content: str, 
 
 
 @dataclass(frozen=True)
-class Scale:
+class AxisScale:
     """A mapping from values to coordinates: `low` is drawn at `start`, and `high` at `end`."""
 
     low: float
@@ -67,7 +67,7 @@ class Scale:
     logarithmic: bool = False
 
     @classmethod
-    def around(cls, values: Sequence[float], start: float, end: float, logarithmic: bool | None = None) -> Scale:
+    def around(cls, values: Sequence[float], start: float, end: float, logarithmic: bool | None = None) -> AxisScale:
         """Return a scale for some values with a margin; by default it is logarithmic if they span a large ratio."""
         low, high = min(values), max(values)
         if logarithmic is None:
@@ -99,7 +99,9 @@ class Scale:
         return [round(number * step, 12) for number in range(first, math.floor(self.high / step) + 1)]
 
 
-def frame(x: Scale, y: Scale, x_label: str, y_label: str, y_text: Callable[[float], str] = "{:g}".format) -> str:
+def frame(
+    x: AxisScale, y: AxisScale, x_label: str, y_label: str, y_text: Callable[[float], str] = "{:g}".format
+) -> str:
     """Return grid, ticks and labels of both axes; the label of the vertical axis is horizontal, above the axis."""
     parts = []
     for number, value in enumerate(y.ticks()):

@@ -18,7 +18,7 @@ from nas.evaluate import CandidateResult
 from nas.latency.exits import measure_with_exits
 from nas.latency.measure import Texts, measure_peak_memory
 from nas.latency.profile import Profile
-from nas.latency.record import latency_figures
+from nas.latency.record import latency_metrics
 from nas.model import CompactBert
 from nas.search.costs import Costs
 from nas.search.front import along_the_front, cheapest_reaching, pareto_front, ranking
@@ -251,7 +251,7 @@ def _figures_on(
     exits = {result.architecture.digest: result.exits for result in chosen if result.exits}
     title = f"Measuring the best candidates for {budget.name} on {device.name}"
     records = measure_with_exits(device, models, exits, device.repeats, title, texts)
-    found = {name: latency_figures(records[name], records.get(f"{name}/worst")) for name in models}
+    found = {name: latency_metrics(records[name], records.get(f"{name}/worst")) for name in models}
     if limits and limits.peak_memory_mb is not None:
         for name, peak in measure_peak_memory(device, models, texts).items():
             found[name]["peak_memory_mb"] = peak

@@ -27,7 +27,7 @@ from nas.device import Device
 from nas.evaluate import CandidateResult
 from nas.latency.measure import NO_TEXTS, Texts, measure
 from nas.latency.profile import Profile
-from nas.latency.profiling import Recipe, build_profile
+from nas.latency.profiling import ProfileRecipe, build_profile
 from nas.latency.record import LatencyRecord
 from nas.latency.runtimes import runtime_of
 from nas.model import CompactBert
@@ -52,7 +52,9 @@ def measure_all(arguments: argparse.Namespace) -> dict[str, Any]:
     config = common.config_of(space)
     supernet = BertSupernet(CompactBert(config).eval())
     devices = [device for device in DEVICES if not arguments.only or device.name in arguments.only]
-    profiles = {device.name: build_profile(Recipe(device, space, config, arguments.seed), "") for device in devices}
+    profiles = {
+        device.name: build_profile(ProfileRecipe(device, space, config, arguments.seed), "") for device in devices
+    }
     found = []
     for number in range(arguments.pairs):
         profile = profiles[rng.choice(devices).name]

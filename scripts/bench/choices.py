@@ -20,7 +20,7 @@ from nas.compression import BLOCKS, Block, compression
 from nas.evaluate.accuracy import Evaluator
 from nas.latency.measure import measure
 from nas.latency.profile import part_name
-from nas.latency.profiling import Recipe
+from nas.latency.profiling import ProfileRecipe
 from nas.model.sizes import stored_mb
 from nas.pipeline import Run
 from nas.pipeline.commands import prepare_teacher
@@ -95,7 +95,7 @@ def _everywhere(architecture: Architecture, block: Block, choice: str) -> Archit
 
 def _block_ms(run: Run, space: SearchSpace) -> dict[tuple[str, str], float]:
     """Return the latency of one block, in ms, for each kind of block and method that the device's runtime can run."""
-    recipe = Recipe(devices(run)[0], space, teacher_config(run), run.study.seed, texts=texts(run))
+    recipe = ProfileRecipe(devices(run)[0], space, teacher_config(run), run.study.seed, texts=texts(run))
     shape, tokens = space.teacher, max(recipe.tokens)
     sizes = {"attention": shape.num_attention_heads, "feed_forward": shape.intermediate_size}
     names = {

@@ -28,7 +28,7 @@ from nas.pipeline.finalists import training_steps
 from nas.pipeline.supernets import supernet_steps
 from nas.pipeline.teachers import teacher_config
 from nas.report.style import CHOICES, standalone_style
-from nas.report.svg import Scale, drawing, element, frame, path, text, tooltip
+from nas.report.svg import AxisScale, drawing, element, frame, path, text, tooltip
 from nas.search.costs import Costs
 from nas.space import SearchSpace
 from nas.study import Study
@@ -162,8 +162,8 @@ def _picture(records: list[dict[str, Any]], by_size: bool) -> str:
     def cost(record: dict[str, Any]) -> float:
         return float(record["size_mb"]) if by_size else 100 * _share(record)
 
-    x = Scale.around([cost(record) for record in reached], 66.0, 560.0, logarithmic=True)
-    y = Scale.around([100 * record["search_accuracy"] for record in reached], 376.0, 40.0)
+    x = AxisScale.around([cost(record) for record in reached], 66.0, 560.0, logarithmic=True)
+    y = AxisScale.around([100 * record["search_accuracy"] for record in reached], 376.0, 40.0)
     content = frame(x, y, "MB" if by_size else "% of the teacher's latency", "accuracy on the search set")
     for number, space in enumerate(spaces):
         points = sorted(

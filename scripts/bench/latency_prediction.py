@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nas.device import Device
-from nas.latency.profiling import Recipe, build_profile
+from nas.latency.profiling import ProfileRecipe, build_profile
 from nas.latency.runtimes import check_runtime
 from nas.space import SearchSpace
 
@@ -42,7 +42,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         started = time.monotonic()
         name = case.replace(", ", "-").replace(" ", "-")
         samples = arguments.keep / f"{name}.samples.json" if arguments.keep else None
-        recipe = Recipe(device, space, common.config_of(space), arguments.seed)
+        recipe = ProfileRecipe(device, space, common.config_of(space), arguments.seed)
         with common.busy_core() if arguments.busy else nullcontext():
             profile = build_profile(recipe, f"{recipe.digest}, busy: {arguments.busy}", samples)
         found[case] = profile.error | {"seconds": round(time.monotonic() - started), "noisy": profile.noisy}

@@ -29,7 +29,7 @@ from nas.files import write_text
 from nas.pipeline import Run
 from nas.pipeline.profiles import costs_of
 from nas.report.style import standalone_style
-from nas.report.svg import Scale, drawing, element, frame, path, text
+from nas.report.svg import AxisScale, drawing, element, frame, path, text
 from nas.search import SearchState, search
 from nas.search.costs import Costs
 from nas.search.front import ranking
@@ -185,8 +185,8 @@ def _picture(rates: dict[str, list[dict[str, float]]]) -> str:
     workers = [item["workers"] for item in found]
     ideal = [(item["workers"], item["candidates_per_second"] / item["utilisation"]) for item in rates["no trouble"]]
     (fewest, least), (most, best) = ideal[0], ideal[-1]
-    x = Scale.around(workers, 66.0, 690.0, logarithmic=True)
-    y = Scale.around([rate for _, rate in ideal], 346.0, 60.0, logarithmic=True)
+    x = AxisScale.around(workers, 66.0, 690.0, logarithmic=True)
+    y = AxisScale.around([rate for _, rate in ideal], 346.0, 60.0, logarithmic=True)
     content = frame(x, y, "workers (log scale)", "candidates per second (log scale)")
     content += element("line", x1=x(fewest), y1=y(least), x2=x(most), y2=y(best), class_="equal")
     for items, class_ in zip(rates.values(), _COLOURS, strict=True):

@@ -25,7 +25,7 @@ from nas.device import Device
 from nas.errors import SearchSpaceError
 from nas.export.artefact import ONNX_FILE, write_artefact
 from nas.export.verification import reload_alone
-from nas.latency.profiling import Recipe, build_profile
+from nas.latency.profiling import ProfileRecipe, build_profile
 from nas.latency.runner import onnx_session
 from nas.model import CompactBert
 from nas.model.sizes import stored_mb
@@ -136,7 +136,7 @@ def test_a_profile_measures_its_blocks(space, config):
             }
         }
     )
-    profile = build_profile(Recipe(Device(name="cpu", sequence_length=8), small, config, 0), "")
+    profile = build_profile(ProfileRecipe(Device(name="cpu", sequence_length=8), small, config, 0), "")
     assert {"attention/32/4/half", "feed_forward/32/64/half", "ends/32/half"} <= profile.blocks_ms.keys()
     shared = replace(
         small.largest(),

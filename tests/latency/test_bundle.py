@@ -16,7 +16,7 @@ from nas.device import Device
 from nas.errors import DeviceError
 from nas.latency.bundle import Job
 from nas.latency.measure import REFERENCE, Texts
-from nas.latency.profiling import Recipe, _network
+from nas.latency.profiling import ProfileRecipe, _network
 from nas.model import CompactBertConfig
 from nas.pipeline.devices import _profile_job
 from nas.space import SearchSpace
@@ -45,7 +45,7 @@ def bare_python(tmp_path_factory):
 def _job(supernet_weights, config, memory=False):
     space = SearchSpace.load("tiny").model_dump()
     space["dimensions"] |= {"layers": [3], "hidden_size": [32], "num_attention_heads": [4], "intermediate_size": [64]}
-    return _profile_job(Recipe(DEVICE, SearchSpace.model_validate(space), config, 0, memory))
+    return _profile_job(ProfileRecipe(DEVICE, SearchSpace.model_validate(space), config, 0, memory))
 
 
 def _measure(job, folder, python):

@@ -17,7 +17,7 @@ DEVICE = Device(name="pi", where="elsewhere", sequence_length=[4, 8])
 TEACHER_MS = 10.0
 
 
-class _SlowingLane:
+class _SlowingWorker:
     """A machine that takes twice as long during each further group; networks take what their names say."""
 
     environment = {"fingerprint": "0123"}
@@ -44,9 +44,9 @@ def _takes(name):
 
 
 @pytest.fixture
-def lane(monkeypatch, tmp_path):
-    found = _SlowingLane(tmp_path)
-    monkeypatch.setattr(sys.modules[measure.__module__], "open_lane", lambda device: found)
+def worker(monkeypatch, tmp_path):
+    found = _SlowingWorker(tmp_path)
+    monkeypatch.setattr(sys.modules[measure.__module__], "open_worker", lambda device: found)
     return found
 
 
@@ -56,27 +56,27 @@ def _networks(count, folder):
 
 
 @pytest.mark.parametrize(("count", "groups"), [(3, 1), (GROUP, 1), (GROUP + 1, 2), (2 * GROUP + 3, 3)])
-def test_each_group_has_the_teacher_and_shares_of_it_are_right(lane, tmp_path, count, groups):
+def test_each_group_has_the_teacher_and_shares_of_it_are_right(worker, tmp_path, count, groups):
     records = measure(DEVICE, _networks(count, tmp_path), 2, "Testing", Texts(vocab_size=9))
-    assert len(lane.groups) == groups and all(names[0] == "teacher" for names in lane.groups)
+    assert len(worker.groups) == groups and all(names[0] == "teacher" for names in worker.groups)
     assert list(records) == ["teacher", *map(str, range(count))]
     for name, record in records.items():
         assert record.p50_ms / records["teacher"].p50_ms == pytest.approx(_takes(name) / TEACHER_MS)
     assert len(records["teacher"].samples_ms) == 4 * groups
 
 
-def test_records_of_one_group_are_as_they_were_measured(lane, tmp_path):
+def test_records_of_one_group_are_as_they_were_measured(worker, tmp_path):
     records = measure(DEVICE, _networks(2, tmp_path), 2, "Testing", Texts(vocab_size=9))
     assert records["1"].samples_ms == (1.1, 1.1 * 1.1, 1.1, 1.1 * 1.1)
 
 
 def test_a_result_from_elsewhere_is_put_on_one_scale_too(tmp_path):
     networks = _networks(GROUP + 2, tmp_path)
-    lane, groups = _SlowingLane(tmp_path), []
+    worker, groups = _SlowingWorker(tmp_path), []
     for start in (0, GROUP):
         names = ["teacher", *map(str, range(start, min(start + GROUP, GROUP + 2)))]
-        groups.append(lane.measure({"networks": [{"name": name} for name in names]}, None) | {"attempts": 1})
-    values = {"job": "digest", "environment": lane.environment, "groups": groups, "peak_memory_mb": {}}
+        groups.append(worker.measure({"networks": [{"name": name} for name in names]}, None) | {"attempts": 1})
+    values = {"job": "digest", "environment": worker.environment, "groups": groups, "peak_memory_mb": {}}
     (tmp_path / "result.json").write_text(json.dumps(values))
     records, _ = Job(DEVICE, "digest", [(networks, 2)], Texts(vocab_size=9)).read(tmp_path / "result.json")
     assert records.keys() == networks.keys()

@@ -14,8 +14,8 @@ from nas.architecture import Architecture, Layer
 from nas.device import Device
 from nas.errors import DeviceError
 from nas.latency.measure import REFERENCE, grouped, records_of
-from nas.latency.profile import Fit, Profile, Sum, stages, sums, weighted_quantile
-from nas.latency.profiling import Recipe, build_profile, fitted
+from nas.latency.profile import Fit, PartSums, Profile, part_sums, stages, weighted_quantile
+from nas.latency.profiling import ProfileRecipe, build_profile, fitted
 from nas.latency.record import LatencyRecord, error_of
 from nas.model import CompactBertConfig
 from nas.model.sizes import stored_mb
@@ -32,8 +32,8 @@ def _parts(architecture, length):
     return [part for stage in stages(architecture, length) for part in stage]
 
 
-def _table(chosen, cost):
-    parts = {part for architecture in chosen.values() for part, _ in _parts(architecture, 16)}
+def _table(sub_networks, cost):
+    parts = {part for architecture in sub_networks.values() for part, _ in _parts(architecture, 16)}
     return {part: {"16": cost()} for part in sorted(parts)}
 
 
@@ -59,32 +59,34 @@ def test_error_of_predictions():
 
 
 def test_the_fit_is_found_again():
-    parts = [Sum(inner, outer) for inner in (0.0, 1.0, 2.0, 5.0, 7.0) for outer in (0.2, 1.0)]
+    parts = [PartSums(inner, outer) for inner in (0.0, 1.0, 2.0, 5.0, 7.0) for outer in (0.2, 1.0)]
     fit = fitted(parts, [0.3 + 1.2 * part.inner_ms + 1.1 * part.outer_ms for part in parts])
     assert (fit.offset_ms, fit.inner, fit.outer) == pytest.approx((0.3, 1.2, 1.1), rel=0.01)
-    assert fit.at(Sum(1.0, 0.8)) == pytest.approx(0.3 + 1.2 + 0.88, rel=2e-3)
+    assert fit.at(PartSums(1.0, 0.8)) == pytest.approx(0.3 + 1.2 + 0.88, rel=2e-3)
 
 
 def test_what_is_lost_once_is_found_again():
     """Up to the mean of the sums (3.6 ms) each millisecond costs 0.2 more; a line would be 6 % off at ten."""
-    parts = [Sum(inner, outer) for inner in (0.0, 1.0, 2.0, 5.0, 7.0) for outer in (0.2, 1.0)]
+    parts = [PartSums(inner, outer) for inner in (0.0, 1.0, 2.0, 5.0, 7.0) for outer in (0.2, 1.0)]
     fit = fitted(parts, [0.1 + 1.1 * part.ms + 0.2 * min(part.ms, 3.6) for part in parts])
     assert fit.knee_ms == pytest.approx(3.6) and fit.bend == pytest.approx(0.2, abs=0.02)
-    for part in (Sum(0.0, 0.5), Sum(3.0, 0.6), Sum(9.0, 1.0)):
+    for part in (PartSums(0.0, 0.5), PartSums(3.0, 0.6), PartSums(9.0, 1.0)):
         assert fit.at(part) == pytest.approx(0.1 + 1.1 * part.ms + 0.2 * min(part.ms, 3.6), rel=0.01)
 
 
 def test_noise_does_not_tell_the_slopes_apart():
     """Where all have the same shares of both: without doubt, thousandths of noise would become a difference."""
     rng = np.random.default_rng(0)
-    parts = [Sum(ms * (1.0 - share), ms * share) for ms in (0.5, 1.0, 2.0, 5.0, 7.0) for share in [0.2 + 0.001 * ms]]
+    parts = [
+        PartSums(ms * (1.0 - share), ms * share) for ms in (0.5, 1.0, 2.0, 5.0, 7.0) for share in [0.2 + 0.001 * ms]
+    ]
     fit = fitted(parts, [part.ms * rng.normal(1.2, 0.005) for part in parts])
-    assert abs(fit.inner - fit.outer) < 0.2 and fit.at(Sum(0.0, 3.0)) == pytest.approx(3.6, rel=0.1)
+    assert abs(fit.inner - fit.outer) < 0.2 and fit.at(PartSums(0.0, 3.0)) == pytest.approx(3.6, rel=0.1)
 
 
 def test_sums_that_hardly_differ_give_a_factor():
     """A line through them would be one through their noise."""
-    fit = fitted([Sum(4.0, 1.0), Sum(4.5, 0.6), Sum(5.0, 0.2)], [6.6, 6.0, 6.24])
+    fit = fitted([PartSums(4.0, 1.0), PartSums(4.5, 0.6), PartSums(5.0, 0.2)], [6.6, 6.0, 6.24])
     assert fit.offset_ms == 0.0 and fit.inner == fit.outer == pytest.approx(1.2)
 
 
@@ -92,7 +94,7 @@ def test_what_the_parts_of_a_network_come_to():
     table = {part: {"8": ms} for part, ms in (("ends/16/none", 1.0), ("attention/16/2/none", 2.0))}
     table |= {"feed_forward/16/8/none": {"8": 1.0}, "first_attention/16/2/none": {"8": 1.0}}
     table |= {"first_feed_forward/16/8/none": {"8": 1.0}}
-    found = sums(table, Architecture(16, tuple(Layer(number, 2, 8) for number in range(3))), 8)
+    found = part_sums(table, Architecture(16, tuple(Layer(number, 2, 8) for number in range(3))), 8)
     assert [part.ms for part in found] == [1.0, 4.0, 7.0, 9.0]
     assert [part.outer_ms for part in found] == [1.0, 1.0, 1.0, 3.0]
 
@@ -100,12 +102,12 @@ def test_what_the_parts_of_a_network_come_to():
 def test_a_device_that_adds_up_is_predicted_exactly(space, config):
     """Whole sub-networks that cost 0.2 ms plus 1.1 times their blocks: the fit must find that, error zero."""
     rng = random.Random(0)
-    recipe = Recipe(DEVICE, space, config, 0)
-    chosen = recipe.chosen
-    table = _table(chosen, lambda: rng.uniform(0.1, 1.0))
+    recipe = ProfileRecipe(DEVICE, space, config, 0)
+    sub_networks = recipe.sub_networks
+    table = _table(sub_networks, lambda: rng.uniform(0.1, 1.0))
     whole = {
         name: _record(0.2 + 1.1 * sum(table[part]["16"] for part, _ in _parts(architecture, 16)))
-        for name, architecture in chosen.items()
+        for name, architecture in sub_networks.items()
     }
     profile = recipe.profile(_chains(table), whole, {})
     assert profile.fit.offset_ms == pytest.approx(0.2, abs=1e-3)
@@ -116,11 +118,11 @@ def test_a_device_that_adds_up_is_predicted_exactly(space, config):
 
 def test_a_machine_that_was_slower_meanwhile_is_seen_by_the_reference(space, config):
     """Some blocks were measured where all took twice as long: the profile is that of a machine that never was."""
-    rng, recipe = random.Random(0), Recipe(DEVICE, space, config, 0)
-    table = _table(recipe.chosen, lambda: rng.uniform(0.1, 1.0))
+    rng, recipe = random.Random(0), ProfileRecipe(DEVICE, space, config, 0)
+    table = _table(recipe.sub_networks, lambda: rng.uniform(0.1, 1.0))
     whole = {
         name: _record(sum(table[part]["16"] for part, _ in _parts(architecture, 16)))
-        for name, architecture in recipe.chosen.items()
+        for name, architecture in recipe.sub_networks.items()
     }
     blocks = _chains(table)
     slower = {
@@ -152,22 +154,22 @@ def test_a_network_that_drops_tokens_is_the_sum_of_its_parts_at_their_numbers_of
     assert [tokens for _, tokens in _parts(dropping, 8)] == [8, 8, 8, 8, 6, 6, 6, 6]
     table = {part: {"4": 4.0, "20": 20.0} for part in parts}
     device = Device(name="cpu", sequence_length=[4, 8, 20])
-    medians = [sums(table, dropping, length)[-1].ms for length in device.lengths]
+    medians = [part_sums(table, dropping, length)[-1].ms for length in device.lengths]
     assert np.median(medians) == pytest.approx(4 * 8 + 4 * 6)
 
 
 def test_between_measured_lengths_lies_a_line(space, config):
     """Of records in any order: as text 11 stands before 5."""
     device = Device(name="cpu", sequence_length=[5, 11, 26, 45, 30, 8, 20])
-    recipe = Recipe(device, space, config, 0)
+    recipe = ProfileRecipe(device, space, config, 0)
     assert len(recipe.tokens) == 4 and recipe.tokens[0] == 5 and recipe.tokens[-1] == 45
-    parts = {part for architecture in recipe.chosen.values() for part, _ in _parts(architecture, 16)}
+    parts = {part for architecture in recipe.sub_networks.values() for part, _ in _parts(architecture, 16)}
     copies = {part: 1 if part.startswith("ends") else 4 for part in parts}
     blocks = {f"{part}@{at}": _record(float(at) * copies[part]) for part in parts for at in recipe.tokens}
     table = recipe._table(dict(sorted(blocks.items())), 1.0)
     assert all([int(at) for at in own] == recipe.tokens for own in table.values())
     for length in (5, 7, 14, 33, 45):
-        assert sums(table, space.largest(), length)[-1].ms == pytest.approx(7.0 * length)
+        assert part_sums(table, space.largest(), length)[-1].ms == pytest.approx(7.0 * length)
 
 
 def test_networks_that_are_left_early_are_part_of_the_fit(config):
@@ -176,22 +178,26 @@ def test_networks_that_are_left_early_are_part_of_the_fit(config):
     full = {name: values[-1:] for name, values in given["dimensions"].items() if values and name != "layers"}
     full |= {"layers": [3], "exit_threshold": [0.7, 0.9]}
     space = SearchSpace.model_validate(given | {"dimensions": given["dimensions"] | full})
-    depths = {len(architecture.layers) for architecture in Recipe(DEVICE, space, config, 0).chosen.values()}
+    depths = {
+        len(architecture.layers) for architecture in ProfileRecipe(DEVICE, space, config, 0).sub_networks.values()
+    }
     assert depths == {1, 2, 3}
-    assert not any(architecture.exit_threshold for architecture in Recipe(DEVICE, space, config, 0).chosen.values())
+    assert not any(
+        architecture.exit_threshold for architecture in ProfileRecipe(DEVICE, space, config, 0).sub_networks.values()
+    )
 
 
 def test_a_profile_of_another_seed_is_another_one(space, config):
     """Its sub-networks are others."""
-    one, other = (Recipe(DEVICE, space, config, seed) for seed in (0, 1))
-    assert one.digest != other.digest and one.chosen != other.chosen
+    one, other = (ProfileRecipe(DEVICE, space, config, seed) for seed in (0, 1))
+    assert one.digest != other.digest and one.sub_networks != other.sub_networks
 
 
 @pytest.mark.parametrize("memory", [False, True])
 def test_a_profile_of_memory_is_of_one_size_of_the_vocabulary(space, config, memory):
     """Its teacher's memory is; latencies are not."""
     pruned = CompactBertConfig(**config.to_dict() | {"vocab_size": config.vocab_size // 2})
-    one, other = (Recipe(DEVICE, space, each, 0, memory).digest for each in (config, pruned))
+    one, other = (ProfileRecipe(DEVICE, space, each, 0, memory).digest for each in (config, pruned))
     assert (one != other) is memory
 
 
@@ -236,12 +242,14 @@ def test_where_most_texts_are_short_the_median_is_a_slow_one_of_them(space):
 
 def test_noise_is_found_beside_the_median_of_each_length(space, config):
     device = Device(name="cpu", sequence_length=[4, 16])
-    recipe = Recipe(device, space, config, 0)
-    parts = {part for architecture in recipe.chosen.values() for part, _ in _parts(architecture, 4)}
+    recipe = ProfileRecipe(device, space, config, 0)
+    parts = {part for architecture in recipe.sub_networks.values() for part, _ in _parts(architecture, 4)}
     blocks = {f"{part}@{at}": _record(float(at)) for part in parts for at in recipe.tokens}
     quantiles = np.linspace(0.9, 1.1, 21)
     samples = tuple(np.concatenate([quantiles * 4.0, quantiles * 16.0]).tolist())
-    profile = recipe.profile(blocks, {name: LatencyRecord(samples, device, {}, "now") for name in recipe.chosen}, {})
+    profile = recipe.profile(
+        blocks, {name: LatencyRecord(samples, device, {}, "now") for name in recipe.sub_networks}, {}
+    )
     assert profile.noise == pytest.approx([0.905 + 0.01 * place for place in range(20)], abs=1e-3)
 
 
@@ -257,15 +265,15 @@ def test_the_lengths_of_a_task_are_quantiles_of_its_texts():
 
 
 def test_held_out_networks_are_not_fitted(space, config):
-    recipe = Recipe(DEVICE, space, config, 0)
-    chosen = recipe.chosen
-    assert sum(name.startswith("held_out") for name in chosen) == 24
-    table = _table(chosen, lambda: 1.0)
+    recipe = ProfileRecipe(DEVICE, space, config, 0)
+    sub_networks = recipe.sub_networks
+    assert sum(name.startswith("held_out") for name in sub_networks) == 24
+    table = _table(sub_networks, lambda: 1.0)
 
     def whole(held_out_ms):
         return {
             name: _record(held_out_ms if name.startswith("held_out") else sum(1.0 for _ in _parts(architecture, 16)))
-            for name, architecture in chosen.items()
+            for name, architecture in sub_networks.items()
         }
 
     first, second = (recipe.profile(_chains(table), whole(value), {}) for value in (3.0, 30.0))
@@ -280,7 +288,7 @@ def test_a_profile_of_a_space_that_drops_tokens(config):
     device = Device(name="cpu", sequence_length=[8, 30])
     small = space.model_dump()
     small["dimensions"] |= {"layers": [3], "hidden_size": [32], "num_attention_heads": [4], "intermediate_size": [64]}
-    profile = build_profile(Recipe(device, SearchSpace.model_validate(small), config, 0), "")
+    profile = build_profile(ProfileRecipe(device, SearchSpace.model_validate(small), config, 0), "")
     assert not any("share" in part or "skip" in part for part in profile.blocks_ms)
     assert set(profile.blocks_ms["attention/32/4/low_rank(4)+int8"]) == {"2", "5", "8", "30"}
     assert profile.blocks_ms["dropping/32"].keys() == {"2", "5", "8", "30"}
@@ -289,7 +297,7 @@ def test_a_profile_of_a_space_that_drops_tokens(config):
 
 @pytest.mark.slow
 def test_a_real_profile_covers_the_space_and_survives_the_disk(space, config, tmp_path):
-    profile = build_profile(Recipe(DEVICE, space, config, 0, memory=True), "")
+    profile = build_profile(ProfileRecipe(DEVICE, space, config, 0, memory=True), "")
     rng = random.Random(0)
     for _ in range(50):
         assert min(profile.predict(space.sample(rng)).values()) > 0
@@ -325,12 +333,12 @@ def test_an_interrupted_profile_goes_on_and_keeps_its_samples(space, config, tmp
 
     monkeypatch.setattr("nas.latency.profiling.measure", fake)
     monkeypatch.setattr("nas.latency.profiling.conditions", lambda device: environment)
-    recipe, parts = Recipe(DEVICE, space, config, 0), tmp_path / "samples.json"
+    recipe, parts = ProfileRecipe(DEVICE, space, config, 0), tmp_path / "samples.json"
     with pytest.raises(KeyboardInterrupt):
         build_profile(recipe, "inputs", parts)
     build_profile(recipe, "inputs", parts)
     blocks = len(recipe.blocks())
-    assert asked == [blocks, blocks - blocks // 2, len(recipe.chosen)]
+    assert asked == [blocks, blocks - blocks // 2, len(recipe.sub_networks)]
     assert parts.exists()
     build_profile(recipe, "inputs", parts)
     assert len(asked) == 3
@@ -341,4 +349,4 @@ def test_an_interrupted_profile_goes_on_and_keeps_its_samples(space, config, tmp
     assert asked.pop() == 1 and len(asked) == 3
     environment = {"fingerprint": "another"}
     build_profile(recipe, "inputs", parts)
-    assert asked[3:] == [blocks, len(recipe.chosen)]
+    assert asked[3:] == [blocks, len(recipe.sub_networks)]

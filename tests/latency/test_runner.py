@@ -12,8 +12,8 @@ import pytest
 
 from nas.device import Device
 from nas.latency import runner
-from nas.latency.lanes import LocalLane
 from nas.latency.runtimes import RUNTIMES
+from nas.latency.workers import LocalWorker
 
 SETTINGS = Device(name="cpu").model_dump(mode="json")
 
@@ -83,12 +83,14 @@ def test_settling_ends(seconds, runs):
     assert clock.runs == runs
 
 
-@pytest.mark.parametrize(("runtime", "program"), [("onnxruntime", runner.__file__), ("torch", "nas.latency.worker")])
+@pytest.mark.parametrize(
+    ("runtime", "program"), [("onnxruntime", runner.__file__), ("torch", "nas.latency.worker_process")]
+)
 def test_who_measures(runtime, program):
     """ONNX files are measured by a process that holds neither nas nor torch."""
-    with LocalLane(Device(name="cpu", runtime=runtime)) as lane:
-        assert any(program in part for part in lane._process.args)
-        loaded = Path(f"/proc/{lane._process.pid}/maps").read_text()
+    with LocalWorker(Device(name="cpu", runtime=runtime)) as worker:
+        assert any(program in part for part in worker._process.args)
+        loaded = Path(f"/proc/{worker._process.pid}/maps").read_text()
         assert ("libtorch" in loaded) == (runtime == "torch")
 
 
@@ -176,6 +178,6 @@ def test_the_program_needs_numpy_alone_until_it_opens_a_network():
 
 def test_a_lane_keeps_to_the_cores_of_its_device():
     core = min(os.sched_getaffinity(0))
-    with LocalLane(Device(name="cpu", pin_to=[core])) as lane:
-        allowed = Path(f"/proc/{lane._process.pid}/status").read_text()
+    with LocalWorker(Device(name="cpu", pin_to=[core])) as worker:
+        allowed = Path(f"/proc/{worker._process.pid}/status").read_text()
     assert f"Cpus_allowed_list:\t{core}\n" in allowed

@@ -23,7 +23,7 @@ from nas.report.figures import duration, limits, points, significant
 from nas.report.front_chart import front_picture
 from nas.report.loading import snippets
 from nas.report.page import render
-from nas.report.svg import Scale
+from nas.report.svg import AxisScale
 from nas.space import Shape
 from nas.tasks import task_kind
 
@@ -446,7 +446,7 @@ def test_an_export_of_before_a_device_was_added_is_shown_where_it_was_measured_a
     [((0.0, 1.0), [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]), ((1.0, 40.0), [1, 2, 5, 10, 20]), ((3.0,), None)],
 )
 def test_scale_has_round_ticks_within_its_range(values, ticks):
-    scale = Scale.around(values, 0.0, 100.0)
+    scale = AxisScale.around(values, 0.0, 100.0)
     assert ticks is None or scale.ticks() == ticks
     assert len(scale.ticks()) >= 2
     assert all(0.0 <= scale(value) <= 100.0 for value in (*values, *scale.ticks()))

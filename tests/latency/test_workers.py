@@ -1,4 +1,4 @@
-"""Lanes: the same figures from this machine and from a Ray node, whose loss is waited out."""
+"""Measurement workers: the same metrics from this machine and from a Ray node, whose loss is waited out."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ray.cluster_utils import Cluster
 
 from nas.device import Device
 from nas.errors import ClusterError, DeviceError
-from nas.latency.lanes import open_lane
 from nas.latency.measure import NO_TEXTS, Texts, conditions, item_of, measure, measure_peak_memory
 from nas.latency.runtimes import runtime_of
+from nas.latency.workers import open_worker
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet
 
@@ -33,7 +33,7 @@ def started():
 
 @pytest.fixture
 def cluster(started, monkeypatch):
-    """The cluster of all tests, which a lane connects to; each test leaves it with one node of the device."""
+    """The cluster of all tests, which a worker connects to; each test leaves it with one node of the device."""
     monkeypatch.setenv("RAY_ADDRESS", started.address)
     yield started
     ray.shutdown()
@@ -67,16 +67,16 @@ def test_files_of_one_name_stay_apart(cluster, supernet_weights, tmp_path):
 
 @pytest.mark.slow
 def test_a_node_that_goes_away_is_waited_for(cluster, supernet_weights, monkeypatch, capsys):
-    """The lane says what it lost and what it waits for; when the node is back the networks are measured again."""
-    monkeypatch.setattr("nas.latency.ray_lane._PATIENCE_S", 1.0)
+    """The worker says what it lost and what it waits for; when the node is back the networks are measured again."""
+    monkeypatch.setattr("nas.latency.ray_worker._PATIENCE_S", 1.0)
     (node,) = cluster.worker_nodes
-    with open_lane(DEVICE) as lane, ThreadPoolExecutor(1) as pool:
-        item = item_of(DEVICE, "model", supernet_weights, lane.folder / "model", NO_TEXTS, {})
+    with open_worker(DEVICE) as worker, ThreadPoolExecutor(1) as pool:
+        item = item_of(DEVICE, "model", supernet_weights, worker.folder / "model", NO_TEXTS, {})
         (raylet,) = node.all_processes["raylet"]
         keepers = psutil.Process(raylet.process.pid).children(recursive=True)
         cluster.remove_node(node, allow_graceful=False)
         psutil.wait_procs(keepers)  # they may go on for a moment after their node
-        waiting = pool.submit(lane.measure, {"networks": [item], "rounds": 2}, lambda done: None)
+        waiting = pool.submit(worker.measure, {"networks": [item], "rounds": 2}, lambda done: None)
         said = ""
         while "waiting for a Ray node" not in (said := said + capsys.readouterr().err):
             assert not waiting.done()
@@ -89,12 +89,12 @@ def test_a_node_that_goes_away_is_waited_for(cluster, supernet_weights, monkeypa
 
 @pytest.mark.slow
 def test_another_machine_under_the_same_name_is_refused(cluster, supernet_weights):
-    with open_lane(DEVICE) as lane:
-        item = item_of(DEVICE, "model", supernet_weights, lane.folder / "model", NO_TEXTS, {})
-        ray.kill(lane._keeper)
-        lane.environment = lane.environment | {"fingerprint": "another"}
+    with open_worker(DEVICE) as worker:
+        item = item_of(DEVICE, "model", supernet_weights, worker.folder / "model", NO_TEXTS, {})
+        ray.kill(worker._keeper)
+        worker.environment = worker.environment | {"fingerprint": "another"}
         with pytest.raises(DeviceError, match=r"another machine .* before another"):
-            lane.measure({"networks": [item], "rounds": 2}, lambda done: None)
+            worker.measure({"networks": [item], "rounds": 2}, lambda done: None)
 
 
 @pytest.mark.slow
@@ -106,10 +106,10 @@ def test_what_a_node_cannot_do_is_said(cluster, supernet_weights):
 
 def test_a_device_elsewhere_has_no_lane():
     with pytest.raises(DeviceError, match="nas device bundle"):
-        open_lane(Device(name="pi", where="elsewhere"))
+        open_worker(Device(name="pi", where="elsewhere"))
 
 
 def test_a_node_of_no_cluster_is_one_clear_error(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(ClusterError, match="none is found"):
-        open_lane(DEVICE)
+        open_worker(DEVICE)

@@ -1,6 +1,6 @@
 """The measurement worker of a device that is a Ray node.
 
-`RayLane` starts an actor on the node, which owns a `LocalLane` there. The actor occupies the Ray resource that is
+`RayWorker` starts an actor on the node, which owns a `LocalWorker` there. The actor occupies the Ray resource that is
 named after the device, so that only one measurement runs on the node at a time.
 """
 
@@ -19,7 +19,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from nas.cluster import attach
 from nas.device import Device
 from nas.errors import DeviceError
-from nas.latency.lanes import LocalLane, Rounds
+from nas.latency.workers import LocalWorker, Rounds
 from nas.progress import say
 
 _MOST_LOSSES = 5
@@ -28,45 +28,45 @@ _PATIENCE_S = 30.0
 
 
 class _Keeper:
-    """The Ray actor: a process on the device's node that owns a `LocalLane` there."""
+    """The Ray actor: a process on the device's node that owns a `LocalWorker` there."""
 
     def __init__(self, device: Device) -> None:
-        self._lane = LocalLane(device.model_copy(update={"where": "here"}))
+        self._worker = LocalWorker(device.model_copy(update={"where": "here"}))
 
     def environment(self) -> dict[str, Any]:
-        return self._lane.environment
+        return self._worker.environment
 
     def measure(self, group: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any]:
         with self._written(files):
-            return self._lane.measure(self._placed(group), lambda done: None)
+            return self._worker.measure(self._placed(group), lambda done: None)
 
     def peak_memory_mb(self, item: dict[str, Any], files: dict[str, bytes]) -> float | None:
         with self._written(files):
-            return self._lane.peak_memory_mb(self._placed({"networks": [item]})["networks"][0])
+            return self._worker.peak_memory_mb(self._placed({"networks": [item]})["networks"][0])
 
     def close(self) -> None:
-        self._lane.__exit__(None, None, None)
+        self._worker.__exit__(None, None, None)
 
     @contextmanager
     def _written(self, files: dict[str, bytes]) -> Iterator[None]:
         for name, content in files.items():
-            (self._lane.folder / name).write_bytes(content)
+            (self._worker.folder / name).write_bytes(content)
         try:
             yield
         finally:
             for name in files:
-                (self._lane.folder / name).unlink()
+                (self._worker.folder / name).unlink()
 
     def _placed(self, group: dict[str, Any]) -> dict[str, Any]:
         """Return the group with the paths of its files on this node, named by their index in the group."""
         items = [
-            item | {"file": str(self._lane.folder / f"{at}{Path(item['file']).suffix}")}
+            item | {"file": str(self._worker.folder / f"{at}{Path(item['file']).suffix}")}
             for at, item in enumerate(group["networks"])
         ]
         return group | {"networks": items}
 
 
-class RayLane:
+class RayWorker:
     """A worker on the Ray node that offers a resource with the device's name. It waits until there is such a node.
 
     If the node or its process is lost, the current group is measured again as soon as a node is back. Raises

@@ -1,6 +1,6 @@
 """The measuring process for the cases that `runner.py` cannot handle without `nas`: PyTorch, and CUDA in any runtime.
 
-CUDA needs it because the CUDA libraries come with PyTorch. `lanes.py` starts it and exchanges lines of JSON with it,
+CUDA needs it because the CUDA libraries come with PyTorch. `workers.py` starts it and exchanges lines of JSON with it,
 as with `runner.py --lines`.
 """
 

@@ -1,7 +1,7 @@
-"""Measurement workers (lanes): each measures networks on one device, in a process that does nothing else.
+"""Measurement workers: each measures networks on one device, in a process that does nothing else.
 
-`open_lane` starts the worker of a device: a `LocalLane` on this machine, or a `RayLane` on a Ray node. `measure.py`
-sends it groups of networks and receives their samples.
+`open_worker` starts the worker of a device: a `LocalWorker` on this machine, or a `RayWorker` on a Ray node.
+`measure.py` sends it groups of networks and receives their samples.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from nas.waiting import as_served
 _WORKER = f"""
 import sys
 sys.path.append({str(Path(runner.__file__).parents[2])!r})  # so that nas need not be installed
-from nas.latency.worker import main
+from nas.latency.worker_process import main
 main()
 """
 Rounds = Callable[[int], None]
 """Receives the number of rounds of a group that are done."""
 
 
-class Lane(Protocol):
+class MeasurementWorker(Protocol):
     """A worker that measures groups of networks on one device, one group at a time.
 
     The caller writes the networks' files to `folder`. `environment` has the processor, the runtime and the versions
@@ -57,7 +57,7 @@ class Lane(Protocol):
     ) -> None: ...
 
 
-class LocalLane:
+class LocalWorker:
     """A worker whose process runs on this machine.
 
     Raises `DeviceError` if the process fails, and `MachineError` if the system kills it.
@@ -110,7 +110,7 @@ class LocalLane:
                 return runner.peak_memory_apart(item, self.device.model_dump(mode="json"))
             except OSError as problem:
                 raise DeviceError(f"devices.{self.device.name}: {problem}; check that the runtime works") from None
-        with LocalLane(self.device) as alone:
+        with LocalWorker(self.device) as alone:
             alone._send({"memory": item}, alone._process)
             found: float | None = alone._answer(lambda done: None)
         return found
@@ -147,14 +147,14 @@ class LocalLane:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def open_lane(device: Device) -> Lane:
+def open_worker(device: Device) -> MeasurementWorker:
     """Start the worker of a device. Raises `DeviceError` if the device is off the cluster, or if the worker fails."""
     if device.where == "here":
-        return LocalLane(device)
+        return LocalWorker(device)
     if device.where == "ray":
-        from nas.latency.ray_lane import RayLane
+        from nas.latency.ray_worker import RayWorker
 
-        return RayLane(device)
+        return RayWorker(device)
     raise DeviceError(
         f"devices.{device.name}: this device is off the cluster, so nothing can be measured on it from here; "
         f"use `nas device bundle` and `nas device import`"
