@@ -48,7 +48,7 @@ class Layer:
         """Return the size (heads or intermediate size) and the compression method of one of its blocks."""
         return (self.num_attention_heads if block == "attention" else self.intermediate_size), self.choice(block)
 
-    def having(self, block: Block, option: tuple[int, str]) -> Layer:
+    def with_option(self, block: Block, option: tuple[int, str]) -> Layer:
         """Return a copy of the layer with another size and compression method for one of its blocks."""
         size, choice = option
         if block == "attention":
@@ -130,11 +130,11 @@ class Architecture:
             for block in LAYER_BLOCKS:
                 owner = self.owner(number, block)
                 if owner not in (None, number):
-                    found[-1] = found[-1].having(block, self.layers[owner].option(block))
+                    found[-1] = found[-1].with_option(block, self.layers[owner].option(block))
         return tuple(found)
 
     @property
-    def is_sound(self) -> bool:
+    def is_canonical(self) -> bool:
         """Whether the architecture can be computed and is written in its simplest form.
 
         Every layer has at least one block, and a block that shares weights has a layer to share with. Tokens are
@@ -199,7 +199,7 @@ def compress_all(architecture: Architecture, choice: str) -> Architecture:
     def compressed(layer: Layer) -> Layer:
         for block in LAYER_BLOCKS:
             size = layer.option(block)[0]
-            layer = layer.having(block, (size, choice)) if size else layer
+            layer = layer.with_option(block, (size, choice)) if size else layer
         return layer
 
     layers = tuple(compressed(layer) for layer in architecture.layers)

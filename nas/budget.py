@@ -1,8 +1,8 @@
 """Budgets: limits on the cost of the exported network, on one device or several, and optional accuracy floors.
 
-Costs are latencies, throughput, memory, size and parameters (`FIGURES`). Each of these metrics has the same name in
-budgets, predictions, measurements and verifications. A study file holds one `Budget` per export, with `Limits` for each
-device; search and export check candidates against them.
+Costs are latencies, throughput, memory, size and parameters (`COST_METRICS`). Each of these metrics has the same name
+in budgets, predictions, measurements and verifications. A study file holds one `Budget` per export, with `Limits` for
+each device; search and export check candidates against them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RATES = ("throughput_per_s",)
 """Metrics for which more is better. For all others, less is better."""
 STORED = ("size_mb", "params")
 """Metrics that depend only on the exported files, not on the device."""
-FIGURES = (*LATENCIES, *RATES, "peak_memory_mb", *STORED)
+COST_METRICS = (*LATENCIES, *RATES, "peak_memory_mb", *STORED)
 
 TRIAL = "trial-"
 """Prefix of the names of single candidates that are exported without a budget."""
@@ -34,7 +34,7 @@ _FLOOR = ("accuracy", "accuracy_loss", "minimise")
 _POINT = 0.01
 """One point of the task's metric."""
 
-Figures = Mapping[str, float]
+CostMetrics = Mapping[str, float]
 """The values of cost metrics by name."""
 Limit = str | float | None
 """A value in the metric's unit, or a share of the uncompressed teacher's value on the same device, such as "20%"."""
@@ -61,7 +61,7 @@ class Limits(Settings):
     params: Limit = None
     """Number of parameters."""
 
-    @field_validator(*FIGURES, mode="before")
+    @field_validator(*COST_METRICS, mode="before")
     @classmethod
     def _positive(cls, value: Any) -> Any:
         if not isinstance(value, str | int | float | None) or isinstance(value, bool):
@@ -75,27 +75,27 @@ class Limits(Settings):
     @model_validator(mode="after")
     def _some(self) -> Limits:
         if not self.given:
-            raise ValueError(f"a budget needs at least one of {', '.join(FIGURES)}; add a limit or accuracy_loss")
+            raise ValueError(f"a budget needs at least one of {', '.join(COST_METRICS)}; add a limit or accuracy_loss")
         return self
 
     @cached_property
     def given(self) -> dict[str, str | float]:
         """The limits that are set, as written in the study file, by metric."""
-        return {name: limit for name in FIGURES if (limit := getattr(self, name)) is not None}
+        return {name: limit for name in COST_METRICS if (limit := getattr(self, name)) is not None}
 
-    def values(self, teacher: Figures) -> dict[str, float]:
+    def values(self, teacher: CostMetrics) -> dict[str, float]:
         """Return the limits that are set, each in its metric's unit. Shares are relative to the values in `teacher`."""
         return {name: self.value(name, teacher) for name in self.given}
 
-    def value(self, name: str, teacher: Figures) -> float:
+    def value(self, name: str, teacher: CostMetrics) -> float:
         """Return the limit that is set on one metric, in the metric's unit."""
         limit = self.given[name]
         return _number(limit) / 100.0 * teacher[name] if isinstance(limit, str) else float(limit)
 
-    def excess(self, figures: Figures, teacher: Figures) -> float:
+    def violation(self, metrics: CostMetrics, teacher: CostMetrics) -> float:
         """Return the largest violation of a limit, relative to that limit; at most 0 if all limits are met."""
         return max(
-            (limit / figures[name] if name in RATES else figures[name] / limit) - 1.0
+            (limit / metrics[name] if name in RATES else metrics[name] / limit) - 1.0
             for name, limit in self.values(teacher).items()
         )
 
@@ -104,16 +104,26 @@ class Limits(Settings):
 class Floor:
     """The least accuracy that a budget's network must have on given texts, and the metric that it must minimise."""
 
-    least: float
+    minimum: float
     """The least accuracy allowed."""
     teacher: float
     """The teacher's accuracy on the same texts."""
-    sure: float
+    confident: float
     """The accuracy with inherited weights from which a network is above the floor by more than chance."""
     minimise: str
     """The name of the cost metric to minimise."""
     device: str
     """The device on which this metric is minimised."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the floor as `front.json` stores it."""
+        return {
+            "least": self.minimum,
+            "teacher": self.teacher,
+            "sure": self.confident,
+            "minimise": self.minimise,
+            "device": self.device,
+        }
 
     @property
     def levels(self) -> tuple[float, ...]:
@@ -121,8 +131,8 @@ class Floor:
 
         They are below the teacher by one, two and four times the allowed loss, which is taken to be at least one point.
         """
-        lost = max(self.teacher - self.least, _POINT)
-        return (self.least, self.least - lost, self.least - 3.0 * lost)
+        lost = max(self.teacher - self.minimum, _POINT)
+        return (self.minimum, self.minimum - lost, self.minimum - 3.0 * lost)
 
 
 class Budget(Settings):

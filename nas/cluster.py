@@ -44,12 +44,12 @@ def connect(address: str, wanted: str) -> None:
         ) from None
 
 
-def processors() -> int:
+def cpu_count() -> int:
     """Return the number of CPUs of the cluster that this process is connected to."""
     return int(ray.cluster_resources().get("CPU", 0.0))
 
 
-def attach(device: str) -> None:
+def connect_for_device(device: str) -> None:
     """Connect this process to the cluster that a device belongs to. Raises `ClusterError` if that fails."""
     connect(os.environ.get("RAY_ADDRESS", "auto"), f"devices.{device}")
 

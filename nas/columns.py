@@ -166,7 +166,7 @@ class Column:
         return tuple(word.casefold() for word in _NAME_PARTS.findall(self.name))
 
     @property
-    def is_about(self) -> bool:
+    def is_metadata(self) -> bool:
         """Whether the name indicates metadata about a text, such as its author, time or identifier."""
         words = set(self.words)
         numbered = words - _NUMBERED if words & _LIKE_LABELS else words
@@ -270,7 +270,7 @@ def _count_words(value: str) -> int:
 def texts(columns: Sequence[Column]) -> Clear[tuple[str, ...]] | Unclear:
     """Decide which column holds the texts, or which two hold the texts of a pair."""
     holding = [column for column in columns if column.form == "text" and not column.has_label_name]
-    plain = [column for column in holding if not column.is_about] or holding
+    plain = [column for column in holding if not column.is_metadata] or holding
     names = tuple(column.name for column in plain)
     # Columns whose name means text, but whose values do not look like texts, such as single words.
     called = [
@@ -326,10 +326,10 @@ def label(columns: Sequence[Column], text: Collection[str], same: Callable[[str,
     called = [column for column in others if column.has_label_name]
     able = [column for column in others if column.can_be_label]
     if called and not any(column.can_be_label for column in called):
-        why = unfit(called[0]) or "does not look like a label"
+        why = why_unfit(called[0]) or "does not look like a label"
         return Unclear(f"{called[0].name} {why}", tuple(column.name for column in able))
     named = [column for column in called if column in able and not (set(column.words) & _ABOUT - _NUMBERED)]
-    chosen = _different(named or [column for column in able if not column.is_about], same)
+    chosen = _different(named or [column for column in able if not column.is_metadata], same)
     if len(chosen) == 1:
         return Clear(chosen[0].name)
     if not chosen:
@@ -355,7 +355,7 @@ def has_queries(column: Column, rows: int, distinct: int) -> bool:
 
 def is_query_id(column: Column) -> bool:
     """Whether the name of a column indicates that it identifies queries, such as `query_id`."""
-    return not _OF_QUERIES.isdisjoint(column.words) and column.is_about
+    return not _OF_QUERIES.isdisjoint(column.words) and column.is_metadata
 
 
 def can_be_grade(column: Column) -> bool:
@@ -366,7 +366,7 @@ def can_be_grade(column: Column) -> bool:
     return bool(numbers) and numbers is not None and numbers[0] == 0.0 and all(map(float.is_integer, numbers))
 
 
-def unfit(column: Column) -> str | None:
+def why_unfit(column: Column) -> str | None:
     """Return why a column cannot hold labels, even if the user named it; None if it can."""
     if column.form == "lists" and not column.counts:
         return (
@@ -384,9 +384,9 @@ def unfit(column: Column) -> str | None:
 def meaning(column: Column, outputs: int | None) -> Clear[Meaning] | Unclear:
     """Decide what the values of a column of labels mean; the candidates of an `Unclear` result are meanings.
 
-    The column must not be `unfit`. `outputs` is the number of outputs of a fine-tuned teacher, or None. If the labels
-    match the outputs, that decides. Otherwise, numbers are clear only if their values and the column name allow only
-    one interpretation.
+    The column must not be `why_unfit`. `outputs` is the number of outputs of a fine-tuned teacher, or None. If the
+    labels match the outputs, that decides. Otherwise, numbers are clear only if their values and the column name allow
+    only one interpretation.
     """
     if column.list_meaning:
         return Clear(column.list_meaning)

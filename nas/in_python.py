@@ -24,7 +24,7 @@ from nas.limits import working_on
 from nas.pipeline.run import Run
 from nas.proposal import LENGTH, SPACE_FILE, STUDY_FILE, TeacherProperties, budget_table, fitting_space, space_text
 from nas.study import Study
-from nas.tasks.own_metric import given
+from nas.tasks.custom_metric import register
 
 FOLDER = "given"
 """The subfolder of the run for the study file and the files that it names."""
@@ -38,7 +38,7 @@ def run_of(name: str, *, runs: str | Path = "runs", **tables: Any) -> Run:
 
     In `task`, a `datasets.Dataset` or a pandas data frame may take the place of the name of a file. In `teacher` and
     `student`, `model` may be a loaded model, with its tokenizer as `tokenizer`. `task.metric` may be a function of
-    predictions and references whose higher values are better (see `nas.tasks.own_metric`).
+    predictions and references whose higher values are better (see `nas.tasks.custom_metric`).
 
     A budget may be a string as for `nas init`: a share of the teacher's latency ("20%"), milliseconds ("4.0") or
     points of accuracy that may be lost ("1pt"), optionally with a name ("fast=20%"). Without `devices`, the device is
@@ -110,7 +110,7 @@ def _with_files(folder: Path, task: Mapping[str, Any]) -> dict[str, Any]:
         ]
     if callable(metric := values.get("metric")):
         try:
-            values["metric"] = given(metric)
+            values["metric"] = register(metric)
         except ValueError as problem:
             raise StudyError(f"task.{problem}") from None
     for key in ("text", "pair"):

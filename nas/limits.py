@@ -1,8 +1,8 @@
 """One-line messages for limits of the machine, such as disk space, permissions, open files and memory.
 
 Libraries report such limits in many forms: as `OSError` with or without a path, as their own exceptions that quote the
-system's message, or as wrappers around either. `limit_behind` recognises them, `working_on` turns them into a
-`MachineError`, and the command line prints what `refusal` returns.
+system's message, or as wrappers around either. `machine_limit_of` recognises them, `working_on` turns them into a
+`MachineError`, and the command line prints what `error_line` returns.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _CACHES = ("HF_DATASETS_CACHE", "HF_HUB_CACHE", "HF_MODULES_CACHE", "HF_HOME", "
 """Environment variables that set the folders, other than the run's, to which libraries write."""
 
 
-def limit_behind(problem: BaseException, path: Path | str | None = None) -> MachineError | None:
+def machine_limit_of(problem: BaseException, path: Path | str | None = None) -> MachineError | None:
     """Return the limit of the machine that caused an exception, or None if no such limit caused it.
 
     `path` is the file or folder that was being read or written; it is used if the exception does not name one. If a
@@ -72,11 +72,11 @@ def limit_behind(problem: BaseException, path: Path | str | None = None) -> Mach
     if isinstance(problem, MachineError):
         return problem
     if isinstance(problem, NasError):
-        return limit_behind(problem.__context__) if problem.__context__ else None
+        return machine_limit_of(problem.__context__) if problem.__context__ else None
     seen: BaseException | None = problem
     while seen is not None:
         if isinstance(seen, NasError):
-            return limit_behind(seen)
+            return machine_limit_of(seen)
         if number := _number_of(seen):
             what, remedy = _LIMITS[number]
             where = getattr(seen, "filename", None) or (path if number not in _WITHOUT_PATH else None)
@@ -124,15 +124,15 @@ def working_on(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as problem:
-        limit = limit_behind(problem, path)
+        limit = machine_limit_of(problem, path)
         if limit is None or limit is problem:
             raise
         raise limit from None
 
 
-def refusal(problem: Exception) -> str | None:
+def error_line(problem: Exception) -> str | None:
     """Return the line to print for a user's mistake or an error of the system; None for any other exception."""
-    if limit := limit_behind(problem):
+    if limit := machine_limit_of(problem):
         return str(limit)
     if isinstance(problem, NasError):
         return str(problem)

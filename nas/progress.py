@@ -1,7 +1,7 @@
 """Progress of long-running work, the log of a run, and callbacks.
 
 `track` shows progress, as a live bar on a terminal or else as one line every 30 seconds. `say` prints a line for the
-user, and `log` records an event in the run's `log.jsonl`. All of them also inform the listeners added by `heard_by`.
+user, and `log` records an event in the run's `log.jsonl`. All of them also inform the listeners added by `notifying`.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def tell(event: str, **about: object) -> None:
 
 
 @contextmanager
-def heard_by(listeners: Iterable[Listener]) -> Iterator[None]:
+def notifying(listeners: Iterable[Listener]) -> Iterator[None]:
     """Register listeners while the block runs. A listener that is already registered is not added again."""
     added = [listener for listener in listeners if listener not in _listeners]
     _listeners.extend(added)
@@ -161,7 +161,7 @@ def logged(path: Path) -> Iterator[None]:
             _logs.remove(stream)
 
 
-class Laps(dict[str, float]):
+class Stopwatch(dict[str, float]):
     """A stopwatch that adds up seconds per part of the work. Each lap counts the time since the previous one.
 
     `before` holds seconds already spent in an earlier process; `left` is the time allowed, in seconds.

@@ -1,7 +1,7 @@
 """The first study file of a user: examines a teacher and its data, proposes settings and writes them as TOML.
 
 `TeacherProperties` and `Columns` hold what the files tell, and `Answers` the settings that the user gave or confirmed.
-`nas init` (`nas.cli.beginning`) asks for these settings and calls `write_study`; `nas.in_python` uses the same
+`nas init` (`nas.cli.setup`) asks for these settings and calls `write_study`; `nas.in_python` uses the same
 proposals for studies that are made in Python.
 """
 
@@ -92,7 +92,7 @@ class TeacherProperties:
         """
         if self.network_type != (task_kind(kind).network_form.network_type if kind else "sequence_classifier"):
             return None
-        if kind is not None and task_kind(kind).takes(self.problem_type, self.outputs):
+        if kind is not None and task_kind(kind).accepts(self.problem_type, self.outputs):
             return self.outputs
         several = kind is not None and task_kind(kind).has_thresholds
         is_known = self.problem_type is not None or not several
@@ -189,7 +189,7 @@ class Columns:
         `outputs` is the number of outputs of a fine-tuned teacher, if there is one. `query` is the column that
         identifies queries, if rows may be passages to rank. Raises `DataError` if the column cannot hold labels.
         """
-        if why := columns.unfit(self.column(label)):
+        if why := columns.why_unfit(self.column(label)):
             raise DataError(f"--label {label}: the column {why}; use one of {', '.join(self.found)}")
         found = columns.meaning(self.column(label), outputs)
         if query and outputs in (None, 1) and columns.can_be_grade(self.column(label)):

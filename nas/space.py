@@ -81,7 +81,7 @@ class Dimensions(Settings):
         return values
 
 
-class Choices(Settings):
+class CompressionMethods(Settings):
     """The compression methods allowed for each kind of block."""
 
     embedding: tuple[str, ...] = Field(default=("none",), min_length=1)
@@ -89,7 +89,7 @@ class Choices(Settings):
     feed_forward: tuple[str, ...] = Field(default=("none",), min_length=1)
 
     @model_validator(mode="after")
-    def _known(self) -> Choices:
+    def _known(self) -> CompressionMethods:
         for block in BLOCKS:
             names = getattr(self, block)
             for name in names:
@@ -123,7 +123,7 @@ class SearchSpace(Settings):
     description: str = ""
     teacher: Shape
     dimensions: Dimensions
-    compression: Choices = Choices()
+    compression: CompressionMethods = CompressionMethods()
 
     @model_validator(mode="after")
     def _fits_teacher(self) -> SearchSpace:
@@ -240,7 +240,7 @@ class SearchSpace(Settings):
             )
             and all(layer.keep_tokens in self.keep_options for layer in architecture.layers)
             and architecture.exit_threshold in self.exit_options
-            and architecture.is_sound
+            and architecture.is_canonical
         )
 
     def count(self) -> int:
@@ -332,7 +332,7 @@ class SearchSpace(Settings):
         return Layer(source, attention[0], feed_forward[0], attention[1], feed_forward[1], keep_tokens)
 
     def repaired(self, architecture: Architecture) -> Architecture:
-        """Return the most similar architecture that is sound (see `Architecture.is_sound`).
+        """Return the most similar architecture that is sound (see `Architecture.is_canonical`).
 
         A block that shares weights, but has no layer to share with, gets its own weights of the smallest size. So does
         the feed-forward block of a layer without any block. `keep_tokens` and `exit_threshold` are set to 0 where they
@@ -345,12 +345,12 @@ class SearchSpace(Settings):
         layers = list(architecture.layers)
         for number, layer in enumerate(layers):
             if all(weights(layer, block) == "none" for block in LAYER_BLOCKS):
-                layers[number] = layer.having("feed_forward", self.feed_forward_options[0])
+                layers[number] = layer.with_option("feed_forward", self.feed_forward_options[0])
             for block in LAYER_BLOCKS:
                 if weights(layer, block) != "below":
                     continue
                 if not any(weights(other, block) == "own" for other in layers[:number]):
-                    layers[number] = layers[number].having(block, self.options(block)[0])
+                    layers[number] = layers[number].with_option(block, self.options(block)[0])
         threshold = architecture.exit_threshold if len(layers) > 1 else 0.0
         found = replace(architecture, layers=tuple(layers), exit_threshold=threshold)
         if not any(layer.keep_tokens for layer in layers):
@@ -406,7 +406,7 @@ class SearchSpace(Settings):
         def mutated(layer: Layer) -> Layer:
             for block in LAYER_BLOCKS:
                 if rng.random() < rate:
-                    layer = layer.having(block, rng.choice(self.options(block)))
+                    layer = layer.with_option(block, rng.choice(self.options(block)))
             return replace(layer, keep_tokens=rng.choice(self.keep_options)) if rng.random() < rate else layer
 
         def drawn(values: Sequence[T], own: T) -> T:

@@ -428,8 +428,8 @@ class Study(Settings):
     def _check_models(self) -> None:
         """Raise `ValueError` if the teacher or the student does not fit the kind of task."""
         kind = task_kind(self.task.kind)
-        if self.student and kind.no_student:
-            raise ValueError(f"student: {kind.no_student}; remove it")
+        if self.student and kind.why_no_student:
+            raise ValueError(f"student: {kind.why_no_student}; remove it")
         if kind.learns_from_texts and self.compressed.fine_tune:
             raise ValueError(
                 f"teacher.fine_tune: the teacher of a task of kind {kind.name!r} is never fine-tuned; remove fine_tune"
@@ -495,7 +495,7 @@ class Study(Settings):
                 f"{self.path}: search_space: {self.space.name!r} drops tokens (keep_tokens), but a task of kind "
                 f"{kind.name!r} needs all tokens after the last layer; use another space"
             )
-        if self.space.dimensions.exit_threshold and (why := kind.no_exits):
+        if self.space.dimensions.exit_threshold and (why := kind.why_no_exits):
             raise StudyError(
                 f"{self.path}: search_space: {self.space.name!r} has early exits (exit_threshold), but {why}; use "
                 "another space"

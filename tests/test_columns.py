@@ -305,7 +305,7 @@ def test_lists_without_repeated_values_are_labels(values):
     assert found.label == Clear("labels") and found.kind("labels", None) == Clear("multi_label")
     column = found.column("labels")
     assert set(column.counts) == {str(value) for row in values for value in row or ()}
-    assert column.missing == (ROWS // 3 if None in values else 0) and columns.unfit(column) is None
+    assert column.missing == (ROWS // 3 if None in values else 0) and columns.why_unfit(column) is None
     assert found.outputs(["labels"], "multi_label") == len(column.counts)
 
 
@@ -313,7 +313,7 @@ def test_lists_without_repeated_values_are_labels(values):
 def test_lists_of_tags_words_and_fractions_are_no_labels(values):
     rows = Dataset.from_dict({"text": [text() for _ in range(ROWS)], "tags": [values] * ROWS})
     found = Columns.of(rows, rows.select(range(40)))
-    assert isinstance(found.label, Unclear) and "lists that are not lists of labels" in columns.unfit(
+    assert isinstance(found.label, Unclear) and "lists that are not lists of labels" in columns.why_unfit(
         found.column("tags")
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.budget import FIGURES, Budget
+from nas.budget import COST_METRICS, Budget
 from nas.device import Device
 from nas.study import Study
 
@@ -69,4 +69,4 @@ def test_what_the_documentation_shows_is_valid_and_the_default():
 
 def test_every_limit_is_documented():
     text = (ROOT / "docs" / "devices.md").read_text()
-    assert all(f"`{name}`" in text for name in FIGURES)
+    assert all(f"`{name}`" in text for name in COST_METRICS)

@@ -8,13 +8,13 @@ import pytest
 
 from nas.errors import StudyError
 from nas.pipeline import Run, allowance, division
-from nas.pipeline.allowance import divided, refuse_too_few, seconds_allowed
+from nas.pipeline.allowance import divided_seconds, refuse_too_few, seconds_allowed
 from nas.pipeline.estimates import Workload
 from nas.pipeline.runner import bring_up_to_date
 from nas.pipeline.step import Step
 from nas.pipeline.steps import steps_of
 from nas.pipeline.supernets import supernet_inputs
-from nas.progress import Laps
+from nas.progress import Stopwatch
 from nas.study import Study
 
 WORK = Workload(rows=1000, tokens=10.0, judged=200, operations=1e6, rate=1e9)
@@ -83,15 +83,15 @@ def test_what_a_step_may_take_is_what_others_leave(study, tmp_path, work):
     run = Run.of(study.within(1.0), tmp_path)
     listed = _steps(run)
     steps = {step.name: step for step in listed}
-    fixed = {step.name: step.seconds(run.study, WORK) for step in listed if not step.is_divided}
+    fixed = {step.name: step.seconds(run.study, WORK) for step in listed if not step.shares_hours}
     later = sum(fixed[name] for name in ("front", "export-large", "export-small"))
-    assert seconds_allowed(run, listed, steps["supernet"]) == pytest.approx(3600 - division.BESIDE - later)
+    assert seconds_allowed(run, listed, steps["supernet"]) == pytest.approx(3600 - division.OUTSIDE_STEPS - later)
     for name, seconds in (("teacher", 500.0), ("supernet", 1000.0)):
         with run.step(name, "", steps[name].result):
             steps[name].result.mkdir(parents=True)
         mark = run.folder / "steps" / f"{name}.json"
         mark.write_text(mark.read_text().replace('"seconds": 0.0', f'"seconds": {seconds}'))
-    left = 3600 - division.BESIDE - 1500 - later
+    left = 3600 - division.OUTSIDE_STEPS - 1500 - later
     assert seconds_allowed(run, listed, steps["search"]) == pytest.approx(left, abs=1)
     assert seconds_allowed(run, listed, steps["finalists"]) == pytest.approx(left + fixed["front"], abs=1)
     assert seconds_allowed(Run.of(study, tmp_path), listed, steps["search"]) == float("inf")
@@ -103,14 +103,16 @@ def test_a_step_that_was_interrupted_has_less_time_left(study, tmp_path, work):
         next(step for step in _steps(run) if step.name == "supernet"),
         needs=(),
         inputs=lambda run: "",
-        make=lambda run, laps: told.append(laps.left),
+        make=lambda run, stopwatch: told.append(stopwatch.left),
     )
     bring_up_to_date(run, [step], "supernet")
     mark = run.folder / "steps" / "supernet.json"
     mark.write_text(mark.read_text().replace('"seconds": 0.0', '"seconds": 600.0'))
     bring_up_to_date(run, [step], "supernet")
-    assert told[0] == pytest.approx(3600 - division.BESIDE, abs=5) and told[1] == pytest.approx(told[0] - 600, abs=5)
-    assert Laps().left == float("inf")
+    assert told[0] == pytest.approx(3600 - division.OUTSIDE_STEPS, abs=5) and told[1] == pytest.approx(
+        told[0] - 600, abs=5
+    )
+    assert Stopwatch().left == float("inf")
 
 
 def test_a_machine_that_was_slow_to_measure_is_taken_to_be_so_for_the_front(study, tmp_path):
@@ -135,15 +137,15 @@ def test_a_machine_that_was_slow_to_measure_is_taken_to_be_so_for_the_front(stud
 
 def test_the_plan_divides_what_fixed_costs_leave(study, tmp_path):
     listed = _steps(Run.of(study, tmp_path))
-    found = divided(study.within(1.0), WORK, [(step, None) for step in listed])
+    found = divided_seconds(study.within(1.0), WORK, [(step, None) for step in listed])
     assert list(found) == [step.name for step in listed]
-    assert sum(found.values()) == pytest.approx(3600 - division.BESIDE)
-    fixed = sum(found[step.name] for step in listed if not step.is_divided)
-    assert found["supernet"] == pytest.approx((3600 - division.BESIDE - fixed) * division.SUPERNET_SHARE)
+    assert sum(found.values()) == pytest.approx(3600 - division.OUTSIDE_STEPS)
+    fixed = sum(found[step.name] for step in listed if not step.shares_hours)
+    assert found["supernet"] == pytest.approx((3600 - division.OUTSIDE_STEPS - fixed) * division.SUPERNET_SHARE)
     done = {"data": 1.0, "teacher": 1000.0, "profile-cpu": 30.0, "baselines-cpu": 10.0, "supernet": 900.0}
-    rest = divided(study.within(1.0), WORK, [(step, done.get(step.name)) for step in listed])
+    rest = divided_seconds(study.within(1.0), WORK, [(step, done.get(step.name)) for step in listed])
     assert [name for name, seconds in rest.items() if seconds == 0.0] == list(done)
-    assert sum(rest.values()) == pytest.approx(3600 - division.BESIDE - sum(done.values()))
+    assert sum(rest.values()) == pytest.approx(3600 - division.OUTSIDE_STEPS - sum(done.values()))
 
 
 def test_too_few_hours_are_refused_with_the_least_that_do(study, tmp_path, work):

@@ -18,7 +18,7 @@ from nas.export.artefact import ONNX_FILE, write_artefact
 from nas.latency.exits import _forced, measure_with_exits
 from nas.latency.record import LatencyRecord, latency_metrics, mixture
 from nas.latency.runner import onnx_session
-from nas.model.modeling import first_sure
+from nas.model.modeling import first_confident
 from nas.model.stock import from_stock
 from nas.space import SearchSpace, shipped_spaces
 from nas.study import Task
@@ -40,9 +40,9 @@ def test_a_text_gets_the_first_logits_that_are_sure_enough():
     every = tuple(
         torch.tensor(rows) for rows in ([[5.0, 0.0], [0.1, 0.0]], [[0.0, 9.0], [0.0, 6.0]], [[1.0, 0.0], [2.0, 0.0]])
     )
-    logits, left_after = first_sure(every, 0.9)
+    logits, left_after = first_confident(every, 0.9)
     assert left_after.tolist() == [1, 2] and logits.tolist() == [[5.0, 0.0], [0.0, 6.0]]
-    logits, left_after = first_sure(every, 0.99999)
+    logits, left_after = first_confident(every, 0.99999)
     assert left_after.tolist() == [3, 3] and logits.tolist() == [[1.0, 0.0], [2.0, 0.0]]
 
 
@@ -125,7 +125,7 @@ def test_networks_with_exits_share_layers_and_threads_and_lose_nothing(space, su
 def test_networks_with_exits_race(space, supernet_weights, searched):
     evaluator = Evaluator(BertSupernet(supernet_weights), searched, ClassMetric("accuracy"))
     whole = evaluator.evaluate(_early(space, 0.6))
-    lost = evaluator.evaluate(_early(space, 0.9), rival=1.5)
+    lost = evaluator.evaluate(_early(space, 0.9), to_beat=1.5)
     assert whole.complete and not lost.complete and lost.examples < whole.examples
     assert sum(lost.exits) == pytest.approx(1.0, abs=1e-5)
 
@@ -207,4 +207,4 @@ def test_budgets_limit_each_figure_by_itself():
     ]
     for given, met in limits:
         (limited,) = Budget(name="b", device="cpu", **given).limits
-        assert (limited.excess(figures, TEACHER_FIGURES) <= 0.0) == met, given
+        assert (limited.violation(figures, TEACHER_FIGURES) <= 0.0) == met, given

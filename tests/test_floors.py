@@ -16,7 +16,7 @@ from nas.data import batches_by_length
 from nas.errors import MissedBudgetsError, StudyError
 from nas.evaluate import predict
 from nas.evaluate.accuracy import forward_of
-from nas.evaluate.spread import FLATTERED
+from nas.evaluate.spread import SELECTION_BIAS
 from nas.files import validate
 from nas.pipeline import Run, export
 from nas.pipeline.finalists import Finalist, finalists_inputs, finalists_of, trained, training_steps
@@ -26,7 +26,7 @@ from nas.pipeline.prepare import splits
 from nas.pipeline.reports import report
 from nas.pipeline.searches import front
 from nas.pipeline.teachers import load_teacher
-from nas.report.figures import limits
+from nas.report.numbers import limits
 from nas.study import Study
 
 
@@ -48,8 +48,8 @@ def test_a_floor_is_limited_by_the_teacher_and_minimises_latency_unless_the_stud
 
 def test_of_two_floors_the_higher_one_counts():
     budget = Budget(name="kept", device="cpu", accuracy=0.85, accuracy_loss=2.0)
-    assert budget.floor(0.90, 0.01).least == pytest.approx(0.88) and budget.floor(0.86, 0.01).least == 0.85
-    assert budget.floor(0.90, 0.01).sure == pytest.approx(0.89)
+    assert budget.floor(0.90, 0.01).minimum == pytest.approx(0.88) and budget.floor(0.86, 0.01).minimum == 0.85
+    assert budget.floor(0.90, 0.01).confident == pytest.approx(0.89)
     assert Budget(name="fast", device="cpu", p50_ms="20%").floor(0.9, 0.01) is None
 
 
@@ -81,9 +81,9 @@ def test_a_floor_in_words():
 
 def test_inherited_weights_count_less_by_the_luck_of_being_chosen():
     found = Finalist(0.90, 0.01, ((4, 0.86), (8, 0.87)))
-    assert not found.is_gain and found.assured == pytest.approx(0.88)
-    assert Finalist(0.90, 0.01, ((8, 0.89),)).assured == 0.89
-    assert Finalist(0.90, 0.01, ()).assured == pytest.approx(0.88) == Finalist(0.90, 0.01, ()).expected(8)
+    assert not found.is_gain and found.corrected_accuracy == pytest.approx(0.88)
+    assert Finalist(0.90, 0.01, ((8, 0.89),)).corrected_accuracy == 0.89
+    assert Finalist(0.90, 0.01, ()).corrected_accuracy == pytest.approx(0.88) == Finalist(0.90, 0.01, ()).expected(8)
     assert Finalist(0.80, 0.01, ((2, 0.84),)).expected(8) == pytest.approx(0.88), "a quarter tells half of the gain"
     assert Finalist(0.80, 0.01, ((2, 0.78),)).expected(8) == pytest.approx(0.78)
 
@@ -130,11 +130,11 @@ def test_an_export_is_the_cheapest_finalist_that_keeps_the_floor(run):
         group = [each.digest for each in finalists_of(run)[name]]
         ended = [one for one in group if done[one].accuracies[-1][0] == steps]
         assert ended and len(group) <= 6
-        keeping = [one for one in ended if done[one].assured >= floors[name].least]
+        keeping = [one for one in ended if done[one].corrected_accuracy >= floors[name].minimum]
         found = json.loads((run.export(name) / "verification.json").read_text())
         cheapest = min(keeping, key=lambda one: measured[one][figure])
         assert Architecture.from_json(found["architecture"]).digest == cheapest
-        assert found["met"] and found["floor"] == floors[name].least <= found["search_accuracy"]
+        assert found["met"] and found["floor"] == floors[name].minimum <= found["search_accuracy"]
         assert found["teacher_search_accuracy"] == floors[name].teacher
 
 
@@ -145,9 +145,9 @@ def test_the_floor_is_the_teachers_accuracy_on_the_search_set_less_the_loss(run)
     accuracy = float((logits.argmax(axis=1) == np.asarray(judged["labels"])).mean())
     found = floors_of_exports(run)
     assert found["kept"].teacher == accuracy == front(run)["teacher_search_accuracy"]
-    assert found["kept"].least == pytest.approx(accuracy - 0.3) and found["small"].least == 0.5
+    assert found["kept"].minimum == pytest.approx(accuracy - 0.3) and found["small"].minimum == 0.5
     error = (accuracy * (1 - accuracy) / len(judged)) ** 0.5
-    assert found["kept"].sure - found["kept"].least == pytest.approx(FLATTERED * error, rel=0.3)
+    assert found["kept"].confident - found["kept"].minimum == pytest.approx(SELECTION_BIAS * error, rel=0.3)
     assert floors_of_candidates(run) == found, "all texts judge candidates"
 
 

@@ -24,7 +24,7 @@ from nas.device import Device
 from nas.errors import DataError, MachineError
 from nas.files import write_folder, write_json, write_text
 from nas.latency.workers import LocalWorker
-from nas.limits import limit_behind, refusal, working_on
+from nas.limits import error_line, machine_limit_of, working_on
 
 TOO_LARGE = "a file would exceed the allowed file size (ulimit -f)"
 
@@ -79,12 +79,12 @@ def test_libraries_own_exceptions_are_understood(tmp_path):
             _raised(make_tokenizer().save_pretrained, tmp_path / "tokenizer"),
             _raised((tmp_path / "text").write_text, "x" * 10_000),
         ]
-    assert [str(limit_behind(problem, "there")) for problem in found] == [
+    assert [str(machine_limit_of(problem, "there")) for problem in found] == [
         f"there: {TOO_LARGE}; raise the limit, then run the same command again"
     ] * 3
     memory = _raised(torch.empty, 2**60)
     for problem in (memory, MemoryError()):
-        assert str(limit_behind(problem)).startswith("the memory is exhausted; close other programs")
+        assert str(machine_limit_of(problem)).startswith("the memory is exhausted; close other programs")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_libraries_own_exceptions_are_understood(tmp_path):
     ],
 )
 def test_each_limit_has_its_remedy(number, words):
-    assert refusal(OSError(number, os.strerror(number), "a")).startswith(words)
+    assert error_line(OSError(number, os.strerror(number), "a")).startswith(words)
 
 
 def test_whoever_took_a_limit_for_wrong_input_is_corrected_and_other_mistakes_stay():
@@ -112,21 +112,21 @@ def test_whoever_took_a_limit_for_wrong_input_is_corrected_and_other_mistakes_st
         except (OSError, ValueError):
             raise DataError("data: cannot be read; correct [task]") from None
 
-    limit = refusal(_raised(read, PermissionError(errno.EACCES, "denied", "/x/train.csv")))
+    limit = error_line(_raised(read, PermissionError(errno.EACCES, "denied", "/x/train.csv")))
     assert limit.startswith("/x/train.csv: permission denied")
     blocked = PermissionError(errno.EACCES, "Permission denied")  # of a connection: there is no path
     for problem in (FileNotFoundError(errno.ENOENT, "nothing", "/x"), ValueError("odd"), blocked):
-        assert refusal(_raised(read, problem)) == "data: cannot be read; correct [task]"
-    assert refusal(ValueError("a mistake of ours")) is None
+        assert error_line(_raised(read, problem)) == "data: cannot be read; correct [task]"
+    assert error_line(ValueError("a mistake of ours")) is None
     with pytest.raises(ValueError, match="ours"), working_on(Path("a")):
         raise ValueError("ours")
 
 
 def test_a_cache_that_cannot_be_written_is_moved_by_its_variable(monkeypatch):
     monkeypatch.setenv("HF_HOME", "/caches/hf")
-    line = refusal(PermissionError(errno.EACCES, "denied", "/caches/hf/datasets"))
+    line = error_line(PermissionError(errno.EACCES, "denied", "/caches/hf/datasets"))
     assert line.startswith("/caches/hf/datasets: permission denied; set HF_HOME to a writable folder")
-    line = refusal(PermissionError(errno.EACCES, "denied", "/caches/hf-runs/a"))  # a neighbour, not within
+    line = error_line(PermissionError(errno.EACCES, "denied", "/caches/hf-runs/a"))  # a neighbour, not within
     assert line.startswith("/caches/hf-runs/a: permission denied; change its owner")
 
 
@@ -134,15 +134,15 @@ def test_a_run_inside_a_cache_is_not_moved_by_the_variable_of_the_cache(monkeypa
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     run = tmp_path / "runs" / "x"
     full = OSError(errno.ENOSPC, "full", str(run / "front.json"))
-    assert "set TMPDIR" not in str(limit_behind(full, run)) and "free some" in str(limit_behind(full, run))
-    assert "set TMPDIR" in str(limit_behind(full))
+    assert "set TMPDIR" not in str(machine_limit_of(full, run)) and "free some" in str(machine_limit_of(full, run))
+    assert "set TMPDIR" in str(machine_limit_of(full))
 
 
 def test_memory_has_no_place_and_numbers_of_others_are_not_the_systems(tmp_path):
     with pytest.raises(MachineError, match=r"^the memory is exhausted"), working_on(tmp_path):
         raise MemoryError
-    assert limit_behind(ssl.SSLError(errno.EIO, "EOF occurred in violation of protocol")) is None
-    assert limit_behind(RuntimeError("the server answered with error code 12")) is None
+    assert machine_limit_of(ssl.SSLError(errno.EIO, "EOF occurred in violation of protocol")) is None
+    assert machine_limit_of(RuntimeError("the server answered with error code 12")) is None
 
 
 def test_what_does_not_fit_leaves_nothing_and_what_was_there(tmp_path):

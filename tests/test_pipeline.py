@@ -28,7 +28,7 @@ from nas.export.verification import Artefact
 from nas.latency.runner import onnx_session
 from nas.pipeline import Run, export, export_trial, exports, profiles, searches
 from nas.pipeline.reports import report
-from nas.progress import Laps
+from nas.progress import Stopwatch
 from nas.study import Study
 from nas.supernet.training import Distillation
 
@@ -243,7 +243,7 @@ def test_a_budget_that_nothing_is_predicted_to_meet_says_so(copied, monkeypatch)
     monkeypatch.setattr(exports, "front", lambda run: {"budgets": {"small": []}})
     budget = next(one for one in copied.study.budgets if one.name == "small")
     with pytest.raises(ExportError, match=r"budgets\.small: no candidate is predicted .* raise search\.evaluations or"):
-        exports.make_export(copied, Laps(), budget, fine_tune=False)
+        exports.make_export(copied, Stopwatch(), budget, fine_tune=False)
 
 
 def test_another_machine_measures_anew(copied, monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from nas import progress
-from nas.progress import Laps, heard_by, log, logged, say, tell, track
+from nas.progress import Stopwatch, log, logged, notifying, say, tell, track
 
 
 def _events(path):
@@ -90,10 +90,10 @@ def test_a_terminal_shows_the_view_below_the_bar(monkeypatch):
 
 
 def test_laps_add_up(clock):
-    laps = Laps({"driver": 5.0})
+    stopwatch = Stopwatch({"driver": 5.0})
     for part in ("start", "driver", "evaluation", "driver"):
-        laps.end(part)
-    assert laps == {"start": 10.0, "driver": 25.0, "evaluation": 10.0}
+        stopwatch.end(part)
+    assert stopwatch == {"start": 10.0, "driver": 25.0, "evaluation": 10.0}
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_a_log_is_told_nothing_in_the_first_seconds(shown, capsys):
 def test_listeners_hear_each_event_once_also_without_a_log():
     first, second = [], []
     tell("lost")
-    with heard_by([first.append]), heard_by([first.append, second.append]):
+    with notifying([first.append]), notifying([first.append, second.append]):
         say("hello")
         with track("Work", 4, before=1) as tracker:
             tracker(2, "a note")

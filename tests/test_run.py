@@ -52,11 +52,11 @@ def test_what_goes_on_stays_done_when_it_is_interrupted(run):
 
 def test_notes_stay_until_the_step_is_made_of_others(run):
     _do(run)
-    run.note("step", found=3)
+    run.add_note("step", found=3)
     _do(run)
-    assert run.noted("step", "found") == 3 and run.is_done("step", "inputs")
+    assert run.get_note("step", "found") == 3 and run.is_done("step", "inputs")
     _do(run, "others")
-    assert run.noted("step", "found") is None
+    assert run.get_note("step", "found") is None
 
 
 def test_who_listens_to_a_run_hears_of_its_steps_and_may_stop_it(run):

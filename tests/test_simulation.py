@@ -26,7 +26,7 @@ def _all(executor, count):
 
 
 def _taking(seconds):
-    return lambda architecture, rival: CandidateResult(architecture, 0.5, 1, seconds)
+    return lambda architecture, to_beat: CandidateResult(architecture, 0.5, 1, seconds)
 
 
 @pytest.mark.parametrize("workers", [1, 10])

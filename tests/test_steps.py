@@ -36,7 +36,7 @@ class Work:
         self.run, self.done, self.inputs, self.failing = run, [], {}, {}
 
     def step(self, name, *needs, **about):
-        def make(run, laps):
+        def make(run, stopwatch):
             self.done.append(name)
             if name in self.failing:
                 raise self.failing[name]

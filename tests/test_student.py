@@ -35,7 +35,7 @@ from nas.pipeline.runner import bring_up_to_date
 from nas.pipeline.separate_teacher import about_separate_teacher, logits_inputs, separate_teacher_inputs, teacher_logits
 from nas.pipeline.steps import steps_of
 from nas.pipeline.supernets import distillation, supernet_inputs
-from nas.report.figures import accuracies
+from nas.report.numbers import accuracies
 from nas.study import Study
 from nas.supernet.loops import Schedule
 from nas.tasks.multi_label import LabelMetric
@@ -203,7 +203,7 @@ def test_thresholds_of_several_labels_are_chosen_on_the_search_set(tmp_path):
     )
     metric = LabelMetric("f1_macro", thresholds=None)
     labels = {name: np.asarray(data.splits[name]["labels"]) for name in logits}
-    settled = metric.settled(logits["search"], labels["search"])
+    settled = metric.calibrated(logits["search"], labels["search"])
     assert about["search_accuracy"] == pytest.approx(settled.score(logits["search"], labels["search"]))
     assert about["test_accuracy"] == pytest.approx(settled.score(logits["test"], labels["test"]))
     assert about["test_accuracy"] < metric.score(logits["test"], labels["test"])

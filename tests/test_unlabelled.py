@@ -22,7 +22,7 @@ from tiny import (
 from nas.data import read_splits, read_unlabelled
 from nas.data.files import values_of
 from nas.errors import DataError, StudyError
-from nas.pipeline import Run, older, snapshots
+from nas.pipeline import Run, outdated, snapshots
 from nas.pipeline.commands import prepare_data
 from nas.pipeline.estimates import Workload
 from nas.pipeline.finalists import training_steps
@@ -90,7 +90,7 @@ def test_each_row_is_kept_or_counted_once_by_why_it_is_left_out(tmp_path):
     counts = found.counts
     assert (counts.read, counts.kept) == (12, 3)
     assert (counts.in_test, counts.in_search, counts.in_train, counts.repeated) == (3, 1, 3, 2)
-    assert counts.in_words() == (
+    assert counts.summary() == (
         "3 of 12 texts without labels are new; left out: 3 in the test set, 1 in the search set, 3 in the training "
         "set, 2 repeated"
     )
@@ -177,18 +177,18 @@ def test_content_is_the_identity_of_texts_not_their_path(run, study):
 def test_a_finished_run_whose_study_gets_texts_keeps_its_teacher(finished_study, tmp_path):
     study = shutil.copytree(finished_study.parent, tmp_path / "tiny") / finished_study.name
     run = Run.of(Study.load(study), study.parent / "runs")
-    assert older.older(run) == ""
+    assert outdated.outdated(run) == ""
     _write(study.parent / "more.parquet", _new_rows(20))
     study.write_text(study.read_text().replace(TINY_STUDY, WITH_TEXTS))
     run = Run.of(Study.load(study), study.parent / "runs")
-    assert "older nas: supernet, front; rebuild with nas run" in older.older(run)
+    assert "older nas: supernet, front; rebuild with nas run" in outdated.outdated(run)
 
 
 def test_distillation_reads_labelled_and_new_texts_and_no_label(run, capsys):
     bring_up_to_date(run, steps_of(run), "unlabelled")
     data, counts = splits(run), unlabelled_counts(run)
     assert (counts.in_test, counts.in_search + counts.in_train, counts.repeated) == (1, 1, 1)
-    assert counts.read == counts.kept + 3 and counts.in_words() in capsys.readouterr().err
+    assert counts.read == counts.kept + 3 and counts.summary() in capsys.readouterr().err
     texts = distilled_texts(run, data)
     assert len(texts) == len(data.train) + counts.kept and set(texts.column_names) == {
         "input_ids", "token_type_ids", "length",
@@ -300,6 +300,6 @@ def test_a_run_of_pairs_tells_of_them_in_card_and_report(nas, tmp_path):
     assert counts.in_test == 200 and counts.repeated == counts.kept > 290
     assert json.loads((run.export("only") / "verification.json").read_text())["unlabelled"]["kept"] == counts.kept
     for path in (run.export("only") / "README.md", run.folder / "report.html"):
-        assert counts.in_words() in path.read_text()
+        assert counts.summary() in path.read_text()
     training = distillation(run, splits(run), Schedule(1e-3, 64, steps=1), tmp_path / "none", {})
     assert len(training.train) == len(splits(run).train) + counts.kept

@@ -17,11 +17,11 @@ from nas.pipeline import Run, export, exports, profile, profiles, search_candida
 from nas.pipeline.commands import evaluate_candidates
 from nas.pipeline.devices import _command
 from nas.pipeline.finalists import Finalist
-from nas.pipeline.older import older
+from nas.pipeline.outdated import outdated
 from nas.pipeline.runner import states
 from nas.pipeline.steps import steps_of
 from nas.study import Study
-from nas.supernet.checkpoints import claim
+from nas.supernet.checkpoints import bind
 
 
 @pytest.fixture
@@ -75,12 +75,12 @@ def placed(study):
 def test_a_study_that_is_moved_with_its_data_and_its_run_is_up_to_date(placed, tmp_path):
     """Identity is what files hold, not where they are: another computer may join from another mount."""
     before = Run.of(Study.load(placed), placed.parent / "runs")
-    assert older(before) == "" and _done(before) == SEARCHED
+    assert outdated(before) == "" and _done(before) == SEARCHED
     moved = tmp_path / "elsewhere" / "tiny"
     placed.parent.rename(moved.parent.mkdir() or moved)
     (moved / "study.toml").write_text((moved / "study.toml").read_text().replace(str(placed.parent), str(moved)))
     run = Run.of(Study.load(moved / "study.toml"), moved / "runs")
-    assert older(run) == "" and _done(run) == SEARCHED
+    assert outdated(run) == "" and _done(run) == SEARCHED
     assert len(searches.join_search(run).results) == 16
 
 
@@ -90,20 +90,20 @@ def test_files_under_other_names_are_the_same_data(placed):
     (folder / "teacher").rename(folder / "bert")
     text = placed.read_text().replace("train.parquet", "rows.parquet").replace(f"{folder}/./teacher", f"{folder}/bert")
     placed.write_text(text.replace(str(folder / "teacher"), str(folder / "bert")))
-    assert older(Run.of(Study.load(placed), folder / "runs")) == ""
+    assert outdated(Run.of(Study.load(placed), folder / "runs")) == ""
 
 
 @pytest.mark.parametrize("name", ["train.parquet", "test.parquet"])
 def test_another_data_file_under_the_same_name_is_not_up_to_date(placed, name):
     make_rows(300, 7).to_parquet(placed.parent / name)
-    assert "teacher, supernet" in older(Run.of(Study.load(placed), placed.parent / "runs"))
+    assert "teacher, supernet" in outdated(Run.of(Study.load(placed), placed.parent / "runs"))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
 def test_another_teacher_under_the_same_name_is_not_up_to_date(placed, name):
     with (placed.parent / "teacher" / name).open("ab") as file:
         file.write(b" ")
-    assert "teacher, supernet" in older(Run.of(Study.load(placed), placed.parent / "runs"))
+    assert "teacher, supernet" in outdated(Run.of(Study.load(placed), placed.parent / "runs"))
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_another_teacher_under_the_same_name_is_not_up_to_date(placed, name):
 )
 def test_what_another_version_of_nas_made_otherwise_is_not_up_to_date(run, monkeypatch, form, steps):
     monkeypatch.setattr(form, 99)
-    assert f"older nas: {', '.join(steps)}; rebuild with nas run" in older(run)
+    assert f"older nas: {', '.join(steps)}; rebuild with nas run" in outdated(run)
 
 
 def test_accuracies_of_another_form_are_not_used(run, monkeypatch):
@@ -150,7 +150,7 @@ def test_a_step_that_is_rebuilt_says_so(run, capsys):
 
 def test_an_unfinished_training_of_another_version_is_refused(run, monkeypatch):
     checkpoints = run.supernet / "checkpoints"
-    claim(checkpoints, supernets._origin(run))
+    bind(checkpoints, supernets._origin(run))
     (checkpoints / "checkpoint-10").mkdir()
     (checkpoints / "checkpoint-10" / "complete").touch()
     (run.folder / "steps" / "supernet.json").unlink()
@@ -176,18 +176,18 @@ def test_inherited_weights_have_a_handicap_of_two_standard_errors():
 
 
 def test_what_is_of_an_older_form_of_the_study_is_said(run):
-    assert older(run) == ""
-    assert older(_changed(run, "supernet", steps=31)).startswith(
+    assert outdated(run) == ""
+    assert outdated(_changed(run, "supernet", steps=31)).startswith(
         "Made for an older version of this study or by an older nas: supernet, front; "
     )
     few = Run(run.study.model_copy(update={"budgets": run.study.budgets[:1]}), run.folder)
-    assert "older nas: supernet, front; rebuild with nas run" in older(few)
-    assert "older nas: front; rebuild with nas run" in older(_changed(run, "search", evaluations=17))
+    assert "older nas: supernet, front; rebuild with nas run" in outdated(few)
+    assert "older nas: front; rebuild with nas run" in outdated(_changed(run, "search", evaluations=17))
     slower = run.study.devices[0].model_copy(update={"batch_size": 2})
     other = Run(run.study.model_copy(update={"devices": (slower,)}), run.folder)
-    assert "older nas: supernet, profile of cpu, front; rebuild with nas run" in older(other)
+    assert "older nas: supernet, profile of cpu, front; rebuild with nas run" in outdated(other)
     _measured_again(run)
-    assert "older nas: front; rebuild with nas run" in older(run)
+    assert "older nas: front; rebuild with nas run" in outdated(run)
 
 
 def test_front_and_report_say_so(nas, study):
@@ -231,7 +231,7 @@ def test_a_search_that_ran_dry_is_not_begun_again_for_as_many(run, monkeypatch):
     for _ in range(2):
         assert len(evaluate_candidates(more).results) == 16
     assert asked == [50]
-    assert len(json.loads(run.front.read_text())["candidates"]) == 16 and older(more) == ""
+    assert len(json.loads(run.front.read_text())["candidates"]) == 16 and outdated(more) == ""
     evaluate_candidates(_changed(run, "search", evaluations=60))
     evaluate_candidates(_changed(run, "search", evaluations=60, sampler="random"))
     assert asked == [50, 60, 60]
@@ -268,7 +268,7 @@ def test_the_export_of_a_candidate_is_of_the_devices_as_they_were_measured(run):
 def test_a_miss_counts_while_the_device_is_as_it_was_measured(run):
     budget, architecture = run.study.budgets[0], searches.front(run)["candidates"][0]["architecture"]
     before = exports.export_inputs(run, budget, fine_tune=True)
-    exports.forget_export(run, budget, architecture)
+    exports.record_miss(run, budget, architecture)
     assert exports.export_inputs(run, budget, fine_tune=True) != before
     _measured_again(run)
     assert exports.export_inputs(run, budget, fine_tune=True) == before

@@ -1,13 +1,13 @@
 """The `nas` command: one subcommand for each step of a study, implemented as a thin layer over the public functions.
 
-Importing one of the modules `beginning`, `steps`, `devices` and `publishing` registers its subcommands on `app`.
+Importing one of the modules `setup`, `steps`, `devices` and `publishing` registers its subcommands on `app`.
 Modules that load slowly are imported only inside the subcommand that needs them, so that `nas --help` answers at
 once.
 """
 
 from __future__ import annotations
 
-from nas.cli import beginning, devices, publishing, steps  # each module registers its subcommands
+from nas.cli import devices, publishing, setup, steps  # each module registers its subcommands
 from nas.cli.app import app, main
 
-__all__ = ["app", "beginning", "devices", "main", "publishing", "steps"]
+__all__ = ["app", "devices", "main", "publishing", "setup", "steps"]

@@ -17,7 +17,7 @@ import typer
 
 from nas import __version__
 from nas.errors import MachineError, NasError
-from nas.limits import refusal
+from nas.limits import error_line
 
 if TYPE_CHECKING:
     from nas.pipeline import Run
@@ -121,7 +121,7 @@ def main() -> None:
         finally:
             _flush()
     except Exception as problem:
-        line = refusal(problem)
+        line = error_line(problem)
         if line is None:
             raise
         print(f"error: {line}", file=sys.stderr)
@@ -137,7 +137,7 @@ def _flush() -> None:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         if isinstance(problem, BrokenPipeError):
             sys.exit(1)
-        raise MachineError(f"standard output: {refusal(problem)}") from None
+        raise MachineError(f"standard output: {error_line(problem)}") from None
 
 
 @app.callback(
@@ -178,29 +178,29 @@ def work_on(
     assignments: list[str] | None,
     work: Callable[[Run], Any],
     address: str | None = None,
-    alone: bool = True,
+    locked: bool = True,
     hours: float | None = None,
 ) -> Any:
     """Load a study and return the result of `work` on its run, with other libraries' progress and warnings silenced.
 
-    With an `address`, candidates are evaluated on that Ray cluster. `alone` locks the run against other commands,
-    which work that writes to it needs. `hours` is the time limit as in `within`.
+    With an `address`, candidates are evaluated on that Ray cluster. `locked` locks the run against other commands,
+    which work that writes to it needs. `hours` is the time limit as in `with_hours`.
     """
     loaded = load(study, assignments)
     if address:
-        from nas.cluster import connect, processors
+        from nas.cluster import connect, cpu_count
 
         connect(address, "--address")
-        loaded = loaded.on_ray(processors())
+        loaded = loaded.on_ray(cpu_count())
     import_packages()
     from nas.pipeline import Run
 
-    run = Run.of(within(loaded, runs, hours), runs)
-    with run.locked() if alone else run.remembering():
+    run = Run.of(with_hours(loaded, runs, hours), runs)
+    with run.locked() if locked else run.remembering():
         return work(run)
 
 
-def within(study: Study, runs: Path, hours: float | None) -> Study:
+def with_hours(study: Study, runs: Path, hours: float | None) -> Study:
     """Return the study with its training limited to `hours`.
 
     If neither `hours` nor the study sets a limit, use the one that the training of the run's supernet was started
@@ -210,7 +210,7 @@ def within(study: Study, runs: Path, hours: float | None) -> Study:
 
     run = Run.of(study, runs)
     if hours is None and study.training.hours is None and run.is_started("supernet"):
-        hours = run.noted("supernet", "hours")
+        hours = run.get_note("supernet", "hours")
     return study if hours is None else study.within(hours)
 
 

@@ -24,7 +24,7 @@ from nas.cli.app import (
     examples,
     finish,
     load,
-    within,
+    with_hours,
     work_on,
 )
 
@@ -48,7 +48,7 @@ def check(
     json_: JsonOption = False,
 ) -> None:
     """Validate a study and its data, and print the plan: search space, budgets, steps and estimated time."""
-    loaded = within(load(study, set_), runs, hours)
+    loaded = with_hours(load(study, set_), runs, hours)
     from nas.pipeline.plan import plan
     from nas.report.tables import print_plan
 
@@ -107,7 +107,7 @@ def search(
 
         return (join_search if join else search_candidates)(run).outcomes
 
-    result = work_on(study, runs, set_, work, address, alone=not join)
+    result = work_on(study, runs, set_, work, address, locked=not join)
     print(", ".join(f"{count} {outcome}" for outcome, count in result.items()))
     finish(json_, result)
 
@@ -118,17 +118,17 @@ def front(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None,
 
     def work(run: Run) -> dict[str, Any]:
         from nas.pipeline import front
-        from nas.pipeline.older import older
+        from nas.pipeline.outdated import outdated
         from nas.progress import say
 
         found = front(run)
-        if line := older(run):
+        if line := outdated(run):
             say(line)
         return found
 
     from nas.report.tables import print_front
 
-    result = work_on(study, runs, set_, work, alone=False)
+    result = work_on(study, runs, set_, work, locked=False)
     print_front(result)
     finish(json_, {key: result[key] for key in ("study", "metric", "outcomes", "front", "budgets")})
 

@@ -141,21 +141,21 @@ class MatrixCompression(Compression):
         """The method that computes with the same matrices, but without quantisation or pruning."""
         return self
 
-    def settled(self, matrices: Matrices) -> Matrices:
+    def prepared(self, matrices: Matrices) -> Matrices:
         """Return the matrices as the computation uses them, for example quantised or pruned."""
         return matrices
 
-    def rounded(self, x: torch.Tensor) -> torch.Tensor:
+    def quantised_inputs(self, x: torch.Tensor) -> torch.Tensor:
         """Return the inputs (batch, sequence, in) as a linear layer multiplies them, for example quantised."""
         return x
 
     @abstractmethod
-    def apply(self, rounded: torch.Tensor, settled: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
-        """Apply a linear layer to the results of `rounded` and `settled`; returns outputs (batch, sequence, out)."""
+    def apply(self, quantised: torch.Tensor, prepared: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
+        """Apply a linear layer to the results of `quantised` and `prepared`; returns outputs (batch, sequence, out)."""
 
     def linear(self, x: torch.Tensor, matrices: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
         """Apply a linear layer to raw inputs (batch, sequence, in) and raw matrices; returns (batch, sequence, out)."""
-        return self.apply(self.rounded(x), self.settled(matrices), bias)
+        return self.apply(self.quantised_inputs(x), self.prepared(matrices), bias)
 
     def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:
         """Look up `ids` of shape (batch, sequence) in a table; returns (batch, sequence, columns)."""
@@ -236,7 +236,7 @@ class Stored(MatrixCompression):
     def processors(self) -> frozenset[str]:
         return self.stored.processors
 
-    def rounds_by_batch(self, block: Block) -> bool:
+    def quantises_by_batch(self, block: Block) -> bool:
         return self.stored.rounds_by_batch(block)
 
     def suits(self, rows: int, columns: int) -> bool:

@@ -51,13 +51,13 @@ class Int4(Format):
     def plain(self) -> MatrixCompression:
         return NoCompression()
 
-    def settled(self, matrices: Matrices) -> Matrices:
+    def prepared(self, matrices: Matrices) -> Matrices:
         return {"weight": _rounded(matrices["weight"])}
 
-    def apply(self, rounded: torch.Tensor, settled: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
+    def apply(self, quantised: torch.Tensor, prepared: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
         from torch.nn import functional
 
-        return functional.linear(rounded, settled["weight"], bias)
+        return functional.linear(quantised, prepared["weight"], bias)
 
     def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:
         from torch.nn import functional

@@ -52,25 +52,25 @@ class Int8(Format):
     runtimes = frozenset({"onnxruntime"})
     processors = frozenset({"cpu"})
 
-    def rounds_by_batch(self, block: Block) -> bool:
+    def quantises_by_batch(self, block: Block) -> bool:
         return block != "embedding"  # a table is looked up, not multiplied: there are no inputs to quantise
 
     @property
     def plain(self) -> MatrixCompression:
         return NoCompression()
 
-    def settled(self, matrices: Matrices) -> Matrices:
+    def prepared(self, matrices: Matrices) -> Matrices:
         from nas.compression.rounding import symmetric
 
         return {"weight": symmetric(matrices["weight"], _PRODUCT_LEVELS)}
 
-    def rounded(self, x: torch.Tensor) -> torch.Tensor:
+    def quantised_inputs(self, x: torch.Tensor) -> torch.Tensor:
         return _quantise_activations(x)
 
-    def apply(self, rounded: torch.Tensor, settled: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
+    def apply(self, quantised: torch.Tensor, prepared: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
         from torch.nn import functional
 
-        return functional.linear(rounded, settled["weight"], bias)
+        return functional.linear(quantised, prepared["weight"], bias)
 
     def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:
         from torch.nn import functional

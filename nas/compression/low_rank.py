@@ -48,7 +48,7 @@ class LowRank(Stored):
     def form(self) -> str:
         return f"low_rank({self.rank})"
 
-    def rounds_by_batch(self, block: Block) -> bool:
+    def quantises_by_batch(self, block: Block) -> bool:
         return self.stored.rounds_by_batch("feed_forward")  # rows looked up in a table are then multiplied
 
     @property
@@ -80,15 +80,15 @@ class LowRank(Stored):
         vectors: torch.Tensor = torch.linalg.eigh(moment).eigenvectors
         return vectors.flip(1)[:, : self.rank]
 
-    def settled(self, matrices: Matrices) -> Matrices:
-        return {name: self.stored.settled({"weight": matrix})["weight"] for name, matrix in matrices.items()}
+    def prepared(self, matrices: Matrices) -> Matrices:
+        return {name: self.stored.prepared({"weight": matrix})["weight"] for name, matrix in matrices.items()}
 
-    def rounded(self, x: torch.Tensor) -> torch.Tensor:
-        return self.stored.rounded(x)
+    def quantised_inputs(self, x: torch.Tensor) -> torch.Tensor:
+        return self.stored.quantised_inputs(x)
 
-    def apply(self, rounded: torch.Tensor, settled: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
-        inner = self.stored.apply(rounded, {"weight": settled["right"]}, None)
-        return self.stored.apply(self.stored.rounded(inner), {"weight": settled["left"]}, bias)
+    def apply(self, quantised: torch.Tensor, prepared: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
+        inner = self.stored.apply(quantised, {"weight": prepared["right"]}, None)
+        return self.stored.apply(self.stored.quantised_inputs(inner), {"weight": prepared["left"]}, bias)
 
     def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:
         inner = self.stored.embed(ids, {"weight": matrices["left"]})

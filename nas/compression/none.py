@@ -22,10 +22,10 @@ class NoCompression(Format):
     blocks = frozenset(BLOCKS)
     runtimes = frozenset({"torch", "onnxruntime", "openvino"})
 
-    def apply(self, rounded: torch.Tensor, settled: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
+    def apply(self, quantised: torch.Tensor, prepared: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
         from torch.nn import functional
 
-        return functional.linear(rounded, settled["weight"], bias)
+        return functional.linear(quantised, prepared["weight"], bias)
 
     def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:
         from torch.nn import functional

@@ -11,11 +11,11 @@ SMALLEST_SCALE = 1e-12
 """The smallest quantisation scale, which a group of zeros has."""
 
 
-def straight_through(exact: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
+def straight_through(exact: torch.Tensor, quantised: torch.Tensor) -> torch.Tensor:
     """Return the rounded values with the gradient of the exact ones (Bengio et al., arXiv:1308.3432)."""
     if not (torch.is_grad_enabled() and exact.requires_grad):
-        return rounded
-    return exact + (rounded - exact).detach()
+        return quantised
+    return exact + (quantised - exact).detach()
 
 
 def symmetric(weight: torch.Tensor, levels: int) -> torch.Tensor:

@@ -85,14 +85,14 @@ class Sparse(Stored):
         mask = torch.zeros_like(rows).scatter_(-1, largest, 1.0)
         return straight_through(weight, weight * mask.view_as(weight))
 
-    def settled(self, matrices: Matrices) -> Matrices:
-        return self.stored.settled({"weight": self._pruned(matrices["weight"])})
+    def prepared(self, matrices: Matrices) -> Matrices:
+        return self.stored.prepared({"weight": self._pruned(matrices["weight"])})
 
-    def rounded(self, x: torch.Tensor) -> torch.Tensor:
-        return self.stored.rounded(x)
+    def quantised_inputs(self, x: torch.Tensor) -> torch.Tensor:
+        return self.stored.quantised_inputs(x)
 
-    def apply(self, rounded: torch.Tensor, settled: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
-        return self.stored.apply(rounded, settled, bias)
+    def apply(self, quantised: torch.Tensor, prepared: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
+        return self.stored.apply(quantised, prepared, bias)
 
     def emit_linear(self, graph: GraphBuilder, x: str, matrices: Arrays, bias: np.ndarray | None) -> str:
         import torch

@@ -15,7 +15,7 @@ from nas.data.files import values_of
 from nas.tasks import GROUP, IGNORED, JUDGED, in_groups
 
 LABELS = "labels"
-NOT_TEXT = (LABELS, JUDGED)
+LABEL_COLUMNS = (LABELS, JUDGED)
 """Columns of a tokenised split that do not exist for texts without labels."""
 
 

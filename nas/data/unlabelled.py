@@ -31,7 +31,7 @@ class Counts:
     repeated: int
     """Rows whose text occurs in an earlier row without a label."""
 
-    def in_words(self) -> str:
+    def summary(self) -> str:
         """Return the counts as one line of text."""
         out = {
             "in the test set": self.in_test,
@@ -92,7 +92,7 @@ def read_unlabelled(task: Task, sources: Sequence[tuple[str, bool]], splits: Spl
     )
     if not kept:
         raise DataError(
-            f"task.unlabelled: {', '.join(source for source, _ in sources)}: {counts.in_words()}; give other texts, or "
+            f"task.unlabelled: {', '.join(source for source, _ in sources)}: {counts.summary()}; give other texts, or "
             "remove the setting"
         )
     texts = [list(column) for column in zip(*kept, strict=True)]

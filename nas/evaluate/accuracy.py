@@ -24,7 +24,7 @@ from nas.evaluate.shared import SharedStates
 from nas.evaluate.spread import standard_error
 from nas.model import CompactBert
 from nas.model.layers import BlockLinear
-from nas.model.modeling import first_sure
+from nas.model.modeling import first_confident
 from nas.model.precision import precision_name, uses_bf16
 from nas.progress import tracked
 from nas.supernet import BertSupernet
@@ -157,18 +157,18 @@ class Evaluator:
         # One race by the objective, and one that estimates the accuracy of candidates that are stopped.
         self._races = (Race(len(self.labels)), Race(len(self.labels))) if raced and metric.is_share else None
 
-    def evaluate(self, architecture: Architecture, rival: float = 0.0) -> CandidateResult:
+    def evaluate(self, architecture: Architecture, to_beat: float = 0.0) -> CandidateResult:
         """Evaluate an architecture with the weights that it inherits.
 
-        The evaluation stops as soon as it is almost certain that the objective cannot reach `rival`.
+        The evaluation stops as soon as it is almost certain that the objective cannot reach `to_beat`.
         """
         started = time.monotonic()
         model = self.supernet.extract(architecture, copied=False)
         with self._computing():
             for module in model.modules():
                 if isinstance(module, BlockLinear):
-                    module.settle(self._dtype)
-        answers = self._answers(model, architecture, rival)
+                    module.freeze(self._dtype)
+        answers = self._answers(model, architecture, to_beat)
         seen = len(answers.rows)
         exits = exit_shares(answers.left_after, len(model.layers)) if architecture.exit_threshold else ()
         seconds = round(time.monotonic() - started, 4)
@@ -187,7 +187,7 @@ class Evaluator:
         nn.Module.to(model, "cpu")
         return model
 
-    def _answers(self, model: CompactBert, architecture: Architecture, rival: float = 0.0) -> _Answers:
+    def _answers(self, model: CompactBert, architecture: Architecture, to_beat: float = 0.0) -> _Answers:
         """Return the outputs of a model on shared weights for all texts, or for those before it lost its race."""
         states = self.states or SharedStates(limit_bytes=0)
         states.begin(architecture)
@@ -205,13 +205,13 @@ class Evaluator:
                 rows.append(self.batches[number].rows)
                 if self._races:
                     values.append(self._values(logits, rows[-1]))
-                    if rival and self._races[0].is_lost(np.concatenate(rows), np.concatenate(values), rival):
+                    if to_beat and self._races[0].is_lost(np.concatenate(rows), np.concatenate(values), to_beat):
                         break
         answers = _Answers(_stacked(found), np.concatenate(rows), left)
         if self._races and len(answers.rows) == len(self.labels):
             order, (race, accuracies) = np.argsort(answers.rows), self._races
             race.add(np.concatenate(values)[order])
-            accuracies.add(self.metric.right(answers.logits, self.labels[answers.rows])[order])
+            accuracies.add(self.metric.is_correct(answers.logits, self.labels[answers.rows])[order])
         return answers
 
     @contextmanager
@@ -225,14 +225,14 @@ class Evaluator:
 
     def _values(self, logits: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Return each row's contribution to the objective, from 0 to 1."""
-        judge = self.metric.confidence if self._by_confidence else self.metric.right
+        judge = self.metric.confidence if self._by_confidence else self.metric.is_correct
         return judge(logits, self.labels[rows])
 
     def _scores(self, logits: np.ndarray, rows: np.ndarray) -> tuple[float, float | None]:
         """Return the metric, and the confidence or None. If rows are missing, both are estimates."""
         if self._races and len(rows) < len(self.labels):
             race, accuracies = self._races
-            accuracy, _ = accuracies.estimate(rows, self.metric.right(logits, self.labels[rows]))
+            accuracy, _ = accuracies.estimate(rows, self.metric.is_correct(logits, self.labels[rows]))
             objective, _ = race.estimate(rows, self._values(logits, rows))
         else:
             accuracy = self.metric.score(logits, self.labels[rows])
@@ -305,7 +305,7 @@ def _classified(
         waiting &= every[-1].float().softmax(dim=-1).amax(dim=-1) < threshold
         if not waiting.any():
             break
-    logits, left_after = first_sure(tuple(every), threshold)
+    logits, left_after = first_confident(tuple(every), threshold)
     return logits, left_after.tolist()
 
 

@@ -1,6 +1,6 @@
 """A memory of complete evaluations, so that another search of the same supernet need not repeat them.
 
-The executor `Remembering` (`nas/search/executors.py`) reads and extends it.
+The executor `CachingExecutor` (`nas/search/executors.py`) reads and extends it.
 """
 
 from __future__ import annotations

@@ -49,9 +49,9 @@ class Race:
         error = math.sqrt(variance / len(rows) * left)
         return float(usual.mean() + difference.mean()), error
 
-    def is_lost(self, rows: np.ndarray, right: np.ndarray, rival: float) -> bool:
-        """Whether it is almost certain that the mean of a candidate will be less than `rival`."""
+    def is_lost(self, rows: np.ndarray, right: np.ndarray, to_beat: float) -> bool:
+        """Whether it is almost certain that the mean of a candidate will be less than `to_beat`."""
         if len(rows) < max(2.0, _FEWEST * len(self._right)):
             return False
         accuracy, error = self.estimate(rows, right)
-        return accuracy + CONFIDENCE * error < rival
+        return accuracy + CONFIDENCE * error < to_beat

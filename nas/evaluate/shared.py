@@ -94,7 +94,7 @@ class SharedStates:
                 self._states[depth][number] = hidden
 
 
-def most_alike(architectures: Sequence[Architecture], last: Sequence[Key]) -> int:
+def longest_prefix(architectures: Sequence[Architecture], last: Sequence[Key]) -> int:
     """Return the index of the first architecture that shares the longest prefix with the `last` one."""
     depths = [shared_depth(last, prefix_keys(architecture)) for architecture in architectures]
     return depths.index(max(depths))

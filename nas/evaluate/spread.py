@@ -11,7 +11,7 @@ import numpy as np
 
 from nas.tasks import Metric
 
-FLATTERED = 2.0
+SELECTION_BIAS = 2.0
 """Number of standard errors by which the search set overestimates a network that was selected on it.
 
 This is the bias before the final training. On SST-2, with a standard error of 0.7 points of accuracy, it was 1.5
@@ -29,10 +29,10 @@ def standard_error(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> fl
     over texts drawn with replacement (Efron, Annals of Statistics 7, 1979). The draws are the same each time.
     """
     if metric.judges_groups:
-        each = metric.each(logits, labels)
+        each = metric.group_scores(logits, labels)
         return float(each.std(ddof=1) / np.sqrt(len(each))) if len(each) > 1 else 0.0
     rng, count = np.random.default_rng(0), len(labels)
     draws = (rng.integers(0, count, count) for _ in range(_DRAWS))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a sample of few texts may have only one label, for which metrics warn
-        return float(np.std(metric.resampled(logits, labels, draws), ddof=1))
+        return float(np.std(metric.bootstrap_scores(logits, labels, draws), ddof=1))

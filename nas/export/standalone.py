@@ -26,7 +26,7 @@ from nas.model.modeling import AUTO_MODELS
 
 MODELING_FILE = "modeling_compact_bert.py"
 _MODULE = MODELING_FILE.removesuffix(".py")
-_FOR_CALLERS = {"settle"}
+_FOR_CALLERS = {"freeze"}
 """Attributes that no copied code uses, but that a user may call on a loaded model."""
 _REGISTRY = ("nas.compression", "REGISTRY")
 """This table is not copied but generated: it lists only the compression methods of the network."""

@@ -245,7 +245,7 @@ def _judged_groups(metric: Metric, labels: np.ndarray) -> dict[str, str]:
 def _shown(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """Return the entry `shown`: output and label of the texts that the report compares, by row number."""
     own = labels["label"] if metric.judges_groups else labels
-    rows = metric.shown(labels)
+    rows = metric.rows_to_compare(labels)
     found = {str(row): {"output": logits[row].tolist(), "label": own[row].tolist()} for row in rows}
     return {"shown": found} if rows else {}
 
@@ -306,7 +306,7 @@ def judged(
         **figures,
         "teacher_p50_ms": teacher.p50_ms,
         "speed_up": teacher.p50_ms / own.p50_ms,
-        "met": limits is None or limits.excess(figures | dict(stored), reference) <= 0.0,
+        "met": limits is None or limits.violation(figures | dict(stored), reference) <= 0.0,
         "samples_ms": {name: [round(sample, 4) for sample in record.samples_ms] for name, record in records.items()},
         "latency": own.summary(),
         "teacher_latency": teacher.summary(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from nas.hub.problems import TABLES, Kind
 from nas.hub.snapshots import Snapshot, find, is_commit, latest, model_folder
-from nas.hub.splits import check_split, names_in, read_split, splits
+from nas.hub.splits import check_split, read_split, split_names_in, splits
 from nas.hub.uploads import Upload, upload
 
 __all__ = [
@@ -21,7 +21,7 @@ __all__ = [
     "is_commit",
     "latest",
     "model_folder",
-    "names_in",
+    "split_names_in",
     "read_split",
     "splits",
     "upload",

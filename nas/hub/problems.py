@@ -1,7 +1,7 @@
 """Errors of the Hugging Face hub as one line that names the problem and the remedy.
 
-The context manager `explained` translates the exceptions of hub clients into `TeacherError` or `DataError`. The other
-functions tell whether the hub is out of reach, in which case earlier downloads can be used, and why.
+The context manager `translated_errors` translates the exceptions of hub clients into `TeacherError` or `DataError`. The
+other functions tell whether the hub is out of reach, in which case earlier downloads can be used, and why.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from huggingface_hub.utils import logging
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from nas.errors import DataError, NasError, TeacherError
-from nas.limits import limit_behind
+from nas.limits import machine_limit_of
 
 Kind = Literal["model", "dataset"]
 ERRORS: dict[Kind, type[NasError]] = {"model": TeacherError, "dataset": DataError}
@@ -66,7 +66,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def explained(kind: Kind, name: str, revision: str | None) -> Iterator[None]:
+def translated_errors(kind: Kind, name: str, revision: str | None) -> Iterator[None]:
     """Raise `TeacherError` or `DataError`, with a message of one line, for errors of the hub within the block.
 
     The error is about the repository `name` at a `revision`. A limit of this machine is raised as a `MachineError`.
@@ -79,7 +79,7 @@ def explained(kind: Kind, name: str, revision: str | None) -> Iterator[None]:
             raise
         except (HTTPError, OSError, ValueError, RevisionResolutionError) as problem:
             answered = isinstance(problem, HTTPError)  # an answer of the hub is never about a limit of this machine
-            limit = None if answered else limit_behind(problem, constants.HF_HUB_CACHE)
+            limit = None if answered else machine_limit_of(problem, constants.HF_HUB_CACHE)
             raise limit or _error(kind, name, revision, problem) from None
 
 

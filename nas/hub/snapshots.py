@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import repo_folder_name
 
 from nas.errors import TeacherError
-from nas.hub.problems import FAILURES, Kind, explained, is_out_of_reach, why_out_of_reach
+from nas.hub.problems import FAILURES, Kind, is_out_of_reach, translated_errors, why_out_of_reach
 
 CARD = "README.md"
 _COMMIT = re.compile("[0-9a-f]{40}")
@@ -53,7 +53,7 @@ class Snapshot:
 
     def files(self) -> list[str]:
         """Return the paths of all files in the snapshot, or of the downloaded ones if the hub is out of reach."""
-        with explained(self.kind, self.name, self.commit):
+        with translated_errors(self.kind, self.name, self.commit):
             try:
                 return self._listing()
             except CachedRepoTreeNotFoundError:
@@ -66,7 +66,7 @@ class Snapshot:
     def download(self, files: Iterable[str]) -> Path:
         """Return the local folder with the given files, after downloading those that are missing."""
         wanted = [glob.escape(file) for file in files]
-        with explained(self.kind, self.name, self.commit):
+        with translated_errors(self.kind, self.name, self.commit):
             return self._fetch(wanted)
 
     def _listing(self) -> list[str]:
@@ -85,7 +85,7 @@ def find(kind: Kind, name: str, revision: str | None) -> tuple[Snapshot, str]:
     If the hub is out of reach, return the snapshot that was found last for this revision, and the reason as text.
     Raises `TeacherError` or `DataError` if there is no snapshot.
     """
-    with explained(kind, name, revision):
+    with translated_errors(kind, name, revision):
         if revision and is_commit(revision) and (known := Snapshot(kind, name, revision)).folder.is_dir():
             return known, ""
         problem = _ask(kind, name, revision)[1]
@@ -101,7 +101,7 @@ def find(kind: Kind, name: str, revision: str | None) -> tuple[Snapshot, str]:
 
 def latest(kind: Kind, name: str, revision: str | None) -> tuple[str | None, str]:
     """Return the commit that a branch or tag points to now, and an empty text; None and the reason if out of reach."""
-    with explained(kind, name, revision):
+    with translated_errors(kind, name, revision):
         commit, problem = _ask(kind, name, revision)
     return commit, why_out_of_reach(problem) if problem else ""
 

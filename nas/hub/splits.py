@@ -115,7 +115,7 @@ def read_split(
     See `Split.rows` for `read` and `suffixes`. Raises `DataError` if a split does not exist or cannot be read.
     """
     known, rows = splits(snapshot, config), {}
-    for name in names_in(split):
+    for name in split_names_in(split):
         check_split(snapshot, known, name)
         rows[name] = known[name].rows(read, suffixes)
     if list(rows) == [split]:
@@ -127,7 +127,7 @@ def read_split(
     return concatenate_datasets([rows[part.splitname].select(range(part.from_, part.to)) for part in parts])
 
 
-def names_in(split: str) -> list[str]:
+def split_names_in(split: str) -> list[str]:
     """Return the names of the splits in an expression: `train` and `validation` for `train[:1000]+validation`."""
     return list(dict.fromkeys(part.partition("[")[0].strip() for part in split.split("+")))
 

@@ -326,7 +326,7 @@ def _block_networks(space: SearchSpace, base: CompactBertConfig) -> Iterator[tup
         for block in LAYER_BLOCKS:
             for size, choice in space.options(block):
                 for first_only in ((False, True) if base.readout == "first" else (False,)) if size else ():
-                    layer = Layer(_usual(space), 1, 1).having(block, (size, choice))
+                    layer = Layer(_usual(space), 1, 1).with_option(block, (size, choice))
                     chain = BlockChain(block, layer, _COPIES, first_only)
                     yield part_name(block, hidden, size, choice, first_only), (chain, config)
         if space.dimensions.keep_tokens:

@@ -16,7 +16,7 @@ from typing import Any, Self
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from nas.cluster import attach
+from nas.cluster import connect_for_device
 from nas.device import Device
 from nas.errors import DeviceError
 from nas.latency.workers import LocalWorker, Rounds
@@ -75,7 +75,7 @@ class RayWorker:
 
     def __init__(self, device: Device) -> None:
         self.device = device
-        attach(device.name)
+        connect_for_device(device.name)
         self._files = TemporaryDirectory(prefix="nas-latency-")
         self.folder = Path(self._files.name)
         self._keeper: Any = None

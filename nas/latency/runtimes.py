@@ -246,7 +246,7 @@ def _cuda_clock(run: Run) -> float:
 def _torch_chain(chain: BlockChain, config: CompactBertConfig) -> torch.nn.Module:
     import torch
 
-    from nas.model.layers import additive_mask, at_places, most_attended
+    from nas.model.layers import additive_mask, at_positions, most_attended
 
     class Chain(torch.nn.Module):
         def __init__(self) -> None:
@@ -261,7 +261,7 @@ def _torch_chain(chain: BlockChain, config: CompactBertConfig) -> torch.nn.Modul
                     read = hidden if chain.first_only else reader
                     reader, weights = layer.attention(reader, read, mask, weigh=layer.keep_tokens > 0)
                     if weights is not None:
-                        reader = at_places(reader, most_attended(weights, mask, layer.keep_tokens))
+                        reader = at_positions(reader, most_attended(weights, mask, layer.keep_tokens))
                 else:
                     reader = layer.fed_forward(reader)
             return reader

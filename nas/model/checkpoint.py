@@ -238,7 +238,10 @@ def _renamed(
     present names.
     """
     given = {tensor.name: tensor for tensor in tensors}
-    base, anchor = f"{family.base}.", family.words  # the part of its name before the anchor is the encoder's prefix
+    base, anchor = (
+        f"{family.base}.",
+        family.token_embeddings,
+    )  # the part of its name before the anchor is the encoder's prefix
     anchors = [name for name in given if name == anchor or name.endswith(f".{anchor}")]
     usual = [name for name in anchors if name == base + anchor]
     if len(usual or anchors) != 1:
@@ -246,7 +249,9 @@ def _renamed(
         raise TeacherError(f"teacher.model: {source}: has {found}; give a checkpoint of {SUPPORTED}")
     prefix = (usual or anchors)[0].removesuffix(anchor)
     outer = prefix.removesuffix(base)
-    alike = (known.base for known in FAMILIES.values() if known.words == anchor and known.base != family.base)
+    alike = (
+        known.base for known in FAMILIES.values() if known.token_embeddings == anchor and known.base != family.base
+    )
     other = next((name for name in alike if name in outer.split(".")), None)
     if other:
         raise TeacherError(

@@ -31,7 +31,7 @@ class Compressed(nn.Module):
         super().__init__()
         self.rows, self.columns, self.block = rows, columns, block
         self.compression = matrix_compression(choice)
-        self._settled: Mapping[str, torch.Tensor] | None = None
+        self._prepared: Mapping[str, torch.Tensor] | None = None
         add_matrices(self, self.compression.matrices(rows, columns))
 
     @property
@@ -39,14 +39,14 @@ class Compressed(nn.Module):
         """The matrices that stand for the weight, by name."""
         return {name: getattr(self, name) for name in self.compression.matrices(self.rows, self.columns)}
 
-    def settle(self, dtype: torch.dtype = torch.float32) -> None:
+    def freeze(self, dtype: torch.dtype = torch.float32) -> None:
         """Quantise or sparsify the matrices once, instead of in every forward pass.
 
         Call it only if the weights will not change any more. The results are stored as `dtype`; for passes under
         autocast, give the format of the autocast.
         """
-        settled = self.compression.settled(self.matrices)
-        self._settled = {name: matrix.to(dtype) for name, matrix in settled.items()}
+        prepared = self.compression.prepared(self.matrices)
+        self._prepared = {name: matrix.to(dtype) for name, matrix in prepared.items()}
 
 
 class BlockLinear(Compressed):
@@ -56,14 +56,14 @@ class BlockLinear(Compressed):
         super().__init__(out_features, in_features, choice, block)
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
-    def forward(self, input: torch.Tensor, rounded: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, input: torch.Tensor, quantised: torch.Tensor | None = None) -> torch.Tensor:
         """Return the layer's output, (batch, tokens, out_features).
 
-        `rounded` is the quantised input, if it is known already: layers with the same input share it.
+        `quantised` is the quantised input, if it is known already: layers with the same input share it.
         """
-        settled = self.compression.settled(self.matrices) if self._settled is None else self._settled
-        rounded = self.compression.rounded(input) if rounded is None else rounded
-        return self.compression.apply(rounded, settled, self.bias)
+        prepared = self.compression.prepared(self.matrices) if self._prepared is None else self._prepared
+        quantised = self.compression.quantised_inputs(input) if quantised is None else quantised
+        return self.compression.apply(quantised, prepared, self.bias)
 
 
 class BlockEmbedding(Compressed):
@@ -204,13 +204,13 @@ class SelfAttention(nn.Module):
         head size). The attention weights are (batch, heads, tokens of `reader`, tokens of `hidden`), or None unless
         `weigh` is set.
         """
-        rounded = self.key.compression.rounded(hidden)
+        quantised = self.key.compression.quantised_inputs(hidden)
         query, key, value = (
             projected.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
             for projected in (
-                self.query(reader, rounded if reader is hidden else None),
-                self.key(hidden, rounded),
-                self.value(hidden, rounded),
+                self.query(reader, quantised if reader is hidden else None),
+                self.key(hidden, quantised),
+                self.value(hidden, quantised),
             )
         )
         query, key = self.positions.rotated(query), self.positions.rotated(key)
@@ -240,9 +240,9 @@ def most_attended(weights: torch.Tensor, mask: torch.Tensor | None, count: int) 
     return scores.topk(min(count, scores.shape[1]), dim=1).indices
 
 
-def at_places(hidden: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Return the tokens of `hidden`, (batch, tokens, features), at the positions `places`, (batch, kept)."""
-    return hidden.gather(1, places[:, :, None].expand(-1, -1, hidden.shape[-1]))
+def at_positions(hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Return the tokens of `hidden`, (batch, tokens, features), at the positions `positions`, (batch, kept)."""
+    return hidden.gather(1, positions[:, :, None].expand(-1, -1, hidden.shape[-1]))
 
 
 class ResidualOutput(nn.Module):
@@ -326,14 +326,14 @@ class Intermediate(nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         if self.gate is None:
             return self.activation(self.dense(hidden))
-        rounded = self.dense.compression.rounded(hidden)
-        return self.activation(self.dense(hidden, rounded)) * self.gate(hidden, rounded)
+        quantised = self.dense.compression.quantised_inputs(hidden)
+        return self.activation(self.dense(hidden, quantised)) * self.gate(hidden, quantised)
 
 
 class CompactBertLayer(nn.Module):
     """One layer: an attention block, then a feed-forward block (`intermediate` and `output`).
 
-    `has_attention` and `has_feed_forward` say which of the two blocks exist. `rounds_inputs` says whether a block
+    `has_attention` and `has_feed_forward` say which of the two blocks exist. `quantises_inputs` says whether a block
     quantises its inputs with a scale that depends on all tokens of a text. If `keep_tokens` is not 0, only that many
     tokens are passed on, those that received the most attention. `attention_owner` and `feed_forward_owner` are the
     layers whose weights this layer uses instead of its own.
@@ -356,7 +356,7 @@ class CompactBertLayer(nn.Module):
         self.keep_tokens = layer.keep_tokens
         owners = [owner for owner in (attention_owner, feed_forward_owner) if owner is not None]
         own = (compression(layer.choice(block)).rounds_by_batch(block) for block in LAYER_BLOCKS)
-        self.rounds_inputs: bool = any(own) or any(owner.rounds_inputs for owner in owners)
+        self.quantises_inputs: bool = any(own) or any(owner.quantises_inputs for owner in owners)
         self.has_attention = compression(layer.attention).weights != "none"
         self.has_feed_forward = compression(layer.feed_forward).weights != "none"
         if self.has_attention:

@@ -36,7 +36,7 @@ from nas.model.layers import (
     Compressed,
     Embeddings,
     additive_mask,
-    at_places,
+    at_positions,
     most_attended,
 )
 
@@ -76,7 +76,7 @@ class States:
 
     hidden: list[torch.Tensor]
     """The hidden states after the embeddings and after each layer, each (batch, tokens, hidden_size)."""
-    places: list[torch.Tensor | None]
+    positions: list[torch.Tensor | None]
     """For each hidden state, the positions of its tokens in the text, (batch, tokens), or None if it has all tokens."""
     attentions: list[torch.Tensor | None]
     """The attention weights, (batch, heads, tokens, tokens), of each layer; None if not asked for, or no attention."""
@@ -233,7 +233,7 @@ class CompactBertModel(CompactBertPreTrainedModel):
         hidden_after, weights = layer(hidden, None, number >= self.first_token_from)
         if not layer.keep_tokens or weights is None:
             return hidden_after
-        return at_places(hidden_after, most_attended(weights, None, layer.keep_tokens))
+        return at_positions(hidden_after, most_attended(weights, None, layer.keep_tokens))
 
     @can_return_tuple
     def forward(
@@ -289,16 +289,16 @@ class CompactBertModel(CompactBertPreTrainedModel):
         states = States([hidden], [None], [])
         for number in range(len(self.encoder.layer)):
             hidden, weights = self._computed(number, hidden, mask, every_token, weigh)
-            place, keep_tokens = states.places[-1], cast(CompactBertLayer, self.encoder.layer[number]).keep_tokens
+            place, keep_tokens = states.positions[-1], cast(CompactBertLayer, self.encoder.layer[number]).keep_tokens
             if number >= self.first_token_from and not every_token:
                 place = torch.zeros(len(hidden), 1, dtype=torch.long, device=hidden.device)
             if keep_tokens and weights is not None:
                 chosen = most_attended(weights, mask, keep_tokens)
-                hidden = at_places(hidden, chosen)
+                hidden = at_positions(hidden, chosen)
                 mask = None if mask is None else mask.gather(3, chosen[:, None, None])
                 place = chosen if place is None else place.gather(1, chosen)
             states.hidden.append(hidden)
-            states.places.append(place)
+            states.positions.append(place)
             states.attentions.append(weights if weigh else None)
         return states
 
@@ -307,7 +307,7 @@ class CompactBertModel(CompactBertPreTrainedModel):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the output of layer `number`, for only the first token if no other is read or asked for."""
         first_only = number >= self.first_token_from
-        if not first_only or (every_token and not self.encoder.layer[number].rounds_inputs):
+        if not first_only or (every_token and not self.encoder.layer[number].quantises_inputs):
             return self.encoder.run(number, hidden, mask, False, weigh)
         first, own = self.encoder.run(number, hidden, mask, True, weigh)
         if not every_token:
@@ -322,7 +322,7 @@ class CompactBertModel(CompactBertPreTrainedModel):
 class CompactBertOutput(SequenceClassifierOutput):
     """The output with details: the positions of the hidden states' tokens (see `States`), and where texts exited."""
 
-    places: tuple[torch.Tensor | None, ...] | None = None
+    positions: tuple[torch.Tensor | None, ...] | None = None
     every_logits: tuple[torch.Tensor, ...] | None = None
     """The logits after each layer where texts can exit, then those of the last layer; each like `logits`."""
     left_after: torch.Tensor | None = None
@@ -392,7 +392,7 @@ class CompactBert(CompactBertPreTrainedModel):
         if self.config.exit_threshold:
             early = zip(self.layers[:-1], states.hidden[1:-1], strict=True)
             every = (*(layer.exit(state[:, 0]) for layer, state in early), logits)
-            logits, left_after = first_sure(every, self.config.exit_threshold)
+            logits, left_after = first_confident(every, self.config.exit_threshold)
         found: dict[str, Any] = {
             "loss": None if labels is None else task_loss(logits, labels, self.config),
             "logits": logits,
@@ -401,8 +401,8 @@ class CompactBert(CompactBertPreTrainedModel):
         }
         if not details:
             return SequenceClassifierOutput(**found)
-        places = tuple(states.places) if shows else None
-        return CompactBertOutput(**found, places=places, every_logits=every, left_after=left_after)
+        places = tuple(states.positions) if shows else None
+        return CompactBertOutput(**found, positions=places, every_logits=every, left_after=left_after)
 
 
 class CompactBertForSequenceClassification(CompactBert):
@@ -463,7 +463,7 @@ def _asked(config: CompactBertConfig, attentions: bool | None, hidden_states: bo
     return bool(weigh), bool(shows)
 
 
-def first_sure(every: tuple[torch.Tensor, ...], threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
+def first_confident(every: tuple[torch.Tensor, ...], threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Return, for each text, the logits of its exit and the number of layers up to there.
 
     The exit is the first layer whose confidence, the probability of the likeliest class, reaches the threshold; if

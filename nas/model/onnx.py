@@ -87,8 +87,10 @@ def _emit_from(graph: GraphBuilder, model: CompactBert, number: int, hidden: str
     reader = emit_first(graph, hidden) if number == last else hidden
     # The last attention writes its queries apart from keys and values, as it needs only those of the first token.
     # A block that shares its weights does the same: the constants are then equal, and are stored only once.
-    apart = last < len(layers) and architecture.owner(number, "attention") == architecture.owner(last, "attention")
-    hidden, mask = _emit_layer(graph, config, layers[number], reader, hidden, mask, apart)
+    separate_queries = last < len(layers) and architecture.owner(number, "attention") == architecture.owner(
+        last, "attention"
+    )
+    hidden, mask = _emit_layer(graph, config, layers[number], reader, hidden, mask, separate_queries)
     if number + 1 == len(layers) or not config.exit_threshold:
         return _emit_from(graph, model, number + 1, hidden, mask)
     own = _emit_dense(graph, layers[number].exit, _emit_first_state(graph, hidden))
@@ -184,12 +186,12 @@ def _emit_layer(
     reader: str,
     hidden: str,
     mask: str,
-    apart: bool,
+    separate_queries: bool,
 ) -> tuple[str, str]:
     """Write the blocks that a layer has, and return the tokens that are passed on and their mask."""
     weights = None
     if layer.has_attention:
-        reader, weights = emit_attention(graph, config, layer.attention, reader, hidden, mask, apart)
+        reader, weights = emit_attention(graph, config, layer.attention, reader, hidden, mask, separate_queries)
     if layer.has_feed_forward:
         reader = emit_feed_forward(graph, config, layer, reader)
     if layer.keep_tokens and weights is not None:
@@ -235,12 +237,13 @@ def emit_attention(
     reader: str,
     hidden: str,
     mask: str,
-    apart: bool = False,
+    separate_queries: bool = False,
 ) -> tuple[str, str]:
     """Write an attention block with residual connection and norm: the tokens of `reader` attend to those of `hidden`.
 
-    With `apart`, the queries are a separate product even if `reader` and `hidden` are the same. Returns the tokens of
-    `reader` after the block, and the attention weights, (batch, heads, tokens of `reader`, tokens of `hidden`).
+    With `separate_queries`, the queries are a separate product even if `reader` and `hidden` are the same. Returns the
+    tokens of `reader` after the block, and the attention weights, (batch, heads, tokens of `reader`, tokens of
+    `hidden`).
     """
     projections, head_size, residual = block.self, block.self.head_size, reader
     is_same, hidden = reader == hidden, _emit_before(graph, block.output, hidden)
@@ -251,7 +254,7 @@ def emit_attention(
     )
     scaled = query[0] | {choice.writes: query[0][choice.writes] * scale}
     query = scaled, None if query[1] is None else query[1] * scale
-    if is_same and not apart:
+    if is_same and not separate_queries:
         projected = choice.emit_linears(graph, hidden, [query, key, value])
     else:
         projected = [choice.emit_linear(graph, reader, *query), *choice.emit_linears(graph, hidden, [key, value])]

@@ -106,8 +106,8 @@ class RotaryPositions(Positions):
         return 1.0 / (self.theta ** (torch.arange(0, self.head_size, 2, dtype=torch.float) / self.head_size))
 
     def rotated(self, features: torch.Tensor) -> torch.Tensor:
-        places = torch.arange(features.shape[2], device=features.device)
-        angles = places[:, None].float() * self._frequencies().to(features.device)
+        positions = torch.arange(features.shape[2], device=features.device)
+        angles = positions[:, None].float() * self._frequencies().to(features.device)
         first, second = features.float().chunk(2, dim=-1)
         cosine, sine = angles.cos(), angles.sin()
         turned = (first * cosine - second * sine, second * cosine + first * sine)
@@ -124,8 +124,8 @@ class RotaryPositions(Positions):
         import numpy as np
 
         def angles() -> str:
-            places = graph.cast_to_float(emit_places(graph, tokens))
-            column = graph.add("Unsqueeze", places, graph.constant(np.array([1])))
+            positions = graph.cast_to_float(emit_positions(graph, tokens))
+            column = graph.add("Unsqueeze", positions, graph.constant(np.array([1])))
             return graph.add("Mul", column, graph.constant(self._frequencies().numpy()[None]))
 
         at = graph.once(("angles", tokens, self.theta), angles)
@@ -172,15 +172,15 @@ def distance_buckets(distances: torch.Tensor, buckets: int) -> torch.Tensor:
     return (distances > 0).long() * half + torch.where(far < single, far, ranges)
 
 
-def emit_places(graph: GraphBuilder, tokens: str) -> str:
+def emit_positions(graph: GraphBuilder, tokens: str) -> str:
     """Write the positions 0, 1, 2 and so on of `tokens` tokens, as int64."""
     import numpy as np
 
-    def places() -> str:
+    def positions() -> str:
         zero, one = (graph.constant(np.array(number)) for number in (0, 1))
         return graph.add("Range", zero, graph.add("Squeeze", tokens), one)
 
-    return graph.once(("places", tokens), places)
+    return graph.once(("places", tokens), positions)
 
 
 def emit_distances(graph: GraphBuilder, queries: str, keys: str) -> str:
@@ -188,8 +188,8 @@ def emit_distances(graph: GraphBuilder, queries: str, keys: str) -> str:
     import numpy as np
 
     def distances() -> str:
-        row = graph.add("Unsqueeze", emit_places(graph, keys), graph.constant(np.array([0])))
-        column = graph.add("Unsqueeze", emit_places(graph, queries), graph.constant(np.array([1])))
+        row = graph.add("Unsqueeze", emit_positions(graph, keys), graph.constant(np.array([0])))
+        column = graph.add("Unsqueeze", emit_positions(graph, queries), graph.constant(np.array([1])))
         return graph.add("Sub", row, column)
 
     return graph.once(("distances", queries, keys), distances)

@@ -17,10 +17,10 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from nas.errors import TeacherError
-from nas.model.families import FAMILIES, Family, family_of, in_words
+from nas.model.families import FAMILIES, Family, family_names, family_of
 from nas.tasks import Problem
 
-SUPPORTED = f"a {in_words()}"
+SUPPORTED = f"a {family_names()}"
 CONFIG_FILE = "config.json"
 _SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
 _COUNTS = (

@@ -34,8 +34,8 @@ def seconds_allowed(run: Run, steps: Sequence[Step | Check], step: Step) -> floa
     known, listed, work = run.seconds(), _made(steps), _workload(run)
     at = listed.index(step)
     before = sum(known.get(each.name, 0.0) for each in listed[:at])
-    after = sum(each.seconds(run.study, work) for each in listed[at + 1 :] if not each.is_divided)
-    return 3600 * hours - division.BESIDE - before - after
+    after = sum(each.seconds(run.study, work) for each in listed[at + 1 :] if not each.shares_hours)
+    return 3600 * hours - division.OUTSIDE_STEPS - before - after
 
 
 def refuse_too_few(run: Run, steps: Sequence[Step | Check]) -> None:
@@ -44,14 +44,14 @@ def refuse_too_few(run: Run, steps: Sequence[Step | Check]) -> None:
         return
     known, work = run.seconds(), _workload(run)
     counted = [
-        each for each in _made(steps) if not each.is_divided and (each.name in known or each.name not in _BY_ROWS)
+        each for each in _made(steps) if not each.shares_hours and (each.name in known or each.name not in _BY_ROWS)
     ]
     refuse(run.study, work, sum(known.get(each.name, each.seconds(run.study, work)) for each in counted))
 
 
 def refuse(study: Study, work: Workload, fixed: float) -> None:
     """Raise `StudyError` if the steps with a fixed cost, `fixed` seconds in total, leave nothing of a study's hours."""
-    fixed, hours = fixed + division.BESIDE, study.training.hours or 0.0
+    fixed, hours = fixed + division.OUTSIDE_STEPS, study.training.hours or 0.0
     if 3600 * hours <= fixed:
         least = ceil(1000 * (fixed + _least(study, work)) / 3600) / 1000
         raise StudyError(
@@ -60,16 +60,16 @@ def refuse(study: Study, work: Workload, fixed: float) -> None:
         )
 
 
-def divided(study: Study, work: Workload, steps: Sequence[tuple[Step, float | None]]) -> dict[str, float]:
+def divided_seconds(study: Study, work: Workload, steps: Sequence[tuple[Step, float | None]]) -> dict[str, float]:
     """Return the estimated seconds that each step of a study with hours still takes, in the order of the list.
 
     `steps` pairs each step with the seconds that it took, or with None if it is not up to date. Steps that are up to
     date get 0. Raises `StudyError` if nothing is left for the steps that share the hours.
     """
-    found = {step.name: step.seconds(study, work) for step, _ in steps if not step.is_divided}
+    found = {step.name: step.seconds(study, work) for step, _ in steps if not step.shares_hours}
     found |= {step.name: took for step, took in steps if took is not None}
     refuse(study, work, sum(found.values()))
-    left = 3600 * (study.training.hours or 0.0) - division.BESIDE - sum(found.values())
+    left = 3600 * (study.training.hours or 0.0) - division.OUTSIDE_STEPS - sum(found.values())
     names = [step.name for step, _ in steps]
     if "supernet" not in found:
         found["supernet"] = division.supernet_seconds(left, "finalists" in names)

@@ -30,7 +30,7 @@ from nas.latency.exits import at_each_depth, mixed
 from nas.latency.measure import Texts
 from nas.latency.profile import Profile
 from nas.latency.profiling import BLOCK_ROUNDS, WHOLE_ROUNDS, ProfileRecipe
-from nas.pipeline.exports import forget_export, is_exported, reference_of
+from nas.pipeline.exports import is_exported, record_miss, reference_of
 from nas.pipeline.profiles import profile_inputs, recipe_of, texts
 from nas.pipeline.run import Run
 from nas.pipeline.runner import bring_up_to_date
@@ -106,7 +106,7 @@ def import_verification(run: Run, budget: str, device: str, result: Path) -> dic
     write_text(path, canonical_json(samples) + "\n")
     found |= on_all(each | {device: own | timed})
     if found["met"] is False:  # first: if the process is killed in between, the export must not stay
-        forget_export(run, asked, found["architecture"])
+        record_miss(run, asked, found["architecture"])
     write_json(run.export(budget) / VERIFICATION_FILE, found)
     write_card(run.export(budget), run.study)
     return found

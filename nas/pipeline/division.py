@@ -24,7 +24,7 @@ MOST_EVALUATIONS = 400
 WARM_UP_STEPS, TIMED_STEPS = 3, 12
 """The steps of the short training that measures the speed. The first steps are slower and are not timed. There are
 enough timed steps to meet texts of every length."""
-BESIDE = 15.0
+OUTSIDE_STEPS = 15.0
 """Seconds that a run takes outside its steps: for loading packages and for the report."""
 
 

@@ -15,7 +15,7 @@ from nas.architecture import Architecture
 from nas.data import TaskData
 from nas.model.precision import native_bf16
 from nas.pipeline.rows import Rows
-from nas.search.selection import WIDER
+from nas.search.selection import FLOOR_FACTOR
 from nas.search.uniform import most_uniform
 from nas.study import Study
 
@@ -206,8 +206,8 @@ def export(study: Study, work: Workload) -> float:
 
 
 def _times_candidates(study: Study) -> int:
-    """Return the number of budgets. One with an accuracy floor counts `WIDER` times, since it gets more candidates."""
-    return sum(WIDER if budget.has_floor else 1 for budget in study.budgets)
+    """Return the number of budgets. One with an accuracy floor counts `FLOOR_FACTOR` times."""
+    return sum(FLOOR_FACTOR if budget.has_floor else 1 for budget in study.budgets)
 
 
 def measured_rate() -> float:

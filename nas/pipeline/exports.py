@@ -52,9 +52,9 @@ from nas.pipeline.snapshots import commits
 from nas.pipeline.supernets import supernet_inputs
 from nas.pipeline.teachers import load_teacher
 from nas.pipeline.unlabelled import unlabelled_counts
-from nas.progress import Laps, say
+from nas.progress import Stopwatch, say
 from nas.report.card import write_card
-from nas.report.figures import figure
+from nas.report.numbers import metric_in_words
 from nas.tasks import Metric, task_kind
 
 _FORM = 7
@@ -130,7 +130,7 @@ def export_inputs(run: Run, budget: Budget, fine_tune: bool) -> str:
     return digest([*given, missed] if (missed := _missed(run, budget)) else given)
 
 
-def forget_export(run: Run, budget: Budget, architecture: dict[str, Any]) -> None:
+def record_miss(run: Run, budget: Budget, architecture: dict[str, Any]) -> None:
     """Record that an export missed its budget on an off-cluster device, so that its network is not exported again."""
     known = [*_missed(run, budget), Architecture.from_json(architecture).digest]
     write_json(run.missed(budget.name), {"of": _missed_of(run, budget), "digests": known})
@@ -167,7 +167,7 @@ def baselines_inputs(run: Run, device: str) -> str:
     return digest([_FORM, teacher_inputs(run), found.model_dump(mode="json"), fingerprint(found)])
 
 
-def make_baselines(run: Run, laps: Laps, device: str) -> None:
+def make_baselines(run: Run, stopwatch: Stopwatch, device: str) -> None:
     """Write and verify the uncompressed teacher and, if the device's runtime can run int8, its int8 form."""
     found, folder = device_of(run, device), _teacher_of(run, device)
     teacher, test, fed = load_teacher(run), splits(run).test, texts(run)
@@ -200,10 +200,10 @@ def _write(run: Run, model: CompactBert, folder: Path, runtimes: Collection[str]
     """
     task, tokenizer, metric = run.study.task, load_tokenizer(run.teacher), _settled_metric(run, model)
     served = served_as(run)
-    about = {**served, **metric.about(model.config.outputs)}
+    about = {**served, **metric.config_entries(model.config.outputs)}
     write_artefact(model, tokenizer, folder, runtimes, task.max_length, pairs=len(task.text) > 1, about_task=about)
     length = min(task.max_length, model.config.max_position_embeddings)
-    for name, values in task_kind(task.kind).files_beside(served, length).items():
+    for name, values in task_kind(task.kind).extra_files(served, length).items():
         write_json(folder / name, values)
     check_tokens(folder, splits(run).test, read_json(run.data / SAMPLE_FILE, ExportError))
     return metric
@@ -212,11 +212,11 @@ def _write(run: Run, model: CompactBert, folder: Path, runtimes: Collection[str]
 def _settled_metric(run: Run, model: CompactBert) -> Metric:
     """Return the study's metric. Anything that it leaves open, such as a threshold, is chosen on the search set."""
     metric = metric_of(run)
-    if metric.is_settled:
+    if metric.is_calibrated:
         return metric
     searched = splits(run).search
     logits = logits_of(model, searched, "Answers to the search set")
-    return metric.settled(logits, truth_of(searched))
+    return metric.calibrated(logits, truth_of(searched))
 
 
 def _quantised(teacher: CompactBert) -> CompactBert:
@@ -226,7 +226,7 @@ def _quantised(teacher: CompactBert) -> CompactBert:
     return model
 
 
-def make_export(run: Run, laps: Laps, budget: Budget, fine_tune: bool) -> None:
+def make_export(run: Run, stopwatch: Stopwatch, budget: Budget, fine_tune: bool) -> None:
     """Export the most accurate candidate that meets a budget when verified, or the cheapest that reaches its floor.
 
     Raises `ExportError` if no measured candidate does.
@@ -247,16 +247,16 @@ def make_export(run: Run, laps: Laps, budget: Budget, fine_tune: bool) -> None:
     below: list[tuple[float, dict[str, Any]]] = []
     for candidate in able:
         known = finalists.get(candidate["digest"])
-        if floor and known and known.expected(steps) < floor.least:
-            below.append((known.assured, candidate))
+        if floor and known and known.expected(steps) < floor.minimum:
+            below.append((known.corrected_accuracy, candidate))
             continue
         if not known and any(candidate["search_accuracy"] <= other["search_accuracy"] for _, other in below):
             continue  # one with a higher search accuracy has already missed the floor
         if floor and in_time and not known:
             continue  # the hours leave no time to train it
         weighed = writer.weighed(budget.name, candidate, dropped=floor is None or in_time)
-        if floor and weighed.found.assured < floor.least:
-            below.append((weighed.found.assured, candidate))
+        if floor and weighed.found.corrected_accuracy < floor.minimum:
+            below.append((weighed.found.corrected_accuracy, candidate))
             continue
         if writer.write(budget.name, candidate, weighed, budget, references)["met"] is not False:
             return
@@ -279,9 +279,9 @@ def _below(floor: Floor, below: list[tuple[float, dict[str, Any]]]) -> str:
     """Return a message that no candidate reaches a floor, with the accuracy of the nearest one."""
     accuracy, nearest = max(below, key=lambda one: one[0])
     return (
-        f"no measured candidate reaches {floor.least:.4f} on the search set, where the teacher has "
+        f"no measured candidate reaches {floor.minimum:.4f} on the search set, where the teacher has "
         f"{floor.teacher:.4f}; the nearest is {nearest['description']} ({nearest['digest'][:8]}) with {accuracy:.4f} "
-        f"at {figure(floor.minimise, nearest[floor.minimise])}"
+        f"at {metric_in_words(floor.minimise, nearest[floor.minimise])}"
     )
 
 
@@ -292,13 +292,13 @@ def missed_floors(run: Run) -> dict[str, str]:
     found, measured = trained(run.finalists), front(run)["budgets"]
     missed = dict[str, str]()
     for name, floor in floors_of_exports(run).items():
-        below = [(found[item["digest"]].assured, item) for item in measured[name] if item["digest"] in found]
-        if below and all(accuracy < floor.least for accuracy, _ in below):
+        below = [(found[item["digest"]].corrected_accuracy, item) for item in measured[name] if item["digest"] in found]
+        if below and all(accuracy < floor.minimum for accuracy, _ in below):
             missed[name] = _below(floor, below)
     return missed
 
 
-def make_trial(run: Run, laps: Laps, candidate: dict[str, Any], fine_tune: bool) -> None:
+def make_trial(run: Run, stopwatch: Stopwatch, candidate: dict[str, Any], fine_tune: bool) -> None:
     """Export a single candidate and compare it with the teacher on all devices."""
     writer, name = _Writer(run, fine_tune), trial_name(candidate)
     references = _references(run, (device.name for device in run.study.devices))
@@ -358,7 +358,7 @@ class _Writer:
         metric = _write(run, weighed.model, folder, [device.runtime for device in references])
         about: dict[str, Any] = {
             **weighed.accuracies(),
-            **({"floor": self.floor.least, "teacher_search_accuracy": self.floor.teacher} if self.floor else {}),
+            **({"floor": self.floor.minimum, "teacher_search_accuracy": self.floor.teacher} if self.floor else {}),
             "predicted_ms": candidate["predicted_ms"],
             "architecture": candidate["architecture"],
             "description": candidate["description"],

@@ -18,7 +18,7 @@ from nas.architecture import Architecture
 from nas.budget import Floor
 from nas.errors import ExportError
 from nas.evaluate import Evaluator
-from nas.evaluate.spread import FLATTERED
+from nas.evaluate.spread import SELECTION_BIAS
 from nas.files import digest, read_json, write_folder, write_json
 from nas.model import CompactBert
 from nas.pipeline import division
@@ -30,8 +30,8 @@ from nas.pipeline.searches import evaluation, front
 from nas.pipeline.supernets import decided, distillation, supernet_inputs, supernet_steps, to_be_timed
 from nas.pipeline.unlabelled import distilled_texts
 from nas.pipeline.watching import watchers_of
-from nas.progress import Laps, busy, say
-from nas.search.selection import WIDER
+from nas.progress import Stopwatch, busy, say
+from nas.search.selection import FLOOR_FACTOR
 from nas.space import evenly_spaced
 from nas.supernet.cohort import Goal, Halving, expected_at_end, kept_of
 from nas.supernet.loops import Schedule
@@ -58,24 +58,24 @@ class Finalist:
     @property
     def is_gain(self) -> bool:
         """Whether the trained weights are better than the inherited ones."""
-        return self.accuracies[-1][1] >= self.inherited_less_luck
+        return self.accuracies[-1][1] >= self.inherited_corrected
 
     @property
-    def inherited_less_luck(self) -> float:
+    def inherited_corrected(self) -> float:
         """The inherited accuracy, corrected for selection bias, since the network was chosen by this accuracy."""
-        return self.inherited - FLATTERED * self.standard_error
+        return self.inherited - SELECTION_BIAS * self.standard_error
 
     @property
-    def assured(self) -> float:
-        """The accuracy of the better weights, trained or inherited, with the correction of `inherited_less_luck`."""
-        return max([self.inherited_less_luck, *(accuracy for _, accuracy in self.accuracies[-1:])])
+    def corrected_accuracy(self) -> float:
+        """The accuracy of the better weights, trained or inherited, with the correction of `inherited_corrected`."""
+        return max([self.inherited_corrected, *(accuracy for _, accuracy in self.accuracies[-1:])])
 
     def expected(self, steps: int) -> float:
-        """Return `assured` as it is expected after `steps` steps: extrapolated if the network was dropped earlier."""
+        """Return `corrected_accuracy` as expected after `steps` steps: extrapolated if it was dropped earlier."""
         if not self.accuracies:
-            return self.assured
+            return self.corrected_accuracy
         step, accuracy = self.accuracies[-1]
-        return max(self.inherited_less_luck, expected_at_end(self.inherited, accuracy, step / steps))
+        return max(self.inherited_corrected, expected_at_end(self.inherited, accuracy, step / steps))
 
     @property
     def order(self) -> tuple[int, float]:
@@ -102,14 +102,14 @@ class Contest:
         if self.floor is None:
             return None
         known = {number: inherited[number] for number in numbers}
-        return Goal(self.floor.least, known, dict(zip(numbers, self.costs, strict=True)))
+        return Goal(self.floor.minimum, known, dict(zip(numbers, self.costs, strict=True)))
 
 
 @once
 def finalists_inputs(run: Run) -> str:
     """Return the digest of everything that the final training is made from."""
     groups = {name: [each.digest for each in group] for name, group in finalists_of(run).items()}
-    floors = {name: floor.least for name, floor in floors_of_exports(run).items()}
+    floors = {name: floor.minimum for name, floor in floors_of_exports(run).items()}
     return digest([groups, _origin(run), *([floors] if floors else [])])
 
 
@@ -138,7 +138,9 @@ def _chosen(run: Run) -> dict[str, list[dict[str, Any]]]:
     """Return the entries of the front for the finalists of each budget."""
     count, floors = run.study.export.finalists, {budget.name for budget in run.study.budgets if budget.has_floor}
     met = {name: [item for item in found if item["met"]] for name, found in front(run)["budgets"].items()}
-    return {name: _evenly(items, WIDER * count) if name in floors else items[:count] for name, items in met.items()}
+    return {
+        name: _evenly(items, FLOOR_FACTOR * count) if name in floors else items[:count] for name, items in met.items()
+    }
 
 
 def _evenly(items: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
@@ -146,7 +148,7 @@ def _evenly(items: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
     return [items[place] for place in evenly_spaced(min(most, len(items)), len(items))]
 
 
-def make_finalists(run: Run, laps: Laps) -> None:
+def make_finalists(run: Run, stopwatch: Stopwatch) -> None:
     """Train the finalists of all budgets together."""
     floors, chosen = floors_of_exports(run), _chosen(run)
     contests = [
@@ -154,14 +156,16 @@ def make_finalists(run: Run, laps: Laps) -> None:
         for name, group in finalists_of(run).items()
         if group
     ]
-    train_together(run, run.finalists, contests, "The final training", laps)
+    train_together(run, run.finalists, contests, "The final training", stopwatch)
 
 
-def train_together(run: Run, folder: Path, contests: Sequence[Contest], title: str, laps: Laps | None = None) -> None:
+def train_together(
+    run: Run, folder: Path, contests: Sequence[Contest], title: str, stopwatch: Stopwatch | None = None
+) -> None:
     """Train the networks of all contests together; each contest drops its worse half at every rung. Can be resumed.
 
     Writes the weights to `folder`, in a Hugging Face folder per network, named by its architecture's digest. If the
-    study sets hours and `laps` are given, the time that they have left decides the number of steps.
+    study sets hours and `stopwatch` are given, the time that they have left decides the number of steps.
     """
     architectures = list(dict.fromkeys(chain.from_iterable(contest.networks for contest in contests)))
     evaluator = judge_of(run)
@@ -171,12 +175,12 @@ def train_together(run: Run, folder: Path, contests: Sequence[Contest], title: s
     started = time.monotonic()
     inherited = [evaluator.judged(network) for network in networks]
     judging = (time.monotonic() - started) / max(1, len(networks))
-    if laps is not None and networks and run.study.training.hours and decided(run, "finalists") is None:
-        _decide(run, laps, contests, evaluator, judging)
+    if stopwatch is not None and networks and run.study.training.hours and decided(run, "finalists") is None:
+        _decide(run, stopwatch, contests, evaluator, judging)
     steps, watchers = training_steps(run), watchers_of(run)
     schedule = Schedule(settings.learning_rate, settings.batch_size, steps=steps, watchers=watchers)
     origin = _origin(run) | {"groups": [[each.digest for each in contest.networks] for contest in contests]}
-    floors = [[contest.floor.least, list(contest.costs)] for contest in contests if contest.floor]
+    floors = [[contest.floor.minimum, list(contest.costs)] for contest in contests if contest.floor]
     origin |= {"floors": floors} if floors else {}
     origin |= {"steps": schedule.steps} if run.study.training.hours else {}
     groups = [[architectures.index(each) for each in contest.networks] for contest in contests]
@@ -203,7 +207,7 @@ def judge_of(run: Run) -> Evaluator:
     return replace(evaluation(run), examples=None).load()
 
 
-def _decide(run: Run, laps: Laps, contests: Sequence[Contest], evaluator: Evaluator, judging: float) -> None:
+def _decide(run: Run, stopwatch: Stopwatch, contests: Sequence[Contest], evaluator: Evaluator, judging: float) -> None:
     """Decide how many steps the final training has, and note it.
 
     This depends on the time left, on the measured time per step with all networks and with few, and on `judging`, the
@@ -216,15 +220,15 @@ def _decide(run: Run, laps: Laps, contests: Sequence[Contest], evaluator: Evalua
     with busy("Timing a few steps"):
         many = len(every), _seconds_per_step(run, evaluator, every)
         few = (len(first), _seconds_per_step(run, evaluator, first)) if len(first) < len(every) else many
-    laps.end("timing")
+    stopwatch.end("timing")
     trained = [len(every)]
     for _ in _RUNGS:
         counts = [(kept_of(count, has_floor), has_floor) for count, has_floor in counts]
         trained.append(min(len(every), sum(count for count, _ in counts)))
     step = division.mean_step(_RUNGS, trained, few, many)
-    steps = division.training_steps(laps.left - judging * sum(trained), step)
-    run.note("finalists", steps=steps)
-    left = max(0.0, laps.left) / 60
+    steps = division.training_steps(stopwatch.left - judging * sum(trained), step)
+    run.add_note("finalists", steps=steps)
+    left = max(0.0, stopwatch.left) / 60
     say(f"The final training: {steps:,} steps of {step:.2f} s each, in the remaining {left:.0f} minutes")
 
 

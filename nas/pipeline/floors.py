@@ -12,7 +12,7 @@ from nas.data import truth_of
 from nas.errors import TeacherError
 from nas.evaluate.accuracy import logits_of
 from nas.evaluate.recipe import judged_by
-from nas.evaluate.spread import FLATTERED, standard_error
+from nas.evaluate.spread import SELECTION_BIAS, standard_error
 from nas.files import digest, read_json, write_json
 from nas.pipeline.prepare import metric_of, splits, teacher_inputs
 from nas.pipeline.run import Run, once
@@ -36,7 +36,7 @@ def _floors(run: Run, examples: int | None) -> dict[str, Floor]:
     if not budgets:
         return {}
     accuracy, error = _teacher(run, examples)
-    found = {budget.name: budget.floor(accuracy, FLATTERED * error) for budget in budgets}
+    found = {budget.name: budget.floor(accuracy, SELECTION_BIAS * error) for budget in budgets}
     return {name: floor for name, floor in found.items() if floor}
 
 

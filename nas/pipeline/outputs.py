@@ -47,7 +47,7 @@ def keep_outputs(run: Run, texts: Dataset, teacher: CompactBert) -> bool:
         needed, room = size_in_bytes(teacher.config, texts), shutil.disk_usage(run.folder).free
         if needed > min(run.study.training.outputs_gb * _GB, room / 2):
             return False
-        with scale_of(run).out_of(teacher.classifier):
+        with scale_of(run).removed_from(teacher.classifier):
             write(run.outputs, teacher, texts, made_of, uses_bf16(teacher.config.hidden_size, "cpu"))
     return True
 

@@ -16,7 +16,7 @@ from nas.data.files import check_file
 from nas.export.standalone import source_of
 from nas.hub import Snapshot
 from nas.latency.runtimes import check_runtime
-from nas.pipeline.allowance import divided
+from nas.pipeline.allowance import divided_seconds
 from nas.pipeline.estimates import Workload, measured_rate
 from nas.pipeline.prepare import check_distinct, data_inputs, given_files, given_teacher, metric_of, teacher_folder
 from nas.pipeline.rows import look_at_rows, not_seen
@@ -24,10 +24,10 @@ from nas.pipeline.run import Run
 from nas.pipeline.runner import states
 from nas.pipeline.searches import check_storage
 from nas.pipeline.separate_teacher import operations_for_a_token
-from nas.pipeline.snapshots import Role, check_hub_data, looked_at, said_of_ids
+from nas.pipeline.snapshots import Role, check_hub_data, errors_with_hub_ids, looked_at
 from nas.pipeline.steps import steps_of
 from nas.pipeline.teachers import check_teacher
-from nas.report.figures import in_points
+from nas.report.numbers import in_points
 from nas.study import Study, TeacherSettings
 
 _PLACES = {"here": "", "ray": ", on a Ray node of that name", "elsewhere": ", measured off the cluster by a bundle"}
@@ -53,7 +53,7 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
     tokens = f"texts of {rows.sets['train'].mean:.0f} tokens" if rows else "texts of a third of task.max_length"
     listed, known = states(run, steps_of(run)), run.seconds()
     if study.training.hours:
-        estimated = divided(study, work, [(step, known[step.name] if done else None) for step, done in listed])
+        estimated = divided_seconds(study, work, [(step, known[step.name] if done else None) for step, done in listed])
     else:
         estimated = {step.name: 0.0 if done else step.seconds(study, work) for step, done in listed}
     steps = [
@@ -118,7 +118,7 @@ def check_sources(study: Study) -> None:
         check_teacher(study, source)
 
 
-@said_of_ids
+@errors_with_hub_ids
 def check_hub(run: Run) -> dict[Role, Snapshot]:
     """Return the hub snapshots that a run is made from. Raises the error that reading them would meet.
 

@@ -32,15 +32,15 @@ from nas.model.families import family_of
 from nas.model.stock import shape_of
 from nas.model.teacher_config import read_config, teacher_settings
 from nas.model.tokenizer import check_ids, ignored_code, load_tokenizer
-from nas.pipeline.named import student_named
+from nas.pipeline.error_names import student_named
 from nas.pipeline.run import Run, once
-from nas.pipeline.snapshots import commit, has_hub_teacher, hub_model, keep, said_of_ids
+from nas.pipeline.snapshots import commit, errors_with_hub_ids, has_hub_teacher, hub_model, keep
 from nas.pipeline.teachers import Teacher, check_shape, check_teacher, load_classifier
 from nas.pipeline.watching import watchers_of
-from nas.progress import Laps, busy, say
+from nas.progress import Stopwatch, busy, say
 from nas.sentence_modules import write_modules
 from nas.study import FineTuningSettings, Study, TeacherSettings
-from nas.supernet.loops import NOBODY, FineTuning, Judge, Schedule, Watchers
+from nas.supernet.loops import NO_WATCHERS, AccuracyOf, FineTuning, Schedule, Watchers
 from nas.supernet.scale import STANDARD, Scale, last_linear
 from nas.tasks import Metric, task_kind
 from nas.vocabulary import prune_embeddings, prune_tokenizer
@@ -85,7 +85,7 @@ def check_distinct(files: Mapping[str, Sequence[Path]]) -> None:
 
 
 @once
-def task_made_of(run: Run) -> dict[str, Any]:
+def task_identity(run: Run) -> dict[str, Any]:
     """Return the task's settings as JSON values, with digests in place of paths, and with the commit of hub data."""
     contents = {name: list(map(content_of, paths)) for name, paths in data_files(run).items()}
     known = {name: found if len(found) > 1 else found[0] for name, found in contents.items()}
@@ -106,7 +106,7 @@ def content_of(path: Path) -> list[str | None]:
 
 
 @once
-def teacher_made_of(run: Run) -> dict[str, Any]:
+def teacher_identity(run: Run) -> dict[str, Any]:
     """Return the teacher's settings as JSON values, without the path of a folder and with the commit of a hub model."""
     is_folder = Path(teacher_source(run)).is_dir()
     exclude = {"outputs", *(["model"] if is_folder else [])}  # only a separate teacher has `outputs`
@@ -117,18 +117,18 @@ def teacher_made_of(run: Run) -> dict[str, Any]:
 @once
 def data_inputs(run: Run) -> str:
     """Return the digest of everything that the tokenised data is made from."""
-    teacher = teacher_made_of(run)
+    teacher = teacher_identity(run)
     given = {key: teacher.get(key) for key in ("model", "revision", "prune_vocabulary")}
     given["tuned"] = teacher["fine_tune"] is not None  # only a teacher that is not tuned decides on the labels' numbers
     tokenizer = _contents(teacher_source(run), "*.json", "*.txt", "*.model")
-    return digest([_DATA_FORM, task_made_of(run), run.study.seed, given, tokenizer])
+    return digest([_DATA_FORM, task_identity(run), run.study.seed, given, tokenizer])
 
 
 @once
 def teacher_inputs(run: Run) -> str:
     """Return the digest of everything that the teacher is made from."""
     weights = _contents(teacher_source(run), "*.safetensors")
-    return digest([_TEACHER_FORM, data_inputs(run), teacher_made_of(run), run.study.seed, weights])
+    return digest([_TEACHER_FORM, data_inputs(run), teacher_identity(run), run.study.seed, weights])
 
 
 def _contents(source: str, *patterns: str) -> dict[str, str]:
@@ -263,13 +263,13 @@ def embedded_inputs(run: Run) -> str:
     return digest([run.study.seed, embedded.VERSION])
 
 
-def make_embedded(run: Run, laps: Laps) -> None:
+def make_embedded(run: Run, stopwatch: Stopwatch) -> None:
     """Make the data and the teacher of the built-in task."""
     with busy("Building the built-in task from the documentation of installed packages"):
         embedded.build(run.embedded, run.study.seed)
 
 
-@said_of_ids
+@errors_with_hub_ids
 def settle_sources(run: Run) -> None:
     """Record the hub commits that the run is made from. Raises if the teacher's shape does not fit the study."""
     keep(run)
@@ -277,8 +277,8 @@ def settle_sources(run: Run) -> None:
     check_shape(run.study, source, read_config(source))
 
 
-@said_of_ids
-def make_data(run: Run, laps: Laps) -> None:
+@errors_with_hub_ids
+def make_data(run: Run, stopwatch: Stopwatch) -> None:
     """Tokenise the splits, and prune the tokenizer if the study asks for it."""
     with busy("Reading, splitting and tokenising the data"):
         rows = read_task(run)
@@ -289,7 +289,7 @@ def make_data(run: Run, laps: Laps) -> None:
             tokenizer.save_pretrained(run.data / _TOKENIZER)
             write_json(run.data / _KEPT, kept)
             data = rows.encode_with(tokenizer)
-        shown = _metric(run.study, data).shown(truth_of(data.test))
+        shown = _metric(run.study, data).rows_to_compare(truth_of(data.test))
         write_json(run.data / SAMPLE_FILE, sample_of(rows.splits.texts["test"], data.test["length"], shown))
         data.save(run.data)
     if task_kind(run.study.task.kind).has_words:
@@ -336,8 +336,8 @@ def _metric(study: Study, data: TaskData | None) -> Metric:
     return task_kind(study.task.kind).metric(study.task, data.label_names if data else ())
 
 
-@said_of_ids
-def make_teacher(run: Run, laps: Laps) -> None:
+@errors_with_hub_ids
+def make_teacher(run: Run, stopwatch: Stopwatch) -> None:
     """Load the teacher, fine-tune it if the study asks for that, and save it in the run's folder."""
     study, data, source = run.study, splits(run), teacher_folder(run)
     torch.manual_seed(study.seed)
@@ -378,7 +378,7 @@ class Place:
     origin: dict[str, Any]
     """What the fine-tuning is made from, as JSON values. Checkpoints with another origin are refused."""
     title: str = "Fine-tuning the teacher"
-    watchers: Watchers = NOBODY
+    watchers: Watchers = NO_WATCHERS
 
 
 def fine_tune(
@@ -398,7 +398,7 @@ def fine_tune(
     if task_kind(study.task.kind).predicts_numbers:
         scale = Scale.of(train["labels"])
         some = first_rows(train, _JUDGED_BY)
-        Scale.to_begin_with(logits_of(model, some)[:, 0], some["labels"]).take_out_of(last_linear(model))
+        Scale.to_remove(logits_of(model, some)[:, 0], some["labels"]).remove_from(last_linear(model))
         targets = scale.standardised(train["labels"])
         train = train.remove_columns("labels").add_column("labels", targets)
     judge, patience = (None, 0) if settings.epochs else (_judge_of(study, data), _PATIENCE)
@@ -411,10 +411,10 @@ def fine_tune(
         train, tokenizer, schedule, place.folder, study.seed, place.origin, judge, place.title, is_label_of_token
     )
     training.tune(model)
-    scale.put_into(last_linear(model))
+    scale.restore_in(last_linear(model))
 
 
-def _judge_of(study: Study, data: TaskData) -> Judge:
+def _judge_of(study: Study, data: TaskData) -> AccuracyOf:
     """Return a function that measures a model's accuracy on part of the search set, which is not trained on."""
     metric, texts = _metric(study, data), first_rows(data.search, _JUDGED_BY)
     labels = truth_of(texts)
@@ -436,10 +436,10 @@ def _judge(model: nn.Module, data: TaskData, study: Study) -> Scale:
     with busy("Looking at the teacher's answers"):
         logits, labels = logits_of(model, texts), truth_of(texts)
     found = metric.score(logits, labels)
-    constant = metric.constant(labels, logits.shape[1])
+    constant = metric.constant_answer(labels, logits.shape[1])
     least = 0.0 if constant is None else metric.score(constant, labels)
     who = "Student" if study.student else "Teacher"
-    say(f"{who}: {metric.label} {found:.3f} on {metric.in_words(labels)} of the search set")
+    say(f"{who}: {metric.label} {found:.3f} on {metric.describe_size(labels)} of the search set")
     if found <= least:
         say(
             f"Warning: giving every text the same answer scores {least:.3f}, so there is nothing to learn from this "

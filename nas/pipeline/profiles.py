@@ -16,7 +16,7 @@ from nas.latency.runtimes import check_runtime
 from nas.pipeline.prepare import splits
 from nas.pipeline.run import Run, once
 from nas.pipeline.teachers import teacher_config
-from nas.progress import Laps
+from nas.progress import Stopwatch
 from nas.search.costs import Costs
 
 _TEXTS = 256
@@ -87,7 +87,7 @@ def samples_of(run: Run, device: str) -> Path:
     return run.profile(device).with_suffix(".samples.json")
 
 
-def make_profile(run: Run, laps: Laps, device: str) -> None:
+def make_profile(run: Run, stopwatch: Stopwatch, device: str) -> None:
     """Measure and save the profile of a device that can be reached from here."""
     built = build_profile(recipe_of(run, device), profile_inputs(run, device), samples_of(run, device))
     built.save(run.profile(device))

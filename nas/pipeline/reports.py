@@ -10,7 +10,7 @@ from nas.errors import DataError, DeviceError, ExportError, SearchError, Teacher
 from nas.export.artefact import VERIFICATION_FILE
 from nas.files import read_json, write_text
 from nas.pipeline.exports import baselines, exported, missed_floors
-from nas.pipeline.older import older
+from nas.pipeline.outdated import outdated
 from nas.pipeline.prepare import metric_of
 from nas.pipeline.run import Run
 from nas.pipeline.seeds import spread_of
@@ -37,8 +37,8 @@ def report(run: Run) -> Path:
     Raises `NasError` if the run holds nothing to report yet.
     """
     contents = _contents(run)
-    if contents.older:
-        say(contents.older)
+    if contents.outdated:
+        say(contents.outdated)
     path = run.folder / "report.html"
     write_text(path, render(contents))
     if contents.searched_devices:
@@ -76,11 +76,11 @@ def _contents(run: Run) -> Contents:
         seeds=spread_of(run),
         separate_teacher=about_separate_teacher(run),
         student=study.student.model if study.student else "",
-        unlabelled=counts.in_words() if (counts := unlabelled_counts(run)) else "",
+        unlabelled=counts.summary() if (counts := unlabelled_counts(run)) else "",
         seconds=seconds(run),
         sample=read_json(sample, DataError) if (sample := run.data / SAMPLE_FILE).exists() else {},
         missed=missed_floors(run),
-        older=older(run),
+        outdated=outdated(run),
     )
 
 

@@ -28,7 +28,7 @@ from nas.pipeline.given_outputs import read_outputs
 from nas.pipeline.prepare import ReadTask, check_exits, read_task
 from nas.pipeline.run import Run
 from nas.pipeline.separate_teacher import check_separate_teacher
-from nas.pipeline.snapshots import said_of_ids
+from nas.pipeline.snapshots import errors_with_hub_ids
 from nas.pipeline.unlabelled import read_new_texts
 from nas.progress import busy
 from nas.study import Study
@@ -130,7 +130,7 @@ def not_seen(study: Study) -> str:
     return ""
 
 
-@said_of_ids
+@errors_with_hub_ids
 def look_at_rows(run: Run) -> Rows | None:
     """Read, split and tokenise the rows of a run's study in memory, and describe them; None if they are not here yet.
 
@@ -171,7 +171,7 @@ def _look(study: Study, task: ReadTask, more: Unlabelled | None) -> Rows:
         contradicted=contradicted,
         classes=_classes(kind, task.splits),
         label_word=kind.label_word,
-        judged_by=metric.in_words(truth),
+        judged_by=metric.describe_size(truth),
         figures=_figures(kind, task.splits),
         shared="query" if kind.judges_groups else "text",
         targets=_targets(task.splits.labels["train"]) if kind.predicts_numbers else None,
@@ -262,7 +262,7 @@ def _classes(kind: TaskKind, splits: Splits) -> dict[str, dict[str, int]]:
 
 
 def _figures(kind: TaskKind, splits: Splits) -> dict[str, dict[str, int]]:
-    found = {name: kind.in_figures(splits.truth(name)) for name in splits.labels}
+    found = {name: kind.label_counts(splits.truth(name)) for name in splits.labels}
     return {what: {name: own[what] for name, own in found.items()} for what in found["search"]}
 
 
@@ -289,7 +289,7 @@ def expected_error(metric: Metric, labels: np.ndarray, outputs: int) -> float:
     rng = np.random.default_rng(0)
     if not metric.judges_groups:  # a sample would break up groups
         labels = labels[rng.permutation(count)[:_SIMULATED]]
-    logits = metric.imagined(labels, outputs, ASSUMED, rng)
+    logits = metric.simulated(labels, outputs, ASSUMED, rng)
     return standard_error(metric, logits, labels) * math.sqrt(len(labels) / count)
 
 

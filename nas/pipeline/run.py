@@ -53,7 +53,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from nas.errors import NasError, StudyError
 from nas.files import read_json, write_json
 from nas.limits import working_on
-from nas.progress import Laps, Listener, heard_by, log, logged, say
+from nas.progress import Listener, Stopwatch, log, logged, notifying, say
 from nas.study import Study
 
 if TYPE_CHECKING:
@@ -214,12 +214,14 @@ class Run:
         return known["finished"] is not None and (self.folder / known["result"]).exists()
 
     @contextmanager
-    def step(self, step: str, inputs: str, result: Path, *aside: Path, allowed: float = float("inf")) -> Iterator[Laps]:
+    def step(
+        self, step: str, inputs: str, result: Path, *aside: Path, allowed: float = float("inf")
+    ) -> Iterator[Stopwatch]:
         """Mark a step as started, and as finished when the block ends without an error.
 
-        If an earlier attempt had other inputs, its result and the `aside` files are removed first. The block gets
-        `Laps`, in which it may record what its time was spent on. They also tell it how many of the step's `allowed`
-        seconds are left; time spent before an interruption is deducted.
+        If an earlier attempt had other inputs, its result and the `other_outputs` files are removed first. The block
+        gets `Stopwatch`, in which it may record what its time was spent on. They also tell it how many of the step's
+        `allowed` seconds are left; time spent before an interruption is deducted.
         """
         mark = self._mark(step)
         known: dict[str, Any] = read_json(mark, StudyError) if mark.exists() else {}
@@ -238,31 +240,31 @@ class Run:
             known["finished"] = None
             write_json(mark, known)
         started, finished = time.monotonic(), known["finished"]
-        laps = Laps(known.get("parts", {}), allowed - known["seconds"])
+        stopwatch = Stopwatch(known.get("parts", {}), allowed - known["seconds"])
         self._forget()
         with logged(self.folder / LOG_FILE):
             log("started", step=step)
             if replaces:
                 say(f"{step}: its settings, its files or nas itself have changed since it was made; rebuilding it")
             try:
-                yield laps
+                yield stopwatch
                 finished = datetime.now(UTC).isoformat()
             except BaseException as problem:
                 log("stopped", step=step, problem=f"{type(problem).__name__}: {problem}")
                 raise
             finally:
                 seconds = round(known["seconds"] + time.monotonic() - started, 1)
-                parts = {part: round(taken, 1) for part, taken in laps.items()}
+                parts = {part: round(taken, 1) for part, taken in stopwatch.items()}
                 known = read_json(mark, StudyError)  # read again, as the block may have added notes
                 write_json(mark, known | {"finished": finished, "seconds": seconds, "parts": parts})
                 self._forget()
             log("finished", step=step, seconds=seconds, parts=parts)
 
-    def note(self, step: str, **facts: Any) -> None:
-        """Add facts to the mark of a step that was started; `noted` returns them."""
+    def add_note(self, step: str, **facts: Any) -> None:
+        """Add facts to the mark of a step that was started; `get_note` returns them."""
         write_json(self._mark(step), read_json(self._mark(step), StudyError) | facts)
 
-    def noted(self, step: str, fact: str) -> Any:
+    def get_note(self, step: str, fact: str) -> Any:
         """Return a fact that was added to the mark of a step that was started; None if it was not added."""
         return read_json(self._mark(step), StudyError).get(fact)
 
@@ -285,7 +287,7 @@ class Run:
         before = self._known
         self._known = {} if before is None else before
         try:
-            with heard_by(self._listeners):
+            with notifying(self._listeners):
                 yield
         finally:
             self._known = before

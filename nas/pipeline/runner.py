@@ -9,7 +9,7 @@ from nas.errors import NasError
 from nas.pipeline.allowance import seconds_allowed
 from nas.pipeline.run import Run
 from nas.pipeline.step import Check, Step
-from nas.supernet.checkpoints import drop_checkpoints
+from nas.supernet.checkpoints import remove_checkpoints
 
 
 def bring_up_to_date(
@@ -36,12 +36,12 @@ def _bring_up_to_date(run: Run, step: Step | Check, steps: Sequence[Step | Check
         step.check(run)
         return
     if step.make and not step.is_current(run):
-        allowed = seconds_allowed(run, steps, step) if step.is_divided else inf
-        with run.step(step.name, step.inputs(run), step.result, *step.aside, allowed=allowed) as laps:
-            step.make(run, laps)
-    for output in (step.result, *step.aside):
+        allowed = seconds_allowed(run, steps, step) if step.shares_hours else inf
+        with run.step(step.name, step.inputs(run), step.result, *step.other_outputs, allowed=allowed) as stopwatch:
+            step.make(run, stopwatch)
+    for output in (step.result, *step.other_outputs):
         for folder in (output, *output.glob("*")):
-            drop_checkpoints(folder)
+            remove_checkpoints(folder)
 
 
 def states(run: Run, steps: Iterable[Step | Check]) -> list[tuple[Step, bool]]:

@@ -24,10 +24,10 @@ from nas.pipeline.profiles import costs_of, measured_on, recipes, texts
 from nas.pipeline.run import Run, once
 from nas.pipeline.supernets import decided, supernet_inputs
 from nas.pipeline.teachers import load_teacher
-from nas.progress import Laps, say
+from nas.progress import Stopwatch, say
 from nas.search import SearchState, search
 from nas.search.costs import Costs
-from nas.search.executors import Executor, Remembering, evaluating_processor, executor_for
+from nas.search.executors import CachingExecutor, Executor, evaluating_processor, executor_for
 from nas.search.knapsack import best_sums, score, single_changes
 from nas.search.sampler import Trials
 from nas.search.selection import Measurement, compared_at, measure_front
@@ -81,7 +81,7 @@ def executor_of(run: Run, recipe: EvaluationRecipe) -> Executor:
     settings = run.study.search
     precision = recipe.precision(evaluating_processor(settings))
     of = digest([supernet_inputs(run), recipe.weights, *_judged_by(run)])
-    return Remembering(executor_for(settings, recipe), Memory(run.evaluations(of), precision))
+    return CachingExecutor(executor_for(settings, recipe), Memory(run.evaluations(of), precision))
 
 
 @once
@@ -111,7 +111,7 @@ def trials_of(run: Run, costs: Costs) -> Trials:
     # A database may hold the searches of several supernets with the same inputs but different weights.
     storage = Storage(where, study.name, digest([inputs, weights]) if url else inputs, values)
     trials = Trials(storage, study.space, costs, study.search, study.seed)
-    trials.rest_on("weights", weights)
+    trials.record_dependency("weights", weights)
     return trials
 
 
@@ -121,7 +121,7 @@ def searched(run: Run) -> SearchState:
     return SearchState.of(trials_of(run, costs_of(run)))
 
 
-def evaluate(run: Run, laps: Laps, knapsack: bool = False) -> SearchState:
+def evaluate(run: Run, stopwatch: Stopwatch, knapsack: bool = False) -> SearchState:
     """Evaluate candidates until there are enough; return all of them and their outcomes.
 
     If `knapsack`, the first candidates are those that a knapsack solver finds from the accuracies of single changes.
@@ -129,7 +129,7 @@ def evaluate(run: Run, laps: Laps, knapsack: bool = False) -> SearchState:
     """
     costs, recipe, settings, wanted = costs_and_floors_of(run), evaluation(run), run.study.search, evaluations(run)
     trials = trials_of(run, costs)
-    trials.rest_on("profiles", digest(measured_on(run)))
+    trials.record_dependency("profiles", digest(measured_on(run)))
     executor = partial(executor_of, run, recipe)
     if trials.evaluated < wanted:
         processor = evaluating_processor(settings)
@@ -137,8 +137,8 @@ def evaluate(run: Run, laps: Laps, knapsack: bool = False) -> SearchState:
     if knapsack and trials.evaluated < wanted:
         changes = single_changes(run.study.space)
         trials.begin_with(best_sums(run.study.space, costs, score(executor(), changes)))
-        laps.end("knapsack")
-    return search(trials, wanted, executor, laps)
+        stopwatch.end("knapsack")
+    return search(trials, wanted, executor, stopwatch)
 
 
 def evaluations(run: Run) -> int:
@@ -157,27 +157,30 @@ def evaluations(run: Run) -> int:
     return found
 
 
-def _decide(run: Run, laps: Laps) -> None:
+def _decide(run: Run, stopwatch: Stopwatch) -> None:
     """Decide how many candidates are evaluated in the search's share of the time left, and note it.
 
     The time per evaluation is measured on the uniform baselines of the front, which are as large as the budgets allow.
     This takes part of the search's share, but the front reuses the results.
     """
-    seconds, costs = search_seconds(laps.left), costs_of(run)
-    before = laps.left
+    seconds, costs = search_seconds(stopwatch.left), costs_of(run)
+    before = stopwatch.left
     executor, space = partial(executor_of, run, evaluation(run)), run.study.space
     found, count = best_uniform(executor, space, costs), len(every_uniform(space, costs))
     if not count:  # no uniform network meets a budget, or all budgets have floors
         floors = any(budget.has_floor for budget in run.study.budgets)
         count = len(score(executor(), [space.smallest(), *([space.largest()] if floors else [])]))
-    taken = before - laps.left
-    laps.end("timing")
+    taken = before - stopwatch.left
+    stopwatch.end("timing")
     known = [result.seconds / run.study.search.workers for results in found.values() for result in results]
     # Results stored by an earlier search took no time now. Then use the times that were stored with the best of them.
     each = mean(known) if sum(known) > taken else taken / count
     steps = in_search(seconds - taken, each)
-    run.note("search", steps=steps)
-    say(f"search: {steps} evaluations of {each:.2f} s each, in the remaining {max(0.0, laps.left) / 60:.0f} minutes")
+    run.add_note("search", steps=steps)
+    say(
+        f"search: {steps} evaluations of {each:.2f} s each, in the remaining "
+        f"{max(0.0, stopwatch.left) / 60:.0f} minutes"
+    )
 
 
 def join_search(run: Run) -> SearchState:
@@ -191,15 +194,15 @@ def join_search(run: Run) -> SearchState:
             f"{run.folder}: there is no search of this study with these settings that could be joined; start one with "
             "nas search"
         )
-    return evaluate(run, Laps())
+    return evaluate(run, Stopwatch())
 
 
-def make_search(run: Run, laps: Laps) -> None:
+def make_search(run: Run, stopwatch: Stopwatch) -> None:
     """Search the space, and note how the search ended. Resumes a search that was interrupted."""
     if run.study.training.hours and decided(run, "search") is None:
-        _decide(run, laps)
-    state = evaluate(run, laps, run.study.search.knapsack)
-    run.note("search", ended=_end(run, len(state.results)))
+        _decide(run, stopwatch)
+    state = evaluate(run, stopwatch, run.study.search.knapsack)
+    run.add_note("search", ended=_end(run, len(state.results)))
 
 
 def is_searched(run: Run) -> bool:
@@ -209,7 +212,7 @@ def is_searched(run: Run) -> bool:
 
 def has_ended(run: Run, count: int) -> bool:
     """Whether a search with `count` results has ended: it has all that are asked for, or no new candidates remained."""
-    return count >= evaluations(run) or run.noted("search", "ended") == _end(run, count)
+    return count >= evaluations(run) or run.get_note("search", "ended") == _end(run, count)
 
 
 def _end(run: Run, count: int) -> list[object]:
@@ -225,7 +228,7 @@ def front_inputs(run: Run) -> str:
     return digest([*given, floors] if floors else given)
 
 
-def make_front(run: Run, laps: Laps) -> None:
+def make_front(run: Run, stopwatch: Stopwatch) -> None:
     """Measure the best candidates of each budget and uniform baselines as whole networks; write the front."""
     study, costs, recipe = run.study, costs_and_floors_of(run), evaluation(run)
     results = searched(run).results

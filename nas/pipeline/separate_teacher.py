@@ -31,11 +31,11 @@ from nas.model.tokenizer import make_uniform
 from nas.pipeline.given_outputs import output_columns, read_outputs
 from nas.pipeline.prepare import Place, ReadTask, data_inputs, fine_tune, given_model, read_task, splits
 from nas.pipeline.run import Run, once
-from nas.pipeline.snapshots import Role, asked, commit, hub_model, said_of_ids
+from nas.pipeline.snapshots import Role, asked, commit, errors_with_hub_ids, hub_model
 from nas.pipeline.teachers import check_kind
 from nas.pipeline.unlabelled import read_new_texts, unlabelled_inputs
 from nas.pipeline.watching import watchers_of
-from nas.progress import Laps, busy, say, tracked
+from nas.progress import Stopwatch, busy, say, tracked
 from nas.study import Study
 from nas.supernet.scale import STANDARD, Scale
 from nas.tasks import Head, Metric, task_kind
@@ -61,7 +61,7 @@ def _folder(run: Run, weights: bool = True) -> str:
 
 
 @once
-def separate_made_of(run: Run) -> dict[str, Any]:
+def separate_identity(run: Run) -> dict[str, Any]:
     """Return what identifies the separate teacher, as JSON values: settings, and digests of its files or its commit."""
     if not run.study.teacher.is_loaded:
         return {"outputs": run.study.teacher.outputs}  # their files are part of `data_inputs`
@@ -76,7 +76,7 @@ def separate_made_of(run: Run) -> dict[str, Any]:
 @once
 def separate_teacher_inputs(run: Run) -> str:
     """Return the digest of everything that the fine-tuned separate teacher is made from."""
-    return digest([_FORM, data_inputs(run), separate_made_of(run)])
+    return digest([_FORM, data_inputs(run), separate_identity(run)])
 
 
 @once
@@ -86,7 +86,7 @@ def logits_inputs(run: Run) -> str:
     return digest([_FORM, separate_teacher_inputs(run), *texts])
 
 
-@said_of_ids
+@errors_with_hub_ids
 def check_separate_teacher(run: Run, label_names: Sequence[str]) -> None:
     """Raise `TeacherError` if a student's separate teacher cannot be loaded as a classifier, or lacks a label.
 
@@ -116,8 +116,8 @@ def operations_for_a_token(run: Run) -> float | None:
     return 2.0 * layers * hidden * (4 * hidden + 2 * inner) if layers and hidden and inner else None
 
 
-@said_of_ids
-def make_separate_teacher(run: Run, laps: Laps) -> None:
+@errors_with_hub_ids
+def make_separate_teacher(run: Run, stopwatch: Stopwatch) -> None:
     """Fine-tune the separate teacher on the labelled rows, and save it in the run's folder."""
     study, settings = run.study, run.study.teacher.fine_tune
     assert settings
@@ -136,8 +136,8 @@ def make_separate_teacher(run: Run, laps: Laps) -> None:
     given.tokenizer.save_pretrained(run.separate_teacher)
 
 
-@said_of_ids
-def make_logits(run: Run, laps: Laps) -> None:
+@errors_with_hub_ids
+def make_logits(run: Run, stopwatch: Stopwatch) -> None:
     """Compute the separate teacher's logits for all texts, or read them from the data; store them and its accuracy."""
     if run.study.teacher.is_loaded:
         _ask(run)
@@ -153,7 +153,7 @@ def _read(run: Run) -> None:
         found = read_outputs(run, task, more)
     searched = truth_of(splits(run).search)
     metric = task_kind(run.study.task.kind).metric(run.study.task, splits(run).label_names)
-    metric = metric if metric.is_settled else metric.settled(found["search"], searched)
+    metric = metric if metric.is_calibrated else metric.calibrated(found["search"], searched)
     scores = {"search_accuracy": metric.score(found["search"], searched), "test_accuracy": None}
     learnt = np.concatenate([found["train"], *([found["unlabelled"]] if more else [])])
     _keep(run, learnt, len(found["train"]), metric, {"fine_tuned_here": False, **scores})
@@ -197,7 +197,7 @@ def _scores(metric: Metric, data: TaskData, answers: _Answers) -> dict[str, floa
     found = {}
     for name in ("search", "test"):
         logits, labels = answers.stored(name, data.splits[name]), truth_of(data.splits[name])
-        metric = metric if metric.is_settled else metric.settled(logits, labels)
+        metric = metric if metric.is_calibrated else metric.calibrated(logits, labels)
         found[f"{name}_accuracy"] = metric.score(logits, labels)
     return found
 

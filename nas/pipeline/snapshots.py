@@ -15,7 +15,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from nas.errors import NasError, StudyError
 from nas.files import read_json, write_json
-from nas.hub import Kind, Snapshot, check_split, find, is_commit, latest, model_folder, names_in, splits
+from nas.hub import Kind, Snapshot, check_split, find, is_commit, latest, model_folder, split_names_in, splits
 from nas.pipeline.run import Run
 from nas.progress import busy, say
 from nas.study import Study, Task
@@ -95,7 +95,7 @@ def check_hub_data(task: Task, found: Snapshot) -> None:
         known = splits(found, task.config)
     splits_of_it = (name for name in task.unlabelled if name not in task.unlabelled_files)
     for source in (*chain.from_iterable(task.sets.values()), *splits_of_it):
-        for name in names_in(source):
+        for name in split_names_in(source):
             check_split(found, known, name)
 
 
@@ -112,7 +112,7 @@ def forget() -> None:
     _say_newer.cache_clear()
 
 
-def said_of_ids(work: Callable[Concatenate[Run, P], T]) -> Callable[Concatenate[Run, P], T]:
+def errors_with_hub_ids(work: Callable[Concatenate[Run, P], T]) -> Callable[Concatenate[Run, P], T]:
     """Wrap `work` so that its errors name a snapshot by its hub id, not by its folder in the cache."""
 
     @wraps(work)

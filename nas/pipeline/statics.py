@@ -19,7 +19,7 @@ from nas.pipeline.prepare import metric_of, splits
 from nas.pipeline.profiles import device_of, texts
 from nas.pipeline.run import Run
 from nas.pipeline.teachers import load_teacher
-from nas.progress import Laps, busy
+from nas.progress import Stopwatch, busy
 
 KIND = "static"
 _FORM = 1
@@ -36,13 +36,13 @@ def static_inputs(run: Run, device: str) -> str:
     return digest([_FORM, baselines_inputs(run, device)])
 
 
-def make_static(run: Run, laps: Laps, device: str) -> None:
+def make_static(run: Run, stopwatch: Stopwatch, device: str) -> None:
     """Fit the static model, write it, and verify it in comparison with the teacher."""
     found, folder, data, metric = device_of(run, device), folder_of(run, device), splits(run), metric_of(run)
     with busy("Fitting the static model"):
         vectors = load_teacher(run).state_dict()["bert.embeddings.word_embeddings.weight"].numpy()
         model = StaticModel.fit(vectors.astype(np.float64), data.train, data.search, metric)
         model.save(folder / ONNX_FILE)
-    metric = metric.settled(model.logits(data.search), truth_of(data.search))
+    metric = metric.calibrated(model.logits(data.search), truth_of(data.search))
     verification = verify_file(folder, found, reference_of(run, device), data.test, metric, texts(run), model.params)
     write_json(folder / VERIFICATION_FILE, verification)

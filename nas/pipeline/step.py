@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nas.pipeline.estimates import Workload
 from nas.pipeline.run import Run
-from nas.progress import Laps
+from nas.progress import Stopwatch
 from nas.study import Study
 
 
@@ -36,17 +36,17 @@ class Step:
     """Names of the steps and checks that must come first."""
     inputs: Callable[[Run], str]
     """Returns the digest of everything that the result is made from."""
-    make: Callable[[Run, Laps], None] | None
+    make: Callable[[Run, Stopwatch], None] | None
     """Makes the result, or resumes an interrupted attempt. None if the result is imported."""
     result: Path
     """The file or folder that holds the result. It is removed before the step is made from other inputs."""
     seconds: Callable[[Study, Workload], float]
     """Estimates how many seconds the step takes."""
-    aside: tuple[Path, ...] = field(default=(), kw_only=True)
+    other_outputs: tuple[Path, ...] = field(default=(), kw_only=True)
     """Other files and folders that the step writes. They are removed together with the result."""
     current: Callable[[Run], bool] | None = field(default=None, kw_only=True)
     """Returns whether the result is up to date. If None, it is up to date if it was made from the current `inputs`."""
-    is_divided: bool = field(default=False, kw_only=True)
+    shares_hours: bool = field(default=False, kw_only=True)
     """Whether `training.hours`, if the study sets them, decide how long the step takes."""
     is_remote: bool = field(default=False, kw_only=True)
     """Whether `inputs` has to ask another machine. `nas check` does not ask it and assumes that a finished result is up

@@ -77,7 +77,7 @@ def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
             supernets.make_supernet,
             run.supernet,
             estimates.supernet,
-            is_divided=True,
+            shares_hours=True,
         ),
         Step(
             "search",
@@ -87,7 +87,7 @@ def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
             run.journal.parent,
             estimates.search,
             current=searches.is_searched,
-            is_divided=True,
+            shares_hours=True,
         ),
         Step("front", ("search",), searches.front_inputs, searches.make_front, run.front, estimates.front),
         *([_finalists(run)] if fine_tune and study.export.fine_tune else []),
@@ -158,7 +158,7 @@ def _profile(run: Run, device: Device) -> Step:
         partial(profiles.make_profile, device=name) if is_here else None,
         run.profile(name),
         estimates.profile,
-        aside=(profiles.samples_of(run, name),),
+        other_outputs=(profiles.samples_of(run, name),),
         is_remote=device.where == "ray",
     )
 
@@ -189,7 +189,7 @@ def _static(run: Run, device: Device) -> Step:
 
 def _finalists(run: Run) -> Step:
     inputs, make = finalists.finalists_inputs, finalists.make_finalists
-    return Step("finalists", ("front",), inputs, make, run.finalists, estimates.finalists, is_divided=True)
+    return Step("finalists", ("front",), inputs, make, run.finalists, estimates.finalists, shares_hours=True)
 
 
 def _export(run: Run, budget: Budget, fine_tune: bool) -> Step:
@@ -219,6 +219,6 @@ def _written(
         partial(make, fine_tune=tuned),
         run.export(name),
         estimates.export,
-        aside=(run.trainings(name),),
+        other_outputs=(run.trainings(name),),
         current=partial(exports.is_current, name=name, inputs=inputs, fine_tune=tuned),
     )

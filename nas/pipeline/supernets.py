@@ -24,19 +24,19 @@ from nas.model import CompactBert
 from nas.model.tokenizer import load_tokenizer
 from nas.pipeline.division import TIMED_STEPS, WARM_UP_STEPS, supernet_seconds, training_steps
 from nas.pipeline.outputs import drop_outputs, keep_outputs, outputs_of
-from nas.pipeline.prepare import scale_of, splits, task_made_of, teacher_inputs, teacher_made_of
+from nas.pipeline.prepare import scale_of, splits, task_identity, teacher_identity, teacher_inputs
 from nas.pipeline.profiles import costs_of
 from nas.pipeline.run import Run, once
 from nas.pipeline.separate_teacher import logits_inputs, teacher_logits
 from nas.pipeline.teachers import load_teacher
 from nas.pipeline.unlabelled import distilled_texts, unlabelled_inputs
 from nas.pipeline.watching import watchers_of
-from nas.progress import Laps, busy, say, tracked
+from nas.progress import Stopwatch, busy, say, tracked
 from nas.search.costs import Costs
 from nas.space import SearchSpace
 from nas.study import Study
 from nas.supernet import BertSupernet, SupernetWeights
-from nas.supernet.checkpoints import drop_checkpoints, refuse_others
+from nas.supernet.checkpoints import refuse_others, remove_checkpoints
 from nas.supernet.distillation import LossWeights
 from nas.supernet.importance import measure_importance, reorder
 from nas.supernet.loops import Schedule, labelled_batches
@@ -60,8 +60,8 @@ def _origin(run: Run) -> dict[str, Any]:
     unused |= {"steps"} if study.training.hours else set()
     return {
         "form": _FORM,
-        "task": task_made_of(run),
-        "teacher": teacher_made_of(run),
+        "task": task_identity(run),
+        "teacher": teacher_identity(run),
         "files": teacher_inputs(run),
         "search_space": study.space.definition,
         "supernet": study.supernet.model_dump(mode="json", exclude=unused),
@@ -95,17 +95,17 @@ def _training_origin(run: Run) -> dict[str, Any]:
 
 def decided(run: Run, step: str) -> int | None:
     """Return how many training steps or evaluations the study's hours allow a step; None if not decided yet."""
-    return run.noted(step, "steps") if run.is_started(step) else None
+    return run.get_note(step, "steps") if run.is_started(step) else None
 
 
 def refuse_other_training(run: Run) -> None:
     """Raise `TrainingError` if there is an unfinished training of the supernet from other inputs. Runs first of all."""
     if run.is_finished("supernet"):
-        drop_checkpoints(run.supernet)
+        remove_checkpoints(run.supernet)
     refuse_others(run.supernet / "checkpoints", _training_origin(run))
 
 
-def make_supernet(run: Run, laps: Laps) -> None:
+def make_supernet(run: Run, stopwatch: Stopwatch) -> None:
     """Order the teacher's units by importance, then train the supernet from the ordered teacher."""
     workers = run.study.supernet.workers
     torch.manual_seed(run.study.seed)
@@ -113,13 +113,13 @@ def make_supernet(run: Run, laps: Laps) -> None:
         teacher, data = load_teacher(run), splits(run)
         order(run, data, teacher)
         write_folder(run.ordered_teacher, untrained(run, data, teacher).save_pretrained)
-    laps.end("ordering")
+    stopwatch.end("ordering")
     keep_outputs(
         run, distilled_texts(run, splits(run)), load_ordered(run)
     )  # here, so that workers need not compute them
-    laps.end("outputs")
+    stopwatch.end("outputs")
     if run.study.training.hours and decided(run, "supernet") is None:
-        _decide(run, laps)
+        _decide(run, stopwatch)
     origin = _training_origin(run)
     if workers == 1:
         _train_ordered(run, origin)
@@ -132,15 +132,18 @@ def make_supernet(run: Run, laps: Laps) -> None:
         drop_outputs(run)
 
 
-def _decide(run: Run, laps: Laps) -> None:
+def _decide(run: Run, stopwatch: Stopwatch) -> None:
     """Decide how many steps fit into the supernet's share of the time left, from a few timed steps, and note it."""
     study, settings = run.study, run.study.supernet
     with busy("Timing a few steps"), to_be_timed(run, settings.learning_rate, settings.batch_size) as training:
         step = training.time_supernet(load_ordered(run), draws_of(run, WARM_UP_STEPS + TIMED_STEPS), WARM_UP_STEPS)
-    laps.end("timing")
-    steps = training_steps(supernet_seconds(laps.left, study.export.fine_tune), step)
-    run.note("supernet", steps=steps, hours=study.training.hours)
-    say(f"The supernet: {steps:,} steps of {step:.2f} s each, in the remaining {max(0.0, laps.left) / 60:.0f} minutes")
+    stopwatch.end("timing")
+    steps = training_steps(supernet_seconds(stopwatch.left, study.export.fine_tune), step)
+    run.add_note("supernet", steps=steps, hours=study.training.hours)
+    say(
+        f"The supernet: {steps:,} steps of {step:.2f} s each, in the remaining "
+        f"{max(0.0, stopwatch.left) / 60:.0f} minutes"
+    )
 
 
 @contextmanager
@@ -174,7 +177,7 @@ def draws_of(run: Run, steps: int) -> Draws:
 def _violation(costs: Costs, budget: Budget, architecture: Architecture) -> float:
     """Return by how much a sub-network violates a budget, assuming that equally many texts exit after each layer."""
     depth = len(architecture.layers)
-    return costs.cautious_excess(architecture, budget, (1.0 / depth,) * depth if architecture.exit_threshold else ())
+    return costs.cautious_violation(architecture, budget, (1.0 / depth,) * depth if architecture.exit_threshold else ())
 
 
 def supernet_steps(run: Run) -> int:

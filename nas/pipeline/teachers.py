@@ -26,7 +26,7 @@ from nas.model.modeling import AUTO_MODELS
 from nas.model.stock import AUTO_CLASSES, compact_config, from_stock, shape_of
 from nas.model.teacher_config import read_config
 from nas.model.tokenizer import check_tokenizer, load_tokenizer
-from nas.pipeline.named import student_named
+from nas.pipeline.error_names import student_named
 from nas.pipeline.run import Run, once
 from nas.progress import say
 from nas.study import Study
@@ -55,7 +55,7 @@ class Teacher:
             end = AUTO_MODELS[task_kind(study.task.kind).network_form.network_type][0].removeprefix("AutoModel")
             has_one = any(name.endswith(end) for name in self.config.architectures or [end])
         names = tuple(str(name) for _, name in sorted((self.config.id2label or {}).items()))
-        return Head(self.source, names, trained_anew=study.compressed.fine_tune is not None) if has_one else None
+        return Head(self.source, names, is_retrained=study.compressed.fine_tune is not None) if has_one else None
 
 
 def check_shape(study: Study, source: str, config: PreTrainedConfig) -> CompactBertConfig:
@@ -129,10 +129,10 @@ def _check_head(study: Study, config: PreTrainedConfig, checkpoint: Checkpoint) 
 def check_kind(study: Study, source: str, config: PreTrainedConfig, labels: int | None) -> None:
     """Raise `TeacherError` if a fine-tuned classifier with `labels` labels is of another kind than the study's task."""
     kind = task_kind(study.task.kind)
-    if not kind.takes(config.problem_type, labels):
+    if not kind.accepts(config.problem_type, labels):
         raise TeacherError(
             f"teacher.model: {source}: config.json: problem_type is {problem_of(config.problem_type, labels)} with "
-            f"{labels} label(s), but a task of kind {kind.name!r} needs {kind.needed_teacher}; give a teacher "
+            f"{labels} label(s), but a task of kind {kind.name!r} needs {kind.teacher_requirement}; give a teacher "
             "fine-tuned for such a task, or set teacher.fine_tune"
         )
 

@@ -14,14 +14,14 @@ from datasets import Dataset, concatenate_datasets
 
 from nas.data import TaskData, Unlabelled, read_unlabelled
 from nas.data.files import read_table, values_of, write_table
-from nas.data.truth import NOT_TEXT
+from nas.data.truth import LABEL_COLUMNS
 from nas.data.unlabelled import Counts
 from nas.errors import DataError
 from nas.files import digest, read_json, write_json
 from nas.pipeline.prepare import ReadTask, content_of, data_inputs, read_task, tokenizer_of
 from nas.pipeline.run import Run, once
-from nas.pipeline.snapshots import commit, said_of_ids
-from nas.progress import Laps, busy, say
+from nas.pipeline.snapshots import commit, errors_with_hub_ids
+from nas.progress import Stopwatch, busy, say
 from nas.tasks import GROUP
 
 _FORM = 1
@@ -37,7 +37,7 @@ def sources(run: Run) -> list[tuple[str, bool]]:
 
 
 @once
-def unlabelled_made_of(run: Run) -> list[Any]:
+def unlabelled_identity(run: Run) -> list[Any]:
     """Return what identifies the unlabelled texts: each file's content, and each split's name and commit."""
     return [content_of(Path(name)) if is_file else [name, commit(run, "dataset")] for name, is_file in sources(run)]
 
@@ -45,7 +45,7 @@ def unlabelled_made_of(run: Run) -> list[Any]:
 @once
 def unlabelled_inputs(run: Run) -> str:
     """Return the digest of everything that the tokenised unlabelled texts are made from."""
-    return digest([_FORM, data_inputs(run), unlabelled_made_of(run)])
+    return digest([_FORM, data_inputs(run), unlabelled_identity(run)])
 
 
 def read_new_texts(run: Run, task: ReadTask) -> Unlabelled:
@@ -54,8 +54,8 @@ def read_new_texts(run: Run, task: ReadTask) -> Unlabelled:
     return read_unlabelled(settings, sources(run), task.splits)
 
 
-@said_of_ids
-def make_unlabelled(run: Run, laps: Laps) -> None:
+@errors_with_hub_ids
+def make_unlabelled(run: Run, stopwatch: Stopwatch) -> None:
     """Read the unlabelled texts, leave out those that the splits contain, and tokenise the rest."""
     with busy("Reading and tokenising unlabelled texts"):
         task = read_task(run, weights=False)
@@ -63,7 +63,7 @@ def make_unlabelled(run: Run, laps: Laps) -> None:
         texts = task.tokenised(found.texts, tokenizer_of(run, task))
         if found.groups:
             texts = texts.add_column(GROUP, list(found.groups))
-    say(f"Distillation: {found.counts.in_words()}")
+    say(f"Distillation: {found.counts.summary()}")
     write_table(texts, run.unlabelled / _TEXTS)
     write_json(run.unlabelled / _COUNTS, asdict(found.counts))
 
@@ -86,7 +86,7 @@ def distilled_texts(run: Run, data: TaskData) -> Dataset:
 
     Labels are removed. The training draws all of these texts equally often.
     """
-    train = data.train.remove_columns([name for name in data.train.column_names if name in NOT_TEXT])
+    train = data.train.remove_columns([name for name in data.train.column_names if name in LABEL_COLUMNS])
     if not run.study.task.unlabelled:
         return train
     return concatenate_datasets([train, unlabelled_texts(run).select_columns(train.column_names)])

@@ -12,12 +12,12 @@ from html import escape
 
 from nas.budget import Budget
 from nas.report.contents import Contents, Record
-from nas.report.figures import (
+from nas.report.numbers import (
     UNKNOWN,
     conditions,
     limits,
     milliseconds,
-    other_figures,
+    other_metrics,
     percent,
     points,
     score,
@@ -44,7 +44,7 @@ def _card(contents: Contents, name: str, found: Record) -> str:
     lines = [
         ("", f"{contents.metric} {score(found['accuracy'], found['accuracy_standard_error'])}"),
         ("muted", f"{lost} compared with the teacher"),
-        ("", ", ".join([f"p50 {milliseconds(found['p50_ms'])}", *other_figures(found)])),
+        ("", ", ".join([f"p50 {milliseconds(found['p50_ms'])}", *other_metrics(found)])),
         ("muted", f"budget: {', '.join(asked)}" if asked else "single candidate, exported without a budget"),
         ("", f"{significant(found['size_mb'])} MB, {found['params']:,} parameters"),
         ("muted", _share_of_teacher(contents, found)),
@@ -210,7 +210,7 @@ def _metrics(found: Record) -> list[str]:
         escape(score(found["accuracy"], found["accuracy_standard_error"]))
         + (element("small", points(lost)) if lost else ""),
         milliseconds(found["p50_ms"])
-        + element("small", ", ".join([f"p95 {milliseconds(found['p95_ms'])}", *other_figures(found)])),
+        + element("small", ", ".join([f"p95 {milliseconds(found['p95_ms'])}", *other_metrics(found)])),
         times(found["speed_up"]),
         f"{significant(found['size_mb'])} MB",
         f"{found['params']:,}",

@@ -12,7 +12,7 @@ from html import escape
 from nas.architecture import Architecture, Layer
 from nas.compression import compression
 from nas.report.contents import Record
-from nas.report.style import CHOICES, standalone_style
+from nas.report.style import METHOD_COLOURS, standalone_style
 from nas.report.svg import drawing, element, text, tooltip
 from nas.space import Shape
 
@@ -26,7 +26,7 @@ _MOST_CELLS = 24
 """Attention heads are drawn one by one up to this number, and as one bar above it."""
 
 
-def choices_of(architectures: Iterable[Architecture]) -> list[str]:
+def methods_of(architectures: Iterable[Architecture]) -> list[str]:
     """Return the compression methods of all blocks that are not skipped, in the order of their colours."""
     every = {choice for architecture in architectures for choice in architecture.choices}
     found = {choice for choice in every if compression(choice).weights != "none"}
@@ -38,10 +38,10 @@ def architectures_of(exports: Iterable[Record]) -> list[Architecture]:
     return [Architecture.from_json(found["architecture"]) for found in exports]
 
 
-def choices_legend(choices: Sequence[str]) -> str:
+def methods_legend(choices: Sequence[str]) -> str:
     """Return the legend of the colours as HTML."""
     marks = [
-        (f'<rect y="3" width="16" height="10" rx="2" class="{choice_class(name, choices)}"/>', _choice_in_words(name))
+        (f'<rect y="3" width="16" height="10" rx="2" class="{method_class(name, choices)}"/>', _choice_in_words(name))
         for name in choices
     ]
     marks.append(('<rect y="3" width="16" height="10" rx="2" class="track"/>', "removed part of the teacher"))
@@ -77,14 +77,14 @@ def architecture_drawing(architecture: Architecture, teacher: Shape, choices: Se
     """Return a drawing as an SVG element: one row for the embeddings, then one per layer of the teacher.
 
     Bars are proportional to the teacher's sizes. `choices` fixes the colours of the compression methods, as in
-    `choices_legend`; `label` is for screen readers.
+    `methods_legend`; `label` is for screen readers.
     """
     return drawing(_WIDTH, _height(teacher), label, "chart", _rows(architecture, teacher, choices))
 
 
 def architectures_picture(named: Mapping[str, Architecture], teacher: Shape, label: str) -> str:
     """Return the text of an SVG file that shows several architectures side by side, each under its name."""
-    choices, pitch = choices_of(named.values()), _WIDTH + 2 * _MARGIN
+    choices, pitch = methods_of(named.values()), _WIDTH + 2 * _MARGIN
     width, height = pitch * len(named), _height(teacher) + _TITLE + 2 * _MARGIN
     parts = [element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=10, class_="ground")]
     for number, (name, architecture) in enumerate(named.items()):
@@ -162,7 +162,7 @@ def _heads(kept: int, full: int, choice: str, choices: Sequence[str], y: float, 
             width=pitch - 2,
             height=_THICK,
             rx=2,
-            class_=choice_class(choice, choices) if number < kept else "track",
+            class_=method_class(choice, choices) if number < kept else "track",
         )
         for number in range(full)
     )
@@ -171,7 +171,7 @@ def _heads(kept: int, full: int, choice: str, choices: Sequence[str], y: float, 
 
 def _bar(x: float, y: float, full: float, share: float, choice: str, choices: Sequence[str], about: str) -> str:
     track = element("rect", x=x, y=y, width=full, height=_THICK, rx=3, class_="track")
-    kept = element("rect", x=x, y=y, width=full * share, height=_THICK, rx=3, class_=choice_class(choice, choices))
+    kept = element("rect", x=x, y=y, width=full * share, height=_THICK, rx=3, class_=method_class(choice, choices))
     return element("g", tooltip(f"{about}, {_choice_in_words(choice)}") + track + kept)
 
 
@@ -184,7 +184,7 @@ def _gone(x: float, y: float, width: float, word: str) -> str:
     return outline + text(x + width / 2, y + 11.5, word, "gone-name", "middle")
 
 
-def choice_class(choice: str, choices: Sequence[str]) -> str:
+def method_class(choice: str, choices: Sequence[str]) -> str:
     """Return the CSS class that colours a compression method; the first colour is reserved for `none`.
 
     The other colours repeat if there are more methods than colours.
@@ -192,7 +192,7 @@ def choice_class(choice: str, choices: Sequence[str]) -> str:
     if choice == "none":
         return "choice-0"
     compressed = [name for name in choices if name != "none"]
-    return f"choice-{1 + compressed.index(choice) % (CHOICES - 1)}"
+    return f"choice-{1 + compressed.index(choice) % (METHOD_COLOURS - 1)}"
 
 
 def _choice_in_words(choice: str) -> str:

@@ -25,10 +25,10 @@ from nas.export.publishing import CARD_FILE
 from nas.export.standalone import MODELING_FILE
 from nas.export.verification import on_each
 from nas.files import read_json, write_text
-from nas.report.figures import accuracies, conditions, limits, milliseconds, percent, score, significant, times, verdict
 from nas.report.loading import snippets
+from nas.report.numbers import accuracies, conditions, limits, milliseconds, percent, score, significant, times, verdict
 from nas.study import Study
-from nas.tasks import is_own, task_kind
+from nas.tasks import is_custom, task_kind
 
 _LICENCE = ("license", "license_name", "license_link")
 _METRICS = {
@@ -94,7 +94,7 @@ def _metadata(study: Study, name: str, found: Mapping[str, Any]) -> ModelCardDat
         dataset_config=task.config,
         dataset_split=task.test if task.hub else "test",
         dataset_revision=_commit(found, "task"),
-        metric_type=found["metric"] if is_own(task.metric) else _METRICS.get(task.metric, task.metric),
+        metric_type=found["metric"] if is_custom(task.metric) else _METRICS.get(task.metric, task.metric),
         metric_name=found["metric"],
         metric_value=round(found["accuracy"], 4),
     )
@@ -155,7 +155,7 @@ def _licence(study: Study, found: Mapping[str, Any]) -> dict[str, Any]:
 
 def _summary(study: Study, found: Mapping[str, Any], labels: list[str]) -> str:
     texts = "pairs of texts" if len(study.task.text) > 1 else "texts"
-    what = task_kind(study.task.kind).in_words(texts, labels)
+    what = task_kind(study.task.kind).summary(texts, labels)
     faster = "" if found["speed_up"] is None else f", {times(found['speed_up'])} as fast as its teacher"
     return (
         f"{what}{faster}. This is a compact BERT whose layers differ in size and compression method. It was found "
@@ -296,7 +296,7 @@ def _origin(study: Study, found: Mapping[str, Any], own: bool) -> Iterator[str]:
     )
     if counts := found.get("unlabelled"):
         more = ", ".join(Path(name).name if name in task.unlabelled_files else name for name in task.unlabelled)
-        said = Counts(**counts).in_words()
+        said = Counts(**counts).summary()
         yield f"Unlabelled text for the distillation: {more}; {said}. Licence: not known here."
     yield f"Code: {f'{MODELING_FILE} and {INFER_FILE} are' if own else f'{INFER_FILE} is'} from nas, Apache-2.0."
     packages = ("torch", "transformers", "onnx", "onnxruntime")

@@ -1,6 +1,6 @@
 """A table of one query's passages, with the rank and score that the teacher and every export give to each.
 
-Only runs of ranking tasks record these; see `Metric.shown`.
+Only runs of ranking tasks record these; see `Metric.rows_to_compare`.
 """
 
 from __future__ import annotations

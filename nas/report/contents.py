@@ -65,7 +65,7 @@ class Contents:
     """The texts of some rows of the test set, by row number."""
     missed: Mapping[str, str] = field(default_factory=dict)
     """Why budgets have no export, by the name of the budget; only for budgets for which the reason is known."""
-    older: str = ""
+    outdated: str = ""
     """Which results belong to an older version of the study, as one line; empty if none do."""
 
     @property

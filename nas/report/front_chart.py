@@ -13,7 +13,7 @@ from nas.architecture import Architecture
 from nas.budget import Budget
 from nas.report.architecture_drawing import in_words
 from nas.report.contents import Contents, Record, on_device
-from nas.report.figures import milliseconds, score, times
+from nas.report.numbers import milliseconds, score, times
 from nas.report.style import standalone_style
 from nas.report.svg import AxisScale, drawing, element, frame, path, text, tooltip
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from html import escape
 
 from nas.architecture import LAYER_BLOCKS, Architecture
-from nas.report.architecture_drawing import choice_class, in_words
+from nas.report.architecture_drawing import in_words, method_class
 from nas.report.contents import Contents, Record
-from nas.report.figures import milliseconds, score, significant
+from nas.report.numbers import milliseconds, score, significant
 from nas.report.svg import drawing, element, text
 from nas.space import Shape
 
@@ -20,7 +20,7 @@ _HEIGHT = 2 * _BAR + _BETWEEN
 def front_table(contents: Contents, choices: Sequence[str]) -> str:
     """Return the table as HTML, from the most accurate network to the fastest; without a front it has no rows.
 
-    `choices` fixes the colours of the compression methods, as in `choices_legend`.
+    `choices` fixes the colours of the compression methods, as in `methods_legend`.
     """
     front, devices = contents.front or {"front": []}, contents.searched_devices
     names = [contents.metric, *(f"predicted on {device}" if len(devices) > 1 else "predicted" for device in devices)]
@@ -38,7 +38,7 @@ def _cells(item: Record, contents: Contents, choices: Sequence[str]) -> str:
     figures.append(f"{significant(item['size_mb'])} MB")
     architecture = Architecture.from_json(item["architecture"])
     strip = _strip(architecture, contents.teacher, choices)
-    cells = "".join(element("td", figure, class_="number") for figure in figures)
+    cells = "".join(element("td", value, class_="number") for value in figures)
     name = f"{item['trial']} " if "trial" in item else ""
     cells += element("td", escape(name) + element("small", element("code", item["digest"][:8])), class_="trial")
     return cells + element("td", strip, class_="strip")
@@ -57,7 +57,7 @@ def _numbers(teacher: Shape) -> str:
 def _strip(architecture: Architecture, teacher: Shape, choices: Sequence[str]) -> str:
     """Draw a bar for the hidden size, then for each layer of the teacher the heads above the intermediate size."""
     share = architecture.hidden_size / teacher.hidden_size
-    parts = [_bar(0.0, _BAR / 2, _ENDS - 2 * _GAP, share, choice_class(architecture.embedding, choices))]
+    parts = [_bar(0.0, _BAR / 2, _ENDS - 2 * _GAP, share, method_class(architecture.embedding, choices))]
     pairs = zip(architecture.layers, architecture.resolved, strict=True)
     layers = {layer.source: (layer, resolved) for layer, resolved in pairs}
     full = (teacher.num_attention_heads, teacher.intermediate_size)
@@ -70,7 +70,7 @@ def _strip(architecture: Architecture, teacher: Shape, choices: Sequence[str]) -
         layer, resolved = layers[number]
         for row, (block, whole) in enumerate(zip(LAYER_BLOCKS, full, strict=True)):
             size = resolved.option(block)[0]
-            class_ = choice_class(layer.choice(block), choices) if size else ""
+            class_ = method_class(layer.choice(block), choices) if size else ""
             parts.append(_bar(x, row * (_BAR + _BETWEEN), width, size / whole, class_))
     return drawing(_WIDTH, _HEIGHT, "; ".join(in_words(architecture)), "chart", "".join(parts))
 

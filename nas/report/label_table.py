@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from nas.report.contents import Contents, Record
-from nas.report.figures import points, score
+from nas.report.numbers import points, score
 from nas.report.svg import element
 
 

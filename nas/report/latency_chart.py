@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nas.report.contents import Contents, on_device
-from nas.report.figures import milliseconds, percent
+from nas.report.numbers import milliseconds, percent
 from nas.report.svg import AxisScale, drawing, element, frame, tooltip
 
 _WIDTH, _HEIGHT = 420.0, 400.0

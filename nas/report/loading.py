@@ -34,7 +34,7 @@ def snippets(folder: str, files: Collection[str], pairs: bool, kind: TaskKind) -
             "python",
             "from transformers import pipeline\n\n"
             f'classify = pipeline("{kind.pipeline}", model={quoted}{trust})\n'
-            f"print(classify({example}{kind.asks_pipeline}))",
+            f"print(classify({example}{kind.pipeline_arguments}))",
         )
         found.append(served)
     found.append(

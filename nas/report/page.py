@@ -11,16 +11,16 @@ from html import escape
 
 from nas.errors import NasError
 from nas.report.answer import against_uniform, cards, measured_how, table, warning
-from nas.report.architecture_drawing import architecture_drawing, architectures_of, choices_legend, choices_of
+from nas.report.architecture_drawing import architecture_drawing, architectures_of, methods_legend, methods_of
 from nas.report.bars import bars
 from nas.report.compared_table import compared_table
 from nas.report.contents import Contents, Record
-from nas.report.figures import accuracies, duration, limits, percent, score
 from nas.report.front_chart import front_chart, legend
 from nas.report.front_table import front_table
 from nas.report.label_table import label_table
 from nas.report.latency_chart import latency_chart, measured_networks
 from nas.report.loss_chart import accuracy_chart, loss_chart
+from nas.report.numbers import accuracies, duration, limits, percent, score
 from nas.report.rank_chart import rank_chart
 from nas.report.style import page_script, page_style
 from nas.report.svg import element
@@ -64,7 +64,7 @@ def _heading(contents: Contents) -> str:
     asked = [f"{budget.name} ({', '.join(limits(budget, {}, several))})" for budget in contents.budgets]
     budgets = f" Budgets: {'; '.join(asked)}." if asked else ""
     heading = element("h1", escape(contents.study)) + element("p", escape(shape + budgets), class_="muted")
-    return heading + _taught(contents) + (_note(f"{contents.older}.") if contents.older else "")
+    return heading + _taught(contents) + (_note(f"{contents.outdated}.") if contents.outdated else "")
 
 
 def _taught(contents: Contents) -> str:
@@ -131,7 +131,7 @@ def _front(contents: Contents) -> str:
         "Bars show sizes as shares of the teacher's: first the hidden size, then for each layer the attention heads "
     )
     listed += "(above) and the intermediate size (below)."
-    table = element("h3", "The networks on the front") + _note(listed) + choices_legend(choices)
+    table = element("h3", "The networks on the front") + _note(listed) + methods_legend(choices)
     table += front_table(contents, choices)
     return _section("The Pareto front", _note(note) + charts + legend() + table, "long")
 
@@ -139,7 +139,7 @@ def _front(contents: Contents) -> str:
 def _choices(contents: Contents) -> list[str]:
     """Return the compression methods of all drawn architectures, so that each colour has one meaning on the page."""
     front = contents.front["front"] if contents.front else ()
-    return choices_of(architectures_of([*front, *contents.exports.values()]))
+    return methods_of(architectures_of([*front, *contents.exports.values()]))
 
 
 def _architectures(contents: Contents) -> str:
@@ -157,7 +157,7 @@ def _architectures(contents: Contents) -> str:
         picture = architecture_drawing(architecture, contents.teacher, choices, label)
         caption = element("figcaption", element("code", escape(architecture.describe())))
         figures += element("figure", element("h3", escape(name)) + caption + picture)
-    body = _note(note) + choices_legend(choices) + element("div", figures, class_="side-by-side")
+    body = _note(note) + methods_legend(choices) + element("div", figures, class_="side-by-side")
     return _section("The exported architectures", body)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nas.report.contents import Record
-from nas.report.figures import score
+from nas.report.numbers import score
 from nas.report.svg import AxisScale, drawing, element, frame, tooltip
 
 _WIDTH, _HEIGHT = 420.0, 400.0

@@ -27,7 +27,7 @@ def rows_in_words(rows: dict[str, Any]) -> Iterator[str]:
         "test row"
     )
     if unlabelled := rows["unlabelled"]:
-        yield Counts(**unlabelled).in_words()
+        yield Counts(**unlabelled).summary()
     if unused := rows["without_embedding"]:
         yield f"tokens without an embedding: {len(unused):,}, such as {unused[0]!r}; no text contains any of them"
     yield (

@@ -51,7 +51,7 @@ DARK = {
     "choice-7": "#7accea",
     "choice-8": "#b8977a",
 }
-CHOICES = sum(name.startswith("choice-") for name in LIGHT)
+METHOD_COLOURS = sum(name.startswith("choice-") for name in LIGHT)
 """The number of colours for compression methods; the first colour is reserved for `none`."""
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from nas.report.figures import duration, other_figures, score, verdict
+from nas.report.numbers import duration, other_metrics, score, verdict
 from nas.report.rows_in_words import rows_in_words
 from nas.report.terminal import console
 
@@ -124,7 +124,7 @@ def print_results(result: dict[str, Any]) -> None:
     for name, found in rows.items():
         error = found["accuracy_standard_error"]
         accuracy = f"{found['accuracy']:.4f}" + (f" ± {error:.4f}" if error else "")
-        met = ", ".join(["" if found["budget"] is None else verdict(found["met"]), *other_figures(found)])
+        met = ", ".join(["" if found["budget"] is None else verdict(found["met"]), *other_metrics(found)])
         table.add_row(
             name,
             accuracy,

@@ -15,7 +15,7 @@ from functools import cached_property, partial
 from itertools import combinations, product
 
 from nas.architecture import Architecture
-from nas.budget import FIGURES, LATENCIES, RATES, STORED, Budget, Floor
+from nas.budget import COST_METRICS, LATENCIES, RATES, STORED, Budget, Floor
 from nas.errors import InfeasibleBudgetError
 from nas.latency.profile import Profile
 from nas.model import CompactBertConfig
@@ -56,7 +56,7 @@ def cheapest(space: SearchSpace, cost: Callable[[Architecture], float]) -> Archi
     best, before = space.smallest(), float("inf")
     while cost_of(best) < before:
         before = cost_of(best)
-        for name in encoding.ends:
+        for name in encoding.global_dimensions:
             best = step(best, (name,))
         dimensions = [encoding.of_layer(layer.source) for layer in best.layers]
         best = step(best, *zip(*dimensions, strict=True))
@@ -98,7 +98,7 @@ class Costs:
         stored = self.stored(self.config.architecture)
         return {name: profile.teacher | stored for name, profile in self.profiles.items()}
 
-    def excess(
+    def violation(
         self, architecture: Architecture, budget: Budget, exits: Sequence[float] = (), slower: float = 1.0
     ) -> float:
         """Return the largest violation of a budget's limits, relative to the limit; at most 0 if the budget is met.
@@ -106,19 +106,23 @@ class Costs:
         `slower` is the factor by which the devices are slower than their profiles say.
         """
         found = {
-            limits.device: self.figures(architecture, limits.device, exits, limits.given) for limits in budget.limits
+            limits.device: self.metrics(architecture, limits.device, exits, limits.given) for limits in budget.limits
         }
-        for figures in found.values():
-            for name in figures:
-                figures[name] *= _when_slower(name, slower)
-        return max(limits.excess(found[limits.device], self.teacher(limits.device)) for limits in budget.limits)
+        for metrics in found.values():
+            for name in metrics:
+                metrics[name] *= _when_slower(name, slower)
+        return max(limits.violation(found[limits.device], self.teacher(limits.device)) for limits in budget.limits)
 
-    def cautious_excess(self, architecture: Architecture, budget: Budget, exits: Sequence[float] = ()) -> float:
-        """Return the violation of one of the budgets with a safety margin; see `cautious_excesses`."""
-        return self.cautious_excesses(architecture, exits)[self.budgets.index(budget)]
+    def cautious_violation(self, architecture: Architecture, budget: Budget, exits: Sequence[float] = ()) -> float:
+        """Return the violation of one of the budgets with a safety margin; see `cautious_violations`."""
+        return self.cautious_violations(architecture, exits)[self.budgets.index(budget)]
 
-    def figures(
-        self, architecture: Architecture, device: str, exits: Sequence[float] = (), names: Collection[str] = FIGURES
+    def metrics(
+        self,
+        architecture: Architecture,
+        device: str,
+        exits: Sequence[float] = (),
+        names: Collection[str] = COST_METRICS,
     ) -> dict[str, float]:
         """Return the predicted metrics of an architecture on a device: all of them, or only those in `names`."""
         profile, found = self.profiles[device], dict[str, float]()
@@ -131,13 +135,13 @@ class Costs:
 
     def minimised(self, architecture: Architecture, floor: Floor, exits: Sequence[float] = ()) -> float:
         """Return the predicted value of the metric that a budget with an accuracy floor minimises."""
-        return self.figures(architecture, floor.device, exits, (floor.minimise,))[floor.minimise]
+        return self.metrics(architecture, floor.device, exits, (floor.minimise,))[floor.minimise]
 
     def saving(self, architecture: Architecture, floor: Floor, exits: Sequence[float] = ()) -> float:
         """Return the logarithm of the ratio of the teacher's value of the minimised metric to the architecture's."""
         return math.log(self.teacher(floor.device)[floor.minimise] / self.minimised(architecture, floor, exits))
 
-    def limited(self, architecture: Architecture, exits: Sequence[float] = ()) -> tuple[float, ...]:
+    def cost_vector(self, architecture: Architecture, exits: Sequence[float] = ()) -> tuple[float, ...]:
         """Return the predicted costs of an architecture: every metric that a budget limits, and p50 on each device.
 
         Less is better: rates are negated.
@@ -148,7 +152,7 @@ class Costs:
     def _found(self, architecture: Architecture, exits: Sequence[float]) -> dict[str, dict[str, float]]:
         """Return the predicted metrics in `_asked` by device."""
         return {
-            device: self.figures(architecture, device, exits, [name for at, name in self._asked if at == device])
+            device: self.metrics(architecture, device, exits, [name for at, name in self._asked if at == device])
             for device in self.profiles
         }
 
@@ -162,24 +166,24 @@ class Costs:
         """Return the metrics of an architecture that do not depend on a device: `size_mb` and `params`."""
         return {"size_mb": self._sizes.stored_mb(architecture), "params": self._sizes.parameters(architecture)}
 
-    def cautious_excesses(self, architecture: Architecture, exits: Sequence[float] = ()) -> tuple[float, ...]:
+    def cautious_violations(self, architecture: Architecture, exits: Sequence[float] = ()) -> tuple[float, ...]:
         """Return the violation of each budget, assuming that predictions are too low by the profile's mean error.
 
         The shares of texts that exit a network early are known only once it has been evaluated. If `exits` is empty,
         all texts of such a network are assumed to exit after its first layer.
         """
         found = self._found(architecture, exits or _earliest(architecture))
-        for device, figures in found.items():
-            for name in figures:
-                figures[name] *= _when_slower(name, _caution(self.profiles[device]))
+        for device, metrics in found.items():
+            for name in metrics:
+                metrics[name] *= _when_slower(name, _caution(self.profiles[device]))
         return tuple(
-            max(limits.excess(found[limits.device], self.teacher(limits.device)) for limits in budget.limits)
+            max(limits.violation(found[limits.device], self.teacher(limits.device)) for limits in budget.limits)
             for budget in self.budgets
         )
 
-    def violation(self, architecture: Architecture, exits: Sequence[float] = ()) -> float:
-        """Return the least of the `cautious_excesses`; at most 0 if at least one budget is met."""
-        return min(self.cautious_excesses(architecture, exits))
+    def least_violation(self, architecture: Architecture, exits: Sequence[float] = ()) -> float:
+        """Return the least of the `cautious_violations`; at most 0 if at least one budget is met."""
+        return min(self.cautious_violations(architecture, exits))
 
     def check_feasible(self, space: SearchSpace) -> None:
         """Raise `InfeasibleBudgetError` if even the cheapest sub-networks violate one of the budgets.
@@ -201,7 +205,7 @@ class Costs:
                             f"{'lower' if name in RATES else 'raise'} it, or add smaller values to the search space"
                         )
 
-            joint = partial(self.cautious_excess, budget=budget)
+            joint = partial(self.cautious_violation, budget=budget)
             if joint(cheapest(space, joint)) > 0.0:
                 raise InfeasibleBudgetError(
                     f"budgets.{budget.name}: each limit can be met by itself, but no sub-network was found that meets "
@@ -210,7 +214,7 @@ class Costs:
 
     def _at_best(self, name: str, device: str, architecture: Architecture) -> float:
         """Return a metric as a cost (rates are negated), assuming that all texts exit as early as they can."""
-        found = self.figures(architecture, device, _earliest(architecture), (name,))[name]
+        found = self.metrics(architecture, device, _earliest(architecture), (name,))[name]
         return -found if name in RATES else found
 
     def initial_population(self, space: SearchSpace, size: int, rng: random.Random) -> list[Architecture]:
@@ -219,7 +223,7 @@ class Costs:
         The random ones meet a budget and, unless it has an accuracy floor, use at least 70 % of it. The budgets take
         turns.
         """
-        population = [cheapest(space, self.violation)]
+        population = [cheapest(space, self.least_violation)]
         tries = 0
         while len(population) < size and tries < _TRIES:
             budget = self.budgets[len(population) % len(self.budgets)]
@@ -228,7 +232,7 @@ class Costs:
             if tries % 2:
                 candidate = space.mutate(rng.choice(population), rng, rate=0.3)
             least = -1.0 if budget.has_floor else -0.3  # the cost of reaching a floor is not known yet
-            if least <= self.cautious_excess(candidate, budget) <= 0.0 and candidate not in population:
+            if least <= self.cautious_violation(candidate, budget) <= 0.0 and candidate not in population:
                 population.append(candidate)
             tries += 1
         return population
@@ -244,7 +248,7 @@ def _caution(profile: Profile) -> float:
     return 1.0 + profile.error["mape"]
 
 
-def no_dearer(cost: Sequence[float], limit: Sequence[float]) -> bool:
+def weakly_dominates(cost: Sequence[float], limit: Sequence[float]) -> bool:
     """Whether `cost` weakly dominates `limit`: no component of it is larger."""
     return all(own <= other for own, other in zip(cost, limit, strict=True))
 

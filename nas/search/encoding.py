@@ -22,13 +22,13 @@ class Encoding:
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
-        self.ends: dict[str, tuple[Any, ...]] = {
+        self.global_dimensions: dict[str, tuple[Any, ...]] = {
             "layers": space.layer_sets,
             "hidden_size": space.dimensions.hidden_size,
             "embedding": space.compression.embedding,
         }
         if space.dimensions.exit_threshold:
-            self.ends["exit_threshold"] = space.exit_options
+            self.global_dimensions["exit_threshold"] = space.exit_options
         self._blocks: dict[str, tuple[Any, ...]] = {block: space.options(block) for block in LAYER_BLOCKS}
         if space.dimensions.keep_tokens:
             self._blocks["keep_tokens"] = space.keep_options
@@ -39,14 +39,14 @@ class Encoding:
 
     def sizes(self) -> dict[str, int]:
         """Return the number of options of each integer, by its name."""
-        sizes = {name: len(values) for name, values in self.ends.items()}
+        sizes = {name: len(values) for name, values in self.global_dimensions.items()}
         for source in range(self.space.teacher.num_hidden_layers):
             sizes |= dict(zip(self.of_layer(source), map(len, self._blocks.values()), strict=True))
         return sizes
 
     def decode(self, values: Mapping[str, int]) -> Architecture:
         """Return the architecture that the integers represent, repaired if necessary."""
-        ends: dict[str, Any] = {name: options[values[name]] for name, options in self.ends.items()}
+        ends: dict[str, Any] = {name: options[values[name]] for name, options in self.global_dimensions.items()}
         layers = tuple(
             self.space.layer(source, *(options[values[f"{block}_{source}"]] for block, options in self._blocks.items()))
             for source in ends.pop("layers")

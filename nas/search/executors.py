@@ -1,7 +1,7 @@
 """Executors, which evaluate candidates: in this process, or on Ray workers (`ray_executor.py`).
 
-An `Executor` takes architectures and returns results, and knows nothing about the search. `executor_for` makes the
-one that a study names, and `Remembering` adds a memory of earlier evaluations to it. The search loop and the uniform
+An `Executor` takes architectures and returns results, and knows nothing about the search. `executor_for` makes the one
+that a study names, and `CachingExecutor` adds a memory of earlier evaluations to it. The search loop and the uniform
 baseline use them.
 """
 
@@ -12,7 +12,7 @@ from typing import Protocol, Self
 
 from nas.architecture import Architecture
 from nas.evaluate import CandidateResult, EvaluationRecipe, Memory
-from nas.evaluate.shared import Key, most_alike, prefix_keys
+from nas.evaluate.shared import Key, longest_prefix, prefix_keys
 from nas.model.precision import training_processor
 from nas.study import Search
 
@@ -22,12 +22,12 @@ AHEAD = 8
 """Number of waiting candidates from which the one is chosen that shares most layers with a worker's last one."""
 
 
-def take_most_alike(waiting: list[Waiting], last: list[Key]) -> Waiting:
+def pop_longest_prefix(waiting: list[Waiting], last: list[Key]) -> Waiting:
     """Pop the candidate that shares the longest layer prefix with the worker's last one.
 
     Only the first `AHEAD` waiting candidates are considered. `last` holds the prefix keys of the worker's last one.
     """
-    return waiting.pop(most_alike([architecture for _, architecture, _ in waiting[:AHEAD]], last))
+    return waiting.pop(longest_prefix([architecture for _, architecture, _ in waiting[:AHEAD]], last))
 
 
 class Executor(Protocol):
@@ -36,10 +36,10 @@ class Executor(Protocol):
     capacity: int
     """Maximum number of candidates that may be submitted and not yet returned."""
 
-    def submit(self, ticket: int, architecture: Architecture, rival: float) -> None:
+    def submit(self, ticket: int, architecture: Architecture, to_beat: float) -> None:
         """Queue a candidate under a ticket that the caller chooses.
 
-        The evaluation may stop as soon as the candidate cannot reach the objective `rival`.
+        The evaluation may stop as soon as the candidate cannot reach the objective `to_beat`.
         """
 
     def next_result(self) -> tuple[int, CandidateResult]:
@@ -66,13 +66,13 @@ class InlineExecutor:
         self._waiting: list[Waiting] = []
         self._last: list[Key] = []
 
-    def submit(self, ticket: int, architecture: Architecture, rival: float) -> None:
-        self._waiting.append((ticket, architecture, rival))
+    def submit(self, ticket: int, architecture: Architecture, to_beat: float) -> None:
+        self._waiting.append((ticket, architecture, to_beat))
 
     def next_result(self) -> tuple[int, CandidateResult]:
-        ticket, architecture, rival = take_most_alike(self._waiting, self._last)
+        ticket, architecture, to_beat = pop_longest_prefix(self._waiting, self._last)
         self._last = prefix_keys(architecture)
-        result = self._evaluator.evaluate(architecture, rival)
+        result = self._evaluator.evaluate(architecture, to_beat)
         self._recipe.check()
         return ticket, result
 
@@ -91,8 +91,8 @@ class Forwarding:
     def __init__(self, executor: Executor) -> None:
         self.capacity, self._executor = executor.capacity, executor
 
-    def submit(self, ticket: int, architecture: Architecture, rival: float) -> None:
-        self._executor.submit(ticket, architecture, rival)
+    def submit(self, ticket: int, architecture: Architecture, to_beat: float) -> None:
+        self._executor.submit(ticket, architecture, to_beat)
 
     def next_result(self) -> tuple[int, CandidateResult]:
         return self._executor.next_result()
@@ -107,7 +107,7 @@ class Forwarding:
         self._executor.__exit__(kind, error, trace)
 
 
-class Remembering(Forwarding):
+class CachingExecutor(Forwarding):
     """Returns known results from a memory. Has another executor evaluate other candidates, and stores their results."""
 
     def __init__(self, executor: Executor, memory: Memory) -> None:
@@ -115,12 +115,12 @@ class Remembering(Forwarding):
         self._memory = memory
         self._answered: list[tuple[int, CandidateResult]] = []
 
-    def submit(self, ticket: int, architecture: Architecture, rival: float) -> None:
+    def submit(self, ticket: int, architecture: Architecture, to_beat: float) -> None:
         known = self._memory.get(architecture)
         if known:
             self._answered.append((ticket, known))
         else:
-            super().submit(ticket, architecture, rival)
+            super().submit(ticket, architecture, to_beat)
 
     def next_result(self) -> tuple[int, CandidateResult]:
         if self._answered:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from nas.budget import Budget, Floor
 from nas.evaluate import CandidateResult
-from nas.search.costs import Costs, no_dearer
+from nas.search.costs import Costs, weakly_dominates
 
 
 def pareto_front(
@@ -24,7 +24,7 @@ def pareto_front(
     front: list[CandidateResult] = []
     for result in ordered:
         own = cost(result)
-        if not any(no_dearer(cost(kept), own) for kept in front):
+        if not any(weakly_dominates(cost(kept), own) for kept in front):
             front.append(result)
     return front
 
@@ -37,11 +37,11 @@ def ranking(
     Predictions err, so a predicted violation of up to `tolerance` is accepted: measurements decide later.
     """
 
-    def excess(result: CandidateResult) -> float:
-        return costs.excess(result.architecture, budget, result.exits)
+    def violation(result: CandidateResult) -> float:
+        return costs.violation(result.architecture, budget, result.exits)
 
-    able = [result for result in results if result.complete and excess(result) <= tolerance]
-    return sorted(able, key=lambda result: (-result.objective, excess(result)))
+    able = [result for result in results if result.complete and violation(result) <= tolerance]
+    return sorted(able, key=lambda result: (-result.objective, violation(result)))
 
 
 def cheapest_reaching(
@@ -62,7 +62,7 @@ def along_the_front(ranked: Sequence[CandidateResult], costs: Costs, floor: Floo
 
     cost = {one.architecture: costs.minimised(one.architecture, floor, one.exits) for one in ranked}
     front = pareto_front(ranked, lambda result: (cost[result.architecture],))
-    sure = sum(result.accuracy >= floor.sure for result in front)
+    sure = sum(result.accuracy >= floor.confident for result in front)
     reaching = sum(result.accuracy >= floor.levels[-1] for result in front)
     able = front[max(sure - 1, 0) : max(reaching, 1)]
     if len(able) <= max(count, 1):

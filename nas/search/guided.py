@@ -24,10 +24,10 @@ from sklearn.gaussian_process.kernels import Kernel
 
 from nas.architecture import LAYER_BLOCKS, Architecture
 from nas.evaluate import CandidateResult
-from nas.search.belief import Belief, Outlook
 from nas.search.costs import Costs
 from nas.search.encoding import Encoding
-from nas.search.levels import Levels, Standing
+from nas.search.levels import CostStanding, Levels
+from nas.search.surrogate import PoolPosterior, Surrogate
 from nas.space import SearchSpace
 
 BATCH, _MOST = 8, 128
@@ -94,7 +94,7 @@ class GuidedSampler(BaseSampler):
 
 
 class _About(NamedTuple):
-    """What is known of an architecture before its evaluation: its features, and its row of `Standing`."""
+    """What is known of an architecture before its evaluation: its features, and its row of `CostStanding`."""
 
     features: np.ndarray
     keeps: np.ndarray
@@ -127,16 +127,16 @@ class Guide:
         accuracy = _log_scaled([result.objective for result in whole])
         standing = _standing(known[place] for place in places)
         reached = [level for floor in self._floors for level in floor.levels]
-        levels = Levels(np.full(standing.keeps.shape[1], model.least), _log_scaled(reached))
-        levels.take(accuracy, standing)
-        found = levels.found(accuracy, standing)
+        levels = Levels(np.full(standing.within.shape[1], model.least), _log_scaled(reached))
+        levels.update(accuracy, standing)
+        found = levels.values_at(accuracy, standing)
         if running:  # pending trials get fantasies at their posterior means: the batch avoids similar candidates
             abouts = [self._about(architecture) for architecture in running]
             x = _features(abouts)
             mean = model.posterior(x).mean
-            levels.take(mean, _standing(abouts))
-            model.suppose(x, mean)
-        pool, outlook = dict[Architecture, _About](), Outlook(model)
+            levels.update(mean, _standing(abouts))
+            model.fantasise(x, mean)
+        pool, pool_posterior = dict[Architecture, _About](), PoolPosterior(model)
         parents = _best_of_levels(_BEST, found, [result.architecture for result in whole])
         for _ in range(_ROUNDS):
             fresh = dict[Architecture, _About]()
@@ -146,14 +146,18 @@ class Guide:
                     if about.keeps.any():
                         fresh[child] = about
             if fresh:
-                outlook.extend(_features(fresh.values()))
+                pool_posterior.extend(_features(fresh.values()))
                 pool |= fresh
             if not pool:
                 return []
             standing = _standing(pool.values())
-            parents = _best_of_levels(_PARENTS, levels.gain(outlook.mean, outlook.doubt, standing), list(pool))
+            parents = _best_of_levels(
+                _PARENTS,
+                levels.expected_improvement(pool_posterior.mean, pool_posterior.standard_deviation, standing),
+                list(pool),
+            )
         proposed, turns = list(pool), self._levels_of_batch(len(results), _batch(len(results), running), rng)
-        return [proposed[place] for place in _picks(outlook, levels, standing, turns)]
+        return [proposed[place] for place in _picks(pool_posterior, levels, standing, turns)]
 
     def _levels_of_batch(self, done: int, count: int, rng: random.Random) -> Iterator[int]:
         """Yield the level for which each candidate of a batch is chosen.
@@ -178,7 +182,7 @@ class Guide:
                 at = found[place].stop
         return found
 
-    def _surrogate(self, results: Sequence[CandidateResult], known: Sequence[_About]) -> Belief:
+    def _surrogate(self, results: Sequence[CandidateResult], known: Sequence[_About]) -> Surrogate:
         """Return the surrogate model conditioned on the results.
 
         The kernel's hyperparameters are fitted only to the results that were known when their number last grew by
@@ -187,8 +191,8 @@ class Guide:
         steps = math.floor(math.log(len(results), _GROWTH))
         count = math.ceil(_GROWTH**steps)
         if self._fitted is None or self._fitted[0] != count:
-            self._fitted = count, Belief(*_examples(results[:count], known)).kernel
-        return Belief(*_examples(results, known), self._fitted[1])
+            self._fitted = count, Surrogate(*_examples(results[:count], known)).kernel
+        return Surrogate(*_examples(results, known), self._fitted[1])
 
     def _children(self, parents: Sequence[Architecture], rng: random.Random) -> Iterator[Architecture]:
         """Yield mutants of single parents, mutants of two crossed parents, and some random architectures."""
@@ -202,7 +206,7 @@ class Guide:
             yield self._space.mutate(child, rng, rate=rng.choice((0.05, 0.1, 0.2)))
 
     def _about(self, architecture: Architecture, exits: Sequence[float] = ()) -> _About:
-        costs = 1.0 + np.array(self._costs.cautious_excesses(architecture, exits))
+        costs = 1.0 + np.array(self._costs.cautious_violations(architecture, exits))
         keeps = np.concatenate([costs <= share for share in self._costs.shares])
         return _About(features(self._space, architecture), keeps, self._savings(architecture, exits, costs))
 
@@ -241,8 +245,8 @@ def _features(known: Iterable[_About]) -> np.ndarray:
     return np.stack([about.features for about in known])
 
 
-def _standing(known: Iterable[_About]) -> Standing:
-    return Standing.of((about.keeps, about.savings) for about in known)
+def _standing(known: Iterable[_About]) -> CostStanding:
+    return CostStanding.of((about.keeps, about.savings) for about in known)
 
 
 def _log_scaled(accuracy: Sequence[float]) -> np.ndarray:
@@ -251,21 +255,29 @@ def _log_scaled(accuracy: Sequence[float]) -> np.ndarray:
     return scaled
 
 
-def _picks(outlook: Outlook, levels: Levels, standing: Standing, turns: Iterable[int]) -> Iterator[int]:
+def _picks(
+    pool_posterior: PoolPosterior, levels: Levels, standing: CostStanding, turns: Iterable[int]
+) -> Iterator[int]:
     """Yield, for each level in `turns`, the index of the candidate with the largest expected improvement there.
 
     Each pick becomes a fantasy at its posterior mean. Stops early if no candidates are left.
     """
-    left = np.ones(len(standing.keeps), bool)
+    left = np.ones(len(standing.within), bool)
     for level in turns:
-        gain = np.where(left[:, None], levels.gain(outlook.mean, outlook.doubt, standing), 0.0)
-        own = gain[:, level] if gain[:, level].any() else gain.sum(axis=1)  # the pool may have no candidate for a level
+        improvement = np.where(
+            left[:, None],
+            levels.expected_improvement(pool_posterior.mean, pool_posterior.standard_deviation, standing),
+            0.0,
+        )
+        own = (
+            improvement[:, level] if improvement[:, level].any() else improvement.sum(axis=1)
+        )  # the pool may have no candidate for a level
         place = int(np.argmax(own))
         if not left[place]:
             return
         yield place
-        levels.take(outlook.mean[[place]], standing.at([place]))
-        outlook.suppose(place)
+        levels.update(pool_posterior.mean[[place]], standing.at([place]))
+        pool_posterior.fantasise(place)
         left[place] = False
 
 

@@ -140,7 +140,7 @@ def _best_sum(
 
     The network is predicted to meet the whole budget.
     """
-    fronts, pairs = list(_fronts(space, replace(costs, budgets=(limit,)).violation, accuracies)), _pairs(space)
+    fronts, pairs = list(_fronts(space, replace(costs, budgets=(limit,)).least_violation, accuracies)), _pairs(space)
     best: tuple[float, Architecture] | None = None
     target, low, high = 0.0, -np.inf, np.inf
     for _ in range(_TRIED):
@@ -151,8 +151,8 @@ def _best_sum(
         loss, chosen, (hidden, embedding, kept) = min(able, key=lambda one: one[0])
         layers = tuple(space.layer(source, *pairs[place]) for source, place in zip(kept, chosen, strict=True))
         network = space.repaired(Architecture(hidden, layers, embedding))
-        excess = costs.cautious_excess(network, budget)
-        if excess > 0.0:
+        violation = costs.cautious_violation(network, budget)
+        if violation > 0.0:
             high = target
         elif best and network == best[1] and high == np.inf:
             break
@@ -161,19 +161,19 @@ def _best_sum(
         if high - low < _STEP:
             break
         known = np.isfinite(high - low)
-        target = (low + high) / 2.0 if known else target - np.copysign(max(abs(excess), _STEP), excess)
+        target = (low + high) / 2.0 if known else target - np.copysign(max(abs(violation), _STEP), violation)
     return best
 
 
-Ends = tuple[int, str, tuple[int, ...]]
+GlobalDimensions = tuple[int, str, tuple[int, ...]]
 """Hidden size, compression of the embedding, and the layers that are kept."""
 Value = Callable[[Architecture], float]
 
 
 def _fronts(
-    space: SearchSpace, excess: Value, accuracies: Mapping[Architecture, float]
-) -> Iterator[tuple[Ends, _Sums]]:
-    """Yield all `Ends`, each with its non-dominated combinations of options. The cost is the violation of a limit."""
+    space: SearchSpace, violation: Value, accuracies: Mapping[Architecture, float]
+) -> Iterator[tuple[GlobalDimensions, _Sums]]:
+    """Yield all `GlobalDimensions`, with non-dominated combinations of options. A cost is a violation of a limit."""
     largest = space.largest()
 
     def loss(changed: Architecture) -> float:
@@ -183,7 +183,7 @@ def _fronts(
     for hidden, embedding, kept in product(space.dimensions.hidden_size, space.compression.embedding, space.layer_sets):
         smallest = tuple(space.layer(source, *_pairs(space)[0]) for source in kept)
         base = Architecture(hidden, smallest, embedding)
-        least = excess(base)
+        least = violation(base)
         ends = (
             replace(largest, hidden_size=hidden),
             replace(largest, embedding=embedding),
@@ -191,7 +191,7 @@ def _fronts(
         )
         sums = _Sums(np.array([least]), np.array([sum(map(loss, ends))]), np.zeros((1, 0), int))
         for number, source in enumerate(kept):
-            added = _of_pairs(space, base, number, excess) - len(LAYER_BLOCKS) * least
+            added = _of_pairs(space, base, number, violation) - len(LAYER_BLOCKS) * least
             sums = sums.with_layer(added, lost[source])
         yield (hidden, embedding, kept), sums
 
@@ -222,7 +222,7 @@ def _options(space: SearchSpace, block: Block) -> list[tuple[int, str]]:
 
 def _having(architecture: Architecture, number: int, block: Block, option: tuple[int, str]) -> Architecture:
     layers = list(architecture.layers)
-    layers[number] = layers[number].having(block, option)
+    layers[number] = layers[number].with_option(block, option)
     return replace(architecture, layers=tuple(layers))
 
 

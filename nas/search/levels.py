@@ -15,10 +15,10 @@ import numpy as np
 from scipy.special import ndtr
 
 
-class Standing(NamedTuple):
+class CostStanding(NamedTuple):
     """What the predicted costs of candidates mean at each level, whatever their accuracy; one row per candidate."""
 
-    keeps: np.ndarray
+    within: np.ndarray
     """Whether a candidate is within the fraction of a budget that defines an accuracy level:
     (candidates, accuracy levels)."""
     savings: np.ndarray
@@ -27,13 +27,13 @@ class Standing(NamedTuple):
 
     @classmethod
     def of(cls, rows: Iterable[tuple[np.ndarray, np.ndarray]]) -> Self:
-        """Stack the rows, `(keeps, savings)`, of several candidates."""
-        keeps, savings = zip(*rows, strict=True)
-        return cls(np.stack(keeps), np.stack(savings))
+        """Stack the rows, `(within, savings)`, of several candidates."""
+        within, savings = zip(*rows, strict=True)
+        return cls(np.stack(within), np.stack(savings))
 
-    def at(self, places: slice | list[int]) -> Standing:
+    def at(self, places: slice | list[int]) -> CostStanding:
         """Return the rows of the candidates at some indices."""
-        return Standing(self.keeps[places], self.savings[places])
+        return CostStanding(self.within[places], self.savings[places])
 
 
 class Levels:
@@ -47,28 +47,31 @@ class Levels:
         self._reached = reached
         self.best = np.concatenate([best, np.zeros(len(reached))])
 
-    def found(self, values: np.ndarray, standing: Standing) -> np.ndarray:
+    def values_at(self, values: np.ndarray, standing: CostStanding) -> np.ndarray:
         """Return the value at each level of candidates with the accuracies `values`: (candidates, levels).
 
         It is minus infinity if the candidate does not meet the conditions of the level.
         """
-        accuracies = np.where(standing.keeps, values[:, None], -np.inf)
+        accuracies = np.where(standing.within, values[:, None], -np.inf)
         return np.hstack([accuracies, np.where(values[:, None] >= self._reached, standing.savings, -np.inf)])
 
-    def take(self, values: np.ndarray, standing: Standing) -> None:
+    def update(self, values: np.ndarray, standing: CostStanding) -> None:
         """Update the incumbents with candidates of the accuracies `values`, (candidates,)."""
-        self.best = np.maximum(self.best, self.found(values, standing).max(axis=0))
+        self.best = np.maximum(self.best, self.values_at(values, standing).max(axis=0))
 
-    def gain(self, mean: np.ndarray, doubt: np.ndarray, standing: Standing) -> np.ndarray:
+    def expected_improvement(
+        self, mean: np.ndarray, standard_deviation: np.ndarray, standing: CostStanding
+    ) -> np.ndarray:
         """Return the expected improvement of each candidate at each level: (candidates, levels).
 
-        `mean` and `doubt` are the posterior means and standard deviations of the accuracies, (candidates,). At a cost
-        level it is the saving beyond the incumbent's times the probability that the required accuracy is reached.
+        `mean` and `standard_deviation` are the posterior means and standard deviations of the accuracies,
+        (candidates,). At a cost level it is the saving beyond the incumbent's times the probability that the required
+        accuracy is reached.
         """
-        count = standing.keeps.shape[1]
-        spread = np.maximum(doubt, 1e-9)[:, None]
+        count = standing.within.shape[1]
+        spread = np.maximum(standard_deviation, 1e-9)[:, None]
         above = (mean[:, None] - self.best[:count]) / spread
         density = np.exp(-np.square(above) / 2.0) / math.sqrt(2.0 * math.pi)
-        accuracy = np.where(standing.keeps, spread * (above * ndtr(above) + density), 0.0)
+        accuracy = np.where(standing.within, spread * (above * ndtr(above) + density), 0.0)
         saved = np.maximum(standing.savings - self.best[count:], 0.0)
         return np.hstack([accuracy, saved * ndtr((mean[:, None] - self._reached) / spread)])

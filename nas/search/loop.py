@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from nas.evaluate import CandidateResult
-from nas.progress import Laps, log, say, track
+from nas.progress import Stopwatch, log, say, track
 from nas.search.executors import Executor
 from nas.search.sampler import Proposal, Trials
 from nas.search.view import View
@@ -38,32 +38,35 @@ class SearchState:
 
 
 def search(
-    trials: Trials, evaluations: int, make_executor: Callable[[], Executor], laps: Laps | None = None
+    trials: Trials, evaluations: int, make_executor: Callable[[], Executor], stopwatch: Stopwatch | None = None
 ) -> SearchState:
     """Evaluate candidates until the trials hold `evaluations` results, and return them all.
 
     Resumes from the results that the trials already hold. Other drivers may work on the same storage; the unfinished
-    candidates of a dead driver are evaluated again. `laps` receives the seconds spent on starting workers (`start`),
-    in the driver (`driver`) and on waiting for evaluations (`evaluation`).
+    candidates of a dead driver are evaluated again. `stopwatch` receives the seconds spent on starting workers
+    (`start`), in the driver (`driver`) and on waiting for evaluations (`evaluation`).
     """
-    laps, view = Laps() if laps is None else laps, View(trials, [result for _, result in trials.news()])
+    stopwatch, view = (
+        Stopwatch() if stopwatch is None else stopwatch,
+        View(trials, [result for _, result in trials.news()]),
+    )
     if trials.evaluated < evaluations:
         with trials, make_executor() as executor, track("Searching", evaluations, trials.evaluated, view) as progress:
-            laps.end("start")
+            stopwatch.end("start")
             in_flight: dict[int, Proposal] = {}
             counts: tuple[int, ...] = ()
             while trials.evaluated < evaluations:
                 if counts != _counts(in_flight, trials):  # otherwise there is still nothing to propose
                     _fill(in_flight, trials, executor, evaluations)
                     counts = _counts(in_flight, trials)
-                laps.end("driver")
+                stopwatch.end("driver")
                 if in_flight:
                     number, result = executor.next_result()
-                    laps.end("evaluation")
+                    stopwatch.end("evaluation")
                     trials.tell(in_flight.pop(number), result)
                 elif trials.in_flight:
                     time.sleep(_SECONDS_BETWEEN_LOOKS)
-                    laps.end("evaluation")
+                    stopwatch.end("evaluation")
                     trials.catch_up()
                 else:
                     say(
@@ -88,7 +91,7 @@ def _fill(in_flight: dict[int, Proposal], trials: Trials, executor: Executor, ev
         if proposal is None:
             break
         in_flight[proposal.number] = proposal
-        executor.submit(proposal.number, proposal.architecture, trials.rival(proposal.architecture))
+        executor.submit(proposal.number, proposal.architecture, trials.to_beat(proposal.architecture))
 
 
 def _counts(in_flight: dict[int, Proposal], trials: Trials) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from nas.errors import NasError, SearchError
 from nas.evaluate import CandidateResult, EvaluationParts, EvaluationRecipe
 from nas.evaluate.shared import Key, prefix_keys
 from nas.progress import say
-from nas.search.executors import AHEAD, Waiting, evaluating_processor, take_most_alike
+from nas.search.executors import AHEAD, Waiting, evaluating_processor, pop_longest_prefix
 from nas.study import Search
 
 _MOST_LOSSES = 5
@@ -33,8 +33,8 @@ class _Worker:
     def load(self, parts: EvaluationParts, threads: int, processor: str) -> None:
         self._evaluator = parts.evaluator(threads, processor)
 
-    def evaluate(self, architecture: Architecture, rival: float) -> CandidateResult:
-        return self._evaluator.evaluate(architecture, rival)
+    def evaluate(self, architecture: Architecture, to_beat: float) -> CandidateResult:
+        return self._evaluator.evaluate(architecture, to_beat)
 
 
 @dataclass
@@ -94,17 +94,17 @@ class RayExecutor:
         loading = slot.actor.load.remote(self._parts, max(1, int(cpus)), evaluating_processor(self._settings))
         self._busy[loading] = slot
 
-    def submit(self, ticket: int, architecture: Architecture, rival: float) -> None:
-        self._waiting.append((ticket, architecture, rival))
+    def submit(self, ticket: int, architecture: Architecture, to_beat: float) -> None:
+        self._waiting.append((ticket, architecture, to_beat))
 
     def _start_waiting(self) -> None:
         """Give each idle worker the waiting candidate that shares the longest prefix with its last one."""
         while self._idle and self._waiting:
             slot = self._idle.pop(0)
-            slot.candidate = take_most_alike(self._waiting, slot.last)
-            _, architecture, rival = slot.candidate
+            slot.candidate = pop_longest_prefix(self._waiting, slot.last)
+            _, architecture, to_beat = slot.candidate
             slot.last = prefix_keys(architecture)
-            self._busy[slot.actor.evaluate.remote(architecture, rival)] = slot
+            self._busy[slot.actor.evaluate.remote(architecture, to_beat)] = slot
 
     def next_result(self) -> tuple[int, CandidateResult]:
         while True:

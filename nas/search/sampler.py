@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas.architecture import Architecture
 from nas.evaluate import CandidateResult
-from nas.search.costs import Costs, no_dearer
+from nas.search.costs import Costs, weakly_dominates
 from nas.search.encoding import Encoding
 from nas.search.generations import Generations
 from nas.search.starts import designs
@@ -57,7 +57,7 @@ class Trials:
         self.space, self.costs, self.seed = space, costs, seed
         self.encoding = Encoding(space)
         self._storage, self._settings = storage, settings
-        self._violation = lru_cache(maxsize=_CHILD_TRIES)(costs.violation)
+        self._violation = lru_cache(maxsize=_CHILD_TRIES)(costs.least_violation)
         self._distributions: dict[str, BaseDistribution] = {
             name: IntDistribution(0, size - 1) for name, size in self.encoding.sizes().items()
         }
@@ -94,9 +94,9 @@ class Trials:
         """Propose these architectures before the initial ones and those of the sampler."""
         self._start[:0] = architectures
 
-    def rest_on(self, what: str, found: str) -> None:
+    def record_dependency(self, what: str, found: str) -> None:
         """Record the digest of an input that results depend on. Raises `SearchError` if a different one is recorded."""
-        self._storage.rest_on(what, found)
+        self._storage.record_dependency(what, found)
 
     def _sampler(self, settings: Search) -> BaseSampler:
         # The seed depends on the number of trials, so that a resumed search does not repeat its proposals.
@@ -176,12 +176,14 @@ class Trials:
             self._news.append((trial.number, result))
             self._known[result.architecture] = result
             if result.complete:
-                self._advance(result.objective, self.costs.limited(result.architecture, result.exits))
+                self._advance(result.objective, self.costs.cost_vector(result.architecture, result.exits))
 
     def _advance(self, accuracy: float, cost: tuple[float, ...]) -> None:
-        """Add a result to the front unless it is dominated, and drop those it dominates. `rival` scans the front."""
-        if not any(best >= accuracy and no_dearer(known, cost) for best, known in self._front):
-            kept = [(best, known) for best, known in self._front if best > accuracy or not no_dearer(cost, known)]
+        """Add a result to the front unless it is dominated, and drop those it dominates. `to_beat` scans the front."""
+        if not any(best >= accuracy and weakly_dominates(known, cost) for best, known in self._front):
+            kept = [
+                (best, known) for best, known in self._front if best > accuracy or not weakly_dominates(cost, known)
+            ]
             self._front = [*kept, (accuracy, cost)]
 
     def has_room(self, evaluations: int) -> bool:
@@ -292,13 +294,13 @@ class Trials:
         about = create_trial(state=TrialState.RUNNING, user_attrs={_RESULT: result.to_json()}, constraints=violation)
         self._storage.finish(number, self._values(result), about)
 
-    def rival(self, architecture: Architecture) -> float:
+    def to_beat(self, architecture: Architecture) -> float:
         """Return the objective that an architecture has to beat: the best of the results that cost no more.
 
         A worse candidate would be useless for every budget. 0 if there is no such result.
         """
-        own = self.costs.limited(architecture)
-        return max((accuracy for accuracy, cost in self._front if no_dearer(cost, own)), default=0.0)
+        own = self.costs.cost_vector(architecture)
+        return max((accuracy for accuracy, cost in self._front if weakly_dominates(cost, own)), default=0.0)
 
     def _values(self, result: CandidateResult) -> list[float]:
         return [result.objective, *self.costs.predict_ms(result.architecture, result.exits).values()]

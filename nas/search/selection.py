@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from statistics import median
 from typing import Any
 
 from nas.architecture import Architecture
-from nas.budget import FIGURES, LATENCIES, RATES, STORED, Budget, Floor, Limits
+from nas.budget import COST_METRICS, LATENCIES, RATES, STORED, Budget, Floor, Limits
 from nas.evaluate import CandidateResult
 from nas.latency.exits import measure_with_exits
 from nas.latency.measure import Texts, measure_peak_memory
@@ -28,7 +28,7 @@ from nas.study import Study
 _TEACHER = "teacher"
 _ENOUGH = 3
 """Maximum number of candidates that must meet a budget; after that only more accurate ones are still measured."""
-WIDER = 2
+FLOOR_FACTOR = 2
 """Factor by which a budget with an accuracy floor has more candidates and finalists.
 
 How much the final training improves each of them is not known beforehand.
@@ -73,7 +73,9 @@ def _compared(
     costs: Costs, results: Sequence[CandidateResult], budget: Budget, floor: Floor, count: int
 ) -> CandidateResult | None:
     """Return the candidate with which uniform networks are compared, for a budget with an accuracy floor."""
-    measured = along_the_front(ranking(results, costs, budget, _tolerance(costs, budget)), costs, floor, WIDER * count)
+    measured = along_the_front(
+        ranking(results, costs, budget, _tolerance(costs, budget)), costs, floor, FLOOR_FACTOR * count
+    )
     return cheapest_reaching(measured, costs, floor, floor.levels[1]) or next(iter(measured), None)
 
 
@@ -102,8 +104,8 @@ def measure_front(
     )
     budgets, others = dict[str, Any](), dict[str, Any]()
     for budget in study.budgets:
-        count, beside = study.export.candidates, uniform.get(budget.name, ())
-        budgets[budget.name], measured = measure_budget(measurement, state.results, budget, count, beside)
+        count, baselines = study.export.candidates, uniform.get(budget.name, ())
+        budgets[budget.name], measured = measure_budget(measurement, state.results, budget, count, baselines)
         others[budget.name] = next((item for item in measured if item["met"]), None)
         floor = costs.floors.get(budget.name)
         against = _compared(costs, state.results, budget, floor, count) if floor else None
@@ -114,7 +116,7 @@ def measure_front(
         "outcomes": state.outcomes,
         "search_examples": max((result.examples for result in state.results), default=0),
         "teacher_p50_ms": {name: profile.teacher_p50_ms for name, profile in costs.profiles.items()},
-        **({"floors": {name: asdict(floor) for name, floor in costs.floors.items()}} if costs.floors else {}),
+        **({"floors": {name: floor.to_json() for name, floor in costs.floors.items()}} if costs.floors else {}),
         "profile_error": {name: profile.error for name, profile in costs.profiles.items()},
         "front": [reports[result.architecture] for result in front],
         "budgets": budgets,
@@ -146,14 +148,14 @@ def measure_budget(
     results: Sequence[CandidateResult],
     budget: Budget,
     count: int,
-    beside: Sequence[CandidateResult] = (),
+    baselines: Sequence[CandidateResult] = (),
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Measure the best candidates of a budget, `count` at a time, until enough of them meet it.
 
-    Returns reports of the candidates, best first, and of the networks in `beside`, which are measured together with
+    Returns reports of the candidates, best first, and of the networks in `baselines`, which are measured together with
     the first candidates. Several candidates must meet the budget, so that another can replace one that misses it when
-    its export is verified. For a budget with an accuracy floor, `WIDER` times as many are measured, spread along the
-    front around the floor.
+    its export is verified. For a budget with an accuracy floor, `FLOOR_FACTOR` times as many are measured, spread along
+    the front around the floor.
 
     Measurements correct the predictions of the remaining candidates: if the machine is now slower than its profile,
     fewer candidates qualify; if it is faster, more accurate ones may. On a device elsewhere nothing can be measured
@@ -163,7 +165,7 @@ def measure_budget(
     tolerance = _tolerance(costs, budget)
 
     def used(result: CandidateResult, slower: float = 1.0) -> float:
-        return 1.0 + costs.excess(result.architecture, budget, result.exits, slower)
+        return 1.0 + costs.violation(result.architecture, budget, result.exits, slower)
 
     waiting, shift, most = ranking(results, costs, budget, float("inf")), 1.0, min(count, _ENOUGH)
     measured, others = list[tuple[CandidateResult, dict[str, Any]]](), list[dict[str, Any]]()
@@ -174,8 +176,8 @@ def measure_budget(
         if floor is None:
             chosen = list(islice(able, count))
         else:
-            chosen = [] if met else along_the_front(list(able), costs, floor, WIDER * count)
-        together = [*chosen, *beside]
+            chosen = [] if met else along_the_front(list(able), costs, floor, FLOOR_FACTOR * count)
+        together = [*chosen, *baselines]
         if not together:
             break
         found = _measured(measurement, together, budget)
@@ -183,14 +185,14 @@ def measure_budget(
         waiting = [one for one in waiting if one not in chosen]
         measured += zip(chosen, found[: len(chosen)], strict=True)
         others += found[len(chosen) :]
-        beside = ()
+        baselines = ()
     return [item for _, item in sorted(measured, key=lambda pair: -pair[0].objective)], others
 
 
 def _measured(measurement: Measurement, chosen: Sequence[CandidateResult], budget: Budget) -> list[dict[str, Any]]:
     """Measure candidates for a budget, and return a report of each.
 
-    `excess` is the violation of the budget if the next measurement is worse by the margin.
+    `violation` is the violation of the budget if the next measurement is worse by the margin.
     """
     costs = measurement.costs
     devices = [costs.profiles[name].device for name in budget.devices]
@@ -198,7 +200,7 @@ def _measured(measurement: Measurement, chosen: Sequence[CandidateResult], budge
     models = {_TEACHER: measurement.extract(measurement.teacher)}
     models |= {result.architecture.digest: measurement.extract(result.architecture) for result in chosen}
     found = {
-        device.name: _figures_on(costs, costs.profiles[device.name], chosen, models, budget, measurement.texts)
+        device.name: _metrics_on(costs, costs.profiles[device.name], chosen, models, budget, measurement.texts)
         for device in devices
     }
     measured = []
@@ -206,8 +208,8 @@ def _measured(measurement: Measurement, chosen: Sequence[CandidateResult], budge
         name = result.architecture.digest
         described = _describe(result, costs)
         stored = {key: described[key] for key in STORED}
-        excess = max(
-            limits.excess(
+        violation = max(
+            limits.violation(
                 _cautious(found[limits.device][name]) | stored,
                 costs.teacher(limits.device) | found[limits.device][_TEACHER],
             )
@@ -220,17 +222,17 @@ def _measured(measurement: Measurement, chosen: Sequence[CandidateResult], budge
         for device in devices:
             own[device.name]["measured"] = device.where != "elsewhere"
         several = {"devices": own} if len(own) > 1 else {}
-        measured.append(described | own[budget.device] | {"excess": excess, "met": excess <= 0.0} | several)
+        measured.append(described | own[budget.device] | {"excess": violation, "met": violation <= 0.0} | several)
     return measured
 
 
-def _cautious(figures: dict[str, float]) -> dict[str, float]:
+def _cautious(metrics: dict[str, float]) -> dict[str, float]:
     """Return the metrics as they would be if the next measurement were worse by the margin."""
-    worse = {name: value * (1.0 + _MARGIN) for name, value in figures.items() if name in LATENCIES}
-    return figures | worse | {name: figures[name] / (1.0 + _MARGIN) for name in RATES if name in figures}
+    worse = {name: value * (1.0 + _MARGIN) for name, value in metrics.items() if name in LATENCIES}
+    return metrics | worse | {name: metrics[name] / (1.0 + _MARGIN) for name in RATES if name in metrics}
 
 
-def _figures_on(
+def _metrics_on(
     costs: Costs,
     profile: Profile,
     chosen: Sequence[CandidateResult],
@@ -242,9 +244,9 @@ def _figures_on(
     device = profile.device
     limits = budget.on(device.name)
     if device.where == "elsewhere":
-        names = [name for name in FIGURES if name != "peak_memory_mb" or profile.memory]
+        names = [name for name in COST_METRICS if name != "peak_memory_mb" or profile.memory]
         found = {
-            item.architecture.digest: costs.figures(item.architecture, device.name, item.exits, names)
+            item.architecture.digest: costs.metrics(item.architecture, device.name, item.exits, names)
             for item in chosen
         }
         return found | {_TEACHER: profile.teacher}

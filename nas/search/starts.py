@@ -27,7 +27,7 @@ def designs(space: SearchSpace, costs: Costs, count: int, rng: random.Random) ->
     """
     turns = [rng.sample(found, len(found)) for found in uniform(space, costs)]
     mixed = (one for turn in zip_longest(*turns) for one in turn if one)
-    found = dict.fromkeys([cheapest(space, costs.violation), *mixed])
+    found = dict.fromkeys([cheapest(space, costs.least_violation), *mixed])
     if len(found) < count:
         found |= dict.fromkeys(costs.initial_population(space, count, rng))
     return list(found)[:count]
@@ -38,7 +38,7 @@ def uniform(space: SearchSpace, costs: Costs) -> list[list[Architecture]]:
 
     Lists that repeat an earlier one are left out.
     """
-    alike = [(one, costs.cautious_excesses(one)) for one in _alike(space)]
+    alike = [(one, costs.cautious_violations(one)) for one in _alike(space)]
     found = list[list[Architecture]]()
     for place, share in product(range(len(costs.budgets)), costs.shares[:_SHARES]):
         within = (one for one, excesses in alike if 1.0 + excesses[place] <= share)

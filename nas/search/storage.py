@@ -62,7 +62,7 @@ class Storage:
             )
             self._name = study.study_name
             self._study = self._storage.get_study_id_from_name(self._name)
-            self.rest_on("inputs", inputs)
+            self.record_dependency("inputs", inputs)
             if not study.metric_names:
                 study.set_metric_names(list(values))
         file = _file(where)
@@ -74,7 +74,7 @@ class Storage:
         self.count = 0
         """The number of trials that `changes` has returned so far."""
 
-    def rest_on(self, what: str, found: str) -> None:
+    def record_dependency(self, what: str, found: str) -> None:
         """Record the digest of an input that results depend on. Raises `SearchError` if a different one is recorded."""
         with _explained(self._where):
             if what not in self._storage.get_study_user_attrs(self._study):

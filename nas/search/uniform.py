@@ -33,7 +33,7 @@ def uniform_networks(space: SearchSpace, costs: Costs, budget: Budget) -> Iterat
         for heads, size in widest_first:
             cut = Architecture(hidden_size, tuple(Layer(source, heads, size) for source in kept))
             found = compress_all(cut, name)
-            if space.contains(found) and costs.cautious_excess(found, budget) <= 0.0:
+            if space.contains(found) and costs.cautious_violation(found, budget) <= 0.0:
                 yield found
                 break
 

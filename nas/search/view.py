@@ -68,7 +68,7 @@ class View:
         for budget in costs.budgets:
             able = ranking([*self._best.get(budget.name, []), *whole], costs, budget, 0.0)
             floor = costs.floors.get(budget.name)
-            reaching = cheapest_reaching(able, costs, floor, floor.least) if floor else None
+            reaching = cheapest_reaching(able, costs, floor, floor.minimum) if floor else None
             self._best[budget.name] = [reaching] if reaching else able[:1]
 
     def _add_row(self, table: Table, title: str, found: list[CandidateResult]) -> None:

@@ -1,6 +1,6 @@
 """Checkpoints of a training: safetensors and JSON files, marked when complete and bound to the training's inputs.
 
-`SafeTrainer` writes and loads them for every training of this package. `claim` and `refuse_others` ensure that a
+`SafeTrainer` writes and loads them for every training of this package. `bind` and `refuse_others` ensure that a
 training resumes only from checkpoints with the same inputs. The layout of a folder:
 
 checkpoints/
@@ -225,7 +225,7 @@ def last_complete(checkpoints: Path) -> Path | None:
     return last
 
 
-def claim(checkpoints: Path, origin: dict[str, Any]) -> None:
+def bind(checkpoints: Path, origin: dict[str, Any]) -> None:
     """Bind a folder of checkpoints to `origin`, the inputs of its training. Raises as `refuse_others` does."""
     refuse_others(checkpoints, origin)
     write_json(checkpoints / _ORIGIN_FILE, {"digest": digest(origin), "origin": origin})
@@ -262,6 +262,6 @@ def _differences(known: Any, now: Any, key: str = "") -> Iterator[str]:
         yield f"{key} = {known!r}, which is {now!r} now"
 
 
-def drop_checkpoints(folder: Path) -> None:
+def remove_checkpoints(folder: Path) -> None:
     """Remove the checkpoints of a finished training from its folder."""
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from nas.architecture import Architecture
 from nas.model import CompactBert
-from nas.model.layers import at_places
+from nas.model.layers import at_positions
 from nas.model.modeling import CompactBertOutput
 from nas.tasks import TaskKind
 
@@ -49,7 +49,7 @@ class Knowledge:
     """
     states: tuple[torch.Tensor, ...]
     """The hidden states after the embeddings and after each layer, each (batch, tokens, hidden_size)."""
-    places: tuple[torch.Tensor | None, ...]
+    positions: tuple[torch.Tensor | None, ...]
     """The positions in the text of each state's tokens, (batch, tokens); None for a state of all tokens."""
     projections: list[torch.Tensor] = field(default_factory=list)
     """The queries, keys and values of the last layer, each (batch, sequence, features); empty if not recorded."""
@@ -57,13 +57,13 @@ class Knowledge:
     @classmethod
     def of(cls, output: CompactBertOutput, projections: list[torch.Tensor]) -> Knowledge:
         """Return the outputs that the losses compare, from a model's output with details and hidden states."""
-        assert output.every_logits and output.hidden_states is not None and output.places is not None
+        assert output.every_logits and output.hidden_states is not None and output.positions is not None
         # Modules that the last layer borrows have also run in the layer that owns them, so only the last three count.
-        return cls(output.every_logits, output.hidden_states, output.places, projections[-3:])
+        return cls(output.every_logits, output.hidden_states, output.positions, projections[-3:])
 
 
 @contextmanager
-def last_projections(model: CompactBert) -> Iterator[list[torch.Tensor]]:
+def recorded_projections(model: CompactBert) -> Iterator[list[torch.Tensor]]:
     """Yield a list that each forward pass in the block fills with the queries, keys and values of the last layer.
 
     It stays empty if the last layer has no attention.
@@ -115,10 +115,10 @@ def hidden_loss(
     """
     expected = (*(layer.source for layer in architecture.layers), len(teacher.states) - 1)
     total = attention_mask.new_zeros((), dtype=torch.float32)
-    for state, places, index in zip(student.states, student.places, expected, strict=True):
+    for state, positions, index in zip(student.states, student.positions, expected, strict=True):
         target, mask = teacher.states[index], attention_mask
-        if places is not None:
-            target, mask = at_places(target, places), mask.gather(1, places)
+        if positions is not None:
+            target, mask = at_positions(target, positions), mask.gather(1, positions)
         errors = (state - target[..., : architecture.hidden_size]).float().square().mean(dim=-1)
         total = total + _mean_over_tokens(errors, mask)
     return total / len(expected)
@@ -126,12 +126,12 @@ def hidden_loss(
 
 def relation_loss(student: Knowledge, teacher: Knowledge, attention_mask: torch.Tensor) -> torch.Tensor:
     """Return the mean KL divergence between the token relations of the last layer, for queries, keys and values."""
-    places = student.places[-2]
-    mask = attention_mask if places is None else attention_mask.gather(1, places)
+    positions = student.positions[-2]
+    mask = attention_mask if positions is None else attention_mask.gather(1, positions)
     blocked = mask[:, None, :] == 0
     total = mask.new_zeros((), dtype=torch.float32)
     for own, others in zip(student.projections, teacher.projections, strict=True):
-        target = others if places is None else at_places(others, places)
+        target = others if positions is None else at_positions(others, positions)
         divergence = functional.kl_div(
             _relations(own, blocked), _relations(target, blocked), reduction="none", log_target=True
         )

@@ -34,7 +34,7 @@ from nas.errors import TrainingError
 from nas.files import write_json
 from nas.model.precision import training_processor, uses_bf16
 from nas.progress import Tracker, track
-from nas.supernet.checkpoints import SafeTrainer, all_finite, claim, last_complete, mark_complete
+from nas.supernet.checkpoints import SafeTrainer, all_finite, bind, last_complete, mark_complete
 from nas.supernet.side_by_side import SideBySideTrainer
 from nas.tasks import GROUP, JUDGED
 
@@ -54,7 +54,7 @@ _JUDGED: dict[str, Any] = {
 }
 """The Trainer's settings for a training whose accuracy is measured after each epoch."""
 
-Judge = Callable[[PreTrainedModel], float]
+AccuracyOf = Callable[[PreTrainedModel], float]
 """A function that returns the accuracy of a network."""
 
 
@@ -67,7 +67,7 @@ class Watchers:
     callbacks: tuple[TrainerCallback, ...] = ()
 
 
-NOBODY = Watchers()
+NO_WATCHERS = Watchers()
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Schedule:
     """The number of consecutive epochs without better accuracy after which training stops and returns to the weights
     of the best epoch. With 0 it never stops early, and the accuracy is not measured.
     """
-    watchers: Watchers = NOBODY
+    watchers: Watchers = NO_WATCHERS
 
 
 def training_arguments(config: PreTrainedConfig, folder: Path, schedule: Schedule, seed: int) -> TrainingArguments:
@@ -165,7 +165,7 @@ def _own_run(watchers: Watchers) -> Iterator[None]:
 
 
 def run_trainer(
-    trainer: SafeTrainer, title: str, folder: Path, origin: dict[str, Any], watchers: Watchers = NOBODY
+    trainer: SafeTrainer, title: str, folder: Path, origin: dict[str, Any], watchers: Watchers = NO_WATCHERS
 ) -> None:
     """Run a trainer to its end, resuming from the last checkpoint if there is one, and write its log to `folder`.
 
@@ -178,7 +178,7 @@ def run_trainer(
         trainer.remove_callback(callback)
     checkpoints = folder / "checkpoints"
     if trainer.is_world_process_zero():
-        claim(checkpoints, origin)
+        bind(checkpoints, origin)
     trainer.accelerator.wait_for_everyone()
     last = last_complete(checkpoints)
     watch = _Watch(title)
@@ -205,15 +205,15 @@ def run_trainer(
 
 
 class _JudgedTrainer(SideBySideTrainer):
-    """A Trainer that measures the accuracy of its model with `judge` whenever it would evaluate it."""
+    """A Trainer that measures the accuracy of its model with `accuracy_of` whenever it would evaluate it."""
 
-    def __init__(self, *, model: PreTrainedModel, judge: Judge, **kwargs: Any) -> None:
+    def __init__(self, *, model: PreTrainedModel, accuracy_of: AccuracyOf, **kwargs: Any) -> None:
         super().__init__(model=model, **kwargs)
-        self._judged, self._judge = model, judge
+        self._judged, self._accuracy_of = model, accuracy_of
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         with self.all_threads():
-            metrics = {"eval_accuracy": self._judge(self._judged)}
+            metrics = {"eval_accuracy": self._accuracy_of(self._judged)}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -230,7 +230,7 @@ class FineTuning:
     seed: int
     origin: dict[str, Any]
     """The inputs of this training as JSON values. Checkpoints with other inputs are refused."""
-    judge: Judge | None = None
+    accuracy_of: AccuracyOf | None = None
     """Required by a schedule with patience: measures the accuracy after each epoch, of which the best is kept."""
     title: str = "Fine-tuning the teacher"
     is_label_of_token: bool = False
@@ -246,11 +246,11 @@ class FineTuning:
             "data_collator": padding(self.tokenizer, self.is_label_of_token),
             "processing_class": self.tokenizer,
         }
-        if self.judge:
+        if self.accuracy_of:
             callbacks = [EarlyStoppingCallback(self.schedule.patience)]
-            # The Trainer requires an `eval_dataset`, although `judge` uses its own.
-            settings |= {"judge": self.judge, "callbacks": callbacks, "eval_dataset": self.train}
-        trainer = (_JudgedTrainer if self.judge else SideBySideTrainer)(**settings)
+            # The Trainer requires an `eval_dataset`, although `accuracy_of` uses its own.
+            settings |= {"accuracy_of": self.accuracy_of, "callbacks": callbacks, "eval_dataset": self.train}
+        trainer = (_JudgedTrainer if self.accuracy_of else SideBySideTrainer)(**settings)
         run_trainer(trainer, self.title, self.folder, self.origin, self.schedule.watchers)
 
 

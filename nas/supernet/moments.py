@@ -54,7 +54,7 @@ class Moments:
 
 
 @contextmanager
-def gathered(
+def recorded_moments(
     model: nn.Module, read: Mapping[str, Moments], written: Mapping[str, Moments]
 ) -> Iterator[Callable[[torch.Tensor], None]]:
     """While the block runs, add the inputs (`read`) and outputs (`written`) of modules to moments.

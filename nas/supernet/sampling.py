@@ -17,7 +17,7 @@ from nas.space import SearchSpace
 
 Draws = Callable[[int], list[Architecture]]
 """A function that returns the sub-networks to train in the step of a given number."""
-Excess = Callable[[Architecture], float]
+Violation = Callable[[Architecture], float]
 """A function that returns the violation of a budget by a sub-network, relative to the limit: 0.1 is 10 % above the
 limit, -0.5 means that half of the limit is used.
 """
@@ -34,17 +34,17 @@ _NEIGHBOURS = 10
 """The number of sub-networks on each side of the wanted violation, from all of which one is drawn."""
 
 
-def near_budgets(space: SearchSpace, excesses: Sequence[Excess | None], count: int, seed: int) -> Draws:
+def near_budgets(space: SearchSpace, violations: Sequence[Violation | None], count: int, seed: int) -> Draws:
     """Return draws of `count` random sub-networks per step that are near the budgets, each budget in turn.
 
     Only sub-networks that a budget can select need good weights. Steps with small sub-networks are fast, and
     sub-networks of similar size conflict less over the weights that they share. The share of the limit that they use
     is drawn uniformly on a logarithmic scale, from half of the limit to slightly above it, as far as there are such
-    sub-networks. For a budget without a limit (None in `excesses`), or without any sub-network near it, sub-networks
+    sub-networks. For a budget without a limit (None in `violations`), or without any sub-network near it, sub-networks
     of all sizes are drawn.
     """
-    pools = [_pool(space, excess, seed) if excess else [] for excess in excesses]
-    low, high = (math.log(1.0 + excess) for excess in _NEAR)
+    pools = [_pool(space, violation, seed) if violation else [] for violation in violations]
+    low, high = (math.log(1.0 + violation) for violation in _NEAR)
 
     def at(step: int) -> list[Architecture]:
         rng = random.Random(f"{seed}/{step}")
@@ -62,17 +62,17 @@ def near_budgets(space: SearchSpace, excesses: Sequence[Excess | None], count: i
     return at
 
 
-def _pool(space: SearchSpace, excess: Excess, seed: int) -> list[tuple[float, Architecture]]:
+def _pool(space: SearchSpace, violation: Violation, seed: int) -> list[tuple[float, Architecture]]:
     """Return pairs (logarithm of budget use, sub-network) of random sub-networks near a budget, in ascending order."""
     rng = random.Random(f"{seed}/near")
     found, members = dict[Architecture, float](), list[Architecture]()
-    nearest, least = space.smallest(), excess(space.smallest())
+    nearest, least = space.smallest(), violation(space.smallest())
     for tried in range(_TRIES):
         if len(members) == _POOL:
             break
         varied = len(members) < _SCARCE * tried and tried % 2
         drawn = space.mutate(rng.choice(members or [nearest]), rng, 0.3) if varied else space.sample(rng, rng.random())
-        value = excess(drawn)
+        value = violation(drawn)
         if abs(value) < abs(least):
             nearest, least = drawn, value
         if _NEAR[0] <= value <= _NEAR[1] and drawn not in found:

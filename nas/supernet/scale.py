@@ -33,7 +33,7 @@ class Scale:
         return cls(float(numbers.mean()), float(numbers.std()) or 1.0)
 
     @classmethod
-    def to_begin_with(cls, outputs: np.ndarray, targets: Sequence[float]) -> Scale:
+    def to_remove(cls, outputs: np.ndarray, targets: Sequence[float]) -> Scale:
         """Return the scale to take out of a model with these outputs before it is trained on standardised targets.
 
         This is the scale of its outputs, whatever targets it was trained on before. If the outputs vary little and
@@ -51,25 +51,25 @@ class Scale:
         return found
 
     @torch.no_grad()
-    def put_into(self, linear: nn.Linear) -> None:
+    def restore_in(self, linear: nn.Linear) -> None:
         """Change a layer with standardised outputs, in place, so that its outputs are on this scale."""
         _assign(linear, self.deviation, self.mean, 0.0)
 
     @torch.no_grad()
-    def take_out_of(self, linear: nn.Linear) -> None:
+    def remove_from(self, linear: nn.Linear) -> None:
         """Change a layer with outputs on this scale, in place, so that its outputs are standardised."""
         _assign(linear, 1.0 / self.deviation, 0.0, -self.mean)
 
     @contextmanager
-    def out_of(self, *layers: nn.Linear) -> Iterator[None]:
+    def removed_from(self, *layers: nn.Linear) -> Iterator[None]:
         """Standardise the outputs of these layers while the block runs."""
         for linear in layers:
-            self.take_out_of(linear)
+            self.remove_from(linear)
         try:
             yield
         finally:
             for linear in layers:
-                self.put_into(linear)
+                self.restore_in(linear)
 
 
 STANDARD = Scale()

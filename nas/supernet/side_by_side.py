@@ -80,7 +80,7 @@ class SideBySideTrainer(SafeTrainer):
     def gradients(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None
     ) -> torch.Tensor:
-        lanes = self.lanes(self._prepare_inputs(inputs))
+        lanes = self.work_of_threads(self._prepare_inputs(inputs))
         if len(lanes) == 1:
             losses = self._run(0, lanes[0])
         else:
@@ -94,7 +94,7 @@ class SideBySideTrainer(SafeTrainer):
     def _run(number: int, lane: Sequence[Work]) -> list[torch.Tensor]:
         return [loss for loss in (work(number) for work in lane) if loss is not None]
 
-    def lanes(self, inputs: dict[str, torch.Tensor]) -> list[list[Work]]:
+    def work_of_threads(self, inputs: dict[str, torch.Tensor]) -> list[list[Work]]:
         """Return the work of each thread, at most one list per replica: here, a part of the batch for each."""
         parts = split(inputs, min(len(self.replicas), inputs["input_ids"].numel() // LEAST_TOKENS))
         return [[partial(self._learn_labels, part, _weight(part, inputs, share))] for part, share in parts]

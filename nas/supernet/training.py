@@ -33,7 +33,7 @@ from nas.errors import TrainingError
 from nas.model import CompactBert, CompactBertConfig
 from nas.supernet.augmentation import TokenReplacement
 from nas.supernet.cohort import Cohort, Halving
-from nas.supernet.distillation import Knowledge, LossWeights, distillation_loss, last_projections
+from nas.supernet.distillation import Knowledge, LossWeights, distillation_loss, recorded_projections
 from nas.supernet.loops import Schedule, run_trainer, training_arguments
 from nas.supernet.orders import ByGroup
 from nas.supernet.outputs import TeacherOutputs
@@ -49,7 +49,7 @@ _FIXED_TOKENS = 256
 """The fixed cost of a network's pass, expressed as a number of tokens of that network."""
 _PART_TOKENS = 1024
 """The number of tokens from which a part of a batch is worth the work that is done once per part."""
-Judge = Callable[[CompactBert], float]
+AccuracyOf = Callable[[CompactBert], float]
 """A function that returns the accuracy of a network."""
 Student = tuple[int, Architecture]
 """A sub-network that a step trains: the number of the network that holds its weights, and its architecture."""
@@ -107,7 +107,7 @@ class DistillationTrainer(SideBySideTrainer):
         with _attention_for_training(self.args.device):
             return self._averaged(super().gradients(model, inputs, num_items_in_batch))
 
-    def lanes(self, inputs: dict[str, torch.Tensor]) -> list[list[Work]]:
+    def work_of_threads(self, inputs: dict[str, torch.Tensor]) -> list[list[Work]]:
         if self.replacement:
             inputs = self.replacement(inputs, self.state.global_step)
         count, tokens = len(self.replicas), inputs["input_ids"].numel()
@@ -142,7 +142,7 @@ class DistillationTrainer(SideBySideTrainer):
     def _computed(self, teacher: CompactBert, inputs: dict[str, torch.Tensor]) -> Knowledge:
         # Relations need all tokens of the last layer; the other losses need only the tokens of the readout.
         asked = {"output_hidden_states": True, "every_token": self.losses.relations > 0, "details": True}
-        with torch.no_grad(), self.accelerator.autocast(), last_projections(teacher) as projections:
+        with torch.no_grad(), self.accelerator.autocast(), recorded_projections(teacher) as projections:
             return Knowledge.of(teacher(**inputs, **asked), projections)
 
     def _distil(
@@ -157,7 +157,7 @@ class DistillationTrainer(SideBySideTrainer):
         """Add the gradients of a student's loss on a part of the batch, times `weight`; returns that product."""
         holder, architecture = student
         supernet, every_token = self.supernets[number][holder], self.losses.relations > 0
-        with self.accelerator.autocast(), last_projections(supernet.skeleton(architecture)) as projections:
+        with self.accelerator.autocast(), recorded_projections(supernet.skeleton(architecture)) as projections:
             output = supernet.run(architecture, **inputs, output_hidden_states=True, every_token=every_token)
             found = Knowledge.of(output, projections)
             mask = inputs["attention_mask"]
@@ -185,16 +185,16 @@ class DistillationTrainer(SideBySideTrainer):
 class CohortTrainer(DistillationTrainer):
     """A Trainer that trains each network of a cohort as if it were alone, and drops those that lose at a rung.
 
-    `judge` returns the accuracy of a network in its current state. The accuracies are stored in the Trainer's log, so
-    that a resumed training keeps the same networks.
+    `accuracy_of` returns the accuracy of a network in its current state. The accuracies are stored in the Trainer's
+    log, so that a resumed training keeps the same networks.
     """
 
-    def __init__(self, *, model: Cohort, halving: Halving, judge: Judge, **kwargs: Any) -> None:
+    def __init__(self, *, model: Cohort, halving: Halving, accuracy_of: AccuracyOf, **kwargs: Any) -> None:
         super().__init__(model=model, students=self._remaining, **kwargs)
-        self.halving, self.judge = halving, judge
+        self.halving, self.accuracy_of = halving, accuracy_of
         self.add_callback(_AtRungs(self))
 
-    def told(self) -> list[dict[int, float]]:
+    def accuracies(self) -> list[dict[int, float]]:
         """Return the accuracies at each rung passed so far, by the number of the network."""
         return [
             {int(key.removeprefix(_TOLD)): value for key, value in entry.items() if key.startswith(_TOLD)}
@@ -204,12 +204,12 @@ class CohortTrainer(DistillationTrainer):
 
     def remaining(self) -> list[int]:
         """Return the numbers of the networks that are still trained."""
-        return sorted(set().union(*self.halving.kept(self.told())))
+        return sorted(set().union(*self.halving.kept(self.accuracies())))
 
-    def judge_remaining(self) -> None:
+    def measure_remaining(self) -> None:
         """Measure the accuracies of the networks that are still trained, and write them to the log."""
         with self.all_threads():
-            self.log({f"{_TOLD}{number}": self.judge(self._network(number)) for number in self.remaining()})
+            self.log({f"{_TOLD}{number}": self.accuracy_of(self._network(number)) for number in self.remaining()})
 
     def stop(self, number: int) -> None:
         """Clear the gradients of a network: with gradients of zero, the optimiser would still change its weights."""
@@ -244,7 +244,7 @@ class _AtRungs(TrainerCallback):
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step in self.trainer.halving.rungs:
             before = self.trainer.remaining()
-            self.trainer.judge_remaining()
+            self.trainer.measure_remaining()
             control.should_save = True
             for number in set(before) - set(self.trainer.remaining()):
                 self.trainer.stop(number)
@@ -354,17 +354,17 @@ class Distillation:
         self,
         networks: Sequence[CompactBert],
         halving: Halving,
-        judge: Judge,
+        accuracy_of: AccuracyOf,
         title: str,
     ) -> list[dict[int, float]]:
         """Train networks together in place, each as `train_subnetwork` does. Networks that lose at a rung stop there.
 
         Returns the accuracies by the number of the network, at each rung and at the end.
         """
-        trainer = self._trainer(CohortTrainer, Cohort(networks), halving=halving, judge=judge)
+        trainer = self._trainer(CohortTrainer, Cohort(networks), halving=halving, accuracy_of=accuracy_of)
         self._run(trainer, networks, title)
-        trainer.judge_remaining()
-        return trainer.told()
+        trainer.measure_remaining()
+        return trainer.accuracies()
 
     def time_cohort(self, networks: Sequence[CompactBert], warm_up: int) -> float:
         """Return the mean seconds per step of `train_cohort` before a network is dropped; see `time_supernet`."""
@@ -403,4 +403,4 @@ class Distillation:
             return seconds_per_step(trainer, warm_up)
 
     def _standardised(self, networks: Sequence[CompactBert]) -> AbstractContextManager[None]:
-        return self.scale.out_of(*(network.classifier for network in networks), self.teacher.classifier)
+        return self.scale.removed_from(*(network.classifier for network in networks), self.teacher.classifier)

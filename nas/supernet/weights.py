@@ -18,8 +18,8 @@ from nas.compression import MatrixCompression, compression
 from nas.model import CompactBert, CompactBertConfig
 from nas.model.axes import Axis, along
 from nas.model.layers import BlockEmbedding, BlockLinear, Compressed, add_matrices
-from nas.space import Choices
-from nas.supernet.moments import Moments, gathered
+from nas.space import CompressionMethods
+from nas.supernet.moments import Moments, recorded_moments
 from nas.supernet.narrow import Narrow, norms_of, readers_of
 
 
@@ -64,14 +64,14 @@ class SupernetWeights(CompactBert):
         cls,
         largest: CompactBert,
         hidden_sizes: Iterable[int],
-        choices: Choices | None = None,
+        choices: CompressionMethods | None = None,
         exits: bool = False,
     ) -> SupernetWeights:
         """Return the weights of a supernet that starts as `largest`; `fit` then initialises the additional weights."""
         narrow = [size for size in hidden_sizes if size != largest.config.hidden_size]
         values: dict[str, Any] = largest.config.to_dict()
         values.pop("num_hidden_layers")
-        offered = (choices or Choices()).model_dump(mode="json")
+        offered = (choices or CompressionMethods()).model_dump(mode="json")
         weights = cls(SupernetConfig(**values, narrow_sizes=narrow, choices=offered, exits=exits))
         weights.load_state_dict(largest.state_dict(), strict=False)
         return weights.eval()
@@ -92,7 +92,7 @@ class SupernetWeights(CompactBert):
         """
         read = {name: Moments() for name in readers_of(self).values()} if len(self.narrow) else {}
         written = {name: Moments() for name, _, _ in self._choices()}
-        with gathered(self, read, written) as watch:
+        with recorded_moments(self, read, written) as watch:
             for batch in batches:
                 watch(batch["attention_mask"].bool())
                 states = self(**batch, output_hidden_states=True).hidden_states

@@ -6,7 +6,7 @@ what depends on it, so that no module outside this package distinguishes between
 
 from __future__ import annotations
 
-from nas.tasks.base import GROUP, IGNORED, JUDGED, Meaning, Metric, Problem, TaskKind, TaskLabels, in_groups, is_own
+from nas.tasks.base import GROUP, IGNORED, JUDGED, Meaning, Metric, Problem, TaskKind, TaskLabels, in_groups, is_custom
 from nas.tasks.classification import Classification, ClassMetric
 from nas.tasks.embedding import Embedding, PairCorrelation
 from nas.tasks.labels import Head, LabelColumn
@@ -37,7 +37,7 @@ __all__ = [
     "TaskKind",
     "TaskLabels",
     "in_groups",
-    "is_own",
+    "is_custom",
     "task_kind",
 ]
 

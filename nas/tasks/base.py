@@ -72,8 +72,8 @@ class TaskSettings(Protocol):
         """The names of the two columns whose texts are compared, in the search and the test set."""
 
 
-def is_own(metric: str) -> bool:
-    """Whether the name of a metric stands for a user-defined function; see `nas.tasks.own_metric`."""
+def is_custom(metric: str) -> bool:
+    """Whether the name of a metric stands for a user-defined function; see `nas.tasks.custom_metric`."""
     return ":" in metric
 
 
@@ -140,7 +140,7 @@ class Metric(ABC):
         """Return the number of judged texts, or of judged groups of texts."""
         return len(labels)
 
-    def in_words(self, labels: np.ndarray) -> str:
+    def describe_size(self, labels: np.ndarray) -> str:
         """Return what is judged and how much of it, such as "1,000 texts"."""
         texts = f"{len(labels):,} texts"
         return f"{self.size(labels):,} {self.size_word} ({texts})" if self.judges_groups else texts
@@ -149,7 +149,7 @@ class Metric(ABC):
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
         """Return the score of logits, given the labels; higher is better."""
 
-    def resampled(self, logits: np.ndarray, labels: np.ndarray, draws: Iterable[np.ndarray]) -> list[float]:
+    def bootstrap_scores(self, logits: np.ndarray, labels: np.ndarray, draws: Iterable[np.ndarray]) -> list[float]:
         """Return the score of each bootstrap sample; each item of `draws` holds row numbers, possibly repeated."""
         return [self.score(logits[rows], labels[rows]) for rows in draws]
 
@@ -163,13 +163,13 @@ class Metric(ABC):
     def predictions(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return what a user-defined metric compares with the labels, one row per text.
 
-        Only kinds with `TaskKind.takes_own_metrics` need it.
+        Only kinds with `TaskKind.takes_custom_metrics` need it.
         """
         found = self.answers(logits, labels)
         assert found is not None
         return found
 
-    def right(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def is_correct(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return whether the answer to each text is correct, (texts,); only for metrics with `is_share`."""
         raise NotImplementedError(f"{self.name} is not a share of right answers")
 
@@ -178,7 +178,7 @@ class Metric(ABC):
         """Whether the score is the mean over the scores of groups of texts, such as the passages of a query."""
         return False
 
-    def each(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def group_scores(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the score of each group, (groups,); only for metrics with `judges_groups`."""
         raise NotImplementedError(f"{self.name} does not judge groups")
 
@@ -188,33 +188,33 @@ class Metric(ABC):
         Only for metrics with `is_share`. The mean of these probabilities needs fewer texts than the share of correct
         answers to tell networks apart.
         """
-        return self.right(logits, labels).astype(np.float64)
+        return self.is_correct(logits, labels).astype(np.float64)
 
-    def constant(self, labels: np.ndarray, outputs: int) -> np.ndarray | None:
+    def constant_answer(self, labels: np.ndarray, outputs: int) -> np.ndarray | None:
         """Return logits that give the best constant answer to all texts; None if any constant answer scores 0."""
         return None
 
     @abstractmethod
-    def imagined(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
+    def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
         """Return simulated logits whose answers are correct for the given share of cases and random for the others.
 
         They serve to estimate the standard error of the metric before any network exists.
         """
 
     @property
-    def is_settled(self) -> bool:
-        """Whether the step from outputs to answers is fully defined; if not, `settled` defines it on the search set."""
+    def is_calibrated(self) -> bool:
+        """Whether the step from outputs to answers is fully defined. If not, `calibrated` does so on the search set."""
         return True
 
-    def settled(self, logits: np.ndarray, labels: np.ndarray) -> Metric:
+    def calibrated(self, logits: np.ndarray, labels: np.ndarray) -> Metric:
         """Return this metric with all open settings, such as thresholds, chosen for the best score on these logits."""
         return self
 
-    def about(self, outputs: int) -> dict[str, Any]:
+    def config_entries(self, outputs: int) -> dict[str, Any]:
         """Return the entries of `config.json` on how outputs become answers, beyond those of transformers."""
         return {}
 
-    def shown(self, labels: np.ndarray) -> list[int]:
+    def rows_to_compare(self, labels: np.ndarray) -> list[int]:
         """Return the numbers of the test rows whose answers the report compares; empty if it compares none."""
         return []
 
@@ -243,7 +243,7 @@ class TaskKind(ABC):
     """The value of `task.kind` that selects this kind."""
     metrics: ClassVar[tuple[str, ...]]
     """The names of its metrics; `nas init` proposes the first one."""
-    takes_own_metrics: ClassVar[bool] = False
+    takes_custom_metrics: ClassVar[bool] = False
     """Whether each text has a prediction that a user-defined metric can compare with its label."""
     examples: ClassVar[tuple[Mapping[str, Sequence[Any]], ...]]
     """Label columns as files hold them, by column name; the contract tests of task kinds use them."""
@@ -253,7 +253,7 @@ class TaskKind(ABC):
     """Whether a network outputs a single number, which is standardised for the distillation."""
     predicts_numbers: ClassVar[bool] = False
     """Whether labels and outputs are numbers on a scale; labels are standardised for fine-tuning."""
-    of_one_class: ClassVar[tuple[str, ...]] = ()
+    single_class_metrics: ClassVar[tuple[str, ...]] = ()
     """The metrics that can be computed for a single class, which `task.positive` names."""
     meaning: ClassVar[Meaning] = "classes"
     """What a label column of this kind holds; `nas init` uses it to propose a kind."""
@@ -263,13 +263,13 @@ class TaskKind(ABC):
     """Whether a label applies if its probability reaches a threshold, which `task.threshold` sets."""
     label_word: ClassVar[str] = "classes"
     """The plural noun for its labels."""
-    no_exits: ClassVar[str] = ""
+    why_no_exits: ClassVar[str] = ""
     """The reason why texts cannot exit a network early, as a clause of a message; empty if they can."""
     network_form: ClassVar[NetworkForm] = NetworkForm()
     """The form of its networks, if it does not depend on the teacher; see `form`."""
     judges_groups: ClassVar[bool] = False
     """Whether rows are judged in groups, such as the passages of a query; see `group_column`."""
-    no_student: ClassVar[str] = ""
+    why_no_student: ClassVar[str] = ""
     """The reason why a student cannot learn from stored outputs of another model; empty if it can."""
     learns_from_texts: ClassVar[bool] = False
     """Whether training rows are unlabelled texts, while search and test set are files of text pairs with scores. The
@@ -288,22 +288,22 @@ class TaskKind(ABC):
     """The library that loads an export, as the hub names it (`library_name`)."""
     pipeline: ClassVar[str] = "text-classification"
     """The name of the transformers pipeline that serves an export; empty if none does."""
-    asks_pipeline: ClassVar[str] = ", truncation=True"
+    pipeline_arguments: ClassVar[str] = ", truncation=True"
     """Python arguments with which this pipeline returns the full answer for a text of any length."""
 
     def check(self, asked: TaskSettings) -> None:
         """Raise `ValueError` with key, rule, value and remedy if the settings do not fit the kind."""
         if asked.metric not in self.metrics:
-            self._check_own_metric(asked)
-        if asked.positive is not None and asked.metric not in self.of_one_class:
+            self._check_custom_metric(asked)
+        if asked.positive is not None and asked.metric not in self.single_class_metrics:
             able = (
-                f"only {', '.join(self.of_one_class)} can judge a single class"
-                if self.of_one_class
+                f"only {', '.join(self.single_class_metrics)} can judge a single class"
+                if self.single_class_metrics
                 else f"no metric of {self.name} judges a single class"
             )
             raise ValueError(
                 f"positive: {able}, but the metric is {asked.metric!r}; remove positive"
-                + (", or set another metric" if self.of_one_class else "")
+                + (", or set another metric" if self.single_class_metrics else "")
             )
         if not isinstance(asked.label, str) and not self.several_columns:
             raise ValueError(
@@ -324,12 +324,12 @@ class TaskKind(ABC):
                 f"text: {self.name} has one column of lists of words, but got {', '.join(asked.text)}; name one"
             )
 
-    def _check_own_metric(self, asked: TaskSettings) -> None:
+    def _check_custom_metric(self, asked: TaskSettings) -> None:
         """Raise `ValueError` unless the metric is a user-defined function and the kind can be judged by one."""
-        able = f"use {', '.join(self.metrics)}" + (", or module:function" if self.takes_own_metrics else "")
-        if not is_own(asked.metric):
+        able = f"use {', '.join(self.metrics)}" + (", or module:function" if self.takes_custom_metrics else "")
+        if not is_custom(asked.metric):
             raise ValueError(f"metric: {asked.metric!r} does not measure {self.name}; {able}")
-        if not self.takes_own_metrics:
+        if not self.takes_custom_metrics:
             raise ValueError(f"metric: {self.name} cannot be measured by a function such as {asked.metric!r}; {able}")
         self.metric(asked)
 
@@ -380,7 +380,7 @@ class TaskKind(ABC):
         return dict(enumerate(names))
 
     @abstractmethod
-    def takes(self, problem_type: str | None, outputs: int | None) -> bool:
+    def accepts(self, problem_type: str | None, outputs: int | None) -> bool:
         """Return whether a fine-tuned teacher with this problem type and number of outputs fits the kind."""
 
     def form(self, teacher: str) -> NetworkForm:
@@ -388,7 +388,7 @@ class TaskKind(ABC):
         return self.network_form
 
     @property
-    def needed_teacher(self) -> str:
+    def teacher_requirement(self) -> str:
         """What a fine-tuned teacher must have, for messages about one that does not fit."""
         return self.problem_type
 
@@ -424,7 +424,7 @@ class TaskKind(ABC):
         """
         return {"problem_type": self.problem_type}
 
-    def files_beside(self, served: Mapping[str, Any], max_length: int) -> dict[str, Any]:
+    def extra_files(self, served: Mapping[str, Any], max_length: int) -> dict[str, Any]:
         """Return the contents of JSON files that other libraries look for in an export, by file name.
 
         `served` is the result of `served_as`. `max_length` is the number of tokens to which texts are truncated,
@@ -432,7 +432,7 @@ class TaskKind(ABC):
         """
         return {LENGTH_FILE: {"max_seq_length": max_length}}
 
-    def in_figures(self, labels: np.ndarray) -> dict[str, int]:
+    def label_counts(self, labels: np.ndarray) -> dict[str, int]:
         """Return further counts that describe the labels of a set, by what they count; empty if there are none."""
         return {}
 
@@ -448,7 +448,7 @@ class TaskKind(ABC):
         """What the user of an export should know about its answers, for the model card; empty if nothing is special."""
         return ""
 
-    def in_words(self, texts: str, labels: Sequence[str]) -> str:
+    def summary(self, texts: str, labels: Sequence[str]) -> str:
         """Return what a network does with texts, for its model card; `labels` are the names of its outputs."""
         if len(labels) >= _MANY_LABELS:
             return f"Classifies {texts} into {len(labels)} classes"

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas.errors import DataError
-from nas.tasks.base import Metric, TaskKind, TaskLabels, TaskSettings, is_own, problem_of
+from nas.tasks.base import Metric, TaskKind, TaskLabels, TaskSettings, is_custom, problem_of
+from nas.tasks.custom_metric import custom_metric
 from nas.tasks.labels import Head, LabelColumn, alike_note, check_known, class_names, classes_of, numbering
-from nas.tasks.own_metric import own_metric
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +42,7 @@ class ClassMetric(Metric):
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
         if self.is_share:
-            return float(self.right(logits, labels).mean())
+            return float(self.is_correct(logits, labels).mean())
         outputs = logits.shape[1]
         positive = 1 if self.positive is None and outputs == 2 else self.positive
         if self.name == "roc_auc":
@@ -63,7 +63,7 @@ class ClassMetric(Metric):
         found: np.ndarray = logits.argmax(axis=1)
         return found
 
-    def right(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def is_correct(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         same: np.ndarray = self.answers(logits, labels) == labels
         return same
 
@@ -72,12 +72,12 @@ class ClassMetric(Metric):
         found: np.ndarray = exponentials[np.arange(len(labels)), labels] / exponentials.sum(axis=1)
         return found
 
-    def constant(self, labels: np.ndarray, outputs: int) -> np.ndarray:
+    def constant_answer(self, labels: np.ndarray, outputs: int) -> np.ndarray:
         found = np.zeros((len(labels), outputs), dtype=np.float32)
         found[:, np.bincount(labels).argmax()] = 1.0
         return found
 
-    def imagined(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
+    def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
         shift = np.where(rng.random(len(labels)) < share, 0, rng.integers(1, outputs, len(labels)))
         found: np.ndarray = np.eye(outputs)[(labels + shift) % outputs]
         return found
@@ -92,11 +92,11 @@ def _area_under_curve(logits: np.ndarray, labels: np.ndarray, number: int) -> fl
 
     others = np.delete(logits.astype(np.float64), number, axis=1)
     ranks = rankdata(logits[:, number] - np.logaddexp.reduce(others, axis=1))
-    is_own = labels == number
-    own, rest = int(is_own.sum()), int((~is_own).sum())
+    is_custom = labels == number
+    own, rest = int(is_custom.sum()), int((~is_custom).sum())
     if not own or not rest:
         return None
-    return float((ranks[is_own].sum() - own * (own + 1) / 2) / (own * rest))
+    return float((ranks[is_custom].sum() - own * (own + 1) / 2) / (own * rest))
 
 
 class Classification(TaskKind):
@@ -104,8 +104,8 @@ class Classification(TaskKind):
 
     name = "classification"
     metrics = ("accuracy", "f1", "f1_macro", "f1_micro", "precision", "recall", "roc_auc", "matthews_correlation")
-    takes_own_metrics = True
-    of_one_class = _OF_ONE_CLASS
+    takes_custom_metrics = True
+    single_class_metrics = _OF_ONE_CLASS
     examples = (
         {"label": ["good", "bad", "good", "so so", "bad", "so so"]},
         {"label": [0, 1, 1, 0, 1, 0]},
@@ -119,8 +119,8 @@ class Classification(TaskKind):
         Otherwise they are computed for class 1 if there are two classes, as in GLUE, or as the mean over all classes.
         """
         name, positive = asked.metric, asked.positive
-        if is_own(name):
-            return own_metric(name, ClassMetric(self.metrics[0]))
+        if is_custom(name):
+            return custom_metric(name, ClassMetric(self.metrics[0]))
         if name not in _OF_ONE_CLASS or (not names and positive is None):
             return ClassMetric(name, " ".join(reversed(name.split("_"))) if name.startswith("f1_") else "")
         if not names:
@@ -146,7 +146,7 @@ class Classification(TaskKind):
         }
         return TaskLabels(values, found.names, tuple(notes))
 
-    def takes(self, problem_type: str | None, outputs: int | None) -> bool:
+    def accepts(self, problem_type: str | None, outputs: int | None) -> bool:
         return problem_of(problem_type, outputs) == self.problem_type and outputs != 1
 
     def divergence(

@@ -52,13 +52,13 @@ class PairCorrelation(Metric):
     def size(self, labels: np.ndarray) -> int:
         return len(labels) // 2
 
-    def in_words(self, labels: np.ndarray) -> str:
+    def summary(self, labels: np.ndarray) -> str:
         return f"{self.size(labels):,} pairs"
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
         return correlation(self.name, *_pairs(logits, labels))
 
-    def resampled(self, logits: np.ndarray, labels: np.ndarray, draws: Iterable[np.ndarray]) -> list[float]:
+    def bootstrap_scores(self, logits: np.ndarray, labels: np.ndarray, draws: Iterable[np.ndarray]) -> list[float]:
         """Return the score of each bootstrap sample, which draws pairs rather than texts."""
         cosines, scores = _pairs(logits, labels)
         chosen = (rows[: len(scores)] // 2 for rows in draws)
@@ -67,7 +67,7 @@ class PairCorrelation(Metric):
     def answers(self, logits: np.ndarray, labels: np.ndarray) -> None:
         return None
 
-    def imagined(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
+    def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
         """Return simulated embeddings (texts, 2) whose cosines correlate with the true scores by about `share`."""
         order = _order(labels)
         scores = labels["label"][order[::2]]
@@ -105,8 +105,8 @@ class Embedding(TaskKind):
     meaning = "scale"
     label_word = "scores"
     text_words = "unlabelled texts to learn from"
-    no_exits = "the embeddings of two texts are compared, so both must come from the same layer"
-    no_student = "embeddings lie in the space of the model that is compressed"
+    why_no_exits = "the embeddings of two texts are compared, so both must come from the same layer"
+    why_no_student = "embeddings lie in the space of the model that is compressed"
     network_form = NetworkForm("encoder", "mean")
     learns_from_texts = True
     has_static = False
@@ -125,7 +125,7 @@ class Embedding(TaskKind):
     def output_names(self, names: Sequence[str]) -> dict[int, str]:
         return {0: "embedding"}
 
-    def takes(self, problem_type: str | None, outputs: int | None) -> bool:
+    def accepts(self, problem_type: str | None, outputs: int | None) -> bool:
         """Return False: the teacher is not a classifier, and `form` checks its folder instead."""
         return False
 
@@ -178,5 +178,5 @@ class Embedding(TaskKind):
             "the embeddings of this model."
         )
 
-    def in_words(self, texts: str, labels: Sequence[str]) -> str:
+    def summary(self, texts: str, labels: Sequence[str]) -> str:
         return f"Embeds {texts}"

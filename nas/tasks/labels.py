@@ -90,7 +90,7 @@ class Head:
     """The teacher's folder or hub id."""
     names: tuple[str, ...]
     """The names of its outputs, in order."""
-    trained_anew: bool = False
+    is_retrained: bool = False
     """Whether the teacher will be fine-tuned. Its classifier may then be replaced, so it need not fit the data."""
 
 
@@ -111,7 +111,7 @@ def check_one_output(head: Head | None, needed: str, given: str) -> None:
 
     `needed` and `given` are parts of the message: what the task needs, and what teacher to give.
     """
-    if head and not head.trained_anew and len(head.names) != 1:
+    if head and not head.is_retrained and len(head.names) != 1:
         raise TeacherError(
             f"teacher.model: {head.source} has {len(head.names)} labels, {needed}; give {given}, or set "
             "teacher.fine_tune"
@@ -174,7 +174,7 @@ def _finite(column: LabelColumn) -> list[float]:
     """Return the number in each row. Raises `DataError` if a row has no finite number."""
     values = _flat(column)
     refuse_missing(column, values)
-    numbers = numbers_of(values)
+    numbers = parse_numbers(values)
     bad = next((number for number, value in enumerate(numbers) if not abs(value) < _LARGEST), None)
     if bad is not None:
         comma = isinstance(values[bad], str) and _NUMBER.fullmatch(values[bad].strip().replace(",", "."))
@@ -186,7 +186,7 @@ def _finite(column: LabelColumn) -> list[float]:
     return numbers
 
 
-def numbers_of(values: Iterable[Any]) -> list[float]:
+def parse_numbers(values: Iterable[Any]) -> list[float]:
     """Return each value as a number, also if it is a text that spells one; NaN for any other value."""
     return [_target(value) for value in values]
 
@@ -279,7 +279,7 @@ def numbering(names: Sequence[str], head: Head | None = None) -> Numbering:
     known, count = head.names, len(head.names)
     unnamed = all(_UNNAMED.fullmatch(name) for name in known)
     by_name = _by_name(names, known)
-    if head.trained_anew:
+    if head.is_retrained:
         return Numbering(known, by_name) if by_name and len(names) == count else own
     if count == 1:
         raise TeacherError(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas.errors import DataError
-from nas.tasks.base import Metric, TaskKind, TaskLabels, TaskSettings, any_of, is_own
+from nas.tasks.base import Metric, TaskKind, TaskLabels, TaskSettings, any_of, is_custom
+from nas.tasks.custom_metric import custom_metric
 from nas.tasks.labels import (
     Head,
     LabelColumn,
@@ -22,7 +23,6 @@ from nas.tasks.labels import (
     numbering,
     refuse_missing,
 )
-from nas.tasks.own_metric import own_metric
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +51,7 @@ class LabelMetric(Metric):
         return self.name == "average_precision" or self.thresholds is None
 
     @property
-    def is_settled(self) -> bool:
+    def is_calibrated(self) -> bool:
         return self.thresholds is not None
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
@@ -62,10 +62,10 @@ class LabelMetric(Metric):
             if not kept.any():
                 return 0.0
             return float(average_precision_score(labels[:, kept], logits[:, kept], average="macro"))
-        found = counts(self.settled(logits, labels).answers(logits, labels), labels)
+        found = counts(self.calibrated(logits, labels).answers(logits, labels), labels)
         return float(f1(found.sum(axis=1) if self.name == "f1_micro" else found).mean())
 
-    def settled(self, logits: np.ndarray, labels: np.ndarray) -> LabelMetric:
+    def calibrated(self, logits: np.ndarray, labels: np.ndarray) -> LabelMetric:
         """Return the metric with open thresholds set for the best F1: one for `f1_micro`, else one per label."""
         if self.thresholds is not None:
             return self
@@ -83,7 +83,7 @@ class LabelMetric(Metric):
     def predictions(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         return self.answers(logits, labels).astype(labels.dtype)
 
-    def about(self, outputs: int) -> dict[str, Any]:
+    def config_entries(self, outputs: int) -> dict[str, Any]:
         thresholds = self.thresholds or (THRESHOLD,)
         return {"thresholds": list(thresholds) * (outputs if len(thresholds) == 1 else 1)}
 
@@ -101,13 +101,13 @@ class LabelMetric(Metric):
             name: dict(zip(columns, map(float, values), strict=True)) for name, values in zip(names, rows, strict=True)
         }
 
-    def constant(self, labels: np.ndarray, outputs: int) -> np.ndarray:
+    def constant_answer(self, labels: np.ndarray, outputs: int) -> np.ndarray:
         """Return logits that give every text the most frequent label and no other."""
         logits = np.full((len(labels), outputs), -_CONFIDENT, dtype=np.float32)
         logits[:, labels.sum(axis=0).argmax()] = _CONFIDENT
         return logits
 
-    def imagined(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
+    def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
         """Return simulated logits that find a share of the texts' labels; wrong labels replace the others."""
         texts, found = np.nonzero(labels)
         shift = np.where(rng.random(len(texts)) < share, 0, rng.integers(1, outputs, len(texts)))
@@ -169,14 +169,14 @@ class MultiLabel(TaskKind):
 
     name = "multi_label"
     metrics = ("f1_micro", "f1_macro", "average_precision")
-    takes_own_metrics = True
+    takes_custom_metrics = True
     problem_type = "multi_label_classification"
     meaning = "lists"
     several_columns = True
     has_thresholds = True
     label_word = "labels"
-    asks_pipeline = ", top_k=None, truncation=True"
-    no_exits = "a text may have several labels, so there is no single label to be confident in"
+    pipeline_arguments = ", top_k=None, truncation=True"
+    why_no_exits = "a text may have several labels, so there is no single label to be confident in"
     examples = (
         {"labels": [["joy", "love"], ["anger"], [], ["fear", "anger"], ["joy"], ["love"], ["fear"]]},
         {"labels": [[0, 2], [1], [], [2, 1]]},
@@ -185,11 +185,11 @@ class MultiLabel(TaskKind):
     )
 
     def metric(self, asked: TaskSettings, names: Sequence[str] = ()) -> Metric:
-        name = self.metrics[0] if is_own(asked.metric) else asked.metric
+        name = self.metrics[0] if is_custom(asked.metric) else asked.metric
         label = "average precision" if name == "average_precision" else name
         fixed = None if isinstance(asked.threshold, str) else (asked.threshold or THRESHOLD,)
         found = LabelMetric(name, label, fixed)
-        return own_metric(asked.metric, found) if is_own(asked.metric) else found
+        return custom_metric(asked.metric, found) if is_custom(asked.metric) else found
 
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
         if len(train) > 1:
@@ -204,7 +204,7 @@ class MultiLabel(TaskKind):
         values = {name: [_as_numbers(row, found) for row in rows] for name, rows in given.items()}
         return TaskLabels(values, found.names, tuple(notes))
 
-    def takes(self, problem_type: str | None, outputs: int | None) -> bool:
+    def accepts(self, problem_type: str | None, outputs: int | None) -> bool:
         """Return whether a teacher fits. One without a problem type is accepted, because many are saved without it."""
         return problem_type in (None, self.problem_type) and outputs != 1
 
@@ -239,7 +239,7 @@ class MultiLabel(TaskKind):
             "probabilities of all labels, `infer.py` the labels that apply."
         )
 
-    def in_words(self, texts: str, labels: Sequence[str]) -> str:
+    def summary(self, texts: str, labels: Sequence[str]) -> str:
         return f"Labels {texts} with any of {any_of(labels)}"
 
 

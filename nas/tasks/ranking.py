@@ -14,7 +14,7 @@ import numpy as np
 
 from nas.errors import DataError
 from nas.tasks.base import GROUP, LENGTH_FILE, Metric, TaskKind, TaskLabels, TaskSettings
-from nas.tasks.labels import Head, LabelColumn, check_one_output, file_by_file, log_odds, numbers_of, refuse_missing
+from nas.tasks.labels import Head, LabelColumn, check_one_output, file_by_file, log_odds, parse_numbers, refuse_missing
 
 if TYPE_CHECKING:
     import torch
@@ -60,10 +60,10 @@ class RankingMetric(Metric):
         return len(np.unique(_judged(labels)[GROUP]))
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
-        found = self.each(logits, labels)
+        found = self.group_scores(logits, labels)
         return float(found.mean()) if len(found) else 0.0
 
-    def each(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def group_scores(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the score of each query that has a relevant passage, (queries,), computed by trec_eval."""
         from pytrec_eval import RelevanceEvaluator
 
@@ -88,7 +88,7 @@ class RankingMetric(Metric):
     def answers(self, logits: np.ndarray, labels: np.ndarray) -> None:
         return None
 
-    def shown(self, labels: np.ndarray) -> list[int]:
+    def rows_to_compare(self, labels: np.ndarray) -> list[int]:
         """Return the rows of the first query with a relevant passage and a number of passages that fits the report."""
         judged = _judged(labels)[GROUP]
         sizes = dict(zip(*(values.tolist() for values in np.unique(judged, return_counts=True)), strict=True))
@@ -96,11 +96,11 @@ class RankingMetric(Metric):
         rows: list[int] = np.flatnonzero(labels[GROUP] == fitting[0]).tolist() if fitting else []
         return rows
 
-    def constant(self, labels: np.ndarray, outputs: int) -> np.ndarray:
+    def constant_answer(self, labels: np.ndarray, outputs: int) -> np.ndarray:
         """Return the same score for all passages, which puts them in random order."""
         return np.zeros((len(labels), outputs), dtype=np.float32)
 
-    def imagined(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
+    def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
         """Return simulated scores that rank a share of the queries perfectly, and the others at random."""
         queries, positions = np.unique(labels[GROUP], return_inverse=True)
         is_right = (rng.random(len(queries)) < share)[positions]
@@ -128,7 +128,7 @@ class Ranking(TaskKind):
     has_one_output = True
     meaning = "grades"
     label_word = "grades of relevance"
-    no_exits = "the scores of a query's passages are compared, so all must come from the same layer"
+    why_no_exits = "the scores of a query's passages are compared, so all must come from the same layer"
     judges_groups = True
     needs_pairs = True
     hub_task = "text-ranking"
@@ -156,12 +156,12 @@ class Ranking(TaskKind):
     def output_names(self, names: Sequence[str]) -> dict[int, str]:
         return {0: "relevance"}
 
-    def takes(self, problem_type: str | None, outputs: int | None) -> bool:
+    def accepts(self, problem_type: str | None, outputs: int | None) -> bool:
         """Return whether a teacher has one output; any such network defines an order, however it was trained."""
         return outputs == 1
 
     @property
-    def needed_teacher(self) -> str:
+    def teacher_requirement(self) -> str:
         return "one output"
 
     def first_bias(self, labels: np.ndarray, outputs: int) -> np.ndarray:
@@ -200,7 +200,7 @@ class Ranking(TaskKind):
             return {"problem_type": "regression", "sentence_transformers": {"activation_fn": _RAW}}
         return {"problem_type": self.problem_type, "sentence_transformers": {"activation_fn": _PROBABILITY}}
 
-    def files_beside(self, served: Mapping[str, Any], max_length: int) -> dict[str, Any]:
+    def extra_files(self, served: Mapping[str, Any], max_length: int) -> dict[str, Any]:
         """Return the files that sentence-transformers stores with a cross-encoder and without which it guesses."""
         output = {"method": "forward", "method_output_name": "logits"}
         transformer = "sentence_transformers.base.modules.transformer.Transformer"
@@ -220,7 +220,7 @@ class Ranking(TaskKind):
             },
         }
 
-    def in_figures(self, labels: np.ndarray) -> dict[str, int]:
+    def label_counts(self, labels: np.ndarray) -> dict[str, int]:
         queries, judged = len(np.unique(labels[GROUP])), len(np.unique(_judged(labels)[GROUP]))
         return {
             "queries": queries,
@@ -243,7 +243,7 @@ class Ranking(TaskKind):
             "`CrossEncoder`, the pipeline and `infer.py` give the same score."
         )
 
-    def in_words(self, texts: str, labels: Sequence[str]) -> str:
+    def summary(self, texts: str, labels: Sequence[str]) -> str:
         return f"Ranks {texts} by how relevant the second text, a passage, is to the first, a query"
 
 
@@ -251,7 +251,7 @@ class Ranking(TaskKind):
 def _relevance(column: LabelColumn) -> list[int]:
     """Return the grade of each row. Raises `DataError` for values that are not whole numbers in the allowed range."""
     refuse_missing(column, column.values)
-    numbers = numbers_of([int(value) if isinstance(value, bool) else value for value in column.values])
+    numbers = parse_numbers([int(value) if isinstance(value, bool) else value for value in column.values])
     for row, number in enumerate(numbers):
         if not (0.0 <= number <= _MOST_RELEVANT and number.is_integer()):
             raise DataError(

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nas.tasks.base import Metric, TaskKind, TaskLabels, TaskSettings, is_own, problem_of
+from nas.tasks.base import Metric, TaskKind, TaskLabels, TaskSettings, is_custom, problem_of
+from nas.tasks.custom_metric import custom_metric
 from nas.tasks.labels import Head, LabelColumn, check_one_output, targets_of
-from nas.tasks.own_metric import own_metric
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +53,7 @@ class Correlation(Metric):
         found: np.ndarray = logits[:, 0]
         return found
 
-    def imagined(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
+    def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
         """Return simulated outputs whose correlation with the targets is about `share`."""
         noise = labels.std() * math.sqrt(share**-2 - 1.0)
         found: np.ndarray = (labels + noise * rng.standard_normal(len(labels)))[:, None]
@@ -65,17 +65,17 @@ class Regression(TaskKind):
 
     name = "regression"
     metrics = ("spearman", "pearson")
-    takes_own_metrics = True
+    takes_custom_metrics = True
     examples = ({"label": [0.5, 4.0, 1.25, 3.0]}, {"label": ["1", "2.5", "-3e2", ".5"]})
     problem_type = "regression"
     has_one_output = True
     predicts_numbers = True
     meaning = "scale"
-    no_exits = "the output of a regression does not say how confident the network is"
+    why_no_exits = "the output of a regression does not say how confident the network is"
 
     def metric(self, asked: TaskSettings, names: Sequence[str] = ()) -> Metric:
-        if is_own(asked.metric):
-            return own_metric(asked.metric, Correlation(self.metrics[0]))
+        if is_custom(asked.metric):
+            return custom_metric(asked.metric, Correlation(self.metrics[0]))
         return Correlation(asked.metric)
 
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
@@ -87,7 +87,7 @@ class Regression(TaskKind):
     def output_names(self, names: Sequence[str]) -> dict[int, str]:
         return {0: "score"}
 
-    def takes(self, problem_type: str | None, outputs: int | None) -> bool:
+    def accepts(self, problem_type: str | None, outputs: int | None) -> bool:
         return problem_of(problem_type, outputs) == self.problem_type and outputs == 1
 
     def counts(self, labels: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
@@ -105,5 +105,5 @@ class Regression(TaskKind):
 
         return functional.mse_loss(student.float(), teacher.float())
 
-    def in_words(self, texts: str, labels: Sequence[str]) -> str:
+    def summary(self, texts: str, labels: Sequence[str]) -> str:
         return f"Scores {texts}"

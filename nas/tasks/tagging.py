@@ -48,7 +48,7 @@ class TagMetric(Metric):
 
         return float(f1_score(self._tags(labels, labels), self._tags(logits.argmax(axis=-1), labels), zero_division=0))
 
-    def resampled(self, logits: np.ndarray, labels: np.ndarray, draws: Iterable[np.ndarray]) -> list[float]:
+    def bootstrap_scores(self, logits: np.ndarray, labels: np.ndarray, draws: Iterable[np.ndarray]) -> list[float]:
         """Return the score of each bootstrap sample, computed from counts that are made only once for each text."""
         counts = self._counts(logits, labels)
         sums = np.array([counts[rows].sum(axis=0) for rows in draws])
@@ -98,7 +98,7 @@ class TagMetric(Metric):
         rows = zip(names, zip(*each, strict=True), strict=True)
         return {name: dict(zip(columns, map(float, own), strict=True)) for name, own in rows}
 
-    def constant(self, labels: np.ndarray, outputs: int) -> np.ndarray | None:
+    def constant_answer(self, labels: np.ndarray, outputs: int) -> np.ndarray | None:
         """Return logits for the most frequent tag; None for span F1."""
         if self.name != "accuracy":
             return None
@@ -106,7 +106,7 @@ class TagMetric(Metric):
         logits[..., np.bincount(labels[labels != IGNORED]).argmax()] = 1.0
         return logits
 
-    def imagined(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
+    def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
         """Return simulated logits for which a share of the words has the correct tag, or a share of the spans is found.
 
         In place of each span that is missed, a word outside of all spans is taken for one.
@@ -159,9 +159,9 @@ class Tagging(TaskKind):
     text_words = "lists of words"
     hub_task = "token-classification"
     pipeline = "token-classification"
-    asks_pipeline = ', aggregation_strategy="first"'
-    no_exits = "each word of a text has its own tag, and not all tags become confident at the same layer"
-    no_student = "another tokenizer may split words into other tokens, to which the teacher's outputs do not apply"
+    pipeline_arguments = ', aggregation_strategy="first"'
+    why_no_exits = "each word of a text has its own tag, and not all tags become confident at the same layer"
+    why_no_student = "another tokenizer may split words into other tokens, to which the teacher's outputs do not apply"
     examples = (
         {"tags": [["B-PER", "I-PER", "O"], ["O", "B-LOC"], [], ["O", "O", "B-LOC", "B-PER", "O"], ["B-LOC"], ["O"]]},
         {"tags": [["O", "B-x"], ["B-x", "I-x", "O"]]},
@@ -194,7 +194,7 @@ class Tagging(TaskKind):
                     notes += _not_iob2(part, tags)
         return TaskLabels(values, found.names, tuple(notes))
 
-    def takes(self, problem_type: str | None, outputs: int | None) -> bool:
+    def accepts(self, problem_type: str | None, outputs: int | None) -> bool:
         return problem_of(problem_type, outputs) == self.problem_type and outputs != 1
 
     def first_bias(self, labels: np.ndarray, outputs: int) -> np.ndarray:
@@ -203,7 +203,7 @@ class Tagging(TaskKind):
         found: np.ndarray = np.log(counts / counts.sum())
         return found
 
-    def files_beside(self, served: Mapping[str, Any], max_length: int) -> dict[str, Any]:
+    def extra_files(self, served: Mapping[str, Any], max_length: int) -> dict[str, Any]:
         """Return no files, since text-embeddings-inference does not support tagging."""
         return {}
 
@@ -234,7 +234,7 @@ class Tagging(TaskKind):
             "beyond the longest text that the network reads get no tag."
         )
 
-    def in_words(self, texts: str, labels: Sequence[str]) -> str:
+    def summary(self, texts: str, labels: Sequence[str]) -> str:
         types = list(dict.fromkeys(label[2:] for label in labels if label != _OUTSIDE))
         if _odd_tag(labels) is not None:
             return f"Tags {texts} word by word with {any_of(labels)}"

@@ -97,7 +97,7 @@ def _limit(profile: Profile, rng: random.Random) -> float:
 def _candidates(space: SearchSpace, costs: Costs, budget: Budget, rng: random.Random) -> list[CandidateResult]:
     """Return random architectures that rank higher the more of the budget they use, as if only size mattered."""
     drawn = {space.sample(rng, size=rng.random()) for _ in range(_CANDIDATES)}
-    return [CandidateResult(one, 1.0 + costs.excess(one, budget), 0, 0.0) for one in drawn]
+    return [CandidateResult(one, 1.0 + costs.violation(one, budget), 0, 0.0) for one in drawn]
 
 
 def _again(supernet: BertSupernet, device: Device, networks: list[Architecture]) -> list[LatencyRecord]:

@@ -37,8 +37,8 @@ from nas.pipeline import Run
 from nas.pipeline.prepare import metric_of
 from nas.pipeline.profiles import costs_of
 from nas.pipeline.searches import evaluation
-from nas.search.costs import Costs, no_dearer
-from nas.search.executors import Waiting, take_most_alike
+from nas.search.costs import Costs, weakly_dominates
+from nas.search.executors import Waiting, pop_longest_prefix
 from nas.search.front import pareto_front
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet
@@ -100,14 +100,14 @@ class Way:
         """Evaluate the next candidate."""
         started = time.monotonic()
         last = prefix_keys(self.results[-1].architecture) if self.results else []
-        _, architecture, _ = take_most_alike(self._waiting, last)
+        _, architecture, _ = pop_longest_prefix(self._waiting, last)
         self.results.append(self._evaluator.evaluate(architecture, self._to_beat(architecture)))
         self.seconds += time.monotonic() - started
 
     def _to_beat(self, architecture: Architecture) -> float:
-        own = self._costs.limited(architecture)
+        own = self._costs.cost_vector(architecture)
         whole = (result for result in self.results if result.complete)
-        able = (one.accuracy for one in whole if no_dearer(self._costs.limited(one.architecture), own))
+        able = (one.accuracy for one in whole if weakly_dominates(self._costs.cost_vector(one.architecture), own))
         return max(able, default=0.0)
 
     @property
@@ -123,7 +123,7 @@ class Way:
     def front(self) -> list[Architecture]:
         """Return the Pareto front of the candidates that were evaluated on all texts."""
         whole = [result for result in self.results if result.complete]
-        found = pareto_front(whole, lambda result: self._costs.limited(result.architecture, result.exits))
+        found = pareto_front(whole, lambda result: self._costs.cost_vector(result.architecture, result.exits))
         return [result.architecture for result in found]
 
 
@@ -187,11 +187,11 @@ def _lost(
     """
 
     def cost(architecture: Architecture) -> tuple[float, ...]:
-        return costs.limited(architecture, known[architecture].exits)
+        return costs.cost_vector(architecture, known[architecture].exits)
 
     return max(
         known[one].accuracy
-        - max((known[able].accuracy for able in other if no_dearer(cost(able), cost(one))), default=0.0)
+        - max((known[able].accuracy for able in other if weakly_dominates(cost(able), cost(one))), default=0.0)
         for one in naive
     )
 
@@ -202,7 +202,7 @@ def proposals(space: SearchSpace, costs: Costs, count: int, rng: random.Random) 
     found = list(population)
     while len(found) < count:
         child = space.mutate(space.crossover(rng.choice(population), rng.choice(population), rng), rng)
-        if child not in found and costs.violation(child) <= 0.0:
+        if child not in found and costs.least_violation(child) <= 0.0:
             found.append(child)
             population = [*population[1:], child] if rng.random() < 0.5 else population
     return found[:count]

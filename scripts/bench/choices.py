@@ -31,7 +31,7 @@ from nas.pipeline.teachers import load_teacher, teacher_config
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet, SupernetWeights
 
-CHOICES = ("int8", "int4", "low_rank({})", "low_rank({})+int8", "sparse(2:4)", "sparse(0.5)", "sparse(0.5)+int8")
+METHOD_COLOURS = ("int8", "int4", "low_rank({})", "low_rank({})+int8", "sparse(2:4)", "sparse(0.5)", "sparse(0.5)+int8")
 RANKS = (1 / 6, 1 / 4, 1 / 3)
 """The ranks of `low_rank`, as shares of the hidden size."""
 
@@ -70,7 +70,7 @@ def _space(given: SearchSpace) -> SearchSpace:
     """Return a search space with only the teacher's sizes, and every compression method that suits them."""
     shape = given.teacher
     specs = ["none"]
-    for form in CHOICES:
+    for form in METHOD_COLOURS:
         specs += [form.format(max(1, round(share * shape.hidden_size))) for share in RANKS] if "{}" in form else [form]
     able = {
         block: [spec for spec in specs if block in (choice := compression(spec)).blocks and _suits(choice, shape)]
@@ -89,7 +89,7 @@ def _suits(choice: Any, shape: Any) -> bool:
 def _everywhere(architecture: Architecture, block: Block, choice: str) -> Architecture:
     if block == "embedding":
         return replace(architecture, embedding=choice)
-    layers = (layer.having(block, (layer.option(block)[0], choice)) for layer in architecture.layers)
+    layers = (layer.with_option(block, (layer.option(block)[0], choice)) for layer in architecture.layers)
     return replace(architecture, layers=tuple(layers))
 
 

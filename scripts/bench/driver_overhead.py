@@ -52,7 +52,7 @@ class InstantExecutor:
         self._waiting: list[tuple[int, Architecture]] = []
         self.times: list[tuple[float, float]] = []
 
-    def submit(self, ticket: int, architecture: Architecture, rival: float) -> None:
+    def submit(self, ticket: int, architecture: Architecture, to_beat: float) -> None:
         self._waiting.append((ticket, architecture))
 
     def next_result(self) -> tuple[int, CandidateResult]:

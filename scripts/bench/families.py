@@ -27,7 +27,7 @@ from nas.pipeline.commands import prepare_teacher
 from nas.pipeline.finalists import training_steps
 from nas.pipeline.supernets import supernet_steps
 from nas.pipeline.teachers import teacher_config
-from nas.report.style import CHOICES, standalone_style
+from nas.report.style import METHOD_COLOURS, standalone_style
 from nas.report.svg import AxisScale, drawing, element, frame, path, text, tooltip
 from nas.search.costs import Costs
 from nas.space import SearchSpace
@@ -169,7 +169,7 @@ def _picture(records: list[dict[str, Any]], by_size: bool) -> str:
         points = sorted(
             (cost(record), 100 * record["search_accuracy"]) for record in reached if record["space"] == space
         )
-        style = f"choice-{number % CHOICES}"
+        style = f"choice-{number % METHOD_COLOURS}"
         places = [(x(at), y(accuracy)) for at, accuracy in dict.fromkeys(points)]
         content += path(places, "front") if len(places) > 1 else ""
         content += "".join(

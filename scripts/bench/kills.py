@@ -29,7 +29,7 @@ from ray.cluster_utils import Cluster
 from rich.console import Console
 from rich.table import Table
 
-from nas.cluster import connect, processors
+from nas.cluster import connect, cpu_count
 from nas.errors import NasError
 from nas.pipeline import Run
 from nas.pipeline.commands import evaluate_candidates, profile, train
@@ -205,7 +205,7 @@ def _arguments() -> argparse.Namespace:
 
 def _search(run: Run, address: str) -> dict[str, int]:
     connect(address, "--search")
-    return evaluate_candidates(Run(run.study.on_ray(processors()), run.folder)).outcomes
+    return evaluate_candidates(Run(run.study.on_ray(cpu_count()), run.folder)).outcomes
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from nas.pipeline import Run
 from nas.pipeline.profiles import costs_of
 from nas.pipeline.searches import evaluation
 from nas.search.costs import Costs
-from nas.search.executors import Executor, InlineExecutor, Remembering
+from nas.search.executors import CachingExecutor, Executor, InlineExecutor
 from nas.search.knapsack import best_sums, score, single_changes
 
 _EARLY = 10
@@ -38,7 +38,7 @@ def measure(run: Run, evaluations: int, seeds: list[int]) -> dict[str, Any]:
         memory = Memory(Path(folder) / "evaluations.jsonl", recipe.precision(recipe.processor))
 
         def executor() -> Executor:
-            return Remembering(InlineExecutor(recipe), memory)
+            return CachingExecutor(InlineExecutor(recipe), memory)
 
         changes, started = single_changes(space), time.monotonic()
         accuracies = score(executor(), changes)

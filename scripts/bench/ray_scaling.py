@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nas.architecture import Architecture
-from nas.cluster import join, processors
+from nas.cluster import cpu_count, join
 from nas.errors import ClusterError
 from nas.pipeline import Run
 from nas.pipeline.profiles import costs_of
@@ -36,7 +36,7 @@ def measure(run: Run, workers: list[int], count: int, rounds: int, seed: int) ->
     candidates = proposals(run.study.space, costs_of(run), count, random.Random(seed))
     taken: dict[int, list[float]] = {number: [] for number in workers}
     join(sum(workers), "ray_scaling")
-    if (offered := processors()) < sum(workers):
+    if (offered := cpu_count()) < sum(workers):
         raise ClusterError(
             f"--workers: {sum(workers)} processors are needed at once, but the cluster has only "
             f"{offered:g}; use fewer workers"

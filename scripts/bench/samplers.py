@@ -115,8 +115,8 @@ class Waiting:
         self._evaluate, self._queue = evaluate, list[tuple[int, Architecture, float]]()
         self.seconds = 0.0
 
-    def submit(self, ticket: int, architecture: Architecture, rival: float) -> None:
-        self._queue.append((ticket, architecture, rival))
+    def submit(self, ticket: int, architecture: Architecture, to_beat: float) -> None:
+        self._queue.append((ticket, architecture, to_beat))
 
     def next_result(self) -> tuple[int, CandidateResult]:
         started = time.monotonic()
@@ -209,7 +209,7 @@ def best_within(results: list[CandidateResult], costs: Costs) -> np.ndarray:
     rows = [
         [
             result.accuracy if result.complete and excess <= 0.0 else 0.0
-            for excess in costs.cautious_excesses(result.architecture, result.exits)
+            for excess in costs.cautious_violations(result.architecture, result.exits)
         ]
         for result in results
     ]

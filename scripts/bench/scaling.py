@@ -57,12 +57,12 @@ class Recorded:
         self.r_squared = float(1.0 - missed.var() / wanted.var()) if np.ptp(wanted) > 0.0 else 0.0
         self._seconds = {whole: [r.seconds for r in results if r.complete == whole] for whole in (True, False)}
 
-    def evaluate(self, architecture: Architecture, rival: float) -> CandidateResult:
+    def evaluate(self, architecture: Architecture, to_beat: float) -> CandidateResult:
         """Return a simulated result of a candidate. It is the same whenever the same candidate is evaluated."""
         rng = random.Random(architecture.digest)
         gap = float(_features(architecture) @ self._weights) + rng.gauss(0.0, self._noise)
         accuracy = _CEILING - math.exp(-gap)
-        whole = accuracy > rival - _HOPELESS
+        whole = accuracy > to_beat - _HOPELESS
         seconds = rng.choice(self._seconds[whole] or self._seconds[not whole])
         return CandidateResult(architecture, accuracy, 1, seconds, complete=whole)
 

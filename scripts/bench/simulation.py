@@ -19,7 +19,7 @@ from typing import Self
 from nas.architecture import Architecture
 from nas.evaluate import CandidateResult
 from nas.evaluate.shared import Key, prefix_keys
-from nas.search.executors import AHEAD, Waiting, take_most_alike
+from nas.search.executors import AHEAD, Waiting, pop_longest_prefix
 
 Evaluate = Callable[[Architecture, float], CandidateResult]
 """Returns the result of a candidate, given the accuracy to beat. Its `seconds` are the time that a worker needs."""
@@ -62,8 +62,8 @@ class SimulatedExecutor:
         self._events: list[tuple[float, int, _Worker, Waiting | None, CandidateResult | None]] = []
         self._since = time.process_time()
 
-    def submit(self, ticket: int, architecture: Architecture, rival: float) -> None:
-        self._waiting.append((ticket, architecture, rival))
+    def submit(self, ticket: int, architecture: Architecture, to_beat: float) -> None:
+        self._waiting.append((ticket, architecture, to_beat))
 
     def next_result(self) -> tuple[int, CandidateResult]:
         while True:
@@ -83,7 +83,7 @@ class SimulatedExecutor:
     def _start_waiting(self) -> None:
         while self._idle and self._waiting:
             worker = self._idle.pop(0)
-            candidate = take_most_alike(self._waiting, worker.last)
+            candidate = pop_longest_prefix(self._waiting, worker.last)
             worker.last = prefix_keys(candidate[1])
             self._count_driver()
             self._start(worker, candidate)

@@ -57,8 +57,8 @@ def test_weights_that_are_multiplied_keep_two_products_within_16_bits():
     (product,) = (node for node in graph.node if node.op_type == "MatMulInteger")
     (weights,) = (numpy_helper.to_array(item) for item in graph.initializer if item.name == product.input[1])
     assert weights.dtype == np.int8 and np.abs(weights.astype(int)).max() * 2 * 255 <= np.iinfo(np.int16).max
-    settled = compression("int8").settled(matrices)["weight"]
-    assert torch.equal(settled.unique(), torch.tensor([-0.703125, 1.0]))  # 45 of 64 steps, and all of them
+    prepared = compression("int8").prepared(matrices)["weight"]
+    assert torch.equal(prepared.unique(), torch.tensor([-0.703125, 1.0]))  # 45 of 64 steps, and all of them
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the processor in question is an x86")

@@ -49,11 +49,11 @@ class Half(Format):
     def _rounded(self, weight):
         return weight + (weight.half().to(weight.dtype) - weight).detach()
 
-    def settled(self, matrices):
+    def prepared(self, matrices):
         return {"weight": self._rounded(matrices["weight"])}
 
-    def apply(self, x, settled, bias):
-        return F.linear(x, settled["weight"], bias)
+    def apply(self, x, prepared, bias):
+        return F.linear(x, prepared["weight"], bias)
 
     def embed(self, ids, matrices):
         return self._rounded(F.embedding(ids, matrices["weight"]))

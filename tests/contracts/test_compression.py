@@ -100,8 +100,8 @@ def test_a_batch_is_served_as_its_texts_are_unless_it_says_otherwise(choice):
             lambda graph, name: choice.emit_embed(graph, name, table), TensorProto.INT64, ids
         )
     for block, (alone, together) in served.items():
-        assert choice.rounds_by_batch(block) != is_same(together, alone), block
-    assert choice.rounds_by_batch("attention") == choice.rounds_by_batch("feed_forward")
+        assert choice.quantises_by_batch(block) != is_same(together, alone), block
+    assert choice.quantises_by_batch("attention") == choice.quantises_by_batch("feed_forward")
 
 
 def _alone_and_together(build, kind, values, *features):
@@ -116,9 +116,9 @@ def _alone_and_together(build, kind, values, *features):
 def test_what_is_settled_stays_so(choice):
     """An evaluation rounds once and computes with that many times."""
     x, matrices = torch.randn(2, 3, 12), _random(choice.matrices(8, 12))
-    settled = choice.settled(matrices)
-    assert settled.keys() == matrices.keys()
-    assert torch.equal(choice.apply(choice.rounded(x), settled, None), choice.linear(x, matrices, None))
+    prepared = choice.prepared(matrices)
+    assert prepared.keys() == matrices.keys()
+    assert torch.equal(choice.apply(choice.quantised_inputs(x), prepared, None), choice.linear(x, matrices, None))
 
 
 @LINEAR

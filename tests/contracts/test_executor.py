@@ -14,7 +14,7 @@ from simulation import Pool, SimulatedExecutor
 
 from nas.cluster import join
 from nas.evaluate import EvaluationRecipe, Memory
-from nas.search.executors import Remembering, executor_for
+from nas.search.executors import CachingExecutor, executor_for
 from nas.space import SearchSpace
 from nas.study import Search
 from nas.tasks import ClassMetric
@@ -69,7 +69,7 @@ def test_results_are_those_of_an_evaluator(recipe, name, request):
 
 def test_what_was_evaluated_whole_is_remembered(recipe, tmp_path):
     path, asked = tmp_path / "evaluations" / "known.jsonl", SPACE.largest()
-    with Remembering(executor_for(Search(), recipe), Memory(path)) as executor:
+    with CachingExecutor(executor_for(Search(), recipe), Memory(path)) as executor:
         executor.submit(4, asked, 0.0)
         executor.submit(3, SPACE.smallest(), 1.5)
         found = dict(executor.next_result() for _ in range(2))
@@ -79,7 +79,7 @@ def test_what_was_evaluated_whole_is_remembered(recipe, tmp_path):
     memory = Memory(path)
     assert memory.get(asked) == found[4] and memory.get(SPACE.smallest()) is None
     assert len(memory._known) == 2
-    with Remembering(executor_for(Search(), recipe), memory) as executor:
+    with CachingExecutor(executor_for(Search(), recipe), memory) as executor:
         for ticket, architecture in ((5, SPACE.smallest()), (6, asked)):
             executor.submit(ticket, architecture, 0.0)
         assert executor.next_result() == (6, found[4]), "what is known comes first"

@@ -94,7 +94,7 @@ def test_it_is_what_transformers_calls_so(name, form):
         model = AUTO_CLASSES[form.network_type].from_config(AutoConfig.for_model(name))
     assert model.base_model_prefix == family.base
     encoder = model if form.network_type == "encoder" else getattr(model, family.base)
-    assert encoder.get_parameter(family.words) is encoder.get_input_embeddings().weight
+    assert encoder.get_parameter(family.token_embeddings) is encoder.get_input_embeddings().weight
 
 
 def test_a_table_that_layers_do_not_share_does_not_fit_mpnets_own_class(form):

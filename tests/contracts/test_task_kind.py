@@ -77,7 +77,7 @@ def many(kind, count=400):
 
 @ALL
 def test_texts_leave_early_only_where_the_first_token_is_read(kind):
-    assert kind.network_form.readout == "first" or kind.no_exits
+    assert kind.network_form.readout == "first" or kind.why_no_exits
 
 
 def test_every_kind_is_found_by_its_name():
@@ -123,7 +123,7 @@ def test_labels_are_read_in_both_files_alike_and_survive_the_disk(kind, columns,
 def test_a_right_network_scores_one_and_a_worse_one_less(kind, name):
     labels, outputs, names = many(kind)
     metric = kind.metric(asked(kind, name), names)
-    right, worse = (metric.imagined(labels, outputs, share, np.random.default_rng(1)) for share in (1.0, 0.7))
+    right, worse = (metric.simulated(labels, outputs, share, np.random.default_rng(1)) for share in (1.0, 0.7))
     assert (
         right.shape
         == worse.shape
@@ -131,7 +131,7 @@ def test_a_right_network_scores_one_and_a_worse_one_less(kind, name):
     )
     assert metric.score(right, labels) == pytest.approx(1.0)
     assert 0.9 > metric.score(worse, labels) > 0.2
-    constant = metric.constant(labels, outputs)
+    constant = metric.constant_answer(labels, outputs)
     assert constant is None or metric.score(constant, labels) < metric.score(worse, labels)
 
 
@@ -140,23 +140,23 @@ def test_a_metric_travels_and_says_what_is_answered_and_what_is_right(kind, name
     labels, outputs, names = many(kind, 60)
     metric = pickle.loads(pickle.dumps(kind.metric(asked(kind, name), names)))
     assert metric.label
-    logits = metric.imagined(labels, outputs, 0.7, np.random.default_rng(1))
+    logits = metric.simulated(labels, outputs, 0.7, np.random.default_rng(1))
     answers = metric.answers(logits, labels)
     if answers is not None:
         assert len(answers) == len(labels) and np.array_equal(answers, metric.answers(logits.copy(), labels))
         assert not np.array_equal(answers, metric.answers(-logits, labels))
     if metric.is_share:
-        assert metric.right(logits, labels).mean() == metric.score(logits, labels)
+        assert metric.is_correct(logits, labels).mean() == metric.score(logits, labels)
     draws = [np.arange(60), np.arange(30), np.array([3, 3, 3, *range(5, 20)])]
     if metric.judges_groups:
-        each = metric.each(logits, labels)
+        each = metric.group_scores(logits, labels)
         assert len(each) == metric.size(labels) and each.mean() == pytest.approx(metric.score(logits, labels))
     elif kind.learns_from_texts:  # pairs are drawn
-        assert metric.resampled(logits, labels, [np.arange(60).repeat(2)[:60]]) != [metric.score(logits, labels)]
+        assert metric.bootstrap_scores(logits, labels, [np.arange(60).repeat(2)[:60]]) != [metric.score(logits, labels)]
     else:
         scores = [metric.score(logits[rows], labels[rows]) for rows in draws]
-        assert metric.resampled(logits, labels, draws) == pytest.approx(scores, abs=1e-9)
-    assert set(metric.shown(labels)) <= set(range(len(labels)))
+        assert metric.bootstrap_scores(logits, labels, draws) == pytest.approx(scores, abs=1e-9)
+    assert set(metric.rows_to_compare(labels)) <= set(range(len(labels)))
     count = next(count for count in range(1, 60) if metric.size(labels[:count]) > metric.least_size)
     assert np.isfinite(standard_error(metric, logits[:count], labels[:count]))
 
@@ -207,13 +207,13 @@ def test_what_is_learnt_from_the_teacher_is_a_mean_over_texts_and_least_for_equa
 def test_a_teacher_of_the_kind_is_known_from_those_of_other_kinds(kind):
     _, outputs, _ = many(kind)
     if kind.network_form.network_type == "encoder":
-        assert not kind.takes(kind.problem_type, outputs)  # no classifier is one
+        assert not kind.accepts(kind.problem_type, outputs)  # no classifier is one
         return
-    assert kind.takes(kind.problem_type, outputs)
+    assert kind.accepts(kind.problem_type, outputs)
     for other in REGISTRY.values():
         of_one_number = kind.has_one_output and other.has_one_output  # which may be put in an order whatever it is
         if other.problem_type != kind.problem_type and not of_one_number:
-            assert not other.takes(kind.problem_type, outputs)
+            assert not other.accepts(kind.problem_type, outputs)
 
 
 @CLASSIFIERS
@@ -241,5 +241,5 @@ def test_rows_of_each_label_are_counted(kind):
     labels, names = found.values["train"] * 8, found.names
     counts = kind.counts(labels, names)
     assert set(counts) == set(names) and (not names or sum(counts.values()) >= 40)
-    assert all(isinstance(count, int) for count in kind.in_figures(many(kind, 50)[0]).values())
-    assert kind.in_words("texts", names).split()[1] == "texts"
+    assert all(isinstance(count, int) for count in kind.label_counts(many(kind, 50)[0]).values())
+    assert kind.summary("texts", names).split()[1] == "texts"

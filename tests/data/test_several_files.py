@@ -16,7 +16,7 @@ from nas.errors import DataError, StudyError
 from nas.pipeline import Run
 from nas.pipeline.given_outputs import read_outputs
 from nas.pipeline.plan import check_sources
-from nas.pipeline.prepare import data_inputs, read_task, task_made_of
+from nas.pipeline.prepare import data_inputs, read_task, task_identity
 from nas.pipeline.rows import look_at_rows
 from nas.study import Study, Task
 
@@ -183,7 +183,7 @@ def test_the_content_and_the_order_of_files_are_what_a_study_is_identified_by(st
 
 
 def test_a_study_of_one_file_has_the_identity_that_it_always_had(study):
-    found = task_made_of(_run(study, "train.parquet"))
+    found = task_identity(_run(study, "train.parquet"))
     assert set(found) == {
         *("hub", "config", "revision", "train", "test", "text", "label", "kind", "metric", "positive", "max_length"),
         "holdout",
@@ -191,7 +191,7 @@ def test_a_study_of_one_file_has_the_identity_that_it_always_had(study):
     assert found["train"][0] == ".parquet" and found["holdout"] == {"size": 200, "by": "row"}
     folder = study.parent / "sentences"
     pairs = Run(Study.load(write_embedding_study(folder)), folder / "runs")
-    assert task_made_of(pairs)["holdout"] == {"size": 5000, "by": "row"}
+    assert task_identity(pairs)["holdout"] == {"size": 5000, "by": "row"}
 
 
 def test_outputs_of_a_teacher_are_read_from_all_files(study):

@@ -18,7 +18,7 @@ from nas.errors import DataError
 from nas.evaluate import CandidateResult, EvaluationRecipe
 from nas.evaluate.accuracy import Evaluator
 from nas.evaluate.racing import Race
-from nas.evaluate.shared import SharedStates, most_alike, prefix_keys, shared_depth
+from nas.evaluate.shared import SharedStates, longest_prefix, prefix_keys, shared_depth
 from nas.evaluate.spread import standard_error
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet
@@ -98,8 +98,8 @@ def test_a_layer_read_by_the_first_token_alone_is_another_one():
 def test_the_one_that_shares_most_goes_first():
     largest, smallest = SPACE.largest(), SPACE.smallest()
     last = prefix_keys(largest)
-    assert most_alike([smallest, largest, largest], last) == 1
-    assert most_alike([smallest, largest], []) == 0
+    assert longest_prefix([smallest, largest, largest], last) == 1
+    assert longest_prefix([smallest, largest], []) == 0
 
 
 def test_a_race_is_lost_by_those_who_cannot_win_and_hardly_ever_by_others():
@@ -114,17 +114,17 @@ def test_a_race_is_lost_by_those_who_cannot_win_and_hardly_ever_by_others():
     for _ in range(10):
         race.add(candidate(0.02))
 
-    def looked_at(right, rival):
+    def looked_at(right, to_beat):
         for seen in range(200, examples, 200):
-            if race.is_lost(np.arange(seen), right[:seen], rival):
+            if race.is_lost(np.arange(seen), right[:seen], to_beat):
                 return seen
         return examples
 
-    rival = float(np.mean(candidate(0.02)))
-    worse = [looked_at(candidate(0.12), rival) for _ in range(20)]
+    to_beat = float(np.mean(candidate(0.02)))
+    worse = [looked_at(candidate(0.12), to_beat) for _ in range(20)]
     assert np.mean(worse) < 0.4 * examples
-    winners = [right for right in (candidate(0.02) for _ in range(200)) if right.mean() >= rival]
-    assert len(winners) > 50 and sum(looked_at(right, rival) < examples for right in winners) <= 1
+    winners = [right for right in (candidate(0.02) for _ in range(200)) if right.mean() >= to_beat]
+    assert len(winners) > 50 and sum(looked_at(right, to_beat) < examples for right in winners) <= 1
 
 
 def test_what_is_searched_for_is_the_probability_of_the_right_answer(parts):
@@ -159,7 +159,7 @@ def test_a_stopped_candidate_has_estimates_of_both(parts):
     relatives = _relatives(12, random.Random(1))
     for architecture in relatives[:6]:
         raced.evaluate(architecture)
-    results = [raced.evaluate(architecture, rival=0.999) for architecture in relatives[6:]]
+    results = [raced.evaluate(architecture, to_beat=0.999) for architecture in relatives[6:]]
     stopped = [result for result in results if not result.complete]
     assert stopped
     for result in stopped:
@@ -173,7 +173,7 @@ def test_agreement_so_far_is_no_proof():
     race, rows = Race(5000), np.arange(600)
     for wrong in (500, 400):
         race.add(np.arange(5000) < 5000 - wrong)
-    assert not race.is_lost(rows, np.ones(600, dtype=bool), rival=0.915)
+    assert not race.is_lost(rows, np.ones(600, dtype=bool), to_beat=0.915)
 
 
 def test_estimates_of_those_that_were_stopped_are_near():
@@ -203,7 +203,7 @@ def test_a_stopped_candidate_is_recorded_as_such(tmp_path):
     evaluator = recipe.load()
     whole = evaluator.evaluate(SPACE.largest())
     assert whole.complete and whole.examples == len(evaluator.labels)
-    stopped = evaluator.evaluate(SPACE.smallest(), rival=1.5)
+    stopped = evaluator.evaluate(SPACE.smallest(), to_beat=1.5)
     assert not stopped.complete and 0 < stopped.examples < whole.examples
     assert evaluator.evaluate(SPACE.smallest()).complete
 
@@ -214,7 +214,7 @@ def test_threads_compute_batches_of_their_own_and_change_nothing(parts):
     def results(threads: int) -> list[CandidateResult]:
         torch.set_num_threads(threads)
         evaluator = Evaluator(*parts, ClassMetric("accuracy"))
-        found = [evaluator.evaluate(SPACE.largest()), evaluator.evaluate(SPACE.smallest(), rival=1.5)]
+        found = [evaluator.evaluate(SPACE.largest()), evaluator.evaluate(SPACE.smallest(), to_beat=1.5)]
         assert torch.get_num_threads() == threads
         return [replace(result, seconds=0.0) for result in found]
 

@@ -221,7 +221,7 @@ class Coarse(Int8):
 
     name = "coarse"
 
-    def settled(self, matrices):
+    def prepared(self, matrices):
         return {"weight": (matrices["weight"] * _TABLE_LEVELS).round() / _TABLE_LEVELS}
 
 

@@ -47,7 +47,7 @@ def _write(folder: Path, name: str, family: str, own: bool) -> None:
     network = BertSupernet(weights).extract(drawn if own else weights.config.architecture)
     served = kind.served_as({}, True)
     write_artefact(network, make_tokenizer(), folder, max_length=MAX_LENGTH, about_task=served)
-    for file, content in kind.files_beside(served, MAX_LENGTH).items():
+    for file, content in kind.extra_files(served, MAX_LENGTH).items():
         write_json(folder / file, content)
 
 

@@ -29,7 +29,7 @@ def _architectures():
     for block in ("attention", "feed_forward"):
         for option in space.options(block):
             first, last, *rest = largest.layers[::-1]
-            changed.append(replace(largest, layers=(*rest[::-1], last, first.having(block, option))))
+            changed.append(replace(largest, layers=(*rest[::-1], last, first.with_option(block, option))))
     return [*drawn, *early, *changed, *named_architectures().values()]
 
 

@@ -14,14 +14,14 @@ from nas.errors import NasError
 from nas.report.architecture_drawing import (
     architecture_drawing,
     architectures_picture,
-    choice_class,
-    choices_legend,
-    choices_of,
+    method_class,
+    methods_legend,
+    methods_of,
 )
 from nas.report.contents import Contents
-from nas.report.figures import duration, limits, points, significant
 from nas.report.front_chart import front_picture
 from nas.report.loading import snippets
+from nas.report.numbers import duration, limits, points, significant
 from nas.report.page import render
 from nas.report.svg import AxisScale
 from nas.space import Shape
@@ -168,17 +168,17 @@ def test_exits_and_every_choice_are_told_apart_in_a_drawing():
     specs = ("none", "int8", "int4", "low_rank(4)", "low_rank(8)", "sparse(0.5)", "sparse(2:4)")
     layers = tuple(Layer(0, 1, 8, choice, "none") for choice in specs)
     drawn = [Architecture(32, layers, exit_threshold=0.9)]
-    choices = choices_of(drawn)
-    assert len(set(re.findall(r"choice-\d", choices_legend(choices)))) == len(choices) == 7
+    choices = methods_of(drawn)
+    assert len(set(re.findall(r"choice-\d", methods_legend(choices)))) == len(choices) == 7
     shape = Shape(num_hidden_layers=1, hidden_size=32, num_attention_heads=4, intermediate_size=64)
     assert "exit at 0.9" in architecture_drawing(drawn[0], shape, choices, "label")
 
 
 def test_what_is_compressed_has_never_the_colour_of_what_is_not():
     specs = ("int8", "int4", *(f"low_rank({rank})" for rank in range(1, 9)))
-    assert choice_class("none", ("none", *specs)) == "choice-0"
+    assert method_class("none", ("none", *specs)) == "choice-0"
     for choices in (("int8",), specs, ("none", *specs)):
-        found = [choice_class(choice, choices) for choice in choices if choice != "none"]
+        found = [method_class(choice, choices) for choice in choices if choice != "none"]
         assert "choice-0" not in found and found[0] == "choice-1" and len(set(found)) == min(len(found), 8)
 
 
@@ -469,7 +469,7 @@ def test_blocks_that_borrow_or_are_left_out_are_drawn_so():
         replace(third, feed_forward="skip", intermediate_size=0),
     )
     architecture = replace(space.largest(), layers=layers)
-    choices = choices_of([architecture])
+    choices = methods_of([architecture])
     drawing = architecture_drawing(architecture, space.teacher, choices, "drawing")
     ElementTree.fromstring(drawing)
     assert choices == ["none", "int8", "share"]

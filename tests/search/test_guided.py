@@ -16,12 +16,12 @@ from nas.architecture import Architecture, Layer
 from nas.budget import Budget
 from nas.evaluate import CandidateResult
 from nas.model.sizes import stored_mb
-from nas.search.belief import Belief
 from nas.search.costs import Costs, cheapest
 from nas.search.guided import BATCH, Guide, features
 from nas.search.sampler import Trials
 from nas.search.starts import _alike, designs, uniform
 from nas.search.storage import Storage
+from nas.search.surrogate import Surrogate
 from nas.space import SearchSpace
 from nas.study import Search
 
@@ -39,7 +39,7 @@ def _accuracy(architecture):
 
 def _within(architectures, costs):
     """The best accuracy within each budget."""
-    met = [(_accuracy(one), costs.cautious_excesses(one)) for one in architectures]
+    met = [(_accuracy(one), costs.cautious_violations(one)) for one in architectures]
     return [max(found for found, excess in met if excess[place] <= 0.0) for place in range(len(costs.budgets))]
 
 
@@ -88,7 +88,7 @@ def test_a_guided_search_repeats_itself_and_goes_on(search_folder):
     longer = run(search_folder, 20, sampler="guided", where="a.log").results
     costs = costs_of(search_folder)
     assert longer[:14] == straight.results and len({one.architecture for one in longer}) == 20
-    assert all(costs.violation(one.architecture) <= 0.0 for one in longer)
+    assert all(costs.least_violation(one.architecture) <= 0.0 for one in longer)
 
 
 def test_no_choice_is_repeated_or_over_budget(search_folder):
@@ -99,7 +99,7 @@ def test_no_choice_is_repeated_or_over_budget(search_folder):
     for _ in range(3):
         chosen = Guide(SPACE, costs).choose(_results(known), running, rng)
         assert len(set(chosen)) == len(chosen) == BATCH and not {*known, *running} & set(chosen)
-        assert all(costs.violation(one) <= 0.0 for one in chosen)
+        assert all(costs.least_violation(one) <= 0.0 for one in chosen)
         running += chosen
 
 
@@ -107,10 +107,12 @@ def test_what_is_running_is_taken_to_come_out_as_expected(search_folder, monkeyp
     costs, rng = costs_of(search_folder), random.Random(0)
     known = costs.initial_population(SPACE, 12, rng)
     running = Guide(SPACE, costs).choose(_results(known), [], rng)
-    supposed = []
-    monkeypatch.setattr(Belief, "suppose", lambda belief, x, y: supposed.append((x, y, belief.posterior(x).mean)))
+    fantasies = []
+    monkeypatch.setattr(
+        Surrogate, "fantasise", lambda surrogate, x, y: fantasies.append((x, y, surrogate.posterior(x).mean))
+    )
     Guide(SPACE, costs).choose(_results(known), running, rng)
-    x, y, expected = supposed[0]
+    x, y, expected = fantasies[0]
     assert np.array_equal(x, [features(SPACE, one) for one in running]) and np.allclose(y, expected)
 
 
@@ -149,12 +151,12 @@ def test_uniform_designs_are_alike_and_as_wide_as_budgets_allow(search_folder):
     half, halved, _, fifth, *_ = found = uniform(SPACE, costs)
     for share, widest in ((1.0, half), (0.5, halved)):
         for one in widest:
-            assert SPACE.contains(one) and 1.0 + costs.cautious_excess(one, BUDGETS[0]) <= share
+            assert SPACE.contains(one) and 1.0 + costs.cautious_violation(one, BUDGETS[0]) <= share
             assert len({replace(layer, source=0) for layer in one.layers}) == 1
             wider = [replace(layer, num_attention_heads=4, intermediate_size=64) for layer in one.layers]
             assert (
                 list(one.layers) == wider
-                or 1.0 + costs.cautious_excess(replace(one, layers=tuple(wider)), BUDGETS[0]) > share
+                or 1.0 + costs.cautious_violation(replace(one, layers=tuple(wider)), BUDGETS[0]) > share
             )
     assert {len(one.layers) for one in half} == {1, 2, 3} and len(found) == 6 and fifth
 
@@ -162,7 +164,7 @@ def test_uniform_designs_are_alike_and_as_wide_as_budgets_allow(search_folder):
 def test_a_guided_search_starts_from_the_smallest_and_uniform_designs(search_folder):
     costs = costs_of(search_folder)
     first = designs(SPACE, costs, 6, random.Random(0))
-    assert first[0] == cheapest(SPACE, costs.violation) and len(set(first)) == 6
+    assert first[0] == cheapest(SPACE, costs.least_violation) and len(set(first)) == 6
     assert set(first[1:]) <= {one for found in uniform(SPACE, costs) for one in found}
 
 
@@ -179,12 +181,14 @@ def test_a_few_designs_are_followed_by_others_within_a_budget(search_folder):
     count = len(set(chain(*uniform(SPACE, costs)))) + 4
     first = designs(SPACE, costs, count, random.Random(0))
     assert len(set(first)) == len(first) == count
-    assert all(costs.violation(one) <= 0.0 for one in first)
+    assert all(costs.least_violation(one) <= 0.0 for one in first)
 
 
 def test_excesses_are_those_of_each_budget(search_folder):
     costs = costs_of(search_folder)
     for number in range(20):
         one = SPACE.sample(random.Random(number))
-        assert costs.cautious_excesses(one) == pytest.approx([costs.cautious_excess(one, item) for item in BUDGETS])
-        assert costs.violation(one) == min(costs.cautious_excesses(one))
+        assert costs.cautious_violations(one) == pytest.approx(
+            [costs.cautious_violation(one, item) for item in BUDGETS]
+        )
+        assert costs.least_violation(one) == min(costs.cautious_violations(one))

@@ -16,18 +16,18 @@ from nas.search import selection
 from nas.search.costs import Costs
 from nas.search.front import along_the_front, cheapest_reaching
 from nas.search.knapsack import best_sums, single_changes
-from nas.search.levels import Levels, Standing
+from nas.search.levels import CostStanding, Levels
 from nas.search.selection import Measurement, compared_at, measure_budget
 from nas.search.uniform import every_uniform
 from nas.search.view import View
 
 TEACHER = _accuracy(SPACE.largest())
-FLOOR = Floor(least=0.9 * TEACHER, teacher=TEACHER, sure=0.92 * TEACHER, minimise="p50_ms", device="cpu")
+FLOOR = Floor(minimum=0.9 * TEACHER, teacher=TEACHER, confident=0.92 * TEACHER, minimise="p50_ms", device="cpu")
 
 
 @pytest.fixture
 def costs(search_folder) -> Costs:
-    budget = Budget(name="kept", device="cpu", accuracy=FLOOR.least)
+    budget = Budget(name="kept", device="cpu", accuracy=FLOOR.minimum)
     return replace(costs_of(search_folder), budgets=(budget,), floors={"kept": FLOOR})
 
 
@@ -56,15 +56,15 @@ def test_guided_finds_nearly_the_cheapest_network_of_each_level(search_folder, c
 
 def test_what_saves_more_and_reaches_more_surely_is_worth_more():
     levels = Levels(np.array([0.5]), np.array([1.0]))
-    standing = Standing(np.array([[True]] * 4), np.array([[0.5], [1.0], [1.0], [-np.inf]]))
-    gain = levels.gain(np.array([1.2, 1.2, 0.9, 2.0]), np.full(4, 0.1), standing)
+    standing = CostStanding(np.array([[True]] * 4), np.array([[0.5], [1.0], [1.0], [-np.inf]]))
+    gain = levels.expected_improvement(np.array([1.2, 1.2, 0.9, 2.0]), np.full(4, 0.1), standing)
     cost = gain[:, 1]
     assert cost[1] == pytest.approx(2 * cost[0]) and cost[2] < cost[0] and cost[3] == 0.0
-    levels.take(np.array([1.1]), standing.at([0]))
+    levels.update(np.array([1.1]), standing.at([0]))
     assert levels.best.tolist() == [1.1, 0.5]
-    later = levels.gain(np.array([1.2, 1.2, 0.9, 2.0]), np.full(4, 0.1), standing)[:, 1]
+    later = levels.expected_improvement(np.array([1.2, 1.2, 0.9, 2.0]), np.full(4, 0.1), standing)[:, 1]
     assert later[0] == 0.0 and later[1] == pytest.approx(cost[1] / 2)
-    levels.take(np.array([0.9]), standing.at([1]))
+    levels.update(np.array([0.9]), standing.at([1]))
     assert levels.best.tolist() == [1.1, 0.5], "it does not reach the level"
 
 
@@ -75,8 +75,8 @@ def test_candidates_are_taken_evenly_along_the_front(costs):
     values = [one.accuracy for one in found]
     prices = [costs.minimised(one.architecture, FLOOR) for one in found]
     assert len(found) == 5 and values == sorted(values, reverse=True) and prices == sorted(prices, reverse=True)
-    sure = cheapest_reaching(ranked, costs, FLOOR, FLOOR.sure)
-    assert found[0].accuracy >= FLOOR.sure and prices[0] == costs.minimised(sure.architecture, FLOOR)
+    sure = cheapest_reaching(ranked, costs, FLOOR, FLOOR.confident)
+    assert found[0].accuracy >= FLOOR.confident and prices[0] == costs.minimised(sure.architecture, FLOOR)
     lowest = cheapest_reaching(ranked, costs, FLOOR, FLOOR.levels[-1])
     assert prices[-1] == costs.minimised(lowest.architecture, FLOOR)
     steps = np.diff(np.log(prices))
@@ -92,7 +92,7 @@ def test_where_nothing_comes_near_a_floor_the_most_accurate_is_taken(costs):
     high = replace(FLOOR, least=2.0, sure=2.1, teacher=1.9)
     assert along_the_front(ranked, costs, high, 5) == ranked[:1]
     assert along_the_front([], costs, high, 5) == []
-    assert cheapest_reaching(ranked, costs, high, high.least) is None
+    assert cheapest_reaching(ranked, costs, high, high.minimum) is None
 
 
 def test_twice_as_many_are_measured_and_only_as_long_as_none_meets_the_limits(costs, monkeypatch):
@@ -107,9 +107,9 @@ def test_twice_as_many_are_measured_and_only_as_long_as_none_meets_the_limits(co
     rng = random.Random(0)
     results = _results(sorted({SPACE.sample(rng) for _ in range(300)}, key=lambda one: one.digest))
     measurement = Measurement(lambda _: None, SPACE.largest(), costs, None)
-    found, beside = measure_budget(measurement, results, costs.budgets[0], 2)
+    found, baselines = measure_budget(measurement, results, costs.budgets[0], 2)
     assert [len(group) for group in asked] == [4, 4] and not set(asked[0]) & set(asked[1])
-    assert len(found) == 8 and beside == []
+    assert len(found) == 8 and baselines == []
 
 
 def test_a_floor_has_sums_for_shares_of_its_limit_and_no_uniform_networks(costs):
@@ -122,9 +122,11 @@ def test_a_floor_has_sums_for_shares_of_its_limit_and_no_uniform_networks(costs)
 
 def test_the_view_shows_the_cheapest_that_keeps_a_floor(costs):
     trials = type("Trials", (), {"costs": costs, "outcomes": lambda self: {}})()
-    able = [one for one in (SPACE.sample(random.Random(seed)) for seed in range(20)) if costs.violation(one) <= 0.0]
+    able = [
+        one for one in (SPACE.sample(random.Random(seed)) for seed in range(20)) if costs.least_violation(one) <= 0.0
+    ]
     able.sort(key=lambda one: costs.minimised(one, FLOOR))
-    accuracies = (FLOOR.least - 0.1, FLOOR.least + 0.01, FLOOR.least + 0.05)
+    accuracies = (FLOOR.minimum - 0.1, FLOOR.minimum + 0.01, FLOOR.minimum + 0.05)
     low, keeps, dear = (
         CandidateResult(one, accuracy, 10, 0.1)
         for one, accuracy in zip((able[0], able[1], able[-1]), accuracies, strict=True)

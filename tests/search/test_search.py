@@ -17,7 +17,7 @@ from nas.budget import Budget
 from nas.errors import InfeasibleBudgetError, SearchError
 from nas.evaluate import CandidateResult, EvaluationRecipe
 from nas.evaluate.recipe import weights_digest
-from nas.progress import heard_by, logged
+from nas.progress import logged, notifying
 from nas.report.growing_front import GrowingFront
 from nas.search import loop, search
 from nas.search.costs import Costs, cheapest
@@ -36,7 +36,7 @@ def test_search_evaluates_what_fits_and_nothing_twice(search_folder, sampler):
     costs = costs_of(search_folder)
     assert len(state.results) == 30 == state.outcomes["evaluated"]
     assert len({result.architecture for result in state.results}) == 30
-    assert all(costs.violation(result.architecture) <= 0.0 for result in state.results)
+    assert all(costs.least_violation(result.architecture) <= 0.0 for result in state.results)
     assert {result.examples for result in state.results if result.complete} == {120}
     assert all(result.examples < 120 for result in state.results if not result.complete)
 
@@ -67,7 +67,7 @@ def test_the_start_is_the_first_generation_and_another_run_goes_on_with_the_last
 def test_a_front_grows_with_what_it_hears(search_folder):
     growing = GrowingFront()
     assert "no candidate yet" in growing._repr_svg_() and growing.front() == []
-    with heard_by([growing]):
+    with notifying([growing]):
         state = run(search_folder, 20)
     costs = costs_of(search_folder)
     (device,) = costs.profiles
@@ -169,12 +169,12 @@ def test_weights_that_change_under_a_search_are_refused(search_folder):
         with pytest.raises(SearchError, match="changed during a search that depends on them"):
             executor.next_result()
     trials = trials_of(search_folder)
-    trials.rest_on("weights", digest)
-    trials.rest_on("weights", digest)
+    trials.record_dependency("weights", digest)
+    trials.record_dependency("weights", digest)
     with pytest.raises(
         SearchError, match=r"started with other weights .*; restore those, or remove it to start a new search"
     ):
-        trials.rest_on("weights", weights_digest(search_folder / "supernet"))
+        trials.record_dependency("weights", weights_digest(search_folder / "supernet"))
 
 
 def test_a_search_that_runs_dry_ends_with_what_there_is(search_folder, monkeypatch, capsys):
@@ -236,20 +236,20 @@ def test_excess_takes_the_worst_limit_and_violation_the_nearest_budget(search_fo
     costs, largest = costs_of(search_folder), SPACE.largest()
     predicted = costs.profiles["cpu"].predict_ms(largest)
     half, fifth = BUDGETS
-    assert costs.excess(largest, half) == pytest.approx(predicted / 1.6 - 1)
-    assert costs.excess(largest, fifth) == pytest.approx(predicted / 0.64 - 1)
+    assert costs.violation(largest, half) == pytest.approx(predicted / 1.6 - 1)
+    assert costs.violation(largest, fifth) == pytest.approx(predicted / 0.64 - 1)
     cautious = 1.0 + costs.profiles["cpu"].error["mape"]
-    assert costs.violation(largest) == pytest.approx(cautious * predicted / 1.6 - 1)
+    assert costs.least_violation(largest) == pytest.approx(cautious * predicted / 1.6 - 1)
     both = Budget(name="both", device="cpu", p50_ms="50%", params=100)
-    assert costs.excess(largest, both) > 50
+    assert costs.violation(largest, both) > 50
 
 
 def test_initial_population_uses_the_budgets_well(search_folder):
     costs = costs_of(search_folder)
     population = costs.initial_population(SPACE, 16, random.Random(0))
-    assert len(set(population)) == 16 and population[0] == cheapest(SPACE, costs.violation)
+    assert len(set(population)) == 16 and population[0] == cheapest(SPACE, costs.least_violation)
     for budget in BUDGETS:
-        near = [one for one in population if -0.3 <= costs.cautious_excess(one, budget) <= 0.0]
+        near = [one for one in population if -0.3 <= costs.cautious_violation(one, budget) <= 0.0]
         assert len(near) >= 6
 
 

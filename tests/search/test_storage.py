@@ -305,9 +305,9 @@ def test_bf16_is_part_of_what_results_depend_on(copied_study):
 
 def test_other_values_in_a_database_name_the_search_to_delete(search_folder, tmp_path):
     trials = trials_of(search_folder, f"sqlite:///{tmp_path}/search.db")
-    trials.rest_on("profiles", "some")
+    trials.record_dependency("profiles", "some")
     with pytest.raises(SearchError, match="delete-study --study-name tiny-inputs"):
-        trials.rest_on("profiles", "others")
+        trials.record_dependency("profiles", "others")
 
 
 @pytest.mark.parametrize("problem", [ProgrammingError, OperationalError, IntegrityError])

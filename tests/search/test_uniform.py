@@ -15,7 +15,7 @@ from nas.latency.measure import Texts
 from nas.latency.record import LatencyRecord
 from nas.model import CompactBert
 from nas.search import selection
-from nas.search.executors import InlineExecutor, Remembering
+from nas.search.executors import CachingExecutor, InlineExecutor
 from nas.search.selection import Measurement, measure_budget
 from nas.search.uniform import best_uniform, most_uniform, uniform_networks
 from nas.space import SearchSpace
@@ -33,12 +33,12 @@ class _OneByOne:
     def __init__(self, evaluate):
         self._evaluate, self._waiting = evaluate, []
 
-    def submit(self, ticket, architecture, rival):
-        self._waiting.append((ticket, architecture, rival))
+    def submit(self, ticket, architecture, to_beat):
+        self._waiting.append((ticket, architecture, to_beat))
 
     def next_result(self):
-        ticket, architecture, rival = self._waiting.pop()
-        return ticket, self._evaluate(architecture, rival)
+        ticket, architecture, to_beat = self._waiting.pop()
+        return ticket, self._evaluate(architecture, to_beat)
 
     def __enter__(self):
         return self
@@ -53,34 +53,34 @@ def test_uniform_networks_are_the_widest_within_a_budget(search_folder, budget):
     found = list(uniform_networks(SPACE, costs, budget))
     assert found and len({(len(item.layers), item.hidden_size, item.embedding) for item in found}) == len(found)
     for network in found:
-        assert SPACE.contains(network) and costs.cautious_excess(network, budget) <= 0.0
+        assert SPACE.contains(network) and costs.cautious_violation(network, budget) <= 0.0
         assert len({replace(layer, source=0) for layer in network.layers}) == 1 == len(network.choices)
         first = network.layers[0]
         assert first.intermediate_size == {1: 8, 2: 24, 4: 64}[first.num_attention_heads]
         if wider := {1: (2, 24), 2: (4, 64)}.get(first.num_attention_heads):
             heads, size = wider
             layers = (replace(layer, num_attention_heads=heads, intermediate_size=size) for layer in network.layers)
-            assert costs.cautious_excess(replace(network, layers=tuple(layers)), budget) > 0.0
+            assert costs.cautious_violation(replace(network, layers=tuple(layers)), budget) > 0.0
 
 
 def test_the_best_uniform_networks_race_for_three_places(search_folder):
-    costs, rivals = replace(costs_of(search_folder), budgets=BUDGETS[:1]), []
+    costs, to_beat = replace(costs_of(search_folder), budgets=BUDGETS[:1]), []
 
-    def evaluate(architecture, rival):
-        rivals.append(rival)
-        accuracy = 1.0 - 0.1 * len(architecture.layers) - 0.001 * len(rivals)
-        return CandidateResult(architecture, accuracy, 120, 0.0, complete=accuracy >= rival)
+    def evaluate(architecture, to_beat):
+        to_beat.append(to_beat)
+        accuracy = 1.0 - 0.1 * len(architecture.layers) - 0.001 * len(to_beat)
+        return CandidateResult(architecture, accuracy, 120, 0.0, complete=accuracy >= to_beat)
 
     found = best_uniform(lambda: _OneByOne(evaluate), SPACE, costs)[BUDGETS[0].name]
     assert [len(result.architecture.layers) for result in found] == [1, 1, 1]
-    assert rivals[:3] == [0.0, 0.0, 0.0] and set(rivals[3:]) == {found[-1].accuracy}
+    assert to_beat[:3] == [0.0, 0.0, 0.0] and set(to_beat[3:]) == {found[-1].accuracy}
 
 
 def test_what_budgets_have_in_common_is_evaluated_once_for_all(search_folder):
     alike = (BUDGETS[0], BUDGETS[0].model_copy(update={"name": "again"}), *BUDGETS[1:])
     costs, seen = replace(costs_of(search_folder), budgets=alike), []
 
-    def evaluate(architecture, rival):
+    def evaluate(architecture, to_beat):
         seen.append(architecture)
         return CandidateResult(architecture, 0.5 + len(architecture.layers) / 10, 120, 0.0)
 
@@ -111,9 +111,9 @@ def test_uniform_networks_are_remembered_as_candidates_are(search_folder, tmp_pa
     known, memory = next(uniform_networks(SPACE, costs, BUDGETS[0])), Memory(tmp_path / "known.jsonl")
     memory.add(recipe.load().evaluate(known))
     first, second = _Counting(recipe), _Counting(recipe)
-    found = best_uniform(lambda: Remembering(first, memory), SPACE, costs)
+    found = best_uniform(lambda: CachingExecutor(first, memory), SPACE, costs)
     assert set(first.asked) == networks - {known} and len(first.asked) == len(networks) - 1
-    again = Remembering(second, Memory(tmp_path / "known.jsonl"))
+    again = CachingExecutor(second, Memory(tmp_path / "known.jsonl"))
     assert best_uniform(lambda: again, SPACE, costs) == found
     assert second.asked == []
 
@@ -123,9 +123,9 @@ class _Counting(InlineExecutor):
         super().__init__(recipe)
         self.asked = []
 
-    def submit(self, ticket, architecture, rival):
+    def submit(self, ticket, architecture, to_beat):
         self.asked.append(architecture)
-        super().submit(ticket, architecture, rival)
+        super().submit(ticket, architecture, to_beat)
 
 
 def test_they_are_measured_beside_the_candidates_and_kept_apart(search_folder):
@@ -137,9 +137,9 @@ def test_they_are_measured_beside_the_candidates_and_kept_apart(search_folder):
     small, other = SPACE.smallest(), next(uniform_networks(SPACE, costs, budget))
     results = [CandidateResult(network, 0.9, 120, 0.0) for network in (small, other)]
     measurement = Measurement(supernet.extract, SPACE.largest(), costs, Texts())
-    measured, beside = measure_budget(measurement, results[:1], budget, 4, results[1:])
+    measured, baselines = measure_budget(measurement, results[:1], budget, 4, results[1:])
     assert [item["digest"] for item in measured] == [small.digest] and measured[0]["met"]
-    assert [item["digest"] for item in beside] == [other.digest] and beside[0]["p50_ms"] > 0.0
+    assert [item["digest"] for item in baselines] == [other.digest] and baselines[0]["p50_ms"] > 0.0
 
 
 def test_the_teacher_is_the_reference_of_all_that_is_measured_for_a_budget(search_folder, monkeypatch):
@@ -171,7 +171,7 @@ def test_they_are_measured_also_where_there_is_no_candidate(search_folder, monke
 def test_what_was_measured_corrects_what_is_predicted_of_the_rest(search_folder, monkeypatch, slower):
     """On a machine that has become slower, or faster, the next ones are those that keep the budget there."""
     costs, budget, groups = costs_of(search_folder), BUDGETS[0], []
-    used = {one: 1.0 + costs.excess(one, budget) for one in {SPACE.sample(random.Random(n)) for n in range(300)}}
+    used = {one: 1.0 + costs.violation(one, budget) for one in {SPACE.sample(random.Random(n)) for n in range(300)}}
     results = [CandidateResult(one, share, 120, 0.0) for one, share in used.items()]  # the dearer, the more accurate
 
     def measured(measurement, chosen, budget):
@@ -192,7 +192,7 @@ def test_what_was_measured_corrects_what_is_predicted_of_the_rest(search_folder,
 def test_a_faster_machine_makes_no_network_smaller(search_folder, monkeypatch):
     costs, seen = costs_of(search_folder), []
     sample = {SPACE.sample(random.Random(number)) for number in range(200)}
-    params = {one: costs.figures(one, "cpu", (), ["params"])["params"] for one in sample}
+    params = {one: costs.metrics(one, "cpu", (), ["params"])["params"] for one in sample}
     limit = sorted(params.values())[100]
     budget = Budget(name="both", device="cpu", p50_ms="20%", params=limit)
     dear = {one: costs.predict_ms(one)["cpu"] for one in sample}
@@ -200,12 +200,12 @@ def test_a_faster_machine_makes_no_network_smaller(search_folder, monkeypatch):
 
     def measured(measurement, chosen, budget):
         seen.extend(one.architecture for one in chosen)
-        excess = [costs.excess(one.architecture, budget, (), 0.5) for one in chosen]
+        excess = [costs.violation(one.architecture, budget, (), 0.5) for one in chosen]
         return [{"excess": value, "met": value <= 0.0} for value in excess]
 
     monkeypatch.setattr(selection, "_measured", measured)
     measure_budget(Measurement(lambda _: None, SPACE.largest(), costs, Texts()), results, budget, 4)
-    assert any(costs.excess(one, budget) > 0.1 for one in seen), "some that were predicted to be too slow"
+    assert any(costs.violation(one, budget) > 0.1 for one in seen), "some that were predicted to be too slow"
     assert all(params[one] <= limit * 1.02 for one in seen)
 
 

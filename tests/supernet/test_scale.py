@@ -33,9 +33,9 @@ def test_a_scale_is_put_into_a_layer_and_taken_out_again():
     before = layer(values).detach()
     scale = Scale.of([4000.0, 5000.0, 6000.0])
     assert scale == Scale(5000.0, pytest.approx(np.std([4000.0, 5000.0, 6000.0])))
-    scale.put_into(layer)
+    scale.restore_in(layer)
     torch.testing.assert_close(layer(values), before * scale.deviation + scale.mean)
-    with scale.out_of(layer):
+    with scale.removed_from(layer):
         torch.testing.assert_close(layer(values), before, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(layer(values), before * scale.deviation + scale.mean)
     assert Scale.of([3.0, 3.0]) == Scale(3.0, 1.0) and Scale(3.0, 2.0).standardised([5.0, 1.0]) == [1.0, -1.0]
@@ -47,7 +47,7 @@ def test_the_last_linear_layer_gives_the_outputs(kind):
     ids = torch.randint(4, 90, (3, 7))
     with torch.no_grad():
         before = model(ids).logits
-        Scale(-20.0, 8.0).put_into(last_linear(model))
+        Scale(-20.0, 8.0).restore_in(last_linear(model))
         torch.testing.assert_close(model(ids).logits, before * 8.0 - 20.0)
 
 
@@ -123,10 +123,10 @@ def test_a_head_that_knows_the_task_goes_on_from_it_on_another_scale(plain, tmp_
 def test_outputs_that_say_nothing_are_not_made_larger():
     targets = np.linspace(0.0, 1.0, 200)
     noise = np.random.default_rng(0).normal(size=200)
-    assert Scale.to_begin_with(7.0 + 1e-3 * targets, targets).deviation == pytest.approx(1e-3 * targets.std())
-    assert Scale.to_begin_with(7.0 + 1e-3 * noise, targets) == Scale(pytest.approx(7.0, abs=1e-3), 1.0)
-    assert Scale.to_begin_with(9.0 * noise, targets).deviation == pytest.approx(9.0, rel=0.2)
-    assert Scale.to_begin_with(np.full(200, 5.0), targets) == Scale(5.0, 1.0)
+    assert Scale.to_remove(7.0 + 1e-3 * targets, targets).deviation == pytest.approx(1e-3 * targets.std())
+    assert Scale.to_remove(7.0 + 1e-3 * noise, targets) == Scale(pytest.approx(7.0, abs=1e-3), 1.0)
+    assert Scale.to_remove(9.0 * noise, targets).deviation == pytest.approx(9.0, rel=0.2)
+    assert Scale.to_remove(np.full(200, 5.0), targets) == Scale(5.0, 1.0)
 
 
 def test_a_given_teacher_on_another_scale_is_left_as_it_is_and_told(tmp_path, capsys):
@@ -144,6 +144,6 @@ def test_a_given_teacher_on_another_scale_is_left_as_it_is_and_told(tmp_path, ca
 def test_classes_have_no_scale():
     layer = nn.Linear(4, 3)
     weight = layer.weight.detach().clone()
-    with STANDARD.out_of(layer):
+    with STANDARD.removed_from(layer):
         assert torch.equal(layer.weight, weight)
     assert torch.equal(layer.weight, weight)

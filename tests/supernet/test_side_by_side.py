@@ -93,7 +93,7 @@ def test_a_step_has_the_gradients_of_one_thread(supernet_weights, space, data, t
     def gradients(count):
         threads(count)
         trainer, model = _distillation(supernet_weights, space, data, tmp_path, random_subnets=3)
-        assert len(trainer.lanes(dict(batch))) == count
+        assert len(trainer.work_of_threads(dict(batch))) == count
         with trainer.threads():
             loss = trainer.gradients(model, dict(batch), None)
         return loss, {name: value.grad for name, value in model.named_parameters() if value.grad is not None}

@@ -28,7 +28,7 @@ from nas.supernet.distillation import (
     LossWeights,
     distillation_loss,
     hidden_loss,
-    last_projections,
+    recorded_projections,
     relation_loss,
 )
 from nas.supernet.loops import LOG_FILE, FineTuning, Schedule, Watchers
@@ -55,14 +55,14 @@ def _distillation(weights, data, folder, steps, origin=None):
 
 
 def _knowledge(model, batch, every_token=True):
-    with last_projections(model) as projections:
+    with recorded_projections(model) as projections:
         return Knowledge.of(
             model(**batch, output_hidden_states=True, every_token=every_token, details=True), projections
         )
 
 
-def _known(states, places=None):
-    return Knowledge((torch.zeros(5, 3),), states, places or (None,) * len(states))
+def _known(states, positions=None):
+    return Knowledge((torch.zeros(5, 3),), states, positions or (None,) * len(states))
 
 
 def test_sandwich_holds_the_ends_and_depends_on_the_step_alone(space):
@@ -102,10 +102,10 @@ def test_draws_are_near_the_budgets_in_turn_and_depend_on_the_step_alone(space):
     limits = (largest / 8, largest / 2)
     assert smallest <= limits[0] / 2
 
-    def excesses():
+    def violations():
         return [lambda architecture, limit=limit: _size(architecture) / limit - 1.0 for limit in limits]
 
-    first, second = (near_budgets(space, excesses(), 3, seed=0) for _ in range(2))
+    first, second = (near_budgets(space, violations(), 3, seed=0) for _ in range(2))
     drawn = [first(step) for step in range(400)]
     assert drawn[7] == second(7) and drawn[7] != drawn[8] and all(len(step) == 3 for step in drawn)
     every = [architecture for step in drawn for architecture in step]
@@ -193,12 +193,12 @@ def test_tokens_that_are_left_are_compared_with_the_teacher_s_at_their_places(sp
     with torch.no_grad():
         teacher = _knowledge(supernet_weights, batch)
         found = _knowledge(BertSupernet(supernet_weights).extract(dropping), batch)
-        places = found.places[1]
+        positions = found.positions[1]
         assert [state.shape[1] for state in found.states] == [11, 4, 4, 4]
-        assert (places[:, 0] == 0).all() and all(len(set(row.tolist())) == 4 for row in places)
-        assert (mask.gather(1, places)[mask.sum(dim=1) >= 4] == 1).all()
+        assert (positions[:, 0] == 0).all() and all(len(set(row.tolist())) == 4 for row in positions)
+        assert (mask.gather(1, positions)[mask.sum(dim=1) >= 4] == 1).all()
         # Up to the first layer nothing differs, so its tokens are the teacher's.
-        exact = (teacher.states[0], teacher.states[1].gather(1, places[:, :, None].expand(-1, -1, 32)))
+        exact = (teacher.states[0], teacher.states[1].gather(1, positions[:, :, None].expand(-1, -1, 32)))
         assert_same(found.states[1], exact[1])
         loss = _loss(found, teacher, dropping, mask, LossWeights(0.0, 1.0, 0.5))
     assert loss.isfinite() and loss > 0
@@ -224,7 +224,7 @@ def test_compressed_projections_of_the_last_attention_are_seen_in_training(choic
     supernet = BertSupernet(weights)
     layers = tuple(replace(layer, attention=choice) for layer in space.largest().layers)
     architecture = replace(space.largest(), layers=layers)
-    with last_projections(supernet.skeleton(architecture)) as projections:
+    with recorded_projections(supernet.skeleton(architecture)) as projections:
         output = supernet.run(architecture, **batch, output_hidden_states=True, every_token=every_token)
         found = Knowledge.of(output, projections)
     tokens = batch["input_ids"].shape[1]

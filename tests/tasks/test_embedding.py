@@ -168,7 +168,7 @@ def test_the_standard_error_is_that_of_pairs():
     """Of a correlation of 0.8 between 400 pairs it is about (1 - 0.8²) / 20."""
     rng, metric = np.random.default_rng(1), PairCorrelation("pearson")
     labels = in_groups(np.repeat(rng.standard_normal(400), 2), np.repeat(np.arange(400), 2))
-    logits = metric.imagined(labels, 1, 0.8, rng)
+    logits = metric.simulated(labels, 1, 0.8, rng)
     assert metric.score(logits, labels) == pytest.approx(0.8, abs=0.06)
     assert standard_error(metric, logits, labels) == pytest.approx(0.36 / 20, rel=0.35)
 

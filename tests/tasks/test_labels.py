@@ -163,7 +163,7 @@ def test_a_classifier_of_other_classes_is_refused(names, known, message):
     ],
 )
 def test_a_classifier_that_is_trained_anew_keeps_its_order_if_it_has_the_same_names(names, known, found):
-    assert numbering(names, Head("bert", tuple(known), trained_anew=True)).names == tuple(found)
+    assert numbering(names, Head("bert", tuple(known), is_retrained=True)).names == tuple(found)
 
 
 def _files(folder, labels):

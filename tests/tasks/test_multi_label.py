@@ -167,15 +167,15 @@ def test_thresholds_are_chosen_once_and_then_hold():
     for name, count in (("f1_micro", 1), ("f1_macro", 5), ("average_precision", 5)):
         asked = SimpleNamespace(metric=name, threshold="search")
         metric = KIND.metric(asked)
-        chosen = metric.settled(logits, labels)
-        assert not metric.is_settled and chosen.is_settled and len(chosen.thresholds) == count
-        assert chosen.settled(*random_answers(seed=1)) is chosen
-        assert len(chosen.about(5)["thresholds"]) == 5
+        chosen = metric.calibrated(logits, labels)
+        assert not metric.is_calibrated and chosen.is_calibrated and len(chosen.thresholds) == count
+        assert chosen.calibrated(*random_answers(seed=1)) is chosen
+        assert len(chosen.config_entries(5)["thresholds"]) == 5
         if name.startswith("f1"):
             assert (
                 metric.score(logits, labels) == chosen.score(logits, labels) > LabelMetric(name).score(logits, labels)
             )
-    assert LabelMetric("f1_micro").about(3) == {"thresholds": [0.5, 0.5, 0.5]}
+    assert LabelMetric("f1_micro").config_entries(3) == {"thresholds": [0.5, 0.5, 0.5]}
 
 
 def test_figures_of_each_label():

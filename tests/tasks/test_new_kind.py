@@ -26,15 +26,15 @@ class Agreement(Metric):
         return True
 
     def score(self, logits, labels):
-        return float(self.right(logits, labels).mean())
+        return float(self.is_correct(logits, labels).mean())
 
     def answers(self, logits, labels):
         return logits[:, 0] > 0.0
 
-    def right(self, logits, labels):
+    def is_correct(self, logits, labels):
         return self.answers(logits, labels) == (labels > 0.0)
 
-    def imagined(self, labels, outputs, share, rng):
+    def simulated(self, labels, outputs, share, rng):
         return np.where(rng.random(len(labels)) < share, labels, -labels)[:, None]
 
 
@@ -44,7 +44,7 @@ class Signs(TaskKind):
     name = "signs"
     metrics = ("agreement",)
     problem_type = "regression"
-    no_exits = "a sign is not sure of itself"
+    why_no_exits = "a sign is not sure of itself"
     examples = ({"label": ["up", "down", "down", "up", "up"]},)
 
     def metric(self, asked, names=()):
@@ -60,7 +60,7 @@ class Signs(TaskKind):
             ("direction",),
         )
 
-    def takes(self, problem_type, outputs):
+    def accepts(self, problem_type, outputs):
         return outputs == 1
 
     def counts(self, labels, names):

@@ -102,7 +102,7 @@ def test_what_is_no_relevance_is_refused(values, message):
 def test_a_classifier_of_several_outputs_is_refused():
     with pytest.raises(TeacherError, match=r"bert has 2 labels, but a ranking needs one score; .*teacher.fine_tune"):
         KIND.read([column([0, 1])], [column([0, 1])], Head("bert", ("no", "yes")))
-    assert KIND.takes(None, 1) and KIND.takes("regression", 1) and not KIND.takes(None, 2)
+    assert KIND.accepts(None, 1) and KIND.accepts("regression", 1) and not KIND.accepts(None, 2)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_metrics_are_those_of_scikit_learn_for_each_query_with_a_relevant_passag
         if labels["label"][own].any():
             expected.append(_by_hand(name, logits[own, 0], labels["label"][own]))
     assert metric.size(labels) == len(expected) < 40
-    assert sorted(metric.each(logits, labels)) == pytest.approx(sorted(expected), abs=1e-6)
+    assert sorted(metric.group_scores(logits, labels)) == pytest.approx(sorted(expected), abs=1e-6)
     assert metric.score(logits, labels) == pytest.approx(np.mean(expected), abs=1e-6)
     assert standard_error(metric, logits, labels) == pytest.approx(np.std(expected, ddof=1) / len(expected) ** 0.5)
     assert metric.score(logits, in_groups(np.zeros(len(labels), int), labels[GROUP])) == 0.0
@@ -218,8 +218,8 @@ def test_passages_with_equal_scores_come_in_no_particular_order():
 def test_the_report_shows_the_first_query_of_a_fitting_size_that_has_a_relevant_passage():
     groups = np.repeat([7, 3, 5, 6], [5, 2, 4, 5])
     labels = in_groups(np.array([0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0]), groups)
-    assert RankingMetric("map").shown(labels) == [7, 8, 9, 10]
-    assert RankingMetric("map").shown(labels[:5]) == []
+    assert RankingMetric("map").rows_to_compare(labels) == [7, 8, 9, 10]
+    assert RankingMetric("map").rows_to_compare(labels[:5]) == []
 
 
 def test_differences_within_a_query_are_what_distillation_compares():
@@ -352,7 +352,7 @@ def test_exports_give_probabilities_unless_the_cross_encoder_gives_its_outputs(t
     assert found["problem_type"] == ("regression" if raw else "multi_label_classification")
     activation = found["sentence_transformers"]["activation_fn"]
     assert activation.endswith("Identity" if raw else "Sigmoid")
-    assert KIND.files_beside(found, 32)["config_sentence_transformers.json"]["activation_fn"] == activation
+    assert KIND.extra_files(found, 32)["config_sentence_transformers.json"]["activation_fn"] == activation
 
 
 def test_nas_check_says_how_many_queries_are_left_out(tmp_path, nas):
@@ -413,7 +413,7 @@ def test_sentence_transformers_transformers_and_infer_give_the_same_scores(finis
             KIND.served_as({"activation_fn": activation}, False),
             read_json(folder / "config.json", DataError),
         )
-        for name, values in {"config.json": config | served, **KIND.files_beside(served, 32)}.items():
+        for name, values in {"config.json": config | served, **KIND.extra_files(served, 32)}.items():
             write_json(folder / name, values)
     pairs = [["w3 w21 w20 w18", "w1 w3 w5"], ["w3 w21 w20 w18", "w1 w2"], ["w3 w21 w20 w18", "w7"]]
     scripts = [str(Path(__file__).parents[1] / "export" / f"{name}.py") for name in ("without_nas", "cross_encoder")]

@@ -13,7 +13,7 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def in_words(before_last: str = "or") -> str:
+def family_names(before_last: str = "or") -> str:
     """Return the names of all families as part of a sentence, such as "BERT, RoBERTa or MPNet"."""
     *others, last = (family.title for family in FAMILIES.values())
     return f"{', '.join(others)} {before_last} {last}"
@@ -30,4 +30,4 @@ def family_of(model_type: str) -> Family:
     return FAMILIES[model_type]
 
 
-__all__ = ["FAMILIES", "Family", "family_of", "in_words"]
+__all__ = ["FAMILIES", "Family", "family_names", "family_of"]

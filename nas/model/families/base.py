@@ -39,7 +39,7 @@ class Family:
     """Its name in messages and reports."""
     base: str
     """The first part of the encoder's parameter names in a model with a head."""
-    words: str = "embeddings.word_embeddings.weight"
+    token_embeddings: str = "embeddings.word_embeddings.weight"
     """The name of the token embeddings' weight within the encoder."""
     pooler_act: str
     """The activation between the two linear layers of its sequence classifier's head."""

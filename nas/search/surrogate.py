@@ -1,6 +1,6 @@
 """The surrogate model of the guided search: a Gaussian process over the features of architectures.
 
-`Belief` is conditioned on the candidates evaluated so far. `Outlook` holds the posterior of a growing pool of
+`Surrogate` is conditioned on the candidates evaluated so far. `PoolPosterior` holds the posterior of a growing pool of
 candidates that were not evaluated yet, and updates it while a batch is picked from them. `guided.py` uses both.
 """
 
@@ -36,7 +36,7 @@ class Posterior(NamedTuple):
     """
 
 
-class Belief:
+class Surrogate:
     """A Gaussian process that predicts values, such as accuracies, from feature rows of architectures."""
 
     def __init__(self, x: np.ndarray, y: np.ndarray, examples: np.ndarray, kernel: Kernel | None = None) -> None:
@@ -77,17 +77,17 @@ class Belief:
         mean = shared @ self._process.alpha_ * self._spread + self._centre
         return Posterior(mean, variance * self._spread**2, whitened * self._spread)
 
-    def shared(self, x: np.ndarray, row: np.ndarray) -> np.ndarray:
+    def prior_covariance(self, x: np.ndarray, row: np.ndarray) -> np.ndarray:
         """Return the prior covariance of each of the feature rows `x` with another `row`, (rows,)."""
         covariance: np.ndarray = self.kernel(x / self._scale, row[None] / self._scale)[:, 0] * self._spread**2
         return covariance
 
     @property
-    def own(self) -> float:
+    def noise_variance(self) -> float:
         """The noise variance of an exact observation: the part of a value that the features do not explain."""
         return float((self.kernel.k2.noise_level + _EXACT) * self._spread**2)
 
-    def suppose(self, x: np.ndarray, y: np.ndarray) -> None:
+    def fantasise(self, x: np.ndarray, y: np.ndarray) -> None:
         """Condition the process on fantasies in addition: values `y` of feature rows `x`, which count as exact."""
         self._x = np.concatenate([self._x, x / self._scale])
         self._y = np.concatenate([self._y, (y - self._centre) / self._spread])
@@ -95,7 +95,7 @@ class Belief:
         self._learn()
 
 
-class Outlook:
+class PoolPosterior:
     """The posterior of a growing pool of candidates, conditioned on fantasies for those that were picked.
 
     Each pick is assumed to result in its posterior mean ("kriging believer": Ginsbourger, Le Riche and Carraro,
@@ -103,13 +103,13 @@ class Outlook:
     the pick.
     """
 
-    def __init__(self, belief: Belief) -> None:
-        self._belief = belief
+    def __init__(self, surrogate: Surrogate) -> None:
+        self._surrogate = surrogate
         self._x = np.empty((0, 0))
 
     def extend(self, x: np.ndarray) -> None:
         """Add candidates to the pool by their feature rows, (rows, features)."""
-        added = self._belief.posterior(x)
+        added = self._surrogate.posterior(x)
         if not len(self._x):
             self._x, (self.mean, self._variance, self._whitened) = x, added
             return
@@ -119,18 +119,18 @@ class Outlook:
         self._whitened = np.concatenate([self._whitened, added.whitened], axis=1)
 
     @property
-    def doubt(self) -> np.ndarray:
+    def standard_deviation(self) -> np.ndarray:
         """The posterior standard deviation of each candidate, (candidates,)."""
-        doubt: np.ndarray = np.sqrt(np.maximum(self._variance, 0.0))
-        return doubt
+        standard_deviation: np.ndarray = np.sqrt(np.maximum(self._variance, 0.0))
+        return standard_deviation
 
-    def suppose(self, place: int) -> None:
+    def fantasise(self, place: int) -> None:
         """Condition on the candidate at index `place`, with its posterior mean as the fantasy.
 
         After the first call no more candidates may be added.
         """
         known = self._whitened[:, place]
-        shared = self._belief.shared(self._x, self._x[place]) - known @ self._whitened
-        part = shared / math.sqrt(max(self._variance[place], 0.0) + self._belief.own)
+        shared = self._surrogate.prior_covariance(self._x, self._x[place]) - known @ self._whitened
+        part = shared / math.sqrt(max(self._variance[place], 0.0) + self._surrogate.noise_variance)
         self._variance = self._variance - part**2
         self._whitened = np.vstack([self._whitened, part])

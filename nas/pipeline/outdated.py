@@ -15,14 +15,14 @@ from nas.pipeline.searches import front, has_ended, search_inputs
 from nas.pipeline.supernets import supernet_inputs
 
 
-def older(run: Run) -> str:
+def outdated(run: Run) -> str:
     """Return one line that names the outdated results of a run and how to rebuild them; empty if there are none.
 
     Results of another machine are not outdated, since a run may be viewed on any machine. The storage of the search
     need not be reachable.
     """
     try:
-        found = _older_steps(run)
+        found = _outdated_steps(run)
     except NasError:  # the files to compare with are missing, which the next step will report
         return ""
     if not found:
@@ -30,7 +30,7 @@ def older(run: Run) -> str:
     return f"Made for an older version of this study or by an older nas: {', '.join(found)}; rebuild with nas run"
 
 
-def _older_steps(run: Run) -> list[str]:
+def _outdated_steps(run: Run) -> list[str]:
     """Return the names of the finished steps that `nas run` would make again."""
     made_from = {"teacher": teacher_inputs, "supernet": supernet_inputs}
     found = [step for step, inputs in made_from.items() if run.is_finished(step) and not run.is_done(step, inputs(run))]

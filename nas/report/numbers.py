@@ -82,7 +82,7 @@ _FIGURES = {
 }
 
 
-def figure(name: str, value: float | None) -> str:
+def metric_in_words(name: str, value: float | None) -> str:
     """Return a metric of `nas.budget` with its name and unit: `mean 3.1 ms`, `parameters 758,760`."""
     word, unit = _FIGURES[name]
     if value is None:
@@ -104,10 +104,12 @@ def limits(budget: Budget, teacher: Mapping[str, float], several: bool = False) 
             word, sign = _FIGURES[name][0], "≥" if name in RATES else "≤"
             if isinstance(given, str):
                 known = name in teacher and asked.device == budget.device
-                value = f"{figure(name, asked.value(name, teacher)).removeprefix(word + ' ')} = " if known else ""
+                value = (
+                    f"{metric_in_words(name, asked.value(name, teacher)).removeprefix(word + ' ')} = " if known else ""
+                )
                 text = f"{word} {sign} {value}{given} of the teacher's"
             else:
-                text = f"{word} {sign} {figure(name, given).removeprefix(word + ' ')}"
+                text = f"{word} {sign} {metric_in_words(name, given).removeprefix(word + ' ')}"
             found.append(text + (f" on {asked.device}" if several or len(budget.limits) > 1 else ""))
     return found
 
@@ -120,7 +122,7 @@ def _floor(budget: Budget) -> list[str]:
     return [*found, *([f"minimum {_FIGURES[budget.minimise][0]}"] if budget.minimise else [])]
 
 
-def other_figures(found: Any) -> list[str]:
+def other_metrics(found: Any) -> list[str]:
     """Return the measured values of the limited metrics that tables do not show anyway, such as `mean 3.1 ms`.
 
     Tables show size, parameters and the median latency on the budget's first device. Values on other devices name
@@ -132,7 +134,7 @@ def other_figures(found: Any) -> list[str]:
         first = limits.device == asked[0].device
         own = found if first else found["devices"][limits.device]
         names = [name for name in limits.given if name not in (STORED if not first else (*STORED, "p50_ms"))]
-        texts += [figure(name, own.get(name)) + ("" if first else f" on {limits.device}") for name in names]
+        texts += [metric_in_words(name, own.get(name)) + ("" if first else f" on {limits.device}") for name in names]
     return texts
 
 

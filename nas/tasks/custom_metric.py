@@ -2,7 +2,7 @@
 
 A study names such a function as `module:function`. It must belong to an installed package, so that a folder with data
 can never bring code that is run. A Python program, such as a notebook, can also pass one of its own functions to
-`nas.run_of`; `given` then registers it for this process.
+`nas.run_of`; `register` then makes it known to this process.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from nas.errors import DataError
 from nas.tasks.base import Metric
 
 Function = Callable[[np.ndarray, np.ndarray], float]
-_given: dict[str, Function] = {}
+_registered: dict[str, Function] = {}
 
 
 @dataclass(frozen=True)
-class OwnMetric(Metric):
+class CustomMetric(Metric):
     """A metric whose score is what a user-defined function returns for predictions and references; higher is better.
 
     The function is called with the predictions first. In all other respects, the metric behaves like `base`, the first
@@ -48,7 +48,7 @@ class OwnMetric(Metric):
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
         """Return the function's result. Raises `DataError` if the function fails or does not return a finite number."""
-        given = self.base.settled(logits, labels)
+        given = self.base.calibrated(logits, labels)
         try:
             found = self.function(given.predictions(logits, labels), labels)
             number = float(found)
@@ -68,33 +68,33 @@ class OwnMetric(Metric):
     def answers(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
         return self.base.answers(logits, labels)
 
-    def constant(self, labels: np.ndarray, outputs: int) -> np.ndarray | None:
-        return self.base.constant(labels, outputs)
+    def constant_answer(self, labels: np.ndarray, outputs: int) -> np.ndarray | None:
+        return self.base.constant_answer(labels, outputs)
 
-    def imagined(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
-        return self.base.imagined(labels, outputs, share, rng)
+    def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
+        return self.base.simulated(labels, outputs, share, rng)
 
     @property
-    def is_settled(self) -> bool:
-        return self.base.is_settled
+    def is_calibrated(self) -> bool:
+        return self.base.is_calibrated
 
-    def settled(self, logits: np.ndarray, labels: np.ndarray) -> Metric:
-        return replace(self, base=self.base.settled(logits, labels))
+    def calibrated(self, logits: np.ndarray, labels: np.ndarray) -> Metric:
+        return replace(self, base=self.base.calibrated(logits, labels))
 
-    def about(self, outputs: int) -> dict[str, Any]:
-        return self.base.about(outputs)
+    def config_entries(self, outputs: int) -> dict[str, Any]:
+        return self.base.config_entries(outputs)
 
     def by_label(self, logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, float]]:
         return self.base.by_label(logits, labels, names)
 
 
-def own_metric(name: str, base: Metric) -> OwnMetric:
+def custom_metric(name: str, base: Metric) -> CustomMetric:
     """Return the metric for the function with this name. Raises `ValueError` with a remedy if there is none."""
     label = name.partition(":")[2].partition("#")[0]
-    return OwnMetric(name, label, function=_function(name), base=base)
+    return CustomMetric(name, label, function=_function(name), base=base)
 
 
-def given(function: Function) -> str:
+def register(function: Function) -> str:
     """Return the name by which a study can refer to a function.
 
     A function that no installed package has is registered for this process, and its name contains a digest of its
@@ -111,7 +111,7 @@ def given(function: Function) -> str:
         return f"{module}:{name}"
     digest = hashlib.sha256(repr(tuple(_parts(code))).encode()).hexdigest()[:8]
     known = f"{module}:{name}#{digest}"
-    _given[known] = function
+    _registered[known] = function
     return known
 
 
@@ -124,9 +124,9 @@ def _parts(code: CodeType) -> Iterable[object]:
 
 
 def _function(name: str) -> Function:
-    """Return the registered or importable function with this name; see `own_metric` for the errors."""
-    if name in _given:
-        return _given[name]
+    """Return the registered or importable function with this name; see `custom_metric` for the errors."""
+    if name in _registered:
+        return _registered[name]
     module, _, function = name.partition(":")
     if "#" in function:
         raise ValueError(

@@ -14,8 +14,8 @@ from nas.evaluate.spread import standard_error
 from nas.pipeline.commands import prepare_teacher
 from nas.pipeline.prepare import data_inputs, metric_of
 from nas.study import Study
-from nas.tasks import is_own, task_kind
-from nas.tasks.own_metric import given
+from nas.tasks import is_custom, task_kind
+from nas.tasks.custom_metric import register
 
 LOGITS = np.array([[2.0, 0.0], [0.0, 1.0], [3.0, 1.0], [0.0, 2.0]])
 
@@ -33,14 +33,14 @@ def _asked(metric, **more):
 
 def test_classes_are_compared():
     kind = task_kind("classification")
-    metric = kind.metric(_asked(given(thrifty)), ("few", "many"))
-    assert (metric.label, metric.is_share, is_own(metric.name)) == ("thrifty", False, True)
+    metric = kind.metric(_asked(register(thrifty)), ("few", "many"))
+    assert (metric.label, metric.is_share, is_custom(metric.name)) == ("thrifty", False, True)
     assert metric.score(LOGITS, np.array([0, 1, 0, 1])) == 1.0
     assert metric.score(LOGITS, np.array([1, 1, 0, 0])) == pytest.approx(0.75)
     labels = np.arange(40) % 2
-    assert metric.score(metric.imagined(labels, 2, 0.8, np.random.default_rng(0)), labels) < 1.0
-    assert 0.01 < standard_error(metric, metric.imagined(labels, 2, 0.8, np.random.default_rng(0)), labels) < 0.3
-    assert metric.score(metric.constant(labels, 2), labels) < 1.0
+    assert metric.score(metric.simulated(labels, 2, 0.8, np.random.default_rng(0)), labels) < 1.0
+    assert 0.01 < standard_error(metric, metric.simulated(labels, 2, 0.8, np.random.default_rng(0)), labels) < 0.3
+    assert metric.score(metric.constant_answer(labels, 2), labels) < 1.0
     assert (metric.answers(LOGITS, labels[:4]) == [0, 1, 0, 1]).all()
 
 
@@ -49,7 +49,7 @@ def test_numbers_and_labels_are_compared():
         assert predictions.shape == references.shape == (3,)
         return -float(np.abs(predictions - references).mean())
 
-    found = task_kind("regression").metric(_asked(given(far)))
+    found = task_kind("regression").metric(_asked(register(far)))
     assert found.score(np.array([[1.0], [2.0], [4.0]]), np.array([1.0, 2.0, 3.0])) == pytest.approx(-1 / 3)
     assert found.answers(np.ones((3, 1)), np.ones(3)) is None
 
@@ -60,16 +60,16 @@ def test_numbers_and_labels_are_compared():
     labels = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     logits = np.array([[3.0, -3.0], [-3.0, -0.5], [3.0, 3.0]])
     kind = task_kind("multi_label")
-    assert kind.metric(_asked(given(whole_rows))).score(logits, labels) == pytest.approx(2 / 3)
-    searched = kind.metric(_asked(given(whole_rows), threshold="search"))
-    assert not searched.is_settled and searched.settled(logits, labels).score(logits, labels) == 1.0
+    assert kind.metric(_asked(register(whole_rows))).score(logits, labels) == pytest.approx(2 / 3)
+    searched = kind.metric(_asked(register(whole_rows), threshold="search"))
+    assert not searched.is_calibrated and searched.calibrated(logits, labels).score(logits, labels) == 1.0
 
 
 def test_functions_of_installed_packages_are_named_in_a_study_file(tiny_study):
     kind = task_kind("classification")
     from sklearn.metrics import matthews_corrcoef
 
-    assert given(matthews_corrcoef).startswith("sklearn.metrics")
+    assert register(matthews_corrcoef).startswith("sklearn.metrics")
     name = "sklearn.metrics:matthews_corrcoef"
     own, known = kind.metric(_asked(name)), kind.metric(_asked("matthews_correlation"))
     labels = np.array([1, 1, 0, 1])
@@ -117,10 +117,10 @@ def test_what_fails_or_is_no_number_is_one_line():
         (empty, "empty#.* must return a finite number, but returned nan"),
     ):
         with pytest.raises(DataError, match=said):
-            task_kind("classification").metric(_asked(given(function))).score(LOGITS, np.zeros(4, dtype=int))
+            task_kind("classification").metric(_asked(register(function))).score(LOGITS, np.zeros(4, dtype=int))
     for wrong in (len, "accuracy".upper, lambda predictions, references: 1.0):
         with pytest.raises(ValueError, match="metric: must be a name, or a function that is defined with def"):
-            given(wrong)
+            register(wrong)
 
 
 def _run(tmp_path, function):
