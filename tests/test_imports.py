@@ -1,4 +1,4 @@
-"""Imports run one way, heavy packages stay in their rooms, and `import nas` is quick."""
+"""Imports run one way, heavy packages stay in their modules, and `import nas` is quick."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import pytest
 from nas.supernet import BertSupernet
 
 ROOT = Path(__file__).parents[1] / "nas"
-# From the ground up: a room may import those before it.
-ROOMS = [
+# From the lowest up: a module may import those before it.
+MODULES = [
     "errors", "limits", "files", "waiting", "threads", "progress", "hub", "graph", "cluster", "compression", "form",
     "sentence_modules", "architecture", "device", "space", "tasks", "budget", "study", "embedded", "data", "vocabulary",
     "model", "supernet", "latency", "evaluate", "search", "export", "report", "pipeline", "columns", "tagged_columns",
     "proposal", "in_python", "doctor", "cli",
 ]  # fmt: skip
-TOP = {"__init__"}  # the front door: everything below is imported lazily
+TOP = {"__init__"}  # everything else is imported lazily
 
 
-def _room(path: Path) -> str:
+def _module(path: Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
@@ -43,20 +43,20 @@ def _imports(path: Path) -> set[str]:
 FILES = sorted(ROOT.rglob("*.py"))
 
 
-def test_every_room_is_listed():
-    assert {_room(path) for path in FILES} == set(ROOMS) | TOP
+def test_every_module_is_listed():
+    assert {_module(path) for path in FILES} == set(MODULES) | TOP
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_run_one_way(path):
-    room = _room(path)
-    if room in TOP:
+    module = _module(path)
+    if module in TOP:
         return
     for name in _imports(path):
         if name.startswith("nas."):
             other = name.split(".")[1]
-            if other in ROOMS:
-                assert ROOMS.index(other) <= ROOMS.index(room), f"{room} must not import {other}"
+            if other in MODULES:
+                assert MODULES.index(other) <= MODULES.index(module), f"{module} must not import {other}"
 
 
 def test_four_files_know_ray_and_one_folder_optuna():
@@ -102,7 +102,7 @@ def test_auto_classes_load_a_sub_network_once_they_are_registered(tmp_path, spac
     assert result.stdout.strip() == "CompactBertForSequenceClassification"
 
 
-def test_public_names_are_no_rooms():
+def test_public_names_are_callable_and_documented():
     import nas
 
     for name in nas.__all__:
@@ -114,12 +114,12 @@ def test_public_names_are_no_rooms():
 def test_the_diagram_of_the_packages_shows_the_imports():
     """Between packages: an arrow for each import, also through single modules, that no longer path implies."""
     below: dict[str, set[str]] = {}
-    for room in ROOMS:
-        paths = [path for path in FILES if _room(path) == room]
+    for module in MODULES:
+        paths = [path for path in FILES if _module(path) == module]
         names = {name.split(".")[1] for path in paths for name in _imports(path) if name.startswith("nas.")}
-        others = (names & set(ROOMS)) - {room}
-        below[room] = others.union(*(below[other] for other in others))
-    packages = {room for room in ROOMS if (ROOT / room).is_dir()}
+        others = (names & set(MODULES)) - {module}
+        below[module] = others.union(*(below[other] for other in others))
+    packages = {module for module in MODULES if (ROOT / module).is_dir()}
     needed = {package: below[package] & packages for package in packages}
     implied = {package: set().union(*(needed[other] for other in needed[package])) for package in packages}
     expected = {(other, package) for package in packages for other in needed[package] - implied[package]}

@@ -58,7 +58,7 @@ def test_text_without_labels_is_written_as_the_study_sees_it(here, nas):
     study = Study.load("mine")
     assert study.task.unlabelled == ("../more.csv", str(here / "train.csv"))
     code, output, _ = nas("check", "mine")
-    assert code == 0 and "of 320 texts without labels are new; left out: " in output
+    assert code == 0 and "of 320 unlabelled texts are new; left out: " in output
     code, _, error = nas("init", "other", *GIVEN, "--unlabelled", "none.csv")
     assert code == 2 and "none.csv: no such data file" in error and not (here / "other").exists()
 

@@ -155,7 +155,7 @@ def test_inputs_of_another_machine_are_not_asked_for_to_tell_the_state(work):
 
 
 def test_checkpoints_go_when_a_step_is_done(work):
-    step = work.step("teacher", aside=(work.run.folder / "trainings",))
+    step = work.step("teacher", other_outputs=(work.run.folder / "trainings",))
     for left in (folder := work.run.folder / "trainings", folder / "candidate"):
         (left / "checkpoints").mkdir(parents=True)
     work.failing["teacher"] = StudyError("killed")

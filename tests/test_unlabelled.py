@@ -91,7 +91,7 @@ def test_each_row_is_kept_or_counted_once_by_why_it_is_left_out(tmp_path):
     assert (counts.read, counts.kept) == (12, 3)
     assert (counts.in_test, counts.in_search, counts.in_train, counts.repeated) == (3, 1, 3, 2)
     assert counts.summary() == (
-        "3 of 12 texts without labels are new; left out: 3 in the test set, 1 in the search set, 3 in the training "
+        "3 of 12 unlabelled texts are new; left out: 3 in the test set, 1 in the search set, 3 in the training "
         "set, 2 repeated"
     )
 
@@ -131,9 +131,7 @@ def test_what_is_no_text_is_refused_as_in_the_training_set(tmp_path, capsys):
         with pytest.raises(DataError, match=words):
             read_unlabelled(task, [(str(path), True)], splits)
     _write(path, ["w50 w51", "w1 w1"])
-    with pytest.raises(
-        DataError, match=r"task.unlabelled: .*more.parquet: 0 of 2 texts without labels are new; .*remove"
-    ):
+    with pytest.raises(DataError, match=r"task.unlabelled: .*more.parquet: 0 of 2 unlabelled texts are new; .*remove"):
         read_unlabelled(task, [(str(path), True)], splits)
     _write(path, ["w60", " "])
     assert read_unlabelled(task, [(str(path), True)], splits).counts.kept == 2
@@ -222,7 +220,7 @@ def test_check_looks_at_them_and_writes_nothing(nas, study, tmp_path):
     lengths = rows["sets"]["unlabelled"]
     assert lengths["rows"] == lengths["tokenised"] == counts["kept"] and lengths["cut"] == 0
     assert lengths["longest"] == 17 and lengths["mean"] == pytest.approx(16, abs=0.1)
-    assert f"{counts['kept']:,} of {counts['read']:,} texts without labels are new; left out: " in output
+    assert f"{counts['kept']:,} of {counts['read']:,} unlabelled texts are new; left out: " in output
     assert [step["step"] for step in plan["steps"]][:3] == ["data", "unlabelled", "teacher"]
     assert "unlabelled" in nas("doctor", str(study))[1]
 

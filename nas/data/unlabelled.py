@@ -41,7 +41,7 @@ class Counts:
         }
         listed = ", ".join(f"{count:,} {why}" for why, count in out.items() if count)
         left_out = f"; left out: {listed}" if listed else ""
-        return f"{self.kept:,} of {self.read:,} texts without labels are new{left_out}"
+        return f"{self.kept:,} of {self.read:,} unlabelled texts are new{left_out}"
 
 
 @dataclass(frozen=True)
