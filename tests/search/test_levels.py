@@ -89,7 +89,7 @@ def test_candidates_are_taken_evenly_along_the_front(costs):
 def test_where_nothing_comes_near_a_floor_the_most_accurate_is_taken(costs):
     rng = random.Random(0)
     ranked = sorted(_results({SPACE.sample(rng) for _ in range(50)}), key=lambda one: -one.accuracy)
-    high = replace(FLOOR, least=2.0, sure=2.1, teacher=1.9)
+    high = replace(FLOOR, minimum=2.0, confident=2.1, teacher=1.9)
     assert along_the_front(ranked, costs, high, 5) == ranked[:1]
     assert along_the_front([], costs, high, 5) == []
     assert cheapest_reaching(ranked, costs, high, high.minimum) is None
