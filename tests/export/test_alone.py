@@ -240,7 +240,7 @@ def test_a_choice_may_import_what_stands_beside_it(config, monkeypatch, tmp_path
     (package / "levels.py").write_text('"""Levels."""\n\nFEW = 3\n')
     (package / "few.py").write_text(
         '"""Few."""\n\nfrom nas.compression.int8 import Int8\nfrom .levels import FEW\n\n\n'
-        'class Few(Int8):\n    name = "few"\n\n    def settled(self, matrices):\n        return {"weight": FEW}\n'
+        'class Few(Int8):\n    name = "few"\n\n    def prepared(self, matrices):\n        return {"weight": FEW}\n'
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(REGISTRY, "few", importlib.import_module("mychoices.few").Few)
