@@ -146,19 +146,19 @@ def split(inputs: Mapping[str, torch.Tensor], parts: int) -> list[tuple[dict[str
     ]
 
 
-def balanced(first: Sequence[tuple[float, Work]], rest: Sequence[tuple[float, Work]], lanes: int) -> list[list[Work]]:
-    """Distribute work items, given with their costs, over `lanes` threads so that all take about equally long.
+def balanced(first: Sequence[tuple[float, Work]], rest: Sequence[tuple[float, Work]], threads: int) -> list[list[Work]]:
+    """Distribute work items, given with their costs, over `threads` threads so that all take about equally long.
 
-    Each item goes to the thread with the least work so far: the items of `first` in their order, then the `rest`,
-    largest first. Items of the rest may wait for results of `first`. If `first` has at most as many items as there
-    are threads, and all have a cost above 0, each of them is the first item of a thread. A failure in one of them
-    then does not keep another from running.
+    Each item goes to the thread with the least work so far, or of several such threads to the one with the fewest
+    items: the items of `first` in their order, then the `rest`, largest first. Items of the rest may wait for results
+    of `first`. If `first` has at most as many items as there are threads, each of them is the first item of a thread,
+    so that a failure in one of them does not keep another from running.
     """
-    loads, work = [0.0] * lanes, list[list[Work]]([] for _ in range(lanes))
+    costs, work = [0.0] * threads, list[list[Work]]([] for _ in range(threads))
     for cost, item in (*first, *sorted(rest, key=lambda each: each[0], reverse=True)):
-        lane = loads.index(min(loads))
-        loads[lane] += cost
-        work[lane].append(item)
+        thread = min(range(threads), key=lambda number: (costs[number], len(work[number])))
+        costs[thread] += cost
+        work[thread].append(item)
     return work
 
 

@@ -131,16 +131,22 @@ def test_an_error_in_a_thread_ends_the_training(supernet_weights, space, data, t
         trainer.train()
 
 
-def test_lanes_are_about_as_long_and_begin_with_what_the_rest_waits_for():
+def test_threads_have_about_equal_work_and_begin_with_what_the_rest_waits_for():
     def work(number):
         return None
 
     items = {cost: (cost, lambda number: None) for cost in (9.0, 4.0, 3.0, 2.0)}
     first = (1.0, work)
-    lanes = balanced([first], list(items.values()), 2)
-    assert lanes[0] == [work, items[4.0][1], items[3.0][1], items[2.0][1]]
-    assert lanes[1] == [items[9.0][1]]
+    shares = balanced([first], list(items.values()), 2)
+    assert shares[0] == [work, items[4.0][1], items[3.0][1], items[2.0][1]]
+    assert shares[1] == [items[9.0][1]]
     assert balanced([first], list(items.values()), 1) == [[work, *(items[cost][1] for cost in (9.0, 4.0, 3.0, 2.0))]]
+
+
+def test_work_that_others_wait_for_is_the_first_of_each_thread_whatever_it_costs():
+    """Otherwise a failure of the first would leave those that wait for the second waiting for ever."""
+    first, rest = [(0.0, lambda number, part=part: None) for part in range(3)], [(5.0, lambda number: None)] * 3
+    assert [work[0] for work in balanced(first, rest, 3)] == [work for _, work in first]
 
 
 def test_parts_hold_each_text_once():
