@@ -21,10 +21,11 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import transformers
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -34,11 +35,26 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from nas.errors import TrainingError
 from nas.files import digest, read_json, write_json
 
+F = TypeVar("F", bound=Callable[..., Any])
 _COMPLETE = "complete"
 _ORIGIN_FILE = "origin.json"
 _WEIGHTS = "model.safetensors"
 _STRETCH = 50
 """The number of batches that transformers sorts by length together, if an epoch has at least four times as many."""
+
+
+def replaces(method: F) -> F:
+    """Mark a method that replaces a private one of transformers' Trainer.
+
+    Raises `TrainingError` if the Trainer has none of that name: in a version that renamed it, the method here would
+    silently not be called.
+    """
+    if not hasattr(Trainer, method.__name__):
+        raise TrainingError(
+            f"transformers {transformers.__version__}: its Trainer must have the method {method.__name__}, which nas "
+            "replaces, but has not; install a version that constraints.txt of nas names"
+        )
+    return method
 
 
 class _ByLength(LengthGroupedSampler):
@@ -72,6 +88,7 @@ class SafeTrainer(Trainer):
         self._rows: list[int] | None = None
         self.args.dataloader_drop_last = len(self._lengths) >= self.args.train_batch_size
 
+    @replaces
     def _init_training_state(self, *arguments: Any) -> tuple[int, int]:
         begun: tuple[int, int] = super()._init_training_state(*arguments)
         # A training that has stopped early stays stopped. Transformers would forget this and train another epoch.
@@ -88,6 +105,7 @@ class SafeTrainer(Trainer):
         chosen = [whole[(2 * number + 1) * len(whole) // (2 * batches)] for number in range(batches)]
         self._rows = [row for batch in (*chosen[:first], *chosen) for row in batch]
 
+    @replaces
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self._rows is not None:
             return self._rows
@@ -119,6 +137,7 @@ class SafeTrainer(Trainer):
         """Compute the loss of a step and add its gradients to those of the parameters; returns the loss."""
         return super().training_step(model, inputs, num_items_in_batch)
 
+    @replaces
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if self.args.should_save:
             assert self.model is not None and output_dir
@@ -130,6 +149,7 @@ class SafeTrainer(Trainer):
                 weights = {name: value.detach().contiguous() for name, value in _trained(self.model).items()}
                 save_file(weights, folder / _WEIGHTS)
 
+    @replaces
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         model = model or self.model
         if isinstance(model, PreTrainedModel):
@@ -144,6 +164,7 @@ class SafeTrainer(Trainer):
                 )
             model.load_state_dict(found, strict=False)
 
+    @replaces
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.args.should_save:
             return
@@ -158,6 +179,7 @@ class SafeTrainer(Trainer):
         values = {"optimizer": state["param_groups"], "scheduler": self.lr_scheduler.state_dict()}
         write_json(Path(output_dir) / "trainer.json", values)
 
+    @replaces
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
@@ -173,6 +195,7 @@ class SafeTrainer(Trainer):
     def _random_states(self, checkpoint: str) -> Path:
         return Path(checkpoint) / f"random-{self.args.process_index}.json"
 
+    @replaces
     def _save_rng_state(self, output_dir: str) -> None:
         kind, keys, *rest = np.random.get_state(legacy=True)
         states = {
@@ -184,6 +207,7 @@ class SafeTrainer(Trainer):
         write_json(self._random_states(output_dir), states)
         self.accelerator.wait_for_everyone()  # next, the first process marks the checkpoint as complete
 
+    @replaces
     def _load_rng_state(self, checkpoint: str | None) -> None:
         # A run that resumes with more processes than before has no states for some of them.
         if checkpoint is None or not self._random_states(checkpoint).exists():

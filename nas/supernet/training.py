@@ -32,6 +32,7 @@ from nas.data.truth import groups_of
 from nas.errors import TrainingError
 from nas.model import CompactBert, CompactBertConfig
 from nas.supernet.augmentation import TokenReplacement
+from nas.supernet.checkpoints import replaces
 from nas.supernet.cohort import Cohort, Halving
 from nas.supernet.distillation import Knowledge, LossWeights, distillation_loss, recorded_projections
 from nas.supernet.loops import Schedule, run_trainer, training_arguments
@@ -96,6 +97,7 @@ class DistillationTrainer(SideBySideTrainer):
             return super().order(stretch)
         return ByGroup(groups, self._lengths, stretch, self.args.seed, self.epoch)
 
+    @replaces
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         self._signature_columns: Any = [*dict.fromkeys((*self._signature_columns, GROUP))]
@@ -226,6 +228,7 @@ class CohortTrainer(DistillationTrainer):
         assert isinstance(self.model, Cohort)
         return self.model.networks[number]
 
+    @replaces
     def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
         """Clip the gradient norm of each network separately; returns the norm over all networks."""
         norms = [

@@ -22,7 +22,7 @@ from nas.files import read_json
 from nas.model import CompactBert
 from nas.model.stock import from_stock
 from nas.supernet import BertSupernet, SupernetWeights
-from nas.supernet.checkpoints import last_complete
+from nas.supernet.checkpoints import last_complete, replaces
 from nas.supernet.distillation import (
     Knowledge,
     LossWeights,
@@ -491,3 +491,11 @@ def _answers(model, texts):
 
 def _agreement(one, other):
     return float((one.argmax(axis=1) == other.argmax(axis=1)).mean())
+
+
+def test_a_trainer_that_lacks_a_replaced_method_is_refused():
+    def _save_something_new(self):
+        """Not a method of transformers' Trainer."""
+
+    with pytest.raises(TrainingError, match="must have the method _save_something_new, which nas replaces, but has"):
+        replaces(_save_something_new)
