@@ -64,8 +64,8 @@ class Architecture:
     layers: tuple[Layer, ...]
     embedding: str = "none"
     exit_threshold: float = 0.0
-    """The confidence (probability of the likeliest class) from which the classifier after a layer ends the computation,
-    so that the remaining layers are skipped. 0 means that there are no such classifiers."""
+    """The confidence (probability of the likeliest class) at which a text exits early: if the classifier after a layer
+    reaches it, the remaining layers are skipped. 0 means that there are no early exits."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form, from which `from_json` restores an equal architecture."""

@@ -80,7 +80,7 @@ _UNSPACED = re.compile(
     "\U00020000-\U0003ffff]"
 )
 _CHARACTERS_PER_WORD = 2
-"""The assumed length of a word in such a script."""
+"""The assumed length of a word in a script without spaces between words."""
 _WORDS_OF_TIMES = _words(
     "jan january feb february mar march apr april may jun june jul july aug august sep sept september oct october nov "
     "november dec december mon monday tue tues tuesday wed wednesday thu thurs thursday fri friday sat saturday sun "

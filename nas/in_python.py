@@ -70,7 +70,7 @@ def run_of(name: str, *, runs: str | Path = "runs", **tables: Any) -> Run:
 
 
 def _write(folder: Path, tables: dict[str, Any]) -> tuple[Study, dict[str, str]]:
-    """Write the study and the files that it names into a folder; return it with the values of its variables."""
+    """Write a study and the files that it names into a folder; return the study and the values of its variables."""
     folder.chmod(0o755)
     for key in ("task", *_MODELS):
         if not isinstance(tables.get(key, {}), Mapping):

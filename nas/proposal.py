@@ -1,8 +1,8 @@
 """The first study file of a user: examines a teacher and its data, proposes settings and writes them as TOML.
 
-`TeacherProperties` and `Columns` hold what the files tell, and `Answers` the settings that the user gave or confirmed.
-`nas init` (`nas.cli.setup`) asks for these settings and calls `write_study`; `nas.in_python` uses the same
-proposals for studies that are made in Python.
+`TeacherProperties` and `Columns` hold facts from the files, and `Answers` the settings that the user gave or confirmed.
+`nas init` (`nas.cli.setup`) asks for these settings and calls `write_study`; `nas.in_python` uses the same proposals
+for studies that are made in Python.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ STUDY_FILE, SPACE_FILE = "study.toml", "search_space.toml"
 LENGTH = 128
 """The proposed length of texts in tokens, unless the teacher has fewer positions."""
 _SHOWN = 5
-"""Labels that are listed by name."""
+"""The number of labels that are listed by name."""
 _COUNTS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20)
-"""Proposed numbers of layers and of attention heads, as far as the teacher has more."""
+"""Proposed numbers of layers and of attention heads; only those below the teacher's number are used."""
 _HIDDEN, _INTERMEDIATE = (1 / 2, 2 / 3, 5 / 6, 1), (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
 """Proposed hidden and intermediate sizes, as shares of the teacher's."""
 
 
 @dataclass(frozen=True)
 class TeacherProperties:
-    """The properties of a teacher that the files in its folder tell."""
+    """The properties of a teacher that follow from the files in its folder."""
 
     shape: Shape
     positions: int
@@ -528,9 +528,10 @@ def _excluded(space: SearchSpace, runtime: str) -> str:
 
 
 def budget_table(budget: str, device: str) -> dict[str, Any]:
-    """Return the table of a budget in the notation of `nas init --budget`, such as "fast=20%", on a device.
+    """Return the table of a budget on a device.
 
-    Raises `StudyError` if its limit is not valid.
+    `budget` is in the notation of `nas init --budget`, such as "fast=20%". Raises `StudyError` if its limit is not
+    valid.
     """
     found: dict[str, Any] = tomllib.loads(_budget_text(budget))["budgets"][0]
     return found | {"device": device}

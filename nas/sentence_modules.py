@@ -87,7 +87,7 @@ def _readout(path: Path) -> Readout:
 def write_modules(folder: Path, form: NetworkForm, hidden_size: int, outputs: int | None = None) -> None:
     """Write the files that describe the modules after the encoder in a folder.
 
-    With `outputs`, they include a projection to so many dimensions, without its weights. The type names are known to
+    With `outputs`, they include a projection to that many dimensions, without its weights. The type names are known to
     all versions of sentence-transformers since 2.0.
     """
     mode = next(mode for mode, readout in _MODES.items() if readout == form.readout)

@@ -67,8 +67,8 @@ class TeacherSettings(Settings):
     """Whether tokens that never occur in the training texts are removed; words that need them are then split into
     smaller pieces. For WordPiece, BPE and Unigram tokenizers."""
     outputs: dict[str, str] | None = None
-    """For the teacher of a student: the columns of the training data and the unlabelled texts that hold its logits, by
-    label. The teacher is then not loaded, and `model` is only its name."""
+    """For the teacher of a student: the columns that hold its logits, by label, in the training data and in the
+    unlabelled texts. The teacher is then not loaded, and `model` is only its name."""
 
     @field_validator("fine_tune", mode="before")
     @classmethod
@@ -81,7 +81,7 @@ class TeacherSettings(Settings):
 
     @property
     def is_loaded(self) -> bool:
-        """Whether the model itself is loaded, rather than only its outputs read."""
+        """Whether the model itself is loaded. If not, only its outputs are read from files."""
         return self.outputs is None
 
 
@@ -242,10 +242,11 @@ class Supernet(Settings):
     batch_size: Positive = 64
     learning_rate: PositiveReal = 3e-4
     random_subnets: Whole = 2
-    """Random sub-networks per step, in addition to the largest and the smallest one, or to two more near a budget."""
+    """Random sub-networks per step. If they are drawn near the budgets, there are two more; otherwise, the largest and
+    the smallest one are added."""
     sampling: Literal["budgets", "spread", "uniform"] = "budgets"
     """`budgets`: sub-networks near the budgets. `spread`: all sizes, small and large as frequent as medium ones.
-    `uniform`: every dimension drawn uniformly by itself, so that most are of medium size."""
+    `uniform`: every dimension drawn uniformly by itself, so that most sub-networks are of medium size."""
     progressive: Flag = False
     """Whether the first third of the steps varies only depth, and the second third also heads and neurons, but not the
     hidden size."""
@@ -345,8 +346,8 @@ class Export(Settings):
     candidates: Positive = 4
     """Members of the front whose latency is measured on the complete network, per budget."""
     finalists: Positive = 3
-    """The number of candidates per budget, among those that meet it, that enter the final training. The less accurate
-    ones are dropped along the way."""
+    """How many of the candidates that meet a budget enter the final training. The less accurate ones are dropped along
+    the way."""
     epochs: PositiveReal | None = None
     """Epochs of the final training, which is by distillation. By default, it has three times as many steps as the
     training of the supernet."""

@@ -1,4 +1,4 @@
-"""Parallel work on separate items: each thread runs torch on its own item; the threads do not share each operator.
+"""Parallel work on separate items: each thread runs torch on its own item, and threads do not share operators.
 
 An operator on a short text takes well under a millisecond. Threads that share each operator spend most of their time
 waiting for each other, and all of them wait when another process takes one of the cores. Evaluation uses

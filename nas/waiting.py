@@ -13,7 +13,7 @@ from collections.abc import Mapping
 _SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """Environment variables of OpenMP, GNU and Intel. If the user has set one of them, `nas` changes nothing."""
 _OURS = "NAS_CHOSE_WAIT_POLICY"
-"""Set if this module chose the policy. Child processes inherit it, so they know too."""
+"""An environment variable that is set if this module chose the policy. Child processes inherit it."""
 
 
 def wait_passively() -> None:

@@ -183,8 +183,8 @@ def work_on(
 ) -> Any:
     """Load a study and return the result of `work` on its run, with other libraries' progress and warnings silenced.
 
-    With an `address`, candidates are evaluated on that Ray cluster. `locked` locks the run against other commands,
-    which work that writes to it needs. `hours` is the time limit as in `with_hours`.
+    With an `address`, candidates are evaluated on that Ray cluster. `locked` locks the run against other commands; this
+    is required if `work` writes to the run. `hours` is the time limit as in `with_hours`.
     """
     loaded = load(study, assignments)
     if address:

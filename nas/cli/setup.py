@@ -336,7 +336,7 @@ def _check_label(kind: TaskKind, columns: Columns, task: _Task) -> None:
 
 
 def _suits(kind: TaskKind, label: Column) -> bool:
-    """Whether a label column fits a kind of task, judged only by whether it holds lists, and lists of what."""
+    """Whether a label column fits a kind of task, judged only by whether it holds lists and by their content."""
     return label.list_meaning == (kind.meaning if kind.meaning in ("lists", "tags") else None)
 
 
@@ -346,7 +346,7 @@ class _Unclear(list[str]):
     def settle(self, flag: str, question: str, found: Any, columns: Columns | None, shown: Callable[[Any], str]) -> str:
         """Return the answer to one question; if there is none, note the problem and return an empty text.
 
-        `found` is what the data says; `shown` turns its value into the text of an answer. On a terminal, the user is
+        `found` is the answer that the data gives; `shown` turns its value into text. On a terminal, the user is
         asked, with a clear value as the proposed answer. A clear kind of task is taken without asking.
         """
         from nas.columns import Clear
@@ -369,7 +369,7 @@ class _Unclear(list[str]):
         return ""
 
     def settle_fine_tuning(self, why: str, given: bool | None) -> bool | None:
-        """Return whether to fine-tune the teacher with a new classifier, if `why` its own does not fit the task."""
+        """Return whether to fine-tune the teacher with a new classifier; `why` says why its own does not fit."""
         if given is None and sys.stdin.isatty():
             if typer.confirm(f"{why}. Fine-tune it with a new classifier?", default=True, err=True):
                 return True

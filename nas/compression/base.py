@@ -151,7 +151,7 @@ class MatrixCompression(Compression):
 
     @abstractmethod
     def apply(self, quantised: torch.Tensor, prepared: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
-        """Apply a linear layer to the results of `quantised` and `prepared`; returns outputs (batch, sequence, out)."""
+        """Apply a linear layer, given results of `quantised_inputs` and `prepared`; returns (batch, sequence, out)."""
 
     def linear(self, x: torch.Tensor, matrices: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
         """Apply a linear layer to raw inputs (batch, sequence, in) and raw matrices; returns (batch, sequence, out)."""
@@ -193,7 +193,7 @@ class MatrixCompression(Compression):
 
 
 class Format(MatrixCompression):
-    """A number format for one matrix, `weight`. `Stored` methods can use it for theirs. It takes no parameter."""
+    """A number format for one matrix, `weight`. `Stored` methods can use it for their matrices. It has no parameter."""
 
     stores_zeros: ClassVar[bool] = True
     """Whether each number is stored separately, with zero stored as zero, so that zeros can be left out."""

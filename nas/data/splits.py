@@ -53,7 +53,7 @@ def held_out(columns: Texts, by: str, size: int, seed: int) -> list[int]:
 def same_in_groups(columns: Texts, groups: Sequence[int]) -> list[int]:
     """Return the numbers of the columns whose text is the same in all rows of each group, such as the query.
 
-    Returns all columns if there are none of these, or no groups.
+    If there is no such column, or if there are no groups, all columns are returned.
     """
     alike = []
     for number, column in enumerate(columns if groups else ()):

@@ -114,17 +114,17 @@ class Splits:
     texts: Mapping[str, Sequence[Sequence[Text]]]
     """The columns of texts of each split."""
     labels: Mapping[str, Sequence[Any]]
-    """The labels of each split's rows, as the kind of task stores them; no `train` if only texts are learnt from."""
+    """The labels of each split's rows, as the kind of task stores them; no `train` if its rows have no labels."""
     label_names: tuple[str, ...]
     in_test: int = 0
     """The number of training rows that were removed because their text is in the test set."""
     rows: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    """The numbers that the rows of `train` and `search` have in the training data."""
+    """The rows of `train` and `search`, as row numbers in the training data."""
     more: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
     """Further columns of each split by name: `GROUP` and `JUDGED`, if the kind of task has them."""
 
     def truth(self, name: str) -> np.ndarray:
-        """Return what a metric compares the outputs for a split with; see `nas.data.truth.truth_of`."""
+        """Return the reference values for a network's outputs on a split; see `nas.data.truth.truth_of`."""
         more = self.more.get(name, {})
         labels = as_array(more.get(JUDGED, self.labels[name]))
         return in_groups(labels, np.asarray(more[GROUP])) if GROUP in more else labels

@@ -188,7 +188,7 @@ class Evaluator:
         return model
 
     def _answers(self, model: CompactBert, architecture: Architecture, to_beat: float = 0.0) -> _Answers:
-        """Return the outputs of a model on shared weights for all texts, or for those before it lost its race."""
+        """Return the outputs of a model on shared weights for all texts, or for those before it loses its race."""
         states = self.states or SharedStates(limit_bytes=0)
         states.begin(architecture)
         found, left, rows, values = list[np.ndarray](), list[int](), list[np.ndarray](), list[np.ndarray]()
@@ -255,7 +255,7 @@ class Evaluator:
         return self.measure(model, _TITLE)[0]
 
     def judged(self, model: CompactBert) -> tuple[float, float]:
-        """Return the metric of a model with its own weights and its standard error, and show progress."""
+        """Return the metric, and its standard error, of a model with its own weights; show progress."""
         logits = self._logits_of(model, [], _TITLE)
         return self.metric.score(logits, self.labels), standard_error(self.metric, logits, self.labels)
 
@@ -273,7 +273,7 @@ class _Answers:
     """The outputs of a network for some texts."""
 
     logits: np.ndarray
-    """(examples, num_labels) or (examples, tokens, num_labels)"""
+    """The logits, (examples, num_labels) or (examples, tokens, num_labels)."""
     rows: np.ndarray
     """The indices of the texts in the split, in the order of the logits."""
     left_after: list[int]

@@ -115,7 +115,7 @@ class ModuleSource:
         return self._uses[node]
 
     def text(self, part: Part, members: Collection[Part] = ()) -> str:
-        """Return the lines of a part without the imports in it. Of a class, only the given members are kept."""
+        """Return the lines of a part without the imports in it. If it is a class, only the given members are kept."""
         dropped: set[int] = set()
         for node in ast.walk(part.node):
             if isinstance(node, ast.Import | ast.ImportFrom):

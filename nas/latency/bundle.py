@@ -126,7 +126,7 @@ class Job:
         return records, {name: peak for name, peak in result.peak_memory_mb.items() if peak is not None}
 
     def _check(self, path: Path, group: _Group, reference: str) -> None:
-        """Raise `DeviceError` if a group has no reference, or a network has not equally many samples of each length."""
+        """Raise `DeviceError` if a group has no reference, or a network's lengths have unequal numbers of samples."""
         if reference not in group.samples_ms:
             raise DeviceError(f"{path}: each group must have its reference, but a group has none; measure again")
         for name, every in group.samples_ms.items():

@@ -38,7 +38,7 @@ def measure_with_exits(
 
 
 def at_each_depth(networks: Mapping[str, Network], exits: Mapping[str, Sequence[float]]) -> dict[str, Network]:
-    """Return the networks, with each that `exits` names replaced by one network per depth, `<name>/<depth>`."""
+    """Return the networks, but replace each one named in `exits` by one network per depth, `<name>/<depth>`."""
     every: dict[str, Network] = {}
     for name, network in networks.items():
         if name in exits:
@@ -50,7 +50,7 @@ def at_each_depth(networks: Mapping[str, Network], exits: Mapping[str, Sequence[
 
 
 def mixed(measured: Mapping[str, LatencyRecord], exits: Mapping[str, Sequence[float]]) -> dict[str, LatencyRecord]:
-    """Return the records, with those of a network's depths replaced by `<name>`, their mixture, and `<name>/worst`."""
+    """Return the records, but replace those of a network's depths by their mixture, `<name>`, and by `<name>/worst`."""
     records = dict(measured)
     for name, shares in exits.items():
         depths = [records.pop(f"{name}/{depth}") for depth in range(1, len(shares) + 1)]

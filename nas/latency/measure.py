@@ -33,7 +33,7 @@ Network = CompactBert | tuple[BlockChain, CompactBertConfig] | Path
 GROUP = 40
 """The largest number of networks whose measurements are interleaved, in addition to the reference."""
 REFERENCE = "reference"
-"""The name of a reference network whose own latency is not a result."""
+"""The name of a reference network that only shows how fast the machine is, and whose latency is not a result."""
 Keep = Callable[[dict[str, LatencyRecord]], None]
 """Receives the records of a group as soon as the group is measured."""
 

@@ -53,7 +53,7 @@ expected difference."""
 _ALL = 10**6
 """A `keep_tokens` that no text exceeds."""
 _MOST_ROWS = 4096
-"""The largest vocabulary of measured networks. A larger one takes longer to write, but not longer to look up in."""
+"""The largest vocabulary of measured networks. With a larger one, writing takes longer, but look-ups do not."""
 _NOISE = (np.arange(20) + 0.5) / 20
 """The quantiles that represent the distribution of latency at one length."""
 
@@ -79,7 +79,7 @@ class ProfileRecipe:
 
     @property
     def digest(self) -> str:
-        """A digest that changes if different networks are measured, or in a different way."""
+        """A digest that changes if other networks are measured, or if the method of measurement changes."""
         measured = (_METHOD, _COPIES, BLOCK_ROUNDS, WHOLE_ROUNDS, _FITTED, _HELD_OUT, _WEIGHED, self.memory, self.seed)
         config = self.config
         kind = (config.hidden_act, config.pooler_act, config.embedding_size, config.input_names, config.num_labels)
@@ -152,7 +152,7 @@ class ProfileRecipe:
         return {REFERENCE: max(self.device.lengths)} | {name: count for name, (_, count) in blocks.items()}
 
     def blocks(self) -> dict[str, tuple[Network, int]]:
-        """Return the networks that blocks are timed with and their numbers of tokens, by `part@tokens`."""
+        """Return, by `part@tokens`, each network with which a block is timed, and its number of tokens."""
         parts = dict(_block_networks(self.space, self.base))
         return {f"{part}@{count}": (network, count) for part, network in parts.items() for count in self.tokens}
 
@@ -248,8 +248,8 @@ class ProfileRecipe:
 def build_profile(recipe: ProfileRecipe, inputs: str, parts: Path | None = None) -> Profile:
     """Measure all blocks of a space and some whole sub-networks on a device, and return the profile.
 
-    The samples are stored in the file `parts`, so that an interrupted measurement resumes. `inputs` is a digest of
-    the recipe and the machine; samples of other ones are not used.
+    The samples are stored in the file `parts`, so that an interrupted measurement resumes. `inputs` is a digest of the
+    recipe and the machine; samples with another digest are not used.
     """
     device, known = recipe.device, _Parts(parts, inputs, recipe.device)
     blocks = known.measured("blocks")

@@ -50,7 +50,7 @@ class LatencyRecord:
         return self.percentile_ms(_UNDISTURBED)
 
     def scaled(self, factor: float) -> LatencyRecord:
-        """Return the record that a machine would give that takes `factor` times as long."""
+        """Return the record that a machine would give if it took `factor` times as long."""
         samples = tuple(sample * factor for sample in self.samples_ms)
         return replace(self, samples_ms=samples, reference_ms=self.reference_ms * factor)
 

@@ -57,7 +57,7 @@ def wall_clock(run: Run) -> float:
 
 
 def prepare_process(device: Mapping[str, Any]) -> None:
-    """Pin this process to the device's cores, if it names any, and stop the garbage collector."""
+    """Pin this process to the cores that the device names, if any, and stop the garbage collector."""
     if device["pin_to"]:
         if not hasattr(os, "sched_setaffinity"):
             raise OSError("pin_to: this operating system cannot pin a process to cores")

@@ -45,8 +45,8 @@ class BlockChain:
     """The sizes and compression methods of the block; those of the other kind of block have no effect."""
     copies: int
     first_only: bool = False
-    """Whether the blocks compute only the first token, as at the end of a network. It passes from block to block,
-    while the attention of each block reads all tokens of the input."""
+    """Whether the blocks compute only the first token, as at the end of a network. Each block passes this
+    token to the next one, while the attention of each block reads all tokens of the chain's input."""
 
 
 class Runtime(ABC):
@@ -158,7 +158,7 @@ class OpenVino(OnnxRuntime):
         return run
 
     def check(self, device: Device) -> None:
-        """Accept any CPU. On one without bfloat16 OpenVINO emulates the format, which the measured latency shows."""
+        """Accept any CPU. Without bfloat16 in hardware, OpenVINO emulates it, which shows in the measured latency."""
 
 
 class Torch(Runtime):
@@ -305,7 +305,7 @@ def runtime_of(device: Device) -> Runtime:
 
 
 def check_runtime(device: Device) -> None:
-    """Raise `DeviceError` if a device's runtime is not installed, or if this machine, as the device, cannot run it.
+    """Raise `DeviceError` if a device's runtime is not installed, or if the device is this machine and cannot run it.
 
     The package must be installed here even if the device is another machine, because accuracy is computed here.
     """
@@ -318,7 +318,7 @@ def check_runtime(device: Device) -> None:
 
 
 def _check_cores(device: Device) -> None:
-    """Raise `DeviceError` if this process may not use the cores that a device needs. Some systems do not tell."""
+    """Raise `DeviceError` if this process may not use the cores that a device needs. Not every system reports them."""
     if not hasattr(os, "sched_getaffinity"):
         return
     cores = sorted(os.sched_getaffinity(0))

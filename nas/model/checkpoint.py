@@ -66,7 +66,7 @@ class Checkpoint:
     """The name of the last weight matrix, (labels, hidden size)."""
     network_type: NetworkType = "sequence_classifier"
     before: str = ""
-    """A prefix that names have in this object, but not in the model; empty if there is a head."""
+    """The prefix that parameter names have in this object but lack in the model; empty if there is a head."""
 
     @classmethod
     def of(cls, source: str, config: PreTrainedConfig, network_type: NetworkType = "sequence_classifier") -> Checkpoint:

@@ -63,7 +63,7 @@ class Encoder(nn.Module):
         self.layer = nn.ModuleList(built)
 
     def run(self, number: int, *inputs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Run layer `number` on the inputs of its `forward`, and return what that returns."""
+        """Run layer `number` on the inputs of its `forward`, and return its outputs."""
         layer = self.layer[number]
         if self.gradient_checkpointing and self.training:
             return cast(tuple[torch.Tensor, torch.Tensor], self._gradient_checkpointing_func(layer.__call__, *inputs))
@@ -79,7 +79,7 @@ class States:
     positions: list[torch.Tensor | None]
     """For each hidden state, the positions of its tokens in the text, (batch, tokens), or None if it has all tokens."""
     attentions: list[torch.Tensor | None]
-    """The attention weights, (batch, heads, tokens, tokens), of each layer; None if not asked for, or no attention."""
+    """The attention weights of each layer, (batch, heads, tokens, tokens); None if not requested or absent."""
 
 
 def _first(hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
@@ -225,7 +225,7 @@ class CompactBertModel(CompactBertPreTrainedModel):
         return hidden if self.embeddings_project is None else self.embeddings_project(hidden)
 
     def after(self, number: int, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the output of layer `number` for texts of equal length, without padding and after dropping tokens.
+        """Return the tokens that layer `number` passes on, for texts of equal length without padding.
 
         If nothing reads the other tokens any more, only the first token is computed.
         """
@@ -261,7 +261,7 @@ class CompactBertModel(CompactBertPreTrainedModel):
     def checked(
         self, attention_mask: torch.Tensor | None, input_ids: torch.Tensor | None, *inputs: torch.Tensor | None
     ) -> torch.Tensor:
-        """Return what `embedded` returns. Raises `ValueError` if the inputs do not fit together."""
+        """Return the result of `embedded`. Raises `ValueError` if the inputs do not fit together."""
         if (input_ids is None) == (inputs[-1] is None):
             raise ValueError("give either input_ids or inputs_embeds, but not both")
         hidden = self.embedded(input_ids, *inputs)
@@ -279,7 +279,7 @@ class CompactBertModel(CompactBertPreTrainedModel):
     def states(
         self, hidden: torch.Tensor, attention_mask: torch.Tensor | None, every_token: bool = False, weigh: bool = False
     ) -> States:
-        """Run the layers on what `embedded` returns.
+        """Run the layers on the result of `embedded`.
 
         If the readout is the first token, the layers from the last attention on compute only that token, because
         nothing else is read; with `every_token` they compute all tokens. The first token is the same in both cases,
@@ -324,7 +324,7 @@ class CompactBertOutput(SequenceClassifierOutput):
 
     positions: tuple[torch.Tensor | None, ...] | None = None
     every_logits: tuple[torch.Tensor, ...] | None = None
-    """The logits after each layer where texts can exit, then those of the last layer; each like `logits`."""
+    """The logits after each layer where texts can exit, then those of the last layer; each of the shape of `logits`."""
     left_after: torch.Tensor | None = None
     """The number of layers after which each text exited, (batch,); None for a network without exits."""
 
@@ -428,7 +428,7 @@ projection are separate modules.
 def register_auto_classes() -> None:
     """Let the Auto classes of transformers load exported sub-networks in this process without `trust_remote_code`.
 
-    Importing this module does it, so whatever works with sub-networks has registered them.
+    This happens when this module is imported, which all code that works with sub-networks does.
     """
     transformers.AutoConfig.register(CompactBertConfig.model_type, CompactBertConfig, exist_ok=True)
     for name, model in AUTO_MODELS.values():

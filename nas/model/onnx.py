@@ -1,8 +1,8 @@
 """Sub-networks as ONNX graphs, written block by block from their weights.
 
 `to_onnx` writes a whole network for an export. The latency runtimes use the other `emit_` functions to write single
-blocks for profiling. These functions take and return the names of values in the graph; the shapes that they state are
-those of the values.
+blocks for profiling. These functions take and return the names of values in the graph; the shapes in their docstrings
+are those of these values.
 
 The attention mask is additive. Query, key and value are computed as one product, and the attention's scale is folded
 into the query's weights. Batch size and sequence length are dynamic.

@@ -159,7 +159,7 @@ def positions_of(config: CompactBertConfig, layer: Layer) -> Positions:
 
 
 def distance_buckets(distances: torch.Tensor, buckets: int) -> torch.Tensor:
-    """Return the bucket of each distance from a query to a key, which is negative if the key comes first.
+    """Return the bucket of each distance from a query to a key. Distances are negative if the key comes first.
 
     Each direction has half of the buckets. The first half of those hold one distance each. The others hold ranges
     that grow logarithmically with the distance, up to 128.

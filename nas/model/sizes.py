@@ -103,7 +103,7 @@ class Sizes:
         return (4 * self._exact(architecture) + table + blocks) / MB
 
     def _exact(self, architecture: Architecture) -> int:
-        """Return how many parameters outside the layers are not compressed and are stored as they are."""
+        """Return how many parameters outside the layers are stored without compression."""
         lengths = self._outer_lengths(architecture)
         classifiers = len(architecture.layers) if architecture.exit_threshold else 1
         return _product(self._rest, lengths) + classifiers * _product(self._classifier, lengths)

@@ -127,9 +127,9 @@ def _identity(parameter: torch.Tensor) -> torch.Tensor:
 def fits_stock(model: CompactBert) -> bool:
     """Whether the family's own class can express a network.
 
-    All layers must have the same sizes, the heads must fill the hidden size, and there must be no compression, no
-    early exits and no dropped tokens. A projection between embeddings and layers of the same width does not fit,
-    since ELECTRA's class would leave it out. Families may have further conditions.
+    All layers must have the same sizes, the heads must fill the hidden size, and there must be no compression, no early
+    exits and no dropped tokens. ELECTRA's class cannot express a projection between embeddings and layers of the same
+    width, because it would leave the projection out. Families may have further conditions.
     """
     config, architecture = model.config, model.config.architecture
     kinds = {(layer.num_attention_heads, layer.intermediate_size) for layer in architecture.layers}

@@ -1,8 +1,8 @@
 """A teacher's configuration, read from its folder: only the settings that define the model, each of them checked.
 
-Configuration files in the wild contain numbers written as text, settings of other tools, and options for how a
-program wanted to call the model. `read_config` rebuilds the configuration from the settings that define the network,
-so that no other setting can change what the network computes.
+Configuration files in the wild contain numbers written as text, settings of other tools, and options with which some
+program called the model. `read_config` rebuilds the configuration from the settings that define the network, so that no
+other setting can change what the network computes.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from nas.model.families import family_of
 _FILES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
 """Groups of files, each of which is sufficient to read a tokenizer from."""
 _STORED = ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of")
-"""Options of some program's last call of the tokenizer, which transformers stores among its settings."""
+"""Options with which a program last called the tokenizer; transformers stores them among the tokenizer's settings."""
 _WORDS = ["Tagged", "words", ",", "one", "by", "one"]
 _UNUSUAL = "\u2603 \u6f22 \U0001f9ea \u00df"
 """A text of characters that hardly any vocabulary covers completely."""

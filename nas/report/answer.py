@@ -107,7 +107,7 @@ def _fine_tuning(found: Record) -> str:
 
 
 def _agreement(found: Record) -> str:
-    """Return for what share of the test set the served file and the Hugging Face model give the same answer."""
+    """Return, as a clause, on what share of the test set the served file and the Hugging Face model agree."""
     same = found.get("agreement_with_hugging_face")
     return "" if same is None else f"served file and Hugging Face model agree on {percent(same)} of the texts"
 

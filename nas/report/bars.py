@@ -9,7 +9,7 @@ from nas.report.svg import element
 
 
 def bars(rows: Iterable[tuple[str, float, str]], total: tuple[str, str] | None = None) -> str:
-    """Return a table as HTML, with one row per name, value and text, and a bar in proportion to the value.
+    """Return a table as HTML. Each of `rows` is a name, a value and a text; a bar shows the value.
 
     `total` is the name and text of a last row without a bar.
     """

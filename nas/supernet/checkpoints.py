@@ -95,9 +95,10 @@ class SafeTrainer(Trainer):
         return (self.state.num_train_epochs, 0) if self.control.should_training_stop else begun
 
     def spread(self, first: int, batches: int) -> None:
-        """Restrict training to `batches` batches of an epoch, spread over all lengths; the `first` of them run twice.
+        """Restrict training to a warm-up and `batches` batches of an epoch, spread over all lengths.
 
-        An epoch is sorted by length within groups of `_STRETCH` batches, with the longest texts first.
+        The warm-up runs the first `first` of these. An epoch is sorted by length within groups of `_STRETCH` batches,
+        with the longest texts first.
         """
         size, order = self.args.train_batch_size, list(self._get_train_sampler())
         stretch = [order[at : at + size] for at in range(0, min(len(order), _STRETCH * size), size)]

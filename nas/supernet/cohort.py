@@ -1,4 +1,4 @@
-"""Cohorts: networks that learn together from one teacher, of which the less accurate ones are dropped on the way.
+"""Cohorts: networks that learn together from one teacher. The less accurate ones are dropped on the way.
 
 The networks of a cohort share the batches and the teacher's forward pass. It is often clear long before the end which
 of them are the best. At each rung, the less accurate half of each group is therefore dropped (successive halving,
@@ -122,9 +122,10 @@ class Halving:
 
 
 def expected_at_end(inherited: float, accuracy: float, share: float) -> float:
-    """Return the accuracy expected at the end of a training, from those before it and after `share` of its steps.
+    """Return the accuracy expected at the end of a training.
 
-    The gain is assumed to grow with the square root of the number of steps.
+    `inherited` is the accuracy before the training, and `accuracy` the accuracy after `share` of its steps. The gain is
+    assumed to grow with the square root of the number of steps.
     """
     return accuracy + max(accuracy - inherited, 0.0) * (1.0 / math.sqrt(share) - 1.0)
 

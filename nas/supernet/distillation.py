@@ -7,8 +7,8 @@ therefore compared with the teacher's hidden state just before that next layer. 
 compared with the teacher's final state.
 
 Attention relations: Wang et al., arXiv:2012.15828. These are the similarities between the tokens of a text in the
-queries, keys and values of the last layer. They do not depend on the number of features, so the number of heads is
-free.
+queries, keys and values of the last layer. They do not depend on the number of features, so a sub-network may have any
+number of heads.
 
 Each loss is a mean over the texts of a batch, so the loss of a batch is the mean of the losses of its two halves. If
 the kind of task compares the texts of a group, this holds only if no group is split.
@@ -41,7 +41,7 @@ class LossWeights:
 
 @dataclass
 class Knowledge:
-    """The outputs of one forward pass of the teacher or of a sub-network that the losses compare."""
+    """The outputs that the losses compare, from one forward pass of the teacher or of a sub-network."""
 
     logits: tuple[torch.Tensor, ...]
     """The logits at each early exit and then after the last layer, each (batch, num_labels), or (batch, tokens,
@@ -110,8 +110,8 @@ def hidden_loss(
 ) -> torch.Tensor:
     """Return the mean squared error of the hidden states over the sub-network's hidden units, tokens and states.
 
-    The teacher's states must have all tokens. Only the last state may be limited to the first token, if that of the
-    sub-network is.
+    The teacher's states must have all tokens, with one exception: if the last state of the sub-network has only the
+    first token, so may that of the teacher.
     """
     expected = (*(layer.source for layer in architecture.layers), len(teacher.states) - 1)
     total = attention_mask.new_zeros((), dtype=torch.float32)

@@ -60,7 +60,7 @@ AccuracyOf = Callable[[PreTrainedModel], float]
 
 @dataclass(frozen=True)
 class Watchers:
-    """The observers of a training, in addition to nas itself."""
+    """Integrations and callbacks that observe a training, in addition to the output of nas itself."""
 
     report_to: tuple[str, ...] = ()
     """Names of transformers' integrations, such as `wandb`. They must be installed, except for TensorBoard."""
@@ -231,7 +231,7 @@ class FineTuning:
     origin: dict[str, Any]
     """The inputs of this training as JSON values. Checkpoints with other inputs are refused."""
     accuracy_of: AccuracyOf | None = None
-    """Required by a schedule with patience: measures the accuracy after each epoch, of which the best is kept."""
+    """Measures the accuracy after each epoch, so that the best epoch is kept. Required if the schedule has patience."""
     title: str = "Fine-tuning the teacher"
     is_label_of_token: bool = False
     """Whether each token has a label, rather than each text."""

@@ -22,7 +22,7 @@ class Moments:
         self.products: Any = 0.0
 
     def add(self, value: torch.Tensor, mask: torch.Tensor | None) -> None:
-        """Add (batch, sequence, features), but only the tokens where `mask` is true, or (batch, features)."""
+        """Add all vectors of (batch, features), or those of (batch, sequence, features) at which `mask` is true."""
         tokens = (value[mask] if value.dim() == 3 else value).double()
         self.count += len(tokens)
         self.total = self.total + tokens.sum(dim=0)
@@ -40,7 +40,7 @@ class Moments:
         return self.second + cross + cross.T + torch.outer(shift.double(), shift.double())
 
     def regression(self, size: int, ridge: float, constant: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the linear regression of the features from `size` on, given those before.
+        """Return the linear regression that predicts all other features from the first `size`.
 
         The result is a weight (missing, size) and a constant (missing,), which is 0 without `constant`. `ridge` is
         relative to the mean variance of the given features and keeps a fit to few values from following noise.

@@ -41,7 +41,10 @@ class Narrow(nn.Module):
             _put(self, f"missing.{name}", nn.Linear(size, model.config.hidden_size - size, bias=has_bias))
 
     def fit(self, norms: Mapping[str, nn.LayerNorm], read: Mapping[str, Moments]) -> None:
-        """Initialise the norms as the shared ones, and the maps by least squares on the inputs that modules `read`."""
+        """Initialise the norms as the shared ones, and the maps by least squares.
+
+        `read` holds the moments of the inputs that a map gets, by the name of the map.
+        """
         for name, norm in norms.items():
             for part, parameter in norm.named_parameters():
                 self.get_parameter(f"norms.{name}.{part}").copy_(parameter[: self.size])

@@ -12,9 +12,9 @@ import torch
 from torch.utils.data import Sampler
 
 _TOGETHER = 8
-"""The maximum number of texts of a group that stay together. Larger groups are split into parts of similar length.
-Whole groups of WikiQA would be padded to 1.7 times their tokens; these parts are padded to 1.4 times (texts ordered
-only by length: 1.04 times).
+"""The maximum number of texts of a group that stay together. Larger groups are split into parts of similar length. On
+WikiQA, padding multiplies the number of tokens by 1.7 with whole groups, by 1.4 with these parts, and by 1.04 with
+texts ordered only by length.
 """
 
 

@@ -31,17 +31,17 @@ _TRIES = 20_000
 _SCARCE = 0.05
 """If a smaller share of the tries is near a budget, every second try is a variant of a sub-network that is near it."""
 _NEIGHBOURS = 10
-"""The number of sub-networks on each side of the wanted violation, from all of which one is drawn."""
+"""One sub-network is drawn at random from this many on each side of the wanted violation."""
 
 
 def near_budgets(space: SearchSpace, violations: Sequence[Violation | None], count: int, seed: int) -> Draws:
     """Return draws of `count` random sub-networks per step that are near the budgets, each budget in turn.
 
     Only sub-networks that a budget can select need good weights. Steps with small sub-networks are fast, and
-    sub-networks of similar size conflict less over the weights that they share. The share of the limit that they use
-    is drawn uniformly on a logarithmic scale, from half of the limit to slightly above it, as far as there are such
-    sub-networks. For a budget without a limit (None in `violations`), or without any sub-network near it, sub-networks
-    of all sizes are drawn.
+    sub-networks of similar size conflict less over the weights that they share. How much of the limit a sub-network
+    should use is drawn uniformly on a logarithmic scale, from half of the limit to slightly above it, as far as there
+    are such sub-networks. For a budget without a limit (None in `violations`), or without any sub-network near it,
+    sub-networks of all sizes are drawn.
     """
     pools = [_pool(space, violation, seed) if violation else [] for violation in violations]
     low, high = (math.log(1.0 + violation) for violation in _NEAR)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 _INFORMATIVE = 0.3
-"""The least correlation with the targets at which outputs are worth starting from."""
+"""Outputs that correlate less than this with the targets count as uninformative; see `Scale.to_remove`."""
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ class SideBySideTrainer(SafeTrainer):
         return [loss for loss in (work(number) for work in lane) if loss is not None]
 
     def work_of_threads(self, inputs: dict[str, torch.Tensor]) -> list[list[Work]]:
-        """Return the work of each thread, at most one list per replica: here, a part of the batch for each."""
+        """Return the work of each thread, at most one list per replica. Here, each gets one part of the batch."""
         parts = split(inputs, min(len(self.replicas), inputs["input_ids"].numel() // LEAST_TOKENS))
         return [[partial(self._learn_labels, part, _weight(part, inputs, share))] for part, share in parts]
 
@@ -121,7 +121,7 @@ def _weight(part: Mapping[str, torch.Tensor], whole: Mapping[str, torch.Tensor],
 
 
 def _replica(model: nn.Module) -> nn.Module:
-    """Return a replica whose embedding tables have sparse gradients: a part of a batch has few of the tokens."""
+    """Return a replica whose embedding tables have sparse gradients, as a part of a batch uses few of their rows."""
     made = replica(model)
     for module in made.modules():
         if isinstance(module, nn.Embedding):
@@ -149,10 +149,10 @@ def split(inputs: Mapping[str, torch.Tensor], parts: int) -> list[tuple[dict[str
 def balanced(first: Sequence[tuple[float, Work]], rest: Sequence[tuple[float, Work]], threads: int) -> list[list[Work]]:
     """Distribute work items, given with their costs, over `threads` threads so that all take about equally long.
 
-    Each item goes to the thread with the least work so far, or of several such threads to the one with the fewest
-    items: the items of `first` in their order, then the `rest`, largest first. Items of the rest may wait for results
-    of `first`. If `first` has at most as many items as there are threads, each of them is the first item of a thread,
-    so that a failure in one of them does not keep another from running.
+    First the items of `first` are assigned in their order, then the `rest`, largest first. Each item goes to the thread
+    with the least work so far; if several threads have equally little, to the one of them with the fewest items. Items
+    of the rest may wait for results of `first`. If `first` has at most as many items as there are threads, each of them
+    is the first item of a thread, so that a failure in one of them does not keep another from running.
     """
     costs, work = [0.0] * threads, list[list[Work]]([] for _ in range(threads))
     for cost, item in (*first, *sorted(rest, key=lambda each: each[0], reverse=True)):
@@ -180,9 +180,9 @@ def add_gradients(replicas: Sequence[nn.Module]) -> None:
 class SeededDropout(TorchFunctionMode):
     """A mode in which `torch.nn.functional.dropout` draws its masks from a seeded generator of its own.
 
-    It serves tensors on one device. Threads otherwise share one generator, and the order in which they use it differs
-    from run to run. On a CPU, numpy draws the masks from 16-bit integers. Torch's own draws take six times as long,
-    which is a sixth of a fine-tuning step.
+    All tensors must be on the same device. Threads otherwise share one generator, and the order in which they use it
+    differs from run to run. On a CPU, numpy draws the masks from 16-bit integers. Torch's own draws take six times as
+    long, which is a sixth of a fine-tuning step.
     """
 
     def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
@@ -205,7 +205,7 @@ class SeededDropout(TorchFunctionMode):
 
 
 Draw = Callable[[torch.Tensor, float], torch.Tensor]
-"""A function that returns a mask for a tensor, given the share that is kept: 0 or the inverse of this share."""
+"""A function that returns a mask for a tensor, given the share to keep: each value is 0 or the inverse of the share."""
 
 
 def _drawn_by_numpy(seed: int) -> Draw:

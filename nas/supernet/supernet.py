@@ -33,9 +33,10 @@ _DENSE = matrix_compression("none")
 
 
 def _part(parameter: torch.Tensor, leading: Sequence[int], *rest: slice) -> torch.Tensor:
-    """Return a view of the leading part of a parameter's first dimensions, and of the slices `rest` of the others.
+    """Return a view of a part of a parameter.
 
-    A backward pass adds the gradient of the view to the same part of the parameter's `grad`. An ordinary slice would
+    `leading` holds the sizes of the part in the first dimensions, and `rest` its slices in the other dimensions. A
+    backward pass adds the gradient of the view to the same part of the parameter's `grad`. An ordinary slice would
     write a gradient of the whole parameter, mostly zeros, for every sub-network.
     """
     part = (*(slice(size) for size in leading), *rest)

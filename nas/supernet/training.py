@@ -49,7 +49,8 @@ from nas.threads import replica
 _FIXED_TOKENS = 256
 """The fixed cost of a network's pass, expressed as a number of tokens of that network."""
 _PART_TOKENS = 1024
-"""The number of tokens from which a part of a batch is worth the work that is done once per part."""
+"""If a batch has more parts than half the threads, each has about this many tokens or more, as parts have a
+fixed cost."""
 AccuracyOf = Callable[[CompactBert], float]
 """A function that returns the accuracy of a network."""
 Student = tuple[int, Architecture]
@@ -132,7 +133,7 @@ class DistillationTrainer(SideBySideTrainer):
     def _teach(
         self, inputs: dict[str, torch.Tensor], logits: torch.Tensor | None, target: Future[Knowledge], number: int
     ) -> None:
-        """Set `target` to the teacher's outputs for a part of the batch; `logits` replace its own if they are given."""
+        """Set `target` to the teacher's outputs for a part of the batch; `logits`, if given, replace its own."""
         try:
             found = self.outputs.recall(inputs) if self.outputs else None
             found = found or self._computed(self.teachers[number], inputs)
@@ -168,7 +169,7 @@ class DistillationTrainer(SideBySideTrainer):
         return loss.detach() * weight
 
     def weight(self, students: int) -> float:
-        """Return the weight of each student's loss: here the mean, because the sub-networks share their weights."""
+        """Return the weight of each student's loss. Here, they are averaged, as sub-networks share their weights."""
         return 1.0 / students
 
     def _averaged(self, loss: torch.Tensor) -> torch.Tensor:

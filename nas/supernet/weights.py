@@ -1,7 +1,7 @@
 """The weights of a supernet: those of its largest sub-network, and those that only other sub-networks use.
 
-Some compression methods have matrices other than a weight, such as the factors of a low rank. Each layer holds them
-in addition to its weight, as large as the largest sub-network that uses them needs. Smaller hidden sizes have
+Some compression methods have matrices other than a weight, such as the factors of a low rank. Each layer holds them in
+addition to its weight, in the size that the largest sub-network with such a method needs. Smaller hidden sizes have
 parameters of their own (`narrow.py`).
 """
 
@@ -41,7 +41,7 @@ class SupernetConfig(CompactBertConfig):
 
 
 class SupernetWeights(CompactBert):
-    """The largest sub-network, with more matrices in its layers and `narrow.<hidden_size>` for smaller hidden sizes."""
+    """The largest sub-network, with more matrices per layer, and `narrow.<hidden_size>` for smaller hidden sizes."""
 
     config: SupernetConfig
     config_class = SupernetConfig

@@ -44,13 +44,13 @@ class Family:
     pooler_act: str
     """The activation between the two linear layers of its sequence classifier's head."""
     pooled: frozenset[NetworkType] = frozenset({"sequence_classifier"})
-    """The network types whose head has the first of these two layers, the pooler."""
+    """The network types whose head begins with the first of these two layers, the pooler."""
     parameters: tuple[tuple[str, str], ...] = ()
     """Replacements that turn a compact parameter's name into the family's own, in the order in which they apply."""
     sequence_head: tuple[tuple[str, str], ...] = ()
     """Further replacements, which apply first, for the head of its sequence classifier."""
     fused: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """Compact modules whose parameters are some rows of a larger own one: the number of the part, and of all parts."""
+    """Compact modules that the family joins into one own module: the place of each in it, and how many it joins."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """Compact settings, with the family's own names for those that it names differently."""
     constants: Mapping[str, Any] = field(default_factory=dict)
@@ -58,9 +58,9 @@ class Family:
     own_settings: tuple[str, ...] = ()
     """Own settings that affect the function without corresponding to one compact setting; see `compact`."""
     own_counts: tuple[str, ...] = ()
-    """Such settings that must be whole numbers above 0."""
+    """The own settings that must be whole numbers above 0."""
     own_numbers: tuple[str, ...] = ()
-    """Such settings that must be numbers above 0."""
+    """The own settings that must be numbers above 0."""
     has_embedding_size: bool = False
     """Whether its embeddings can have a width of their own, with a projection to `hidden_size` after them."""
     positions_follow_padding: bool = False
@@ -103,7 +103,7 @@ class Family:
         }
 
     def form(self, config: PreTrainedConfig, form: NetworkForm) -> NetworkForm:
-        """Return the form of a network, changed if the head of this teacher has another readout than usual."""
+        """Return the form of a network, adapted if the head of this teacher has an unusual readout."""
         return form
 
     def compact(self, config: PreTrainedConfig) -> dict[str, Any]:
@@ -111,7 +111,7 @@ class Family:
         return {}
 
     def stock(self, config: CompactBertConfig) -> dict[str, Any]:
-        """Return own settings for a network that the family can express, beyond those that `settings` names."""
+        """Return own settings, other than those in `settings`, for a network that the family can express."""
         return {}
 
     def expresses(self, config: CompactBertConfig, state: Mapping[str, torch.Tensor]) -> bool:
@@ -132,7 +132,7 @@ class Family:
         return state
 
     def _part(self, name: str, parameter: torch.Tensor) -> torch.Tensor:
-        """Return the rows of an own parameter that make up the compact parameter `name`."""
+        """Return the rows of an own parameter that are the compact parameter `name`."""
         number, count = next((part for module, part in self.fused.items() if f".{module}." in name), (0, 1))
         return parameter.chunk(count)[number]
 

@@ -20,7 +20,8 @@ from nas.model.families.base import ACTIVATIONS, Family, Rules
 
 _NEAR, _ALL = "sliding_attention", "full_attention"
 _NO_TOKENS = dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"))
-"""Ids of special tokens, which the configuration would fill in for its default vocabulary; the tokenizer has them."""
+"""Unset ids of special tokens. Otherwise the configuration would take them from its default vocabulary, but only the
+tokenizer knows the right ones."""
 
 
 class ModernBert(Family):
