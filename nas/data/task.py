@@ -103,7 +103,7 @@ class TaskData:
 
 @lru_cache(maxsize=2)
 def _load(folder: Path, stamp: tuple[int, ...] | None) -> TaskData:
-    """Load the data in a folder; another `stamp` means that the folder was rewritten, and bypasses the cache."""
+    """Load the data in a folder; if the folder was rewritten, its new `stamp` bypasses the cache."""
     return TaskData(_Stored(folder), tuple(read_json(folder / _LABELS_FILE, DataError)["label_names"]))
 
 

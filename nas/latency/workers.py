@@ -38,7 +38,7 @@ class MeasurementWorker(Protocol):
     """A worker that measures groups of networks on one device, one group at a time.
 
     The caller writes the networks' files to `folder`. `environment` has the processor, the runtime and the versions
-    of the worker's process. A worker is a context manager, which ends the process.
+    of the worker's process. A worker is a context manager: leaving it ends the process.
     """
 
     environment: dict[str, Any]

@@ -145,7 +145,7 @@ class Sizes:
 
 
 def _block(layer: CompactBertLayer, block: Block) -> _Block:
-    """Return the parameters of one block of a layer that is not compressed."""
+    """Return the parameters of one block of an uncompressed layer."""
     inside: list[nn.Module] = [layer.attention] if block == "attention" else [layer.intermediate, layer.output]
     modules = [module for part in inside for module in part.modules()]
     linears = [module for module in modules if isinstance(module, BlockLinear)]
