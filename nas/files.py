@@ -198,4 +198,4 @@ def read_json(path: Path, error: type[NasError]) -> Any:
     except FileNotFoundError:
         raise error(f"{path}: no such file; first run the step that writes it") from None
     except (json.JSONDecodeError, UnicodeDecodeError):
-        raise error(f"{path}: not valid JSON; remove it and run the step that writes it again") from None
+        raise error(f"{path}: not valid JSON; remove it, then run the step that writes it") from None

@@ -508,7 +508,7 @@ def _text(value: str) -> str:
 
 
 def _seen_from(folder: Path, name: str) -> str:
-    """Return a path relative to the folder of the study; absolute paths stay."""
+    """Return a path relative to the folder of the study; an absolute path is returned as it is."""
     path = given_path(name)
     if path.is_absolute():
         return path.as_posix()

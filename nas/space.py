@@ -328,7 +328,7 @@ class SearchSpace(Settings):
     def layer(
         self, source: int, attention: tuple[int, str], feed_forward: tuple[int, str], keep_tokens: int = 0
     ) -> Layer:
-        """Return a layer made of one option for each of its blocks and the number of tokens that it passes on."""
+        """Return a layer with these options for its blocks. It passes on `keep_tokens` tokens, or all if this is 0."""
         return Layer(source, attention[0], feed_forward[0], attention[1], feed_forward[1], keep_tokens)
 
     def repaired(self, architecture: Architecture) -> Architecture:

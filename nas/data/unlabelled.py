@@ -18,7 +18,10 @@ from nas.study import Task
 
 @dataclass(frozen=True)
 class Counts:
-    """How many rows without labels were read, kept, and left out for which reason. Each row is counted once."""
+    """How many rows without labels were read and kept, and how many were left out for each reason.
+
+    Each row is counted once.
+    """
 
     read: int
     kept: int

@@ -129,7 +129,7 @@ class Evaluator:
 
     `shared` reuses hidden states, `raced` stops candidates that cannot win, and `bf16` computes in bf16 where that is
     faster; each can be switched off to measure its effect. If the metric is the share of right answers,
-    `by_confidence` adds the mean probability of the right answer to results, and candidates race by it.
+    `by_confidence` adds the mean probability of the right answer to results and lets it decide the races.
     """
 
     def __init__(  # noqa: PLR0913 (switches)
@@ -188,7 +188,7 @@ class Evaluator:
         return model
 
     def _answers(self, model: CompactBert, architecture: Architecture, to_beat: float = 0.0) -> _Answers:
-        """Return the outputs of a model on shared weights for all texts, or for those before it loses its race."""
+        """Return the outputs of an extracted model for all texts, or only for those read before it lost its race."""
         states = self.states or SharedStates(limit_bytes=0)
         states.begin(architecture)
         found, left, rows, values = list[np.ndarray](), list[int](), list[np.ndarray](), list[np.ndarray]()

@@ -75,7 +75,10 @@ def encode(tokenizer: Tokenizer, text: str, second: str | None = None) -> Encodi
 
 
 def probabilities(logits: np.ndarray, problem_type: str | None) -> np.ndarray:
-    """Return the probabilities that transformers' pipeline computes from logits (labels,), or a regression's scores."""
+    """Return the probabilities that transformers' pipeline computes from logits (labels,).
+
+    The logits of a regression are its scores, and are returned as they are.
+    """
     if problem_type == "regression":
         return logits
     if problem_type == "multi_label_classification" or len(logits) == 1:
@@ -127,8 +130,8 @@ class Classifier:
     def classify(self, text: str, second: str | None = None, *, every: bool = False) -> list[tuple[str, float]]:
         """Return the labels that apply to a text and their probabilities, the most likely first.
 
-        If a text has exactly one label, that is the most likely one. With `every`, all labels are returned. A model
-        with a single output returns its score.
+        If a text has exactly one label, only the most likely label is returned. With `every`, all labels are returned.
+        A model with a single output returns its score.
         """
         problem_type, names = self.config.get("problem_type"), self.config.get("id2label", {})
         found = probabilities(self.logits(text, second), problem_type)

@@ -140,8 +140,8 @@ class _Copy:
                 self._follow(origin, name, reader)
             else:
                 raise ExportError(
-                    f"{module}: code that an export needs must be imported under its own name, but {name!r} stands for "
-                    f"{original or 'the module'} of {origin}; import it with from ... import"
+                    f"{module}: code that an export needs must be imported under its own name, but {name!r} refers to "
+                    f"{original or 'the whole'} of {origin}; use from ... import, without as"
                 )
 
     def _note(self, found: dict[str, Any], name: str, origin: Any) -> None:

@@ -199,7 +199,7 @@ def part_sums(
 
 
 def stages(architecture: Architecture, length: int, readout: Readout = "first") -> Iterator[list[tuple[str, int]]]:
-    """Yield lists of the parts whose latencies sum up to a network's, each as its name and its number of tokens.
+    """Yield lists of the parts whose latencies add up to a network's. A part is its name and its number of tokens.
 
     The first list has one part for the embeddings and the classifier; each further list has the parts of a layer.
     """

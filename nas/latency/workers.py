@@ -128,7 +128,7 @@ class LocalWorker:
         about = f"measuring with {self.device.runtime} on {self.device.name}"
         if self._process.wait() == -signal.SIGKILL and not last:
             raise MachineError(
-                f"{about}: the process was killed, as the system does when the memory is used up; close other "
+                f"{about}: the process was killed, probably because memory ran out; close other "
                 "programs, or lower the device's batch size, and run the same command again"
             )
         raise DeviceError(f"{about} failed: {last}; check that the runtime works")

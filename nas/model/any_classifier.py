@@ -120,7 +120,7 @@ class AnyClassifier:
         if missing:
             more = f" and {len(missing) - 1} more" if missing[1:] else ""
             remedy = "give a complete checkpoint" if may_be_new else "give a classifier, or set teacher.fine_tune"
-            raise _refused(self.source, f"has no {missing[0]}{more} of the weights that the model needs; {remedy}")
+            raise _refused(self.source, f"lacks weights that the model needs: {missing[0]}{more}; {remedy}")
 
 
 def _tokenizer(source: str, config: PreTrainedConfig) -> PreTrainedTokenizerBase:

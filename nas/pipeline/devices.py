@@ -1,4 +1,4 @@
-"""Off-cluster devices: writing the archives that measure there, and importing the results.
+"""Off-cluster devices: writing the archives that are run there to measure, and importing the results.
 
 `nas device bundle` and `nas device import` call these functions, for profiles and for the verification of exports.
 """
@@ -42,7 +42,7 @@ _MOST_ERROR = 0.5
 
 
 def bundle_profile(run: Run, device: str, output: Path, variables: Sequence[str] = ()) -> Path:
-    """Write the archive that measures the profile of an off-cluster device to `output`; return that path.
+    """Write to `output` the archive that is run on an off-cluster device to measure its profile; return that path.
 
     `variables` are the study's variables as given by `--set`, `NAME=VALUE` each. The archive repeats them in the
     command that imports its result.
@@ -78,7 +78,7 @@ def import_profile(run: Run, device: str, result: Path) -> Profile:
 
 
 def bundle_export(run: Run, budget: str, device: str, output: Path, variables: Sequence[str] = ()) -> Path:
-    """Write the archive that verifies an export's latency on an off-cluster device; see `bundle_profile`."""
+    """Write the archive that is run on an off-cluster device to verify an export's latency; see `bundle_profile`."""
     job, _, _ = _export_job(run, budget, device)
     job.write(output, f"{_command(run, device, variables)} --export {shlex.quote(budget)}")
     return output

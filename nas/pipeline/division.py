@@ -1,7 +1,7 @@
 """Divides `training.hours` among the supernet's training, the search and the final training.
 
 The steps with a fixed cost (data, teacher, profiles, baselines, measurements, exports) are deducted first. The rest is
-divided by fixed shares. From each share and a short timing follows the number of training steps or evaluations.
+divided by fixed shares. Each share and a short timing determine the number of training steps or evaluations.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def mean_step(rungs: Sequence[float], trained: Sequence[int], few: tuple[int, fl
     """Return the mean seconds per step of a training that starts with many networks and drops some at each rung.
 
     `rungs` are shares of all steps. `trained` holds the number of networks before the first rung, between the first
-    and the second rung, and so on. `few` and `many` are a number of networks and the measured seconds of a step with
-    so many; the time for other numbers is interpolated linearly.
+    and the second rung, and so on. `few` and `many` each pair a number of networks with the measured seconds per step
+    for that number; the time for other numbers is interpolated linearly.
     """
     shares = [end - begin for begin, end in zip((0.0, *rungs), (*rungs, 1.0), strict=True)]
     each = (many[1] - few[1]) / (many[0] - few[0]) if many[0] > few[0] else 0.0

@@ -62,7 +62,7 @@ _FORM = 7
 
 
 def is_current(run: Run, name: str, inputs: Callable[..., str], fine_tune: bool) -> bool:
-    """Whether an export is up to date. A fine-tuned export counts even if no fine-tuning is wanted, to keep it."""
+    """Whether an export is up to date. A fine-tuned export also counts (and is kept) if no fine-tuning is wanted."""
     step = f"export-{name}"
     if run.is_done(step, inputs(run, fine_tune=fine_tune)):
         return True
@@ -107,7 +107,7 @@ def trial_name(candidate: dict[str, Any]) -> str:
 
 
 def candidate_of(run: Run, trial: str) -> dict[str, Any]:
-    """Return the candidate with this trial number, or with a digest that begins so.
+    """Return the candidate with this trial number, or whose digest begins with `trial`.
 
     Raises `ExportError` unless exactly one candidate of the front matches.
     """
@@ -144,12 +144,12 @@ def _missed(run: Run, budget: Budget) -> list[str]:
 
 
 def _missed_of(run: Run, budget: Budget) -> str:
-    """Return the digest of what recorded misses depend on. They are void once the budget or a profile changes."""
+    """Return the digest of what recorded misses depend on: they are ignored once the budget or a profile changes."""
     return digest([budget.model_dump(mode="json"), supernet_inputs(run), measured_on(run, *budget.devices)])
 
 
 def baselines(run: Run) -> dict[str, dict[str, Any]]:
-    """Return the verifications of the teacher, its int8 form and the static model that exist, by `<device>/<kind>`."""
+    """Return the existing verifications of the teacher, its int8 form and the static model, by `<device>/<kind>`."""
     names = [f"{device.name}/{kind}" for device in run.study.devices for kind in ("teacher", "teacher-int8", "static")]
     files = {name: run.folder / "baselines" / name / VERIFICATION_FILE for name in names}
     return {name: read_json(path, ExportError) for name, path in files.items() if path.exists()}
@@ -196,7 +196,7 @@ def _references(run: Run, names: Iterable[str]) -> dict[Device, Reference]:
 def _write(run: Run, model: CompactBert, folder: Path, runtimes: Collection[str]) -> Metric:
     """Write a network with the teacher's tokenizer to a folder; return the metric by which to judge it.
 
-    Raises `ExportError` if the written tokenizer splits texts into other tokens.
+    Raises `ExportError` if the written tokenizer splits texts differently.
     """
     task, tokenizer, metric = run.study.task, load_tokenizer(run.teacher), _settled_metric(run, model)
     served = served_as(run)
@@ -340,7 +340,7 @@ class _Writer:
         """Return a candidate with its trained weights, or with its inherited weights if these are better.
 
         A candidate that was not in the final training is trained by itself now. So is one that was dropped there,
-        unless `dropped` says that its weights at that point will do.
+        unless `dropped` allows the weights that it had at that point.
         """
         architecture = Architecture.from_json(candidate["architecture"])
         return self._trained(name, architecture, dropped) if self.fine_tune else self._inherited(architecture)

@@ -71,7 +71,7 @@ class Finalist:
         return max([self.inherited_corrected, *(accuracy for _, accuracy in self.accuracies[-1:])])
 
     def expected(self, steps: int) -> float:
-        """Return `corrected_accuracy` as expected after `steps` steps: extrapolated if it was dropped earlier."""
+        """Return the `corrected_accuracy` expected after `steps` steps: extrapolated for a network dropped earlier."""
         if not self.accuracies:
             return self.corrected_accuracy
         step, accuracy = self.accuracies[-1]
@@ -97,7 +97,7 @@ class Contest:
         """Return the goal of the contest; None without a floor.
 
         `numbers` are the indices of the contest's networks among all networks of the training. `inherited` holds the
-        accuracies of all networks before it.
+        accuracies of all networks before the training.
         """
         if self.floor is None:
             return None
@@ -165,7 +165,7 @@ def train_together(
     """Train the networks of all contests together; each contest drops its worse half at every rung. Can be resumed.
 
     Writes the weights to `folder`, in a Hugging Face folder per network, named by its architecture's digest. If the
-    study sets hours and `stopwatch` are given, the time that they have left decides the number of steps.
+    study sets hours and a `stopwatch` is given, the time that it has left decides the number of steps.
     """
     architectures = list(dict.fromkeys(chain.from_iterable(contest.networks for contest in contests)))
     evaluator = judge_of(run)
@@ -208,10 +208,10 @@ def judge_of(run: Run) -> Evaluator:
 
 
 def _decide(run: Run, stopwatch: Stopwatch, contests: Sequence[Contest], evaluator: Evaluator, judging: float) -> None:
-    """Decide how many steps the final training has, and note it.
+    """Decide how many steps the final training has, and record the number.
 
-    This depends on the time left, on the measured time per step with all networks and with few, and on `judging`, the
-    seconds that it takes to evaluate one network.
+    It depends on the time left, on the measured time per step (with all networks, and with only one or two per
+    contest), and on `judging`, the seconds that it takes to evaluate one network.
     """
     counts = [(len(contest.networks), contest.floor is not None) for contest in contests]
     every = list(dict.fromkeys(chain.from_iterable(contest.networks for contest in contests)))

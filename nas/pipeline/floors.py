@@ -1,6 +1,6 @@
 """The accuracy floors of a run's budgets. They are known once the teacher's accuracy has been measured.
 
-The search uses the floors of candidates. The final training and the exports use those of exports.
+The search uses `floors_of_candidates`. The final training and the exports use `floors_of_exports`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def floors_of_candidates(run: Run) -> dict[str, Floor]:
 
 @once
 def floors_of_exports(run: Run) -> dict[str, Floor]:
-    """Return the floors by the budget's name, for all texts of the search set, as trained networks are evaluated."""
+    """Return the floors by the budget's name, for all texts of the search set: trained networks are judged on these."""
     return _floors(run, None)
 
 

@@ -60,14 +60,17 @@ _PATIENCE = 3
 
 
 def data_files(run: Run) -> dict[str, tuple[Path, ...]]:
-    """Return the files that the run reads its data from, by the set's name; empty for a hub data set."""
+    """Return the files that the run reads each set (`train`, `search`, `test`) from; empty for a hub data set."""
     if run.study.task.train == "embedded":
         return {name: (run.embedded / f"{name}.parquet",) for name in ("train", "test")}
     return given_files(run.study)
 
 
 def given_files(study: Study) -> dict[str, tuple[Path, ...]]:
-    """Return the data files that a study names, by the set's name; empty for a hub data set or the built-in task."""
+    """Return a study's data files for each set (`train`, `search`, `test`).
+
+    Empty for a hub data set or the built-in task.
+    """
     if study.task.hub or study.task.train == "embedded":
         return {}
     return {name: tuple(map(study.resolve, paths)) for name, paths in study.task.sets.items()}
@@ -167,7 +170,10 @@ def given_model(study: Study, model: TeacherSettings) -> str:
 
 
 def teacher_folder(run: Run, weights: bool = True) -> str:
-    """Return the folder that the teacher is loaded from. Downloads a hub model's files, `weights` only if asked for."""
+    """Return the folder that the teacher is loaded from.
+
+    Downloads a hub model's files, but its weights only if `weights`.
+    """
     if not has_hub_teacher(run.study):
         return teacher_source(run)
     if not weights and run.is_done("teacher", teacher_inputs(run)):
@@ -327,7 +333,7 @@ def check_labels(run: Run) -> None:
 
 @once
 def metric_of(run: Run) -> Metric:
-    """Return the study's metric. If it is the metric of one class, it knows which one once the data has been read."""
+    """Return the study's metric. The metric of a single class knows its class only once the data has been read."""
     read = run.is_finished("data") and run.is_done("data", data_inputs(run))
     return _metric(run.study, splits(run) if read else None)
 

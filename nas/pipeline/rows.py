@@ -281,7 +281,7 @@ def expected_error(metric: Metric, labels: np.ndarray, outputs: int) -> float:
     """Return the standard error of a metric on texts with these labels, if a share `ASSUMED` of the answers is right.
 
     If the metric is the share of right answers, this is the binomial standard error. For all others it is found by the
-    bootstrap from random answers, which the metric makes up.
+    bootstrap from random answers, which the metric simulates.
     """
     count = len(labels)
     if metric.is_share:

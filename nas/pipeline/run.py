@@ -131,7 +131,7 @@ class Run:
 
     @property
     def teacher_logits(self) -> Path:
-        """The folder of the logits that a student's separate teacher has for each text."""
+        """The folder of the logits that a student's separate teacher outputs for each text."""
         return self.folder / "teacher-logits"
 
     @property
@@ -206,7 +206,7 @@ class Run:
         return self.is_finished(step) and bool(read_json(self._mark(step), StudyError)["inputs"] == inputs)
 
     def is_finished(self, step: str) -> bool:
-        """Whether the step finished, from whatever inputs, and its result still exists."""
+        """Whether the step finished, whatever its inputs were, and its result still exists."""
         mark = self._mark(step)
         if not mark.exists():
             return False
@@ -219,8 +219,8 @@ class Run:
     ) -> Iterator[Stopwatch]:
         """Mark a step as started, and as finished when the block ends without an error.
 
-        If an earlier attempt had other inputs, its result and the `other_outputs` files are removed first. The block
-        gets `Stopwatch`, in which it may record what its time was spent on. They also tell it how many of the step's
+        If an earlier attempt had other inputs, its result and the files `aside` are removed first. The block gets a
+        `Stopwatch`, in which it may record what its time was spent on. The stopwatch also tells how many of the
         `allowed` seconds are left; time spent before an interruption is deducted.
         """
         mark = self._mark(step)

@@ -158,10 +158,10 @@ def evaluations(run: Run) -> int:
 
 
 def _decide(run: Run, stopwatch: Stopwatch) -> None:
-    """Decide how many candidates are evaluated in the search's share of the time left, and note it.
+    """Decide how many candidates fit into the search's share of the time left, and record the number.
 
-    The time per evaluation is measured on the uniform baselines of the front, which are as large as the budgets allow.
-    This takes part of the search's share, but the front reuses the results.
+    The time per evaluation is measured on the uniform baselines, which are as large as the budgets allow. This takes
+    part of the search's share, but the step `front` reuses the results.
     """
     seconds, costs = search_seconds(stopwatch.left), costs_of(run)
     before = stopwatch.left
@@ -198,7 +198,7 @@ def join_search(run: Run) -> SearchState:
 
 
 def make_search(run: Run, stopwatch: Stopwatch) -> None:
-    """Search the space, and note how the search ended. Resumes a search that was interrupted."""
+    """Search the space, and record how the search ended. Resumes a search that was interrupted."""
     if run.study.training.hours and decided(run, "search") is None:
         _decide(run, stopwatch)
     state = evaluate(run, stopwatch, run.study.search.knapsack)

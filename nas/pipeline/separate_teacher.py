@@ -56,7 +56,7 @@ def source_of(run: Run) -> str:
 
 
 def _folder(run: Run, weights: bool = True) -> str:
-    """Return the separate teacher's folder. Downloads a hub model's files, `weights` only if asked for."""
+    """Return the separate teacher's folder. Downloads a hub model's files, but its weights only if `weights`."""
     return str(hub_model(run, weights, _ROLE)) if _ROLE in asked(run.study) else source_of(run)
 
 

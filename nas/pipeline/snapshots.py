@@ -56,7 +56,7 @@ def _table(study: Study, role: Role) -> str:
 
 
 def snapshot(run: Run, role: Role) -> Snapshot:
-    """Return the snapshot that the run is made from: the recorded one or, if there is none, the hub's present one.
+    """Return the snapshot that the run is made from: the recorded one or, if there is none, the hub's current one.
 
     A recorded snapshot counts only if the study still gives its id and revision.
     """
@@ -100,7 +100,7 @@ def check_hub_data(task: Task, found: Snapshot) -> None:
 
 
 def hub_model(run: Run, weights: bool, role: Role = "model") -> Path:
-    """Return the folder of a hub model's files. Downloads missing files, `weights` only if asked for."""
+    """Return the folder of a hub model's files. Downloads missing files, but the weights only if `weights`."""
     found = snapshot(run, role)
     with busy(f"Downloading {found}"):
         return model_folder(found, weights)

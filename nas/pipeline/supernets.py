@@ -87,7 +87,10 @@ def _near(study: Study) -> dict[str, Any]:
 
 
 def _training_origin(run: Run) -> dict[str, Any]:
-    """Return what a resumed training must be made from. If the study sets hours, this includes the decided steps."""
+    """Return the origin that an unfinished training must have to be resumed.
+
+    If the study sets hours, it includes the decided number of steps.
+    """
     if not run.study.training.hours:
         return _origin(run)
     return _origin(run) | {"steps": decided(run, "supernet")}
@@ -133,7 +136,7 @@ def make_supernet(run: Run, stopwatch: Stopwatch) -> None:
 
 
 def _decide(run: Run, stopwatch: Stopwatch) -> None:
-    """Decide how many steps fit into the supernet's share of the time left, from a few timed steps, and note it."""
+    """Time a few steps, and record how many fit into the supernet's share of the time left."""
     study, settings = run.study, run.study.supernet
     with busy("Timing a few steps"), to_be_timed(run, settings.learning_rate, settings.batch_size) as training:
         step = training.time_supernet(load_ordered(run), draws_of(run, WARM_UP_STEPS + TIMED_STEPS), WARM_UP_STEPS)

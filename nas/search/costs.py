@@ -27,7 +27,7 @@ _TRIES = 20_000
 
 
 def cheapest(space: SearchSpace, cost: Callable[[Architecture], float]) -> Architecture:
-    """Return the architecture of least cost, for a cost to which each part of a network contributes by itself.
+    """Return the architecture of least cost, for a cost to which the parts of a network contribute independently.
 
     Starts from the smallest architecture and repeats these steps as long as the cost falls: vary the dimensions of
     the whole network, then all layers at once, then each layer. The dimensions of a layer are varied in pairs,
@@ -44,7 +44,7 @@ def cheapest(space: SearchSpace, cost: Callable[[Architecture], float]) -> Archi
     def step(best: Architecture, *dimensions: Sequence[str]) -> Architecture:
         """Return the cheapest of `best` and all combinations of values of some dimensions.
 
-        A dimension is the name of one integer of the encoding, or of several that always have the same value.
+        A dimension holds the name of an integer of the encoding, or the names of several that get the same value.
         """
         values = encoding.encode(best)
         changed = []
@@ -258,5 +258,8 @@ def _bound(name: str, value: float) -> str:
 
 
 def _earliest(architecture: Architecture) -> tuple[float, ...]:
-    """Return the shares of texts that exit after each layer if all exit after the first; empty without early exits."""
+    """Return the shares of texts that exit after each layer in the cheapest case: all after the first layer.
+
+    Empty without early exits.
+    """
     return (1.0,) if architecture.exit_threshold else ()

@@ -31,7 +31,7 @@ def pop_longest_prefix(waiting: list[Waiting], last: list[Key]) -> Waiting:
 
 
 class Executor(Protocol):
-    """Evaluates candidates. Of those that wait, it prefers one that shares its first layers with the previous one."""
+    """Evaluates candidates. Of the waiting ones, it prefers one that shares its first layers with the previous one."""
 
     capacity: int
     """Maximum number of candidates that may be submitted and not yet returned."""
@@ -108,7 +108,7 @@ class Forwarding:
 
 
 class CachingExecutor(Forwarding):
-    """Returns known results from a memory. Has another executor evaluate other candidates, and stores their results."""
+    """Returns known results from a memory. Has another executor evaluate the rest, and stores the results."""
 
     def __init__(self, executor: Executor, memory: Memory) -> None:
         super().__init__(executor)

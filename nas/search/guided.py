@@ -115,7 +115,7 @@ class Guide:
     ) -> list[Architecture]:
         """Return the next batch of candidates: neither evaluated nor pending, and predicted to meet a budget.
 
-        `results` must begin with the results of the last call; those after them are new, each of another
+        `results` must begin with the results of the last call; all later ones are new, each of a different
         architecture. The batch is smaller, or empty, if the pool has too few candidates.
         """
         for result in results[len(self._evaluated) :]:
@@ -162,7 +162,7 @@ class Guide:
     def _levels_of_batch(self, done: int, count: int, rng: random.Random) -> Iterator[int]:
         """Yield the level for which each candidate of a batch is chosen.
 
-        The budgets take turns; if a budget has an accuracy floor, it is a random one of the floor's levels. Every
+        The budgets take turns; if a budget has an accuracy floor, one of the floor's levels is drawn at random. Every
         third candidate is chosen for a random fraction of a random budget.
         """
         budgets, floors = len(self._costs.budgets), self._levels_of_floors()
@@ -223,7 +223,7 @@ class Guide:
 def _examples(results: Sequence[CandidateResult], known: Sequence[_About]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return what the model is conditioned on: feature rows, values, and the numbers of texts behind the values.
 
-    From `_KNOWN` results on, these are the best `_KNOWN / 2` and an evenly spaced selection of the others.
+    Once there are `_KNOWN` results, these are the best `_KNOWN / 2` and an evenly spaced selection of the others.
     """
     ordered = sorted(range(len(results)), key=lambda place: -results[place].objective)
     half = _KNOWN // 2
@@ -258,7 +258,7 @@ def _log_scaled(accuracy: Sequence[float]) -> np.ndarray:
 def _picks(
     pool_posterior: PoolPosterior, levels: Levels, standing: CostStanding, turns: Iterable[int]
 ) -> Iterator[int]:
-    """Yield, for each level in `turns`, the index of the candidate with the largest expected improvement there.
+    """Yield, for each level in `turns`, the index of the candidate with the largest expected improvement at that level.
 
     Each pick becomes a fantasy at its posterior mean. Stops early if no candidates are left.
     """

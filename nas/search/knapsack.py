@@ -173,7 +173,7 @@ Value = Callable[[Architecture], float]
 def _fronts(
     space: SearchSpace, violation: Value, accuracies: Mapping[Architecture, float]
 ) -> Iterator[tuple[GlobalDimensions, _Sums]]:
-    """Yield all `GlobalDimensions`, with non-dominated combinations of options. A cost is a violation of a limit."""
+    """Yield all `GlobalDimensions`, with non-dominated combinations of options. Costs are violations of a limit."""
     largest = space.largest()
 
     def loss(changed: Architecture) -> float:
@@ -199,7 +199,7 @@ def _fronts(
 def _of_pairs(space: SearchSpace, network: Architecture, number: int, value: Value) -> np.ndarray:
     """Return the sum of two values for each pair of options of a layer, (pairs,).
 
-    They are the values of the network with only the one option changed and with only the other changed.
+    Each value is that of the network with only one of the two options changed.
     """
     single = {
         (block, option): value(_having(network, number, block, option))

@@ -136,7 +136,7 @@ class RayExecutor:
         return done[0]
 
     def _count_loss(self, candidate: Waiting | None) -> None:
-        """Queue the candidate of a lost worker again; it is None if the worker was lost while it loaded.
+        """Queue the candidate of a lost worker again. `candidate` is None if the worker was lost while it loaded.
 
         Raises `SearchError` after too many losses.
         """

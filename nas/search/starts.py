@@ -22,8 +22,8 @@ _SHARES = 3
 def designs(space: SearchSpace, costs: Costs, count: int, rng: random.Random) -> list[Architecture]:
     """Return at most `count` designs: the architecture that is farthest below a budget, then uniform ones.
 
-    The uniform ones take turns between the budgets and their fractions, with their sets of layers in random order. If
-    there are too few, random architectures that use much of a budget follow.
+    The uniform ones come from each budget and fraction of it in turn, with the sets of layers in random order. If there
+    are too few, random architectures that use much of a budget follow.
     """
     turns = [rng.sample(found, len(found)) for found in uniform(space, costs)]
     mixed = (one for turn in zip_longest(*turns) for one in turn if one)

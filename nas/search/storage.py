@@ -134,7 +134,7 @@ class Storage:
             return self._storage.get_trial_number_from_id(self._storage.create_new_trial(self._study, trial))
 
     def finish(self, number: int, values: Sequence[float], about: FrozenTrial) -> None:
-        """Store the attributes of `about` and then the values of a running trial, which finishes it.
+        """Finish a running trial: store its attributes, taken from `about`, and then its values.
 
         Does nothing if another driver has given the trial up.
         """
@@ -330,7 +330,7 @@ class _Drivers(Protocol):
 
 
 class _Marks:
-    """Each driver locks a file of its own; the operating system releases the lock when the driver dies."""
+    """Liveness by file locks: each driver locks a file, and the operating system unlocks it when the driver dies."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -362,10 +362,11 @@ class _Marks:
 
 
 class _Beats:
-    """Each driver increments a counter in the database every 5 s. After 30 s without an increment it counts as dead.
+    """Liveness by counters in the database.
 
-    The clocks of different machines are never compared. Optuna's own heartbeat belongs to trials instead of drivers:
-    a trial whose driver dies before the first heartbeat would count as running for ever.
+    Each driver increments its counter every 5 s, and counts as dead after 30 s without an increment. The clocks of
+    different machines are never compared. Optuna's own heartbeat belongs to trials instead of drivers: a trial whose
+    driver dies before the first heartbeat would count as running for ever.
     """
 
     def __init__(self, storage: BaseStorage, study: int) -> None:

@@ -88,7 +88,7 @@ class Surrogate:
         return float((self.kernel.k2.noise_level + _EXACT) * self._spread**2)
 
     def fantasise(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Condition the process on fantasies in addition: values `y` of feature rows `x`, which count as exact."""
+        """Also condition the process on fantasies: values `y` of feature rows `x`, which count as exact."""
         self._x = np.concatenate([self._x, x / self._scale])
         self._y = np.concatenate([self._y, (y - self._centre) / self._spread])
         self._noise = np.concatenate([self._noise, np.full(len(y), _EXACT)])

@@ -110,6 +110,6 @@ def _rival(
     networks: Mapping[str, Sequence[Architecture]],
     best: Mapping[str, Sequence[CandidateResult]],
 ) -> float:
-    """Return the objective below which a network cannot be among the kept ones of any of its budgets."""
+    """Return the objective below which a network is kept for none of its budgets."""
     asking = _asking(architecture, networks)
     return min(best[name][-1].objective if len(best[name]) == _KEPT else 0.0 for name in asking)

@@ -14,7 +14,7 @@ from torch import nn
 
 
 class Moments:
-    """The number, the sum and the products of the feature vectors that passed one point."""
+    """The number, the sum and the sum of outer products of the feature vectors at one point of a network."""
 
     def __init__(self) -> None:
         self.count = 0

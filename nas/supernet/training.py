@@ -169,7 +169,7 @@ class DistillationTrainer(SideBySideTrainer):
         return loss.detach() * weight
 
     def weight(self, students: int) -> float:
-        """Return the weight of each student's loss. Here, they are averaged, as sub-networks share their weights."""
+        """Return the weight of each student's loss. Losses are averaged, because the sub-networks share weights."""
         return 1.0 / students
 
     def _averaged(self, loss: torch.Tensor) -> torch.Tensor:

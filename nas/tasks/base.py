@@ -203,7 +203,7 @@ class Metric(ABC):
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether the step from outputs to answers is fully defined. If not, `calibrated` does so on the search set."""
+        """Whether answers follow fully from outputs. If not, `calibrated` chooses what is missing on the search set."""
         return True
 
     def calibrated(self, logits: np.ndarray, labels: np.ndarray) -> Metric:
@@ -325,7 +325,7 @@ class TaskKind(ABC):
             )
 
     def _check_custom_metric(self, asked: TaskSettings) -> None:
-        """Raise `ValueError` unless the metric is a user-defined function and the kind can be judged by one."""
+        """Raise `ValueError` unless the metric is a user-defined function and the kind of task takes one."""
         able = f"use {', '.join(self.metrics)}" + (", or module:function" if self.takes_custom_metrics else "")
         if not is_custom(asked.metric):
             raise ValueError(f"metric: {asked.metric!r} does not measure {self.name}; {able}")
@@ -334,7 +334,7 @@ class TaskKind(ABC):
         self.metric(asked)
 
     def _check_judged(self, asked: TaskSettings) -> None:
-        """Raise `ValueError` unless settings for judging by text pairs are given exactly if the kind needs them."""
+        """Raise `ValueError` unless settings for judging by text pairs are given if and only if the kind needs them."""
         if not self.learns_from_texts:
             for key, value in (("search", asked.search), ("pair", asked.pair)):
                 if value:
@@ -384,7 +384,7 @@ class TaskKind(ABC):
         """Return whether a fine-tuned teacher with this problem type and number of outputs fits the kind."""
 
     def form(self, teacher: str) -> NetworkForm:
-        """Return the form of its networks, given the teacher's folder. Raises `TeacherError` if it is unsupported."""
+        """Return the form of the networks, given the teacher's folder. Raises `TeacherError` if it is unsupported."""
         return self.network_form
 
     @property

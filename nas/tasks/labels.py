@@ -226,7 +226,7 @@ def _flat(column: LabelColumn) -> list[Any]:
 
 
 def refuse_missing(column: LabelColumn, values: Sequence[Any]) -> None:
-    """Raise `DataError` if one of a column's `values`, of which there is one per row, is None or an empty text."""
+    """Raise `DataError` if a value is None or an empty text. `values` holds one value per row of the column."""
     without = [number for number, value in enumerate(values) if value is None or value == ""]
     if without:
         raise DataError(

@@ -47,7 +47,7 @@ class LabelMetric(Metric):
 
     @property
     def needs_float32(self) -> bool:
-        """Whether the metric ranks texts or chooses thresholds between them; bf16 is too coarse for both."""
+        """Whether the metric ranks texts or chooses thresholds between their outputs; bf16 is too coarse for either."""
         return self.name == "average_precision" or self.thresholds is None
 
     @property
@@ -269,7 +269,7 @@ def _applies(column: LabelColumn) -> list[float | None]:
 
 
 def _as_numbers(names: Sequence[str], known: Numbering) -> list[float]:
-    """Return a list with 1.0 at the numbers of the given labels and 0.0 elsewhere."""
+    """Return a list with 1.0 at the indices of the given labels and 0.0 elsewhere."""
     found = [0.0] * len(known.names)
     for name in names:
         found[known.numbers[name]] = 1.0

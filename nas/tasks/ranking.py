@@ -177,7 +177,7 @@ class Ranking(TaskKind):
         groups: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the mean squared error of the scores, plus with `groups` that of score differences within a query.
+        """Return the mean squared error of the scores plus, given `groups`, that of score differences within a query.
 
         The mean squared difference over all pairs of a query's errors is twice the variance of these errors.
         """
@@ -201,7 +201,7 @@ class Ranking(TaskKind):
         return {"problem_type": self.problem_type, "sentence_transformers": {"activation_fn": _PROBABILITY}}
 
     def extra_files(self, served: Mapping[str, Any], max_length: int) -> dict[str, Any]:
-        """Return the files that sentence-transformers stores with a cross-encoder and without which it guesses."""
+        """Return the files that sentence-transformers stores with a cross-encoder; without them it guesses."""
         output = {"method": "forward", "method_output_name": "logits"}
         transformer = "sentence_transformers.base.modules.transformer.Transformer"
         return {

@@ -218,7 +218,7 @@ class Tagging(TaskKind):
         groups: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the Kullback-Leibler divergence of tag probabilities: the mean per text, then over texts."""
+        """Return the Kullback-Leibler divergence of tag probabilities: averaged within each text, then over texts."""
         from torch.nn import functional
 
         student, teacher = student.float().log_softmax(-1), teacher.float().log_softmax(-1)
