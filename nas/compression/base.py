@@ -92,7 +92,7 @@ class Compression(ABC):
         """Whether this runtime can execute the method on this processor."""
         return runtime in self.runtimes and processor in self.processors
 
-    def rounds_by_batch(self, block: Block) -> bool:
+    def quantises_by_batch(self, block: Block) -> bool:
         """Whether the served block, if it is of this kind, quantises its inputs by the value range of a whole batch."""
         return False
 
@@ -237,7 +237,7 @@ class Stored(MatrixCompression):
         return self.stored.processors
 
     def quantises_by_batch(self, block: Block) -> bool:
-        return self.stored.rounds_by_batch(block)
+        return self.stored.quantises_by_batch(block)
 
     def suits(self, rows: int, columns: int) -> bool:
         """Whether this takes fewer bytes than its storage format on its own."""

@@ -49,7 +49,7 @@ class LowRank(Stored):
         return f"low_rank({self.rank})"
 
     def quantises_by_batch(self, block: Block) -> bool:
-        return self.stored.rounds_by_batch("feed_forward")  # rows looked up in a table are then multiplied
+        return self.stored.quantises_by_batch("feed_forward")  # rows looked up in a table are then multiplied
 
     @property
     def plain(self) -> MatrixCompression:

@@ -355,7 +355,7 @@ class CompactBertLayer(nn.Module):
         super().__init__()
         self.keep_tokens = layer.keep_tokens
         owners = [owner for owner in (attention_owner, feed_forward_owner) if owner is not None]
-        own = (compression(layer.choice(block)).rounds_by_batch(block) for block in LAYER_BLOCKS)
+        own = (compression(layer.choice(block)).quantises_by_batch(block) for block in LAYER_BLOCKS)
         self.quantises_inputs: bool = any(own) or any(owner.quantises_inputs for owner in owners)
         self.has_attention = compression(layer.attention).weights != "none"
         self.has_feed_forward = compression(layer.feed_forward).weights != "none"

@@ -258,7 +258,7 @@ def _loading(study: Study, folder: Path, device: str, architecture: Architecture
     )
     blocks: list[tuple[Block, str]] = [("embedding", architecture.embedding)]
     blocks += [(block, layer.choice(block)) for layer in architecture.layers for block in LAYER_BLOCKS]
-    quantised = sorted({choice for block, choice in blocks if compression(choice).rounds_by_batch(block)})
+    quantised = sorted({choice for block, choice in blocks if compression(choice).quantises_by_batch(block)})
     if quantised:
         size = next(known.batch_size for known in study.devices if known.name == device)
         served = "serve texts one by one" if size == 1 else f"serve {size} texts of equal length at a time"

@@ -52,7 +52,7 @@ class PairCorrelation(Metric):
     def size(self, labels: np.ndarray) -> int:
         return len(labels) // 2
 
-    def summary(self, labels: np.ndarray) -> str:
+    def describe_size(self, labels: np.ndarray) -> str:
         return f"{self.size(labels):,} pairs"
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
