@@ -24,7 +24,7 @@ from nas.model.modeling import CompactBertOutput
 from nas.supernet.narrow import readers_of
 from nas.supernet.weights import SupernetWeights
 
-# The gradient of a slice has the layout of the slice. That would slow DistributedDataParallel, which is not active here.
+# The gradient of a slice has the layout of the slice. That would slow DistributedDataParallel, which is inactive here.
 warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
 
 _LAYER = "bert.encoder.layer."
