@@ -131,7 +131,7 @@ def working_on(path: Path) -> Iterator[None]:
 
 
 def error_line(problem: Exception) -> str | None:
-    """Return the line to print for a user's mistake or an error of the system; None for any other exception."""
+    """Return the line to print for a mistake of the user or a system error; None for any other exception."""
     if limit := machine_limit_of(problem):
         return str(limit)
     if isinstance(problem, NasError):

@@ -189,7 +189,7 @@ class SearchSpace(Settings):
     def excluding(self, choices: tuple[str, ...]) -> SearchSpace:
         """Return the same space without some compression methods.
 
-        Each is given by its name, which excludes it with any parameter, or written in full, such as `low_rank(8)`.
+        The name of a method excludes it with any parameter; a full form such as `low_rank(8)` excludes only that one.
         Raises `SearchSpaceError` for `none`, which cannot be excluded, and for a full name that the space lacks.
         """
         if "none" in choices:
@@ -251,7 +251,7 @@ class SearchSpace(Settings):
         )
 
     def _count_layers(self, number: int) -> int:
-        """Return the number of sound combinations of blocks and `keep_tokens` for that many layers."""
+        """Return the number of valid combinations of blocks and `keep_tokens` for `number` layers."""
         kinds = [Counter(compression(choice).weights for _, choice in self.options(block)) for block in LAYER_BLOCKS]
         # The number of ways to build the layers so far, by state. The state says for each of the two blocks whether any
         # layer has weights to share, how many tokens are left, and whether tokens were dropped since the last attention

@@ -252,7 +252,7 @@ def test_check_shows_the_rows_and_gives_them_as_json(nas, tiny_study):
 def test_rows_that_are_not_here_are_said_to_be_unseen(nas):
     code, output, _ = nas("check", "quickstart", "--json")
     assert code == 0 and json.loads(output.splitlines()[-1])["rows"] is None
-    assert "rows: not looked at yet: the built-in task is made by nas train" in output
+    assert "rows: not known yet, since the built-in task is made by nas train" in output
 
 
 def test_a_pruned_vocabulary_needs_a_tokenizer_that_can_be_pruned(nas, tiny_study):

@@ -99,8 +99,8 @@ HoursOption = Annotated[
     float | None,
     typer.Option(
         "--hours",
-        help="Time limit in hours for the whole run, including its later commands. With 0, there is no limit and the "
-        "study's numbers of steps apply.",
+        help="Time limit in hours for this command and all later ones on the same run together. With 0, there is no "
+        "limit and the study's numbers of steps apply.",
     ),
 ]
 SeedsOption = Annotated[

@@ -314,7 +314,7 @@ def read_columns(task: Task, source: str, columns: Sequence[str], is_file: bool 
 
 
 def read_sources(task: Task, names: str | Sequence[str], columns: Sequence[str]) -> list[RowSource]:
-    """Return some columns of each of several files or splits, or of a single one. Raises as `read_columns` does."""
+    """Return the given columns of each of the named files or splits. Raises the errors of `read_columns`."""
     return [
         RowSource(name, read_columns(task, name, columns)) for name in ([names] if isinstance(names, str) else names)
     ]

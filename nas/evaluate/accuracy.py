@@ -49,7 +49,7 @@ class CandidateResult:
     exits: tuple[float, ...] = ()
     """The shares of texts that exit after the first layer, the second and so on; empty without early exits."""
     complete: bool = True
-    """Whether all texts were evaluated. If not, the candidate lost its race, and the accuracy is an estimate."""
+    """Whether all texts were evaluated. If not, the candidate was stopped early, and the accuracy is an estimate."""
     precision: str = "float32"
     """The number format of the computation, `float32` or `bf16`."""
     confidence: float | None = None
@@ -129,7 +129,7 @@ class Evaluator:
 
     `shared` reuses hidden states, `raced` stops candidates that cannot win, and `bf16` computes in bf16 where that is
     faster; each can be switched off to measure its effect. If the metric is the share of right answers,
-    `by_confidence` adds the mean probability of the right answer to results and lets it decide the races.
+    `by_confidence` adds the mean probability of the right answer to results, and compares candidates by it.
     """
 
     def __init__(  # noqa: PLR0913 (switches)
@@ -188,7 +188,7 @@ class Evaluator:
         return model
 
     def _answers(self, model: CompactBert, architecture: Architecture, to_beat: float = 0.0) -> _Answers:
-        """Return the outputs of an extracted model for all texts, or only for those read before it lost its race."""
+        """Return the outputs of an extracted model for all texts, or only for those read before it was stopped."""
         states = self.states or SharedStates(limit_bytes=0)
         states.begin(architecture)
         found, left, rows, values = list[np.ndarray](), list[int](), list[np.ndarray](), list[np.ndarray]()
@@ -242,8 +242,8 @@ class Evaluator:
     def measure(self, model: CompactBert, title: str | None = None) -> tuple[float, tuple[float, ...]]:
         """Return the metric of a model with its own weights, and the shares of texts that exit after each layer.
 
-        The shares are empty without early exits. The model runs on the evaluator's processor in full precision and is
-        moved back afterwards.
+        The shares are empty without early exits. The model is moved to the evaluator's processor, run in full
+        precision, and moved back.
         """
         left: list[int] = []
         logits = self._logits_of(model, left, title)

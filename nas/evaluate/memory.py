@@ -19,8 +19,8 @@ class Memory:
 
     Incomplete lines, which a killed process may have left, are skipped. All results depend on the same weights, texts
     and form of evaluation; the caller ensures this by its choice of file. Each line states its precision, and only
-    results of the given `precision` are used. Several processes may append to the file. Results of lost races are not
-    stored: they are estimates that depend on the competitors in their search.
+    results of the given `precision` are used. Several processes may append to the file. Results of candidates that
+    were stopped early are not stored: they are estimates that depend on the competitors in the search.
     """
 
     def __init__(self, path: Path, precision: str = "float32") -> None:

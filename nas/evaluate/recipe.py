@@ -66,7 +66,7 @@ class EvaluationRecipe:
     weights: str | None = None
     """The digest of the supernet's weights on which all results must depend; None accepts any weights."""
     by_confidence: bool = True
-    """Whether candidates are compared by the probability of the right answer; only if the metric is accuracy."""
+    """Whether candidates are compared by the probability of the right answer; only possible for the metric accuracy."""
     processor: str = "cpu"
     """The processor of the evaluator that `load` returns: `cpu` or `cuda`."""
 
@@ -103,10 +103,10 @@ class EvaluationRecipe:
 
 
 def judged_by(split: Dataset, examples: int | None, least_tokens: int) -> Dataset:
-    """Return the texts of the search set by which candidates are judged.
+    """Return the texts of the search set on which candidates are evaluated.
 
     These are the texts with at least `least_tokens` tokens, or about `examples` random ones of them. Groups of texts
-    that are judged together stay whole. Raises `DataError` if no text is long enough.
+    that are scored together stay whole. Raises `DataError` if no text is long enough.
     """
     long_enough = np.flatnonzero(np.asarray(split["length"]) >= least_tokens)
     if not len(long_enough):

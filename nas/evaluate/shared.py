@@ -95,6 +95,6 @@ class SharedStates:
 
 
 def longest_prefix(architectures: Sequence[Architecture], last: Sequence[Key]) -> int:
-    """Return the index of the first architecture that shares the longest prefix with the `last` one."""
+    """Return the index of the architecture that shares the longest prefix with the `last` one; ties go to the first."""
     depths = [shared_depth(last, prefix_keys(architecture)) for architecture in architectures]
     return depths.index(max(depths))

@@ -16,9 +16,9 @@ Start is the position of the first character, counted from 0, and end is the pos
 are those of the token-classification pipeline with aggregation_strategy="first". `--all` also prints the words
 outside of spans, as spans of type O.
 
-Input and output are UTF-8. Windows line ends and a byte order mark are removed, and bytes that are not UTF-8 are read
-as the replacement character U+FFFD. An empty line is an empty text; without input there is no output. A text that is
-too long is cut to the length with which the accuracy in verification.json was measured. If an input cannot be
+Input and output are UTF-8. Windows line endings and a byte order mark are removed, and bytes that are not UTF-8 are
+read as the replacement character U+FFFD. An empty line is an empty text; without input there is no output. A text that
+is too long is cut to the length with which the accuracy in verification.json was measured. If an input cannot be
 processed, the program prints one line to standard error and ends with exit code 2.
 """
 

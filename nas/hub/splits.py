@@ -103,7 +103,8 @@ def splits(snapshot: Snapshot, config: str | None) -> dict[str, Split]:
             reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
             reason = reason.replace(f"{outline}/", "").replace(str(outline), snapshot.name).rstrip(".")
             raise DataError(
-                f"task.hub: {snapshot}: its files are not a data set: {reason}; give one of Parquet, CSV or JSONL files"
+                f"task.hub: {snapshot}: its files are not a data set: {reason}; give a data set of Parquet, CSV or "
+                "JSONL files"
             ) from None
 
 

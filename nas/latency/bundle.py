@@ -49,9 +49,9 @@ class Job:
     device: Device
     digest: str
     groups: list[tuple[dict[str, Network], int]]
-    """Networks to be interleaved, by name and with the reference first, each with a number of rounds.
+    """Groups of networks that are interleaved, each with its number of rounds.
 
-    Every name occurs once in the job, except `REFERENCE`.
+    A group holds networks by name, with the reference first. Every name occurs once in the job, except `REFERENCE`.
     """
     texts: Texts
     tokens: Mapping[str, int] = field(default_factory=dict)

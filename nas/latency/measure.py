@@ -116,8 +116,7 @@ def on_one_scale(groups: Sequence[Mapping[str, LatencyRecord]], reference: str) 
     """Merge the records of several groups, scaled as if the machine had been equally fast during all of them.
 
     Each group is scaled so that the reference has the same median latency in all groups. Ratios within a group stay
-    unchanged. The records of a single group, or of groups whose reference is named
-    `REFERENCE`, are not scaled.
+    unchanged. The records of a single group, or of groups whose reference is named `REFERENCE`, are not scaled.
     """
     if len(groups) < 2 or reference == REFERENCE:
         return {name: record for group in groups for name, record in group.items()}

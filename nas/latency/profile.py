@@ -1,6 +1,6 @@
 """The profile of a device: measured latencies of blocks, from which `Profile` predicts whole sub-networks.
 
-The prediction is the sum of a sub-network's blocks, corrected by a `Fit` to a few whole sub-networks. The correction
+The prediction is the sum of the latencies of blocks, corrected by a `Fit` to a few whole sub-networks. The correction
 is needed because blocks are timed in chains of equal ones: a processor runs a sequence of unlike blocks less
 efficiently, blocks that compute only the first token find their inputs in the cache, and small networks keep more of
 their weights in the cache than large ones. `profiling.py` measures profiles; the search predicts the latency of
@@ -76,7 +76,7 @@ class Profile:
     noise: tuple[float, ...]
     """How much latency varies: evenly spaced quantiles of one text's latency, divided by the median for its length."""
     memory: tuple[float, float] | None
-    """Offset and slope of peak memory as a line over stored megabytes; None if no budget limits memory."""
+    """Offset and slope of peak memory as a linear function of stored megabytes; None if no budget limits memory."""
     teacher: dict[str, float]
     """The measured metrics of the uncompressed teacher. Relative budgets are shares of them."""
     smallest_p50_ms: float
@@ -106,7 +106,7 @@ class Profile:
         texts run through all layers.
         """
         parts = [part_sums(self.blocks_ms, architecture, length, self.readout) for length in self.device.lengths]
-        shares = exits or (1.0,)  # per layer from the first on, or for the last one only
+        shares = exits or (1.0,)  # one share per layer or, without exits, only one for the last layer
         depths = range(1, len(shares) + 1) if exits else (-1,)
         costs = [self.fit.at(own[depth]) for depth in depths for own in parts]
         if len(costs) == 1:
@@ -175,9 +175,9 @@ def weighted_quantile(values: np.ndarray, weights: np.ndarray, share: float) -> 
 def part_sums(
     table: dict[str, dict[str, float]], architecture: Architecture, length: int, readout: Readout = "first"
 ) -> list[PartSums]:
-    """Return the cumulative sums of a network's parts for a text of `length` tokens.
+    """Return the cumulative latencies of a network's parts for a text of `length` tokens.
 
-    The first is that of the embeddings and the classifier, the second adds the first layer, and so on. Latencies
+    The first item covers the embeddings and the classifier, the second adds the first layer, and so on. Latencies
     between measured numbers of tokens are interpolated linearly.
     """
 

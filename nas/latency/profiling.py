@@ -1,10 +1,10 @@
 """Measure the profile of a device: which networks are measured, and how the profile is computed from their latencies.
 
 `ProfileRecipe` defines the networks and computes the `Profile`; `build_profile` measures them on a device that can be
-reached, and `bundle.py` by an archive. The latency of a block is that of a chain of equal blocks, divided by their
-number. Because a machine may be faster at some times than at others, one reference network is measured with every
-group and puts all groups on one scale. The prediction error is measured on held-out sub-networks and written into the
-profile.
+reached, and `bundle.py` uses an archive for other devices. The latency of a block is that of a chain of equal blocks,
+divided by their number. Because a machine may be faster at some times than at others, one reference network is measured
+with every group and puts all groups on one scale. The prediction error is measured on held-out sub-networks and written
+into the profile.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ _METHOD = 13
 _COPIES = 4
 BLOCK_ROUNDS, WHOLE_ROUNDS = 6, 16
 _FITTED, _HELD_OUT, _WEIGHED = 16, 24, 6
-"""How many whole networks are measured for the fit (including the teacher), to test it, and for peak memory."""
+"""How many whole networks are measured for the fit (including the teacher), for its test, and for peak memory."""
 _SHALLOW = 3
-"""Every third network that is fitted to has the fewest layers of the space. Random sampling yields few such networks,
-and their latencies differ from those of others."""
+"""One in this many random networks for the fit has the fewest layers that the space allows. Random sampling yields few
+such networks, and their latencies differ from those of others."""
 _TEACHER = "teacher"
 _MOST_LENGTHS = 4
 """The largest number of text lengths at which blocks are measured; latencies in between are interpolated linearly."""
 _ALIKE = 1.5
-"""The smallest ratio between the largest and the smallest sum of parts with which all coefficients are fitted."""
+"""All coefficients are fitted only if the largest sum of parts is at least this many times the smallest."""
 _PENALTY = 0.1
 """The weight of the penalty on differences between slopes: the usual relative error of a measurement divided by the
 expected difference."""
@@ -113,7 +113,7 @@ class ProfileRecipe:
     def _drawn(self, rng: random.Random) -> Architecture:
         """Return a random sub-network; if it has early exits, a random number of its first layers, without exits.
 
-        Where texts would exit with artificial weights is meaningless, but the fit needs networks of every depth.
+        With artificial weights it is meaningless where texts exit, but the fit needs networks of every depth.
         """
         drawn = self.space.sample(rng)
         if not drawn.exit_threshold:

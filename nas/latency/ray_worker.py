@@ -24,7 +24,7 @@ from nas.progress import say
 
 _MOST_LOSSES = 5
 _PATIENCE_S = 30.0
-"""How long an answer may take before the user is told what is missing."""
+"""Seconds without an answer after which a message says what is missing."""
 
 
 class _Keeper:

@@ -75,7 +75,7 @@ class LatencyRecord:
 
     @property
     def longest_ms(self) -> float:
-        """The median latency of the longest texts, whose samples are taken to be the largest of all."""
+        """The median latency of the longest texts, whose samples are assumed to be the largest of all."""
         lengths = sorted(self.device.lengths)
         share = lengths.count(lengths[-1]) / len(lengths)
         return self.percentile_ms(100 * (1.0 - share / 2))

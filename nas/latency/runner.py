@@ -268,7 +268,7 @@ def openvino_request(source: str, threads: int, number_format: str) -> Any:
 
 
 def openvino_runs(source: str, device: Mapping[str, Any], inputs: Sequence[Mapping[str, np.ndarray]]) -> list[Run]:
-    """Return, for each set of inputs, a function that runs an OpenVINO network on those inputs that it has."""
+    """Return, for each set of inputs, a function that runs an OpenVINO network on those inputs that it reads."""
     request = openvino_request(source, device["threads"], device["number_format"])
     known = {port.get_any_name() for port in request.get_compiled_model().inputs}
 
@@ -279,7 +279,7 @@ def openvino_runs(source: str, device: Mapping[str, Any], inputs: Sequence[Mappi
 
 
 def onnx_runs(source: str | bytes, device: Mapping[str, Any], inputs: Sequence[Mapping[str, np.ndarray]]) -> list[Run]:
-    """Return, for each set of inputs, a function that runs an ONNX network on those inputs that it has."""
+    """Return, for each set of inputs, a function that runs an ONNX network on those inputs that it reads."""
     session = onnx_session(source, device["threads"], device["processor"])
     known = {value.name for value in session.get_inputs()}
 
@@ -379,8 +379,8 @@ def load_file(item: Mapping[str, Any], device: Mapping[str, Any], inputs: Sequen
 def main() -> None:
     """Measure the job in the folder of this file.
 
-    With `--lines`, answer the requests on standard input, of which the first line is the device. With `--memory`,
-    print the peak memory of the one network on standard input.
+    With `--lines`, read the device from the first line of standard input, and answer the requests on the other lines.
+    With `--memory`, print the peak memory of the one network on standard input.
     """
     if sys.argv[1:] == ["--lines"]:
         lines = map(json.loads, sys.stdin)

@@ -64,7 +64,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def load(self, path: Path, device: Device, inputs: Sequence[Inputs]) -> list[Run]:
-        """Return, for each set of inputs, a function that runs the written network on those inputs that it has."""
+        """Return, for each set of inputs, a function that runs the written network on those inputs that it reads."""
 
     def session(self, path: Path, device: Device) -> Callable[[Inputs], dict[str, np.ndarray]]:
         """Return a function from inputs to outputs, both by name, that runs a file which the runtime serves."""

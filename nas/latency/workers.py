@@ -48,7 +48,7 @@ class MeasurementWorker(Protocol):
         """Measure a group and return its samples; see `runner.measure_group`."""
 
     def peak_memory_mb(self, item: Mapping[str, Any]) -> float | None:
-        """Return the peak memory of a process of its own that serves one network; see `runner.peak_memory_mb`."""
+        """Return the peak memory of a separate process that serves one network; see `runner.peak_memory_mb`."""
 
     def __enter__(self) -> Self: ...
 

@@ -133,7 +133,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: str, config: Pre
 
 
 def check_ids(ids: Iterable[int], tokenizer: PreTrainedTokenizerBase, source: str, config: PreTrainedConfig) -> None:
-    """Raise `TeacherError` if the teacher cannot read one of these token ids of texts.
+    """Raise `TeacherError` if the texts contain a token id that the teacher cannot read.
 
     Tokens that were added without resizing the model have no embedding. They do no harm as long as no text contains
     them.

@@ -20,7 +20,7 @@ from nas.pipeline.unlabelled import unlabelled_lengths
 from nas.study import Study
 
 _BY_ROWS = ("embedded", "data", "unlabelled", "teacher", "separate-teacher", "teacher-logits")
-"""Steps whose duration depends on rows that may not have been read yet. It counts only once they have finished."""
+"""Steps whose duration depends on rows that may not have been read yet. Only finished ones count as a fixed cost."""
 
 
 def seconds_allowed(run: Run, steps: Sequence[Step | Check], step: Step) -> float:
@@ -102,7 +102,7 @@ def _workload(run: Run) -> Workload:
     else:
         work = Workload.of(study, None, rate, verified)
     profiles = [seconds for device in study.devices if (seconds := known.get(f"profile-{device.name}"))]
-    # A busy machine goes on measuring until it has enough undisturbed samples, and will do the same for the front.
+    # Profiles take longer on a busy machine, because disturbed measurements are repeated. So will the front.
     slowness = max(1.0, max(profiles, default=0.0) / estimates.profile(study, work))
     return replace(work, teacher_operations=operations_for_a_token(run) or 0.0, slowness=slowness)
 

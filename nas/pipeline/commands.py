@@ -62,7 +62,7 @@ def search_candidates(run: Run) -> SearchState:
 
 
 def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
-    """Export one sub-network for each budget, after a search if there is none yet.
+    """Export one sub-network for each budget. Searches first if no search has finished yet.
 
     Returns the verifications by the budget's name. Without `fine_tune`, exports keep the supernet's weights.
 

@@ -1,4 +1,4 @@
-"""Off-cluster devices: writing the archives that are run there to measure, and importing the results.
+"""Off-cluster devices: writes the archives that measure networks there, and imports the results.
 
 `nas device bundle` and `nas device import` call these functions, for profiles and for the verification of exports.
 """
@@ -56,7 +56,7 @@ def bundle_profile(run: Run, device: str, output: Path, variables: Sequence[str]
 def import_profile(run: Run, device: str, result: Path) -> Profile:
     """Build an off-cluster device's profile from measurements made there, store it in the run, and return it.
 
-    Raises `DeviceError` if the measurements are of another bundle, or implausible.
+    Raises `DeviceError` if the measurements belong to another bundle, or are implausible.
     """
     bring_up_to_date(run, steps_of(run), "teacher")
     recipe, inputs = _recipe(run, device)
@@ -105,7 +105,7 @@ def import_verification(run: Run, budget: str, device: str, result: Path) -> dic
     samples = read_json(path, ExportError) | {device: timed.pop("samples_ms")}
     write_text(path, canonical_json(samples) + "\n")
     found |= on_all(each | {device: own | timed})
-    if found["met"] is False:  # first: if the process is killed in between, the export must not stay
+    if found["met"] is False:  # recorded before the export is written, in case the process is killed in between
         record_miss(run, asked, found["architecture"])
     write_json(run.export(budget) / VERIFICATION_FILE, found)
     write_card(run.export(budget), run.study)

@@ -14,7 +14,7 @@ and exports gain more from their own final training than from a longer training 
 SUPERNET_SHARE_ALONE = 0.75
 """The same share if there is no final training, so that exports keep the supernet's weights."""
 SEARCH_SHARE = 0.2
-"""The largest share of the time left after the supernet that the search takes. More candidates gain little."""
+"""The search takes at most this share of the time left after the supernet. More candidates would gain little."""
 LEAST_STEPS = 50
 """The fewest steps of a training. With fewer, warm-up and decay of the learning rate leave no time to learn."""
 LEAST_EVALUATIONS = 32
@@ -29,7 +29,7 @@ OUTSIDE_STEPS = 15.0
 
 
 def supernet_seconds(left: float, has_finalists: bool) -> float:
-    """Return the supernet's part of the `left` seconds for supernet, search and final training."""
+    """Return the supernet's share of the `left` seconds for supernet, search and final training."""
     return left * (SUPERNET_SHARE if has_finalists else SUPERNET_SHARE_ALONE)
 
 

@@ -14,9 +14,10 @@ _KEYS = re.compile(r"\bteacher\.(model|revision|fine_tune|prune_vocabulary)\b")
 
 @contextmanager
 def student_named(study: Study) -> Iterator[None]:
-    """Replace keys such as `teacher.model` by `student.model` in the block's errors, if the study has a student.
+    """Replace keys such as `teacher.model` by `student.model` in errors of the `with` block, if there is a student.
 
-    The code that reads the compressed model always says `teacher.model`, since in most studies that is the teacher.
+    The code that reads the compressed model always says `teacher.model`, since in most studies this model is the
+    teacher.
     """
     try:
         yield

@@ -50,13 +50,13 @@ class Workload:
     verified: float | None = None
     """Seconds that the baselines of all devices took; None if they are not made yet."""
     slowness: float = 1.0
-    """How many times as long as estimated the slowest device profile took, but at least 1; 1 if none is made yet."""
+    """The duration of the slowest device profile divided by its estimate, at least 1; also 1 if there is none yet."""
     unlabelled: int = 0
     """Number of unlabelled texts."""
     unlabelled_tokens: float = 0.0
     """Mean number of tokens per unlabelled text."""
     teacher_operations: float = 0.0
-    """Operations per token of a student's separate teacher; 0 if there is none, or it need not be asked any more."""
+    """Operations per token of a student's separate teacher; 0 if there is none, or if its logits are already stored."""
 
     @classmethod
     def of(cls, study: Study, rows: Rows | None, rate: float, verified: float | None = None) -> Workload:
@@ -147,7 +147,7 @@ def supernet(study: Study, work: Workload) -> float:
     """Return the seconds to train the supernet."""
     settings = study.supernet
     # Each step has one forward pass of the teacher, and forward and backward passes (counted as 3) of the sub-networks.
-    # These are near the budgets, or else they are the largest one and random ones of half its size.
+    # The sub-networks are near the budgets, or they are the largest one and random ones of about half its size.
     near = _SMALL * (settings.random_subnets + 2)
     passes = 1 + 3 * (near if study.is_near_budgets else 1 + 0.5 * settings.random_subnets)
     return work.distilled.seconds(settings.steps * settings.batch_size) * passes
@@ -191,7 +191,7 @@ def static(study: Study, work: Workload) -> float:
 
 
 def finalists(study: Study, work: Workload) -> float:
-    """Return the seconds of the final training, in which on average half of the finalists are still trained."""
+    """Return the seconds of the final training, which on average still trains half of the finalists."""
     settings, work = study.export, work.distilled
     passes = 1 + 3 * _SMALL * _times_candidates(study) * settings.finalists / 2
     return passes * work.seconds(study.final_steps(work.rows) * settings.batch_size)

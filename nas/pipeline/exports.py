@@ -73,7 +73,7 @@ def is_current(run: Run, name: str, inputs: Callable[..., str], fine_tune: bool)
 
 
 def exported(run: Run) -> list[str]:
-    """Return the names of the exports that are up to date with the study: of budgets, then of single candidates."""
+    """Return the names of the exports that are up to date with the study: first those of budgets, then others."""
     if not run.is_finished("front"):
         return []
     trials = [
@@ -194,7 +194,7 @@ def _references(run: Run, names: Iterable[str]) -> dict[Device, Reference]:
 
 
 def _write(run: Run, model: CompactBert, folder: Path, runtimes: Collection[str]) -> Metric:
-    """Write a network with the teacher's tokenizer to a folder; return the metric by which to judge it.
+    """Write a network with the teacher's tokenizer to a folder; return the metric to evaluate it with.
 
     Raises `ExportError` if the written tokenizer splits texts differently.
     """
@@ -313,7 +313,7 @@ class _Weighed(NamedTuple):
     is_trained: bool
 
     def accuracies(self) -> dict[str, Any]:
-        """Return the entries of a verification about the network's accuracy on the search set."""
+        """Return the entries on the network's search accuracy that its verification stores."""
         found = self.found
         return {
             "search_accuracy_inherited": found.inherited,

@@ -116,9 +116,8 @@ def finalists_inputs(run: Run) -> str:
 def _origin(run: Run) -> dict[str, Any]:
     names = {"finalists", "learning_rate", "batch_size"} | (set() if run.study.training.hours else {"epochs"})
     trained = run.study.export.model_dump(mode="json", include=names)
-    least = (
-        run.study.search.least_tokens
-    )  # decides on which texts networks are evaluated; digests of older runs lack it
+    # It decides which texts networks are evaluated on. Digests of older runs lack it.
+    least = run.study.search.least_tokens
     judged = {"least_tokens": least} if least else {}
     return {"form": _FORM, "supernet": supernet_inputs(run), "export": trained} | judged
 
@@ -165,7 +164,7 @@ def train_together(
     """Train the networks of all contests together; each contest drops its worse half at every rung. Can be resumed.
 
     Writes the weights to `folder`, in a Hugging Face folder per network, named by its architecture's digest. If the
-    study sets hours and a `stopwatch` is given, the time that it has left decides the number of steps.
+    study sets hours and a `stopwatch` is given, the time left on the stopwatch decides the number of steps.
     """
     architectures = list(dict.fromkeys(chain.from_iterable(contest.networks for contest in contests)))
     evaluator = judge_of(run)
@@ -210,7 +209,7 @@ def judge_of(run: Run) -> Evaluator:
 def _decide(run: Run, stopwatch: Stopwatch, contests: Sequence[Contest], evaluator: Evaluator, judging: float) -> None:
     """Decide how many steps the final training has, and record the number.
 
-    It depends on the time left, on the measured time per step (with all networks, and with only one or two per
+    The number depends on the time left, on the measured time per step (with all networks, and with only one or two per
     contest), and on `judging`, the seconds that it takes to evaluate one network.
     """
     counts = [(len(contest.networks), contest.floor is not None) for contest in contests]
@@ -239,9 +238,9 @@ def _seconds_per_step(run: Run, evaluator: Evaluator, architectures: Sequence[Ar
 
 
 def training_steps(run: Run) -> int:
-    """Return the number of steps of the final training: as the study says or, if it sets hours, as was decided.
+    """Return the number of steps of the final training: the study's own or, with `training.hours`, the decided one.
 
-    If that is not decided yet, a single network is trained for as many steps as the supernet.
+    If no number is decided yet, a single network is trained for as many steps as the supernet.
     """
     if run.study.training.hours:
         return decided(run, "finalists") or supernet_steps(run)

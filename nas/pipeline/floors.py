@@ -27,7 +27,7 @@ def floors_of_candidates(run: Run) -> dict[str, Floor]:
 
 @once
 def floors_of_exports(run: Run) -> dict[str, Floor]:
-    """Return the floors by the budget's name, for all texts of the search set: trained networks are judged on these."""
+    """Return the floors by the budget's name, for the whole search set, on which trained networks are evaluated."""
     return _floors(run, None)
 
 

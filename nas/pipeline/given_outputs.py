@@ -23,8 +23,8 @@ from nas.pipeline.unlabelled import sources
 def output_columns(outputs: Mapping[str, str], label_names: Sequence[str]) -> list[str]:
     """Return the columns that hold the teacher's outputs, in the order of the task's labels.
 
-    A task that predicts one number has no label names and one column. Raises `TeacherError` if `outputs` does not name
-    a column for each label, and no others.
+    A task that predicts one number has no label names and one column. Raises `TeacherError` unless `outputs`
+    names exactly one column for each label.
     """
     if not label_names:
         if len(outputs) != 1:

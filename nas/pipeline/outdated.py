@@ -57,7 +57,7 @@ def _profile(run: Run, device: Device) -> Profile | None:
 
 
 def _is_front_current(run: Run, teachers_ms: dict[str, float]) -> bool:
-    """Whether the front belongs to this search and these profiles, and covers as many candidates as are asked for."""
+    """Whether the front belongs to this search and these profiles, and covers all candidates that the study wants."""
     known = front(run)
     return (
         run.is_done("search", search_inputs(run))

@@ -31,7 +31,7 @@ def outputs_of(run: Run, texts: Dataset, teacher: CompactBert) -> TeacherOutputs
 
 
 def keep_outputs(run: Run, texts: Dataset, teacher: CompactBert) -> bool:
-    """Store the ordered teacher's outputs for the texts, unless they are stored already; return whether they are.
+    """Store the ordered teacher's outputs for the texts, unless they are stored already. Return whether they exist now.
 
     They are not stored if trainings run on a GPU or are too short, or if the outputs need too much disk space. Nor are
     they stored if they change from step to step, or if the loss compares more than logits and hidden states.

@@ -105,7 +105,7 @@ def _model(given: TeacherSettings, found: Snapshot | None) -> str:
 
 
 def check_sources(study: Study) -> None:
-    """Raise the error that reading the data or the teacher would meet, as far as they are files on this machine."""
+    """Raise the error that reading the data or the teacher would raise. Checks only files on this machine."""
     task = study.task
     files = given_files(study)
     for path in (*chain.from_iterable(files.values()), *map(study.resolve, task.unlabelled_files)):

@@ -56,7 +56,7 @@ _TOKENIZER, _KEPT = "tokenizer", "vocabulary.json"
 _JUDGED_BY = 1000
 """Number of texts, or groups of texts, of the search set on which the teacher's accuracy is measured."""
 _PATIENCE = 3
-"""If the study sets no epochs, fine-tuning ends after this many in a row without a gain on the search set."""
+"""If the study sets no epochs, fine-tuning ends after this many epochs in a row without a gain on the search set."""
 
 
 def data_files(run: Run) -> dict[str, tuple[Path, ...]]:
@@ -92,13 +92,12 @@ def task_identity(run: Run) -> dict[str, Any]:
     """Return the task's settings as JSON values, with digests in place of paths, and with the commit of hub data."""
     contents = {name: list(map(content_of, paths)) for name, paths in data_files(run).items()}
     known = {name: found if len(found) > 1 else found[0] for name, found in contents.items()}
-    # Unlabelled texts have a step of their own. The newer settings are left out if unset, as in digests of older runs.
+    # Unlabelled texts have a step of their own. Newer settings are left out if unset, so that older digests stay valid.
     newer = ("threshold", "query", "search", "pair")
     left_out = {"unlabelled"} | {key for key in newer if not getattr(run.study.task, key)}
     task = run.study.task.model_dump(mode="json", exclude=left_out)
-    if task_kind(
-        run.study.task.kind
-    ).learns_from_texts:  # holds out nothing; digests of older runs have this former default
+    # Such a task holds out nothing, but digests of older runs contain this former default.
+    if task_kind(run.study.task.kind).learns_from_texts:
         task["holdout"] = {"size": 5000, "by": "row"}
     return task | known | {"revision": commit(run, "dataset")}
 
@@ -122,7 +121,7 @@ def data_inputs(run: Run) -> str:
     """Return the digest of everything that the tokenised data is made from."""
     teacher = teacher_identity(run)
     given = {key: teacher.get(key) for key in ("model", "revision", "prune_vocabulary")}
-    given["tuned"] = teacher["fine_tune"] is not None  # only a teacher that is not tuned decides on the labels' numbers
+    given["tuned"] = teacher["fine_tune"] is not None  # labels are numbered as by the teacher only if it is not tuned
     tokenizer = _contents(teacher_source(run), "*.json", "*.txt", "*.model")
     return digest([_DATA_FORM, task_identity(run), run.study.seed, given, tokenizer])
 
@@ -147,7 +146,7 @@ def teacher_source(run: Run) -> str:
 
 
 def given_teacher(study: Study) -> str:
-    """Return the folder or hub id of the model that a study compresses. Raises `TeacherError` if there is no folder."""
+    """Return the folder or hub id of the model that a study compresses. Raises the errors of `given_model`."""
     with student_named(study):
         return given_model(study, study.compressed)
 
@@ -184,7 +183,7 @@ def teacher_folder(run: Run, weights: bool = True) -> str:
 
 @dataclass(frozen=True)
 class ReadTask:
-    """A study's rows, split, with labels numbered as the teacher numbers them; and the teacher with its tokenizer."""
+    """A study's rows, split and with labels numbered as by the teacher; also the teacher and its tokenizer."""
 
     splits: Splits
     teacher: Teacher
@@ -222,7 +221,7 @@ class ReadTask:
     def pruned(self, used: Iterable[int]) -> tuple[PreTrainedTokenizerBase, list[int]]:
         """Return the teacher's tokenizer, pruned to the ids `used`, and the ids that it keeps; see `prune_tokenizer`.
 
-        In some model families, positions are counted from the id of the padding token. There it keeps its id.
+        In some model families, positions are counted from the id of the padding token, which then stays the same.
         """
         config, wanted = self.teacher.config, set(used)
         uncounted = family_of(config.model_type).uncounted(config.pad_token_id)
@@ -265,7 +264,7 @@ def tokenizer_of(run: Run, task: ReadTask) -> PreTrainedTokenizerBase:
 
 
 def embedded_inputs(run: Run) -> str:
-    """Return the digest of the built-in task's settings, which does not cover the documentation its texts come from."""
+    """Return the digest of the built-in task's settings. The documentation that its texts come from is not covered."""
     return digest([run.study.seed, embedded.VERSION])
 
 
@@ -333,7 +332,7 @@ def check_labels(run: Run) -> None:
 
 @once
 def metric_of(run: Run) -> Metric:
-    """Return the study's metric. The metric of a single class knows its class only once the data has been read."""
+    """Return the study's metric. Until the data has been read, a metric of a single class lacks the class's number."""
     read = run.is_finished("data") and run.is_done("data", data_inputs(run))
     return _metric(run.study, splits(run) if read else None)
 
@@ -421,7 +420,7 @@ def fine_tune(
 
 
 def _judge_of(study: Study, data: TaskData) -> AccuracyOf:
-    """Return a function that measures a model's accuracy on part of the search set, which is not trained on."""
+    """Return a function that measures a model's accuracy on part of the search set. No model is trained on this set."""
     metric, texts = _metric(study, data), first_rows(data.search, _JUDGED_BY)
     labels = truth_of(texts)
     return lambda model: metric.score(logits_of(model, texts), labels)

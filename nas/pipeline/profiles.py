@@ -20,14 +20,14 @@ from nas.progress import Stopwatch
 from nas.search.costs import Costs
 
 _TEXTS = 256
-"""Number of texts of the search set whose tokens are the input of networks that are measured."""
+"""Number of texts of the search set whose tokens are fed to measured networks."""
 
 
 @once
 def devices(run: Run) -> tuple[Device, ...]:
     """Return the study's devices. If one has `sequence_length = "task"`, it gets the lengths of the search set's texts.
 
-    Only texts on which candidates are evaluated count, that is those with at least `search.least_tokens` tokens.
+    Only texts on which candidates are evaluated count: those with at least `search.least_tokens` tokens.
     """
     if all(device.sequence_length != "task" for device in run.study.devices):
         return run.study.devices
@@ -43,7 +43,7 @@ def device_of(run: Run, name: str) -> Device:
 
 @once
 def texts(run: Run) -> Texts:
-    """Return token ids of real texts from the search set, as input for networks that are measured."""
+    """Return token ids of real texts from the search set, to be fed to measured networks."""
     return Texts(tuple(chain.from_iterable(splits(run).search[:_TEXTS]["input_ids"])))
 
 
@@ -61,7 +61,7 @@ def recipes(run: Run) -> list[ProfileRecipe]:
 def fingerprint(device: Device) -> str:
     """Return what identifies the device's machine and runtime. Raises `DeviceError` if the runtime is not installed.
 
-    An off-cluster device cannot be asked, so its fingerprint is always the same.
+    An off-cluster device cannot be queried, so its fingerprint is always the same.
     """
     check_runtime(device)
     if device.where == "elsewhere":
@@ -94,7 +94,7 @@ def make_profile(run: Run, stopwatch: Stopwatch, device: str) -> None:
 
 
 def refuse_unmeasured(run: Run) -> None:
-    """Raise `DeviceError` if no profile that is up to date has been imported for an off-cluster device."""
+    """Raise `DeviceError` if an off-cluster device has no imported profile that is up to date."""
     away = [device.name for device in run.study.devices if device.where == "elsewhere"]
     lacking = [name for name in away if not run.is_done(f"profile-{name}", profile_inputs(run, name))]
     if lacking:

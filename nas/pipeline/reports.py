@@ -53,7 +53,7 @@ def report(run: Run) -> Path:
 def _contents(run: Run) -> Contents:
     """Gather the results that the run holds. Exports are included only if they are up to date with the study.
 
-    Other results may be outdated, which the page then says. Results of interrupted steps are left out.
+    If other results are outdated, the page says so. Results of interrupted steps are left out.
     """
     study = run.study
     names = exported(run)

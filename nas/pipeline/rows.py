@@ -89,7 +89,7 @@ class Rows:
     contradicted: int
     """Number of these repeated rows whose label differs from that of the first row with the same text."""
     classes: Mapping[str, Mapping[str, int]]
-    """Number of rows, or of words if the task tags words, by the names of label and set; empty for unnamed labels."""
+    """Number of rows, or of words if the task tags words, by label name and set name; empty for unnamed labels."""
     label_word: str
     """The plural of the word for labels in this kind of task."""
     targets: Targets | None
@@ -100,13 +100,13 @@ class Rows:
     judged: int
     """Number of texts of the search set on which candidates are evaluated."""
     judged_by: str
-    """This number in words, with the number of groups if groups of texts are evaluated."""
+    """The number `judged` in words, with the number of groups if groups of texts are evaluated."""
     figures: Mapping[str, Mapping[str, int]]
-    """Other counts that are specific to the kind of task, by what is counted and the set's name."""
+    """Other counts for this kind of task, by a description of what is counted and by set name."""
     shared: str
     """What the test set must not have in common with the other sets: "text" or "query"."""
     metric: str
-    """The metric's name as in tables."""
+    """The metric's name, as shown in tables."""
     standard_error: float
     """Standard error of the metric on the search set's texts, for a network with a share `ASSUMED` of right answers."""
     unlabelled: Counts | None = None
@@ -132,7 +132,7 @@ def not_seen(study: Study) -> str:
 
 @errors_with_hub_ids
 def look_at_rows(run: Run) -> Rows | None:
-    """Read, split and tokenise the rows of a run's study in memory, and describe them; None if they are not here yet.
+    """Read, split and tokenise a study's rows in memory, and describe them; None if they are not on this machine yet.
 
     Raises the error that `nas train` would meet in the files, the labels or the tokenizer.
     """
@@ -280,8 +280,8 @@ def _without_embedding(task: ReadTask) -> tuple[str, ...]:
 def expected_error(metric: Metric, labels: np.ndarray, outputs: int) -> float:
     """Return the standard error of a metric on texts with these labels, if a share `ASSUMED` of the answers is right.
 
-    If the metric is the share of right answers, this is the binomial standard error. For all others it is found by the
-    bootstrap from random answers, which the metric simulates.
+    If the metric is the share of right answers, this is the binomial standard error. For all other metrics, it is a
+    bootstrap estimate from random answers that the metric simulates.
     """
     count = len(labels)
     if metric.is_share:

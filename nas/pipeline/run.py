@@ -79,7 +79,7 @@ class Run:
 
     @classmethod
     def of(cls, study: Study, root: Path) -> Run:
-        """Return the run of a study, in the folder of its name below `root`. The folder need not exist yet."""
+        """Return the run of a study: the folder with the study's name below `root`, which need not exist yet."""
         return cls(study, root.resolve() / study.name)
 
     def listen(self, listener: Listener) -> Run:
@@ -155,7 +155,7 @@ class Run:
         return self.folder / "search" / "journal.log"
 
     def evaluations(self, of: str) -> Path:
-        """Return the file of known accuracies for `of`, a digest of a supernet and of how its accuracy is judged."""
+        """Return the file of known accuracies for `of`, a digest of a supernet and of how accuracy is measured."""
         return self.folder / "evaluations" / f"{of}.jsonl"
 
     @property
@@ -181,11 +181,11 @@ class Run:
         return self.folder / "finalists"
 
     def trainings(self, export: str) -> Path:
-        """Return the folder of the candidates that are trained by themselves for an export, each under its digest."""
+        """Return the folder of candidates that were trained separately for an export. Each is in a subfolder named by digest."""
         return self.folder / "fine-tuning" / export
 
     def missed(self, budget: str) -> Path:
-        """Return the file of the architectures whose export for a budget missed it on an off-cluster device."""
+        """Return the file that lists architectures whose export missed a budget on an off-cluster device."""
         return self.folder / "missed" / f"{budget}.json"
 
     @property
@@ -217,7 +217,7 @@ class Run:
     def step(
         self, step: str, inputs: str, result: Path, *aside: Path, allowed: float = float("inf")
     ) -> Iterator[Stopwatch]:
-        """Mark a step as started, and as finished when the block ends without an error.
+        """Mark a step as started, and as finished if the `with` block ends without an error.
 
         If an earlier attempt had other inputs, its result and the files `aside` are removed first. The block gets a
         `Stopwatch`, in which it may record what its time was spent on. The stopwatch also tells how many of the

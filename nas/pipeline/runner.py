@@ -45,7 +45,7 @@ def _bring_up_to_date(run: Run, step: Step | Check, steps: Sequence[Step | Check
 
 
 def states(run: Run, steps: Iterable[Step | Check]) -> list[tuple[Step, bool]]:
-    """Return each step with whether it and all that it needs are up to date. Makes nothing and runs no check."""
+    """Pair each step with whether it and all steps that it needs are up to date. Makes nothing and runs no check."""
     known: dict[str, bool] = {}
     found = []
     with run.remembering():

@@ -142,9 +142,9 @@ def evaluate(run: Run, stopwatch: Stopwatch, knapsack: bool = False) -> SearchSt
 
 
 def evaluations(run: Run) -> int:
-    """Return the number of evaluations of the search: as the study says or, if it sets hours, as was decided.
+    """Return the number of evaluations of the search: the study's own or, with `training.hours`, the decided one.
 
-    Raises `SearchError` if that is not decided yet, which can only happen to a process that joins a search very early.
+    Raises `SearchError` if no number is decided yet, which can only happen to a process that joins a search very early.
     """
     if not run.study.training.hours:
         return run.study.search.evaluations
@@ -173,7 +173,7 @@ def _decide(run: Run, stopwatch: Stopwatch) -> None:
     taken = before - stopwatch.left
     stopwatch.end("timing")
     known = [result.seconds / run.study.search.workers for results in found.values() for result in results]
-    # Results stored by an earlier search took no time now. Then use the times that were stored with the best of them.
+    # Reusing results of an earlier search takes no time. In that case, the stored times of the best ones count.
     each = mean(known) if sum(known) > taken else taken / count
     steps = in_search(seconds - taken, each)
     run.add_note("search", steps=steps)
@@ -211,12 +211,12 @@ def is_searched(run: Run) -> bool:
 
 
 def has_ended(run: Run, count: int) -> bool:
-    """Whether a search with `count` results has ended: it has all that are asked for, or no new candidates remained."""
+    """Whether a search with `count` results has ended: it has all that the study asks for, or no new ones remained."""
     return count >= evaluations(run) or run.get_note("search", "ended") == _end(run, count)
 
 
 def _end(run: Run, count: int) -> list[object]:
-    """Return the note of how a search ended. Another sampler, or another number of evaluations, may find more."""
+    """Return what `ended` records about a search. Another sampler or number of evaluations may find more candidates."""
     return [evaluations(run), run.study.search.sampler, count]
 
 

@@ -60,7 +60,7 @@ def keep_spread(run: Run, found: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def spread_of(run: Run) -> dict[str, dict[str, Any]]:
-    """Return the stored spread over several seeds; empty if it was computed from other exports than the run has now."""
+    """Return the stored spread over several seeds; empty if the run's exports have changed since it was computed."""
     path = run.folder / _FILE
     known = read_json(path, ExportError) if path.exists() else {"of": None, "spread": {}}
     return dict(known["spread"]) if known["of"] == _exports(run, known["spread"]) else {}

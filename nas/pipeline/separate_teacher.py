@@ -193,7 +193,7 @@ def _keep(run: Run, logits: np.ndarray, labelled: int, metric: Metric, about: di
 
 
 def _scores(metric: Metric, data: TaskData, answers: _Answers) -> dict[str, float]:
-    """Return the accuracy on the search and test sets. Anything that the metric leaves open is chosen on the former."""
+    """Return the accuracy on the search and test sets. Open settings of the metric are chosen on the search set."""
     found = {}
     for name in ("search", "test"):
         logits, labels = answers.stored(name, data.splits[name]), truth_of(data.splits[name])
@@ -219,7 +219,7 @@ def about_separate_teacher(run: Run) -> dict[str, Any] | None:
 
 
 def _columns(study: Study, found: AnyClassifier, label_names: Sequence[str]) -> tuple[list[int], str]:
-    """Return the teacher's outputs, as numbers in the order of the task's labels, and a line to report about them.
+    """Return the teacher's output number for each of the task's labels, and a line to report about the numbering.
 
     Raises `TeacherError` if a label is missing.
     """

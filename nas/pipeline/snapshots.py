@@ -1,7 +1,7 @@
 """The snapshots of the Hugging Face hub that a run is made from. They are recorded when the run starts.
 
 `hub.json` holds the commits of the models and of the data set. If a branch has moved since, the run keeps its commit:
-hours of training must not be repeated because somebody has pushed. A message says so, and how to use the newer commit.
+a new commit on the hub must not cause hours of training to be repeated. A message tells how to use the newer commit.
 """
 
 from __future__ import annotations

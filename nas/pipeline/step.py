@@ -54,6 +54,6 @@ class Step:
 
     def is_current(self, run: Run) -> bool:
         """Whether the result exists and is up to date."""
-        if not run.is_finished(self.name):  # then the files that `inputs` reads may be missing as well
+        if not run.is_finished(self.name):  # `inputs` may then read files that are missing as well
             return False
         return self.current(run) if self.current else run.is_done(self.name, self.inputs(run))

@@ -114,7 +114,7 @@ def _refuse_hours(run: Run, fine_tune: bool) -> None:
 
 
 def _check_separate_teacher(run: Run) -> None:
-    """Raise `TeacherError` if a student's separate teacher does not fit the data. Runs before the student is tuned."""
+    """Raise `TeacherError` if a student's separate teacher does not fit the data. Runs before any fine-tuning."""
     separate_teacher.check_separate_teacher(run, prepare.splits(run).label_names)
 
 

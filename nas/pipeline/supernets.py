@@ -89,7 +89,7 @@ def _near(study: Study) -> dict[str, Any]:
 def _training_origin(run: Run) -> dict[str, Any]:
     """Return the origin that an unfinished training must have to be resumed.
 
-    If the study sets hours, it includes the decided number of steps.
+    If the study sets hours, the origin includes the decided number of steps.
     """
     if not run.study.training.hours:
         return _origin(run)
@@ -102,7 +102,7 @@ def decided(run: Run, step: str) -> int | None:
 
 
 def refuse_other_training(run: Run) -> None:
-    """Raise `TrainingError` if there is an unfinished training of the supernet from other inputs. Runs first of all."""
+    """Raise `TrainingError` if an unfinished training of the supernet has other inputs. Checked before all steps."""
     if run.is_finished("supernet"):
         remove_checkpoints(run.supernet)
     refuse_others(run.supernet / "checkpoints", _training_origin(run))
@@ -117,9 +117,7 @@ def make_supernet(run: Run, stopwatch: Stopwatch) -> None:
         order(run, data, teacher)
         write_folder(run.ordered_teacher, untrained(run, data, teacher).save_pretrained)
     stopwatch.end("ordering")
-    keep_outputs(
-        run, distilled_texts(run, splits(run)), load_ordered(run)
-    )  # here, so that workers need not compute them
+    keep_outputs(run, distilled_texts(run, splits(run)), load_ordered(run))  # so that workers need not compute them
     stopwatch.end("outputs")
     if run.study.training.hours and decided(run, "supernet") is None:
         _decide(run, stopwatch)
@@ -151,7 +149,7 @@ def _decide(run: Run, stopwatch: Stopwatch) -> None:
 
 @contextmanager
 def to_be_timed(run: Run, learning_rate: float, batch_size: int) -> Iterator[Distillation]:
-    """Yield a training of a few steps that measures the speed. Its folder is removed when the block ends."""
+    """Yield a training of a few steps that measures the speed. Its folder is removed afterwards."""
     schedule = Schedule(learning_rate, batch_size, steps=WARM_UP_STEPS + TIMED_STEPS)
     with TemporaryDirectory(prefix=".timing-", dir=run.folder) as folder:
         yield distillation(run, splits(run), schedule, Path(folder), {})
@@ -184,7 +182,7 @@ def _violation(costs: Costs, budget: Budget, architecture: Architecture) -> floa
 
 
 def supernet_steps(run: Run) -> int:
-    """Return the number of steps of the supernet's training: as the study says or, if it sets hours, as was decided."""
+    """Return the number of steps of the supernet's training: the study's own or, with `training.hours`, the decided."""
     found = decided(run, "supernet") if run.study.training.hours else None
     return found or run.study.supernet.steps
 

@@ -45,7 +45,7 @@ class Teacher:
     compact: CompactBertConfig
     tokenizer: PreTrainedTokenizerBase
     checkpoint: Checkpoint | None
-    """None if the weights are not on this machine yet."""
+    """The checkpoint with the weights; None if these are not on this machine yet."""
 
     def head(self, study: Study) -> Head | None:
         """Return the teacher's classifier; None if the model was saved without one."""
@@ -167,7 +167,7 @@ def load_classifier(study: Study, source: str, data: TaskData) -> tuple[PreTrain
 
 
 def _announce(checkpoint: Checkpoint, config: PreTrainedConfig, needed: Problem) -> None:
-    """Report which parts of an existing head are replaced. If there is no head, a new one is expected: say nothing."""
+    """Report which parts of an existing head are replaced. Without a head, a new one is expected; report nothing."""
     labels = checkpoint.labels
     if checkpoint.new and labels not in (None, config.num_labels):
         say(f"Teacher: its classifier has {labels} label(s), the task has {config.num_labels}; a new one is trained")

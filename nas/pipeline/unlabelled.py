@@ -1,7 +1,7 @@
 """The step that reads unlabelled texts, and the texts on which the teacher is distilled.
 
 This step is separate from `data`. If the unlabelled texts change, the supernet and all that depends on it are trained
-again, but the data is not split and the teacher not fine-tuned again.
+again, but the data is not split again and the teacher is not fine-tuned again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TEXTS, _COUNTS = "texts.parquet", "counts.json"
 
 
 def sources(run: Run) -> list[tuple[str, bool]]:
-    """Return the files and splits with unlabelled texts, each with whether it is a file."""
+    """Return pairs of a file or split with unlabelled texts, and whether it is a file."""
     task = run.study.task
     files = task.unlabelled_files
     return [(str(run.study.resolve(name)) if name in files else name, name in files) for name in task.unlabelled]

@@ -137,7 +137,7 @@ def _front(contents: Contents) -> str:
 
 
 def _choices(contents: Contents) -> list[str]:
-    """Return the compression methods of all drawn architectures, so that each colour has one meaning on the page."""
+    """Return the compression methods of all architectures that the page shows; each method has one colour there."""
     front = contents.front["front"] if contents.front else ()
     return methods_of(architectures_of([*front, *contents.exports.values()]))
 

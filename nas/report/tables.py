@@ -46,7 +46,7 @@ def print_plan(plan: dict[str, Any]) -> None:
     if plan["rows"]:
         _print_rows(plan["rows"])
     else:
-        console.print(f"rows: not looked at yet: {plan['rows_not_seen']}", soft_wrap=True, markup=False)
+        console.print(f"rows: not known yet, since {plan['rows_not_seen']}", soft_wrap=True, markup=False)
 
 
 def _print_rows(rows: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ def cheapest(space: SearchSpace, cost: Callable[[Architecture], float]) -> Archi
 
     Starts from the smallest architecture and repeats these steps as long as the cost falls: vary the dimensions of
     the whole network, then all layers at once, then each layer. The dimensions of a layer are varied in pairs,
-    because only a layer with attention can drop tokens, and because one of the two blocks must stay.
+    because only a layer with attention can drop tokens, and because a layer must keep one of its two blocks.
     """
     encoding, known = Encoding(space), dict[Architecture, float]()
     sizes = encoding.sizes()
@@ -74,7 +74,7 @@ class Costs:
     profiles: Mapping[str, Profile]
     budgets: tuple[Budget, ...]
     floors: Mapping[str, Floor] = field(default_factory=dict)
-    """The accuracy floor of each budget that has one, by the budget's name, on the texts that judge candidates."""
+    """The accuracy floor of each budget that has one, by the budget's name, for the texts of the search."""
     shares: tuple[float, ...] = (1.0, 0.5, 0.25, 0.125)
     """Fractions of each budget, in descending order, at which the search looks for accurate candidates.
 
@@ -114,7 +114,7 @@ class Costs:
         return max(limits.violation(found[limits.device], self.teacher(limits.device)) for limits in budget.limits)
 
     def cautious_violation(self, architecture: Architecture, budget: Budget, exits: Sequence[float] = ()) -> float:
-        """Return the violation of one of the budgets with a safety margin; see `cautious_violations`."""
+        """Return the violation of one budget with a safety margin; see `cautious_violations`."""
         return self.cautious_violations(architecture, exits)[self.budgets.index(budget)]
 
     def metrics(
@@ -158,7 +158,7 @@ class Costs:
 
     @cached_property
     def _asked(self) -> list[tuple[str, str]]:
-        """Sorted pairs of device and metric: all that some budget limits, and `p50_ms` on each device."""
+        """Sorted pairs of a device and a metric: each metric that a budget limits there, and always `p50_ms`."""
         asked = {(limits.device, name) for budget in self.budgets for limits in budget.limits for name in limits.given}
         return sorted(asked | {(device, "p50_ms") for device in self.profiles})
 
@@ -220,8 +220,8 @@ class Costs:
     def initial_population(self, space: SearchSpace, size: int, rng: random.Random) -> list[Architecture]:
         """Return up to `size` architectures: the one that is farthest below a budget, then random ones.
 
-        The random ones meet a budget and, unless it has an accuracy floor, use at least 70 % of it. The budgets take
-        turns.
+        Each random one is drawn for one of the budgets, which take turns. It meets that budget and, unless the budget
+        has an accuracy floor, uses at least 70 % of it.
         """
         population = [cheapest(space, self.least_violation)]
         tries = 0

@@ -17,7 +17,7 @@ class Encoding:
     """Translates between the architectures of a search space and flat mappings of names to small integers.
 
     Decoding ignores the integers of layers that the set of layers leaves out. It repairs combinations that cannot be
-    built: a layer that borrows weights if none below has any, and a layer without any block.
+    built: a layer that borrows weights although no layer below has any, and a layer without any block.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -54,7 +54,7 @@ class Encoding:
         return self.space.repaired(Architecture(layers=layers, **ends))
 
     def encode(self, architecture: Architecture) -> dict[str, int]:
-        """Return integers that decode to the architecture; those of layers it leaves out are zero."""
+        """Return integers that decode to the architecture. The integers of omitted layers are zero."""
         values = dict.fromkeys(self.sizes(), 0)
         kept = tuple(layer.source for layer in architecture.layers)
         values["layers"] = self.space.layer_sets.index(kept)

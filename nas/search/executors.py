@@ -19,7 +19,7 @@ from nas.study import Search
 Waiting = tuple[int, Architecture, float]
 """Ticket, candidate, and the objective that the candidate has to beat."""
 AHEAD = 8
-"""Number of waiting candidates from which the one is chosen that shares most layers with a worker's last one."""
+"""How many waiting candidates are compared to find the one that shares most layers with the worker's last one."""
 
 
 def pop_longest_prefix(waiting: list[Waiting], last: list[Key]) -> Waiting:
@@ -31,7 +31,7 @@ def pop_longest_prefix(waiting: list[Waiting], last: list[Key]) -> Waiting:
 
 
 class Executor(Protocol):
-    """Evaluates candidates. Of the waiting ones, it prefers one that shares its first layers with the previous one."""
+    """Evaluates candidates. Prefers a waiting one that shares its first layers with the candidate before."""
 
     capacity: int
     """Maximum number of candidates that may be submitted and not yet returned."""

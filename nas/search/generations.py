@@ -20,7 +20,7 @@ Child = Callable[[Study, dict[str, BaseDistribution], list[FrozenTrial]], dict[s
 class Generations(NSGAIISampler):
     """NSGA-II that caches the members and the parents of each generation. The selection is Optuna's own.
 
-    All trials share the same `distributions`. `child` returns the parameters of a child of some parents.
+    All trials share the same `distributions`. `child` returns the parameters of a child of given parents.
     """
 
     def __init__(self, distributions: Mapping[str, BaseDistribution], population: int, child: Child, seed: int) -> None:

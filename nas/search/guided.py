@@ -34,7 +34,8 @@ BATCH, _MOST = 8, 128
 """Minimum size of a batch, and the maximum to which the number of results raises it.
 
 The model is refitted once per batch, which takes longer than choosing candidates. So a batch grows with the number of
-results, to which a few more add little, and with the number of pending candidates, many of which finish together."""
+results, since a few more results add little to many. It also grows with the number of pending candidates, since many
+of them finish together."""
 _KNOWN_PER_CHOICE, _RUNNING_PER_CHOICE = 16, 4
 """Number of results, and of pending candidates, per candidate of a batch."""
 _ROUNDS, _CHILDREN, _PARENTS = 3, 300, 8
@@ -308,5 +309,5 @@ def features(space: SearchSpace, architecture: Architecture) -> np.ndarray:
 
 
 def _size(share: float) -> float:
-    """Return a share of the teacher's heads or neurons on a logarithmic scale: each halving counts about as much."""
+    """Return a share of the teacher's heads or neurons on a logarithmic scale: every halving is about the same step."""
     return math.log2(1.0 + 15.0 * share)

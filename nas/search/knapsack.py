@@ -1,8 +1,8 @@
 """Initial candidates from a multiple-choice knapsack problem (`search.knapsack`).
 
 Each option of each block is scored once, as the only change of the largest network. If accuracy losses added up, as
-latencies nearly do, the best network within a budget would solve a knapsack problem with one item from each group,
-which is solved exactly here. Far from the largest network, the sums of losses are poor predictions, but the networks
+latencies nearly do, the best network within a budget would solve a knapsack problem with one item from each group.
+This problem is solved exactly. Far from the largest network, the sums of losses are poor predictions, but the networks
 with the best sums are good ones all the same (`studies/LOG.md`, 2026-11-28). A search proposes them first.
 """
 
@@ -32,7 +32,7 @@ _TRIED, _STEP = 50, 0.001
 def single_changes(space: SearchSpace) -> list[Architecture]:
     """Return the largest network and all networks that differ from it in one respect.
 
-    That is the hidden size, the compression of the embedding, the set of layers, or one block.
+    They differ in the hidden size, the compression of the embedding, the set of layers, or one block.
     """
     largest, dimensions = space.largest(), space.dimensions
     found = [largest, *(replace(largest, hidden_size=hidden) for hidden in dimensions.hidden_size)]
@@ -136,9 +136,9 @@ class _Sums(NamedTuple):
 def _best_sum(
     space: SearchSpace, costs: Costs, budget: Budget, limit: Budget, accuracies: Mapping[Architecture, float]
 ) -> tuple[float, Architecture] | None:
-    """Return the least sum of losses whose costs meet a limit, and its network; None if none was found.
+    """Return the network with the least sum of losses among those whose summed costs meet a limit, after that sum.
 
-    The network is predicted to meet the whole budget.
+    The network is predicted to meet the whole budget. None if no such network was found.
     """
     fronts, pairs = list(_fronts(space, replace(costs, budgets=(limit,)).least_violation, accuracies)), _pairs(space)
     best: tuple[float, Architecture] | None = None

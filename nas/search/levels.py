@@ -65,8 +65,8 @@ class Levels:
         """Return the expected improvement of each candidate at each level: (candidates, levels).
 
         `mean` and `standard_deviation` are the posterior means and standard deviations of the accuracies,
-        (candidates,). At a cost level it is the saving beyond the incumbent's times the probability that the required
-        accuracy is reached.
+        (candidates,). At a cost level, the expected improvement is the saving beyond the incumbent's, times the
+        probability that the required accuracy is reached.
         """
         count = standing.within.shape[1]
         spread = np.maximum(standard_deviation, 1e-9)[:, None]

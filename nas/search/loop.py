@@ -85,7 +85,7 @@ def search(
 
 
 def _fill(in_flight: dict[int, Proposal], trials: Trials, executor: Executor, evaluations: int) -> None:
-    """Submit candidates until the executor is full or no more are needed; fewer if the sampler is exhausted."""
+    """Submit candidates until the executor is full, enough are in flight, or the sampler is exhausted."""
     while len(in_flight) < executor.capacity:
         proposal = _next_proposal(trials, evaluations)
         if proposal is None:
@@ -95,7 +95,7 @@ def _fill(in_flight: dict[int, Proposal], trials: Trials, executor: Executor, ev
 
 
 def _counts(in_flight: dict[int, Proposal], trials: Trials) -> tuple[int, ...]:
-    """Return the counts that decide whether a candidate can be proposed: the loop asks again only if they change."""
+    """Return the counts that decide whether a candidate can be proposed. The loop asks again only if they change."""
     return len(in_flight), trials.evaluated, trials.in_flight, trials.outcomes()["lost"]
 
 

@@ -24,7 +24,7 @@ from nas.study import Search
 _MOST_LOSSES = 5
 """The search fails once a candidate has lost its worker this many times, with the process or the node."""
 _PATIENCE_S = 30.0
-"""Interval at which the user is told what the search waits for while it has no worker."""
+"""Interval of messages that say what the search waits for while it has no worker."""
 
 
 class _Worker:

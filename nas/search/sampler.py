@@ -179,7 +179,7 @@ class Trials:
                 self._advance(result.objective, self.costs.cost_vector(result.architecture, result.exits))
 
     def _advance(self, accuracy: float, cost: tuple[float, ...]) -> None:
-        """Add a result to the front unless it is dominated, and drop those it dominates. `to_beat` scans the front."""
+        """Add a result to the front unless it is dominated; drop all that it dominates. `to_beat` reads the front."""
         if not any(best >= accuracy and weakly_dominates(known, cost) for best, known in self._front):
             kept = [
                 (best, known) for best, known in self._front if best > accuracy or not weakly_dominates(cost, known)
@@ -288,7 +288,7 @@ class Trials:
     def _finish(self, number: int, result: CandidateResult, constrain: bool) -> None:
         """Store a result.
 
-        `constrain` stores its constraint too, for networks with early exits: their costs are known only now.
+        If `constrain`, the trial's constraint is stored too: the costs of networks with early exits are known only now.
         """
         violation = {"budget": self._violation(result.architecture, result.exits)} if constrain else {}
         about = create_trial(state=TrialState.RUNNING, user_attrs={_RESULT: result.to_json()}, constraints=violation)

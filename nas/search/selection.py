@@ -27,11 +27,11 @@ from nas.study import Study
 
 _TEACHER = "teacher"
 _ENOUGH = 3
-"""Maximum number of candidates that must meet a budget; after that only more accurate ones are still measured."""
+"""Once this many candidates meet a budget, only more accurate ones are still measured."""
 FLOOR_FACTOR = 2
-"""Factor by which a budget with an accuracy floor has more candidates and finalists.
+"""A budget with an accuracy floor has this many times as many candidates and finalists.
 
-How much the final training improves each of them is not known beforehand.
+The reason is that it is not known beforehand how much the final training improves each of them.
 """
 _MARGIN = 0.04
 """Relative margin by which latencies and rates must meet their limits, so that noise does not reverse the verdict."""
@@ -52,8 +52,8 @@ class Measurement:
 def compared_at(costs: Costs, results: Sequence[CandidateResult], count: int) -> Costs:
     """Return the costs with limits instead of accuracy floors, so that uniform networks compete at equal cost.
 
-    The limit is the predicted cost of one of the `count` candidates to be measured, plus the safety margin: the
-    cheapest that reaches the second of the floor's levels, or the most accurate if none does.
+    The limit is the predicted cost of one candidate, plus the safety margin. This is the cheapest of the `count`
+    candidates to be measured that reaches the second of the floor's levels, or the most accurate if none does.
     """
     budgets = list[Budget]()
     for budget in costs.budgets:
@@ -158,8 +158,8 @@ def measure_budget(
     the front around the floor.
 
     Measurements correct the predictions of the remaining candidates: if the machine is now slower than its profile,
-    fewer candidates qualify; if it is faster, more accurate ones may. On a device elsewhere nothing can be measured
-    from here, so predictions are used, and the export is verified there.
+    fewer candidates qualify; if it is faster, more accurate ones may. On an off-cluster device nothing can be
+    measured from here, so predictions are used, and the export is verified on the device later.
     """
     costs, floor = measurement.costs, measurement.costs.floors.get(budget.name)
     tolerance = _tolerance(costs, budget)
@@ -192,7 +192,7 @@ def measure_budget(
 def _measured(measurement: Measurement, chosen: Sequence[CandidateResult], budget: Budget) -> list[dict[str, Any]]:
     """Measure candidates for a budget, and return a report of each.
 
-    `violation` is the violation of the budget if the next measurement is worse by the margin.
+    A candidate counts as meeting the budget only if it still does when the next measurement is worse by the margin.
     """
     costs = measurement.costs
     devices = [costs.profiles[name].device for name in budget.devices]
@@ -240,7 +240,7 @@ def _metrics_on(
     budget: Budget,
     texts: Texts,
 ) -> dict[str, dict[str, float]]:
-    """Return the metrics of the candidates and the teacher on a device: measured, or predicted if it is elsewhere."""
+    """Return the metrics of the candidates and the teacher on a device: measured, or predicted if it is off-cluster."""
     device = profile.device
     limits = budget.on(device.name)
     if device.where == "elsewhere":

@@ -45,8 +45,8 @@ class Storage:
         """Open the journal file or the database at `where`, and create it if it does not exist.
 
         `name` is the name of the study, and `inputs` a digest of everything that results depend on. A database holds
-        a search for each pair of them, a file only one search. `values` names the values of a trial: first the one to
-        maximise, then those to minimise.
+        one search for each pair of a name and a digest; a file holds only one search. `values` names the values of a
+        trial: first the one to maximise, then those to minimise.
         """
         self._where = where
         with _explained(self._where), warnings.catch_warnings():
@@ -106,7 +106,7 @@ class Storage:
         return [*(trials[number] for number in self._unfinished), *trials[begun:]]
 
     def _written(self, journal: Journal) -> list[FrozenTrial]:
-        """Return the trials affected by new lines of the journal: listing all would take longer the more there are."""
+        """Return the trials affected by new lines of the journal. To list all trials each time would take too long."""
         self._storage.get_study_id_from_name(self._name)  # reads the new lines, and raises an error if one is invalid
         news = list[int]()
         with suppress(KeyError):  # there are no more trials
@@ -321,12 +321,12 @@ class _Drivers(Protocol):
     """Tells which drivers are alive."""
 
     def join(self, driver: str) -> None:
-        """Count as alive from now on. Further calls do nothing."""
+        """Declare the driver alive from now on. Further calls do nothing."""
 
     def is_alive(self, driver: str) -> bool: ...
 
     def leave(self) -> None:
-        """Stop counting as alive."""
+        """Declare the driver dead."""
 
 
 class _Marks:

@@ -80,7 +80,8 @@ def best_uniform(
 
     Several are kept per budget, because a network that is predicted to meet it may miss it when measured. Budgets
     with an accuracy floor are left out, because accuracy decides there, not a limit. The networks are evaluated like
-    candidates, by an executor that is made only if there are any. A network of several budgets is evaluated once.
+    candidates, by an executor that is made only if there are any. A network that belongs to several budgets is
+    evaluated once.
     """
     networks = _by_budget(space, costs)
     every = every_uniform(space, costs)

@@ -64,9 +64,9 @@ class Knowledge:
 
 @contextmanager
 def recorded_projections(model: CompactBert) -> Iterator[list[torch.Tensor]]:
-    """Yield a list that each forward pass in the block fills with the queries, keys and values of the last layer.
+    """Yield a list to which each forward pass in the `with` block adds the last layer's queries, keys and values.
 
-    It stays empty if the last layer has no attention.
+    The list stays empty if the last layer has no attention.
     """
     kept: list[torch.Tensor] = []
     last = model.layers[-1]

@@ -57,9 +57,10 @@ class Narrow(nn.Module):
 
 
 def readers_of(model: CompactBert) -> dict[str, str]:
-    """Return, for each linear layer that reads hidden or pooled units, the name of its map `missing.<name>`.
+    """Return the `<name>` of the linear map `missing.<name>` for each linear layer that reads hidden or pooled units.
 
-    This is the layer's own name, or that of its parent module if several linear layers there read the same input.
+    This is the layer's own name or, if several layers of its parent module read the same input and therefore share the
+    map, the name of the parent module.
     """
     found = {}
     for name, module in model.named_modules():

@@ -363,7 +363,7 @@ class Distillation:
     ) -> list[dict[int, float]]:
         """Train networks together in place, each as `train_subnetwork` does. Networks that lose at a rung stop there.
 
-        Returns the accuracies by the number of the network, at each rung and at the end.
+        Returns the accuracies at each rung and at the end. Each item maps a network's number to its accuracy.
         """
         trainer = self._trainer(CohortTrainer, Cohort(networks), halving=halving, accuracy_of=accuracy_of)
         self._run(trainer, networks, title)

@@ -33,7 +33,7 @@ LENGTH_FILE = "sentence_bert_config.json"
 IGNORED = -100
 """The label of a token that has no tag and is not judged, as in transformers."""
 _MANY_LABELS = 8
-"""If there are at least this many labels, texts give their number instead of their names."""
+"""If there are at least this many labels, a description states their number instead of their names."""
 
 
 class TaskSettings(Protocol):
@@ -61,7 +61,7 @@ class TaskSettings(Protocol):
 
     @property
     def query(self) -> str | None:
-        """The name of the column that identifies the query of each row; None if the first text does."""
+        """The name of the column that identifies each row's query; None if the row's first text does."""
 
     @property
     def search(self) -> str | None:
@@ -89,7 +89,7 @@ class TaskLabels:
     """The labels of a task's training and test file, converted to numbers."""
 
     values: Mapping[str, list[Any]]
-    """The label of each row in the files `train` and `test`: a class number, a target, or what else the kind uses."""
+    """The label of each row in the files `train` and `test`: a class number, a target, or whatever the kind uses."""
     names: tuple[str, ...]
     """The names of a network's outputs in order; empty if it outputs a number."""
     notes: tuple[str, ...] = ()
@@ -203,7 +203,7 @@ class Metric(ABC):
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether answers follow fully from outputs. If not, `calibrated` chooses what is missing on the search set."""
+        """Whether outputs alone determine answers. If not, `calibrated` chooses the open settings on the search set."""
         return True
 
     def calibrated(self, logits: np.ndarray, labels: np.ndarray) -> Metric:
@@ -248,7 +248,7 @@ class TaskKind(ABC):
     examples: ClassVar[tuple[Mapping[str, Sequence[Any]], ...]]
     """Label columns as files hold them, by column name; the contract tests of task kinds use them."""
     problem_type: ClassVar[Problem]
-    """The `problem_type` that transformers uses for it in `config.json`."""
+    """The `problem_type` in `config.json` with which transformers treats a network as this kind."""
     has_one_output: ClassVar[bool] = False
     """Whether a network outputs a single number, which is standardised for the distillation."""
     predicts_numbers: ClassVar[bool] = False

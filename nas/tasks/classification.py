@@ -84,7 +84,7 @@ class ClassMetric(Metric):
 
 
 def _area_under_curve(logits: np.ndarray, labels: np.ndarray, number: int) -> float | None:
-    """Return the area under the ROC curve of one class: how often its texts are ranked above those of others.
+    """Return the area under the ROC curve of one class: how often its texts are ranked above other texts.
 
     Ties count half. None if no text, or every text, belongs to the class.
     """

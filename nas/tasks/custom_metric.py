@@ -97,8 +97,8 @@ def custom_metric(name: str, base: Metric) -> CustomMetric:
 def register(function: Function) -> str:
     """Return the name by which a study can refer to a function.
 
-    A function of no installed package is registered for this process, and its name contains a digest of its
-    code, so that it changes with the code. Raises `ValueError` for anything but a function defined with `def`.
+    A function that belongs to no installed package is registered for this process. Its name contains a digest of its
+    code, so that the name changes with the code. Raises `ValueError` for anything but a function defined with `def`.
     """
     code = getattr(function, "__code__", None)
     if not isinstance(code, CodeType) or not function.__name__.isidentifier():

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 _SIMILARITIES = 10.0
-"""Weight of the squared error of similarities, which differ only by some tenths, relative to that of embeddings."""
+"""Weight of the squared error of similarities relative to that of embeddings, since similarities differ little."""
 
 
 @dataclass(frozen=True)

@@ -107,9 +107,9 @@ class Numbering:
 
 
 def check_one_output(head: Head | None, needed: str, given: str) -> None:
-    """Raise `TeacherError` unless a classifier that is not trained anew has exactly one output.
+    """Raise `TeacherError` if the teacher's classifier is kept and does not have exactly one output.
 
-    `needed` and `given` are parts of the message: what the task needs, and what teacher to give.
+    `needed` and `given` are parts of the message: what the task needs, and the kind of teacher to give instead.
     """
     if head and not head.is_retrained and len(head.names) != 1:
         raise TeacherError(
@@ -196,7 +196,7 @@ def log_odds(labels: np.ndarray) -> np.ndarray:
 
     They are the initial bias of a new classifier (Lin et al., arXiv:1708.02002). A classifier that starts at even
     odds first has to learn that most labels are rare. Its bias changes too slowly for that, so the encoder's output
-    becomes the same for all texts, and stays so.
+    becomes the same for all texts and remains so.
     """
     share = (labels.sum(axis=0) + 0.5) / (len(labels) + 1.0)
     found: np.ndarray = np.log(share) - np.log1p(-share)

@@ -123,7 +123,7 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def counts(answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return for each label the numbers of true positives, answered and actual positives, (3, labels).
+    """Return for each label the numbers of true positives, predicted positives and actual positives, (3, labels).
 
     Both arguments have the shape (texts, labels).
     """
@@ -146,10 +146,10 @@ def f1(found: np.ndarray) -> np.ndarray:
 
 
 def best_threshold(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Return the threshold with the best F1 for probabilities `found` of answers, of which some are `wanted`.
+    """Return the threshold with the best F1 for answers with probabilities `found`, if those in `wanted` are right.
 
     Both have the shape (answers,). The threshold lies half-way between two probabilities that occur. If no answer is
-    wanted, it is `THRESHOLD`.
+    right, it is `THRESHOLD`.
     """
     if not wanted.any():
         return THRESHOLD
@@ -262,8 +262,8 @@ def _applies(column: LabelColumn) -> list[float | None]:
     if None in found:
         bad = found.index(None)
         raise DataError(
-            f"{column.place}: a column of one label must hold 0 or 1 (or false or true) in every row, but row "
-            f"{bad} (counted from 0) holds {column.values[bad]!r}; write one of these"
+            f"{column.place}: must hold 0 or 1 (or false or true) in every row, because the column stands for one "
+            f"label, but row {bad} (counted from 0) holds {column.values[bad]!r}; write 0 or 1 there"
         )
     return found
 

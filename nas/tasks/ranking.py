@@ -138,7 +138,7 @@ class Ranking(TaskKind):
         return RankingMetric(asked.metric)
 
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
-        """Return the grades for judging, and for training their ratio to the largest grade of the training set."""
+        """Return the grades for evaluation; for training, divide them by the largest grade of the training set."""
         (trained,), (tested,) = train, test
         check_one_output(head, "but a ranking needs one score", "a cross-encoder with one output")
         judged = {"train": _relevance(trained), "test": _relevance(tested)}
@@ -201,7 +201,7 @@ class Ranking(TaskKind):
         return {"problem_type": self.problem_type, "sentence_transformers": {"activation_fn": _PROBABILITY}}
 
     def extra_files(self, served: Mapping[str, Any], max_length: int) -> dict[str, Any]:
-        """Return the files that sentence-transformers stores with a cross-encoder; without them it guesses."""
+        """Return the files of a cross-encoder, without which sentence-transformers would guess what they say."""
         output = {"method": "forward", "method_output_name": "logits"}
         transformer = "sentence_transformers.base.modules.transformer.Transformer"
         return {

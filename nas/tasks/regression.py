@@ -25,7 +25,7 @@ def correlation(name: str, first: np.ndarray, second: np.ndarray) -> float:
     from scipy.stats import pearsonr, spearmanr
 
     if np.ptp(first) == 0.0 or np.ptp(second) == 0.0:
-        return 0.0  # for which scipy warns
+        return 0.0  # scipy would warn
     value = float(spearmanr(first, second).statistic if name == "spearman" else pearsonr(first, second).statistic)
     return value if np.isfinite(value) else 0.0
 

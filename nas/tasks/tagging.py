@@ -56,7 +56,7 @@ class TagMetric(Metric):
         return found
 
     def _counts(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return for each text the numbers of correct, answered and actual spans (or words), (texts, 3)."""
+        """Return for each text the numbers of correct, predicted and actual spans (or words), (texts, 3)."""
         answered = logits.argmax(axis=-1)
         if self.name == "accuracy":
             words = (labels != IGNORED).sum(axis=1)
@@ -109,7 +109,7 @@ class TagMetric(Metric):
     def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
         """Return simulated logits for which a share of the words has the correct tag, or a share of the spans is found.
 
-        In place of each span that is missed, a word outside of all spans is taken for one.
+        For each span that is missed, a word outside of all spans is tagged as a span.
         """
         answered = np.maximum(labels, 0)
         if self.name == "accuracy":

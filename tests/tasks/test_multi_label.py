@@ -91,7 +91,7 @@ def test_a_column_for_each_label_holds_yes_or_no():
     found = KIND.read(given, given, None)
     assert found.names == ("toxic", "insult") and found.values["test"] == [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]
     for bad in (0.3, "yes", 2, -1):
-        with pytest.raises(DataError, match=r"column 'insult': a column of one label must hold 0 or 1 .* row 1"):
+        with pytest.raises(DataError, match=r"column 'insult': must hold 0 or 1 .* row 1"):
             KIND.read(columns(toxic=[0, 1], insult=[0, bad]), given, None)
     with pytest.raises(DataError, match=r"column 'toxic': row 1 .* has no label"):
         KIND.read(columns(toxic=[0, ""], insult=[0, 1]), given, None)
