@@ -102,7 +102,7 @@ def _workload(run: Run) -> Workload:
     else:
         work = Workload.of(study, None, rate, verified)
     profiles = [seconds for device in study.devices if (seconds := known.get(f"profile-{device.name}"))]
-    # Profiles take longer on a busy machine, because disturbed measurements are repeated. So will the front.
+    # A busy machine repeats disturbed measurements. If profiles took longer for that reason, the front will as well.
     slowness = max(1.0, max(profiles, default=0.0) / estimates.profile(study, work))
     return replace(work, teacher_operations=operations_for_a_token(run) or 0.0, slowness=slowness)
 

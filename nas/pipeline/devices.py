@@ -105,7 +105,7 @@ def import_verification(run: Run, budget: str, device: str, result: Path) -> dic
     samples = read_json(path, ExportError) | {device: timed.pop("samples_ms")}
     write_text(path, canonical_json(samples) + "\n")
     found |= on_all(each | {device: own | timed})
-    if found["met"] is False:  # recorded before the export is written, in case the process is killed in between
+    if found["met"] is False:  # first, so that the export is outdated even if the process is killed now
         record_miss(run, asked, found["architecture"])
     write_json(run.export(budget) / VERIFICATION_FILE, found)
     write_card(run.export(budget), run.study)

@@ -73,7 +73,7 @@ def is_current(run: Run, name: str, inputs: Callable[..., str], fine_tune: bool)
 
 
 def exported(run: Run) -> list[str]:
-    """Return the names of the exports that are up to date with the study: first those of budgets, then others."""
+    """Return the names of up-to-date exports: first those of budgets, then those of single candidates."""
     if not run.is_finished("front"):
         return []
     trials = [
@@ -313,7 +313,7 @@ class _Weighed(NamedTuple):
     is_trained: bool
 
     def accuracies(self) -> dict[str, Any]:
-        """Return the entries on the network's search accuracy that its verification stores."""
+        """Return what the verification stores about the network's accuracy on the search set."""
         found = self.found
         return {
             "search_accuracy_inherited": found.inherited,

@@ -116,7 +116,7 @@ def finalists_inputs(run: Run) -> str:
 def _origin(run: Run) -> dict[str, Any]:
     names = {"finalists", "learning_rate", "batch_size"} | (set() if run.study.training.hours else {"epochs"})
     trained = run.study.export.model_dump(mode="json", include=names)
-    # It decides which texts networks are evaluated on. Digests of older runs lack it.
+    # `search.least_tokens` decides which texts networks are evaluated on. Digests of older runs lack it.
     least = run.study.search.least_tokens
     judged = {"least_tokens": least} if least else {}
     return {"form": _FORM, "supernet": supernet_inputs(run), "export": trained} | judged

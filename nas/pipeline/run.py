@@ -181,7 +181,7 @@ class Run:
         return self.folder / "finalists"
 
     def trainings(self, export: str) -> Path:
-        """Return the folder of candidates that were trained separately for an export. Each is in a subfolder named by digest."""
+        """Return the folder of candidates that were trained separately for an export, each in a subfolder."""
         return self.folder / "fine-tuning" / export
 
     def missed(self, budget: str) -> Path:

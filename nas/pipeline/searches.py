@@ -216,7 +216,7 @@ def has_ended(run: Run, count: int) -> bool:
 
 
 def _end(run: Run, count: int) -> list[object]:
-    """Return what `ended` records about a search. Another sampler or number of evaluations may find more candidates."""
+    """Return how a search ended, as a note stores it. Another sampler or number of evaluations may find more."""
     return [evaluations(run), run.study.search.sampler, count]
 
 

@@ -182,7 +182,7 @@ def _violation(costs: Costs, budget: Budget, architecture: Architecture) -> floa
 
 
 def supernet_steps(run: Run) -> int:
-    """Return the number of steps of the supernet's training: the study's own or, with `training.hours`, the decided."""
+    """Return the number of steps of the supernet's training: the study's or, with `training.hours`, the decided one."""
     found = decided(run, "supernet") if run.study.training.hours else None
     return found or run.study.supernet.steps
 

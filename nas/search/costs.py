@@ -74,7 +74,7 @@ class Costs:
     profiles: Mapping[str, Profile]
     budgets: tuple[Budget, ...]
     floors: Mapping[str, Floor] = field(default_factory=dict)
-    """The accuracy floor of each budget that has one, by the budget's name, for the texts of the search."""
+    """The accuracy floor of each budget that has one, by its name, for the texts on which candidates are evaluated."""
     shares: tuple[float, ...] = (1.0, 0.5, 0.25, 0.125)
     """Fractions of each budget, in descending order, at which the search looks for accurate candidates.
 

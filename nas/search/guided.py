@@ -270,9 +270,8 @@ def _picks(
             levels.expected_improvement(pool_posterior.mean, pool_posterior.standard_deviation, standing),
             0.0,
         )
-        own = (
-            improvement[:, level] if improvement[:, level].any() else improvement.sum(axis=1)
-        )  # the pool may have no candidate for a level
+        # The pool may have no candidate for a level.
+        own = improvement[:, level] if improvement[:, level].any() else improvement.sum(axis=1)
         place = int(np.argmax(own))
         if not left[place]:
             return

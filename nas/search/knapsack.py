@@ -32,7 +32,7 @@ _TRIED, _STEP = 50, 0.001
 def single_changes(space: SearchSpace) -> list[Architecture]:
     """Return the largest network and all networks that differ from it in one respect.
 
-    They differ in the hidden size, the compression of the embedding, the set of layers, or one block.
+    The difference is the hidden size, the compression of the embedding, the set of layers, or one block.
     """
     largest, dimensions = space.largest(), space.dimensions
     found = [largest, *(replace(largest, hidden_size=hidden) for hidden in dimensions.hidden_size)]
@@ -136,7 +136,7 @@ class _Sums(NamedTuple):
 def _best_sum(
     space: SearchSpace, costs: Costs, budget: Budget, limit: Budget, accuracies: Mapping[Architecture, float]
 ) -> tuple[float, Architecture] | None:
-    """Return the network with the least sum of losses among those whose summed costs meet a limit, after that sum.
+    """Return the least sum of losses among networks whose summed costs meet a limit, and the network that has it.
 
     The network is predicted to meet the whole budget. None if no such network was found.
     """

@@ -326,7 +326,7 @@ class _Drivers(Protocol):
     def is_alive(self, driver: str) -> bool: ...
 
     def leave(self) -> None:
-        """Declare the driver dead."""
+        """Declare that the driver has ended."""
 
 
 class _Marks:

@@ -146,7 +146,7 @@ def f1(found: np.ndarray) -> np.ndarray:
 
 
 def best_threshold(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Return the threshold with the best F1 for answers with probabilities `found`, if those in `wanted` are right.
+    """Return the threshold with the best F1 for answers with probabilities `found`; `wanted` marks the right ones.
 
     Both have the shape (answers,). The threshold lies half-way between two probabilities that occur. If no answer is
     right, it is `THRESHOLD`.
@@ -156,9 +156,8 @@ def best_threshold(found: np.ndarray, wanted: np.ndarray) -> float:
     order = np.argsort(-found, kind="stable")
     sorted_, right = found[order].astype(np.float64), np.cumsum(wanted[order])
     scores = 2.0 * right / (np.arange(1, len(order) + 1) + right[-1])
-    ends = np.flatnonzero(
-        np.append(sorted_[1:] < sorted_[:-1], True)
-    )  # only where the probability changes: equal ones cannot be separated
+    # A threshold must lie where the probability changes, since equal probabilities cannot be separated.
+    ends = np.flatnonzero(np.append(sorted_[1:] < sorted_[:-1], True))
     best = int(ends[scores[ends].argmax()])
     below = sorted_[best + 1] if best + 1 < len(sorted_) else 0.0
     return float((sorted_[best] + below) / 2.0)

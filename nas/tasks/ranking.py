@@ -138,7 +138,7 @@ class Ranking(TaskKind):
         return RankingMetric(asked.metric)
 
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
-        """Return the grades for evaluation; for training, divide them by the largest grade of the training set."""
+        """Return the grades for the metric and, for training, their ratio to the largest grade of the training set."""
         (trained,), (tested,) = train, test
         check_one_output(head, "but a ranking needs one score", "a cross-encoder with one output")
         judged = {"train": _relevance(trained), "test": _relevance(tested)}
