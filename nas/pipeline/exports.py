@@ -276,7 +276,7 @@ def make_export(run: Run, stopwatch: Stopwatch, budget: Budget, fine_tune: bool)
 
 
 def _below(floor: Floor, below: list[tuple[float, dict[str, Any]]]) -> str:
-    """Return a message that no candidate reaches a floor, with the accuracy of the nearest one."""
+    """Return a message that no candidate reaches a floor, with the accuracy of the candidate nearest to it."""
     accuracy, nearest = max(below, key=lambda one: one[0])
     return (
         f"no measured candidate reaches {floor.minimum:.4f} on the search set, where the teacher has "
@@ -339,8 +339,8 @@ class _Writer:
     def weighed(self, name: str, candidate: dict[str, Any], dropped: bool) -> _Weighed:
         """Return a candidate with its trained weights, or with its inherited weights if these are better.
 
-        A candidate that was not in the final training is trained by itself now. So is one that was dropped there,
-        unless `dropped` allows the weights that it had at that point.
+        A candidate that was not in the final training is trained by itself now. So is a candidate that was dropped
+        there, unless `dropped` allows the weights that it had at that point.
         """
         architecture = Architecture.from_json(candidate["architecture"])
         return self._trained(name, architecture, dropped) if self.fine_tune else self._inherited(architecture)

@@ -143,7 +143,7 @@ def _chosen(run: Run) -> dict[str, list[dict[str, Any]]]:
 
 
 def _evenly(items: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    """Return at most `most` items of a list, evenly spaced and including both ends."""
+    """Return at most `most` evenly spaced items of a list, with its first and its last one."""
     return [items[place] for place in evenly_spaced(min(most, len(items)), len(items))]
 
 

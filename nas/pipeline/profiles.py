@@ -25,7 +25,7 @@ _TEXTS = 256
 
 @once
 def devices(run: Run) -> tuple[Device, ...]:
-    """Return the study's devices. If one has `sequence_length = "task"`, it gets the lengths of the search set's texts.
+    """Return the study's devices. Those with `sequence_length = "task"` get the lengths of the search set's texts.
 
     Only texts on which candidates are evaluated count: those with at least `search.least_tokens` tokens.
     """

@@ -184,7 +184,7 @@ def _ask(run: Run) -> None:
 
 
 def _keep(run: Run, logits: np.ndarray, labelled: int, metric: Metric, about: dict[str, Any]) -> None:
-    """Store logits, of which the first `labelled` are those of the training rows, and facts about the teacher."""
+    """Store facts about the teacher, and its logits. The first `labelled` of these are for the training rows."""
     scale = Scale.of(logits[:labelled, 0]) if task_kind(run.study.task.kind).has_one_output else STANDARD
     say(f"The student's teacher: {metric.label} {about['search_accuracy']:.3f} on the search set")
     _save((logits - scale.mean) / scale.deviation, run.teacher_logits / _LOGITS)

@@ -16,7 +16,7 @@ from nas.search.sampler import Proposal, Trials
 from nas.search.view import View
 
 _ASKS_PER_EVALUATION = 200
-"""The sampler counts as exhausted after this many proposals in a row of which none needs an evaluation."""
+"""The sampler counts as exhausted after this many proposals in a row that need no evaluation."""
 _SECONDS_BETWEEN_LOOKS = 0.2
 """Interval at which the storage is read while only other drivers have candidates in flight."""
 

@@ -52,8 +52,8 @@ class Measurement:
 def compared_at(costs: Costs, results: Sequence[CandidateResult], count: int) -> Costs:
     """Return the costs with limits instead of accuracy floors, so that uniform networks compete at equal cost.
 
-    The limit is the predicted cost of one candidate, plus the safety margin. This is the cheapest of the `count`
-    candidates to be measured that reaches the second of the floor's levels, or the most accurate if none does.
+    The limit is the predicted cost of one candidate, plus the safety margin. That candidate is the cheapest of
+    the `count` to be measured that reaches the second of the floor's levels, or the most accurate if none does.
     """
     budgets = list[Budget]()
     for budget in costs.budgets:

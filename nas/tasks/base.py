@@ -334,7 +334,7 @@ class TaskKind(ABC):
         self.metric(asked)
 
     def _check_judged(self, asked: TaskSettings) -> None:
-        """Raise `ValueError` unless settings for judging by text pairs are given if and only if the kind needs them."""
+        """Raise `ValueError` if settings for text pairs are missing but needed, or given but of no use to the kind."""
         if not self.learns_from_texts:
             for key, value in (("search", asked.search), ("pair", asked.pair)):
                 if value:
