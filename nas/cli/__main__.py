@@ -1,4 +1,4 @@
-"""Let `python -m nas.cli` run the `nas` command, also if its script is not on the PATH."""
+"""Run the `nas` command for `python -m nas.cli`, which works even if the script `nas` is not on the PATH."""
 
 from __future__ import annotations
 

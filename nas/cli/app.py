@@ -39,7 +39,7 @@ def _studies(incomplete: str) -> list[str]:
 
 
 def _devices(context: typer.Context, incomplete: str) -> list[str]:
-    """Return the devices of the study given earlier on the command line that begin with `incomplete`."""
+    """Return the device names that begin with `incomplete`, from the study given earlier on the command line."""
     try:
         known = load(context.params["study"], context.params.get("set_")).devices
     except (NasError, KeyError):
@@ -158,7 +158,7 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def load(study: str, assignments: list[str] | None) -> Study:
     """Return the study, with its variables set to the values that `--set` gives them.
 
-    Raises `StudyError` for an assignment that is not NAME=VALUE, and as `Study.load` does.
+    Raises `StudyError` for an assignment that is not NAME=VALUE, and the errors that `Study.load` raises.
     """
     from nas.errors import StudyError
     from nas.study import Study
@@ -231,6 +231,6 @@ def import_packages() -> None:
 
 
 def finish(as_json: bool, result: dict[str, Any]) -> None:
-    """Print the result as one JSON object if `as_json` is set: the last line of output, for programs to read."""
+    """If `as_json` is set, print the result as one JSON object on the last line of the output, for programs to read."""
     if as_json:
         print(json.dumps(result))

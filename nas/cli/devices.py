@@ -1,4 +1,4 @@
-"""The subcommands of `nas device`, for devices outside the Ray cluster on which `nas` itself does not run.
+"""The subcommands of `nas device`, for devices that are outside the Ray cluster and do not run `nas` themselves.
 
 `bundle` writes an archive that measures latency on such a device, and `import` reads the result back into the run.
 """

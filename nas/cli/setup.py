@@ -55,7 +55,7 @@ def init(  # noqa: PLR0913 (one option per answer)
         str | None, _option("--test", "Test data in the same formats; read only once, for the final score.")
     ] = None,
     search: Annotated[
-        str | None, _option("--search", "For embeddings: file of text pairs with scores, used to judge candidates.")
+        str | None, _option("--search", "For embeddings: file of scored text pairs, on which candidates are evaluated.")
     ] = None,
     unlabelled: Annotated[
         list[str] | None,
@@ -125,7 +125,7 @@ def init(  # noqa: PLR0913 (one option per answer)
     test = _ask("--test", "Test data", test)
     given = _Task(text or [], label or [], query, kind, metric, fine_tune, search, pair or [])
     if given.is_judged_by_pairs:
-        given.search = _ask("--search", "File of text pairs with scores, used to judge candidates", search)
+        given.search = _ask("--search", "File of scored text pairs, on which candidates are evaluated", search)
         columns = None if hub else _look_at(given.search, test, "--search")
         task = _settle_pairs(columns, None if hub else train, given)
     else:
@@ -193,7 +193,7 @@ def _check_folder(folder: Path, study_file: str) -> None:
 
 
 def _look_at(train: str, test: str, flag: str = "--train") -> Columns:
-    """Return what the columns of both data files hold.
+    """Examine the columns of both data files, and return the result.
 
     `flag` is the option that gave the first file. Raises `DataError` if a file cannot be read, or if both have the
     same content.
@@ -229,7 +229,7 @@ class _Task:
 
     @property
     def is_judged_by_pairs(self) -> bool:
-        """Whether the training data has only texts, and scored pairs in other files judge the networks."""
+        """Whether the training data has only texts, and networks are evaluated on scored pairs from other files."""
         from nas.tasks import REGISTRY
 
         known = REGISTRY.get(self.kind or "")
@@ -237,11 +237,11 @@ class _Task:
 
 
 def _settle_pairs(pairs: Columns | None, train: str | None, given: _Task) -> _Task:
-    """Return the completed answers for a task that learns from the texts of `train` and is judged by text pairs.
+    """Return the completed answers for a task that learns from the texts of `train` and is evaluated on text pairs.
 
-    Each answer is the given one, else what the data makes clear, else what the user enters on a terminal. Raises
-    `StudyError`, which names all open questions and the options that answer them, and `DataError` for a file that
-    cannot be read.
+    An answer comes from the options; otherwise from the data, if the data is clear; otherwise from the user on a
+    terminal. Raises `StudyError`, which names all open questions and the options that answer them, and `DataError`
+    for a file that cannot be read.
     """
     from nas.columns import Clear
     from nas.proposal import text_of
@@ -271,8 +271,8 @@ def _settle_pairs(pairs: Columns | None, train: str | None, given: _Task) -> _Ta
 def _settle_task(columns: Columns | None, teacher: TeacherProperties | None, given: _Task) -> _Task:
     """Return the completed answers for a task that learns from labelled rows: text, label, kind, metric and so on.
 
-    Each answer is the given one, else what the data makes clear, else what the user enters on a terminal. Raises
-    `StudyError`, which names all open questions and the options that answer them.
+    An answer comes from the options; otherwise from the data, if the data is clear; otherwise from the user on a
+    terminal. Raises `StudyError`, which names all open questions and the options that answer them.
     """
     from nas.columns import Clear
     from nas.tasks import REGISTRY, task_kind
@@ -336,18 +336,18 @@ def _check_label(kind: TaskKind, columns: Columns, task: _Task) -> None:
 
 
 def _suits(kind: TaskKind, label: Column) -> bool:
-    """Whether a label column fits a kind of task, judged only by whether it holds lists and by their content."""
+    """Whether a label column fits a kind of task, in that it holds the lists that the kind needs, or no lists."""
     return label.list_meaning == (kind.meaning if kind.meaning in ("lists", "tags") else None)
 
 
 class _Unclear(list[str]):
-    """The problems that remain open because there is no terminal on which to ask, one message each."""
+    """Messages about the questions that remain open because there is no terminal on which to ask."""
 
     def settle(self, flag: str, question: str, found: Any, columns: Columns | None, shown: Callable[[Any], str]) -> str:
-        """Return the answer to one question; if there is none, note the problem and return an empty text.
+        """Return the answer to one question; if there is none, record the problem and return an empty text.
 
         `found` is the answer that the data gives; `shown` turns its value into text. On a terminal, the user is
-        asked, with a clear value as the proposed answer. A clear kind of task is taken without asking.
+        asked, and a clear value is proposed as the answer. Only a clear kind of task is used without asking.
         """
         from nas.columns import Clear
 
@@ -369,7 +369,7 @@ class _Unclear(list[str]):
         return ""
 
     def settle_fine_tuning(self, why: str, given: bool | None) -> bool | None:
-        """Return whether to fine-tune the teacher with a new classifier; `why` says why its own does not fit."""
+        """Return whether to fine-tune the teacher with a new classifier; `why` says why the old one does not fit."""
         if given is None and sys.stdin.isatty():
             if typer.confirm(f"{why}. Fine-tune it with a new classifier?", default=True, err=True):
                 return True
@@ -409,7 +409,7 @@ def doctor(
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Report what this machine can do, and what nas or the given study needs but lacks.
+    """Report what this machine supports, and what is missing for nas or for the given study.
 
     The exit code is 2 if something needed is missing.
     """

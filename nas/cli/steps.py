@@ -238,7 +238,7 @@ def _run_all(
 
 
 def _exports(run: Run) -> dict[str, dict[str, Any]]:
-    """Return the verifications of a run's exports by budget, after writing its report."""
+    """Export the networks of a run and write its report; return the verifications by budget."""
     from nas.errors import ExportError
     from nas.pipeline import export
     from nas.pipeline.reports import report

@@ -4,9 +4,9 @@ Each method is a subclass of `Compression` in its own file, with one line in the
 `name(parameter)` or, if its matrices can be stored in a `Format`, `name(parameter)+format`. Torch and ONNX are
 imported only inside the methods, so that a study can be read and checked without either.
 
-The torch methods are differentiable and return the number format that they are given. The supernet, the extracted
-model and the modelling file of an export all use them. The ONNX methods write the graph that a runtime executes. Both
-must compute the same function.
+The torch methods are differentiable, and their results have the number format of their inputs. The supernet, the
+extracted model and the modelling file of an export all use them. The ONNX methods write the graph that a runtime
+executes. The torch methods and the ONNX methods must compute the same function.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Compression(ABC):
         return runtime in self.runtimes and processor in self.processors
 
     def quantises_by_batch(self, block: Block) -> bool:
-        """Whether the served block, if it is of this kind, quantises its inputs by the value range of a whole batch."""
+        """Whether a served block of this kind quantises its inputs by the value range of a whole batch."""
         return False
 
     def suits(self, rows: int, columns: int) -> bool:
@@ -104,12 +104,12 @@ class Compression(ABC):
 class MatrixCompression(Compression):
     """A compression method for the matrices of a block that has weights of its own.
 
-    A linear layer has a `bias` of shape (rows,) and, in place of a weight of shape (rows, columns) as in torch, the
-    matrices of the method. An embedding table is the same without a bias. The methods for tables are needed only if
-    "embedding" is among the `blocks`.
+    In a linear layer, the matrices of the method replace the weight of shape (rows, columns); its `bias` of shape
+    (rows,) remains. In an embedding table, they replace the table. A subclass needs the methods for tables only if
+    "embedding" is among its `blocks`.
 
-    Each output of a linear layer depends on only one row of the matrix `writes`, so rows can be joined, split and
-    scaled.
+    Each output of a linear layer depends on only one row of the matrix that `writes` names, so rows can be joined,
+    split and scaled.
     """
 
     reads: ClassVar[str] = "weight"
@@ -121,7 +121,7 @@ class MatrixCompression(Compression):
     def matrices(self, rows: int, columns: int) -> dict[str, tuple[int, int]]:
         """Return the names and shapes of the matrices that replace a weight of shape (rows, columns).
 
-        The matrices of a smaller layer, or for a smaller parameter, are the leading parts of the larger ones.
+        The matrices of a smaller layer, or of a smaller parameter of the method, are leading parts of the larger ones.
         """
         return {"weight": (rows, columns)}
 
@@ -133,7 +133,10 @@ class MatrixCompression(Compression):
         return {}
 
     def start_table(self, table: torch.Tensor, outputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the same for a table (rows, columns). `outputs` (columns, columns) is that of the rows looked up."""
+        """Return such initial values, computed from a trained table (rows, columns).
+
+        `outputs` (columns, columns) is the second moment of the rows that are looked up.
+        """
         return {}
 
     @property
@@ -240,7 +243,7 @@ class Stored(MatrixCompression):
         return self.stored.quantises_by_batch(block)
 
     def suits(self, rows: int, columns: int) -> bool:
-        """Whether this takes fewer bytes than its storage format on its own."""
+        """Whether this method takes fewer bytes than its storage format would take alone."""
         own, alone = (choice.linear_bytes(rows, columns, bias=False) for choice in (self, self.stored))
         return own < alone
 

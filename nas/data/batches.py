@@ -48,7 +48,7 @@ def batches_by_length(split: Dataset, max_tokens: int = 4096) -> Iterator[Batch]
 
 
 def padding(tokenizer: PreTrainedTokenizerBase, is_label_of_token: bool = False) -> Callable[[Any], Any]:
-    """Return a collator that pads tokenised texts to a batch; it pads the labels too if each token has one."""
+    """Return a collator that pads tokenised texts to a batch, and also their labels if `is_label_of_token` is set."""
     if is_label_of_token:
         return DataCollatorForTokenClassification(tokenizer, label_pad_token_id=IGNORED)
     return DataCollatorWithPadding(tokenizer)

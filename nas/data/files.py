@@ -28,7 +28,7 @@ def read_rows(
     """Return the rows of a data file, or of a split of a hub data set.
 
     If `columns` are named, no other columns are read from a file. Raises `DataError` if the source cannot be read,
-    lacks one of the columns, or has different types of values in one.
+    lacks one of the columns, or mixes types of values in one of them.
     """
     try:
         if hub:
@@ -68,7 +68,7 @@ _POINTER = b"version https://git-lfs.github.com/"
 
 
 def check_file(path: Path) -> None:
-    """Raise `DataError` if a data file cannot be read, as far as can be told without reading its rows."""
+    """Raise `DataError` if a data file cannot be read. The rows themselves are not checked."""
     if _reader_of(path) is _read_parquet:
         with _open_parquet(path):
             pass

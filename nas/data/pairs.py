@@ -1,4 +1,4 @@
-"""Splits of a task, such as embedding, that is trained on single texts and judged by pairs of texts with a score.
+"""Splits of a task, such as embedding, that is trained on single texts and evaluated on scored pairs of texts.
 
 Training, search and test set are separate files or splits.
 """
@@ -23,7 +23,7 @@ def read_paired(task: Task, train: str | Sequence[str], search: str, test: str) 
 
     `train`, `search` and `test` are resolved paths or names of splits on the hub; the rows of several `train` sources
     are concatenated. Training texts that occur in a pair are left out. Raises `DataError` as `read_splits` does, and
-    if all pairs of the search set are also in the test set, or all of the test set also in the search set.
+    if all pairs of the search set or all pairs of the test set also occur in the other set.
     """
     judged = {"search": search, "test": test}
     sources = {name: read_sources(task, source, (*task.pair, *task.label_columns)) for name, source in judged.items()}
@@ -51,7 +51,7 @@ def read_paired(task: Task, train: str | Sequence[str], search: str, test: str) 
 
 
 def _check_distinct(columns: Mapping[str, Texts], sources: Mapping[str, str]) -> None:
-    """Raise `DataError` unless search and test set each have a pair that the other lacks; warn of shared pairs."""
+    """Raise `DataError` unless search and test set each have a pair that the other lacks; warn about shared pairs."""
     for name, other in (("search", "test"), ("test", "search")):
         count, own = len(columns[name][0]), len(outside(columns[name], columns[other]))
         if not own:

@@ -19,7 +19,7 @@ def sample_of(
     """Return the texts of some rows by row number: the longest, the shortest and some in between.
 
     `columns` are the columns of texts, `lengths` the numbers of tokens of the rows, and `shown` the numbers of further
-    rows to return. Lists of words are joined, as they are when they are served.
+    rows to return. A list of words is joined to a text, as when it is served.
     """
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     chosen = {*shown, *order[: _ROWS // 2], *order[:: max(1, len(order) // (_ROWS // 2))], order[-1]}

@@ -1,6 +1,6 @@
-"""The division of rows into sets, such that no text is in two of the training, search and test sets.
+"""The division of rows into training, search and test sets, such that no text is in more than one of them.
 
-Rows that are judged in groups, such as the passages of a query, are divided by group.
+Rows that are evaluated in groups, such as the passages of a query, are divided by group.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def same_in_groups(columns: Texts, groups: Sequence[int]) -> list[int]:
 def held_out_groups(columns: Texts, groups: Sequence[int], size: int, seed: int) -> list[int]:
     """Return the row numbers of the search set as `held_out` does, but draw whole groups at random.
 
-    Groups that have a row in common stay together. `columns` may be only those of the query, so that a query with two
+    Groups that have a row in common stay together. If `columns` are only those of the query, a query with two group
     names counts as one group.
     """
     members: dict[int, list[int]] = {}

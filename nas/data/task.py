@@ -73,12 +73,12 @@ class TaskData:
 
     @property
     def search(self) -> Dataset:
-        """The split that candidates are judged by."""
+        """The split on which candidates are evaluated."""
         return self.splits["search"]
 
     @property
     def test(self) -> Dataset:
-        """The split that gives the final metrics."""
+        """The split on which the final metrics are measured."""
         return self.splits["test"]
 
     @property
@@ -114,7 +114,7 @@ class Splits:
     texts: Mapping[str, Sequence[Sequence[Text]]]
     """The columns of texts of each split."""
     labels: Mapping[str, Sequence[Any]]
-    """The labels of each split's rows, as the kind of task stores them; no `train` if its rows have no labels."""
+    """The labels of each split's rows, as the kind of task stores them; without `train` if that has no labels."""
     label_names: tuple[str, ...]
     in_test: int = 0
     """The number of training rows that were removed because their text is in the test set."""
@@ -227,7 +227,7 @@ def read_splits(task: Task, train: str | Sequence[str], test: str, seed: int, he
     if not 0 < len(searched) < len(kept):
         raise DataError(
             f"{named['train']}: holding out {size} examples by {task.group_column or task.holdout.by} takes "
-            f"{len(searched)} of {len(kept)} rows, but search set and training set both need some; change holdout.size"
+            f"{len(searched)} of {len(kept)} rows, but search and training set must both have rows; change holdout.size"
         )
     chosen = set(searched)
     numbers = {
@@ -255,7 +255,7 @@ def _divided(values: Mapping[str, Sequence[Any]], rows: Mapping[str, Sequence[in
 
 
 def groups_in(task: Task, source: str, rows: Dataset) -> list[Hashable]:
-    """Return the name of each row's group; an empty list if rows are judged separately.
+    """Return the name of each row's group; an empty list if rows are evaluated separately.
 
     Raises `DataError` if a row does not name its group.
     """
@@ -345,7 +345,7 @@ def texts_of(task: Task, source: str, columns: Sequence[str], rows: Dataset) -> 
         if empty:
             say(
                 f"{source}: column {column!r}: {len(empty)} of {len(values):,} texts are empty, the first in row "
-                f"{empty[0]} (counted from 0); they are kept as they are"
+                f"{empty[0]} (counted from 0); they are not removed"
             )
         found.append(values)
     return found

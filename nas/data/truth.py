@@ -1,4 +1,4 @@
-"""The reference values that the outputs for a split are judged by, and the groups of rows that are judged together.
+"""The reference values that the outputs for a split are compared with, and the groups of rows evaluated together.
 
 Evaluations, baselines and exports read them from the tokenised splits.
 """
@@ -22,7 +22,7 @@ LABEL_COLUMNS = (LABELS, JUDGED)
 def truth_of(split: Dataset) -> np.ndarray:
     """Return the reference values that a metric compares outputs with, one row per text.
 
-    They are labels, (rows, ...), or records of `nas.tasks.in_groups` if rows are judged in groups.
+    They are labels, (rows, ...), or records of `nas.tasks.in_groups` if rows are evaluated in groups.
     """
     names = split.column_names
     labels = as_array(values_of(split, JUDGED if JUDGED in names else LABELS))
@@ -38,12 +38,12 @@ def as_array(labels: Sequence[Any]) -> np.ndarray:
 
 
 def groups_of(split: Dataset) -> np.ndarray | None:
-    """Return the number of each row's group, (rows,); None if rows are judged separately."""
+    """Return the number of each row's group, (rows,); None if rows are evaluated separately."""
     return np.asarray(values_of(split, GROUP)) if GROUP in split.column_names else None
 
 
 def first_rows(split: Dataset, count: int) -> Dataset:
-    """Return the first `count` rows of a split, or its first `count` groups if rows are judged in groups."""
+    """Return the first `count` rows of a split, or its first `count` groups if rows are evaluated in groups."""
     groups = groups_of(split)
     if groups is None:
         return split.select(range(min(count, len(split))))
@@ -60,7 +60,7 @@ def whole_groups(split: Dataset, rows: Collection[int] | np.ndarray) -> Dataset:
 def drawn_rows(split: Dataset, count: int) -> Dataset:
     """Return about `count` random rows of a split, which are always the same.
 
-    If rows are judged in groups, whole groups are drawn until they have at least `count` rows.
+    If rows are evaluated in groups, whole groups are drawn until they have at least `count` rows.
     """
     groups = groups_of(split)
     if groups is None:

@@ -57,7 +57,7 @@ class Unlabelled:
     rows: Sequence[Sequence[int]]
     """For each source, the numbers of the rows that are kept, in the order of the texts."""
     groups: Sequence[int] = ()
-    """The number of each text's group, distinct from all numbers in the splits; empty if rows are judged separately."""
+    """The number of each text's group, distinct from all numbers in the splits; empty if the task has no groups."""
 
 
 def read_unlabelled(task: Task, sources: Sequence[tuple[str, bool]], splits: Splits) -> Unlabelled:

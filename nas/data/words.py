@@ -46,6 +46,6 @@ def on_first_tokens(tokens: BatchEncoding, tags: Iterable[Sequence[int]]) -> lis
 
 
 def words_left_out(split: Dataset, texts: Sequence[Sequence[Text]]) -> int:
-    """Return how many words of a tokenised split are not judged, because they were truncated or have no token."""
+    """Return how many words of a tokenised split are not evaluated, because they were truncated or have no token."""
     kept = sum(label != IGNORED for labels in values_of(split, "labels") for label in labels)
     return sum(map(len, texts[0])) - kept

@@ -55,7 +55,7 @@ def write_artefact(
     """Write weights (safetensors), configuration, tokenizer, ONNX file, `infer.py` and architecture to a folder.
 
     An existing folder is replaced, and the folder is never left incomplete. `max_length` is the number of tokens to
-    which texts are cut (by default the tokenizer's own), `pairs` says whether an example is a pair of texts, and
+    which texts are truncated (by default the tokenizer's own), `pairs` says whether an example is a pair of texts, and
     `about_task` has additional entries for `config.json`.
 
     If the teacher's own class, such as `BertForSequenceClassification`, can express the architecture, the model is
@@ -86,7 +86,7 @@ def write_artefact(
 def _complete(path: Path, config: CompactBertConfig, more: Mapping[str, Any], pairs: bool) -> None:
     """Add the entries of `config.json` that the model's class does not write.
 
-    text-embeddings-inference needs the two sizes under these names; DistilBERT has other names for them.
+    text-embeddings-inference needs `hidden_size` and `num_hidden_layers`, for which DistilBERT has other names.
     """
     sizes = {"hidden_size": config.hidden_size, "num_hidden_layers": config.num_hidden_layers}
     write_json(path, sizes | read_json(path, ExportError) | dict(more) | ({"text_pairs": True} if pairs else {}))
@@ -102,10 +102,10 @@ def _rename_class(path: Path) -> None:
 def served_tokenizer(
     tokenizer: PreTrainedTokenizerBase, config: CompactBertConfig, max_length: int | None = None
 ) -> PreTrainedTokenizerBase:
-    """Return a copy of a tokenizer that makes the tokens on which accuracy was judged, whichever library loads it.
+    """Return a copy of a tokenizer that produces the tokens on which accuracy was measured, in any library.
 
-    It returns only the network's inputs, and it cuts texts to `max_length` tokens on the side where the given
-    tokenizer cuts them. These settings are also in `tokenizer.json`, which the tokenizers library reads. Padding is
+    The copy returns only the network's inputs, and truncates texts to `max_length` tokens on the side where the given
+    tokenizer truncates. These settings are also in `tokenizer.json`, which the tokenizers library reads. Padding is
     added on the right, since a classifier reads the first token; stored padding settings are removed.
     """
     served: Any = copy.deepcopy(tokenizer)

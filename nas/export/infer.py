@@ -77,7 +77,7 @@ def encode(tokenizer: Tokenizer, text: str, second: str | None = None) -> Encodi
 def probabilities(logits: np.ndarray, problem_type: str | None) -> np.ndarray:
     """Return the probabilities that transformers' pipeline computes from logits (labels,).
 
-    The logits of a regression are its scores, and are returned as they are.
+    The logits of a regression are its scores, and are returned unchanged.
     """
     if problem_type == "regression":
         return logits
@@ -143,7 +143,7 @@ class Classifier:
         return [(names.get(str(label), f"LABEL_{label}"), float(found[label])) for label in order.tolist()]
 
     def spans(self, text: str, *, every: bool = False) -> list[Span]:
-        """Return the spans of a text, with `every` also those of type O."""
+        """Return the spans of a text. With `every`, spans of type O are included."""
         tokens, found = encode(self.tokenizer, text), list[Span]()
         logits, names = self._run(tokens), self.config["id2label"]
         before, scores = "", list[float]()

@@ -36,7 +36,7 @@ def write_sentence_modules(model: CompactBert, folder: Path) -> None:
 
 
 class SentenceEncoder(nn.Module):
-    """An encoder of transformers, followed by the modules in its folder. Its output has the embeddings as `logits`."""
+    """An encoder of transformers, followed by the modules in its folder. The `logits` of its output are embeddings."""
 
     def __init__(self, encoder: PreTrainedModel, folder: Path) -> None:
         super().__init__()
@@ -59,5 +59,5 @@ class SentenceEncoder(nn.Module):
         return SequenceClassifierOutput(logits=nn.functional.normalize(found, dim=-1) if self.form.normalize else found)
 
     def num_parameters(self) -> int:
-        """Return the number of parameters, like the method of the same name of transformers' models."""
+        """Return the number of parameters, like `num_parameters` of the models of transformers."""
         return sum(parameter.numel() for parameter in self.parameters())

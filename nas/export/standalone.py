@@ -1,9 +1,9 @@
-"""Generate the modelling file of an export, with which its network loads without `nas`, from the sources of nas.
+"""Generate, from the sources of `nas`, the modelling file with which an export's network loads without `nas`.
 
 Starting at the model's class, every name that the code uses is followed to its definition, and the definition is
 copied unchanged. Members of a class are copied only if copied code uses them, or if a base class in torch or
 transformers has a member of the same name. Only the compression methods of the network are copied, including
-user-defined ones, which only have to be defined in a file.
+user-defined ones, which must be defined in a file.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def modeling_source(config: CompactBertConfig) -> str:
 def source_of(choices: Iterable[str], network_type: NetworkType = "sequence_classifier") -> str:
     """Return the modelling file for networks with these compression methods.
 
-    Raises `ExportError` if the source of a method cannot be read, or if a name has two meanings.
+    Raises `ExportError` if the source of a method cannot be read, or if the copied code has two objects of one name.
     """
     names = sorted({name for spec in choices for name in compression(spec).names})
     return _Copy({name: REGISTRY[name] for name in names}, network_type).text()
@@ -73,13 +73,13 @@ def _order(name: str) -> tuple[int, str]:
 
 @cache
 def _inherited(cls: type) -> frozenset[str]:
-    """Return the names that a class inherits from classes that are installed wherever models are loaded."""
+    """Return the names that a class inherits from base classes that are imported, not copied; see `is_present`."""
     installed = (base for base in cls.__mro__ if base is not object and is_present(base.__module__))
     return frozenset(name for base in installed for name in dir(base))
 
 
 class _Copy:
-    """The definitions and imports that are copied for a network with some compression methods."""
+    """The definitions and imports that are copied for a network with the given compression methods."""
 
     def __init__(self, choices: dict[str, type], network_type: NetworkType) -> None:
         self.choices = choices
@@ -90,7 +90,7 @@ class _Copy:
         self.mentioned = set(_FOR_CALLERS)
         """The names of the attributes that copied code uses."""
         self.readers: dict[str, list[str]] = {}
-        """For each module, the modules that use something of it."""
+        """For each module, the modules that use a name defined in it."""
         self._follow(model.__module__, model.__name__)
         size = 0
         while size != (size := len(self.definitions) + len(self.mentioned)):
@@ -126,7 +126,7 @@ class _Copy:
         return [member for member in source(module).members(node) if is_kept(member)]
 
     def _follow(self, module: str, name: str, reader: str = "") -> None:
-        """Note what a name means in a module: a definition, an import, or (if local to a function) nothing."""
+        """Record the definition or import that a name in a module refers to; other names, such as local ones, are ignored."""
         found, reader = source(module), reader or module
         if name in found.defined:
             self._note(self.definitions, name, module)
@@ -170,7 +170,7 @@ class _Copy:
         yield from [*ours, "", *(line for _, line in lines if line not in ours)]
 
     def _modules(self) -> list[str]:
-        """Return the modules that are copied from, each before the modules that use it."""
+        """Return the modules whose definitions are copied, each before the modules that use it."""
         ordered: list[str] = []
         seen: set[str] = set()
 
@@ -186,7 +186,7 @@ class _Copy:
         return ordered
 
     def _section(self, module: str) -> str:
-        """Return the copied definitions of a module in their order, below a comment with its name and purpose."""
+        """Return the copied definitions of a module in their original order, below a comment about the module."""
         about = textwrap.wrap(f"{module}: {source(module).about}", 118, break_long_words=False)
         text, before = "\n".join(f"# {line}" for line in about), None
         for name, part in source(module).defined.items():

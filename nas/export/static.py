@@ -1,8 +1,9 @@
 """A static model of a task: a linear classifier on the average of the teacher's token embeddings.
 
-It is a baseline that networks have to beat, since it has neither attention nor layers and is trained in seconds. A
-linear classifier of an average equals the average of its outputs for each token, so the model is a table with a row
-of logits for each token. The pipeline fits it, writes it as ONNX, and verifies it like an export.
+It is a baseline that networks have to beat, since it has neither attention nor layers and is trained in seconds. The
+output of a linear classifier for an average of embeddings is the average of its outputs for the embeddings. The model
+is therefore a table with a row of logits for each token. The pipeline fits the model, writes it as ONNX, and verifies
+it like an export.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from nas.graph import GraphBuilder, save
 from nas.tasks import Metric
 
 _PRODUCTS = 400_000
-"""The largest number of training rows times classes; rows are drawn at random to stay below it."""
+"""The largest number of training rows times classes; if there are more rows, some of them are drawn at random."""
 _FEWEST = 5_000
-"""The number of training rows that may be used however many classes there are."""
+"""The number of training rows that may always be used, even if there are many classes."""
 _STRENGTHS = (0.01, 0.1, 1.0, 10.0)
 """Inverse regularisation strengths of the classifier, of which the best on the search set is chosen."""
 _ITERATIONS = 100
 _NEVER = 1e3
-"""A class whose logit is this far below the others is never the most likely."""
+"""The distance below the other logits at which a class is never the most likely."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class StaticModel:
         return self.table.size + self.bias.size
 
     def save(self, path: Path) -> None:
-        """Write the model as an ONNX file from `input_ids` (batch, sequence), without padding, to `logits`."""
+        """Write an ONNX file that computes `logits` from `input_ids`, (batch, sequence), without padding."""
         graph = GraphBuilder()
         ids = graph.input("input_ids", TensorProto.INT64, ("batch_size", "sequence_length"))
         rows = graph.add("Gather", graph.constant(self.table.astype(np.float32)), ids)

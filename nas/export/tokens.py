@@ -1,4 +1,4 @@
-"""Check that an export's tokenizer makes the tokens on which its accuracy was judged, in every library that loads it.
+"""Check that an export's tokenizer produces the tokens on which accuracy was measured, in each library that loads it.
 
 The export step calls `check_tokens` for each folder that it writes.
 """
@@ -16,7 +16,7 @@ from nas.export.infer import encode, read_tokenizer
 
 
 def check_tokens(folder: Path, test: Dataset, sample: Mapping[str, Sequence[str]]) -> None:
-    """Raise `ExportError` if `infer.py` or transformers make other tokens from a text than the test set has.
+    """Raise `ExportError` if `infer.py` or transformers produce other tokens for a text than the test set contains.
 
     `sample` has the texts of some rows of the test set, by row number.
     """
@@ -30,8 +30,8 @@ def check_tokens(folder: Path, test: Dataset, sample: Mapping[str, Sequence[str]
         for name, ids in found.items():
             if ids != judged:
                 raise ExportError(
-                    f"{folder.name}: {name} must feed the network the tokens on which its accuracy was judged, but for "
-                    f"row {row} (counted from 0) of the test set it makes {_short(ids)} in place of {_short(judged)}; "
+                    f"{folder.name}: {name} must feed the network the tokens on which its accuracy was measured, but "
+                    f"for row {row} (counted from 0) of the test set it gives {_short(ids)} instead of {_short(judged)}; "
                     "save the teacher's tokenizer with its tokenizer.json again, or use another teacher"
                 )
 

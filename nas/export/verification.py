@@ -1,8 +1,8 @@
 """Verification: measure accuracy, latency and size of an export on its files, reloaded from disk.
 
-`verify` measures an export on each device together with the teacher, judges the budget, and writes
-`verification.json`, which the reports and the model card read. `verify_file` does this for a single ONNX file. For
-devices off the cluster, `nas/pipeline/devices.py` adds the latencies later, with `judged` and `on_all`.
+`verify` measures an export on each device together with the teacher, checks whether the budget is met, and writes
+`verification.json`, which the reports and the model card read. `verify_file` measures a single ONNX file in the same
+way. For devices outside the cluster, `nas/pipeline/devices.py` adds the latencies later, with `judged` and `on_all`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from nas.tasks import Metric
 _AGREE = 0.99
 """The share of texts to which the served file and the folder's model should give the same answer."""
 _FEW = 2
-"""The number of texts with different answers that is always allowed, because near a tie rounding decides."""
+"""The number of texts with different answers that is always allowed, because rounding decides near a tie."""
 _EXPORT, _TEACHER = "export", "teacher"
 
 
@@ -85,7 +85,7 @@ class Artefact:
         return forward
 
     def network(self, early: bool = False) -> Network:
-        """Return what is timed: the served file, or the reloaded model for torch and for `early` exits."""
+        """Return the network to time: the served file, or the reloaded model for torch and for `early` exits."""
         whole = self.device.runtime != "torch" and not early
         return served_files(self.folder, self.device.runtime)[0] if whole else as_compact(self.folder)
 
@@ -164,8 +164,8 @@ def verify(
 
     Its metrics are those on the first device; if there are several devices, `devices` has the metrics on each. A
     reference of None means that the export is the teacher itself. Without a budget, `met` is true on every measured
-    device. `about` has additional entries for the file. A device off the cluster cannot be measured from here: its
-    latencies are None, and so is `met` until they are imported.
+    device. `about` has additional entries for the file. A device outside the cluster cannot be measured from here: its
+    latencies and its `met` are None until the latencies are imported.
     """
     found = {
         device.name: _verify_on(Artefact(folder, device), reference, budget, test, metric, texts)
@@ -238,7 +238,7 @@ def _verify_on(
 
 
 def _judged_groups(metric: Metric, labels: np.ndarray) -> dict[str, str]:
-    """Return the entry `judged`, the number of groups that the metric is a mean over; nothing if it judges texts."""
+    """Return the entry `judged`, the number of groups that the metric is a mean over; empty if it uses no groups."""
     return {"judged": f"{metric.size(labels):,} {metric.size_word}"} if metric.judges_groups else {}
 
 
@@ -263,7 +263,7 @@ def timing(
     texts: Texts,
     memory: bool,
 ) -> dict[str, Any]:
-    """Measure an export interleaved with the teacher, and judge whether it meets the limits; see `judged`."""
+    """Measure an export interleaved with the teacher, and check whether it meets the limits; see `judged`."""
     device, title = artefact.device, f"Measuring {artefact.folder.name}"
     networks = served_networks(artefact, reference, exits)
     records = measure_with_exits(device, networks, exits_of(exits), device.repeats, title, texts)
@@ -279,7 +279,7 @@ def served_networks(artefact: Artefact, reference: Reference | None, exits: Sequ
 
 
 def exits_of(exits: Sequence[float]) -> dict[str, Sequence[float]]:
-    """Return the export's exit shares under its name in `served_networks`; nothing without early exits."""
+    """Return the exit shares by the name that the export has in `served_networks`; empty without early exits."""
     return {_EXPORT: exits} if exits else {}
 
 
@@ -296,7 +296,7 @@ def judged(
     """
     if limits is not None and limits.peak_memory_mb is not None and not peaks:
         raise DeviceError(
-            f"budgets: peak_memory_mb cannot be judged on {limits.device}: its operating system does not report the "
+            f"budgets: peak_memory_mb cannot be checked on {limits.device}: its operating system does not report the "
             "peak memory of a process; remove this limit"
         )
     own, teacher = records[_EXPORT], records.get(_TEACHER, records[_EXPORT])
@@ -324,7 +324,7 @@ def verify_file(
     """Return the verification of a folder whose ONNX file computes `logits` from `input_ids`, such as a static model.
 
     Accuracy is computed by ONNX Runtime, text by text. Latency is measured on the device, interleaved with the
-    teacher; it is None if the device uses PyTorch or is off the cluster.
+    teacher; it is None if the device uses PyTorch or is outside the cluster.
     """
     serving = device.model_copy(update={"runtime": "onnxruntime", "processor": "cpu", "number_format": "float32"})
     path = folder / ONNX_FILE
@@ -362,7 +362,7 @@ def verify_file(
 
 
 def stored_metrics(artefact: Artefact) -> dict[str, float]:
-    """Return the metrics that follow from the files alone: size in 10^6 bytes and number of parameters."""
+    """Return the metrics that depend only on the files: size in 10^6 bytes and number of parameters."""
     return {"size_mb": artefact.size_mb, "params": reload(artefact.folder).num_parameters()}
 
 

@@ -1,7 +1,7 @@
 """Errors of the Hugging Face hub as one line that names the problem and the remedy.
 
 The context manager `translated_errors` translates the exceptions of hub clients into `TeacherError` or `DataError`. The
-other functions tell whether the hub is out of reach, in which case earlier downloads can be used, and why.
+other functions tell whether and why the hub is out of reach; earlier downloads can then be used instead.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def quiet() -> Iterator[None]:
 def translated_errors(kind: Kind, name: str, revision: str | None) -> Iterator[None]:
     """Raise `TeacherError` or `DataError`, with a message of one line, for errors of the hub within the block.
 
-    The error is about the repository `name` at a `revision`. A limit of this machine is raised as a `MachineError`.
+    `name` and `revision` say what was requested. A limit of this machine is raised as a `MachineError`.
     The hub client is silenced as in `quiet`.
     """
     with quiet():
@@ -166,7 +166,7 @@ def _way_out(kind: Kind, name: str, problem: Exception) -> str:
     """Return the remedy if the hub is out of reach."""
     if isinstance(problem, OfflineModeIsEnabled):
         download = f"`hf download {'--repo-type dataset ' if kind == 'dataset' else ''}{name}`"
-        return f"unset it, run {download} while online, or give {_local(kind)}"
+        return f"unset HF_HUB_OFFLINE, run {download} while online, or give {_local(kind)}"
     if isinstance(problem, HfHubHTTPError):
         return f"try again later, or give {_local(kind)}"
     return f"check the network, the proxy and HF_ENDPOINT, or give {_local(kind)}"

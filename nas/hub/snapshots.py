@@ -100,7 +100,10 @@ def find(kind: Kind, name: str, revision: str | None) -> tuple[Snapshot, str]:
 
 
 def latest(kind: Kind, name: str, revision: str | None) -> tuple[str | None, str]:
-    """Return the commit that a branch or tag points to now, and an empty text; None and the reason if out of reach."""
+    """Return the commit that a branch or tag points to now, and an empty text.
+
+    If the hub is out of reach, return None and the reason as text.
+    """
     with translated_errors(kind, name, revision):
         commit, problem = _ask(kind, name, revision)
     return commit, why_out_of_reach(problem) if problem else ""

@@ -50,8 +50,8 @@ class Split:
     def rows(self, read: Callable[[Path], Dataset], suffixes: tuple[str, ...]) -> Dataset:
         """Return all rows of the split, after downloading its files.
 
-        `read` reads a single local file whose suffix is one of `suffixes`; other files, and those with settings of
-        their own, are read by the datasets library. Raises `DataError` if the files cannot be read.
+        `read` reads a single local file whose suffix is one of `suffixes`. If a file has another suffix, or if the
+        split has `options`, the datasets library reads all files instead. Raises `DataError` if they cannot be read.
         """
         folder = self.snapshot.download(self.files)
         paths = [folder / file for file in self.files]

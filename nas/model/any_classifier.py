@@ -28,7 +28,7 @@ from nas.tasks import Problem
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
-"""File patterns, of which a folder with a tokenizer matches at least one."""
+"""File patterns. A folder with a tokenizer has a file that matches at least one of them."""
 _LONGEST = 1_000_000
 """A `model_max_length` above this is the placeholder of transformers for a tokenizer without a limit."""
 

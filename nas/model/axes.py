@@ -22,7 +22,7 @@ class Axis(StrEnum):
     HIDDEN = "hidden"
     """Hidden units: the features of the hidden states."""
     POOLED = "pooled"
-    """The pooler's output units, of which there are as many as hidden units."""
+    """The pooler's output units, as many as there are hidden units."""
     HEADS = "heads"
     """The attention heads of one layer."""
     HEAD_FEATURES = "head features"
@@ -38,7 +38,7 @@ Axes = tuple[Axis | None, ...]
 def along(module: M, *axes: Axis | None) -> M:
     """Record which units the axes of a module's weight run over (rows, then columns), and return the module.
 
-    The axis of the module's bias is the first of them.
+    The only axis of the module's bias is the first axis of its weight.
     """
     module.axes = axes  # type: ignore[assignment]
     return module

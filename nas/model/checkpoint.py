@@ -241,7 +241,7 @@ def _renamed(
     base, anchor = (
         f"{family.base}.",
         family.token_embeddings,
-    )  # the part of its name before the anchor is the encoder's prefix
+    )  # in the name of the token embeddings, the part before the anchor is the encoder's prefix
     anchors = [name for name in given if name == anchor or name.endswith(f".{anchor}")]
     usual = [name for name in anchors if name == base + anchor]
     if len(usual or anchors) != 1:

@@ -51,9 +51,9 @@ class CompactBertConfig(PretrainedConfig):
     tokens in a text, and `position_table` says whether each position has a learnt embedding.
 
     `relative_attention_num_buckets` is the number of distance ranges for which attention has a learnt bias (MPNet).
-    `rope_thetas` holds the base of the rotary frequencies for each layer of the teacher (ModernBERT). Each of the two
-    is None if the attention does not use it. `attention_windows` holds, for each layer of the teacher, the largest
-    distance at which tokens attend to each other, or None if it is unlimited.
+    `rope_thetas` holds the base of the rotary frequencies for each layer of the teacher (ModernBERT). These two
+    settings are None if attention does not use them. `attention_windows` holds, for each layer of the teacher, the
+    largest distance at which tokens attend to each other, or None if it is unlimited.
 
     With `norm_first`, a block normalises its input instead of its output, and a final norm follows the last layer;
     the attention block of the teacher's first layer then has no norm. `gated` feed-forward blocks multiply the

@@ -74,12 +74,12 @@ class BlockEmbedding(Compressed):
 
     @property
     def num_embeddings(self) -> int:
-        """The size of the vocabulary, under its name in `nn.Embedding`."""
+        """The size of the vocabulary, named as in `nn.Embedding`."""
         return self.rows
 
     @property
     def embedding_dim(self) -> int:
-        """The number of features, under its name in `nn.Embedding`."""
+        """The number of features, named as in `nn.Embedding`."""
         return self.columns
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
@@ -249,7 +249,7 @@ class ResidualOutput(nn.Module):
     """The last linear layer of a block, with the residual connection and the block's norm.
 
     The norm follows the residual connection. With `norm_first`, it is applied to the block's input instead;
-    `LayerNorm` is None if that input is already normalised. If `owner` is given, the linear layer is the owner's.
+    `LayerNorm` is None if that input is already normalised. If `owner` is given, its linear layer is used.
     """
 
     dense: BlockLinear
@@ -306,7 +306,7 @@ class AttentionBlock(nn.Module):
 class Intermediate(nn.Module):
     """The first half of a feed-forward block, up to the activation.
 
-    A gated one multiplies the activation by the output of a second linear layer with the same input (Shazeer,
+    In a gated block, the activation is multiplied by the output of a second linear layer with the same input (Shazeer,
     arXiv:2002.05202).
     """
 
@@ -376,7 +376,7 @@ class CompactBertLayer(nn.Module):
         """Return the tokens of `hidden`, (batch, tokens, hidden_size), after this layer, before any are dropped.
 
         With `first_only`, only the first token is computed. The second result is the attention weights (see
-        `SelfAttention`) if `weigh` is set or the layer drops tokens by them; otherwise it is None.
+        `SelfAttention`) if `weigh` is set or if the layer drops tokens; otherwise it is None.
         """
         reader, weights = hidden[:, :1] if first_only else hidden, None
         if self.has_attention:

@@ -136,7 +136,7 @@ class CompactBertPreTrainedModel(PreTrainedModel):
     base_model_prefix = "bert"
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
-    """False, since the loss is a mean over a batch: a Trainer that accumulates gradients must divide it itself."""
+    """False, since the loss is a mean over a batch: a Trainer that accumulates gradients must average the losses."""
     _supports_sdpa = True
     _no_split_modules = ["Embeddings", "CompactBertLayer"]
 
@@ -144,7 +144,7 @@ class CompactBertPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, Compressed):
             for matrix in module.matrices.values():
-                if not getattr(matrix, "_is_hf_initialized", False):  # it was not in the loaded file
+                if not getattr(matrix, "_is_hf_initialized", False):  # the loaded file lacked it
                     matrix.normal_(std=self.config.initializer_range)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
@@ -197,8 +197,8 @@ class CompactBertModel(CompactBertPreTrainedModel):
     """Embeddings and layers, without a head: a model from token ids to hidden states.
 
     `embeddings_project` exists if `embedding_size` is set, `final_norm` if `norm_first` is set, and `pooler` if
-    `pooler_act` is set; otherwise they are None. The pooler is part of the head, but is kept here, as in BERT, so
-    that it has the same name.
+    `pooler_act` is set; otherwise they are None. The pooler is part of the head, but belongs to this class, as in
+    BERT, so that its parameters have the same names.
     """
 
     def __init__(self, config: CompactBertConfig) -> None:
@@ -227,7 +227,7 @@ class CompactBertModel(CompactBertPreTrainedModel):
     def after(self, number: int, hidden: torch.Tensor) -> torch.Tensor:
         """Return the tokens that layer `number` passes on, for texts of equal length without padding.
 
-        If nothing reads the other tokens any more, only the first token is computed.
+        If no later layer reads the other tokens, only the first token is computed.
         """
         layer = cast(CompactBertLayer, self.encoder.layer[number])
         hidden_after, weights = layer(hidden, None, number >= self.first_token_from)
@@ -305,7 +305,7 @@ class CompactBertModel(CompactBertPreTrainedModel):
     def _computed(
         self, number: int, hidden: torch.Tensor, mask: torch.Tensor | None, every_token: bool, weigh: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the output of layer `number`, for only the first token if no other is read or asked for."""
+        """Return the output of layer `number`; only for the first token if no other token is read or requested."""
         first_only = number >= self.first_token_from
         if not first_only or (every_token and not self.encoder.layer[number].quantises_inputs):
             return self.encoder.run(number, hidden, mask, False, weigh)
@@ -428,7 +428,7 @@ projection are separate modules.
 def register_auto_classes() -> None:
     """Let the Auto classes of transformers load exported sub-networks in this process without `trust_remote_code`.
 
-    This happens when this module is imported, which all code that works with sub-networks does.
+    This module calls the function on import, and all code that works with sub-networks imports this module.
     """
     transformers.AutoConfig.register(CompactBertConfig.model_type, CompactBertConfig, exist_ok=True)
     for name, model in AUTO_MODELS.values():
@@ -464,7 +464,7 @@ def _asked(config: CompactBertConfig, attentions: bool | None, hidden_states: bo
 
 
 def first_confident(every: tuple[torch.Tensor, ...], threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return, for each text, the logits of its exit and the number of layers up to there.
+    """Return, for each text, the logits at its exit and the number of layers up to that exit.
 
     The exit is the first layer whose confidence, the probability of the likeliest class, reaches the threshold; if
     there is none, it is the last layer.

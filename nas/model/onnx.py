@@ -85,8 +85,8 @@ def _emit_from(graph: GraphBuilder, model: CompactBert, number: int, hidden: str
     architecture = config.architecture
     last = first_token_from(architecture.resolved, config.readout)
     reader = emit_first(graph, hidden) if number == last else hidden
-    # The last attention writes its queries apart from keys and values, as it needs only those of the first token.
-    # A block that shares its weights does the same: the constants are then equal, and are stored only once.
+    # The last attention writes queries separately from keys and values, because it needs only the first token's query.
+    # A block that shares weights with it does the same: their constants are then equal, and are stored only once.
     separate_queries = last < len(layers) and architecture.owner(number, "attention") == architecture.owner(
         last, "attention"
     )
@@ -141,7 +141,7 @@ def _emit_mean_state(graph: GraphBuilder, hidden: str, mask: str) -> str:
 
 
 def _emit_every_state(graph: GraphBuilder, hidden: str, mask: str) -> str:
-    """Return the features of every token, (batch, tokens, features), for which nothing need be written."""
+    """Return the features of every token, (batch, tokens, features). This needs no operator."""
     return hidden
 
 

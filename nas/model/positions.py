@@ -49,11 +49,11 @@ class Positions(nn.Module):
         return None
 
     def emit_rotated(self, graph: GraphBuilder, features: str, tokens: str) -> str:
-        """Write `rotated` for queries or keys; `tokens` is their number, (1,)."""
+        """Write `rotated` for queries or keys; `tokens` names the value with their number, (1,)."""
         return features
 
     def emit_bias(self, graph: GraphBuilder, queries: str, keys: str) -> str:
-        """Write `bias`; `queries` and `keys` are their numbers, each (1,)."""
+        """Write `bias`; `queries` and `keys` name the values with the numbers of queries and of keys, each (1,)."""
         raise NotImplementedError("these positions add no bias to attention scores")
 
 

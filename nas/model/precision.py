@@ -30,5 +30,5 @@ def precision_name(bf16: bool) -> str:
 
 
 def training_processor() -> str:
-    """Return the processor, `cuda` or `cpu`, that trains, evaluates candidates in this process and judges exports."""
+    """Return the processor, `cuda` or `cpu`, that trains networks and evaluates candidates in this process."""
     return "cuda" if torch.cuda.is_available() else "cpu"

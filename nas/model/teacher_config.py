@@ -1,8 +1,8 @@
 """A teacher's configuration, read from its folder: only the settings that define the model, each of them checked.
 
-Configuration files in the wild contain numbers written as text, settings of other tools, and options with which some
-program called the model. `read_config` rebuilds the configuration from the settings that define the network, so that no
-other setting can change what the network computes.
+Configuration files in the wild contain numbers written as text, settings of other tools, and options that belong to a
+particular call of the model. `read_config` rebuilds the configuration from the settings that define the network, so
+that no other setting can change what the network computes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _OFF = {
     "is_decoder": "give an encoder",
     "add_cross_attention": "give an encoder",
     "pruned_heads": "give a checkpoint with all heads",
-    "quantization_config": "give the checkpoint before quantisation; if its weights are not quantised, remove it",
+    "quantization_config": "give the checkpoint before quantisation, or remove the setting if no weight is quantised",
 }
 """Settings that would change the network's function or the format of its weights, with the remedy for each."""
 

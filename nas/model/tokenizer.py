@@ -1,7 +1,7 @@
 """A teacher's tokenizer, made uniform when it is loaded, so that exports truncate and pad texts as in training.
 
-`load_tokenizer` reads it from a model folder. `check_tokenizer` and `check_ids` ensure that the teacher can read the
-token ids that it produces.
+`load_tokenizer` reads a tokenizer from a model folder. `check_tokenizer` and `check_ids` ensure that the teacher can
+read the token ids that the tokenizer produces.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def load_tokenizer(
 
     Texts are truncated on the side that the folder's tokenizer has set. `config` replaces the folder's own
     configuration, which may have values that transformers does not read. With `of_words`, the tokenizer splits a list
-    of words into the same tokens as the text that the words form. Raises `TeacherError` if there is no tokenizer,
-    only one written in Python, or one that cannot do this.
+    of words into the same tokens as the text that the words form. Raises `TeacherError` if there is no tokenizer, if
+    it is written in Python, or if it cannot split lists of words in this way.
     """
     # For a folder without a tokenizer, transformers silently creates an empty one.
     folder = Path(source)
@@ -67,7 +67,7 @@ def load_tokenizer(
 
 
 def _has_spaces_in_tokens(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the space before a word is part of its first token, so that a single word must be given one."""
+    """Whether the space before a word is part of its first token, so that a single word needs a space before it."""
     before: Any = tokenizer.backend_tokenizer.pre_tokenizer if tokenizer.is_fast else None
     return before is not None and b"ByteLevel" in before.__getstate__()
 

@@ -1,6 +1,6 @@
 """The families of teachers that can be compressed, by their `model_type` in transformers.
 
-`FAMILIES` is the registry: each family is defined in one file of this folder, and `base.py` has their contract.
+`FAMILIES` is the registry: each family is defined in one file of this folder, and `base.py` defines the contract.
 """
 
 from nas.errors import TeacherError

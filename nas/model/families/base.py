@@ -50,21 +50,24 @@ class Family:
     sequence_head: tuple[tuple[str, str], ...] = ()
     """Further replacements, which apply first, for the head of its sequence classifier."""
     fused: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """Compact modules that the family joins into one own module: the place of each in it, and how many it joins."""
+    """For each compact module that the family joins with others into one: its index, and the number of joined ones."""
     settings: Mapping[str, str] = field(default_factory=dict)
-    """Compact settings, with the family's own names for those that it names differently."""
+    """The family's own names of the compact settings that it names differently."""
     constants: Mapping[str, Any] = field(default_factory=dict)
-    """Compact settings that its configuration does not have, with the values that the family uses."""
+    """Compact settings that the family's configuration does not have, with the values that the family uses."""
     own_settings: tuple[str, ...] = ()
-    """Own settings that affect the function without corresponding to one compact setting; see `compact`."""
+    """Settings of the family's configuration that affect the function, but match no single compact setting.
+
+    See `compact`.
+    """
     own_counts: tuple[str, ...] = ()
-    """The own settings that must be whole numbers above 0."""
+    """The settings of the family's configuration that must be whole numbers above 0."""
     own_numbers: tuple[str, ...] = ()
-    """The own settings that must be numbers above 0."""
+    """The settings of the family's configuration that must be numbers above 0."""
     has_embedding_size: bool = False
     """Whether its embeddings can have a width of their own, with a projection to `hidden_size` after them."""
     positions_follow_padding: bool = False
-    """Whether a text's first token takes row `pad_token_id + 1` of the position table."""
+    """Whether a text's first token uses row `pad_token_id + 1` of the position table."""
 
     def read(self, config: PreTrainedConfig, setting: str) -> Any:
         """Return the value of a compact setting in a configuration of this family."""
@@ -89,12 +92,12 @@ class Family:
         return pad_token_id if self.positions_follow_padding else None
 
     def first_position(self, pad_token_id: int | None) -> int:
-        """Return the row of its position table that the first token takes; the rows before are not used."""
+        """Return the row of the family's position table that the first token uses; earlier rows are not used."""
         token = self.uncounted(pad_token_id)
         return 0 if token is None else token + 1
 
     def rules(self, config: PreTrainedConfig) -> Rules:
-        """Return the settings that could make its models compute something that a `CompactBert` does not support."""
+        """Return the settings that could make a model compute something that a `CompactBert` does not support."""
         return {
             self.name("hidden_act"): (self.read(config, "hidden_act"), ACTIVATIONS),
             # Only older checkpoints have this setting; both None and "absolute" stand for absolute positions.
@@ -107,15 +110,18 @@ class Family:
         return form
 
     def compact(self, config: PreTrainedConfig) -> dict[str, Any]:
-        """Return further compact settings, in which this family differs from BERT."""
+        """Return further compact settings: those in which this family differs from BERT."""
         return {}
 
     def stock(self, config: CompactBertConfig) -> dict[str, Any]:
-        """Return own settings, other than those in `settings`, for a network that the family can express."""
+        """Return further settings of the family's own configuration for a network that its class can express."""
         return {}
 
     def expresses(self, config: CompactBertConfig, state: Mapping[str, torch.Tensor]) -> bool:
-        """Whether its own class can compute a network of equal layers without compression, given its parameters."""
+        """Whether the family's own class can compute a network of equal, uncompressed layers.
+
+        `state` holds the network's parameters.
+        """
         return True
 
     def to_compact(
@@ -125,19 +131,19 @@ class Family:
         config: PreTrainedConfig,
         kind: NetworkType,
     ) -> dict[str, torch.Tensor]:
-        """Return the compact parameters `names`, from the parameters `given` of its own model of type `kind`."""
+        """Return the compact parameters `names`, computed from the parameters `given` of a teacher of type `kind`."""
         state = {name: self._part(name, given[self.parameter(name, kind)]) for name in names}
         if _POSITIONS in state:
             state[_POSITIONS] = state[_POSITIONS][self.first_position(config.pad_token_id) :]
         return state
 
     def _part(self, name: str, parameter: torch.Tensor) -> torch.Tensor:
-        """Return the rows of an own parameter that are the compact parameter `name`."""
+        """Return the rows of a parameter of the family's own model that correspond to the compact parameter `name`."""
         number, count = next((part for module, part in self.fused.items() if f".{module}." in name), (0, 1))
         return parameter.chunk(count)[number]
 
     def to_stock(self, state: Mapping[str, torch.Tensor], config: CompactBertConfig) -> dict[str, torch.Tensor]:
-        """Return own parameters for the compact parameters in `state`; the inverse of `to_compact`."""
+        """Return the parameters of the family's own model for the compact ones in `state`; inverts `to_compact`."""
         parts: dict[str, list[torch.Tensor]] = {}
         for name, value in state.items():  # the parts of a fused parameter come in their order
             parts.setdefault(self.parameter(name, config.network_type), []).append(value)
