@@ -109,7 +109,7 @@ class Floor:
     teacher: float
     """The teacher's accuracy on the same texts."""
     confident: float
-    """The accuracy with inherited weights from which a network is above the floor by more than chance."""
+    """The accuracy with inherited weights from which a network exceeds the floor by more than chance explains."""
     minimise: str
     """The name of the cost metric to minimise."""
     device: str
@@ -136,10 +136,10 @@ class Floor:
 
 
 class Budget(Settings):
-    """The limits that one exported network must meet, all of them, and optionally a floor for its accuracy.
+    """The limits that one exported network must all meet, and optionally a floor for its accuracy.
 
     In a study file, the limits of a single device may be written next to the name: `device = "server"`,
-    `p50_ms = "20%"`. With a floor, the minimised metric may not exceed the teacher's value unless the study limits it.
+    `p50_ms = "20%"`. With a floor, the limit on the minimised metric defaults to the teacher's value.
     """
 
     name: Name
@@ -207,7 +207,7 @@ class Budget(Settings):
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """The names of the devices that it limits, in the order of the study file."""
+        """The names of the devices on which the budget sets limits, in the order of the study file."""
         return tuple(limits.device for limits in self.limits)
 
     @property
@@ -217,14 +217,14 @@ class Budget(Settings):
 
     @property
     def has_floor(self) -> bool:
-        """Whether it sets a least accuracy, absolutely or relative to the teacher."""
+        """Whether the budget sets a least accuracy, either absolute or relative to the teacher's."""
         return self.accuracy is not None or self.accuracy_loss is not None
 
     def floor(self, teacher: float, error: float) -> Floor | None:
-        """Return its accuracy floor, or None if it has none.
+        """Return the accuracy floor, or None if the budget has no floor.
 
-        `teacher` is the teacher's accuracy on the texts that judge candidates; `error` is the most that chance can add
-        to an accuracy there.
+        `teacher` is the teacher's accuracy on the texts on which candidates are evaluated. `error` is the most by which
+        chance can raise an accuracy on these texts.
         """
         asked = [] if self.accuracy is None else [self.accuracy]
         asked += [] if self.accuracy_loss is None else [teacher - self.accuracy_loss * _POINT]
@@ -233,7 +233,7 @@ class Budget(Settings):
         return Floor(max(asked), teacher, max(asked) + error, self.minimise, self.device)
 
     def on(self, device: str) -> Limits | None:
-        """Return its limits on a device, or None if it has none there."""
+        """Return the budget's limits on a device, or None if it has no limits on that device."""
         return next((limits for limits in self.limits if limits.device == device), None)
 
 

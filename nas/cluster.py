@@ -1,6 +1,6 @@
 """Connections to Ray: to an existing cluster by its address, or to a local cluster that is started on this machine.
 
-It is used by the modules that run work on Ray (`nas.search.ray_executor`, `nas.supernet.ray_training`,
+This module is used by the modules that run work on Ray (`nas.search.ray_executor`, `nas.supernet.ray_training`,
 `nas.latency.ray_worker`), by the option `--address` and by `nas doctor`.
 """
 
@@ -20,7 +20,7 @@ _TIMEOUT_S = 10.0
 
 
 def connect(address: str, wanted: str) -> None:
-    """Connect this process to a cluster: `auto` is the one that this machine belongs to, otherwise HOST:PORT.
+    """Connect this process to the cluster at HOST:PORT, or to the one that this machine belongs to if `auto` is given.
 
     Raises `ClusterError` if that fails; its message begins with `wanted`, the setting that needs the cluster.
     """

@@ -28,8 +28,8 @@ be texts or labels. `tags` are lists with a tag for each word of another column;
 _SAMPLE = 2000
 """The number of evenly spaced rows that are examined to decide whether a column holds texts."""
 _FEW = 20
-"""The limit for few distinct values: if they are fewer and repeat often, they are not texts, and numbers with
-fractions may still be classes."""
+"""The limit for few distinct values. Fewer values that repeat often are not texts, and so few numbers with fractions
+may be classes."""
 _MOSTLY = 0.9
 """The share of values that must fulfil a condition for the whole column to do so."""
 _PASSAGES = 3
@@ -339,7 +339,7 @@ def label(columns: Sequence[Column], text: Collection[str], same: Callable[[str,
 
 
 def _different(columns: Sequence[Column], same: Callable[[str, str], bool]) -> list[Column]:
-    """Return the columns without duplicates, such as names and numbers of classes; the shortest column name stays."""
+    """Return the columns without duplicates, such as names and numbers of classes; the shortest column name is kept."""
     kept: list[Column] = []
     for column in sorted(columns, key=lambda column: len(column.name)):
         alike = [known for known in kept if len(known.counts) == len(column.counts) and known.form == column.form]
@@ -384,9 +384,9 @@ def why_unfit(column: Column) -> str | None:
 def meaning(column: Column, outputs: int | None) -> Clear[Meaning] | Unclear:
     """Decide what the values of a column of labels mean; the candidates of an `Unclear` result are meanings.
 
-    The column must not be `why_unfit`. `outputs` is the number of outputs of a fine-tuned teacher, or None. If the
-    labels match the outputs, that decides. Otherwise, numbers are clear only if their values and the column name allow
-    only one interpretation.
+    `why_unfit` must be None for the column. `outputs` is the number of outputs of a fine-tuned teacher, or None. If
+    this number fits only one meaning of the labels, that meaning is returned. Otherwise, numbers are clear only if
+    their values and the column name allow only one interpretation.
     """
     if column.list_meaning:
         return Clear(column.list_meaning)

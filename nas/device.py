@@ -64,7 +64,7 @@ class Device(Settings):
     warm_up: Positive = 3
     """The least number of warm-up runs of a network, which are not counted. They continue until the time is stable."""
     repeats: Positive = 40
-    """Rounds in which whole networks are measured, interleaved."""
+    """The number of rounds in which whole networks are measured, interleaved."""
 
     @model_validator(mode="before")
     @classmethod

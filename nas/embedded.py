@@ -145,8 +145,8 @@ def _split(found: dict[str, str], rng: random.Random) -> tuple[list[str], list[s
 def gaps(texts: list[str], rng: random.Random) -> list[tuple[str, int]]:
     """Return one row (text with a gap, class) per sentence.
 
-    The gap replaces the occurrence of a word in `WORDS` that has been replaced least often so far, so that the classes
-    are about equally frequent. Sentences without such a word, and repeated texts, are left out.
+    The gap replaces the word of the sentence, among `WORDS`, that has been replaced least often so far, so that the
+    classes are about equally frequent. Sentences without such a word, and repeated texts, are left out.
     """
     counts = [0] * len(WORDS)
     rows: dict[str, int] = {}

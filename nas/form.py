@@ -1,7 +1,7 @@
 """The form of a network: which transformers model class it corresponds to, and what its head reads.
 
 Each kind of task (`nas.tasks`) defines the form of its networks, because it determines their outputs. The model, the
-latency profiles and the export follow it.
+latency profiles and the export use this form.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from nas.files import write_atomically
 
 OPSET = 20
-"""The first operator set that has Gelu. onnxruntime supports it since version 1.17."""
+"""The first operator set that has Gelu. onnxruntime has supported it since version 1.17."""
 
 
 Shape = tuple[int | str | None, ...]

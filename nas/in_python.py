@@ -102,7 +102,7 @@ def _write(folder: Path, tables: dict[str, Any]) -> tuple[Study, dict[str, str]]
 
 
 def _with_files(folder: Path, task: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the table of a task with its data replaced by the names of files, to which the data is written."""
+    """Write the data of a task to files, and return the task's table with the names of these files instead."""
     values = {key: _data(folder, key, value) if key in _DATA else value for key, value in task.items()}
     if "unlabelled" in task:
         values["unlabelled"] = [
@@ -132,7 +132,7 @@ def _data(folder: Path, name: str, rows: Any) -> Any:
 
 
 def _with_model(folder: Path, key: str, table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the table of a teacher or student with a loaded model replaced by the folder to which it is written."""
+    """Write the loaded model of a teacher or student, if any, to a folder; return the table with the folder instead."""
     values = {name: value for name, value in table.items() if name != "tokenizer"}
     model, tokenizer = values.get("model"), table.get("tokenizer")
     if not hasattr(model, "save_pretrained"):
@@ -147,7 +147,7 @@ def _with_model(folder: Path, key: str, table: Mapping[str, Any]) -> dict[str, A
 
 
 def _absolute(name: Any) -> Any:
-    """Return the absolute path of an existing file or folder; other values, such as hub ids, stay as they are."""
+    """Return the absolute path of an existing file or folder; return other values, such as hub ids, unchanged."""
     if not isinstance(name, str | Path):
         return name
     path = given_path(str(name))
@@ -162,7 +162,7 @@ def _compressed(folder: Path, values: Mapping[str, Any]) -> TeacherProperties | 
 
 
 def _space(folder: Path, known: TeacherProperties | None) -> str:
-    """Return the name of a search space that fits a model; unless a shipped one does, write one."""
+    """Return the name of a search space that fits a model. If no shipped one does, write a new one."""
     if known is None:
         raise StudyError(
             "search_space: must be given for a hub model, because its sizes are unknown before the download; give one"

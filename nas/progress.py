@@ -24,7 +24,7 @@ _SECONDS_BETWEEN_LINES = 30.0
 _SECONDS_BETWEEN_VIEWS = 1.0
 _logs: list[IO[bytes]] = []
 Event = Mapping[str, Any]
-"""Something that happened on a run: its name under `event`, and its details under further keys. See `Run.listen`."""
+"""Something that happened in a run: its name under `event`, and its details under further keys. See `Run.listen`."""
 Listener = Callable[[Event], object]
 _listeners: list[Listener] = []
 

@@ -1,4 +1,4 @@
-"""The first study file of a user: examines a teacher and its data, proposes settings and writes them as TOML.
+"""Proposals for a user's first study file, from an examination of the teacher and the data, written as TOML.
 
 `TeacherProperties` and `Columns` hold facts from the files, and `Answers` the settings that the user gave or confirmed.
 `nas init` (`nas.cli.setup`) asks for these settings and calls `write_study`; `nas.in_python` uses the same proposals
@@ -55,13 +55,13 @@ class TeacherProperties:
 
     shape: Shape
     positions: int
-    """The largest number of tokens in a text that it can read."""
+    """The largest number of tokens in a text that the teacher can read."""
     outputs: int | None
-    """The number of outputs of its classifier; None if it has no classifier, so it has not been fine-tuned."""
+    """The number of outputs of the teacher's classifier; None if it has no classifier, that is, is not fine-tuned."""
     problem_type: str | None = None
-    """The `problem_type` in its configuration."""
+    """The `problem_type` in the teacher's configuration."""
     tokenizer: str | None = None
-    """The model type of its tokenizer, such as WordPiece; None if its files do not tell."""
+    """The model type of the teacher's tokenizer, such as WordPiece; None if the files do not show it."""
     network_type: NetworkType = "sequence_classifier"
 
     @classmethod
@@ -85,10 +85,10 @@ class TeacherProperties:
         return cls(shape_of(config), positions, outputs, problem_type, tokenizer_kind(folder), *named[:1])
 
     def outputs_for(self, kind: str | None) -> int | None:
-        """Return the number of outputs of its classifier if that can serve a kind of task; otherwise None.
+        """Return the number of outputs of the teacher's classifier if it suits a kind of task; otherwise None.
 
         Without a kind, the task is assumed to have one label per text. A classifier that gives a text several labels
-        cannot serve such a task, and vice versa.
+        does not suit such a task, and vice versa.
         """
         if self.network_type != (task_kind(kind).network_form.network_type if kind else "sequence_classifier"):
             return None
@@ -100,7 +100,7 @@ class TeacherProperties:
         return None if is_known and own != several else self.outputs
 
     def misfit(self, data: Columns, label: Sequence[str], kind: str) -> str | None:
-        """Return why its classifier does not fit the task; None if it fits, or if it has none for this kind."""
+        """Return why the teacher's classifier does not fit the task; None if it fits or does not suit the kind."""
         outputs, wanted = self.outputs_for(kind), data.outputs(label, kind)
         if outputs in (None, wanted):
             return None
@@ -318,7 +318,7 @@ def write_study(
     space_is_new = own_space is not None and not (space_target.is_file() and _holds(space_target, own_space))
     for path in (target, *((space_target,) if space_is_new else ())):
         if path.exists() or path.is_symlink():
-            raise StudyError(f"{path}: is there already; remove it, or give another folder")
+            raise StudyError(f"{path}: already exists; remove it, or give another folder")
     absent = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         if own_space and space_is_new:
@@ -508,7 +508,7 @@ def _text(value: str) -> str:
 
 
 def _seen_from(folder: Path, name: str) -> str:
-    """Return a path relative to the folder of the study; an absolute path is returned as it is."""
+    """Return a path relative to the folder of the study; an absolute path is returned unchanged."""
     path = given_path(name)
     if path.is_absolute():
         return path.as_posix()

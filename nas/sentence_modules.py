@@ -45,7 +45,7 @@ class SentenceModules:
 def read_modules(folder: Path) -> SentenceModules:
     """Return the modules after the encoder in a folder.
 
-    Without `modules.json` this is the mean over all tokens, which sentence-transformers assumes too. Raises
+    Without `modules.json`, there is only pooling, by the mean over all tokens, as in sentence-transformers. Raises
     `TeacherError` for unsupported modules.
     """
     if not (folder / MODULES_FILE).is_file():

@@ -26,7 +26,7 @@ from nas.files import Positive, Settings, Whole, digest, read_toml, validate
 
 T = TypeVar("T")
 _MANY_ROWS = 10_000
-"""A stand-in for the number of rows of an embedding table, which depends on the teacher and far exceeds the columns."""
+"""A stand-in for the number of rows of an embedding table. The real number depends on the teacher and is also large."""
 
 
 class Shape(Settings):
@@ -308,7 +308,7 @@ class SearchSpace(Settings):
         return {}
 
     def _choices_at(self, block: Block, size: int) -> tuple[str, ...]:
-        """Return the methods that suit a block of that size and under which it has its own weights."""
+        """Return the methods that suit a block of that size and give it its own weights."""
         known = self._known_choices
         if (block, size) not in known:
             own = (name for name in getattr(self.compression, block) if compression(name).weights == "own")
@@ -332,10 +332,10 @@ class SearchSpace(Settings):
         return Layer(source, attention[0], feed_forward[0], attention[1], feed_forward[1], keep_tokens)
 
     def repaired(self, architecture: Architecture) -> Architecture:
-        """Return the most similar architecture that is sound (see `Architecture.is_canonical`).
+        """Return the most similar architecture that is canonical (see `Architecture.is_canonical`).
 
         A block that shares weights, but has no layer to share with, gets its own weights of the smallest size. So does
-        the feed-forward block of a layer without any block. `keep_tokens` and `exit_threshold` are set to 0 where they
+        the feed-forward block of a layer without any block. `keep_tokens` and `exit_threshold` are set to 0 if they
         would change nothing.
         """
 
@@ -361,9 +361,9 @@ class SearchSpace(Settings):
     def sample(self, rng: random.Random, size: float | None = None) -> Architecture:
         """Return a random architecture with every dimension drawn uniformly and independently.
 
-        With a `size` between 0 (smallest) and 1 (largest), sizes concentrate there: the index of each among its values
-        is binomially distributed. If `size` itself is drawn uniformly, each single dimension is uniform again. Blocks
-        without weights of their own count as the smallest size.
+        With a `size` between 0 (smallest) and 1 (largest), the drawn sizes concentrate around it: the index of each
+        drawn value in its list is binomially distributed. If `size` itself is drawn uniformly, each single dimension is
+        uniform again. Blocks without weights of their own count as the smallest size.
         """
 
         def draw(values: Sequence[T]) -> T:
@@ -421,7 +421,7 @@ class SearchSpace(Settings):
         return self.repaired(mutant)
 
     def crossover(self, first: Architecture, second: Architecture, rng: random.Random) -> Architecture:
-        """Return a child with the set of layers of one parent. Layers that both have come from either at random."""
+        """Return a child with one parent's set of layers. A layer that both parents have comes from one at random."""
         skeleton, other = (first, second) if rng.random() < 0.5 else (second, first)
         others = {layer.source: layer for layer in other.layers}
         child = Architecture(

@@ -95,13 +95,13 @@ def held_out_size(rows: int) -> int:
 
 
 class Holdout(Settings):
-    """Settings for holding out the search set, on which candidates are judged, from the training rows."""
+    """Settings for holding out the search set, on which candidates are evaluated, from the training rows."""
 
     size: Positive | None = None
     """The number of rows in the search set. By default, see `held_out_size`."""
     by: Literal["row", "sentence"] = "row"
     """`sentence` holds out whole sentences and removes every training row whose text is contained in one of them. It
-    cannot be set for tasks that judge rows in groups, which always hold out whole groups."""
+    cannot be set for tasks that evaluate rows in groups, which always hold out whole groups."""
 
     def size_of(self, rows: int) -> int:
         """Return how many of `rows` training rows are held out."""
@@ -123,7 +123,7 @@ class Task(Settings):
     test: str
     """The test set, usually the official validation set. It is read only once, for the final result."""
     search: str | None = None
-    """For `embedding`: the file or split with the pairs on which candidates are judged."""
+    """For `embedding`: the file or split with the pairs on which candidates are evaluated."""
     unlabelled: tuple[str, ...] = ()
     """Additional texts of the domain without labels, on which the teacher is distilled: files or, with `hub`, names of
     splits. A name with the suffix of a data file is always a file."""
@@ -162,7 +162,7 @@ class Task(Settings):
 
     @property
     def group_column(self) -> str | None:
-        """The column that identifies groups of rows that are judged together; None if each row is judged by itself."""
+        """The column that identifies groups of rows that are evaluated together; None if the task has no groups."""
         return task_kind(self.kind).group_column(self)
 
     @property
@@ -219,8 +219,8 @@ class SpaceSettings(Settings):
     name: str
     """The name of a shipped search space, or the path of a TOML file."""
     exclude_compression: tuple[str, ...] = ()
-    """Compression methods that this study excludes, each given by its name (excludes it with any parameter) or in
-    full."""
+    """Compression methods that this study excludes. A name excludes the method with any parameter; a method can also be
+    given in full, with its parameter."""
 
     @field_validator("exclude_compression")
     @classmethod
@@ -242,8 +242,8 @@ class Supernet(Settings):
     batch_size: Positive = 64
     learning_rate: PositiveReal = 3e-4
     random_subnets: Whole = 2
-    """Random sub-networks per step. If they are drawn near the budgets, there are two more; otherwise, the largest and
-    the smallest one are added."""
+    """The number of random sub-networks per step. Two sub-networks are added: two more random ones if they are drawn
+    near the budgets, otherwise the largest and the smallest one."""
     sampling: Literal["budgets", "spread", "uniform"] = "budgets"
     """`budgets`: sub-networks near the budgets. `spread`: all sizes, small and large as frequent as medium ones.
     `uniform`: every dimension drawn uniformly by itself, so that most sub-networks are of medium size."""
@@ -297,11 +297,11 @@ class Search(Settings):
     """Texts of the search set with fewer tokens are ignored, for data in which many rows are only parts of the texts
     that will be served."""
     bf16: Flag = True
-    """Whether to evaluate candidates in bf16 if the processor supports it natively. Exports are always judged in full
+    """Whether to evaluate candidates in bf16 if the processor supports it natively. Exports are always measured in full
     precision."""
     knapsack: Flag = False
-    """Whether to start from the networks that a knapsack solver predicts to be best. For this, every single change of
-    the largest network is evaluated first, which adds about two hundred evaluations for six layers."""
+    """Whether to start from the networks that a knapsack solver predicts to be best. For this, all networks that differ
+    from the largest one in a single respect are evaluated first: about two hundred networks for six layers."""
     storage: SecretStr | None = None
     """The URL of a database that stores the trials in place of the journal in the run's folder. It is never saved to a
     file."""
@@ -555,7 +555,7 @@ class Study(Settings):
         return self.model_copy(update={"search": found})
 
     def within(self, hours: float) -> Study:
-        """Return the same study limited to so many hours, or with its own numbers of steps if `hours` is 0.
+        """Return the same study with this limit on its hours, or with its own numbers of steps if `hours` is 0.
 
         Raises `StudyError` if `hours` is negative or not finite, or if the study does not support a time limit.
         """
@@ -571,7 +571,8 @@ class Study(Settings):
     def is_near_budgets(self) -> bool:
         """Whether the supernet is trained on sub-networks near the budgets.
 
-        This is impossible if all budgets have an accuracy floor, since it is unknown which sub-networks are near it.
+        This is impossible if all budgets have an accuracy floor, since it is unknown which sub-networks are near a
+        floor.
         """
         return self.supernet.sampling == "budgets" and not all(budget.has_floor for budget in self.budgets)
 
@@ -627,7 +628,7 @@ def _sizes(shape: Shape) -> str:
 
 
 def study_name(folder: Path) -> str:
-    """Return the default name of a study: its folder's name, with characters replaced that names cannot contain."""
+    """Return the default name of a study: its folder's name, in which characters not allowed in names are replaced."""
     own = folder.resolve().name
     if re.fullmatch(NAME, own):
         return own

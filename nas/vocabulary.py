@@ -29,8 +29,9 @@ _BYTE = re.compile("<0x[0-9A-F]{2}>")
 class _Model:
     """The model of a tokenizer in its JSON form, and the rules for which pieces must be kept besides the used ones.
 
-    This class is WordPiece, which splits off the longest piece that a word begins with, then the longest for the rest
-    of the word. Such a piece is still the longest one after others are removed, so no further pieces are needed.
+    This class handles WordPiece, which splits off the longest piece that a word begins with, then the longest piece for
+    the rest of the word. Such a piece is still the longest one after others are removed, so no further pieces are
+    needed.
     """
 
     def __init__(self, parts: dict[str, Any]) -> None:
@@ -195,7 +196,7 @@ def _renumber(processor: dict[str, Any], numbers: dict[str, int]) -> None:
 
 
 def tokenizer_kind(folder: Path) -> str | None:
-    """Return the model type of the tokenizer in a folder, such as WordPiece; None if the files do not tell."""
+    """Return the model type of the tokenizer in a folder, such as WordPiece; None if the files do not show it."""
     try:
         kind = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["type"]
         return kind if isinstance(kind, str) else None

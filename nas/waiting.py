@@ -1,4 +1,4 @@
-"""How idle OpenMP threads wait: asleep in `nas` itself, but as the user's environment says in latency measurements.
+"""How idle OpenMP threads wait: they sleep in `nas` itself, but follow the user's environment in latency measurements.
 
 By default an idle OpenMP thread spins for a while in case more work arrives. If another process is busy, the spinning
 thread occupies the core that a working thread needs, which makes a training on two cores several times slower. The

@@ -397,7 +397,7 @@ def test_an_interrupted_init_leaves_nothing_and_a_killed_one_is_no_hindrance(her
     (here / "mine" / "study.toml").unlink()
     (here / "mine" / "search_space.toml").write_text("mine")
     code, _, error = nas("init", "mine", *given)
-    assert code == 2 and "search_space.toml: is there already" in error
+    assert code == 2 and "search_space.toml: already exists" in error
     assert (here / "mine" / "search_space.toml").read_text() == "mine" and not (here / "mine" / "study.toml").exists()
 
 

@@ -126,7 +126,7 @@ class _Copy:
         return [member for member in source(module).members(node) if is_kept(member)]
 
     def _follow(self, module: str, name: str, reader: str = "") -> None:
-        """Record the definition or import that a name in a module refers to; other names, such as local ones, are ignored."""
+        """Record the definition or import to which a name in a module refers; skip other names, such as local ones."""
         found, reader = source(module), reader or module
         if name in found.defined:
             self._note(self.definitions, name, module)

@@ -30,8 +30,8 @@ def check_tokens(folder: Path, test: Dataset, sample: Mapping[str, Sequence[str]
         for name, ids in found.items():
             if ids != judged:
                 raise ExportError(
-                    f"{folder.name}: {name} must feed the network the tokens on which its accuracy was measured, but "
-                    f"for row {row} (counted from 0) of the test set it gives {_short(ids)} instead of {_short(judged)}; "
+                    f"{folder.name}: {name} must give the network the tokens on which its accuracy was measured, but "
+                    f"for row {row} (counted from 0) of the test set it gives {_short(ids)}, not {_short(judged)}; "
                     "save the teacher's tokenizer with its tokenizer.json again, or use another teacher"
                 )
 

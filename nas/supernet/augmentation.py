@@ -16,8 +16,8 @@ from datasets import Dataset
 
 
 class TokenReplacement:
-    """A callable that replaces random tokens of a batch by tokens drawn from the training rows, by their frequency
-    there.
+    """A callable that replaces random tokens of a batch by tokens drawn at random from the training rows.
+
 
     The share of tokens that are replaced is drawn for each text, between 0 and twice `share`. Special tokens are
     never replaced. The result for a text depends only on the seed, the step and the text. A resumed training

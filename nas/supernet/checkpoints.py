@@ -46,13 +46,13 @@ _STRETCH = 50
 def replaces(method: F) -> F:
     """Mark a method that replaces a private one of transformers' Trainer.
 
-    Raises `TrainingError` if the Trainer has none of that name: in a version that renamed it, the method here would
-    silently not be called.
+    Raises `TrainingError` if the Trainer has no method of that name. In a version of transformers that renamed it, the
+    replacement would silently never be called.
     """
     if not hasattr(Trainer, method.__name__):
         raise TrainingError(
             f"transformers {transformers.__version__}: its Trainer must have the method {method.__name__}, which nas "
-            "replaces, but has not; install a version that constraints.txt of nas names"
+            "replaces, but lacks it; install the version that constraints.txt of nas names"
         )
     return method
 
@@ -83,7 +83,7 @@ class SafeTrainer(Trainer):
 
     def __init__(self, *, train_dataset: Dataset, **kwargs: Any) -> None:
         super().__init__(train_dataset=train_dataset, **kwargs)
-        self.args._n_gpu = min(1, self.args.n_gpu)  # several GPUs need one process each
+        self.args._n_gpu = min(1, self.args.n_gpu)  # each of several GPUs needs its own process
         self._lengths = list(train_dataset["length"])
         self._rows: list[int] | None = None
         self.args.dataloader_drop_last = len(self._lengths) >= self.args.train_batch_size
@@ -97,8 +97,8 @@ class SafeTrainer(Trainer):
     def spread(self, first: int, batches: int) -> None:
         """Restrict training to a warm-up and `batches` batches of an epoch, spread over all lengths.
 
-        The warm-up runs the first `first` of these. An epoch is sorted by length within groups of `_STRETCH` batches,
-        with the longest texts first.
+        The warm-up uses the first `first` of these batches. An epoch is sorted by length within groups of `_STRETCH`
+        batches, with the longest texts first.
         """
         size, order = self.args.train_batch_size, list(self._get_train_sampler())
         stretch = [order[at : at + size] for at in range(0, min(len(order), _STRETCH * size), size)]

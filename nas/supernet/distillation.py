@@ -2,9 +2,9 @@
 
 Logits: Hinton et al., arXiv:1503.02531.
 
-Hidden states: each layer of a sub-network should return what its next layer received in the teacher. Its output is
-therefore compared with the teacher's hidden state just before that next layer. The output of the last layer is
-compared with the teacher's final state.
+Hidden states: each layer of a sub-network should return what the sub-network's next layer received in the teacher. Its
+output is therefore compared with the teacher's hidden state just before that next layer. The output of the last layer
+is compared with the teacher's final state.
 
 Attention relations: Wang et al., arXiv:2012.15828. These are the similarities between the tokens of a text in the
 queries, keys and values of the last layer. They do not depend on the number of features, so a sub-network may have any
@@ -110,8 +110,8 @@ def hidden_loss(
 ) -> torch.Tensor:
     """Return the mean squared error of the hidden states over the sub-network's hidden units, tokens and states.
 
-    The teacher's states must have all tokens, with one exception: if the last state of the sub-network has only the
-    first token, so may that of the teacher.
+    The teacher's states must have all tokens. Only its last state may have just the first token, if that is also true
+    of the sub-network's last state.
     """
     expected = (*(layer.source for layer in architecture.layers), len(teacher.states) - 1)
     total = attention_mask.new_zeros((), dtype=torch.float32)

@@ -18,7 +18,7 @@ from nas.model import CompactBert
 from nas.model.axes import Axis, labelled
 
 _Units = tuple[Axis, int | None]
-"""A kind of unit, and the number of the layer that they belong to, or None if all layers share them."""
+"""A kind of units, and the number of the layer that the units belong to, or None if all layers share them."""
 _OF_A_LAYER = (Axis.HEADS, Axis.HEAD_FEATURES, Axis.NEURONS)
 
 

@@ -1,4 +1,4 @@
-"""The loop of every training in this package: settings, progress and checkpoints on top of transformers' Trainer.
+"""The training loop of this package: settings, progress and checkpoints on top of transformers' Trainer.
 
 `run_trainer` runs both the distillation of `training.py` and `FineTuning`, which trains a teacher on labels. A
 training resumes from its last checkpoint when it is started again in the same folder. It uses bf16 on processors that
@@ -39,7 +39,8 @@ from nas.supernet.side_by_side import SideBySideTrainer
 from nas.tasks import GROUP, JUDGED
 
 # oneDNN caches the kernels for the last 1,024 shapes of products, several megabytes each. In a training whose shapes
-# change at every step, this takes gigabytes and hardly any shape returns. oneDNN reads this before its first product.
+# change at every step, the cache takes gigabytes, and hardly any kernel is used again. oneDNN reads the variable before
+# its first product.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 LOG_FILE = "training.json"
@@ -221,7 +222,7 @@ class _JudgedTrainer(SideBySideTrainer):
 
 @dataclass(frozen=True)
 class FineTuning:
-    """The inputs of the training of a teacher on labels, other than the teacher."""
+    """The inputs of the training of a teacher on labels, except the teacher itself."""
 
     train: Dataset
     tokenizer: PreTrainedTokenizerBase

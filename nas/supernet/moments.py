@@ -43,7 +43,7 @@ class Moments:
         """Return the linear regression that predicts all other features from the first `size`.
 
         The result is a weight (missing, size) and a constant (missing,), which is 0 without `constant`. `ridge` is
-        relative to the mean variance of the given features and keeps a fit to few values from following noise.
+        relative to the mean variance of the given features, and reduces overfitting if there are few values.
         """
         mean = self.total / self.count * constant
         covariance = self.second - torch.outer(mean, mean)

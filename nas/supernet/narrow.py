@@ -26,9 +26,9 @@ _SEARCHED = (Axis.HIDDEN, Axis.POOLED)
 class Narrow(nn.Module):
     """The parameters that only sub-networks of one smaller hidden size use.
 
-    `norms.<name>` replaces the norm of that name. `missing.<name>` predicts the missing hidden units from those that
-    stay, for the module of that name, which reads them. Pooled units are treated in the same way. The map has a
-    constant if the module has a bias that can absorb it.
+    `norms.<name>` replaces the norm of that name. `missing.<name>` is a map that predicts the missing hidden units from
+    those that stay, for the module of that name. Pooled units are treated in the same way. The map has a constant if
+    the module has a bias that can absorb it.
     """
 
     def __init__(self, model: CompactBert, size: int) -> None:
@@ -43,7 +43,7 @@ class Narrow(nn.Module):
     def fit(self, norms: Mapping[str, nn.LayerNorm], read: Mapping[str, Moments]) -> None:
         """Initialise the norms as the shared ones, and the maps by least squares.
 
-        `read` holds the moments of the inputs that a map gets, by the name of the map.
+        `read` holds the moments of each map's inputs, by the name of the map.
         """
         for name, norm in norms.items():
             for part, parameter in norm.named_parameters():

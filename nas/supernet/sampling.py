@@ -1,7 +1,7 @@
-"""Sampling of the sub-networks that each training step of a supernet works on.
+"""Sampling of the sub-networks that each step of a supernet's training updates.
 
-`near_budgets`, `sandwich` and `in_stages` return `Draws`. The pipeline selects one by the study's settings and passes
-it to `Distillation.train_supernet`.
+`near_budgets`, `sandwich` and `in_stages` return `Draws`. The pipeline selects one of these functions by the study's
+settings and passes its result to `Distillation.train_supernet`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NEAR = (-0.5, 0.3)
 _POOL = 1000
 """The number of sub-networks near each budget from which steps draw."""
 _TRIES = 20_000
-"""The maximum number of sub-networks that are tried to find these."""
+"""The maximum number of random sub-networks that are tried to fill such a pool."""
 _SCARCE = 0.05
 """If a smaller share of the tries is near a budget, every second try is a variant of a sub-network that is near it."""
 _NEIGHBOURS = 10

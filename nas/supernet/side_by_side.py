@@ -95,7 +95,7 @@ class SideBySideTrainer(SafeTrainer):
         return [loss for loss in (work(number) for work in lane) if loss is not None]
 
     def work_of_threads(self, inputs: dict[str, torch.Tensor]) -> list[list[Work]]:
-        """Return the work of each thread, at most one list per replica. Here, each gets one part of the batch."""
+        """Return the work of each thread, at most one list per replica. Here, this is one part of the batch."""
         parts = split(inputs, min(len(self.replicas), inputs["input_ids"].numel() // LEAST_TOKENS))
         return [[partial(self._learn_labels, part, _weight(part, inputs, share))] for part, share in parts]
 
@@ -121,7 +121,7 @@ def _weight(part: Mapping[str, torch.Tensor], whole: Mapping[str, torch.Tensor],
 
 
 def _replica(model: nn.Module) -> nn.Module:
-    """Return a replica whose embedding tables have sparse gradients, as a part of a batch uses few of their rows."""
+    """Return a replica whose embedding tables have sparse gradients, since part of a batch uses few of their rows."""
     made = replica(model)
     for module in made.modules():
         if isinstance(module, nn.Embedding):
@@ -149,10 +149,10 @@ def split(inputs: Mapping[str, torch.Tensor], parts: int) -> list[tuple[dict[str
 def balanced(first: Sequence[tuple[float, Work]], rest: Sequence[tuple[float, Work]], threads: int) -> list[list[Work]]:
     """Distribute work items, given with their costs, over `threads` threads so that all take about equally long.
 
-    First the items of `first` are assigned in their order, then the `rest`, largest first. Each item goes to the thread
-    with the least work so far; if several threads have equally little, to the one of them with the fewest items. Items
-    of the rest may wait for results of `first`. If `first` has at most as many items as there are threads, each of them
-    is the first item of a thread, so that a failure in one of them does not keep another from running.
+    First the items of `first` are assigned in their order, then those of `rest`, largest first. Each item goes to the
+    thread with the least work so far; among threads with equally little work, to the one with the fewest items. Items
+    of `rest` may wait for results of `first`. If `first` has at most as many items as there are threads, each of its
+    items is the first one of a thread, so that a failure in one item does not keep another from running.
     """
     costs, work = [0.0] * threads, list[list[Work]]([] for _ in range(threads))
     for cost, item in (*first, *sorted(rest, key=lambda each: each[0], reverse=True)):
@@ -181,8 +181,8 @@ class SeededDropout(TorchFunctionMode):
     """A mode in which `torch.nn.functional.dropout` draws its masks from a seeded generator of its own.
 
     All tensors must be on the same device. Threads otherwise share one generator, and the order in which they use it
-    differs from run to run. On a CPU, numpy draws the masks from 16-bit integers. Torch's own draws take six times as
-    long, which is a sixth of a fine-tuning step.
+    differs from run to run. On a CPU, numpy draws the masks from 16-bit integers. Drawing them with torch takes six
+    times as long, and would take a sixth of the time of a fine-tuning step.
     """
 
     def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:

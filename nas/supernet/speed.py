@@ -27,8 +27,8 @@ class _Clock(TrainerCallback):
 def seconds_per_step(trainer: SafeTrainer, warm_up: int) -> float:
     """Return the mean seconds per step of a trainer, without the first `warm_up` steps.
 
-    The batches cover all lengths of an epoch, as those of a real training soon do. The trainer's model cannot be used
-    afterwards.
+    The batches cover all lengths of an epoch, like those of a real training after some time. The trainer's model cannot
+    be used afterwards.
     """
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)

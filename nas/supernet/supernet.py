@@ -1,8 +1,8 @@
 """The supernet: one set of weights, of which every sub-network uses the leading part of each tensor.
 
 The weights are those of the largest sub-network, with the most important units first. Sub-networks of a smaller
-hidden size also have their own norms and their own maps that predict missing units (`narrow.py`). A sub-network is
-its own definition (`CompactBert`) run on views of these weights. The network that is trained and evaluated is
+hidden size also have their own norms and their own maps that predict missing units (`narrow.py`). A sub-network is a
+`CompactBert` of its own sizes that runs on views of these weights. The network that is trained and evaluated is
 therefore, by construction, the one that is extracted. Nothing is masked, and a smaller candidate costs less.
 """
 
@@ -65,9 +65,9 @@ class BertSupernet:
     def slices(self, architecture: Architecture) -> dict[str, torch.Tensor]:
         """Return the parameters of a sub-network by name, as views of the supernet's weights.
 
-        If hidden units are missing, the weights that would read them are folded into those that read the rest. A
-        backward pass adds to the `grad` that the supernet's parameters have at the time of this call. Set gradients
-        to zero before it, not between the forward and the backward pass.
+        If the sub-network lacks hidden units, the weights that would read these are folded into those that read the
+        remaining units. A backward pass adds to the `grad` tensors that the supernet's parameters have when `slices` is
+        called. Set gradients to zero before that call, not between the forward and the backward pass.
         """
         shared = dict(self.weights.named_parameters())
         narrow, skeleton = f"narrow.{architecture.hidden_size}", self.skeleton(architecture)

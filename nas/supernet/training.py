@@ -49,8 +49,8 @@ from nas.threads import replica
 _FIXED_TOKENS = 256
 """The fixed cost of a network's pass, expressed as a number of tokens of that network."""
 _PART_TOKENS = 1024
-"""If a batch has more parts than half the threads, each has about this many tokens or more, as parts have a
-fixed cost."""
+"""The least number of tokens per part of a batch, about, if there are more parts than half the number of threads. Each
+part has a fixed cost."""
 AccuracyOf = Callable[[CompactBert], float]
 """A function that returns the accuracy of a network."""
 Student = tuple[int, Architecture]
@@ -66,7 +66,7 @@ class DistillationTrainer(SideBySideTrainer):
 
     `model` is a supernet's weights, which its sub-networks share, or a `Cohort`. If the texts have `labels`, these
     are logits (batch, num_labels) from which the students learn instead of the teacher's own. If the texts have a
-    column `GROUP`, those of a group are kept together, for a kind of task that compares them.
+    column `GROUP`, the texts of a group are kept together, because the kind of task compares them.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class DistillationTrainer(SideBySideTrainer):
     def _teach(
         self, inputs: dict[str, torch.Tensor], logits: torch.Tensor | None, target: Future[Knowledge], number: int
     ) -> None:
-        """Set `target` to the teacher's outputs for a part of the batch; `logits`, if given, replace its own."""
+        """Set `target` to the teacher's outputs for a part of the batch; `logits`, if given, replace the teacher's."""
         try:
             found = self.outputs.recall(inputs) if self.outputs else None
             found = found or self._computed(self.teachers[number], inputs)
@@ -157,7 +157,7 @@ class DistillationTrainer(SideBySideTrainer):
         weight: float,
         number: int,
     ) -> torch.Tensor:
-        """Add the gradients of a student's loss on a part of the batch, times `weight`; returns that product."""
+        """Add the gradients of `weight` times a student's loss on a part of the batch; returns the weighted loss."""
         holder, architecture = student
         supernet, every_token = self.supernets[number][holder], self.losses.relations > 0
         with self.accelerator.autocast(), recorded_projections(supernet.skeleton(architecture)) as projections:
@@ -255,7 +255,7 @@ class _AtRungs(TrainerCallback):
 
 
 def of_one(architectures: Draws) -> Callable[[int], list[Student]]:
-    """Return the students of each step for sub-networks that all use the weights of one network."""
+    """Return a function from a step's number to its students, which all use the weights of the only network."""
     return lambda step: [(0, architecture) for architecture in architectures(step)]
 
 
@@ -290,7 +290,7 @@ def _attention_for_training(device: torch.device) -> AbstractContextManager[None
 
 
 def _with_labels(texts: Dataset, labels: np.ndarray | None) -> Dataset:
-    """Return tokenised texts with these rows of numbers as their labels, in place of any that they have."""
+    """Return tokenised texts whose labels are replaced by these rows of numbers, or removed if `labels` is None."""
     texts = texts.remove_columns([name for name in texts.column_names if name == "labels"])
     if labels is None:
         return texts
@@ -304,7 +304,7 @@ def _with_labels(texts: Dataset, labels: np.ndarray | None) -> Dataset:
 
 @dataclass(frozen=True)
 class Distillation:
-    """The inputs of a training by distillation, other than the student."""
+    """The inputs of a training by distillation, except the student."""
 
     teacher: CompactBert
     train: Dataset
@@ -317,7 +317,7 @@ class Distillation:
     origin: dict[str, Any]
     """The inputs of this training as JSON values. Checkpoints with other inputs are refused."""
     kind: TaskKind
-    """The kind of task, which defines how far a network's logits are from the teacher's."""
+    """The kind of task, which defines the distance between a network's logits and the teacher's."""
     replaced_tokens: float = 0.0
     """The mean share of a text's tokens that are replaced at random."""
     train_embeddings: bool = False

@@ -24,7 +24,7 @@ from nas.supernet.narrow import Narrow, norms_of, readers_of
 
 
 class SupernetConfig(CompactBertConfig):
-    """The configuration of a supernet's weights: that of its largest sub-network, and the options of the others."""
+    """The configuration of a supernet's weights: that of its largest sub-network, and options of other sub-networks."""
 
     model_type = "compact_bert_supernet"
 
@@ -41,7 +41,7 @@ class SupernetConfig(CompactBertConfig):
 
 
 class SupernetWeights(CompactBert):
-    """The largest sub-network, with more matrices per layer, and `narrow.<hidden_size>` for smaller hidden sizes."""
+    """The largest sub-network, with additional matrices, and `narrow.<hidden_size>` for each smaller hidden size."""
 
     config: SupernetConfig
     config_class = SupernetConfig
