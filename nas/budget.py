@@ -109,7 +109,7 @@ class Floor:
     teacher: float
     """The teacher's accuracy on the same texts."""
     confident: float
-    """The accuracy with inherited weights from which a network exceeds the floor by more than chance explains."""
+    """The accuracy with inherited weights at which a network is above the floor by more than chance can explain."""
     minimise: str
     """The name of the cost metric to minimise."""
     device: str

@@ -28,8 +28,8 @@ be texts or labels. `tags` are lists with a tag for each word of another column;
 _SAMPLE = 2000
 """The number of evenly spaced rows that are examined to decide whether a column holds texts."""
 _FEW = 20
-"""The limit for few distinct values. Fewer values that repeat often are not texts, and so few numbers with fractions
-may be classes."""
+"""The limit for few distinct values. If there are fewer and they repeat often, they are not texts. Numbers with
+fractions may be classes only up to this limit."""
 _MOSTLY = 0.9
 """The share of values that must fulfil a condition for the whole column to do so."""
 _PASSAGES = 3

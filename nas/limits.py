@@ -120,7 +120,7 @@ def _cache_remedy(where: object, worked_on: Path | str | None) -> str | None:
 
 @contextmanager
 def working_on(path: Path) -> Iterator[None]:
-    """Raise `MachineError`, naming `path`, in place of exceptions in the block that a limit of the machine caused."""
+    """Replace an exception in the block by a `MachineError` that names `path`, if a limit of the machine caused it."""
     try:
         yield
     except Exception as problem:

@@ -1,4 +1,4 @@
-"""Proposals for a user's first study file, from an examination of the teacher and the data, written as TOML.
+"""The first study file of a user, which is proposed after examining the teacher and the data, and written as TOML.
 
 `TeacherProperties` and `Columns` hold facts from the files, and `Answers` the settings that the user gave or confirmed.
 `nas init` (`nas.cli.setup`) asks for these settings and calls `write_study`; `nas.in_python` uses the same proposals
@@ -57,7 +57,7 @@ class TeacherProperties:
     positions: int
     """The largest number of tokens in a text that the teacher can read."""
     outputs: int | None
-    """The number of outputs of the teacher's classifier; None if it has no classifier, that is, is not fine-tuned."""
+    """The number of outputs of the teacher's classifier; None if it is not fine-tuned and has none."""
     problem_type: str | None = None
     """The `problem_type` in the teacher's configuration."""
     tokenizer: str | None = None
@@ -100,7 +100,7 @@ class TeacherProperties:
         return None if is_known and own != several else self.outputs
 
     def misfit(self, data: Columns, label: Sequence[str], kind: str) -> str | None:
-        """Return why the teacher's classifier does not fit the task; None if it fits or does not suit the kind."""
+        """Return why the teacher's classifier does not fit the task; None if it fits, or if none suits the kind."""
         outputs, wanted = self.outputs_for(kind), data.outputs(label, kind)
         if outputs in (None, wanted):
             return None
@@ -254,7 +254,7 @@ def text_of(train: str) -> Clear[str] | Unclear:
 
 
 def _kinds_of(meaning: str) -> tuple[str, ...]:
-    """Return the names of the kinds of task whose labels have a meaning; see `nas.tasks.Meaning`."""
+    """Return the names of the kinds of task whose labels have this meaning; see `nas.tasks.Meaning`."""
     return tuple(name for name, kind in REGISTRY.items() if kind.meaning == meaning and not kind.learns_from_texts)
 
 

@@ -43,7 +43,8 @@ class FineTuningSettings(Settings):
     """Settings for fine-tuning a teacher that has not been trained for the task yet."""
 
     epochs: PositiveReal | None = None
-    """By default the number depends on the training rows, and the epoch that is best on the search set is kept."""
+    """By default, the number depends on the size of the training set, and the epoch that is best on the search set is
+    kept."""
     learning_rate: PositiveReal = 8e-5
     batch_size: Positive = 64
 
@@ -98,7 +99,7 @@ class Holdout(Settings):
     """Settings for holding out the search set, on which candidates are evaluated, from the training rows."""
 
     size: Positive | None = None
-    """The number of rows in the search set. By default, see `held_out_size`."""
+    """The number of rows in the search set. By default, the result of `held_out_size`."""
     by: Literal["row", "sentence"] = "row"
     """`sentence` holds out whole sentences and removes every training row whose text is contained in one of them. It
     cannot be set for tasks that evaluate rows in groups, which always hold out whole groups."""

@@ -336,7 +336,7 @@ def _check_label(kind: TaskKind, columns: Columns, task: _Task) -> None:
 
 
 def _suits(kind: TaskKind, label: Column) -> bool:
-    """Whether a label column fits a kind of task, in that it holds the lists that the kind needs, or no lists."""
+    """Whether a label column holds the lists that a kind of task needs, or no lists if the kind needs none."""
     return label.list_meaning == (kind.meaning if kind.meaning in ("lists", "tags") else None)
 
 

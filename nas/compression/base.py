@@ -97,7 +97,7 @@ class Compression(ABC):
         return False
 
     def suits(self, rows: int, columns: int) -> bool:
-        """Whether the method makes sense for matrices of shape (rows, columns) and of the transposed shape."""
+        """Whether the method is applicable and useful for matrices of shape (rows, columns) and (columns, rows)."""
         return True
 
 

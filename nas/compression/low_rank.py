@@ -1,9 +1,9 @@
 """`low_rank(r)`: a weight as the product of two thin matrices, `left` (rows, r) and `right` (r, columns).
 
-They are initialised as the projection of the layer's outputs onto their r leading directions. Of all factors of rank r,
-these have the least squared error on real activations. (Drone, Chen et al. 2021, reduces the same error by weighting
-with the inputs.) The directions are nested: those of a smaller rank are the first ones of a larger rank, so all ranks
-share their weights.
+They are initialised so that the layer's outputs are projected onto the r leading directions of these outputs. Of all
+products of rank r, this one has the least squared error on real activations. (Drone, Chen et al. 2021, reduces the same
+error by weighting with the inputs.) The directions are nested: those of a smaller rank are the first ones of a larger
+rank, so all ranks share their weights.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ _GROUP, _KEPT = 4, 2
 
 
 class Sparse(Stored):
-    """A weight whose smallest numbers are zero and are not stored."""
+    """A weight whose smallest numbers are set to zero and not stored."""
 
     name = "sparse"
     examples = ("sparse(0.5)", "sparse(0.75)", "sparse(2:4)")

@@ -25,10 +25,10 @@ def outside(columns: Texts, others: Texts) -> list[int]:
 def held_out(columns: Texts, by: str, size: int, seed: int) -> list[int]:
     """Return the row numbers of the search set in ascending order, about `size` of them.
 
-    If `by` is `row`, rows are drawn at random, and rows with equal texts stay together. If it is `sentence`, the
-    drawn texts are whole sentences, which no other row contains, and all rows that a drawn sentence contains go with
-    it. A text contains a row if the row is a contiguous span of its words. A short phrase in the search set may still
-    occur inside sentences of the training set.
+    If `by` is `row`, rows are drawn at random, and rows with equal texts stay together. If it is `sentence`, whole
+    sentences are drawn, which are texts that no other row contains; all rows that a drawn sentence contains are held
+    out with it. A text contains a row if the row is a contiguous span of its words. A short phrase in the search set
+    may still occur inside sentences of the training set.
     """
     texts = [normal(row) for row in zip(*columns, strict=True)]
     rows: dict[str, list[int]] = {}

@@ -163,7 +163,7 @@ class Classifier:
     def _words(self, tokens: Encoding, text: str) -> list[tuple[int, int]]:
         """Return, for each word, the index of its first token and the position after its last character.
 
-        Tokens are combined to words as in transformers' pipeline.
+        Tokens are combined into words as in transformers' pipeline.
         """
         is_marked = bool(getattr(self.tokenizer.model, "continuing_subword_prefix", None))
         found: list[tuple[int, int]] = []

@@ -22,7 +22,7 @@ from nas.model.positions import positions_of
 
 
 class Compressed(nn.Module):
-    """The matrices that stand for a weight of shape (rows, columns), as the block's compression method defines them."""
+    """The matrices that replace a weight of shape (rows, columns), as the block's compression method defines them."""
 
     weight: nn.Parameter
     """Exists only if the compression method has a matrix of this name."""
@@ -36,7 +36,7 @@ class Compressed(nn.Module):
 
     @property
     def matrices(self) -> dict[str, torch.Tensor]:
-        """The matrices that stand for the weight, by name."""
+        """The matrices that replace the weight, by name."""
         return {name: getattr(self, name) for name in self.compression.matrices(self.rows, self.columns)}
 
     def freeze(self, dtype: torch.dtype = torch.float32) -> None:

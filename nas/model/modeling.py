@@ -1,4 +1,4 @@
-"""The definition of sub-networks: a BERT whose layers have free sizes and compression methods, a readout and a head.
+"""The definition of sub-networks: a BERT with individual sizes and compression methods per layer, a readout and a head.
 
 The readout is the part of the last hidden states from which the outputs are computed: the first token, the mean over
 all tokens, or every token. The head is a linear layer, preceded by a pooler if the configuration has one. Parameters

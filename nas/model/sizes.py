@@ -46,7 +46,7 @@ class _Linear(NamedTuple):
 
 @dataclass(frozen=True)
 class _Block:
-    """The parameters of one block of a layer, by how compression affects them."""
+    """The parameters of one block of a layer, grouped by how compression affects them."""
 
     linears: tuple[_Linear, ...]
     exact: tuple[tuple[_Extent, ...], ...]

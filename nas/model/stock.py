@@ -47,7 +47,8 @@ _CLASSIFIER = NetworkForm()
 def shape_of(config: PreTrainedConfig) -> Shape:
     """Return the sizes of a teacher.
 
-    Raises `TeacherError` if its family is not supported, or it computes something that a `CompactBert` cannot.
+    Raises `TeacherError` if the teacher's family is not supported, or if the teacher computes something that a
+    `CompactBert` cannot.
     """
     family = family_of(config.model_type)
     _check_function(family, config)

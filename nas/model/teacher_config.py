@@ -83,7 +83,7 @@ def read_config(source: str) -> PreTrainedConfig:
 
 
 def teacher_settings(source: str) -> dict[str, Any]:
-    """Return all settings in a teacher's folder, those for sentence-transformers included."""
+    """Return all settings in a teacher's folder, including those for sentence-transformers."""
     path = teacher_file(source, _SENTENCE_TRANSFORMERS)
     try:
         more = json.loads(path.read_bytes()) if path else {}

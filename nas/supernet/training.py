@@ -49,8 +49,8 @@ from nas.threads import replica
 _FIXED_TOKENS = 256
 """The fixed cost of a network's pass, expressed as a number of tokens of that network."""
 _PART_TOKENS = 1024
-"""The least number of tokens per part of a batch, about, if there are more parts than half the number of threads. Each
-part has a fixed cost."""
+"""The approximate minimum number of tokens per part of a batch if there are more parts than half the number of threads.
+Each part has a fixed cost."""
 AccuracyOf = Callable[[CompactBert], float]
 """A function that returns the accuracy of a network."""
 Student = tuple[int, Architecture]
@@ -255,7 +255,7 @@ class _AtRungs(TrainerCallback):
 
 
 def of_one(architectures: Draws) -> Callable[[int], list[Student]]:
-    """Return a function from a step's number to its students, which all use the weights of the only network."""
+    """Return a function from a step's number to its students if all of these use the weights of one network."""
     return lambda step: [(0, architecture) for architecture in architectures(step)]
 
 
