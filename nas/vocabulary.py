@@ -209,7 +209,7 @@ def tokenizer_kind(folder: Path) -> str | None:
 def prune_embeddings(model: PreTrainedModel, kept: list[int], pad_token_id: int | None) -> None:
     """Remove all but the rows `kept` of a model's token embeddings, and update its configuration, in place.
 
-    `pad_token_id` is the new id of the padding token. It is used if the configuration has none or a removed one.
+    `pad_token_id` is the new id of the padding token. It is used if the token in the configuration is unset or removed.
     """
     table: Any = model.get_input_embeddings()
     config, numbers = model.config, {row: number for number, row in enumerate(kept)}

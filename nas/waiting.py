@@ -2,7 +2,7 @@
 
 By default an idle OpenMP thread spins for a while in case more work arrives. If another process is busy, the spinning
 thread occupies the core that a working thread needs, which makes a training on two cores several times slower. The
-OpenMP library reads these settings only once, when it is loaded, so `nas` sets them before it imports torch.
+OpenMP library reads its settings only once, when it is loaded, so `nas` sets them before it imports torch.
 """
 
 from __future__ import annotations
