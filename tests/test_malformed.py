@@ -172,7 +172,7 @@ STUDIES = {
     "undeclared variable": ('"train.parquet"', '"${DATA}/train.parquet"', ["DATA", "[variables]"]),
     "unset variable": ("[task]", '[variables]\nNOWHERE_SET = "a folder"\n[task]', ["NOWHERE_SET", "a folder", "--set"]),
     "path is reserved": ("[task]", 'path = "x"\n[task]', ["path", "unknown key"]),
-    "teacher missing": ('"./teacher"', '"./nobody"', ["nobody", "no folder"]),
+    "teacher missing": ('"./teacher"', '"./nobody"', ["nobody", "is not a folder"]),
     "teacher of another shape": ('name = "tiny"', 'name = "minilm-l6"', ["6 layers", "3 layers"]),
     "texts longer than the teacher": ("max_length = 32", "max_length = 64", ["task.max_length", "40", "64"]),
     "device longer than the teacher": ("sequence_length = 32", "sequence_length = 64", ["devices.cpu", "40", "64"]),

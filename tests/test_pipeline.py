@@ -278,7 +278,7 @@ def test_infeasible_budget_stops_before_the_supernet_is_trained(nas, finished, t
     code, _, error = nas("run", str(study), "--runs", str(study.parent / "runs"))
     last = error.splitlines()[-1]
     assert code == 2
-    assert last.startswith("error: budgets.small: p50_ms on cpu must be at least") and "raise it" in last
+    assert last.startswith("error: budgets.small: the limit of p50_ms on cpu must be at least") and "raise it" in last
     assert not supernet.exists()
 
 

@@ -64,16 +64,16 @@ def test_uniform_networks_are_the_widest_within_a_budget(search_folder, budget):
 
 
 def test_the_best_uniform_networks_race_for_three_places(search_folder):
-    costs, to_beat = replace(costs_of(search_folder), budgets=BUDGETS[:1]), []
+    costs, asked = replace(costs_of(search_folder), budgets=BUDGETS[:1]), []
 
     def evaluate(architecture, to_beat):
-        to_beat.append(to_beat)
-        accuracy = 1.0 - 0.1 * len(architecture.layers) - 0.001 * len(to_beat)
+        asked.append(to_beat)
+        accuracy = 1.0 - 0.1 * len(architecture.layers) - 0.001 * len(asked)
         return CandidateResult(architecture, accuracy, 120, 0.0, complete=accuracy >= to_beat)
 
     found = best_uniform(lambda: _OneByOne(evaluate), SPACE, costs)[BUDGETS[0].name]
     assert [len(result.architecture.layers) for result in found] == [1, 1, 1]
-    assert to_beat[:3] == [0.0, 0.0, 0.0] and set(to_beat[3:]) == {found[-1].accuracy}
+    assert asked[:3] == [0.0, 0.0, 0.0] and set(asked[3:]) == {found[-1].accuracy}
 
 
 def test_what_budgets_have_in_common_is_evaluated_once_for_all(search_folder):
