@@ -17,13 +17,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.import_plugin("shared_fixtures")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of each module that compares numbers by `tolerance`, and say what one of several processes takes.
+    """Mark the tests of modules that import `tolerance` as numeric, and divide all tests into groups for the processes.
 
     Each process takes one group after the other, in the order of the tests. A slow test is a group of its own, unless
-    its module has a fixture that its tests share; the other tests of a file are a group. Slow ones come first, so that
-    no process is left with them when the others have finished. The first is one that needs the finished study, and the
-    others that need it come after those that do not: else all processes would wait for it at once.
+    its module has a fixture that its tests share; the other tests of a file form a group. Slow tests come first, so
+    that no process is left with them when the others have finished. The first is one that needs the finished study,
+    and the others that need it come after those that do not; otherwise all processes would wait for it at once.
     """
     for item in items:
         names = vars(item.module).values() if isinstance(item, pytest.Function) else ()

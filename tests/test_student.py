@@ -337,7 +337,7 @@ def _of_several_labels(folder):
 
 BROKEN = {
     "another kind": (_of_several_labels, "problem_type is multi_label_classification with 2 label"),
-    "other labels": (lambda folder: _labels_of(folder, "a", "b", "c"), "has 3 labels: 'a', 'b', 'c', the data"),
+    "other labels": (lambda folder: _labels_of(folder, "a", "b", "c"), "has 3 labels: 'a', 'b', 'c', but the data"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "has no model.safetensors"),
     "no configuration": (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
     "no tokenizer": (_without_tokenizer, "has no tokenizer; add its tokenizer.json"),

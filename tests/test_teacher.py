@@ -154,7 +154,7 @@ def test_another_family_is_one_clear_line(nas, tiny_study, tmp_path):
     config.write_text(config.read_text().replace('"model_type": "bert"', '"model_type": "albert"'))
     code, output, error = nas("check", str(tiny_study), "--runs", str(tmp_path / "runs"))
     assert code == 2 and output == "" and error.count("\n") == 1
-    assert error.startswith("error: teacher: a model of type bert, roberta, xlm-roberta, camembert, distilbert")
+    assert error.startswith("error: teacher: model_type must be bert, roberta, xlm-roberta, camembert, distilbert")
     assert "'albert'" in error and not (tmp_path / "runs").exists()
 
 
@@ -168,7 +168,7 @@ def test_code_of_a_teacher_is_never_run_nor_asked_for(nas, tiny_study, tmp_path,
     for verb in (["check", str(tiny_study)], ["init", str(tmp_path / "new"), "--teacher", str(config.parent)]):
         code, _, error = nas(*verb)
         assert code == 2 and not asked and not (tmp_path / "run").exists()
-        assert error.splitlines()[-1].startswith("error: teacher: a model of type bert, ") and "'own'" in error
+        assert error.splitlines()[-1].startswith("error: teacher: model_type must be bert, ") and "'own'" in error
 
 
 @pytest.mark.parametrize("files", [("vocab.txt",), ("vocab.json", "merges.txt")])
