@@ -340,6 +340,7 @@ def test_the_wheel_carries_spaces_and_the_quickstart(tmp_path):
     names = set(zipfile.ZipFile(next(tmp_path.glob("compact_bert_nas-*.whl"))).namelist())
     assert {"nas/search_spaces/minilm-l6.toml", "nas/search_spaces/bert-base.toml"} <= names
     assert {"nas/studies/quickstart/study.toml", "nas/cli/steps.py", "nas/py.typed"} <= names
+    assert {"nas/report/page.css", "nas/report/page.js", "nas/report/templates/page.html"} <= names
     assert not any(name.startswith(("tests/", "runs/")) for name in names)
 
 

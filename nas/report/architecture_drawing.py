@@ -7,13 +7,14 @@ same facts as text for tooltips.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+
+from markupsafe import Markup
 
 from nas.architecture import Architecture, Layer
 from nas.compression import compression
 from nas.report.contents import Record
 from nas.report.style import METHOD_COLOURS, standalone_style
-from nas.report.svg import drawing, element, text, tooltip
+from nas.report.svg import drawing, element, legend_mark, text, tooltip
 from nas.space import Shape
 
 _WIDTH = 400.0
@@ -38,22 +39,15 @@ def architectures_of(exports: Iterable[Record]) -> list[Architecture]:
     return [Architecture.from_json(found["architecture"]) for found in exports]
 
 
-def methods_legend(choices: Sequence[str]) -> str:
-    """Return the legend of the colours as HTML."""
+def methods_legend(choices: Sequence[str]) -> list[tuple[Markup, str]]:
+    """Return the marks of the legend of the colours, and their meanings."""
     marks = [
         (f'<rect y="3" width="16" height="10" rx="2" class="{method_class(name, choices)}"/>', _choice_in_words(name))
         for name in choices
     ]
     marks.append(('<rect y="3" width="16" height="10" rx="2" class="track"/>', "removed part of the teacher"))
     marks.append(('<rect x="0.5" y="3.5" width="15" height="9" rx="2" class="gone"/>', "dropped or skipped"))
-    items = (
-        element(
-            "li",
-            element("svg", mark, viewBox="0 0 16 16", aria_hidden="true", class_="chart key") + escape(name),
-        )
-        for mark, name in marks
-    )
-    return element("ul", "".join(items), class_="legend")
+    return [(legend_mark(mark), name) for mark, name in marks]
 
 
 def in_words(architecture: Architecture) -> list[str]:
@@ -73,7 +67,7 @@ def in_words(architecture: Architecture) -> list[str]:
     return lines
 
 
-def architecture_drawing(architecture: Architecture, teacher: Shape, choices: Sequence[str], label: str) -> str:
+def architecture_drawing(architecture: Architecture, teacher: Shape, choices: Sequence[str], label: str) -> Markup:
     """Return a drawing as an SVG element: one row for the embeddings, then one per layer of the teacher.
 
     Bars are proportional to the teacher's sizes. `choices` fixes the colours of the compression methods, as in

@@ -9,13 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from markupsafe import Markup
+
 from nas.architecture import Architecture
 from nas.budget import Budget
 from nas.report.architecture_drawing import in_words
 from nas.report.contents import Contents, Record, on_device
 from nas.report.numbers import milliseconds, score, times
 from nas.report.style import standalone_style
-from nas.report.svg import AxisScale, drawing, element, frame, path, text, tooltip
+from nas.report.svg import AxisScale, drawing, element, frame, legend_mark, path, text, tooltip
 
 WIDTH, HEIGHT = 720.0, 449.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 700.0, 91.0, 395.0
@@ -40,7 +42,7 @@ _LEGEND = (
 )
 
 
-def front_chart(contents: Contents, device: str) -> str:
+def front_chart(contents: Contents, device: str) -> Markup:
     """Return the chart of one device as an SVG element that takes its colours from the surrounding page."""
     content = _FrontChart(contents, device).draw()
     return drawing(WIDTH, HEIGHT, f"Pareto front on {device}", "chart wide", content, role="group")
@@ -60,13 +62,9 @@ def front_picture(contents: Contents, device: str) -> str:
     return drawing(width, height, label, "picture", standalone_style() + ground + chart) + "\n"
 
 
-def legend() -> str:
-    """Return the legend of the marks as HTML, for placement below the charts."""
-    items = (
-        element("li", element("svg", mark, viewBox="0 0 16 16", aria_hidden="true", class_="chart key") + name)
-        for mark, name in _LEGEND
-    )
-    return element("ul", "".join(items), class_="legend")
+def legend() -> list[tuple[Markup, str]]:
+    """Return the marks of the charts and their meanings, for the legend below the charts."""
+    return [(legend_mark(mark), name) for mark, name in _LEGEND]
 
 
 def _legend_in_picture() -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
+from typing import Any
+
+from markupsafe import Markup
 
 from nas.architecture import LAYER_BLOCKS, Architecture
 from nas.report.architecture_drawing import in_words, method_class
@@ -17,34 +19,32 @@ _BAR, _BETWEEN = 8.0, 2.0
 _HEIGHT = 2 * _BAR + _BETWEEN
 
 
-def front_table(contents: Contents, choices: Sequence[str]) -> str:
-    """Return the table as HTML, from the most accurate network to the fastest; without a front it has no rows.
+def front_table(contents: Contents, choices: Sequence[str]) -> dict[str, Any]:
+    """Return the table's titles, heading of drawings, and rows, from the most accurate network to the fastest.
 
     `choices` fixes the colours of the compression methods, as in `methods_legend`.
     """
-    front, devices = contents.front or {"front": []}, contents.searched_devices
-    names = [contents.metric, *(f"predicted on {device}" if len(devices) > 1 else "predicted" for device in devices)]
-    head = "".join(element("th", escape(name), scope="col", class_="number") for name in [*names, "size"])
-    head += element("th", "trial", class_="trial", scope="col") + element(
-        "th", _numbers(contents.teacher), class_="strip", scope="col"
-    )
-    rows = "".join(element("tr", _cells(item, contents, choices)) for item in front["front"])
-    return element("table", element("thead", element("tr", head)) + element("tbody", rows), class_="front")
+    devices = contents.searched_devices
+    predicted = [f"predicted on {device}" if len(devices) > 1 else "predicted" for device in devices]
+    return {
+        "titles": [contents.metric, *predicted, "size"],
+        "heading": _numbers(contents.teacher),
+        "rows": [_row(item, contents, choices) for item in (contents.front or {"front": []})["front"]],
+    }
 
 
-def _cells(item: Record, contents: Contents, choices: Sequence[str]) -> str:
-    figures = [score(item["search_accuracy"])]
-    figures += [milliseconds(item["predicted_ms"][device]) for device in contents.searched_devices]
-    figures.append(f"{significant(item['size_mb'])} MB")
+def _row(item: Record, contents: Contents, choices: Sequence[str]) -> dict[str, Any]:
+    latencies = [milliseconds(item["predicted_ms"][device]) for device in contents.searched_devices]
     architecture = Architecture.from_json(item["architecture"])
-    strip = _strip(architecture, contents.teacher, choices)
-    cells = "".join(element("td", value, class_="number") for value in figures)
-    name = f"{item['trial']} " if "trial" in item else ""
-    cells += element("td", escape(name) + element("small", element("code", item["digest"][:8])), class_="trial")
-    return cells + element("td", strip, class_="strip")
+    return {
+        "numbers": [score(item["search_accuracy"]), *latencies, f"{significant(item['size_mb'])} MB"],
+        "trial": item.get("trial", ""),
+        "digest": item["digest"][:8],
+        "drawing": _strip(architecture, contents.teacher, choices),
+    }
 
 
-def _numbers(teacher: Shape) -> str:
+def _numbers(teacher: Shape) -> Markup:
     """Draw the heading of the drawings' column, which names the parts of a drawing."""
     words = [text(0, 12, "hidden", "size")]
     words += [
@@ -54,7 +54,7 @@ def _numbers(teacher: Shape) -> str:
     return drawing(_WIDTH, 14, "hidden size, then the teacher's layers", "chart heads", "".join(words))
 
 
-def _strip(architecture: Architecture, teacher: Shape, choices: Sequence[str]) -> str:
+def _strip(architecture: Architecture, teacher: Shape, choices: Sequence[str]) -> Markup:
     """Draw a bar for the hidden size, then for each layer of the teacher the heads above the intermediate size."""
     share = architecture.hidden_size / teacher.hidden_size
     parts = [_bar(0.0, _BAR / 2, _ENDS - 2 * _GAP, share, method_class(architecture.embedding, choices))]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from markupsafe import Markup
+
 from nas.report.contents import Contents, on_device
 from nas.report.numbers import milliseconds, percent
 from nas.report.svg import AxisScale, drawing, element, frame, tooltip
@@ -12,7 +14,7 @@ _WIDTH, _HEIGHT = 420.0, 400.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 404.0, 28.0, 346.0
 
 
-def latency_chart(contents: Contents, device: str) -> str:
+def latency_chart(contents: Contents, device: str) -> Markup:
     """Return the chart as an SVG element: held-out networks of the profile are dots, candidates and exports rings.
 
     Empty if nothing was measured on the device.
@@ -22,7 +24,7 @@ def latency_chart(contents: Contents, device: str) -> str:
     values = [value for pair in held_out for value in pair]
     values += [value for _, predicted, measured in whole for value in (predicted, measured)]
     if not values:
-        return ""
+        return Markup()
     x = AxisScale.around(values, _LEFT, _RIGHT)
     y = AxisScale(x.low, x.high, _BOTTOM, _TOP, x.logarithmic)
     kind = " (logarithmic)" if x.logarithmic else ""

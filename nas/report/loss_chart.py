@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from markupsafe import Markup
+
 from nas.report.contents import Record
 from nas.report.svg import AxisScale, drawing, element, frame, path, tooltip
 
@@ -13,20 +15,20 @@ _FEW = 60
 """Each entry is marked with a dot up to this number of entries; more dots would hide the line."""
 
 
-def loss_chart(log: Sequence[Record], label: str) -> str:
+def loss_chart(log: Sequence[Record], label: str) -> Markup:
     """Return the curve of the loss as an SVG element; empty if the log has fewer than two losses."""
     return _chart(log, "loss", label, "loss")
 
 
-def accuracy_chart(log: Sequence[Record], label: str, metric: str) -> str:
+def accuracy_chart(log: Sequence[Record], label: str, metric: str) -> Markup:
     """Return the curve of `eval_accuracy` as an SVG element; empty if the log has fewer than two of these."""
     return _chart(log, "eval_accuracy", label, metric)
 
 
-def _chart(log: Sequence[Record], key: str, label: str, name: str) -> str:
+def _chart(log: Sequence[Record], key: str, label: str, name: str) -> Markup:
     entries = [(float(item["step"]), float(item[key])) for item in log if key in item and "step" in item]
     if len(entries) < 2:
-        return ""
+        return Markup()
     steps, values = zip(*entries, strict=True)
     x = AxisScale(0.0, max(steps), _LEFT, _RIGHT)
     y = AxisScale.around(values, _BOTTOM, _TOP)

@@ -114,6 +114,14 @@ def limits(budget: Budget, teacher: Mapping[str, float], several: bool = False) 
     return found
 
 
+def limits_of(found: Mapping[str, Any]) -> list[str]:
+    """Return the conditions of the budget of a verification record, as `limits` does; empty if it has no budget."""
+    if not found["budget"]:
+        return []
+    teacher = {} if found["teacher_p50_ms"] is None else {"p50_ms": found["teacher_p50_ms"]}
+    return limits(Budget.model_validate(found["budget"]), teacher)
+
+
 def _floor(budget: Budget) -> list[str]:
     """Return the accuracy floor of a budget and the metric that it minimises: `accuracy ≥ 0.9`, `minimum p50`."""
     found = [] if budget.accuracy is None else [f"accuracy ≥ {budget.accuracy:g}"]

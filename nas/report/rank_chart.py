@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from markupsafe import Markup
+
 from nas.report.contents import Record
 from nas.report.numbers import score
 from nas.report.svg import AxisScale, drawing, element, frame, tooltip
@@ -15,7 +17,7 @@ _WIDTH, _HEIGHT = 420.0, 400.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 404.0, 28.0, 346.0
 
 
-def rank_chart(rows: Sequence[Record]) -> str:
+def rank_chart(rows: Sequence[Record]) -> Markup:
     """Return the chart as an SVG element; each row has the accuracies `inherited` and `tuned` and a `description`."""
     x = AxisScale.around([row["inherited"] for row in rows], _LEFT, _RIGHT, logarithmic=False)
     y = AxisScale.around([row["tuned"] for row in rows], _BOTTOM, _TOP, logarithmic=False)

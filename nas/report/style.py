@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from importlib import resources
 
+from markupsafe import Markup
+
 LIGHT = {
     "ground": "#ffffff",
     "panel": "#f5f7fa",
@@ -63,15 +65,15 @@ def _variables(palette: dict[str, str]) -> str:
     return ":root{" + "".join(f"--{name}:{colour};" for name, colour in palette.items()) + "}"
 
 
-def page_style() -> str:
+def page_style() -> Markup:
     """Return the style element of the page, with light and dark colours; printed pages are always light."""
     dark = f"@media screen and (prefers-color-scheme:dark){{{_variables(DARK)}}}"
-    return f"<style>{_variables(LIGHT)}{dark}\n{_read('page.css')}\n{_read('chart.css')}</style>"
+    return Markup(f"<style>{_variables(LIGHT)}{dark}\n{_read('page.css')}\n{_read('chart.css')}</style>")
 
 
-def page_script() -> str:
+def page_script() -> Markup:
     """Return the script element of the page, which shows tooltips."""
-    return f"<script>{_read('page.js')}</script>"
+    return Markup(f"<script>{_read('page.js')}</script>")
 
 
 def standalone_style() -> str:

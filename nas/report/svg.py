@@ -1,4 +1,4 @@
-"""Building blocks of all charts: escaped SVG and HTML elements, scales with round ticks, and axes with a grid."""
+"""Building blocks of all charts: escaped SVG elements, scales with round ticks, and axes with a grid."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+
+from markupsafe import Markup
 
 _TICKS = 6
 _WIDE = 6.0
@@ -43,17 +45,15 @@ def path(points: Sequence[tuple[float, float]], class_: str) -> str:
     return element("path", d=f"M{steps}", class_=class_)
 
 
-def drawing(width: float, height: float, label: str, class_: str, content: str, role: str = "img") -> str:
+def drawing(width: float, height: float, label: str, class_: str, content: str, role: str = "img") -> Markup:
     """Return an SVG element that scales to the available width; its role is `group` if parts of it are focusable."""
-    return element(
-        "svg",
-        content,
-        xmlns="http://www.w3.org/2000/svg",
-        viewBox=f"0 0 {width:g} {height:g}",
-        role=role,
-        aria_label=label,
-        class_=class_,
-    )
+    xmlns, box = "http://www.w3.org/2000/svg", f"0 0 {width:g} {height:g}"
+    return Markup(element("svg", content, xmlns=xmlns, viewBox=box, role=role, aria_label=label, class_=class_))
+
+
+def legend_mark(content: str) -> Markup:
+    """Return a mark of a legend on the page, drawn on 16 by 16 units."""
+    return Markup(element("svg", content, viewBox="0 0 16 16", aria_hidden="true", class_="chart key"))
 
 
 @dataclass(frozen=True)

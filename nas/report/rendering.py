@@ -1,0 +1,29 @@
+"""Renders the templates of the HTML report and of the model card, which are in `nas/report/templates`.
+
+Templates hold the markup and the sentences; the other modules of `nas.report` prepare the values. HTML files escape all
+values except `Markup`, such as charts. Every function of `nas.report.numbers` is a filter. A name without a value is an
+error.
+"""
+
+from __future__ import annotations
+
+from inspect import getmembers, isfunction
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from nas.report import numbers
+
+_environment = Environment(
+    loader=PackageLoader("nas.report"),
+    autoescape=select_autoescape(["html"]),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+_environment.filters |= {"thousands": "{:,}".format, **dict(getmembers(numbers, isfunction))}
+
+
+def fill(template: str, **values: object) -> str:
+    """Return the text of a template, such as `page.html`, filled with values."""
+    return _environment.get_template(template).render(values)

@@ -1,0 +1,85 @@
+"""The results section of the report: accuracy, latency and size of each export, compared with its teacher.
+
+`templates/results.html` shows them: a card per export, the table of all measured networks, a warning if word vectors
+are as good, and the comparison with uniform networks.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from nas.report.contents import Contents, Record
+from nas.report.numbers import conditions, score
+
+_KINDS = {"teacher": "teacher", "teacher-int8": "teacher, int8 throughout", "static": "static: averaged word vectors"}
+
+
+def results(contents: Contents) -> dict[str, Any] | None:
+    """Return the values that `results.html` needs in addition to `contents`; None if no network was verified yet."""
+    if not contents.exports and not contents.baselines:
+        return None
+    return {
+        "static_warnings": _static_warnings(contents),
+        "networks": _networks(contents),
+        "measured_how": _measured_how(contents),
+        "uniform": _against_uniform(contents),
+    }
+
+
+def _static_warnings(contents: Contents) -> list[tuple[Record, str]]:
+    """Return each classifier on averaged word vectors that is as good as some exports, and names these exports."""
+    found = []
+    for key, static in contents.baselines.items():
+        device, kind = key.split("/", 1)
+        if kind == "static":
+            best = static["accuracy"] + (static["accuracy_standard_error"] or 0.0)
+            others = {name: own for name, own in contents.exports.items() if own.get("device", device) == device}
+            beaten = [f"{name} ({score(own['accuracy'])})" for name, own in others.items() if own["accuracy"] <= best]
+            if beaten:
+                found.append((static, ", ".join(beaten)))
+    return found
+
+
+def _networks(contents: Contents) -> list[tuple[str, str, Record]]:
+    """Return the kind, the name and the verification of each baseline and of each export."""
+    found = []
+    for key, verified in contents.baselines.items():
+        device, kind = key.split("/", 1)
+        name = _KINDS.get(kind, kind) + (f" on {device}" if len(contents.devices) > 1 else "")
+        found.append(("teacher", name, verified))
+    return found + [("export", name, verified) for name, verified in contents.exports.items()]
+
+
+def _measured_how(contents: Contents) -> str:
+    """Return the conditions under which the latencies in the table were measured, for each device."""
+    found: dict[str, str] = {}
+    for record in (*contents.baselines.values(), *contents.exports.values()):
+        for own in record.get("devices", {"": record}).values():
+            if "latency" in own:  # absent until the network is measured on that device
+                device = own["latency"]["device"]
+                found.setdefault(device["name"], conditions(device, own["environment"]))
+    return "; ".join(f"{name}: {text}" for name, text in found.items())
+
+
+def _against_uniform(contents: Contents) -> dict[str, Any] | None:
+    """Return the best candidate of each budget and its best uniform network; None without any uniform network."""
+    front, rows = contents.front or {}, []
+    for name, other in front.get("uniform", {}).items():
+        against = (other or {}).get("against")
+        met = (item for item in front["budgets"].get(name, ()) if item["met"])
+        own = next((item for item in met if against in (None, item["digest"])), None)
+        if own and other:
+            rows.append((name, own, other))
+    if not rows:
+        return None
+    examples, error = front.get("search_examples", 0), 0.0
+    if contents.metric == "accuracy" and examples:
+        shares = [item["search_accuracy"] for item in front["uniform"].values() if item]
+        error = max(math.sqrt(share * (1.0 - share) / examples) for share in shares)
+    return {
+        "rows": rows,
+        "examples": examples,
+        "all_measured": all(item.get("measured", True) for _, *shown in rows for item in shown),
+        "error": error,
+    }
