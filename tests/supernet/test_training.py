@@ -497,5 +497,7 @@ def test_a_trainer_that_lacks_a_replaced_method_is_refused():
     def _save_something_new(self):
         """Not a method of transformers' Trainer."""
 
-    with pytest.raises(TrainingError, match="must have the method _save_something_new, which nas replaces, but lacks it"):
+    with pytest.raises(
+        TrainingError, match="must have the method _save_something_new, which nas replaces, but lacks it"
+    ):
         replaces(_save_something_new)
