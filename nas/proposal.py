@@ -201,12 +201,7 @@ class Columns:
             )
         if isinstance(found, Unclear):
             return Unclear(found.why, tuple(chain.from_iterable(map(_kinds_of, found.candidates))))
-        able = _kinds_of(found.value)
-        return (
-            Clear(able[0])
-            if len(able) == 1
-            else Unclear(f"{label} holds {found.value}: which kind of task is it?", able)
-        )
+        return Clear(_kinds_of(found.value)[0])  # of several kinds for the same labels, the first one of the registry
 
     def outputs(self, label: Sequence[str], kind: str) -> int:
         """Return the number of outputs that a classifier needs for a kind of task with these columns of labels."""

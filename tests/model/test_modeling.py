@@ -127,7 +127,7 @@ def test_other_architectures_do_not_fit_stock(config, layers):
 @pytest.mark.parametrize(
     ("family", "settings", "message"),
     [
-        ("albert", {}, "model_type must be bert, roberta, .*mpnet or modernbert, but got 'albert'"),
+        ("albert", {}, "model_type must be bert, roberta, .* or [a-z]+, but got 'albert'"),
         ("bert", {"hidden_act": "swish"}, "hidden_act must be gelu or .*'swish'"),
         ("distilbert", {"activation": "swish"}, "activation must be gelu or .*'swish'"),
         ("electra", {"position_embedding_type": "relative_key"}, "position_embedding_type must be absolute"),
