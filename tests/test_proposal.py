@@ -12,6 +12,7 @@ from tiny import make_labelled, make_ranked, make_rows, make_teacher, make_token
 from transformers import BertConfig, BertForSequenceClassification
 
 from nas.study import Study
+from nas.tasks import REGISTRY, Classification
 
 
 @pytest.fixture
@@ -74,6 +75,12 @@ def test_a_space_is_written_for_a_teacher_of_other_sizes_and_what_its_runtime_ca
     assert (here / "search_space.toml").is_file() and study.space.teacher.model_dump() == sizes
     assert study.space.dimensions.intermediate_size[-1] == 100 and study.space.count() > 10_000
     assert study.teacher.fine_tune is not None and study.space.largest().choices == {"none"}
+
+
+def test_another_kind_for_the_same_labels_changes_no_proposal(here, nas, monkeypatch):
+    monkeypatch.setitem(REGISTRY, "balanced", type("Balanced", (Classification,), {"name": "balanced"})())
+    code, _, error = nas("init", "mine", *GIVEN)
+    assert code == 0 and Study.load("mine").task.kind == "classification", error
 
 
 def test_it_asks_on_a_terminal(here, nas, monkeypatch):
