@@ -14,9 +14,10 @@ from pathlib import Path
 def main() -> int:
     """Ask for the worker, and wait for its end."""
     own = ("--serialized-runtime-env-context=", "--language=")
+    interpreter = ("-s", "-S")  # Ray passes them on; here it is the copy that has them
     ended, status = os.pipe()
     asked = {
-        "arguments": [word for word in sys.argv[1:] if not word.startswith(own)],
+        "arguments": [word for word in sys.argv[1:] if word not in interpreter and not word.startswith(own)],
         "environment": dict(os.environ),
         "folder": str(Path.cwd()),
     }

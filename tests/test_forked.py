@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import forked
 import pytest
@@ -46,3 +49,13 @@ def test_a_program_can_be_killed_and_does_not_see_the_tests():
     assert output == "" or int(output) != os.getpid()
     with pytest.raises(TimeoutError, match="did not end within"):
         forked.Program("-c", "import time\ntime.sleep(100)").communicate(timeout=0.01)
+
+
+def test_a_worker_of_ray_is_forked_whatever_options_the_interpreter_has(tmp_path):
+    file = tmp_path / "worker.py"
+    file.write_text("import sys\nprint(sys.argv[1:])\nsys.exit(3)")
+    script = Path(forked.__file__).with_name("forked_worker.py")
+    for flags in ([], ["-s"], ["-s", "-S"]):  # Ray passes those of PYTHONNOUSERSITE on
+        options = ["--language=PYTHON", *flags, file, "--serialized-runtime-env-context={}", "x"]
+        done = subprocess.run([sys.executable, script, *options], check=False, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (3, "['x']\n"), done.stderr
