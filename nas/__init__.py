@@ -1,10 +1,11 @@
 """Neural architecture search for compact BERTs that meet a measured latency budget.
 
-The import is cheap: each public name imports its module on first use. `register_auto_classes` lets the Auto classes of
-transformers load exported sub-networks without `trust_remote_code`.
+Importing `nas` is cheap, because the module of a public name is imported only when the name is first used.
+`register_auto_classes` lets the Auto classes of transformers load exported sub-networks without `trust_remote_code`.
 
-The subcommands of the command line are available as functions of a `Run`: `train`, `profile`, `search_candidates`,
-`front`, `export_networks` and `write_report`. (`nas.search`, `nas.export` and `nas.report` are subpackages.)
+The subcommands of the command line are available as functions that take a `Run`: `train`, `profile`,
+`search_candidates`, `front`, `export_networks` and `write_report`. (`nas.search`, `nas.export` and `nas.report` are
+subpackages.)
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from __future__ import annotations
 import sys
 
 if sys.argv[:1] == ["-m"] and "nas.cli" in sys.orig_argv and not sys.flags.safe_path:
-    # `python -m nas.cli` puts the working directory first on the path, where a json.py must not hide the standard one.
+    # `python -m nas.cli` puts the working directory first on the module search path. Move it to the end, so that a
+    # user's json.py in that directory does not hide the standard module.
     sys.path.append(sys.path.pop(0))
 
 import importlib

@@ -1,8 +1,9 @@
 """Architectures: single points of a search space, as immutable values.
 
 An `Architecture` says which of the teacher's layers are kept and with which hidden size. For each kept `Layer` it gives
-the number of attention heads, the intermediate size, the compression method of both blocks and how many tokens the next
-layer receives. The search proposes architectures; the supernet extracts the corresponding sub-networks.
+the number of attention heads, the intermediate size, the compression methods of its two blocks (attention and
+feed-forward) and the number of tokens that it passes on. The search proposes architectures; the supernet extracts the
+corresponding sub-networks.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ LAYER_BLOCKS: tuple[Block, ...] = ("attention", "feed_forward")
 class Layer:
     """One layer of an architecture. `source` is the index of the teacher's layer from which it is taken.
 
-    `attention` and `feed_forward` name the compression methods of the two blocks. A block that has no weights of its
-    own under its method (`share`, `skip`) has size 0. `keep_tokens` is the number of tokens passed to the next layer,
-    namely those that receive the most attention; 0 passes all.
+    `attention` and `feed_forward` name the compression methods of the two blocks. A block whose method gives it no
+    weights of its own (`share`, `skip`) has size 0. `keep_tokens` is the number of tokens that are passed to the next
+    layer: those that receive the most attention. If it is 0, all tokens are passed on.
     """
 
     source: int
@@ -41,11 +42,11 @@ class Layer:
         return {name: value for name, value in asdict(self).items() if value or name != "keep_tokens"}
 
     def choice(self, block: Block) -> str:
-        """Return the compression method of one of its blocks, as written in the search space."""
+        """Return the compression method of a block of the layer, as written in the search space."""
         return self.attention if block == "attention" else self.feed_forward
 
     def option(self, block: Block) -> tuple[int, str]:
-        """Return the size (heads or intermediate size) and the compression method of one of its blocks."""
+        """Return the size (heads or intermediate size) and the compression method of a block of the layer."""
         return (self.num_attention_heads if block == "attention" else self.intermediate_size), self.choice(block)
 
     def with_option(self, block: Block, option: tuple[int, str]) -> Layer:
@@ -123,7 +124,7 @@ class Architecture:
 
     @property
     def resolved(self) -> tuple[Layer, ...]:
-        """The layers as they are computed: a block that shares weights gets the size and method of their owner."""
+        """The layers as they are computed: a block that shares weights has the size and method of their owner."""
         found = []
         for number in range(len(self.layers)):
             found.append(self.layers[number])
@@ -137,7 +138,7 @@ class Architecture:
     def is_canonical(self) -> bool:
         """Whether the architecture can be computed and is written in its simplest form.
 
-        Every layer has at least one block, and a block that shares weights has a layer to share with. Tokens are
+        Every layer has at least one block, and a block that shares weights has a layer below to share with. Tokens are
         dropped only in a layer with attention, only if fewer tokens remain than before, and only if another layer with
         attention follows. A network of one layer has no early exit.
         """
@@ -176,8 +177,9 @@ class Architecture:
 def first_token_from(layers: Sequence[Layer], readout: Readout = "first") -> int:
     """Return the position of the layer from which only the first token is computed: the last layer with attention.
 
-    Nothing after its attention reads other tokens. `layers` are resolved. The result is 0 if no layer has attention,
-    and the number of layers if the head reads all tokens.
+    After the attention block of that layer, nothing reads the other tokens. `layers` must be resolved (see
+    `Architecture.resolved`). The result is 0 if no layer has attention, and the number of layers if the head reads all
+    tokens.
     """
     if readout != "first":
         return len(layers)
@@ -185,7 +187,7 @@ def first_token_from(layers: Sequence[Layer], readout: Readout = "first") -> int
 
 
 def kept_tokens(layers: Sequence[Layer]) -> Iterator[int]:
-    """Yield the effective `keep_tokens` of each of the resolved layers; 0 if a layer's setting changes nothing."""
+    """Yield the effective `keep_tokens` of each resolved layer, or 0 if the layer's setting has no effect."""
     left, last = math.inf, first_token_from(layers)
     for number, layer in enumerate(layers):
         drops = 0 < layer.keep_tokens < left and layer.num_attention_heads and number < last
@@ -194,7 +196,7 @@ def kept_tokens(layers: Sequence[Layer]) -> Iterator[int]:
 
 
 def compress_all(architecture: Architecture, choice: str) -> Architecture:
-    """Return an architecture of the same sizes with one compression method in every block that has its own weights."""
+    """Return a copy in which every block that has its own weights uses the compression method `choice`."""
 
     def compressed(layer: Layer) -> Layer:
         for block in LAYER_BLOCKS:

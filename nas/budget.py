@@ -1,4 +1,4 @@
-"""Budgets: limits on the cost of the exported network, on one device or several, and optional accuracy floors.
+"""Budgets: limits on the cost of the exported network on one or more devices, and optional accuracy floors.
 
 Costs are latencies, throughput, memory, size and parameters (`COST_METRICS`). Each of these metrics has the same name
 in budgets, predictions, measurements and verifications. A study file holds one `Budget` per export, with `Limits` for
@@ -37,7 +37,8 @@ _POINT = 0.01
 CostMetrics = Mapping[str, float]
 """The values of cost metrics by name."""
 Limit = str | float | None
-"""A value in the metric's unit, or a share of the uncompressed teacher's value on the same device, such as "20%"."""
+"""A value in the metric's unit, or a share of the uncompressed teacher's value on the same device, such as "20%". None
+means no limit."""
 
 
 class Limits(Settings):
@@ -49,7 +50,7 @@ class Limits(Settings):
     p95_ms: Limit = None
     """95th percentile of the latency."""
     expected_ms: Limit = None
-    """Mean latency. With early exits, the load of a server depends on this."""
+    """Mean latency. If networks have early exits, it determines the load of a server."""
     worst_ms: Limit = None
     """Median latency of the longest texts when they pass through all layers."""
     throughput_per_s: Limit = None
@@ -109,7 +110,7 @@ class Floor:
     teacher: float
     """The teacher's accuracy on the same texts."""
     confident: float
-    """The accuracy with inherited weights at which a network is above the floor by more than chance can explain."""
+    """The accuracy with inherited weights at which a network exceeds the floor by more than chance can explain."""
     minimise: str
     """The name of the cost metric to minimise."""
     device: str
@@ -127,16 +128,17 @@ class Floor:
 
     @property
     def levels(self) -> tuple[float, ...]:
-        """Accuracies with inherited weights from which the final training may still reach the floor, highest first.
+        """Accuracies with inherited weights at which the final training may still reach the floor, highest first.
 
-        They are below the teacher by one, two and four times the allowed loss, which is taken to be at least one point.
+        The first one is the floor itself. The others are lower by one and by three times the allowed loss, which is
+        taken to be at least one point.
         """
         lost = max(self.teacher - self.minimum, _POINT)
         return (self.minimum, self.minimum - lost, self.minimum - 3.0 * lost)
 
 
 class Budget(Settings):
-    """The limits that one exported network must all meet, and optionally a floor for its accuracy.
+    """The limits that one exported network must meet, and optionally a floor for its accuracy. All limits must be met.
 
     In a study file, the limits of a single device may be written next to the name: `device = "server"`,
     `p50_ms = "20%"`. With a floor, the limit on the minimised metric defaults to the teacher's value.
@@ -212,7 +214,7 @@ class Budget(Settings):
 
     @property
     def device(self) -> str:
-        """The name of its first device."""
+        """The name of the budget's first device."""
         return self.devices[0]
 
     @property
@@ -223,8 +225,8 @@ class Budget(Settings):
     def floor(self, teacher: float, error: float) -> Floor | None:
         """Return the accuracy floor, or None if the budget has no floor.
 
-        `teacher` is the teacher's accuracy on the texts on which candidates are evaluated. `error` is the most by which
-        chance can raise an accuracy on these texts.
+        `teacher` is the teacher's accuracy on the texts on which candidates are evaluated. `error` is the amount by
+        which chance may raise the accuracy of a selected candidate on these texts.
         """
         asked = [] if self.accuracy is None else [self.accuracy]
         asked += [] if self.accuracy_loss is None else [teacher - self.accuracy_loss * _POINT]

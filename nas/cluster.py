@@ -20,9 +20,10 @@ _TIMEOUT_S = 10.0
 
 
 def connect(address: str, wanted: str) -> None:
-    """Connect this process to the cluster at HOST:PORT, or to the one that this machine belongs to if `auto` is given.
+    """Connect this process to the Ray cluster at `address`, which is HOST:PORT or `auto`.
 
-    Raises `ClusterError` if that fails; its message begins with `wanted`, the setting that needs the cluster.
+    `auto` means the cluster that this machine belongs to. Raises `ClusterError` if the connection fails. The message
+    begins with `wanted`, the setting that needs the cluster.
     """
     if ray.is_initialized():
         return
@@ -55,10 +56,10 @@ def connect_for_device(device: str) -> None:
 
 
 def join(cpus: float, wanted: str) -> bool:
-    """Connect this process to Ray; return whether a local cluster was started, which the caller must shut down.
+    """Connect this process to Ray, and return whether a local cluster was started for this purpose.
 
-    If `RAY_ADDRESS` is set, that cluster is joined. Otherwise a local cluster with at least `cpus` CPUs is started.
-    `wanted` begins the messages of `ClusterError`, which is raised if no cluster can be joined.
+    If `RAY_ADDRESS` is set, the process joins that cluster. Otherwise it starts a local cluster with at least `cpus`
+    CPUs, which the caller must shut down. Raises `ClusterError` if it cannot join; the message begins with `wanted`.
     """
     if ray.is_initialized():
         return False

@@ -1,8 +1,8 @@
 """Detection of the columns of a data file that hold texts and labels, and of the meaning of the labels.
 
-`Column.of` examines one column; `texts`, `label` and `meaning` decide its role, by its values first and by its name
-second. A decision is `Clear` if only one interpretation is possible. Otherwise it is `Unclear`, with a reason and
-candidates, so that `nas init` (through `nas.proposal`) can ask the user instead of guessing.
+`Column.of` examines one column. `texts`, `label` and `meaning` decide what columns are used for, first by their values
+and then by their names. A decision is `Clear` if only one interpretation is possible. Otherwise it is `Unclear`, with a
+reason and candidates, so that `nas init` (through `nas.proposal`) can ask the user instead of guessing.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from nas.tasks.labels import MOST_CLASSES
 
 T = TypeVar("T")
 Form = Literal["text", "classes", "numbers", "codes", "lists", "tags", "empty"]
-"""What the values of a column are. `codes` are identifiers, times, addresses, file names and the like, which cannot
-be texts or labels. `tags` are lists with a tag for each word of another column; see `nas.tagged_columns`."""
+"""The kind of values in a column. `codes` are identifiers, times, addresses, file names and similar values, which
+cannot be texts or labels. `tags` are lists with a tag for each word of another column; see `nas.tagged_columns`."""
 _SAMPLE = 2000
 """The number of evenly spaced rows that are examined to decide whether a column holds texts."""
 _FEW = 20
-"""The limit for few distinct values. If there are fewer and they repeat often, they are not texts. Numbers with
-fractions may be classes only up to this limit."""
+"""The limit up to which distinct values count as few. Few values that repeat often are not texts. Numbers with
+fractions can be classes only if they are few."""
 _MOSTLY = 0.9
-"""The share of values that must fulfil a condition for the whole column to do so."""
+"""The share of values that must fulfil a condition before the whole column counts as fulfilling it."""
 _PASSAGES = 3
-"""The average number of rows per query from which the rows may be passages to rank."""
+"""The least average number of rows per query at which the rows may be passages to rank."""
 
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Words that occur in column names. A name with one of `_ABOUT` belongs to metadata about a text, unless it ends in
-# one of `_TEXTS`, such as "user_message".
+# Words that occur in column names. A column whose name contains a word of `_ABOUT` holds metadata about a text, unless
+# the name ends in a word of `_TEXTS`, as in "user_message".
 _TEXTS = _words("text sentence tweet review utterance message query question premise hypothesis content")
 _ABOUT = _words(
     "author authors user username reviewer annotator annotators worker rater speaker publisher email phone "
@@ -52,20 +52,20 @@ _ABOUT = _words(
     "explanation explanations rationale justification confidence parse original tokens lemma pos "
 )
 _NUMBERED = frozenset({"id", "index", "idx"})
-"""Words that may follow the name of a label, such as in "Class Index"."""
+"""Words that may follow the name of a label, as in "Class Index"."""
 _LABELS = frozenset({"label", "labels"})
 _LIKE_LABELS = _words(
     "class target y category sentiment emotion polarity stance intent topic star stars rating ratings score similarity "
     "relevance relatedness duplicate quality judgment judgement grade verdict genre"
 )
 _GRADES = _words("star stars rating ratings score similarity relevance relatedness quality grade overall points")
-"""Names of labels whose numbers may be a scale or classes."""
+"""Words in the names of labels whose numbers may be either a scale or classes."""
 _QUERIES = _words("query question")
 _OF_QUERIES = _words("query question qid topic")
 _FIRST_OF_PAIR = _words("premise question query claim context")
 _SECOND_OF_PAIR = _words("hypothesis sentence answer passage paragraph document doc context evidence response")
 _PAIR_ENDINGS = (("1", "2"), ("0", "1"), ("a", "b"), ("first", "second"), ("left", "right"), ("", "pair"), ("", "2"))
-"""The parts in which the two column names of a pair differ, such as "sentence1" and "sentence2"."""
+"""The words in which the two column names of a pair may differ, as in "sentence1" and "sentence2"."""
 LABEL_TYPES = ("string", "large_string", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _NO_LABEL = frozenset({"-", "--", "?", "-1", "-1.0", "n/a", "na", "nan", "null"})
 """Values that often mean that a label is missing."""
@@ -101,7 +101,7 @@ class Clear(Generic[T]):
 
 @dataclass(frozen=True)
 class Unclear:
-    """A decision that the user has to make: why, and between which candidates, if any are known."""
+    """A decision that the user has to make, with the reason and with the candidates, if any are known."""
 
     why: str
     candidates: tuple[str, ...] = ()
@@ -114,8 +114,8 @@ class Column:
     name: str
     form: Form
     counts: Mapping[str, int]
-    """How often each value occurs, by the value as text; for lists, how often each label or tag occurs. Empty for
-    columns with many different texts, and for lists of other things."""
+    """The number of rows for each value, with the value as text. For lists, the number of occurrences of each label or
+    tag. Empty for columns with many different texts, and for lists that hold neither labels nor tags."""
     missing: int
     """The number of rows without a value."""
     classes: int | None = None
@@ -147,7 +147,7 @@ class Column:
 
     @classmethod
     def _of_lists(cls, rows: Dataset, name: str, feature: Any) -> Column:
-        """Examine a column of lists, which hold labels unless values repeat within a list, as words and tags do."""
+        """Examine a column of lists. They hold labels, unless a value repeats within a list, as words and tags do."""
         lists = rows.select_columns([name]).with_format("arrow")[:].column(0)
         is_label = isinstance(feature, ClassLabel) or (isinstance(feature, Value) and feature.dtype in LABEL_TYPES)
         found = [values for values in lists.to_pylist() if values is not None] if is_label else []
@@ -184,7 +184,7 @@ class Column:
 
     @property
     def list_meaning(self) -> Meaning | None:
-        """Whether lists hold `tags` or labels (`lists`); None if the values are not lists."""
+        """The meaning of lists: `tags`, or `lists` for lists of labels. None if the values are not lists."""
         return "tags" if self.form == "tags" else "lists" if self.form == "lists" else None
 
     @property
@@ -214,7 +214,7 @@ def _sample(values: pyarrow.ChunkedArray) -> list[str]:
 
 
 def _counted(values: pyarrow.ChunkedArray) -> tuple[dict[str, int], int]:
-    """Return how often each value occurs, by the value as stripped text, and the number of rows without a value."""
+    """Return the number of rows for each value (as stripped text), and the number of rows without a value."""
     counts: dict[str, int] = {}
     missing = 0
     for item in pyarrow.compute.value_counts(values).to_pylist():
@@ -272,7 +272,8 @@ def texts(columns: Sequence[Column]) -> Clear[tuple[str, ...]] | Unclear:
     holding = [column for column in columns if column.form == "text" and not column.has_label_name]
     plain = [column for column in holding if not column.is_metadata] or holding
     names = tuple(column.name for column in plain)
-    # Columns whose name means text, but whose values do not look like texts, such as single words.
+    # Columns whose names suggest texts, but whose values do not look like texts, for example because they are single
+    # words.
     called = [
         column.name
         for column in columns
@@ -280,14 +281,14 @@ def texts(columns: Sequence[Column]) -> Clear[tuple[str, ...]] | Unclear:
     ]
     if called:
         return Unclear(
-            f"{' and '.join(called)} may hold the texts, judging by the name, but the values do not look like texts",
+            f"{' and '.join(called)} may hold the texts according to the name, but the values do not look like texts",
             (*called, *names),
         )
     if not plain:
         lists = tuple(column.name for column in columns if column.form == "lists")
         if lists:
             return Unclear(
-                f"no column holds texts, only lists ({', '.join(lists)}), and no two of them are words and their tags"
+                f"no column holds texts, only lists ({', '.join(lists)}), and no two of them hold words and their tags"
             )
         return Unclear("no column looks like texts")
     if len(plain) == 1:
@@ -309,7 +310,10 @@ def _pair(one: Column, other: Column) -> tuple[str, str] | None:
 
 
 def _differ_in(first: Sequence[str], second: Sequence[str], one: str, other: str) -> bool:
-    """Whether replacing the word `one` by `other` turns the first name into the second; "" inserts `other`."""
+    """Whether replacing the word `one` by `other` turns the first name into the second.
+
+    If `one` is empty, return whether inserting `other` does.
+    """
     if not one:
         return other in second and [word for word in second if word != other] == list(first)
     if len(first) != len(second):
@@ -320,7 +324,7 @@ def _differ_in(first: Sequence[str], second: Sequence[str], one: str, other: str
 def label(columns: Sequence[Column], text: Collection[str], same: Callable[[str, str], bool]) -> Clear[str] | Unclear:
     """Decide which column holds the labels.
 
-    `text` names the columns of texts; `same` tells whether the values of two columns correspond one to one.
+    `text` names the columns of texts. `same` returns whether the values of two columns correspond one to one.
     """
     others = [column for column in columns if column.name not in text]
     called = [column for column in others if column.has_label_name]
@@ -339,7 +343,10 @@ def label(columns: Sequence[Column], text: Collection[str], same: Callable[[str,
 
 
 def _different(columns: Sequence[Column], same: Callable[[str, str], bool]) -> list[Column]:
-    """Return the columns without duplicates, such as names and numbers of classes; the shortest column name is kept."""
+    """Return the columns, keeping only one of those whose values correspond, such as names and numbers of classes.
+
+    The column with the shortest name is kept.
+    """
     kept: list[Column] = []
     for column in sorted(columns, key=lambda column: len(column.name)):
         alike = [known for known in kept if len(known.counts) == len(column.counts) and known.form == column.form]
@@ -349,7 +356,10 @@ def _different(columns: Sequence[Column], same: Callable[[str, str], bool]) -> l
 
 
 def has_queries(column: Column, rows: int, distinct: int) -> bool:
-    """Whether the first column of texts, with `distinct` different texts, holds queries with several passages."""
+    """Whether a column holds queries that have several passages each.
+
+    `column` is the first column of texts, and has `distinct` different texts in `rows` rows.
+    """
     return not _QUERIES.isdisjoint(column.words) and rows >= _PASSAGES * distinct
 
 
@@ -359,7 +369,7 @@ def is_query_id(column: Column) -> bool:
 
 
 def can_be_grade(column: Column) -> bool:
-    """Whether the values may be grades of relevance: whole numbers from 0, or a few declared classes."""
+    """Whether the values may be grades of relevance: whole numbers that start at 0, or a few declared classes."""
     if column.classes:
         return column.classes <= _FEW
     numbers = column.numbers
@@ -373,7 +383,7 @@ def why_unfit(column: Column) -> str | None:
             "holds lists that are not lists of labels (which have distinct names or whole numbers, in Parquet or JSONL)"
         )
     if not column.counts:
-        return "holds texts" if column.form == "text" else "holds nothing"
+        return "holds texts" if column.form == "text" else "is empty"
     if len(column.counts) == 1:
         return f"holds only one value, {next(iter(column.counts))!r}"
     if column.numbers is None and len(column.counts) > MOST_CLASSES:

@@ -30,7 +30,7 @@ _ABLE = {
     ("openvino", "cpu"): ("float32", "bfloat16"),
 }
 ELSEWHERE = ("onnxruntime",)
-"""The runtimes allowed for a device outside the cluster: the archive that measures there supports no other."""
+"""The runtimes allowed for a device outside the cluster: the archive that measures there supports no others."""
 
 
 class Device(Settings):
@@ -45,7 +45,7 @@ class Device(Settings):
     outside the cluster, measured by the archive that `nas device bundle` writes."""
     runtime: Literal["torch", "onnxruntime", "openvino"] = "onnxruntime"
     compiled: Flag = False
-    """Whether PyTorch compiles networks, as CUDA graphs if the processor is `cuda`."""
+    """Whether PyTorch compiles networks. If the processor is `cuda`, they then run as CUDA graphs."""
     processor: Literal["cpu", "cuda"] = "cpu"
     number_format: Literal["float32", "bfloat16", "float16"] = "float32"
     threads: Positive = 1
@@ -62,9 +62,9 @@ class Device(Settings):
     """Tokens per text: one length, several equally frequent lengths, a table that maps each length to its frequency, or
     `task` for the lengths of the texts in the search set."""
     warm_up: Positive = 3
-    """The least number of warm-up runs of a network, which are not counted. They continue until the time is stable."""
+    """The least number of warm-up runs per network. They are not counted, and continue until the latency is stable."""
     repeats: Positive = 40
-    """The number of rounds in which whole networks are measured, interleaved."""
+    """The number of interleaved rounds in which whole networks are measured."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,6 +1,6 @@
 """The checks of `nas doctor`: what this machine supports, and what is missing for a study.
 
-`examine` returns a list of `Finding`, which `nas.report.terminal` prints. Heavy packages are imported only after the
+`examine` returns a list of `Finding`s, which `nas.report.terminal` prints. Heavy packages are imported only after a
 check that they are installed.
 """
 
@@ -71,7 +71,7 @@ class Finding:
 def examine(load: Callable[[], Study] | None = None) -> list[Finding]:
     """Return findings about packages, runtimes and machine, and about a study if `load` returns one.
 
-    If a package is missing, only the packages are checked. Raises the error that `load` raises.
+    If a package is missing, only the packages are checked. An error that `load` raises is passed on.
     """
     found = list(_packages())
     if any(finding.state == "missing" for finding in found):
@@ -96,7 +96,7 @@ def _packages() -> Iterator[Finding]:
                 yield _version(requirement.name, version(requirement.name), requirement.specifier)
             except PackageNotFoundError:
                 if find_spec(requirement.name):  # such as onnxruntime, which onnxruntime-gpu contains too
-                    yield Finding("packages", requirement.name, "note", "is installed by a package with another name")
+                    yield Finding("packages", requirement.name, "note", "is provided by a package with another name")
                 else:
                     yield Finding("packages", requirement.name, "missing", f"pip install '{requirement}'")
 
@@ -104,11 +104,11 @@ def _packages() -> Iterator[Finding]:
 def _version(name: str, found: str, able: SpecifierSet) -> Finding:
     if able.contains(found, prereleases=True):
         return Finding("packages", name, "ok", found)
-    return Finding("packages", name, "missing", f"{found} is installed, but {able} is needed; install that")
+    return Finding("packages", name, "missing", f"{found} is installed, but {able} is needed; install such a version")
 
 
 def _runtimes() -> Iterator[Finding]:
-    """Check each runtime on the CPU and, if it supports them, on a GPU."""
+    """Check each runtime on the CPU, and the runtimes that support GPUs also on a GPU."""
     from nas.device import Device
     from nas.latency.runtimes import RUNTIMES
 
@@ -148,7 +148,7 @@ def _machine() -> Iterator[Finding]:
 
     from nas.latency.runner import cpuinfo, environment
 
-    here = environment({"runtime": "numpy", "processor": "cpu"})  # which runtime it is does not matter here
+    here = environment({"runtime": "numpy", "processor": "cpu"})  # any runtime will do here
     yield Finding("machine", "processor", "ok", f"{here['processor']}, {here['system']}")
     flags = set((cpuinfo("flags") or cpuinfo("Features")).split())
     for number_format, without in _WITHOUT.items():
@@ -164,11 +164,14 @@ def _machine() -> Iterator[Finding]:
 
 
 def _disk() -> Finding:
-    """Check the free space in the default folder of runs, and where networks are stored while they are measured."""
+    """Check the free space in the working folder and in the folder for temporary files.
+
+    Runs are stored in the former by default, and networks in the latter while they are measured.
+    """
     try:
         temporary = tempfile.gettempdir()
     except FileNotFoundError:
-        detail = "no folder for temporary files is writable: set TMPDIR to one that is"
+        detail = "no folder for temporary files is writable: set TMPDIR to a writable folder"
         return Finding("machine", "disk", "note", detail)
     here, there = (shutil.disk_usage(folder).free / _GB for folder in (Path.cwd(), temporary))
     writable = os.access(Path.cwd(), os.W_OK)
@@ -183,7 +186,7 @@ def _cores() -> Finding:
     threads, cores = psutil.cpu_count() or 1, psutil.cpu_count(logical=False)
     if cores is None or cores == threads:
         return Finding("machine", "cores", "ok", f"{threads}")
-    detail = f"{cores} with {threads} threads: programs on the other thread of a core disturb measurements"
+    detail = f"{cores} with {threads} threads: a program on the other thread of a core disturbs measurements"
     return Finding("machine", "cores", "note", detail)
 
 
@@ -208,7 +211,7 @@ def _not_joined(wanted: str) -> str:
 
 
 def _needs(study: Study) -> Iterator[Finding]:
-    """Check whether this machine has what a study needs: devices, storage, models, data and memory."""
+    """Check whether this machine meets the needs of a study: devices, storage, models, data and memory."""
     for device in study.devices:
         problem = _cannot(device)
         state: State = "missing" if problem else "ok"
@@ -273,7 +276,7 @@ def _searched(study: Study) -> Iterator[Finding]:
         yield _checked("storage", "the database answers", partial(check_storage, study))
     asked, here = study.search.worker_gpus, torch.cuda.device_count()
     if asked > here and "RAY_ADDRESS" not in os.environ:
-        detail = f"each worker needs {asked:g}, but this machine has {here}; lower worker_gpus, or set RAY_ADDRESS"
+        detail = f"each worker needs {asked:g} GPUs, but this machine has {here}; lower worker_gpus, or set RAY_ADDRESS"
         yield Finding("study", "GPUs", "missing", detail)
 
 
@@ -300,7 +303,7 @@ def _separate_teacher(study: Study) -> Finding:
 
 
 def _model(name: str, revision: str | None, given: Callable[[], str], check: Callable[..., object]) -> Finding:
-    """Check a model of the study. `given` returns its folder or hub id; weights of hub models are not read."""
+    """Check a model of the study. `given` returns its folder or hub id. Weights are not downloaded."""
     from nas.hub import find, model_folder
 
     try:
@@ -325,7 +328,7 @@ def _check_hub_data(study: Study) -> None:
 
 
 def _memory(study: Study) -> Finding:
-    """Check the free memory against the minimum for training, without activations and libraries."""
+    """Check that the free memory suffices for training, without counting activations and libraries."""
     import psutil
 
     shape = study.space.teacher

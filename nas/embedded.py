@@ -6,7 +6,7 @@ read as text and never imported. The teacher is a small BERT with random weights
 the same sentences; the pipeline fine-tunes it.
 
 The answer depends on the words next to the gap and their order, not only on which words the sentence contains.
-Networks of greater depth and width are therefore noticeably better.
+Deeper and wider networks are therefore noticeably more accurate.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from nas.files import write_atomically
 
 VERSION = 2
 WORDS = ("of", "to", "in", "for", "and", "is", "the", "with")
-"""The classes."""
+"""The classes: the words that a gap replaces."""
 GAP = "[MASK]"
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", GAP)
 PACKAGES = (
@@ -130,7 +130,7 @@ def _sentences_of(path: Path) -> Iterator[str]:
 def _split(found: dict[str, str], rng: random.Random) -> tuple[list[str], list[str]]:
     """Return the sentences for training and for testing.
 
-    All sentences of a file go to the same set, since neighbouring sentences resemble each other.
+    All sentences of a file are put into the same set, because neighbouring sentences resemble each other.
     """
     files = sorted(set(found.values()))
     rng.shuffle(files)
@@ -145,8 +145,9 @@ def _split(found: dict[str, str], rng: random.Random) -> tuple[list[str], list[s
 def gaps(texts: list[str], rng: random.Random) -> list[tuple[str, int]]:
     """Return one row (text with a gap, class) per sentence.
 
-    The gap replaces the word of the sentence, among `WORDS`, that has been replaced least often so far, so that the
-    classes are about equally frequent. Sentences without such a word, and repeated texts, are left out.
+    The gap replaces one of `WORDS` in the sentence. If there are several, it replaces the one that has been replaced
+    least often so far, so that the classes are about equally frequent. Sentences without such a word, and repeated
+    texts, are left out.
     """
     counts = [0] * len(WORDS)
     rows: dict[str, int] = {}

@@ -1,6 +1,6 @@
 """Exceptions that `nas` raises for problems that the user can fix.
 
-The command line prints the message of each as one line and exits with code 2.
+The command line prints the message of such an exception as one line and exits with code 2.
 """
 
 from __future__ import annotations

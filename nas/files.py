@@ -1,7 +1,8 @@
 """Reading and writing of small files.
 
-`read_toml` and `validate` turn TOML files into settings, and their errors name file, key and rule. `write_atomically`,
-`write_folder` and `write_json` never leave a half-written file behind. `digest` and `file_digest` identify contents.
+`read_toml` and `validate` turn TOML files into settings; their errors name the file, the key and the rule.
+`write_atomically`, `write_folder` and `write_json` never leave a half-written file behind. `digest` and `file_digest`
+identify contents.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def read_toml(path: Path, error: type[NasError]) -> dict[str, Any]:
     except FileNotFoundError:
         raise error(f"{path}: no such file; give the path of an existing TOML file") from None
     except (IsADirectoryError, UnicodeDecodeError) as problem:
-        raise error(f"{path}: cannot be read as a TOML text file ({type(problem).__name__})") from None
+        raise error(f"{path}: cannot be read as TOML text ({type(problem).__name__}); give another file") from None
     except ValueError as problem:  # TOMLDecodeError, or an integer with thousands of digits
         raise error(f"{path}: not valid TOML: {problem}; correct the file at that position") from None
     if any("\0" in text for text in _texts(values)):
@@ -66,7 +67,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def validate(model: type[S], values: Mapping[str, Any], path: Path, error: type[NasError]) -> S:
-    """Return parsed values as an instance of `model`. Raises `error` with one line that names file, key and rule."""
+    """Return parsed values as an instance of `model`. Raises `error` with a line that names file, key and rule."""
     try:
         return model.model_validate(dict(values))
     except ValidationError as problem:
@@ -88,14 +89,14 @@ def _one_line(problem: ValidationError, model: type[BaseModel]) -> str:
     if kind == "value_error":
         return f"{key}: {message}"
     field = fields.get(str(first["loc"][-1]))
-    # A value given where a table or a secret is expected may contain a password, so it is not shown.
+    # If the setting is a table or a secret, the given value may contain a password, so it is not shown.
     hidden = field and any(_within(field.annotation, kind) for kind in (SecretStr, BaseModel))
     shown = not hidden and not isinstance(value, dict | list)
     return f"{key}: {message}{f', but got {value!r}' if shown else ''}"
 
 
 def _settings_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:
-    """Return the settings class, possibly nested, that holds the key at the location of a validation error."""
+    """Return the class of the settings, possibly nested ones, at the location that a validation error gives."""
     for part in location:
         if isinstance(part, str) and part in model.model_fields:
             model = _within(model.model_fields[part].annotation, BaseModel) or model
@@ -141,7 +142,7 @@ def _file_digest(path: Path, stamp: tuple[int, ...]) -> str:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file next to `path`, then rename it to `path`, so that readers see all or nothing.
+    """Let `write` fill a temporary file next to `path`, then rename it to `path`. No reader sees a partial file.
 
     Raises `MachineError` if a limit of the machine prevents it.
     """
@@ -178,7 +179,7 @@ def write_folder(folder: Path, fill: Callable[[Path], object]) -> None:
 
 
 def _draft_prefix(path: Path) -> str:
-    return f".{path.name[:100]}."  # names are limited to 255 bytes, and the suffix needs some
+    return f".{path.name[:100]}."  # names are limited to 255 bytes, of which the random suffix needs a few
 
 
 def write_text(path: Path, text: str) -> None:

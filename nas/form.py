@@ -1,6 +1,6 @@
-"""The form of a network: which transformers model class it corresponds to, and what its head reads.
+"""The form of a network: the transformers model class that it corresponds to, and the hidden states that it reads out.
 
-Each kind of task (`nas.tasks`) defines the form of its networks, because it determines their outputs. The model, the
+Each kind of task (`nas.tasks`) needs certain outputs and therefore defines the form of its networks. The model, the
 latency profiles and the export use this form.
 """
 
@@ -39,4 +39,4 @@ CLASSIFIERS: dict[NetworkType, NetworkForm] = {
     "sequence_classifier": NetworkForm(),
     "token_classifier": NetworkForm("token_classifier", "every"),
 }
-"""The forms that are determined by the network type. An `encoder` has several possible forms."""
+"""The forms of the network types that have only one form. An `encoder` may have several."""

@@ -70,8 +70,8 @@ class GraphBuilder:
     def sparse_constant(self, value: np.ndarray) -> str:
         """Store an array as one bit per number plus the numbers that are not zero. Return the name of the full array.
 
-        A runtime assembles the full array when it loads the model, because it folds everything that depends only on
-        constants.
+        A runtime assembles the full array when it loads the model, because it then computes everything that depends
+        only on constants.
         """
         flat = np.asarray(value, order="C").reshape(-1)
         kept = flat != 0
@@ -106,10 +106,10 @@ class GraphBuilder:
     def choose(
         self, condition: str, shapes: Mapping[str, tuple[int, Shape]], then: Sequence[str], otherwise: GraphBuilder
     ) -> list[str]:
-        """Return the names of values that equal `then` if `condition` holds, and else the outputs of `otherwise`.
+        """Return the names of values that equal `then` if `condition` holds, or else the outputs of `otherwise`.
 
-        The runtime executes the branch `otherwise` only in the second case. `shapes` gives the element type and the
-        shape of each value, by name.
+        The runtime executes the branch `otherwise` only if `condition` does not hold. `shapes` gives the element type
+        and the shape of each value, by name.
         """
         ready = GraphBuilder(outer=self)
         for value, (name, (kind, shape)) in zip(then, shapes.items(), strict=True):

@@ -1,7 +1,7 @@
-"""Runs of studies that are made in Python, with data sets and loaded models in place of the paths in a study file.
+"""Runs of studies that are defined in Python, with data sets and loaded models in place of the paths in a study file.
 
 `run_of` writes these objects and the resulting study file into the folder of the run. The same objects give the same
-files, so a later call, even in another process, resumes the run. The command line works on such a study too.
+files, so a later call, even in another process, resumes the run. The command line can also use this study file.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def run_of(name: str, *, runs: str | Path = "runs", **tables: Any) -> Run:
 
     In `task`, a `datasets.Dataset` or a pandas data frame may take the place of the name of a file. In `teacher` and
     `student`, `model` may be a loaded model, with its tokenizer as `tokenizer`. `task.metric` may be a function of
-    predictions and references whose higher values are better (see `nas.tasks.custom_metric`).
+    predictions and references that returns higher values for better predictions (see `nas.tasks.custom_metric`).
 
     A budget may be a string as for `nas init`: a share of the teacher's latency ("20%"), milliseconds ("4.0") or
     points of accuracy that may be lost ("1pt"), optionally with a name ("fast=20%"). Without `devices`, the device is
     this machine with ONNX Runtime, one thread and one text of 128 tokens at a time. `search_space`, `task.max_length`
-    and `task.holdout` default to what `nas init` proposes.
+    and `task.holdout` default to the values that `nas init` proposes.
 
-    Raises the `NasError` that loading the study would raise.
+    Raises a `NasError` for invalid arguments, as loading a study file with these settings would.
     """
     if not re.fullmatch(NAME, name):
         raise StudyError(f"name: must consist of letters, digits, dots, dashes and underscores, but got {name!r}")
@@ -102,7 +102,7 @@ def _write(folder: Path, tables: dict[str, Any]) -> tuple[Study, dict[str, str]]
 
 
 def _with_files(folder: Path, task: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the data of a task to files, and return the task's table with the names of these files instead."""
+    """Write the data of a task to files, and return the task's table with the names of these files."""
     values = {key: _data(folder, key, value) if key in _DATA else value for key, value in task.items()}
     if "unlabelled" in task:
         values["unlabelled"] = [
@@ -120,7 +120,7 @@ def _with_files(folder: Path, task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _data(folder: Path, name: str, rows: Any) -> Any:
-    """Write rows to a file and return its name; if a path or split is given instead of rows, return that."""
+    """Write rows to a file and return its name; if a path or a split is given instead of rows, return it."""
     import pandas  # datasets depends on it
 
     if isinstance(rows, pandas.DataFrame):
@@ -132,7 +132,7 @@ def _data(folder: Path, name: str, rows: Any) -> Any:
 
 
 def _with_model(folder: Path, key: str, table: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the loaded model of a teacher or student, if any, to a folder; return the table with the folder instead."""
+    """Return the table of a teacher or student, with a loaded model replaced by a folder to which it is written."""
     values = {name: value for name, value in table.items() if name != "tokenizer"}
     model, tokenizer = values.get("model"), table.get("tokenizer")
     if not hasattr(model, "save_pretrained"):
@@ -155,7 +155,7 @@ def _absolute(name: Any) -> Any:
 
 
 def _compressed(folder: Path, values: Mapping[str, Any]) -> TeacherProperties | None:
-    """Return the properties of the compressed model; None for a hub id, which is not downloaded."""
+    """Return the properties of the model to compress; None for a hub id, which is not downloaded."""
     key = "student" if "student" in values else "teacher"
     name = values.get(key, {}).get("model", "")
     return TeacherProperties.at(str(folder / name) if name == f"./{key}" else name)

@@ -56,14 +56,14 @@ _IN_WORDS = {
     },
 }
 _OF_FILES = ("(os error", "local file")
-"""Phrases that show that a library's message is about a file. Otherwise "permission denied" without a path may be about
-a network connection."""
+"""Phrases that show that a library's message is about a file. If they are absent and the exception names no path,
+"permission denied" may be about a network connection."""
 _CACHES = ("HF_DATASETS_CACHE", "HF_HUB_CACHE", "HF_MODULES_CACHE", "HF_HOME", "XDG_CACHE_HOME", "RAY_TMPDIR", "TMPDIR")
 """Environment variables that set the folders, other than the run's, to which libraries write."""
 
 
 def machine_limit_of(problem: BaseException, path: Path | str | None = None) -> MachineError | None:
-    """Return the limit of the machine that caused an exception, or None if no such limit caused it.
+    """Return a `MachineError` for the limit of the machine that caused an exception; None if no such limit did.
 
     `path` is the file or folder that was being read or written; it is used if the exception does not name one. If a
     `NasError` was raised while another exception was being handled, that other exception is examined: the code may

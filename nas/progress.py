@@ -24,13 +24,13 @@ _SECONDS_BETWEEN_LINES = 30.0
 _SECONDS_BETWEEN_VIEWS = 1.0
 _logs: list[IO[bytes]] = []
 Event = Mapping[str, Any]
-"""Something that happened in a run: its name under `event`, and its details under further keys. See `Run.listen`."""
+"""An event in a run, with its name under the key `event` and its details under further keys. See `Run.listen`."""
 Listener = Callable[[Event], object]
 _listeners: list[Listener] = []
 
 
 class Tracker(Protocol):
-    """A function that is called with the amount of work done so far and an optional note."""
+    """A function to call with the amount of work done so far and an optional note."""
 
     def __call__(self, done: int, note: str = "") -> None: ...
 
@@ -144,7 +144,7 @@ def notifying(listeners: Iterable[Listener]) -> Iterator[None]:
 
 @contextmanager
 def logged(path: Path) -> Iterator[None]:
-    """Append everything said or logged while the block runs to a file, one JSON object per line.
+    """Append everything that is said or logged in the block to a file, with one JSON object per line.
 
     Each line is written immediately and in one piece. If a crash has left an incomplete last line, the next event still
     starts on a new line.

@@ -1,8 +1,8 @@
-"""The first study file of a user, which is proposed after examining the teacher and the data, and written as TOML.
+"""Proposes a user's first study file: examines the teacher and the data, suggests settings and writes them as TOML.
 
 `TeacherProperties` and `Columns` hold facts from the files, and `Answers` the settings that the user gave or confirmed.
-`nas init` (`nas.cli.setup`) asks for these settings and calls `write_study`; `nas.in_python` uses the same proposals
-for studies that are made in Python.
+`nas init` (`nas.cli.setup`) asks the user for these settings and calls `write_study`. `nas.in_python` uses the same
+proposals for studies that are defined in Python.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _HIDDEN, _INTERMEDIATE = (1 / 2, 2 / 3, 5 / 6, 1), (1 / 16, 1 / 8, 1 / 4, 3 / 8,
 
 @dataclass(frozen=True)
 class TeacherProperties:
-    """The properties of a teacher that follow from the files in its folder."""
+    """The properties of a teacher, as read from the files in its folder."""
 
     shape: Shape
     positions: int
@@ -85,10 +85,10 @@ class TeacherProperties:
         return cls(shape_of(config), positions, outputs, problem_type, tokenizer_kind(folder), *named[:1])
 
     def outputs_for(self, kind: str | None) -> int | None:
-        """Return the number of outputs of the teacher's classifier if it suits a kind of task; otherwise None.
+        """Return the number of outputs of the teacher's classifier, or None if it does not suit the kind of task.
 
-        Without a kind, the task is assumed to have one label per text. A classifier that gives a text several labels
-        does not suit such a task, and vice versa.
+        Without a kind, the task is assumed to have one label per text. A classifier for one label per text does not
+        suit a task with several labels per text, and vice versa.
         """
         if self.network_type != (task_kind(kind).network_form.network_type if kind else "sequence_classifier"):
             return None
@@ -100,7 +100,10 @@ class TeacherProperties:
         return None if is_known and own != several else self.outputs
 
     def misfit(self, data: Columns, label: Sequence[str], kind: str) -> str | None:
-        """Return why the teacher's classifier does not fit the task; None if it fits, or if none suits the kind."""
+        """Return why the number of outputs of the teacher's classifier does not fit the task.
+
+        The result is None if the number fits, or if the classifier does not suit this kind of task at all.
+        """
         outputs, wanted = self.outputs_for(kind), data.outputs(label, kind)
         if outputs in (None, wanted):
             return None
@@ -197,11 +200,11 @@ class Columns:
                 return Clear(_kinds_of("grades")[0])
             meanings = (found.value,) if isinstance(found, Clear) else found.candidates
             found = Unclear(
-                f"{label} may be the relevance of several passages for each {query}.", ("grades", *meanings)
+                f"{label} may hold the relevance of several passages for each {query}.", ("grades", *meanings)
             )
         if isinstance(found, Unclear):
             return Unclear(found.why, tuple(chain.from_iterable(map(_kinds_of, found.candidates))))
-        return Clear(_kinds_of(found.value)[0])  # of several kinds for the same labels, the first one of the registry
+        return Clear(_kinds_of(found.value)[0])  # if several kinds use such labels, the first one registered
 
     def outputs(self, label: Sequence[str], kind: str) -> int:
         """Return the number of outputs that a classifier needs for a kind of task with these columns of labels."""
@@ -261,7 +264,7 @@ def _same(rows: Dataset, one: str, other: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """The settings of a study, as given by the user or confirmed; paths are relative to the working directory."""
+    """The settings of a study, as the user gave or confirmed them; paths are relative to the working directory."""
 
     teacher: str
     fine_tune: bool
@@ -298,8 +301,8 @@ def write_study(
 ) -> list[Path]:
     """Write `study.toml`, and `search_space.toml` if no shipped space fits the teacher; return the paths.
 
-    The study appears only once it is complete and valid; otherwise no file or folder is left behind. Raises
-    `StudyError` if the folder already has a study, or the error that loading the new study would raise.
+    The study file appears only once it is complete and valid. If writing it fails, no new file or folder is left
+    behind. Raises `StudyError` if the folder already has a study, or the error that loading the new study raises.
     """
     if answers.runtime not in RUNTIMES:
         raise StudyError(f"--runtime {answers.runtime}: there is no such runtime; use one of {', '.join(RUNTIMES)}")
@@ -335,7 +338,7 @@ def _holds(path: Path, text: str) -> bool:
 
 
 def _write_valid(text: str, target: Path, draft: Path) -> None:
-    """Write a study to a draft file next to `target` and load it. Errors name `target` in place of the draft."""
+    """Write a study to a draft file next to `target` and load it. Error messages name `target` instead of the draft."""
     draft.write_text(text, encoding="utf-8")
     try:
         check_sources(Study.load(draft))
@@ -416,9 +419,7 @@ def _study_text(
     held_out = f"{'' if columns else '# '}holdout = {{ size = {size} }}"
     held_out += f"  # training rows on which candidates are evaluated{default}; {_held_out_text(kind)}\n"
     tune = "" if answers.fine_tune else "# "
-    tune += (
-        "fine_tune = true  # for a teacher that is not fine-tuned on the task yet; { epochs = 2.0 } sets the epochs\n"
-    )
+    tune += "fine_tune = true  # for a teacher that is not fine-tuned yet; { epochs = 2.0 } sets the number of epochs\n"
     if task_kind(kind).learns_from_texts:
         held_out = tune = ""
     tokens = int(answers.sequence_length) if answers.sequence_length.isdecimal() else None
@@ -494,7 +495,7 @@ def _held_out_text(kind: str) -> str:
 
 
 def _batch_text(kind: str) -> str:
-    return "  # pairs per inference: k for a list of k passages" if task_kind(kind).judges_groups else ""
+    return "  # pairs per inference; k if you rank lists of k passages" if task_kind(kind).judges_groups else ""
 
 
 def _text(value: str) -> str:

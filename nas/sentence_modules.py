@@ -1,8 +1,8 @@
 """The sentence-transformers files that describe the modules after an encoder: pooling, projection and normalisation.
 
-The folder of a model holds the encoder itself, `modules.json`, which lists the modules in order, and a subfolder per
-further module. `read_modules` and `write_modules` handle only the JSON files; the weights of a projection are in a
-safetensors file next to its `config.json`.
+The folder of a model holds the encoder itself, a file `modules.json` that lists the modules in order, and a subfolder
+for each further module. `read_modules` and `write_modules` handle only the JSON files; the weights of a projection are
+in a safetensors file next to its `config.json`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class SentenceModules:
 def read_modules(folder: Path) -> SentenceModules:
     """Return the modules after the encoder in a folder.
 
-    Without `modules.json`, there is only pooling, by the mean over all tokens, as in sentence-transformers. Raises
+    Without `modules.json`, the only module is mean pooling over all tokens, as in sentence-transformers. Raises
     `TeacherError` for unsupported modules.
     """
     if not (folder / MODULES_FILE).is_file():
@@ -54,7 +54,7 @@ def read_modules(folder: Path) -> SentenceModules:
         modules = [(module["type"].rpartition(".")[2], module["path"]) for module in _read(folder / MODULES_FILE)]
     except (TypeError, KeyError, AttributeError):
         raise _refused(
-            folder, "must be a list of modules, each with a type and a path, but is not; copy or download it again"
+            folder, "must be a list of modules, each with a type and a path, but it is not; copy or download it again"
         ) from None
     kinds = [kind for kind, _ in modules]
     unknown = [kind for kind in kinds if kind not in _TYPES]
@@ -87,8 +87,8 @@ def _readout(path: Path) -> Readout:
 def write_modules(folder: Path, form: NetworkForm, hidden_size: int, outputs: int | None = None) -> None:
     """Write the files that describe the modules after the encoder in a folder.
 
-    With `outputs`, they include a projection to that many dimensions, without its weights. The type names are known to
-    all versions of sentence-transformers since 2.0.
+    If `outputs` is given, they include a projection to that many dimensions, without its weights. All versions of
+    sentence-transformers since 2.0 know the type names in these files.
     """
     mode = next(mode for mode, readout in _MODES.items() if readout == form.readout)
     modules: list[tuple[str, str, Mapping[str, Any] | None]] = [("Transformer", "", None)]

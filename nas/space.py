@@ -66,10 +66,11 @@ class Dimensions(Settings):
     num_attention_heads: tuple[Positive, ...] = Field(min_length=1)
     intermediate_size: tuple[Positive, ...] = Field(min_length=1)
     keep_tokens: tuple[Positive, ...] = ()
-    """How many tokens, those that receive the most attention, a layer may pass on. Passing all is always allowed."""
+    """The numbers of tokens that a layer may pass on: those that receive the most attention. A layer may always pass on
+    all tokens."""
     exit_threshold: tuple[Annotated[float, Field(gt=0.0, lt=1.0, strict=True)], ...] = ()
-    """The confidence that the classifier after a layer must reach for an early exit. Having no early exits is always
-    allowed."""
+    """Confidence thresholds: a text exits early if the classifier after a layer reaches the threshold. A network may
+    always do without early exits."""
 
     @field_validator("hidden_size", "num_attention_heads", "intermediate_size", "keep_tokens", "exit_threshold")
     @classmethod
@@ -110,7 +111,7 @@ class CompressionMethods(Settings):
 
 
 def evenly_spaced(count: int, total: int) -> tuple[int, ...]:
-    """Return the indices of `count` of `total` layers, including the first and the last: 0, 2 and 5 for 3 of 6."""
+    """Return `count` evenly spaced indices of `total` layers, from first to last: 0, 2 and 5 for 3 of 6."""
     if count == 1:
         return (0,)
     return tuple(round(index * (total - 1) / (count - 1)) for index in range(count))
@@ -163,16 +164,16 @@ class SearchSpace(Settings):
                 raise _unsuitable("embedding", name, unsuited)
         if self.layer_sets[-1] != tuple(range(total)):
             raise ValueError(
-                f"dimensions.layers: all of the teacher's {total} layers must be one of the entries, "
+                f"dimensions.layers: one entry must keep all of the teacher's {total} layers, "
                 f"but the largest entry keeps {list(self.layer_sets[-1])}; add {total}"
             )
         return self
 
     @classmethod
     def load(cls, name_or_path: str | Path, base: Path | None = None) -> SearchSpace:
-        """Load a search space that is shipped with `nas` by its name, or a file by its path (relative to `base`).
+        """Load a search space, given by its name if it is shipped with `nas`, or else by its path (relative to `base`).
 
-        Raises `SearchSpaceError` for a missing or malformed file, with file, key, rule and remedy.
+        Raises `SearchSpaceError` for a missing or malformed file; the message names file, key, rule and remedy.
         """
         path = Path(name_or_path)
         if path.suffix == ".toml":
@@ -221,7 +222,7 @@ class SearchSpace(Settings):
 
     @property
     def digest(self) -> str:
-        """An identifier that changes when the space changes; name and description do not count."""
+        """An identifier that changes if anything in the space except its name and description changes."""
         return digest(self.definition)
 
     @property
@@ -253,9 +254,9 @@ class SearchSpace(Settings):
     def _count_layers(self, number: int) -> int:
         """Return the number of valid combinations of blocks and `keep_tokens` for `number` layers."""
         kinds = [Counter(compression(choice).weights for _, choice in self.options(block)) for block in LAYER_BLOCKS]
-        # The number of ways to build the layers so far, by state. The state says for each of the two blocks whether any
-        # layer has weights to share, how many tokens are left, and whether tokens were dropped since the last attention
-        # (then another attention must follow).
+        # The number of ways to build the layers so far, by state. A state has four parts: for each of the two blocks,
+        # whether any layer has weights to share; how many tokens are left; and whether tokens have been dropped since
+        # the last attention block. If they have, another attention block must follow.
         ways: Counter[tuple[bool, bool, float, bool]] = Counter({(False, False, math.inf, False): 1})
         for _ in range(number):
             longer: Counter[tuple[bool, bool, float, bool]] = Counter()
@@ -308,7 +309,7 @@ class SearchSpace(Settings):
         return {}
 
     def _choices_at(self, block: Block, size: int) -> tuple[str, ...]:
-        """Return the methods that suit a block of that size and give it its own weights."""
+        """Return the methods that suit a block of this size and give it weights of its own."""
         known = self._known_choices
         if (block, size) not in known:
             own = (name for name in getattr(self.compression, block) if compression(name).weights == "own")
@@ -316,7 +317,7 @@ class SearchSpace(Settings):
         return known[block, size]
 
     def _unsuited(self, block: Block, size: int, name: str) -> list[int]:
-        """Return the hidden sizes at which a method does not suit a block of that size; see `Compression.suits`."""
+        """Return the hidden sizes at which a method does not suit a block of this size; see `Compression.suits`."""
         width = size * self.teacher.head_size if block == "attention" else size
         return [hidden for hidden in self.dimensions.hidden_size if not compression(name).suits(width, hidden)]
 
@@ -334,9 +335,9 @@ class SearchSpace(Settings):
     def repaired(self, architecture: Architecture) -> Architecture:
         """Return the most similar architecture that is canonical (see `Architecture.is_canonical`).
 
-        A block that shares weights, but has no layer to share with, gets its own weights of the smallest size. So does
-        the feed-forward block of a layer without any block. `keep_tokens` and `exit_threshold` are set to 0 if they
-        would change nothing.
+        A block that shares weights, but has no layer to share with, gets weights of its own, of the smallest size. A
+        layer without any block gets a feed-forward block of the smallest size. `keep_tokens` and `exit_threshold` are
+        set to 0 if they would have no effect.
         """
 
         def weights(layer: Layer, block: Block) -> str:
@@ -421,7 +422,10 @@ class SearchSpace(Settings):
         return self.repaired(mutant)
 
     def crossover(self, first: Architecture, second: Architecture, rng: random.Random) -> Architecture:
-        """Return a child with one parent's set of layers. A layer that both parents have comes from one at random."""
+        """Return a child with the set of layers of one of the parents.
+
+        A layer that both parents have is taken from one of them at random.
+        """
         skeleton, other = (first, second) if rng.random() < 0.5 else (second, first)
         others = {layer.source: layer for layer in other.layers}
         child = Architecture(
@@ -457,7 +461,7 @@ class SearchSpace(Settings):
 def _unsuitable(block: Block, name: str, hidden: Sequence[int], where: str = "") -> ValueError:
     sizes = " or ".join(map(str, hidden))
     return ValueError(
-        f"compression.{block}: {name!r} must be applicable and save space at every hidden_size, but does not at "
+        f"compression.{block}: {name!r} must be applicable and save space at every hidden_size, but fails at "
         f"{sizes}{where}; change or remove the method or these sizes"
     )
 

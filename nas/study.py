@@ -1,8 +1,8 @@
 """Study files: the definition of one experiment, as frozen and validated settings.
 
 `Study.load` reads a study file, which is TOML, and every step of the pipeline takes its settings from the result. Paths
-in the file are relative to its folder. `${NAME}` stands for a variable that the study declares under `[variables]`; the
-user sets it with `--set NAME=value` or in the environment.
+in the file are relative to its folder. `${NAME}` is replaced by the value of a variable that the study declares under
+`[variables]` and that the user sets with `--set NAME=value` or in the environment.
 """
 
 from __future__ import annotations
@@ -43,27 +43,28 @@ class FineTuningSettings(Settings):
     """Settings for fine-tuning a teacher that has not been trained for the task yet."""
 
     epochs: PositiveReal | None = None
-    """By default, the number depends on the size of the training set, and the epoch that is best on the search set is
-    kept."""
+    """The number of epochs. By default, it depends on the size of the training set, and training keeps the weights of
+    the epoch that is best on the search set."""
     learning_rate: PositiveReal = 8e-5
     batch_size: Positive = 64
 
     def epochs_on(self, rows: int) -> float:
-        """Return the number of epochs on `rows` training rows. Training keeps the best epoch if `epochs` is not set."""
+        """Return the number of epochs to train on `rows` training rows."""
         few, many = _EPOCHS
         return self.epochs or min(many, max(few, -(-_TEXTS_OF_TEACHER // rows)))
 
 
 class TeacherSettings(Settings):
-    """A model provided by the user: the teacher, or the student that is compressed in its place."""
+    """A model provided by the user: the teacher, or the student that is compressed instead of the teacher."""
 
     model: str = Field(min_length=1)
-    """A folder or a hub id of a model of a supported family, or `embedded` for the BERT that `nas` makes itself. If a
+    """A folder or a hub id of a model of a supported family, or `embedded` for the BERT that `nas` builds itself. If a
     student is given, the teacher may be any model with which transformers can classify texts."""
     revision: str | None = Field(default=None, min_length=1)
     """Branch, tag or commit of a hub model. By default, its main branch."""
     fine_tune: FineTuningSettings | None = None
-    """Omitted or false if the model is already fine-tuned for the task. True means the default settings."""
+    """Whether and how to fine-tune the model first. True means with the default settings. Omitted or false if the model
+    is already fine-tuned for the task."""
     prune_vocabulary: Flag = False
     """Whether tokens that never occur in the training texts are removed; words that need them are then split into
     smaller pieces. For WordPiece, BPE and Unigram tokenizers."""
@@ -101,7 +102,7 @@ class Holdout(Settings):
     size: Positive | None = None
     """The number of rows in the search set. By default, the result of `held_out_size`."""
     by: Literal["row", "sentence"] = "row"
-    """`sentence` holds out whole sentences and removes every training row whose text is contained in one of them. It
+    """`sentence` holds out whole sentences and removes every training row whose text is part of one of them. This key
     cannot be set for tasks that evaluate rows in groups, which always hold out whole groups."""
 
     def size_of(self, rows: int) -> int:
@@ -199,7 +200,7 @@ class Task(Settings):
             if same := sorted({*names} & {*others} - {"embedded"}):
                 raise ValueError(f"{second}: must differ from {first}, but both are {same[0]!r}; change one of them")
         if (self.train == "embedded") != (self.test == "embedded"):
-            raise ValueError("test: train and test must both be 'embedded' or neither; set both")
+            raise ValueError("test: train and test must both be 'embedded', or neither; change one")
         return self
 
     @property
@@ -243,14 +244,15 @@ class Supernet(Settings):
     batch_size: Positive = 64
     learning_rate: PositiveReal = 3e-4
     random_subnets: Whole = 2
-    """The number of random sub-networks per step. Two sub-networks are added: two more random ones if they are drawn
-    near the budgets, otherwise the largest and the smallest one."""
+    """The number of random sub-networks per step. Each step also trains two further sub-networks: the largest and the
+    smallest one or, if sub-networks are drawn near the budgets, two more random ones."""
     sampling: Literal["budgets", "spread", "uniform"] = "budgets"
-    """`budgets`: sub-networks near the budgets. `spread`: all sizes, small and large as frequent as medium ones.
-    `uniform`: every dimension drawn uniformly by itself, so that most sub-networks are of medium size."""
+    """How sub-networks are drawn. `budgets`: near the budgets. `spread`: from all sizes, with small and large ones as
+    frequent as medium ones. `uniform`: with every dimension drawn uniformly by itself, which makes most of them of
+    medium size."""
     progressive: Flag = False
-    """Whether the first third of the steps varies only depth, and the second third also heads and neurons, but not the
-    hidden size."""
+    """Whether sizes vary in three stages of equal length: first only the depth, then also the numbers of heads and
+    neurons, and finally also the hidden size."""
     logits_weight: Real = 1.0
     """Weight of the distillation loss on the logits."""
     hidden_weight: Real = 1.0
@@ -263,9 +265,9 @@ class Supernet(Settings):
     train_embeddings: Flag = False
     """Whether the token embeddings are trained too."""
     workers: Positive = 1
-    """Ray processes among which each batch is divided. Their number does not change the result."""
+    """The number of Ray processes among which each batch is divided. It does not change the result."""
     importance_batches: Positive = 32
-    """Batches on which the importance of heads, neurons and hidden units is estimated."""
+    """The number of batches on which the importance of heads, neurons and hidden units is estimated."""
     checkpoint_steps: Positive = 200
 
     @model_validator(mode="after")
@@ -287,22 +289,22 @@ class Search(Settings):
     population: Annotated[int, Field(ge=4, strict=True)] = 32
     executor: Literal["inline", "ray"] = "inline"
     workers: Positive = 1
-    """The number of Ray actors to request. If the cluster has no room for all of them yet, the others start later."""
+    """The number of Ray actors to request. If the cluster has no room for some of them yet, these start later."""
     worker_cpus: PositiveReal = 1.0
-    """Processors, and threads, per worker."""
+    """The number of processors, and thus of threads, per worker."""
     worker_gpus: Real = 0.0
-    """GPUs per worker, possibly a fraction of one."""
+    """The number of GPUs per worker, which may be a fraction of one."""
     examples: Positive | None = None
     """The number of examples of the search set to use. By default, all."""
     least_tokens: Whole = 0
-    """Texts of the search set with fewer tokens are ignored, for data in which many rows are only parts of the texts
+    """Texts of the search set with fewer tokens are ignored. This is useful if many rows are only parts of the texts
     that will be served."""
     bf16: Flag = True
     """Whether to evaluate candidates in bf16 if the processor supports it natively. Exports are always measured in full
     precision."""
     knapsack: Flag = False
-    """Whether to start from the networks that a knapsack solver predicts to be best. For this, all networks that differ
-    from the largest one in a single respect are evaluated first: about two hundred networks for six layers."""
+    """Whether to start from the networks that a knapsack solver predicts to be best. The solver needs the accuracies of
+    all networks that differ from the largest one in a single setting: about two hundred networks for six layers."""
     storage: SecretStr | None = None
     """The URL of a database that stores the trials in place of the journal in the run's folder. It is never saved to a
     file."""
@@ -337,21 +339,21 @@ class Search(Settings):
 
 
 _FINAL_STEPS = 3
-"""Default ratio of the steps of the final training to those of the supernet. A supernet ranks candidates well early,
-while the accuracy of an export depends on its own training."""
+"""Default ratio of the steps of the final training to those of the supernet. A supernet ranks candidates well after a
+short training, whereas the accuracy of an export depends on the final training."""
 
 
 class Export(Settings):
     """Settings for the final measurement and training of the best candidates of each budget."""
 
     candidates: Positive = 4
-    """Members of the front whose latency is measured on the complete network, per budget."""
+    """The number of candidates per budget that are measured as complete networks at a time, best first."""
     finalists: Positive = 3
-    """How many of the candidates that meet a budget enter the final training. The less accurate ones are dropped along
-    the way."""
+    """The number of candidates per budget that enter the final training. The less accurate ones are dropped during this
+    training."""
     epochs: PositiveReal | None = None
-    """Epochs of the final training, which is by distillation. By default, it has three times as many steps as the
-    training of the supernet."""
+    """The number of epochs of the final training, which distils the teacher. By default, the final training has three
+    times as many steps as the training of the supernet."""
     learning_rate: PositiveReal = 5e-4
     batch_size: Positive = 64
     fine_tune: Flag = True
@@ -359,16 +361,16 @@ class Export(Settings):
 
 
 class Training(Settings):
-    """Settings for the time and disk space that a run may use, and for where its trainings report."""
+    """Settings for the time and disk space that a run may use, and for the tools to which trainings report."""
 
     hours: PositiveReal | None = None
-    """The duration of the whole run. If set, the training steps and the number of evaluations follow from it and from
-    the speed of this machine, and the study's own numbers are ignored."""
+    """The time allowed for the whole run. If it is set, the numbers of training steps and evaluations depend on it and
+    on the speed of this machine, and the study's own numbers are ignored."""
     outputs_gb: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 8.0
-    """The most disk space, in GB, for storing the teacher's outputs on the training texts, which are then computed only
-    once instead of in every step. 0 turns this off."""
+    """The most disk space, in GB, for storing the teacher's outputs on the training texts. Stored outputs are computed
+    only once instead of in every step. With 0, no outputs are stored."""
     report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
-    """Where trainings report their losses: TensorBoard (if installed), Weights & Biases, MLflow."""
+    """The tools to which trainings report their losses: TensorBoard (if installed), Weights & Biases or MLflow."""
 
 
 class Study(Settings):
@@ -441,7 +443,9 @@ class Study(Settings):
 
     def _check_student(self) -> None:
         if self.teacher.model == "embedded":
-            raise ValueError("teacher.model: the teacher 'embedded' is itself compressed; remove student")
+            raise ValueError(
+                "teacher.model: the teacher 'embedded' is itself compressed, so it has no student; remove student"
+            )
         if self.teacher.prune_vocabulary:
             raise ValueError(
                 "teacher.prune_vocabulary: only the compressed model's vocabulary can be pruned; set "
@@ -472,10 +476,10 @@ class Study(Settings):
 
     @classmethod
     def load(cls, study: str | Path, variables: Mapping[str, str] | None = None) -> Study:
-        """Read and validate a study, given by a file, a folder with `study.toml`, or the name of a shipped study.
+        """Read and validate a study, given as a file, a folder with `study.toml`, or the name of a shipped study.
 
         `variables` holds the values for `${NAME}`; missing ones are taken from the environment. Raises `StudyError` or
-        `SearchSpaceError` with file, key, rule and remedy.
+        `SearchSpaceError`, whose message names file, key, rule and remedy.
         """
         path = _find(study)
         raw = read_toml(path, StudyError)
@@ -525,7 +529,7 @@ class Study(Settings):
             raise ValueError(
                 f"sequence_length must be 'task' if the space has {'keep_tokens' if tokens else 'exit_threshold'}, but "
                 f"got {device.sequence_length!r}: latency and accuracy must be measured on texts of the same lengths; "
-                "change one of them"
+                "change sequence_length or the space"
             )
 
     def _check_choices(self, device: Device) -> None:
@@ -556,12 +560,12 @@ class Study(Settings):
         return self.model_copy(update={"search": found})
 
     def within(self, hours: float) -> Study:
-        """Return the same study with this limit on its hours, or with its own numbers of steps if `hours` is 0.
+        """Return the same study limited to a number of hours, or without a time limit if `hours` is 0.
 
         Raises `StudyError` if `hours` is negative or not finite, or if the study does not support a time limit.
         """
         given = {name: getattr(self, name) for name in type(self).model_fields}
-        values = given | {"training": {"hours": hours or None}}
+        values = given | {"training": self.training.model_dump() | {"hours": hours or None}}
         return validate(Study, values, self.path, StudyError)
 
     def resolve(self, name: str) -> Path:
@@ -572,8 +576,7 @@ class Study(Settings):
     def is_near_budgets(self) -> bool:
         """Whether the supernet is trained on sub-networks near the budgets.
 
-        This is impossible if all budgets have an accuracy floor, since it is unknown which sub-networks are near a
-        floor.
+        It is not if all budgets have an accuracy floor, because it is unknown which sub-networks are near a floor.
         """
         return self.supernet.sampling == "budgets" and not all(budget.has_floor for budget in self.budgets)
 
@@ -589,7 +592,7 @@ class Study(Settings):
         return digest({part: values[part] for part in parts} | {"seed": self.seed})
 
     def check_teacher(self, shape: Shape) -> None:
-        """Raise `StudyError` if a teacher of that shape does not fit the search space."""
+        """Raise `StudyError` if a teacher of this shape does not fit the search space."""
         if shape != self.space.teacher:
             raise StudyError(
                 f"{self.path}: search_space: {self.space.name!r} is for a teacher with {_sizes(self.space.teacher)}, "
@@ -599,7 +602,7 @@ class Study(Settings):
 
 
 def _from_file(device: Any, study: Path) -> Any:
-    """Return the settings of a device, with those from its `file`, if any. Settings in the study take precedence."""
+    """Return a device's settings, including those in its `file`, if any. Settings in the study take precedence."""
     if not isinstance(device, dict) or not isinstance(device.get("file"), str):
         return device
     own = {key: value for key, value in device.items() if key != "file"}

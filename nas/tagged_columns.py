@@ -18,9 +18,9 @@ _TEXTS = ("string", "large_string")
 
 
 def tagged_columns(rows: Dataset, names: Sequence[str]) -> dict[str, tuple[Column, tuple[str, ...]]]:
-    """Return the columns of tags by their names, each with the names of the columns of words that it may belong to.
+    """Return the columns of tags by name, each with the names of the columns of words that its tags may describe.
 
-    Tags and words have lists of equal length in every row, and there are fewer different tags than different words.
+    Tags and words are lists of equal length in every row, and there are fewer different tags than different words.
     """
     lists = {name: values for name in names if (values := _lists(rows, name)) is not None}
     lengths = {name: pyarrow.compute.list_value_length(values).fill_null(0) for name, values in lists.items()}

@@ -1,4 +1,4 @@
-"""Parallel work on separate items: each thread runs torch on its own item, and threads do not share operators.
+"""Parallel work on separate items: each thread runs torch on its own item, and no operator is split among threads.
 
 An operator on a short text takes well under a millisecond. Threads that share each operator spend most of their time
 waiting for each other, and all of them wait when another process takes one of the cores. Evaluation uses
@@ -40,8 +40,8 @@ def single_threads(count: int) -> Iterator[Executor]:
 def side_by_side(compute: Callable[[T], R], items: Sequence[T], threads: int | None = None) -> Iterator[Iterator[R]]:
     """Provide an iterator over the results of `compute` for each item, computed in parallel, in the order of the items.
 
-    `threads` defaults to torch's number of threads. A caller that needs no more results can leave the block early; then
-    at most one item per thread is computed in vain.
+    `threads` defaults to torch's number of threads. A caller that needs no more results can leave the block early. At
+    most one further item per thread is then computed.
     """
     together = threads or torch.get_num_threads()
     if together == 1:

@@ -23,15 +23,14 @@ from nas.errors import TeacherError
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
-"""A piece that stands for a byte, in models that split unknown characters into bytes (`byte_fallback`)."""
+"""A piece that represents a byte, in models that split unknown characters into bytes (`byte_fallback`)."""
 
 
 class _Model:
-    """The model of a tokenizer in its JSON form, and the rules for which pieces must be kept besides the used ones.
+    """The model of a tokenizer in its JSON form, with the rules for which unused pieces must be kept.
 
-    This class handles WordPiece, which splits off the longest piece that a word begins with, then the longest piece for
-    the rest of the word. Such a piece is still the longest one after others are removed, so no further pieces are
-    needed.
+    This class handles WordPiece, which splits off the longest piece that a word begins with, and continues with the
+    rest of the word. If other pieces are removed, this piece is still the longest, so no further pieces are needed.
     """
 
     def __init__(self, parts: dict[str, Any]) -> None:
@@ -46,7 +45,7 @@ class _Model:
         return vocabulary
 
     def unknown(self) -> str | None:
-        """Return the piece that stands for unknown characters; None if there is none."""
+        """Return the piece that replaces unknown characters; None if there is none."""
         return self.parts.get("unk_token")
 
     def is_needed(self, piece: str) -> bool:
@@ -57,11 +56,11 @@ class _Model:
         return spelled == [piece] or any(character not in self.numbers for character in spelled)
 
     def closed(self, kept: set[str]) -> set[str]:
-        """Return `kept` and the further pieces that are needed to tokenise texts of these pieces as before."""
+        """Return `kept` and the other pieces without which texts of kept pieces would be tokenised differently."""
         return kept
 
     def keep(self, pieces: list[str]) -> None:
-        """Remove all pieces but these, in place. The index of a piece in the list becomes its id."""
+        """Remove all pieces except these, in place. The index of a piece in the list becomes its id."""
         self.parts["vocab"] = {piece: number for number, piece in enumerate(pieces)}
 
     def _characters(self, piece: str) -> list[str]:
@@ -77,7 +76,7 @@ class _Model:
 class _BPE(_Model):
     """Byte-pair encoding, which repeatedly applies the first merge in the list that fits a word.
 
-    A word is merged as before if all merges on the way to its pieces are kept, whichever others are removed.
+    A word is merged as before if all merges that lead to its pieces are kept, even if others are removed.
     """
 
     def closed(self, kept: set[str]) -> set[str]:
@@ -105,7 +104,7 @@ class _Unigram(_Model):
     """A unigram model, which splits a word into the pieces with the largest sum of scores.
 
     This sum is still the largest after other pieces are removed. The score of an unknown character is the lowest
-    score in the vocabulary minus a constant, so a piece with the lowest score is kept.
+    score in the vocabulary minus a constant. A piece with the lowest score is kept, so that this score does not change.
     """
 
     def numbered(self) -> dict[str, int]:
@@ -207,9 +206,10 @@ def tokenizer_kind(folder: Path) -> str | None:
 
 
 def prune_embeddings(model: PreTrainedModel, kept: list[int], pad_token_id: int | None) -> None:
-    """Remove all but the rows `kept` of a model's token embeddings, and update its configuration, in place.
+    """Remove all rows except `kept` from a model's token embeddings, and update its configuration, in place.
 
-    `pad_token_id` is the new id of the padding token. It is used if the token in the configuration is unset or removed.
+    `pad_token_id` is the new id of the padding token. It is used if the configuration has no padding token, or one
+    that was removed.
     """
     table: Any = model.get_input_embeddings()
     config, numbers = model.config, {row: number for number, row in enumerate(kept)}

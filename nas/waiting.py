@@ -1,7 +1,7 @@
 """How idle OpenMP threads wait: they sleep in `nas` itself, but follow the user's environment in latency measurements.
 
 By default an idle OpenMP thread spins for a while in case more work arrives. If another process is busy, the spinning
-thread occupies the core that a working thread needs, which makes a training on two cores several times slower. The
+thread occupies the core that a working thread needs, which makes training on two cores several times slower. The
 OpenMP library reads its settings only once, when it is loaded, so `nas` sets them before it imports torch.
 """
 
@@ -23,6 +23,6 @@ def wait_passively() -> None:
 
 
 def as_served() -> Mapping[str, str]:
-    """Return the environment without the policy that `wait_passively` chose, as a program of the user would see it."""
+    """Return the environment without the policy that `wait_passively` chose, as the user's own programs see it."""
     chosen = (_OURS, _SETTINGS[0]) if _OURS in os.environ else ()
     return {name: value for name, value in os.environ.items() if name not in chosen}

@@ -1,13 +1,13 @@
-"""Python programs in processes of their own that need not import PyTorch and transformers again.
+"""Runs Python programs in separate processes that do not have to import PyTorch and transformers again.
 
-Those imports take most of the time of a program on a tiny study. So the process of the tests is forked once, after its
-imports and before it computes anything (`start`), and the copy forks itself for each program. A program has its own
-arguments, environment, streams and `__main__`; it can be killed, and it ends with an exit code, as if an interpreter
-had been started for it. What depends on the start of an interpreter, such as environment variables that libraries read
-while they are imported, is not seen this way and needs `subprocess`.
+For a program on a tiny study, these imports take most of the time. Therefore `start` forks the test process once, after
+its imports and before it computes anything. The forked process is the template, which forks itself for each program. A
+program has its own arguments, environment, streams and `__main__`. It can be killed, and it ends with an exit code, as
+if it ran in a new interpreter. To test what happens when an interpreter starts, use `subprocess`. For example,
+libraries read some environment variables only when they are imported.
 
-Workers of Ray clusters that the tests' process starts are such programs too (`lighten_ray`); those of a cluster
-that is started by `ray start` are interpreters of their own.
+The workers of a Ray cluster that the test process starts are also forked from the template (`lighten_ray`). The workers
+of a cluster that `ray start` starts are new interpreters.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 _PRELOADED = ("nas.cli", "nas.pipeline", "nas.search")
-"""Imported before the first program is forked. Ray is not: it reads its environment when it is imported."""
+"""Modules that the template imports. Ray is not among them, because it reads its environment on import."""
 _LARGEST_REQUEST = 1 << 17
 _ADDRESS = "NAS_TESTS_TEMPLATE"
-"""The variable that holds the address at which the copy can be asked by processes that are not forked from it."""
+"""The environment variable with the template's address, for processes that do not have a connection to it."""
 _template: list[socket.socket] = []
-"""The connection to the copy that forks itself, once there is one."""
+"""The connection to the template, once it has been started."""
 
 
 def start() -> None:
-    """Fork the copy that programs are forked from."""
+    """Fork the template."""
     own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listener.bind("")  # the system chooses a name that is no file
+    listener.bind("")  # the system chooses an abstract address, which is not a file
     listener.listen()
     os.environ[_ADDRESS] = listener.getsockname()[1:].decode()
     if os.fork() == 0:
-        kept = [os.dup(each.fileno()) for each in (other, listener)]
+        sockets = [os.dup(each.fileno()) for each in (other, listener)]
         nothing = os.open(os.devnull, os.O_RDWR)
         for stream in range(3):
             os.dup2(nothing, stream)
-        high = [os.dup2(number, 4090 + place) for place, number in enumerate(kept)]
-        os.closerange(3, 4090)  # what the tests' process is connected to must not stay open when it ends
+        high = [os.dup2(number, 4090 + place) for place, number in enumerate(sockets)]
+        os.closerange(3, 4090)  # connections of the test process must close when it ends
         try:
             _serve(*(socket.socket(fileno=os.dup2(number, 3 + place)) for place, number in enumerate(high)))
         finally:
@@ -63,18 +63,19 @@ def start() -> None:
 
 
 def lighten_ray() -> None:
-    """Have the nodes of Ray that this process starts fork their workers, too, and leave out what the tests do not use.
+    """Make the Ray nodes that this process starts fork their workers from the template, and start fewer processes.
 
-    A worker of a search imports PyTorch and transformers, for eight seconds of a processor; dashboard, autoscaler and
-    the reader of logs, each a process that imports Ray, take about as long together.
+    A new worker of a search would import PyTorch and transformers, which takes eight seconds of processor time. The
+    dashboard, the autoscaler and the log monitor, which the tests do not need, together take about as long: each is a
+    process that imports Ray.
     """
     from ray._private.node import Node
     from ray._private.parameter import RayParams
 
-    made = RayParams.__init__
+    original_init = RayParams.__init__
 
     def with_forked_workers(self: RayParams, *args: Any, **kwargs: Any) -> None:
-        made(self, *args, **kwargs)
+        original_init(self, *args, **kwargs)
         self.setup_worker_path = str(Path(__file__).with_name("forked_worker.py"))
         self.include_log_monitor, self.no_monitor = False, True
 
@@ -85,18 +86,18 @@ def lighten_ray() -> None:
 
 
 class Program:
-    """What `python ARGUMENTS` would be: `-c CODE`, `-m MODULE` or a path, and what the program is given."""
+    """A running program, like `python ARGUMENTS`. The arguments start with `-c CODE`, `-m MODULE` or a path."""
 
     def __init__(self, *arguments: str | os.PathLike[str]) -> None:
         self._streams = [os.fdopen(os.memfd_create(name), "w+") for name in ("output", "error")]
-        ended, status = os.pipe()
-        self._status = os.fdopen(ended)
-        asked = {
+        reading, status = os.pipe()
+        self._status = os.fdopen(reading)
+        request = {
             "arguments": list(map(os.fspath, arguments)),
             "environment": dict(os.environ),
             "folder": str(Path.cwd()),
         }
-        ask(_template[0], asked, [*(stream.fileno() for stream in self._streams), status])
+        send(_template[0], request, [*(stream.fileno() for stream in self._streams), status])
         os.close(status)
         self.pid = int(self._status.readline())
         self.returncode: int | None = None
@@ -119,7 +120,7 @@ class Program:
         return self.returncode
 
     def communicate(self, timeout: float = 280.0) -> tuple[str, str]:
-        """Wait for the end; returns standard output and standard error."""
+        """Wait until the program ends. Return its standard output and standard error."""
         self._waiting.join(timeout)
         if self.returncode is None:
             self.kill()
@@ -132,27 +133,30 @@ class Program:
 
 
 def run(*arguments: str | os.PathLike[str]) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end."""
+    """Run a program, and wait until it ends."""
     program = Program(*arguments)
     output, error = program.communicate()
     assert program.returncode is not None
     return subprocess.CompletedProcess(arguments, program.returncode, output, error)
 
 
-def ask(template: socket.socket, asked: dict[str, Any], descriptors: list[int]) -> None:
-    """Ask the copy for a program. `descriptors` are its output and its error, and where to write how it ended."""
+def send(template: socket.socket, request: dict[str, Any], descriptors: list[int]) -> None:
+    """Ask the template to run a program.
+
+    `descriptors` are the program's standard output and standard error, and a pipe for its process id and exit code.
+    """
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
-    template.sendmsg([json.dumps(asked).encode()], rights)
+    template.sendmsg([json.dumps(request).encode()], rights)
 
 
 def _serve(connection: socket.socket, listener: socket.socket) -> None:
-    """Fork for each request until the tests' process has ended."""
+    """Fork for each request until the test process has ended."""
     while True:
         ready, _, _ = select.select([connection, listener], [], [])
-        asking = listener.accept()[0] if connection not in ready else connection
-        text, rights, *_ = asking.recvmsg(_LARGEST_REQUEST, socket.CMSG_SPACE(3 * 4))
-        if asking is not connection:
-            asking.close()
+        sender = listener.accept()[0] if connection not in ready else connection
+        text, rights, *_ = sender.recvmsg(_LARGEST_REQUEST, socket.CMSG_SPACE(3 * 4))
+        if sender is not connection:
+            sender.close()
         elif not text:
             os._exit(0)
         if not text:
@@ -166,23 +170,24 @@ def _serve(connection: socket.socket, listener: socket.socket) -> None:
             _supervise(json.loads(text), (output, error), status)
         for descriptor in (output, error, status):
             os.close(descriptor)
-        while _reaped():
+        while _reap_one():
             pass
 
 
-def _reaped() -> bool:
+def _reap_one() -> bool:
+    """Whether a child process had ended, and was removed from the process table."""
     try:
         return os.waitpid(-1, os.WNOHANG)[0] != 0
     except ChildProcessError:
         return False
 
 
-def _supervise(asked: dict[str, Any], streams: tuple[int, int], status: int) -> NoReturn:
-    """Run the program in a process, and tell its number and how it ended."""
+def _supervise(request: dict[str, Any], streams: tuple[int, int], status: int) -> NoReturn:
+    """Run the program in a child process, and write its process id and its exit code to `status`."""
     program = os.fork()
     if program == 0:
         os.close(status)
-        _become(asked, streams)
+        _become(request, streams)
     for stream in streams:
         os.close(stream)
     os.write(status, f"{program}\n".encode())
@@ -191,22 +196,22 @@ def _supervise(asked: dict[str, Any], streams: tuple[int, int], status: int) -> 
     os._exit(0)
 
 
-def _become(asked: dict[str, Any], streams: tuple[int, int]) -> NoReturn:
-    """Be the program, to its end."""
+def _become(request: dict[str, Any], streams: tuple[int, int]) -> NoReturn:
+    """Turn this process into the program, and exit when the program ends."""
     for number, stream in enumerate(streams, start=1):
         os.dup2(stream, number)
         os.close(stream)
     sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
     os.environ.clear()
-    os.environ.update(asked["environment"])
-    os.chdir(asked["folder"])
+    os.environ.update(request["environment"])
+    os.chdir(request["folder"])
     warnings.resetwarnings()
     warnings.simplefilter("ignore", DeprecationWarning)
     for name in [name for name in sys.modules if name.partition(".")[0] == "psutil"]:
-        del sys.modules[name]  # Ray's workers fail with one that was imported before the fork
+        del sys.modules[name]  # Ray's workers fail if psutil was imported before the fork
     code = 0
     try:
-        _execute(*asked["arguments"])
+        _execute(*request["arguments"])
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         if isinstance(stop.code, str):
@@ -221,18 +226,19 @@ def _become(asked: dict[str, Any], streams: tuple[int, int]) -> NoReturn:
     os._exit(code)
 
 
-def _execute(what: str, *given: str) -> None:
-    if what == "-m":
-        sys.argv = [*given]
-        runpy.run_module(given[0], run_name="__main__", alter_sys=True)
+def _execute(kind: str, *rest: str) -> None:
+    """Execute a program, given `-m`, `-c` or its path, and the other arguments."""
+    if kind == "-m":
+        sys.argv = [*rest]
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
         return
     main = types.ModuleType("__main__")
     sys.modules["__main__"] = main
-    if what == "-c":
-        code, *given = given  # type: ignore[assignment]
-        sys.argv = ["-c", *given]
+    if kind == "-c":
+        code, *rest = rest  # type: ignore[assignment]
+        sys.argv = ["-c", *rest]
     else:
-        code, sys.argv = Path(what).read_text(), [what, *given]
-        main.__file__ = what
-        sys.path.insert(0, str(Path(what).parent))
-    exec(compile(code, what, "exec"), main.__dict__)
+        code, sys.argv = Path(kind).read_text(), [kind, *rest]
+        main.__file__ = kind
+        sys.path.insert(0, str(Path(kind).parent))
+    exec(compile(code, kind, "exec"), main.__dict__)

@@ -1,6 +1,7 @@
-"""Stands for Ray's script that sets a worker up: has the worker forked by the copy of the tests' process.
+"""Replaces Ray's script that starts a worker, so that the worker is forked from the template of `forked.py`.
 
-Ray gives it the worker's program, and options of both. It ends as the worker does.
+Ray passes the worker's program, options of the worker, and options of this script. The script ends when the worker ends,
+with the same exit code.
 """
 
 import json
@@ -12,24 +13,26 @@ from pathlib import Path
 
 
 def main() -> int:
-    """Ask for the worker, and wait for its end."""
-    own = ("--serialized-runtime-env-context=", "--language=")
-    interpreter = ("-s", "-S")  # Ray passes them on; here it is the copy that has them
-    ended, status = os.pipe()
-    asked = {
-        "arguments": [word for word in sys.argv[1:] if word not in interpreter and not word.startswith(own)],
+    """Ask the template for the worker, and return its exit code once it has ended."""
+    own_options = ("--serialized-runtime-env-context=", "--language=")
+    interpreter_options = ("-s", "-S")  # Ray passes them on, but they have no effect on a forked process
+    reading, status = os.pipe()
+    request = {
+        "arguments": [
+            word for word in sys.argv[1:] if word not in interpreter_options and not word.startswith(own_options)
+        ],
         "environment": dict(os.environ),
         "folder": str(Path.cwd()),
     }
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as template:
         template.connect(b"\0" + os.environ["NAS_TESTS_TEMPLATE"].encode())
         descriptors = b"".join(number.to_bytes(4, sys.byteorder) for number in (1, 2, status))
-        template.sendmsg([json.dumps(asked).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
+        template.sendmsg([json.dumps(request).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
     os.close(status)
-    with os.fdopen(ended) as told:
-        worker = int(told.readline())
+    with os.fdopen(reading) as answer:
+        worker = int(answer.readline())
         signal.signal(signal.SIGTERM, lambda number, frame: os.kill(worker, number))
-        return abs(int(told.readline()))
+        return abs(int(answer.readline()))
 
 
 if __name__ == "__main__":

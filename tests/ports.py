@@ -1,4 +1,4 @@
-"""Ports for servers that tests start."""
+"""Free ports for servers that tests start."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import suppress
 
 
 def free_port() -> int:
-    """A port that nobody listens at, and that the system gives to nobody who asks for any."""
+    """Return a port that is not in use, and that Linux does not assign to programs that ask for an arbitrary port."""
     while True:
         port = random.randint(20_000, 30_000)
         with socket.socket() as free, suppress(OSError):

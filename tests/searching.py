@@ -1,4 +1,4 @@
-"""A search over the tiny space whose parts lie in a folder, so that other processes can take it up."""
+"""A small search whose inputs are stored in a folder, so that other processes can load them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nas.study import Task
 
 
 def write_search(folder: Path) -> Path:
-    """Supernet, data and profile of a tiny search."""
+    """Write the supernet, the data and the profile of a search of the tiny space. Return the folder."""
     space = SearchSpace.load("tiny")
     config = CompactBertConfig(
         attention_head_size=space.teacher.head_size, vocab_size=90, max_position_embeddings=40, num_labels=2

@@ -1,4 +1,4 @@
-"""Fixtures, and quiet libraries; see conftest.py."""
+"""Fixtures for all tests. Importing this module also disables the progress bars of libraries; see conftest.py."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ forked.start()
 
 
 def pytest_collection_finish() -> None:
-    """Where there are tests with Ray, have its clusters start fewer processes."""
+    """If any collected test uses Ray, make its clusters start fewer processes."""
     if "ray" in sys.modules:
         forked.lighten_ray()
 
@@ -45,7 +45,7 @@ def space() -> SearchSpace:
 
 @pytest.fixture
 def teacher_kind() -> str:
-    """The kind of teacher that models are made from; a test may be parametrised over `tiny.TEACHERS`."""
+    """The kind of the fixture `teacher`. Tests can be parametrised with the keys of `tiny.TEACHERS`."""
     return "bert"
 
 
@@ -66,9 +66,9 @@ def config(teacher: PreTrainedModel) -> CompactBertConfig:
 
 @pytest.fixture
 def supernet_weights(teacher: PreTrainedModel, space: SearchSpace) -> SupernetWeights:
-    """The teacher with random parts for narrow sub-networks and random matrices of compression methods."""
+    """Supernet weights: the teacher, with random values in the parameters of smaller hidden sizes and of methods."""
     exits = bool(space.dimensions.exit_threshold)
-    torch.manual_seed(1)  # exits are drawn by torch
+    torch.manual_seed(1)  # for the weights of the exits
     weights = SupernetWeights.of(from_stock(teacher), space.dimensions.hidden_size, space.compression, exits)
     randomise(weights.narrow, seed=1, scale=0.1)
     generator = torch.Generator().manual_seed(2)
@@ -80,7 +80,7 @@ def supernet_weights(teacher: PreTrainedModel, space: SearchSpace) -> SupernetWe
 
 @pytest.fixture
 def batch(config: CompactBertConfig) -> dict[str, torch.Tensor]:
-    """Padded texts, the last four of them pairs where the network has token types."""
+    """Five padded texts. The last four are text pairs if the model has token types."""
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(4, 90, (5, 11), generator=generator)
     mask = torch.ones_like(ids)
@@ -99,8 +99,8 @@ def tiny_study(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def _made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run of the tiny study, which all processes of the tests share: to be copied."""
+def _shared_finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tiny study with a finished run. All test processes share it, so tests must copy it."""
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
@@ -116,15 +116,15 @@ def _made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished_study(_made_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny study that was run, with its results in `runs` and what was printed in PRINTED; not to be spoilt."""
-    return shutil.copytree(_made_once, tmp_path_factory.mktemp("finished") / "tiny") / "study.toml"
+def finished_study(_shared_finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The study file of a finished tiny study, with results in `runs` and output in PRINTED. Tests must not change it."""
+    return shutil.copytree(_shared_finished_run, tmp_path_factory.mktemp("finished") / "tiny") / "study.toml"
 
 
 @pytest.fixture(scope="session")
-def searched_study(_made_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny study that is searched and not exported, with its results in `runs`; not to be spoilt."""
-    folder = shutil.copytree(_made_once, tmp_path_factory.mktemp("searched") / "tiny")
+def searched_study(_shared_finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The study file of a tiny study that is searched but not exported. Tests must not change its files."""
+    folder = shutil.copytree(_shared_finished_run, tmp_path_factory.mktemp("searched") / "tiny")
     run = folder / "runs" / "tiny"
     for part in ("exports", "baselines", "finalists"):
         shutil.rmtree(run / part)
@@ -137,7 +137,7 @@ def searched_study(_made_once: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def nas(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
-    """Run the command line in this process: exit code, standard output, standard error."""
+    """Run `nas` in this process. Return the exit code, standard output and standard error."""
     from nas import cli
 
     def call(*arguments: str) -> tuple[int, str, str]:
@@ -156,7 +156,7 @@ def nas(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """An empty hub that this process is connected to, with a cache of its own and nobody logged in."""
+    """An empty hub to which this process is connected, with an empty cache and without a login."""
     from nas.pipeline import snapshots
 
     with Hub() as server:

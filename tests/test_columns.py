@@ -269,7 +269,7 @@ LAYOUTS = {
     "one label": (lambda i: {"text": text(), "label": 1, "year": i % 9}, ["text"], "only one value, '1'", None),
     "words and tags": (
         lambda i: {"tokens": text().split(), "tags": [0] * 9},
-        "only lists (tokens, tags), and no two of them are words and their tags",
+        "only lists (tokens, tags), and no two of them hold words and their tags",
         "no column looks like a label",
         None,
     ),

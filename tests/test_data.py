@@ -120,7 +120,7 @@ def test_a_label_that_is_no_class_is_named_and_one_that_is_missing_called_so(fil
         rows.to_parquet(named.setdefault(name, str(tmp_path / f"{name}-named.parquet")))
     with pytest.raises(
         DataError,
-        match=r"test\.parquet: column 'label': label [01] is not a class of .*, which has 2 such as 'bad'; use",
+        match=r"test\.parquet: column 'label': label [01] is not a class of .*, which has 2 classes such as 'bad'; use",
     ):
         prepare(_task(holdout={"size": 60}), named["train"], files[1], make_tokenizer(), 0)
     hidden = Dataset.from_parquet(named["test"], keep_in_memory=True)

@@ -71,6 +71,12 @@ def test_hours_of_the_study_file_are_those_of_the_flag(tiny_study, study):
     assert Study.load(tiny_study) == study.within(1.5)
 
 
+def test_a_time_limit_leaves_the_other_settings_of_training(tiny_study):
+    tiny_study.write_text(tiny_study.read_text() + "\n[training]\noutputs_gb = 0.5\nreport_to = []\n")
+    limited = Study.load(tiny_study).within(1.0).training
+    assert (limited.hours, limited.outputs_gb, limited.report_to) == (1.0, 0.5, ())
+
+
 def test_hours_and_several_processes_are_refused(study):
     shared = study.model_copy(update={"supernet": study.supernet.model_copy(update={"workers": 2})})
     with pytest.raises(StudyError, match=r"training.hours: .* supernet.workers is 2; remove one"):
@@ -150,7 +156,7 @@ def test_the_plan_divides_what_fixed_costs_leave(study, tmp_path):
 
 def test_too_few_hours_are_refused_with_the_least_that_do(study, tmp_path, work):
     run = Run.of(study.within(0.01), tmp_path)
-    with pytest.raises(StudyError, match=r"training.hours: 0.01 are too few: .*; give at least [\d.]+$") as problem:
+    with pytest.raises(StudyError, match=r"training.hours: 0.01 is too little: .*; give at least [\d.]+$") as problem:
         refuse_too_few(run, steps_of(run))
     least = float(str(problem.value).split()[-1])
     enough = Run.of(study.within(least), tmp_path)

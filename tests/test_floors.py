@@ -168,7 +168,7 @@ def test_page_card_and_tables_say_what_was_kept(run, nas):
     code, output, _ = nas("front", str(run.study.path), "--runs", str(run.folder.parent))
     assert code == 0 and "at least 0.5000 after the final training" in output
     code, output, error = nas("check", str(run.study.path), "--runs", str(run.folder.parent))
-    assert code == 0 and "with the least size_mb" in output, error
+    assert code == 0 and "with the lowest size_mb" in output, error
 
 
 @pytest.mark.slow
@@ -204,6 +204,8 @@ def test_init_takes_points_that_may_be_lost(tmp_path, monkeypatch, nas):
     written = tomllib.loads((tmp_path / "mine" / "study.toml").read_text())["budgets"][0]
     assert written == {"name": "1-point", "device": "here", "accuracy_loss": 1.0}
     code, output, _ = nas("check", "mine")
-    assert code == 0 and "accuracy >= the teacher's less 0.5 points" in output and "is less than the standard" in output
+    assert (
+        code == 0 and "accuracy >= the teacher's minus 0.5 points" in output and "is less than the standard" in output
+    )
     code, _, error = nas("init", "other", *given, "--budget", "manypt")
     assert code == 2 and "1pt" in error

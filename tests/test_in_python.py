@@ -105,7 +105,7 @@ def test_a_space_is_proposed_for_a_teacher_of_other_sizes(tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "said"),
     [
-        ({"task": {"metric": "bleu"}}, StudyError, "mine/given/study.toml: task: metric: 'bleu' does not measure"),
+        ({"task": {"metric": "bleu"}}, StudyError, "mine/given/study.toml: task: metric: 'bleu' is not a metric of"),
         ({"task": {"text": "sentence"}}, DataError, ""),
         ({"tokenizer": None}, TeacherError, "teacher.tokenizer: a loaded model needs its tokenizer"),
         ({"tables": {"supernet": {"stepz": 3}}}, StudyError, "supernet.stepz: unknown key"),

@@ -257,7 +257,7 @@ def _of_queries(folder, outputs=None):
 def test_queries_with_several_passages_may_be_ranked(here, nas):
     _of_queries(here)
     code, _, error = nas("init", "mine", *GIVEN)
-    assert code == 2 and "label may be the relevance of several passages for each question_id" in error
+    assert code == 2 and "label may hold the relevance of several passages for each question_id" in error
     assert "Give --kind ranking or --kind classification" in error and not (here / "mine").exists()
     code, output, error = nas("init", "mine", *GIVEN, "--kind", "ranking")
     assert code == 0 and "label: label (2 grades of relevance: 0, 1); query: question_id" in output, error
@@ -265,7 +265,7 @@ def test_queries_with_several_passages_may_be_ranked(here, nas):
     assert (study.task.kind, study.task.metric, study.task.query) == ("ranking", "ndcg@10", "question_id")
     assert study.task.text == ("question", "answer") and study.teacher.fine_tune is not None
     assert (
-        "batch_size = 1  # pairs per inference: k for a list of k passages"
+        "batch_size = 1  # pairs per inference; k if you rank lists of k passages"
         in (here / "mine" / "study.toml").read_text()
     )
     assert nas("check", "mine")[0] == 0
@@ -276,7 +276,7 @@ def test_queries_with_several_passages_may_be_ranked(here, nas):
     code, _, error = nas("init", "other", *GIVEN, "--kind", "ranking", "--query", "question_ids")
     assert code == 2 and "no column 'question_ids'" in error
     code, _, error = nas("init", "other", *GIVEN, "--kind", "classification", "--query", "question_id")
-    assert code == 2 and "query: classification judges each row by itself, but got 'question_id'; remove it" in error
+    assert code == 2 and "classification evaluates each row separately, but got 'question_id'; remove it" in error
 
 
 def test_a_cross_encoder_settles_that_queries_are_ranked(here, nas):
@@ -335,7 +335,7 @@ def test_what_is_missing_or_no_kind_is_said(here, nas):
         (["--label", "tags"], "--label tags: the column holds lists that are not lists of labels"),
         (["--kind", "poetry"], "--kind poetry: must be one of classification, regression, multi_label, ranking"),
         (["--kind", "regression"], "label: regression needs numbers, but the column holds 'no'"),
-        (["--kind", "classification", "--metric", "pearson"], "'pearson' does not measure classification"),
+        (["--kind", "classification", "--metric", "pearson"], "'pearson' is not a metric of classification"),
     ):
         code, _, error = nas("init", "other", *GIVEN, *arguments)
         assert code == 2 and words in error and not (here / "other").exists(), error

@@ -77,7 +77,8 @@ def test_code_of_a_tokenizer_is_not_run_and_that_is_said(tiny_study, capsys):
     path.write_text(json.dumps(values | {"auto_map": {"AutoTokenizer": ["own.Slow", "own.Fast"]}}))
     look_at_rows(run)
     assert (
-        capsys.readouterr().err.count("Teacher: code of its tokenizer (own.Fast) is not run; its tokenizer.json") == 1
+        capsys.readouterr().err.count("Teacher: the code of its tokenizer (own.Fast) is not run; its tokenizer.json")
+        == 1
     )
 
 
@@ -133,7 +134,7 @@ def test_candidates_are_judged_by_as_many_texts_as_the_search_takes(tiny_study, 
     assert look_at_rows(Run.of(Study.load(tiny_study), tiny_study.parent / "runs")).judged == 50
     tiny_study.write_text(TINY_STUDY.replace("[search]\n", "[search]\nleast_tokens = 15\n"))
     code, _, error = nas("check", str(tiny_study))
-    assert code == 2 and "no text of the search set has 15 or more tokens, the longest has 14" in error
+    assert code == 2 and "no text of the search set has 15 or more tokens (the longest has 14)" in error
 
 
 def test_of_many_texts_a_sample_is_tokenised_and_the_same_each_time(tiny_study, monkeypatch, nas):

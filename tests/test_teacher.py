@@ -265,8 +265,8 @@ def test_a_head_of_another_size_and_kind_is_new_and_announced(tiny_study, tmp_pa
     given.save_pretrained(folder)
     saved = AutoConfig.from_pretrained(_prepare(tiny_study, tmp_path).teacher)
     said = capsys.readouterr().err
-    assert "Teacher: its classifier has 5 label(s), the task has 2; a new one is trained" in said
-    assert "its problem_type, multi_label_classification, becomes single_label_classification" in said
+    assert "Teacher: its classifier has 5 label(s), but the task has 2; a new one is trained" in said
+    assert "its problem_type is changed from multi_label_classification to single_label_classification" in said
     assert (saved.num_labels, saved.problem_type) == (2, "single_label_classification")
 
 

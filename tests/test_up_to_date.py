@@ -251,7 +251,7 @@ def test_an_export_that_was_fine_tuned_serves_who_wants_none_trained(run, monkey
     for budget in run.study.budgets:
         _made(run, budget.name, exports.export_inputs(run, budget, fine_tune=True))
     assert export(run, fine_tune=False) == {"large": "large", "small": "small"}
-    assert capsys.readouterr().err.count("was exported with fine-tuning and is up to date; it is kept") == 2
+    assert capsys.readouterr().err.count("the fine-tuned export is up to date and is kept") == 2
     with pytest.raises(AssertionError, match="made anew"):
         export(_changed(run, "export", epochs=0.25), fine_tune=False)
 
@@ -281,7 +281,7 @@ def test_a_device_without_a_profile_does_not_keep_others_from_theirs(run, monkey
     several = Run(run.study.model_copy(update={"devices": (*away, cpu, other)}), run.folder)
     known = profiles.Profile.load(run.profile("cpu"))
     monkeypatch.setattr(profiles, "build_profile", lambda recipe, inputs, parts: known)
-    with pytest.raises(DeviceError, match=r"devices\.phone: .*nas device bundle .*; likewise for pi"):
+    with pytest.raises(DeviceError, match=r"devices\.phone: .*nas device bundle .*; do the same for pi"):
         profile(several)
     assert profiles.Profile.load(run.profile("other")) == known
 

@@ -1,7 +1,7 @@
 """The `nas` command: one subcommand for each step of a study, implemented as a thin layer over the public functions.
 
 Importing one of the modules `setup`, `steps`, `devices` and `publishing` registers its subcommands on `app`.
-Modules that load slowly are imported only inside the subcommand that needs them, so that `nas --help` answers at
+Packages that load slowly are imported only inside the subcommands that need them, so that `nas --help` responds at
 once.
 """
 

@@ -1,4 +1,4 @@
-"""Run the `nas` command for `python -m nas.cli`, which works even if the script `nas` is not on the PATH."""
+"""Runs the `nas` command for `python -m nas.cli`, which works even if the script `nas` is not on the PATH."""
 
 from __future__ import annotations
 

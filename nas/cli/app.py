@@ -1,7 +1,7 @@
-"""The parts that all subcommands share: the typer application, common arguments and options, and setup and output.
+"""The parts that all subcommands share: the typer application, common arguments and options, and common functions.
 
-The modules with subcommands register them on `app`, do their work through `work_on` and end with `finish`. `main` is
-the entry point of the `nas` command; it turns expected errors into one line on standard error.
+A subcommand is registered on `app`, does its work through `work_on` and ends with `finish`. `main` is the entry point
+of the `nas` command. It prints expected errors as one line on standard error.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_mar
 
 
 def examples(*lines: str) -> str:
-    """Return the last part of a subcommand's help text, which shows these command lines as examples."""
+    """Return the end of a subcommand's help text, which shows these command lines as examples."""
     return "\n\n".join(["For example:", *(f"`{line}`" for line in lines)])
 
 
@@ -74,7 +74,7 @@ DeviceArgument = Annotated[
 ExportOption = Annotated[
     str | None,
     typer.Option(
-        "--export", metavar="BUDGET", help="Use the export for this budget instead of the profile of the device."
+        "--export", metavar="BUDGET", help="Measure the export for this budget instead of the profile of the device."
     ),
 ]
 OutputOption = Annotated[
@@ -92,21 +92,21 @@ AddressOption = Annotated[
     typer.Option(
         "--address",
         metavar="HOST:PORT",
-        help="Evaluate candidates on the Ray cluster at this address; auto means the cluster this machine belongs to.",
+        help="Evaluate candidates on the Ray cluster at this address. auto is the cluster that contains this machine.",
     ),
 ]
 HoursOption = Annotated[
     float | None,
     typer.Option(
         "--hours",
-        help="Time limit in hours for this command and all later ones on the same run together. With 0, there is no "
-        "limit and the study's numbers of steps apply.",
+        help="Time limit in hours for this command and all later commands on the same run together. With 0, there is "
+        "no limit, and the study's own numbers of steps are used.",
     ),
 ]
 SeedsOption = Annotated[
     int,
     typer.Option(
-        "--seeds", min=1, help="Run the study once for each of this many seeds and report how much the exports vary."
+        "--seeds", min=1, help="Run the study with this many seeds, and report how much the exports' accuracies vary."
     ),
 ]
 RUNS = Path("runs")
@@ -129,7 +129,7 @@ def main() -> None:
 
 
 def _flush() -> None:
-    """Flush standard output, so that an error such as a full disk is noticed while it can still be reported."""
+    """Flush standard output, so that an error such as a full disk occurs while it can still be reported."""
     try:
         sys.stdout.flush()
     except OSError as problem:
@@ -156,9 +156,9 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 def load(study: str, assignments: list[str] | None) -> Study:
-    """Return the study, with its variables set to the values that `--set` gives them.
+    """Return the study, with its variables set as in `assignments`, the values of `--set`.
 
-    Raises `StudyError` for an assignment that is not NAME=VALUE, and the errors that `Study.load` raises.
+    Raises `StudyError` if an assignment does not have the form NAME=VALUE, and the errors that `Study.load` raises.
     """
     from nas.errors import StudyError
     from nas.study import Study
@@ -181,10 +181,10 @@ def work_on(
     locked: bool = True,
     hours: float | None = None,
 ) -> Any:
-    """Load a study and return the result of `work` on its run, with other libraries' progress and warnings silenced.
+    """Load a study, call `work` with its run, and return the result. Silences other libraries' progress and warnings.
 
-    With an `address`, candidates are evaluated on that Ray cluster. `locked` locks the run against other commands; this
-    is required if `work` writes to the run. `hours` is the time limit as in `with_hours`.
+    With an `address`, candidates are evaluated on that Ray cluster. `locked` locks the run against other commands,
+    which is required if `work` makes steps of the run. `hours` is the time limit, as in `with_hours`.
     """
     loaded = load(study, assignments)
     if address:
@@ -203,8 +203,8 @@ def work_on(
 def with_hours(study: Study, runs: Path, hours: float | None) -> Study:
     """Return the study with its training limited to `hours`.
 
-    If neither `hours` nor the study sets a limit, use the one that the training of the run's supernet was started
-    with.
+    If neither `hours` nor the study sets a limit, use the limit with which the training of the run's supernet was
+    started, if it had one.
     """
     from nas.pipeline import Run
 
@@ -215,7 +215,7 @@ def with_hours(study: Study, runs: Path, hours: float | None) -> Study:
 
 
 def import_packages() -> None:
-    """Import the packages that all steps need, and silence the progress bars and warnings of other libraries."""
+    """Import the packages that all steps need, and switch off the progress bars and warnings of other libraries."""
     from nas.progress import busy
 
     with busy("Loading packages"):

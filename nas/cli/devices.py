@@ -1,6 +1,6 @@
 """The subcommands of `nas device`, for devices that are outside the Ray cluster and do not run `nas` themselves.
 
-`bundle` writes an archive that measures latency on such a device, and `import` reads the result back into the run.
+`bundle` writes an archive that measures latency on such a device, and `import` reads the result into the run.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def bundle(
 
     result = work_on(study, runs, set_, work)
     print(
-        f"bundle: {result['bundle']} ({result['size_mb']:.1f} MB); unpack it on {device} and run there: python run.py"
+        f"bundle: {result['bundle']} ({result['size_mb']:.1f} MB); unpack it on {device}, and run python run.py there"
     )
     finish(json_, result)
 
@@ -85,7 +85,7 @@ def import_(
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Import a device's result, either as the profile of the device or as the verification of an export."""
+    """Import the result of a device, either as its profile or as the verification of an export."""
 
     def work(run: Run) -> dict[str, Any]:
         from nas.pipeline.devices import import_profile, import_verification

@@ -1,7 +1,7 @@
 """The subcommands used before the first run: `nas init` writes a study file, `nas doctor` checks machine and study.
 
-`init` combines its options with what `nas.proposal` finds in the data files, asks for the rest on a terminal, and
-lets `nas.proposal` write the study file, which all other subcommands read.
+`init` takes its answers from the options and from the data files, in which `nas.proposal` looks for them. On a
+terminal, it asks for the rest. `nas.proposal` then writes the study file, which all other subcommands read.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def init(  # noqa: PLR0913 (one option per answer)
     ] = None,
     fine_tune: Annotated[
         bool | None,
-        typer.Option(help="Fine-tune the teacher on the task first. Default: only if it has no classifier for it."),
+        typer.Option(help="Fine-tune the teacher first. Default: only if it has no classifier for the task."),
     ] = None,
     hub: Annotated[
         str | None, _option("--hub", "Data set id of the Hugging Face hub; --train and --test then name its splits.")
@@ -52,14 +52,14 @@ def init(  # noqa: PLR0913 (one option per answer)
     config: Annotated[str | None, _option("--config", "Configuration of the data set on the hub.")] = None,
     train: Annotated[str | None, _option("--train", "Training data: a Parquet, CSV or JSONL file.")] = None,
     test: Annotated[
-        str | None, _option("--test", "Test data in the same formats; read only once, for the final score.")
+        str | None, _option("--test", "Test data, in the same formats. It is read only once, for the final score.")
     ] = None,
     search: Annotated[
         str | None, _option("--search", "For embeddings: file of scored text pairs, on which candidates are evaluated.")
     ] = None,
     unlabelled: Annotated[
         list[str] | None,
-        _option("--unlabelled", "More texts, without labels, for the distillation. Can be repeated.", "FILE"),
+        _option("--unlabelled", "Additional texts without labels, for the distillation. Can be repeated.", "FILE"),
     ] = None,
     text: Annotated[
         list[str] | None, _option("--text", "Column of texts. Give it twice for text pairs.", "COLUMN")
@@ -78,8 +78,8 @@ def init(  # noqa: PLR0913 (one option per answer)
         str | None,
         _option(
             "--kind",
-            "Kind of task: classification, multi_label, regression, ranking, tagging or embedding. Default: what the "
-            "data suggests.",
+            "Kind of task: classification, multi_label, regression, ranking, tagging or embedding. Default: the kind "
+            "that fits the data.",
         ),
     ] = None,
     metric: Annotated[str | None, _option("--metric", "Metric, such as accuracy, f1 or spearman.")] = None,
@@ -98,8 +98,8 @@ def init(  # noqa: PLR0913 (one option per answer)
         list[str] | None,
         _option(
             "--budget",
-            "Limit on the median latency: 20% of the teacher's, or 4.0 for milliseconds. Or a limit on the loss of "
-            "accuracy: 1pt for one point. Can be repeated.",
+            "Limit on the median latency, such as 20% (of the teacher's latency) or 4.0 (milliseconds); or a limit on "
+            "the loss of accuracy, such as 1pt (one point). Can be repeated.",
             "[NAME=]LIMIT",
         ),
     ] = None,
@@ -107,8 +107,8 @@ def init(  # noqa: PLR0913 (one option per answer)
 ) -> None:
     """Write a study file from the given options and from the contents of the data files.
 
-    On a terminal, the command asks for everything that remains open. Elsewhere, it fails and names the options to
-    give.
+    On a terminal, the command asks for all settings that remain open. Without a terminal, it stops and names the
+    options to give.
     """
     import_packages()
     from nas.proposal import LENGTH, STUDY_FILE, Answers, TeacherProperties, write_study
@@ -155,7 +155,7 @@ def init(  # noqa: PLR0913 (one option per answer)
         budgets=budget
         or _ask(
             "--budget",
-            "Budgets, separated by spaces, such as 20% of the teacher's latency, 4.0 for ms, 1pt for a loss",
+            "Budgets, separated by spaces: 20% (of the teacher's latency), 4.0 (ms) or 1pt (loss of accuracy)",
             None,
             "20%",
         ).split(),
@@ -184,7 +184,7 @@ def init(  # noqa: PLR0913 (one option per answer)
 
 
 def _check_folder(folder: Path, study_file: str) -> None:
-    """Raise `StudyError` if the folder already contains a study file, or if a file stands where a folder is needed."""
+    """Raise `StudyError` if the folder already contains a study file, or if it or one of its parents is a file."""
     if (folder / study_file).exists():
         raise StudyError(f"{folder / study_file}: already exists; remove it, or give another folder")
     above = next(path for path in (folder, *folder.parents) if path.exists())
@@ -193,10 +193,10 @@ def _check_folder(folder: Path, study_file: str) -> None:
 
 
 def _look_at(train: str, test: str, flag: str = "--train") -> Columns:
-    """Examine the columns of both data files, and return the result.
+    """Return the columns of both data files.
 
-    `flag` is the option that gave the first file. Raises `DataError` if a file cannot be read, or if both have the
-    same content.
+    `flag` is the option that gave the first file. Raises `DataError` if a file cannot be read, or if both files have
+    the same content.
     """
     from nas.data import read_rows
     from nas.files import file_digest, given_path
@@ -216,7 +216,7 @@ def _look_at(train: str, test: str, flag: str = "--train") -> Columns:
 
 @dataclass
 class _Task:
-    """The answers about the task: first as the options give them, then completed by the functions `_settle_...`."""
+    """The answers about the task. Options give some of them, and `_settle_pairs` or `_settle_task` adds the others."""
 
     text: list[str]
     label: list[str]
@@ -229,7 +229,7 @@ class _Task:
 
     @property
     def is_judged_by_pairs(self) -> bool:
-        """Whether the training data has only texts, and networks are evaluated on scored pairs from other files."""
+        """Whether the training data has no labels, and networks are evaluated on scored text pairs from other files."""
         from nas.tasks import REGISTRY
 
         known = REGISTRY.get(self.kind or "")
@@ -239,9 +239,8 @@ class _Task:
 def _settle_pairs(pairs: Columns | None, train: str | None, given: _Task) -> _Task:
     """Return the completed answers for a task that learns from the texts of `train` and is evaluated on text pairs.
 
-    An answer comes from the options; otherwise from the data, if the data is clear; otherwise from the user on a
-    terminal. Raises `StudyError`, which names all open questions and the options that answer them, and `DataError`
-    for a file that cannot be read.
+    Answers that the options do not give are found as in `_Unclear.settle`. Raises `StudyError` with all questions that
+    remain open and the options that answer them, and `DataError` if a file cannot be read.
     """
     from nas.columns import Clear
     from nas.proposal import text_of
@@ -271,8 +270,8 @@ def _settle_pairs(pairs: Columns | None, train: str | None, given: _Task) -> _Ta
 def _settle_task(columns: Columns | None, teacher: TeacherProperties | None, given: _Task) -> _Task:
     """Return the completed answers for a task that learns from labelled rows: text, label, kind, metric and so on.
 
-    An answer comes from the options; otherwise from the data, if the data is clear; otherwise from the user on a
-    terminal. Raises `StudyError`, which names all open questions and the options that answer them.
+    Answers that the options do not give are found as in `_Unclear.settle`. Raises `StudyError` with all questions that
+    remain open and the options that answer them.
     """
     from nas.columns import Clear
     from nas.tasks import REGISTRY, task_kind
@@ -320,7 +319,7 @@ def _settle_task(columns: Columns | None, teacher: TeacherProperties | None, giv
 
 
 def _check_label(kind: TaskKind, columns: Columns, task: _Task) -> None:
-    """Raise `DataError` if the column of labels, or the column of words next to it, does not fit the kind of task."""
+    """Raise `DataError` if the label column or, for tagging, the column of words does not fit the kind of task."""
     name, held = task.label[0], columns.column(task.label[0])
     if not _suits(kind, held):
         lists = f"lists of {'tags' if held.form == 'tags' else 'labels'}"
@@ -336,18 +335,19 @@ def _check_label(kind: TaskKind, columns: Columns, task: _Task) -> None:
 
 
 def _suits(kind: TaskKind, label: Column) -> bool:
-    """Whether a label column holds the lists that a kind of task needs, or no lists if the kind needs none."""
+    """Whether a label column holds the lists that a kind of task needs, or single labels if it needs no lists."""
     return label.list_meaning == (kind.meaning if kind.meaning in ("lists", "tags") else None)
 
 
 class _Unclear(list[str]):
-    """Messages about the questions that remain open because there is no terminal on which to ask."""
+    """Messages about questions that have no answer yet, mostly because there is no terminal on which to ask them."""
 
     def settle(self, flag: str, question: str, found: Any, columns: Columns | None, shown: Callable[[Any], str]) -> str:
-        """Return the answer to one question; if there is none, record the problem and return an empty text.
+        """Return the answer to one question. If there is none, record the problem and return an empty string.
 
-        `found` is the answer that the data gives; `shown` turns its value into text. On a terminal, the user is
-        asked, and a clear value is proposed as the answer. Only a clear kind of task is used without asking.
+        `found` is the answer that the data suggests, either clear or ambiguous, and `shown` turns its value into text.
+        On a terminal, the user is asked, and a clear answer is proposed. Without a terminal, a clear answer is used. If
+        the kind of task is clear, the user is never asked for it.
         """
         from nas.columns import Clear
 
@@ -369,7 +369,10 @@ class _Unclear(list[str]):
         return ""
 
     def settle_fine_tuning(self, why: str, given: bool | None) -> bool | None:
-        """Return whether to fine-tune the teacher with a new classifier; `why` says why the old one does not fit."""
+        """Return whether to fine-tune the teacher with a new classifier. `why` states why the old one does not fit.
+
+        On a terminal, the user is asked. If the answer is not yes, the problem is recorded.
+        """
         if given is None and sys.stdin.isatty():
             if typer.confirm(f"{why}. Fine-tune it with a new classifier?", default=True, err=True):
                 return True
@@ -383,15 +386,15 @@ class _Unclear(list[str]):
         return given
 
     def refuse(self) -> None:
-        """Raise `StudyError` if anything is unclear."""
+        """Raise `StudyError` with all recorded messages, if there are any."""
         if self:
             raise StudyError("; ".join(self))
 
 
 def _ask(flag: str, question: str, given: T | None, proposed: T | None = None) -> T:
-    """Return the given answer, else what the user enters on a terminal, else the proposed answer.
+    """Return the given answer. If there is none, ask on a terminal or, without a terminal, return the proposed answer.
 
-    Raises `StudyError` if there is no terminal and nothing is proposed.
+    Raises `StudyError` if there is no terminal and no proposed answer.
     """
     if given is not None:
         return given

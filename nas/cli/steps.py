@@ -75,7 +75,7 @@ def train(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None,
 
 @app.command(epilog=examples("nas profile study.toml --json"))
 def profile(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None, json_: JsonOption = False) -> None:
-    """Measure the latencies of blocks on each device, and how well they predict the latency of whole sub-networks."""
+    """Measure the latencies of blocks on each device, and check how well they predict those of whole sub-networks."""
 
     def work(run: Run) -> dict[str, Any]:
         from nas.pipeline import profile
@@ -100,7 +100,7 @@ def search(
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Search for the best sub-networks for each budget and measure them; resume an interrupted search."""
+    """Search for the best sub-networks for each budget, and measure them. An interrupted search is resumed."""
 
     def work(run: Run) -> dict[str, Any]:
         from nas.pipeline import join_search, search_candidates
@@ -164,7 +164,7 @@ def export(
 
 @app.command(epilog=examples("nas report study.toml"))
 def report(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None, json_: JsonOption = False) -> None:
-    """Write an HTML page with the Pareto front, the architectures and the error of the latency prediction."""
+    """Write an HTML page with the Pareto front, the architectures and the errors of the latency predictions."""
 
     def work(run: Run) -> dict[str, Any]:
         from nas.pipeline.reports import report
@@ -194,7 +194,7 @@ def run_all(
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Run all steps of a study, skip those that are up to date, and resume after an interruption."""
+    """Run all steps of a study that are not up to date. After an interruption, the same command resumes the work."""
     _run_all(study, runs, set_, json_, address, hours, seeds)
 
 
@@ -246,20 +246,20 @@ def _exports(run: Run) -> dict[str, dict[str, Any]]:
     try:
         found = export(run)
     except ExportError:
-        report(run)  # so that the results of the other budgets can be seen
+        report(run)  # shows the exports of the other budgets
         raise
     report(run)
     return found
 
 
 def about_profile(found: Profile) -> dict[str, Any]:
-    """Return the main numbers of a profile and the error of its latency prediction, as `print_profiles` shows them."""
+    """Return the main numbers of a profile and the error of its latency predictions, for `print_profiles`."""
     figures = {"teacher_p50_ms": found.teacher_p50_ms, "smallest_p50_ms": found.smallest_p50_ms, "noisy": found.noisy}
     return {**figures, **found.error}
 
 
 def results(run: Run) -> dict[str, Any]:
-    """Return what `print_results` shows besides the exports: study, folder, baselines, and the time of each step."""
+    """Return the values that `print_results` shows in addition to the exports: study, folder, baselines and times."""
     from nas.pipeline.exports import baselines
     from nas.pipeline.steps import seconds
 

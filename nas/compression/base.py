@@ -2,11 +2,12 @@
 
 Each method is a subclass of `Compression` in its own file, with one line in the registry. It is written as `name`,
 `name(parameter)` or, if its matrices can be stored in a `Format`, `name(parameter)+format`. Torch and ONNX are
-imported only inside the methods, so that a study can be read and checked without either.
+imported only inside functions, so that a study can be read and checked without importing either of them.
 
-The torch methods are differentiable, and their results have the number format of their inputs. The supernet, the
-extracted model and the modelling file of an export all use them. The ONNX methods write the graph that a runtime
-executes. The torch methods and the ONNX methods must compute the same function.
+A `MatrixCompression` has a torch version and an ONNX version, and both must compute the same function. The torch
+version is differentiable, and its results have the number format of its inputs. The supernet, the extracted model and
+the modelling file of an export all use it. The ONNX version (`emit_linear` and so on) writes the graph that a runtime
+executes.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Compression(ABC):
         return runtime in self.runtimes and processor in self.processors
 
     def quantises_by_batch(self, block: Block) -> bool:
-        """Whether a served block of this kind quantises its inputs by the value range of a whole batch."""
+        """Whether an exported block of this kind quantises its inputs with one scale for the whole batch."""
         return False
 
     def suits(self, rows: int, columns: int) -> bool:
@@ -105,35 +106,37 @@ class MatrixCompression(Compression):
     """A compression method for the matrices of a block that has weights of its own.
 
     In a linear layer, the matrices of the method replace the weight of shape (rows, columns); its `bias` of shape
-    (rows,) remains. In an embedding table, they replace the table. A subclass needs the methods for tables only if
-    "embedding" is among its `blocks`.
+    (rows,) remains. In an embedding table, they replace the table. A subclass must implement `embed`, `emit_embed`
+    and `table_bytes` only if "embedding" is among its `blocks`.
 
-    Each output of a linear layer depends on only one row of the matrix that `writes` names, so rows can be joined,
-    split and scaled.
+    Each output of a linear layer depends on only one row of the matrix that `writes` names. Rows of this matrix can
+    therefore be joined with those of other layers, split and scaled.
     """
 
     reads: ClassVar[str] = "weight"
-    """The name of the matrix whose columns are the inputs of a layer (or the features of a table)."""
+    """The name of the matrix whose columns correspond to the inputs of a layer (or the features of a table)."""
 
     writes: ClassVar[str] = "weight"
-    """The name of the matrix whose rows are the outputs of a layer (or the rows of a table)."""
+    """The name of the matrix whose rows correspond to the outputs of a layer (or the rows of a table)."""
 
     def matrices(self, rows: int, columns: int) -> dict[str, tuple[int, int]]:
         """Return the names and shapes of the matrices that replace a weight of shape (rows, columns).
 
-        The matrices of a smaller layer, or of a smaller parameter of the method, are leading parts of the larger ones.
+        The matrices for a smaller layer, or for a smaller parameter such as a lower rank, are the leading parts of the
+        matrices for the larger one.
         """
         return {"weight": (rows, columns)}
 
     def start_linear(self, weight: torch.Tensor, outputs: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return initial values for all matrices other than `weight`, computed from a trained layer.
 
-        `weight` is (rows, columns); `outputs` (rows, rows) is the second moment of its outputs without the bias.
+        `weight` is (rows, columns). `outputs` (rows, rows) is the second moment of the layer's outputs without the
+        bias.
         """
         return {}
 
     def start_table(self, table: torch.Tensor, outputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return such initial values, computed from a trained table (rows, columns).
+        """Return initial values for all matrices other than `weight`, computed from a trained table (rows, columns).
 
         `outputs` (columns, columns) is the second moment of the rows that are looked up.
         """
@@ -199,7 +202,7 @@ class Format(MatrixCompression):
     """A number format for one matrix, `weight`. `Stored` methods can use it for their matrices. It has no parameter."""
 
     stores_zeros: ClassVar[bool] = True
-    """Whether each number is stored separately, with zero stored as zero, so that zeros can be left out."""
+    """Whether numbers are stored separately and zero is stored as zero. An export can then leave zeros out."""
 
     @abstractmethod
     def emit_linear(
@@ -243,7 +246,7 @@ class Stored(MatrixCompression):
         return self.stored.quantises_by_batch(block)
 
     def suits(self, rows: int, columns: int) -> bool:
-        """Whether this method takes fewer bytes than its storage format would take alone."""
+        """Whether this method takes fewer bytes than its storage format would take without the method."""
         own, alone = (choice.linear_bytes(rows, columns, bias=False) for choice in (self, self.stored))
         return own < alone
 

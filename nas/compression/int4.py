@@ -1,8 +1,8 @@
 """`int4`: weights in 4-bit integers, with one scale per block of 32 weights; activations are not quantised.
 
-Quantisation is symmetric, with seven levels on each side of zero. Blocks run along the rows, and the last block of a
-row may be shorter. ONNX Runtime's `MatMulNBits` and `GatherBlockQuantized` read this format. The method saves size,
-not time: on the CPU the product is about as slow as in 32-bit floating point.
+Quantisation is symmetric, with seven levels on each side of zero. A block consists of neighbouring weights of one row,
+and the last block of a row may be shorter. ONNX Runtime's `MatMulNBits` and `GatherBlockQuantized` read this format.
+The method saves size, not time: on the CPU the product is about as slow as in 32-bit floating point.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """`int8`: weights in 8-bit integers, with activations quantised on the fly (dynamic quantisation).
 
 Weights are quantised symmetrically, with one scale per output row. A matrix that is multiplied has 64 levels on each
-side of zero; a table that is only looked up has 127. Activations are quantised asymmetrically to 8 bits with one
-scale per text, as ONNX's `DynamicQuantizeLinear` defines it. The simulation therefore computes what a runtime
-computes when it serves texts one by one. Gradients pass straight through the rounding, as in Q8BERT (Zafrir et al.,
-arXiv:1910.06188). ONNX Runtime has no GPU kernels for these operators and would silently run them on the CPU.
+side of zero; a table that is only looked up has 127. Activations are quantised asymmetrically to 8 bits, as in ONNX's
+`DynamicQuantizeLinear`, but with one scale per text instead of one per batch. The simulation in torch therefore gives
+the results of a runtime that serves texts one by one. Gradients pass straight through the rounding, as in Q8BERT
+(Zafrir et al., arXiv:1910.06188). ONNX Runtime has no GPU kernels for these operators and would silently run them on
+the CPU.
 
 Why 64 levels: x86 processors without VNNI or AMX add two products of activation and weight in 16 bits, and a larger
 sum saturates silently. With weights from -64 to 64 the sum is at most 255 * 64 * 2 = 32,640, which fits. With weights

@@ -1,9 +1,9 @@
 """`low_rank(r)`: a weight as the product of two thin matrices, `left` (rows, r) and `right` (r, columns).
 
-They are initialised so that the layer's outputs are projected onto the r leading directions of these outputs. Of all
-products of rank r, this one has the least squared error on real activations. (Drone, Chen et al. 2021, reduces the same
-error by weighting with the inputs.) The directions are nested: those of a smaller rank are the first ones of a larger
-rank, so all ranks share their weights.
+The two matrices are initialised so that they project the layer's outputs onto the r leading directions of these
+outputs. Of all products of rank r, this one has the least squared error on real activations. (Drone, Chen et al. 2021,
+reduces the same error, but computes the matrices from the inputs.) The directions are nested: a smaller rank uses the
+first directions of a larger rank, so all ranks share their weights.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class LowRank(Stored):
         return f"low_rank({self.rank})"
 
     def quantises_by_batch(self, block: Block) -> bool:
-        return self.stored.quantises_by_batch("feed_forward")  # rows looked up in a table are then multiplied
+        return self.stored.quantises_by_batch("feed_forward")  # looked-up rows of `left` are multiplied by `right`
 
     @property
     def plain(self) -> MatrixCompression:

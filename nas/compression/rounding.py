@@ -1,6 +1,6 @@
-"""Quantisation that can be trained through: values are rounded, but their gradients are those of the exact values.
+"""Quantisation with straight-through gradients: values are rounded, but have the gradients of the exact values.
 
-The torch methods of the compression methods use these functions, and exports copy them.
+The compression methods use these functions in torch, and exports copy the functions into their modelling file.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 
 SMALLEST_SCALE = 1e-12
-"""The smallest quantisation scale, which a group of zeros has."""
+"""The smallest quantisation scale, which is that of a group of zeros."""
 
 
 def straight_through(exact: torch.Tensor, quantised: torch.Tensor) -> torch.Tensor:
-    """Return the rounded values with the gradient of the exact ones (Bengio et al., arXiv:1308.3432)."""
+    """Return the quantised values with the gradient of the exact ones (Bengio et al., arXiv:1308.3432)."""
     if not (torch.is_grad_enabled() and exact.requires_grad):
         return quantised
     return exact + (quantised - exact).detach()
@@ -21,7 +21,7 @@ def straight_through(exact: torch.Tensor, quantised: torch.Tensor) -> torch.Tens
 def symmetric(weight: torch.Tensor, levels: int) -> torch.Tensor:
     """Return values rounded to `levels` levels on each side of zero. Each group along the last axis has one scale.
 
-    The computation uses 32-bit floating point whatever the number format of the values, because half precision cannot
+    The computation always uses 32-bit floating point, whatever the format of the values, because half precision cannot
     hold the scale of a group of zeros, such as the row of the padding token.
     """
     exact = weight.detach().float()

@@ -1,9 +1,10 @@
 """`sparse(s)` and `sparse(2:4)`: the weights of smallest magnitude in each row are set to zero.
 
-`sparse(0.5)` sets half of each row to zero, at any positions; `sparse(2:4)` keeps the two largest of every four
+`sparse(0.5)` sets half of each row to zero, at any positions. `sparse(2:4)` keeps the two largest of every four
 neighbouring weights. An export stores one bit per weight and the non-zero numbers. The runtime rebuilds the full
-matrix when it loads the file, so the method saves size but no time. In training all weights receive gradients, since
-the set of zeros may change (straight through, as in SR-STE, Zhou et al., arXiv:2102.04010, without its decay).
+matrix when it loads the file, so the method saves size but no time. In training, all weights receive straight-through
+gradients, because the set of zeros may change. This is the method of SR-STE (Zhou et al., arXiv:2102.04010) without its
+decay term.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _GROUP, _KEPT = 4, 2
 
 
 class Sparse(Stored):
-    """A weight whose smallest numbers are set to zero and not stored."""
+    """A weight matrix whose smallest numbers are set to zero and not stored."""
 
     name = "sparse"
     examples = ("sparse(0.5)", "sparse(0.75)", "sparse(2:4)")

@@ -1,4 +1,4 @@
-"""Batches of tokenised texts: of equal length without padding for evaluation, and padded for training."""
+"""Batches of tokenised texts: texts of equal length without padding for evaluation, and padded texts for training."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Batch:
 def batches_by_length(split: Dataset, max_tokens: int = 4096) -> Iterator[Batch]:
     """Yield batches of texts of equal length, longest first, each with at most `max_tokens` tokens or a single text.
 
-    Nothing is computed for padding, and an int8 block sees each text as it would if the text were served alone.
+    No computation is spent on padding, and int8 blocks quantise each text as if it were served alone.
     """
     lengths = np.asarray(values_of(split, "length"))
     columns = {name: values_of(split, name) for name in ("input_ids", "token_type_ids") if name in split.column_names}
@@ -48,7 +48,7 @@ def batches_by_length(split: Dataset, max_tokens: int = 4096) -> Iterator[Batch]
 
 
 def padding(tokenizer: PreTrainedTokenizerBase, is_label_of_token: bool = False) -> Callable[[Any], Any]:
-    """Return a collator that pads tokenised texts to a batch, and also their labels if `is_label_of_token` is set."""
+    """Return a collator that pads tokenised texts to a batch, and also their labels if each token has a label."""
     if is_label_of_token:
         return DataCollatorForTokenClassification(tokenizer, label_pad_token_id=IGNORED)
     return DataCollatorWithPadding(tokenizer)

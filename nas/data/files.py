@@ -88,7 +88,7 @@ def _reader_of(path: Path) -> Callable[[Path, Sequence[str]], pyarrow.Table]:
 
 def _read_file(path: Path, columns: Sequence[str]) -> Dataset:
     table = _reader_of(path)(path, columns)
-    # Columns of types that `datasets` does not support are left out: they cannot be texts or labels.
+    # Other columns are left out if `datasets` does not support their types; they cannot be texts or labels.
     return Dataset(table.select([field.name for field in table.schema if field.name in columns or _has_type(field)]))
 
 

@@ -1,6 +1,6 @@
 """Splits of a task, such as embedding, that is trained on single texts and evaluated on scored pairs of texts.
 
-Training, search and test set are separate files or splits.
+The training, search and test sets are separate files or splits.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from nas.tasks import GROUP, task_kind
 
 
 def read_paired(task: Task, train: str | Sequence[str], search: str, test: str) -> Splits:
-    """Read the training texts, and the pairs of search and test set. The two texts of a pair become consecutive rows.
+    """Read the training texts and the pairs of the search and test sets. The texts of a pair become consecutive rows.
 
     `train`, `search` and `test` are resolved paths or names of splits on the hub; the rows of several `train` sources
-    are concatenated. Training texts that occur in a pair are left out. Raises `DataError` as `read_splits` does, and
-    if all pairs of the search set or all pairs of the test set also occur in the other set.
+    are concatenated. Training texts that occur in a pair are left out. Raises the errors of `read_splits`, and
+    `DataError` if the search set or the test set has no pair that the other set lacks.
     """
     judged = {"search": search, "test": test}
     sources = {name: read_sources(task, source, (*task.pair, *task.label_columns)) for name, source in judged.items()}

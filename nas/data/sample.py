@@ -1,6 +1,6 @@
-"""Texts of some rows of the test set, which are stored with the tokenised data.
+"""A sample of the test set's texts, which is stored with the tokenised data.
 
-The export tokenises them again and must get the stored tokens; the report shows some of them.
+The export step tokenises these texts again, to check that it gets the stored tokens. The report shows some of them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def sample_of(
     """Return the texts of some rows by row number: the longest, the shortest and some in between.
 
     `columns` are the columns of texts, `lengths` the numbers of tokens of the rows, and `shown` the numbers of further
-    rows to return. A list of words is joined to a text, as when it is served.
+    rows to return. Lists of words are joined with spaces, as for serving.
     """
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     chosen = {*shown, *order[: _ROWS // 2], *order[:: max(1, len(order) // (_ROWS // 2))], order[-1]}

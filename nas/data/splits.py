@@ -1,4 +1,4 @@
-"""The division of rows into training, search and test sets, such that no text is in more than one of them.
+"""Divide rows into training, search and test sets, so that no text is in more than one of them.
 
 Rows that are evaluated in groups, such as the passages of a query, are divided by group.
 """
@@ -23,12 +23,12 @@ def outside(columns: Texts, others: Texts) -> list[int]:
 
 
 def held_out(columns: Texts, by: str, size: int, seed: int) -> list[int]:
-    """Return the row numbers of the search set in ascending order, about `size` of them.
+    """Return about `size` row numbers for the search set, in ascending order.
 
-    If `by` is `row`, rows are drawn at random, and rows with equal texts stay together. If it is `sentence`, whole
-    sentences are drawn, which are texts that no other row contains; all rows that a drawn sentence contains are held
-    out with it. A text contains a row if the row is a contiguous span of its words. A short phrase in the search set
-    may still occur inside sentences of the training set.
+    If `by` is `row`, rows are drawn at random, and rows with equal texts stay together. If `by` is `sentence`, only
+    sentences are drawn: texts that are not part of another row. All rows that are part of a drawn sentence are held
+    out with it. A row is part of a text if it is a contiguous span of the text's words. A short phrase in the search
+    set may still be part of sentences in the training set.
     """
     texts = [normal(row) for row in zip(*columns, strict=True)]
     rows: dict[str, list[int]] = {}
@@ -67,8 +67,8 @@ def same_in_groups(columns: Texts, groups: Sequence[int]) -> list[int]:
 def held_out_groups(columns: Texts, groups: Sequence[int], size: int, seed: int) -> list[int]:
     """Return the row numbers of the search set as `held_out` does, but draw whole groups at random.
 
-    Groups that have a row in common stay together. If `columns` are only those of the query, a query with two group
-    names counts as one group.
+    Groups that share a text in `columns` stay together. If `columns` holds only the query, a query with two group
+    names therefore counts as one group.
     """
     members: dict[int, list[int]] = {}
     for row, part in enumerate(_connected(numbered(map(normal, zip(*columns, strict=True))), groups)):
@@ -84,7 +84,7 @@ def held_out_groups(columns: Texts, groups: Sequence[int], size: int, seed: int)
 
 
 def _connected(texts: Sequence[int], groups: Sequence[int]) -> list[int]:
-    """Return the number of each row's part: rows with the same text or the same group are in one part."""
+    """Return the number of each row's connected component; the same text or the same group connects rows."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -117,5 +117,5 @@ def _spans(text: str, rows: Container[str], sizes: Mapping[str, Iterable[int]]) 
 
 
 def normal(row: Sequence[Text]) -> str:
-    """Return the texts of a row as one text, without differences in case and white space."""
+    """Return the texts of a row as one text in lower case and with single spaces, so that rows can be compared."""
     return " ".join(" ".join(map(joined, row)).lower().split())

@@ -95,7 +95,7 @@ class TaskData:
 
     @classmethod
     def load(cls, folder: Path) -> TaskData:
-        """Return what `save` wrote. A process reads each split once, when it is first used."""
+        """Return the data that `save` wrote. A process reads each split once, when it is first used."""
         path = folder / _LABELS_FILE
         found = path.stat() if path.exists() else None
         return _load(folder, found and (found.st_ino, found.st_size, found.st_mtime_ns))
@@ -114,10 +114,10 @@ class Splits:
     texts: Mapping[str, Sequence[Sequence[Text]]]
     """The columns of texts of each split."""
     labels: Mapping[str, Sequence[Any]]
-    """The labels of each split's rows, as the kind of task stores them; without `train` if that has no labels."""
+    """The labels of each split's rows, as the kind of task stores them; `train` is absent if it has no labels."""
     label_names: tuple[str, ...]
     in_test: int = 0
-    """The number of training rows that were removed because their text is in the test set."""
+    """The number of training rows that were removed because their text or query is in the test set."""
     rows: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """The rows of `train` and `search`, as row numbers in the training data."""
     more: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
@@ -137,7 +137,7 @@ class Splits:
         return replace(self, texts=texts, labels=labels, more={**self.more, name: more})
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, max_length: int, token_types: bool = True) -> TaskData:
-        """Tokenise all splits. `token_types` says whether the model has token types."""
+        """Tokenise all splits. `token_types` must be true if the model has token types."""
         return TaskData(
             {name: self._encode(name, tokenizer, max_length, token_types) for name in SPLITS}, self.label_names
         )
@@ -157,8 +157,8 @@ def tokenised(
 ) -> Dataset:
     """Return columns of texts as a data set of tokens.
 
-    It has the columns `input_ids`, `length`, those of `labels`, and `token_type_ids` if the model has token types. If
-    texts are lists of words, labels of words become labels of tokens.
+    The columns are `input_ids`, `length`, those of `labels`, and `token_type_ids` if the model has token types. If
+    texts are lists of words, labels of words are converted to labels of tokens.
     """
     asked = {"truncation": True, "max_length": max_length, "return_token_type_ids": token_types}
     tokens = tokens_of(texts, tokenizer, **asked)
@@ -213,7 +213,7 @@ def read_splits(task: Task, train: str | Sequence[str], test: str, seed: int, he
         for name, own in sources.items()
     }
     named = {name: names_of(own) for name, own in sources.items()}
-    # A query of the test set is not trained on, even if its passages differ.
+    # Queries of the test set must not occur in the training set, even with other passages.
     compared = same_in_groups(texts["train"], groups["train"])
     kept = outside(*([texts[name][column] for column in compared] for name in ("train", "test")))
     if not kept:
@@ -250,7 +250,7 @@ def read_splits(task: Task, train: str | Sequence[str], test: str, seed: int, he
 
 
 def _divided(values: Mapping[str, Sequence[Any]], rows: Mapping[str, Sequence[int]]) -> dict[str, Sequence[Any]]:
-    """Return values of the rows of both files, divided by split."""
+    """Return the values of the training and test rows, divided into the three splits."""
     return {name: [values["train"][row] for row in own] for name, own in rows.items()} | {"test": values["test"]}
 
 
@@ -267,7 +267,7 @@ def groups_in(task: Task, source: str, rows: Dataset) -> list[Hashable]:
     bad = [row for row, value in enumerate(values) if not _is_name(value, may_be_empty)]
     if bad:
         raise DataError(
-            f"{source}: column {column!r} must say which query each row belongs to, but row {bad[0]} holds "
+            f"{source}: column {column!r} must name the query of each row, but row {bad[0]} holds "
             f"{values[bad[0]]!r} (rows are counted from 0; affected rows: {len(bad)} of {len(values)}); fill or drop "
             "these rows, or name another column in task.query"
         )
@@ -305,7 +305,7 @@ def _rows(columns: Sequence[Sequence[Text]], numbers: Sequence[int]) -> list[lis
 def read_columns(task: Task, source: str, columns: Sequence[str], is_file: bool = False) -> Dataset:
     """Return some columns of a file, or of a split of the task's hub data set unless `is_file` is set.
 
-    Raises `DataError` if there are no rows, and as `read_rows` does.
+    Raises `DataError` if there are no rows, and the errors of `read_rows`.
     """
     rows = read_rows(source, None if is_file else task.hub, task.config, tuple(dict.fromkeys(columns)), task.revision)
     if not len(rows):
@@ -321,13 +321,13 @@ def read_sources(task: Task, names: str | Sequence[str], columns: Sequence[str])
 
 
 def texts_in(task: Task, sources: Sequence[RowSource], columns: Sequence[str]) -> list[list[Text]]:
-    """Return columns of texts with the rows of several sources concatenated. Raises as `texts_of` does."""
+    """Return columns of texts with the rows of several sources concatenated. Raises the errors of `texts_of`."""
     found = [texts_of(task, source.name, columns, source.rows) for source in sources]
     return [list(chain.from_iterable(parts)) for parts in zip(*found, strict=True)]
 
 
 def texts_of(task: Task, source: str, columns: Sequence[str], rows: Dataset) -> list[list[Text]]:
-    """Return columns of texts, or of lists of words if the kind of task needs these.
+    """Return columns of texts, or of lists of words if the kind of task needs them.
 
     Raises `DataError` if a value has another type. Prints how many texts are empty.
     """
@@ -360,7 +360,7 @@ def _is_words(value: Any) -> bool:
 
 
 def labels_of(task: Task, train: Sequence[RowSource], test: Sequence[RowSource], head: Head | None) -> TaskLabels:
-    """Return the labels of the training and test rows, as the kind of task reads them."""
+    """Return the labels of the training and test rows, read by the kind of task, and print its notes about them."""
     kind = task_kind(task.kind)
     found = kind.read(_label_columns(task, train), _label_columns(task, test), head)
     for note in found.notes:

@@ -1,4 +1,4 @@
-"""CSV and JSON Lines, read literally: no types are guessed, and no word stands for a missing value.
+"""Read CSV and JSON Lines literally: types are not guessed, and no text such as "NA" counts as a missing value.
 
 All cells of a CSV file are texts. Values in JSON keep their types.
 """
@@ -26,8 +26,8 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-"""Encodings by the byte order mark at the start of a file. UTF-32 comes first: one of its marks begins with UTF-16's.
-"""
+"""Encodings by the byte order mark at the start of a file. UTF-32 comes first, because one of its marks begins
+with a mark of UTF-16."""
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _JSON_KINDS = {bool: "a boolean", int: "a number", float: "a number", str: "a text"}
@@ -46,7 +46,7 @@ def require_columns(source: str, names: Sequence[str], columns: Iterable[str]) -
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> pyarrow.Table:
-    """Return the columns of a CSV file as texts; only those in `columns`, if any are named.
+    """Return the columns of a CSV file as texts. If any `columns` are named, only these are returned.
 
     Columns that share a name are left out. Raises `DataError` for a row that does not have as many cells as the
     header.
@@ -97,8 +97,8 @@ def read_json(path: Path, columns: Sequence[str]) -> pyarrow.Table:
     """Return the columns of a file with one JSON object per line, or with one JSON array of objects.
 
     If any `columns` are named, only these are returned. A key that an object lacks is a missing value. Raises
-    `DataError` if a line or element is not a JSON object, or a named column mixes types of values. If a column that
-    is not named mixes types, its values are returned as JSON texts.
+    `DataError` if a line or element is not a JSON object, or if a named column mixes types of values. If no columns
+    are named, columns with mixed types are returned as JSON texts.
     """
     found: dict[str, list[Any]] = {name: [] for name in columns}
     names: dict[str, None] = {}
@@ -178,7 +178,7 @@ def _can_be_encoded(value: Any) -> bool:
 
 
 def _array(column: str, values: list[Any], needed: bool) -> pyarrow.Array:
-    """Return the values of a column as an Arrow array; `needed` says whether the column was named by the caller."""
+    """Return the values of a column as an Arrow array; `needed` is true if the caller named the column."""
     first: dict[str, int] = {}
     for number, value in enumerate(values):
         if value is not None:
@@ -199,7 +199,7 @@ def _array(column: str, values: list[Any], needed: bool) -> pyarrow.Array:
         except pyarrow.ArrowException:  # lists or records of different structures
             pass
     texts = [None if value is None else json.dumps(value) for value in values]
-    # In a needed column the JSON texts are wrapped in lists, so that later checks do not take them for plain texts.
+    # In a needed column, JSON texts are wrapped in lists, so that later checks do not mistake them for plain texts.
     return pyarrow.array([[text] for text in texts]) if needed else pyarrow.array(texts, pyarrow.string())
 
 

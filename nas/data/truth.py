@@ -1,4 +1,4 @@
-"""The reference values that the outputs for a split are compared with, and the groups of rows evaluated together.
+"""The reference values that a network's outputs are compared with, and the groups of rows that are scored together.
 
 Evaluations, baselines and exports read them from the tokenised splits.
 """
@@ -31,7 +31,7 @@ def truth_of(split: Dataset) -> np.ndarray:
 
 
 def as_array(labels: Sequence[Any]) -> np.ndarray:
-    """Return the labels of texts as an array, (texts, ...); lists of labels of tokens are padded with `IGNORED`."""
+    """Return the labels of texts as an array, (texts, ...); lists of token labels are padded with `IGNORED`."""
     longest = max((len(label) for label in labels if isinstance(label, list)), default=0)
     padded = [label + [IGNORED] * (longest - len(label)) if isinstance(label, list) else label for label in labels]
     return np.asarray(padded)
@@ -52,13 +52,13 @@ def first_rows(split: Dataset, count: int) -> Dataset:
 
 
 def whole_groups(split: Dataset, rows: Collection[int] | np.ndarray) -> Dataset:
-    """Return the rows of a split that share a group with one of `rows`; only `rows` if the split has no groups."""
+    """Return the rows of a split that share a group with one of `rows`, or just `rows` if the split has no groups."""
     groups, chosen = groups_of(split), np.asarray(rows)
     return split.select(chosen if groups is None else np.flatnonzero(np.isin(groups, groups[chosen])))
 
 
 def drawn_rows(split: Dataset, count: int) -> Dataset:
-    """Return about `count` random rows of a split, which are always the same.
+    """Return about `count` rows of a split, drawn at random with a fixed seed.
 
     If rows are evaluated in groups, whole groups are drawn until they have at least `count` rows.
     """

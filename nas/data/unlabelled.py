@@ -1,7 +1,7 @@
-"""Texts without labels: the rows whose text does not occur in the task's splits yet.
+"""Texts without labels that do not occur in the task's splits.
 
-`read_unlabelled` reads them. The teacher's outputs for these texts are used for distillation, in addition to those
-for the training set.
+`read_unlabelled` reads them. Distillation uses the teacher's outputs for these texts in addition to its outputs for the
+training set.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nas.study import Task
 
 @dataclass(frozen=True)
 class Counts:
-    """How many rows without labels were read and kept, and how many were left out for each reason.
+    """The numbers of rows without labels that were read, that were kept, and that were left out for each reason.
 
     Each row is counted once.
     """
@@ -52,7 +52,7 @@ class Unlabelled:
     """The texts without labels that do not occur in a task's splits."""
 
     texts: Sequence[Sequence[Text]]
-    """The columns of the texts, like those of a split."""
+    """The columns of texts, in the same form as in `Splits`."""
     counts: Counts
     rows: Sequence[Sequence[int]]
     """For each source, the numbers of the rows that are kept, in the order of the texts."""
@@ -63,8 +63,8 @@ class Unlabelled:
 def read_unlabelled(task: Task, sources: Sequence[tuple[str, bool]], splits: Splits) -> Unlabelled:
     """Read the rows without labels, and leave out those whose text occurs in one of the splits or in an earlier row.
 
-    Differences in case and white space are ignored, as they are between the splits. Each of the `sources` is a path
-    or the name of a split of the hub data set, with a flag that says whether it is a file. Raises `DataError` if a
+    Differences in case and white space are ignored, as when the splits are compared. Each of the `sources` is a path
+    or the name of a split of the hub data set, with a flag that is true for a file. Raises `DataError` if a
     file or column is missing, a row has no text, or no row is new.
     """
     known = {normal(row): name for name in ("train", "search", "test") for row in _rows_of(splits.texts[name])}

@@ -1,4 +1,4 @@
-"""Texts that are lists of words with a tag each: how they are tokenised, and which token gets the tag of a word."""
+"""Lists of words with one tag per word: tokenise them, and assign the tag of each word to its first token."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Text = str | Sequence[str]
 
 
 def joined(text: Text) -> str:
-    """Return a text as it is served: a list of words is joined with spaces."""
+    """Return a text as a string. A list of words is joined with spaces, which is the form in which it is served."""
     return text if isinstance(text, str) else " ".join(text)
 
 
@@ -46,6 +46,6 @@ def on_first_tokens(tokens: BatchEncoding, tags: Iterable[Sequence[int]]) -> lis
 
 
 def words_left_out(split: Dataset, texts: Sequence[Sequence[Text]]) -> int:
-    """Return how many words of a tokenised split are not evaluated, because they were truncated or have no token."""
+    """Return the number of words of a tokenised split that are not evaluated: they were truncated or have no token."""
     kept = sum(label != IGNORED for labels in values_of(split, "labels") for label in labels)
     return sum(map(len, texts[0])) - kept

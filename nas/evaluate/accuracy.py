@@ -33,7 +33,7 @@ from nas.threads import side_by_side
 
 _TITLE = "Accuracy on the search set"
 FORM = 2
-"""Increase this if evaluations give other accuracies than before, so that stored results are not reused."""
+"""Increase this when evaluations give different accuracies than before, so that stored results are not reused."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ class CandidateResult:
     """The number of texts that were evaluated."""
     seconds: float
     exits: tuple[float, ...] = ()
-    """The shares of texts that exit after the first layer, the second and so on; empty without early exits."""
+    """The shares of texts that exit after the first layer, the second layer and so on; empty without early exits."""
     complete: bool = True
     """Whether all texts were evaluated. If not, the candidate was stopped early, and the accuracy is an estimate."""
     precision: str = "float32"
     """The number format of the computation, `float32` or `bf16`."""
     confidence: float | None = None
-    """The mean probability of the right answer on the search set; None if the search maximises the metric itself."""
+    """The mean probability of the right answer on the search set, or None if the search maximises the metric itself."""
 
     @property
     def objective(self) -> float:
@@ -72,7 +72,7 @@ class CandidateResult:
 
 
 def predict(forward: Callable[[Batch], np.ndarray], batches: Iterable[Batch], title: str | None = None) -> np.ndarray:
-    """Return logits in the order of the examples.
+    """Return the logits of all batches, in the order of the examples.
 
     Their shape is (examples, num_labels), or (examples, tokens, num_labels) with zeros after the last token of a
     text. `forward` returns the logits of one batch. If a title is given, progress is shown.
@@ -116,7 +116,7 @@ def forward_of(
 
 
 def logits_of(model: nn.Module, texts: Dataset, title: str | None = None) -> np.ndarray:
-    """Return the logits, (examples, num_labels), of a model for tokenised texts, computed where the model is.
+    """Return the logits, (examples, num_labels), of a model for tokenised texts, computed on the model's processor.
 
     If a title is given, progress is shown.
     """
@@ -127,9 +127,9 @@ def logits_of(model: nn.Module, texts: Dataset, title: str | None = None) -> np.
 class Evaluator:
     """Evaluates architectures of one supernet on one split.
 
-    `shared` reuses hidden states, `raced` stops candidates that cannot win, and `bf16` computes in bf16 where that is
-    faster; each can be switched off to measure its effect. If the metric is the share of right answers,
-    `by_confidence` adds the mean probability of the right answer to results, and compares candidates by it.
+    `shared` reuses hidden states, `raced` stops candidates that cannot win, and `bf16` computes in bf16 if that is
+    faster. Each of them can be switched off to measure its effect. If the metric is the share of right answers,
+    `by_confidence` adds the mean probability of the right answer to the results, and compares candidates by it.
     """
 
     def __init__(  # noqa: PLR0913 (switches)
@@ -149,18 +149,19 @@ class Evaluator:
         self.batches = [batch.to(processor) for batch in batches_by_length(split)]
         self.labels = truth_of(split)
         self.states = SharedStates() if shared else None
-        # Each batch holds texts of one length. In random order, a candidate that is stopped early sees many lengths.
+        # Each batch holds texts of one length. The order is random, so that even a candidate that is stopped early is
+        # evaluated on many lengths.
         self._order = np.random.default_rng(0).permutation(len(self.batches)).tolist()
         fast = bf16 and uses_bf16(supernet.weights.config.hidden_size, processor)
         self._dtype = torch.bfloat16 if fast else torch.float32
         self._by_confidence = by_confidence and metric.is_share
-        # One race by the objective, and one that estimates the accuracy of candidates that are stopped.
+        # The first race compares objectives; the second one estimates the accuracies of candidates that are stopped.
         self._races = (Race(len(self.labels)), Race(len(self.labels))) if raced and metric.is_share else None
 
     def evaluate(self, architecture: Architecture, to_beat: float = 0.0) -> CandidateResult:
         """Evaluate an architecture with the weights that it inherits.
 
-        The evaluation stops as soon as it is almost certain that the objective cannot reach `to_beat`.
+        The evaluation stops early as soon as it is almost certain that the objective cannot reach `to_beat`.
         """
         started = time.monotonic()
         model = self.supernet.extract(architecture, copied=False)
@@ -188,7 +189,7 @@ class Evaluator:
         return model
 
     def _answers(self, model: CompactBert, architecture: Architecture, to_beat: float = 0.0) -> _Answers:
-        """Return the outputs of an extracted model for all texts, or only for those read before it was stopped."""
+        """Return the outputs of an extracted model for all texts, or only for the texts before it was stopped."""
         states = self.states or SharedStates(limit_bytes=0)
         states.begin(architecture)
         found, left, rows, values = list[np.ndarray](), list[int](), list[np.ndarray](), list[np.ndarray]()
@@ -229,7 +230,7 @@ class Evaluator:
         return judge(logits, self.labels[rows])
 
     def _scores(self, logits: np.ndarray, rows: np.ndarray) -> tuple[float, float | None]:
-        """Return the metric, and the confidence or None. If rows are missing, both are estimates."""
+        """Return the metric and the confidence (None if it is not used). If rows are missing, both are estimates."""
         if self._races and len(rows) < len(self.labels):
             race, accuracies = self._races
             accuracy, _ = accuracies.estimate(rows, self.metric.is_correct(logits, self.labels[rows]))
@@ -242,8 +243,8 @@ class Evaluator:
     def measure(self, model: CompactBert, title: str | None = None) -> tuple[float, tuple[float, ...]]:
         """Return the metric of a model with its own weights, and the shares of texts that exit after each layer.
 
-        The shares are empty without early exits. The model is moved to the evaluator's processor, run in full
-        precision, and moved back.
+        The shares are empty if the model has no early exits. The model is moved to the evaluator's processor, run in
+        full precision, and moved back.
         """
         left: list[int] = []
         logits = self._logits_of(model, left, title)
@@ -251,11 +252,11 @@ class Evaluator:
         return accuracy, exit_shares(left, len(model.layers)) if left else ()
 
     def accuracy_of(self, model: CompactBert) -> float:
-        """Return the metric of a model with its own weights, and show progress."""
+        """Return the metric of a model with its own weights, and show the progress."""
         return self.measure(model, _TITLE)[0]
 
     def judged(self, model: CompactBert) -> tuple[float, float]:
-        """Return the metric, and its standard error, of a model with its own weights; show progress."""
+        """Return the metric of a model with its own weights and the metric's standard error, and show the progress."""
         logits = self._logits_of(model, [], _TITLE)
         return self.metric.score(logits, self.labels), standard_error(self.metric, logits, self.labels)
 
@@ -285,8 +286,8 @@ def _classified(
 ) -> tuple[torch.Tensor, list[int]]:
     """Return the logits of a batch, and the number of layers that each text passed (empty without early exits).
 
-    Layers are computed only up to the one at which the last text exits. Without early exits, `in_float32` decides
-    whether the classifier is computed in float32.
+    Layers are computed only up to the one after which the last text exits. If the model has no early exits,
+    `in_float32` decides whether the classifier is computed in float32.
     """
     threshold = model.config.exit_threshold
     if not threshold:

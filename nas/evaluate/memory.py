@@ -1,6 +1,6 @@
 """A memory of complete evaluations, so that another search of the same supernet need not repeat them.
 
-The executor `CachingExecutor` (`nas/search/executors.py`) reads and extends it.
+`CachingExecutor` (`nas/search/executors.py`) reads the memory and adds results to it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from nas.evaluate.accuracy import CandidateResult
 class Memory:
     """Results by architecture, stored in a file with one JSON object per line.
 
-    Incomplete lines, which a killed process may have left, are skipped. All results depend on the same weights, texts
-    and form of evaluation; the caller ensures this by its choice of file. Each line states its precision, and only
-    results of the given `precision` are used. Several processes may append to the file. Results of candidates that
-    were stopped early are not stored: they are estimates that depend on the competitors in the search.
+    Incomplete lines, which a killed process may have left, are skipped. The caller must use a separate file for each
+    combination of weights, texts and method of evaluation. Each line states the precision of the result, and only
+    results of the given `precision` are used. Several processes may append to the file. The results of candidates that
+    were stopped early are not stored, because they are estimates that depend on the competitors in the search.
     """
 
     def __init__(self, path: Path, precision: str = "float32") -> None:
@@ -34,11 +34,11 @@ class Memory:
                     self._known[result.architecture] = result
 
     def get(self, architecture: Architecture) -> CandidateResult | None:
-        """Return the result of an architecture; None if it is unknown."""
+        """Return the result of an architecture, or None if it is unknown."""
         return self._known.get(architecture)
 
     def add(self, result: CandidateResult) -> None:
-        """Store a result if it is complete and not known yet."""
+        """Store a result if it is complete and not yet known."""
         if not result.complete or result.architecture in self._known:
             return
         if result.precision == self._precision:

@@ -1,6 +1,6 @@
-"""Racing: the evaluation of a candidate stops once it is almost certain that it cannot beat its competitor.
+"""Racing: the evaluation of a candidate is stopped once the candidate almost certainly cannot beat its competitor.
 
-`Evaluator` asks a `Race` after each batch of texts.
+`Evaluator` checks this with a `Race` after each batch of texts.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import numpy as np
 CONFIDENCE = 3.0
 """A candidate has lost if its estimate plus this many standard errors is below the value that it has to beat."""
 _UNSEEN = 4.0
-"""Added to the sum of squared differences: having seen no differences so far does not mean that there are none."""
+"""A term added to the sum of squared differences, because there may be differences even if none was seen yet."""
 _FEWEST = 0.1
-"""The share of examples that is evaluated in any case."""
+"""The share of examples that is always evaluated."""
 
 
 class Race:
     """The mean value of each example, from 0 (wrong) to 1 (right), over all completely evaluated candidates.
 
-    A candidate is compared with these means example by example, so it does not matter which examples are easy. The
-    standard error is small, because candidates differ on few examples.
+    A candidate is compared with these means example by example, so it does not matter which examples are easy for all
+    candidates. The standard error is small, because candidates differ on few examples.
     """
 
     def __init__(self, examples: int) -> None:
@@ -50,7 +50,7 @@ class Race:
         return float(usual.mean() + difference.mean()), error
 
     def is_lost(self, rows: np.ndarray, right: np.ndarray, to_beat: float) -> bool:
-        """Whether it is almost certain that the mean of a candidate will be less than `to_beat`."""
+        """Whether it is almost certain that the mean of a candidate over all examples is less than `to_beat`."""
         if len(rows) < max(2.0, _FEWEST * len(self._right)):
             return False
         accuracy, error = self.estimate(rows, right)

@@ -1,7 +1,7 @@
-"""How an evaluator is built: from the files of a run, or from arrays that are sent to workers on other machines.
+"""The construction of an evaluator, from the files of a run or from arrays that are sent to workers elsewhere.
 
-`EvaluationRecipe` names the files, and `EvaluationParts` holds their content. Executors get a recipe; the Ray
-executor reads it once and shares the parts with its workers.
+`EvaluationRecipe` names the files, and `EvaluationParts` holds their content. Executors get a recipe. The Ray executor
+reads the files once and shares the parts with its workers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True)
 class EvaluationParts:
-    """Everything an evaluator is built from. Its arrays are only read, so processes can share them."""
+    """Everything that an evaluator is built from. The arrays are never modified, so processes can share them."""
 
     config: dict[str, Any]
     weights: dict[str, np.ndarray]
@@ -40,7 +40,7 @@ class EvaluationParts:
     by_confidence: bool = True
 
     def evaluator(self, threads: int | None = None, processor: str = "cpu") -> Evaluator:
-        """Build the evaluator on a processor, `cpu` or `cuda`. `threads` limits the torch threads of this process."""
+        """Build the evaluator on a processor, `cpu` or `cuda`. `threads` sets the torch threads of this process."""
         if threads:
             torch.set_num_threads(threads)
         with warnings.catch_warnings():
@@ -64,9 +64,9 @@ class EvaluationRecipe:
     least_tokens: int = 0
     bf16: bool = True
     weights: str | None = None
-    """The digest of the supernet's weights on which all results must depend; None accepts any weights."""
+    """The digest that the supernet's weights must have; None accepts any weights."""
     by_confidence: bool = True
-    """Whether candidates are compared by the probability of the right answer; only possible for the metric accuracy."""
+    """Whether candidates are compared by the probability of the right answer, which is possible only for accuracy."""
     processor: str = "cpu"
     """The processor of the evaluator that `load` returns: `cpu` or `cuda`."""
 
@@ -94,25 +94,25 @@ class EvaluationRecipe:
         return judged_by(TaskData.load(self.data).search, self.examples, self.least_tokens)
 
     def check(self) -> None:
-        """Raise `SearchError` if the supernet's weights are not those on which all results must depend."""
+        """Raise `SearchError` if the supernet's weights do not have the expected digest."""
         if self.weights and (found := weights_digest(self.supernet)) != self.weights:
             raise SearchError(
                 f"{self.supernet / _WEIGHTS}: the weights changed during a search that depends on them (digest "
-                f"{self.weights}, now {found}); restore them, or start a new search"
+                f"{self.weights}, now {found}); restore the earlier weights, or start a new search"
             )
 
 
 def judged_by(split: Dataset, examples: int | None, least_tokens: int) -> Dataset:
     """Return the texts of the search set on which candidates are evaluated.
 
-    These are the texts with at least `least_tokens` tokens, or about `examples` random ones of them. Groups of texts
-    that are scored together stay whole. Raises `DataError` if no text is long enough.
+    These are the texts with at least `least_tokens` tokens or, if `examples` is set, about that many random ones of
+    them. Groups of texts that are scored together stay whole. Raises `DataError` if no text is long enough.
     """
     long_enough = np.flatnonzero(np.asarray(split["length"]) >= least_tokens)
     if not len(long_enough):
         raise DataError(
-            f"search.least_tokens: no text of the search set has {least_tokens} or more tokens, the longest has "
-            f"{max(split['length'])}; lower it"
+            f"search.least_tokens: no text of the search set has {least_tokens} or more tokens (the longest has "
+            f"{max(split['length'])}); lower it"
         )
     split = whole_groups(split, long_enough)
     return drawn_rows(split, examples) if examples and examples < len(split) else split

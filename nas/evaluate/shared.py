@@ -38,9 +38,9 @@ def shared_depth(first: Sequence[Key], second: Sequence[Key]) -> int:
 class SharedStates:
     """The hidden states of the network that was run last, for each batch.
 
-    The next network reuses the states of the layer prefix that both share. Candidates with a long shared prefix
-    should therefore follow each other. States are kept, from the embeddings on, as long as they fit into
-    `limit_bytes`. Several threads may run batches at the same time.
+    The next network reuses the states of the layer prefix that it shares with this network. Candidates with a long
+    shared prefix should therefore follow each other. States are stored in the order in which they are computed, as long
+    as they fit into `limit_bytes`. Several threads may run batches at the same time.
     """
 
     def __init__(self, limit_bytes: int = _BYTES) -> None:
@@ -50,7 +50,7 @@ class SharedStates:
         self._keeping = Lock()
 
     def begin(self, architecture: Architecture) -> None:
-        """Prepare for the next network: keep the states that it shares, and drop the others."""
+        """Prepare for the next network: keep the states of the shared prefix, and drop the others."""
         keys = prefix_keys(architecture)
         depth = shared_depth(self.keys, keys)
         for states in self._states[depth:]:
@@ -73,7 +73,7 @@ class SharedStates:
         return hidden
 
     def after_each_layer(self, model: CompactBert, number: int, batch: Batch) -> Iterator[torch.Tensor]:
-        """Yield the hidden states of a batch after the first layer, the second and so on, computing each on demand."""
+        """Yield the hidden states of a batch after the first layer, the second layer and so on, computed on demand."""
         hidden: torch.Tensor | None = None
         for depth, known in enumerate(self._states):
             if number in known:
@@ -95,6 +95,9 @@ class SharedStates:
 
 
 def longest_prefix(architectures: Sequence[Architecture], last: Sequence[Key]) -> int:
-    """Return the index of the architecture that shares the longest prefix with the `last` one; ties go to the first."""
+    """Return the index of the architecture that shares the longest prefix with the keys in `last`.
+
+    If there are several, return the first.
+    """
     depths = [shared_depth(last, prefix_keys(architecture)) for architecture in architectures]
     return depths.index(max(depths))

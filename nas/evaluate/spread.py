@@ -1,6 +1,6 @@
-"""Sampling error of a metric: how far its value on some texts may be from its value on all texts of their kind.
+"""Sampling error of a metric: how far its value on some texts may be from its value on all texts of the same kind.
 
-The floors of budgets, the final training and the verification of exports use it.
+Accuracy floors, the final training and the verification of exports use it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import numpy as np
 from nas.tasks import Metric
 
 SELECTION_BIAS = 2.0
-"""Number of standard errors by which the search set overestimates a network that was selected on it.
+"""The number of standard errors by which the search set overestimates a network that was selected on it.
 
-This is the bias before the final training. On SST-2, with a standard error of 0.7 points of accuracy, it was 1.5
-points (studies/LOG.md, 2026-11-26). The selection bias grows with the noise of the metric on that set, so a number of
-standard errors fits any metric and any number of texts.
+This is the bias before the final training. On SST-2, where the standard error was 0.7 points of accuracy, the bias was
+1.5 points (studies/LOG.md, 2026-11-26). The bias grows with the noise of the metric on the search set. It is given in
+standard errors, so that it fits any metric and any number of texts.
 """
 _DRAWS = 200
 
@@ -24,9 +24,10 @@ _DRAWS = 200
 def standard_error(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> float:
     """Return the standard error of a metric on `logits` and `labels` of the same examples.
 
-    If the metric is a mean over groups of texts, it follows from the scores of the groups, because the texts of a
-    group are not independent. Otherwise it is a bootstrap estimate, which suits any metric: the standard deviation
-    over texts drawn with replacement (Efron, Annals of Statistics 7, 1979). The draws are the same each time.
+    If the metric is a mean over groups of texts, the error is computed from the scores of the groups, because the texts
+    of a group are not independent. Otherwise it is a bootstrap estimate, which suits any metric: the standard deviation
+    of the metric over texts that are drawn with replacement (Efron, Annals of Statistics 7, 1979). The draws are the
+    same in every call.
     """
     if metric.judges_groups:
         each = metric.group_scores(logits, labels)

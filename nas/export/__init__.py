@@ -1,4 +1,4 @@
-"""Export a sub-network to files (`write_artefact`), and measure these files after reloading them (`verify`)."""
+"""Export a sub-network to files (`write_artefact`), then reload and measure these files (`verify`)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Write the files of an export: a Hugging Face folder with the model, its ONNX file and a program that runs it.
 
-`write_artefact` is called by the export step and for baselines; `verification.py` then measures the files. The ONNX
-file is `onnx/model.onnx` because all servers and libraries find it there, and transformers.js looks nowhere else
+The export step and the baselines call `write_artefact`; `verification.py` then measures the files. The ONNX file is
+`onnx/model.onnx`, because all servers and libraries find it there, and transformers.js looks nowhere else
 (docs/serving.md).
 """
 
@@ -34,13 +34,13 @@ INFER_FILE = "infer.py"
 ARCHITECTURE_FILE = "architecture.json"
 VERIFICATION_FILE = "verification.json"
 SAMPLES_FILE = "samples.json"
-"""All latency samples on which the verification is based, by device."""
+"""The file with all latency samples on which the verification is based, by device."""
 _IN_BROWSERS = {"transformers.js_config": {"dtype": "fp32"}}
 """By default transformers.js looks for `model_quantized.onnx` in browsers. This entry of `config.json` makes it load
 `model.onnx`, whatever number formats the network has."""
 _NEW_NAME, _OLD_NAME = "TokenizersBackend", "PreTrainedTokenizerFast"
 """The class of a tokenizer that is defined only by its `tokenizer.json`. Transformers 5 writes the first name and
-loads both; transformers 4 and transformers.js know only the second."""
+loads both; transformers 4 and transformers.js know only the second name."""
 
 
 def write_artefact(
@@ -52,11 +52,11 @@ def write_artefact(
     pairs: bool = False,
     about_task: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Write weights (safetensors), configuration, tokenizer, ONNX file, `infer.py` and architecture to a folder.
+    """Write weights (safetensors), configuration, tokenizer, ONNX file, `infer.py` and architecture into a folder.
 
     An existing folder is replaced, and the folder is never left incomplete. `max_length` is the number of tokens to
-    which texts are truncated (by default the tokenizer's own), `pairs` says whether an example is a pair of texts, and
-    `about_task` has additional entries for `config.json`.
+    which texts are truncated (by default the tokenizer's limit), `pairs` must be true if each example is a text pair,
+    and `about_task` holds additional entries for `config.json`.
 
     If the teacher's own class, such as `BertForSequenceClassification`, can express the architecture, the model is
     saved in that class. Otherwise it is saved as a `CompactBert`, with the modelling file that defines it. If the
@@ -93,7 +93,7 @@ def _complete(path: Path, config: CompactBertConfig, more: Mapping[str, Any], pa
 
 
 def _rename_class(path: Path) -> None:
-    """Replace the name of the tokenizer's class by the one that older versions of transformers know."""
+    """Replace the name of the tokenizer's class with the one that older versions of transformers know."""
     values = read_json(path, ExportError)
     if values["tokenizer_class"] == _NEW_NAME:
         write_json(path, values | {"tokenizer_class": _OLD_NAME})
@@ -102,7 +102,7 @@ def _rename_class(path: Path) -> None:
 def served_tokenizer(
     tokenizer: PreTrainedTokenizerBase, config: CompactBertConfig, max_length: int | None = None
 ) -> PreTrainedTokenizerBase:
-    """Return a copy of a tokenizer that produces the tokens on which accuracy was measured, in any library.
+    """Return a copy of a tokenizer that makes every library produce the tokens on which accuracy was measured.
 
     The copy returns only the network's inputs, and truncates texts to `max_length` tokens on the side where the given
     tokenizer truncates. These settings are also in `tokenizer.json`, which the tokenizers library reads. Padding is
@@ -132,7 +132,7 @@ def network_type_of(folder: Path) -> NetworkType:
 
 
 def served_files(folder: Path, runtime: str) -> list[Path]:
-    """Return the files that a runtime loads, and whose size is reported. The first one is passed to the runtime."""
+    """Return the files that a runtime loads; their total size is reported. The first one is passed to the runtime."""
     own = folder / OPENVINO_FILE
     if runtime == "openvino" and own.exists():
         return [own, own.with_suffix(".bin")]

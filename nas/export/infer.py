@@ -5,21 +5,22 @@ It needs Python, numpy, tokenizers and onnxruntime.
     python infer.py "a text" "another one"
     python infer.py < lines.txt
 
-prints one line per text. A classifier prints the most likely label and its probability, separated by a tab; a
-regression or ranking model prints the score. These are the numbers of transformers' text-classification pipeline. If
-a text may have several labels, the line has all labels whose probability reaches the label's threshold in
-config.json, separated by tabs, and is empty if there are none. `--all` prints every label. An embedding model prints
-the numbers of the embedding, separated by spaces. A model for text pairs takes two texts with a tab between them.
+The program prints one line per text. A classifier prints the most likely label and its probability, separated by a
+tab; a regression or ranking model prints the name of its output and the score. The numbers equal those of
+transformers' text-classification pipeline. If a text may have several labels, the line lists each label whose
+probability reaches its threshold in config.json, followed by the probability, all separated by tabs. The line is empty
+if there are no such labels. `--all` prints every label. An embedding model prints the numbers of the embedding,
+separated by spaces. For a model of text pairs, each input is two texts with a tab between them.
 
-A model that tags words prints the spans of each text: type, start, end and mean probability, all separated by tabs.
-Start is the position of the first character, counted from 0, and end is the position after the last one. The spans
-are those of the token-classification pipeline with aggregation_strategy="first". `--all` also prints the words
-outside of spans, as spans of type O.
+A model that tags words prints the spans of each text on one line: type, start, end and mean probability of each span,
+all separated by tabs. Start is the position of the first character, counted from 0, and end is the position after the
+last one. The spans are those of the token-classification pipeline with aggregation_strategy="first". `--all` also
+prints the words outside of spans, as spans of type O.
 
 Input and output are UTF-8. Windows line endings and a byte order mark are removed, and bytes that are not UTF-8 are
-read as the replacement character U+FFFD. An empty line is an empty text; without input there is no output. A text that
-is too long is cut to the length with which the accuracy in verification.json was measured. If an input cannot be
-processed, the program prints one line to standard error and ends with exit code 2.
+read as the replacement character U+FFFD. An empty line is an empty text; without input there is no output. Texts are
+truncated to the length that was used to measure the accuracy in verification.json. If an input cannot be processed, the
+program prints one line to standard error and ends with exit code 2.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     """Return the tokenizer of a folder, set to truncate texts and not to pad them."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
-    if tokenizer.truncation is None:  # lost if someone has saved the tokenizer again
+    if tokenizer.truncation is None:  # this setting is lost if someone saves the tokenizer again
         settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         direction = settings.get("truncation_side", "right")
         tokenizer.enable_truncation(settings["model_max_length"], direction=direction)
@@ -66,7 +67,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
 
 
 def encode(tokenizer: Tokenizer, text: str, second: str | None = None) -> Encoding:
-    """Return the tokens of a text or a pair of texts. Raises `InputError` if there are none."""
+    """Return the tokens of a text or a text pair. Raises `InputError` if there are none."""
     first, last = (None if part is None else _SURROGATES.sub("\ufffd", part) for part in (text, second))
     found = tokenizer.encode(first, last)
     if not found.ids:
@@ -77,7 +78,7 @@ def encode(tokenizer: Tokenizer, text: str, second: str | None = None) -> Encodi
 def probabilities(logits: np.ndarray, problem_type: str | None) -> np.ndarray:
     """Return the probabilities that transformers' pipeline computes from logits (labels,).
 
-    The logits of a regression are its scores, and are returned unchanged.
+    The logits of a regression are scores and are returned unchanged.
     """
     if problem_type == "regression":
         return logits
@@ -93,7 +94,7 @@ class Span(NamedTuple):
     type: str
     start: int
     end: int
-    """The span has the characters of the text from `start` up to, but not including, `end`."""
+    """The position after the last character of the span; `start` is the position of its first character."""
     score: float
     """The mean probability of the tags of its words."""
 
@@ -130,8 +131,8 @@ class Classifier:
     def classify(self, text: str, second: str | None = None, *, every: bool = False) -> list[tuple[str, float]]:
         """Return the labels that apply to a text and their probabilities, the most likely first.
 
-        If a text has exactly one label, only the most likely label is returned. With `every`, all labels are returned.
-        A model with a single output returns its score.
+        If the task has exactly one label per text, only the most likely label is returned. With `every`, all labels are
+        returned. For a model with a single output, the result is its name and score.
         """
         problem_type, names = self.config.get("problem_type"), self.config.get("id2label", {})
         found = probabilities(self.logits(text, second), problem_type)
@@ -189,7 +190,7 @@ def lines_of(stream: BinaryIO) -> Iterator[str]:
 
 
 def answers(classifier: Classifier, texts: Iterable[str], pairs: bool, every: bool = False) -> Iterator[str]:
-    """Yield one line per text. Raises an `InputError` with the text's number if a text cannot be processed."""
+    """Yield one line per text. Raises `InputError` with the text's number if a text cannot be processed."""
     for number, text in enumerate(texts, start=1):
         parts = text.split("\t") if pairs else [text]
         try:
@@ -215,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description="Classify, score or embed texts, or tag their words, with the model in this folder."
     )
-    parser.add_argument("texts", nargs="*", help="texts; without any, the lines of standard input are read")
+    parser.add_argument("texts", nargs="*", help="texts; if none are given, the lines of standard input are read")
     parser.add_argument(
         "--pairs", action="store_true", help="treat each input as a pair of texts with a tab between them"
     )
@@ -233,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(answer, flush=True)
     except InputError as problem:
         parser.exit(2, f"error: {problem}\n")
-    except BrokenPipeError:  # the reader of the output has closed it
+    except BrokenPipeError:  # the program that reads the output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         parser.exit(130)

@@ -1,7 +1,7 @@
 """Text encoders in the format of sentence-transformers: an encoder, followed by modules in folders of their own.
 
-`write_sentence_modules` writes these modules into an export; `SentenceEncoder` loads encoder and modules again,
-without sentence-transformers, for the verification.
+`write_sentence_modules` writes these modules into an export. For the verification, `SentenceEncoder` loads the
+encoder and the modules again, without sentence-transformers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _WEIGHT, _BIAS = "linear.weight", "linear.bias"
 
 
 def write_sentence_modules(model: CompactBert, folder: Path) -> None:
-    """Write the modules that follow the encoder to its folder: pooling, projection and normalisation."""
+    """Write the modules that follow the encoder into the encoder's folder: pooling, projection and normalisation."""
     config = model.config
     form = NetworkForm(config.network_type, config.readout, config.normalize)
     write_modules(folder, form, config.hidden_size, config.outputs)
@@ -59,5 +59,5 @@ class SentenceEncoder(nn.Module):
         return SequenceClassifierOutput(logits=nn.functional.normalize(found, dim=-1) if self.form.normalize else found)
 
     def num_parameters(self) -> int:
-        """Return the number of parameters, like `num_parameters` of the models of transformers."""
+        """Return the number of parameters, like the method of the same name of transformers' models."""
         return sum(parameter.numel() for parameter in self.parameters())

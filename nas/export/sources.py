@@ -1,4 +1,4 @@
-"""Python modules as source text: where each name is defined or imported from, and the lines of each definition.
+"""Python modules as source text: the origin of each name, and the lines of each definition.
 
 `standalone.py` uses this to copy definitions into the modelling file of an export.
 """
@@ -24,7 +24,7 @@ Import = tuple[str, str]
 
 
 def is_present(module: str) -> bool:
-    """Whether a module is installed wherever models are loaded. Such modules are imported; all others are copied."""
+    """Whether every machine that loads models has this module. Such modules are imported; all others are copied."""
     return module.split(".", maxsplit=1)[0] in _PRESENT
 
 
@@ -65,7 +65,7 @@ class ModuleSource:
         self._members: dict[ast.ClassDef, list[Part]] = {}
 
     def _imports(self, node: ast.AST) -> Iterator[tuple[str, Import]]:
-        """Yield the names that an import binds, with their origins; nothing for other statements."""
+        """Yield the names that an import binds, with their origins; yield nothing for other statements."""
         if isinstance(node, ast.Import):
             for alias in node.names:
                 package = alias.name.split(".", maxsplit=1)[0]
@@ -75,7 +75,7 @@ class ModuleSource:
             yield from ((alias.asname or alias.name, (module, alias.name)) for alias in node.names)
 
     def parts(self, body: Iterable[ast.stmt]) -> list[Part]:
-        """Return the statements of a body, including those that are only for type checkers."""
+        """Return the statements of a body, including those under `if TYPE_CHECKING`."""
         found: list[Part] = []
         for node in body:
             if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
@@ -120,7 +120,7 @@ class ModuleSource:
         for node in ast.walk(part.node):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 last = node.end_lineno or node.lineno
-                dropped |= {*range(node.lineno, last + 1 + (not self.lines[last].strip()))}  # and a blank line after it
+                dropped |= {*range(node.lineno, last + 1 + (not self.lines[last].strip()))}  # and a blank line below it
         if isinstance(part.node, ast.ClassDef):
             above = part.node.body[0].lineno - 1
             for member in self.members(part.node):

@@ -1,9 +1,9 @@
 """A static model of a task: a linear classifier on the average of the teacher's token embeddings.
 
 It is a baseline that networks have to beat, since it has neither attention nor layers and is trained in seconds. The
-output of a linear classifier for an average of embeddings is the average of its outputs for the embeddings. The model
-is therefore a table with a row of logits for each token. The pipeline fits the model, writes it as ONNX, and verifies
-it like an export.
+average of a linear classifier's outputs for all embeddings equals its output for their average. The model is therefore
+a table with a row of logits for each token. The pipeline fits the model, writes it as ONNX, and verifies it like an
+export.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from nas.graph import GraphBuilder, save
 from nas.tasks import Metric
 
 _PRODUCTS = 400_000
-"""The largest number of training rows times classes; if there are more rows, some of them are drawn at random."""
+"""The largest product of training rows and classes. If it is exceeded, only a random part of the rows is used."""
 _FEWEST = 5_000
-"""The number of training rows that may always be used, even if there are many classes."""
+"""The number of training rows that are used in any case, even if there are many classes."""
 _STRENGTHS = (0.01, 0.1, 1.0, 10.0)
-"""Inverse regularisation strengths of the classifier, of which the best on the search set is chosen."""
+"""The inverse regularisation strengths that are tried; the best one on the search set is chosen."""
 _ITERATIONS = 100
 _NEVER = 1e3
-"""The distance below the other logits at which a class is never the most likely."""
+"""The amount by which the logit of a class is lowered so that the class is never the most likely."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class StaticModel:
     def fit(cls, vectors: np.ndarray, train: Dataset, search: Dataset, metric: Metric) -> StaticModel:
         """Fit a model to tokenised training rows, given token embeddings (vocab_size, width).
 
-        The strength of the regularisation is the one with the best metric on the search set.
+        The regularisation strength with the best score on the search set is used.
         """
         labels, outputs = np.asarray(values_of(train, "labels")), _outputs(train, search)
         most = max(_FEWEST, _PRODUCTS // outputs)
@@ -87,7 +87,7 @@ class StaticModel:
 
 
 def _outputs(*splits: Dataset) -> int:
-    """Return the number of outputs: classes, labels if a text may have several, or 1 for a regression."""
+    """Return the number of outputs: one per class, or per label if a text may have several, or 1 for a regression."""
     labels = [np.asarray(values_of(split, "labels")) for split in splits]
     if labels[0].ndim == 2:
         return labels[0].shape[1]

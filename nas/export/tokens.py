@@ -16,9 +16,9 @@ from nas.export.infer import encode, read_tokenizer
 
 
 def check_tokens(folder: Path, test: Dataset, sample: Mapping[str, Sequence[str]]) -> None:
-    """Raise `ExportError` if `infer.py` or transformers produce other tokens for a text than the test set contains.
+    """Raise `ExportError` if `infer.py` or transformers tokenise a text differently from the test set.
 
-    `sample` has the texts of some rows of the test set, by row number.
+    `sample` holds the texts of some rows of the test set, by row number.
     """
     alone, loaded = read_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
     for row, texts in sample.items():

@@ -1,8 +1,8 @@
-"""Verification: measure accuracy, latency and size of an export on its files, reloaded from disk.
+"""Verify an export: reload its files from disk and measure accuracy, latency and size.
 
-`verify` measures an export on each device together with the teacher, checks whether the budget is met, and writes
+`verify` measures an export and the teacher on each device, checks whether the budget is met, and writes
 `verification.json`, which the reports and the model card read. `verify_file` measures a single ONNX file in the same
-way. For devices outside the cluster, `nas/pipeline/devices.py` adds the latencies later, with `judged` and `on_all`.
+way. For devices outside the cluster, `nas/pipeline/devices.py` later calls `judged` and `on_all` to add the latencies.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from nas.tasks import Metric
 _AGREE = 0.99
 """The share of texts to which the served file and the folder's model should give the same answer."""
 _FEW = 2
-"""The number of texts with different answers that is always allowed, because rounding decides near a tie."""
+"""This many texts may always have different answers, because rounding can decide between nearly equal logits."""
 _EXPORT, _TEACHER = "export", "teacher"
 
 
@@ -61,13 +61,13 @@ class Artefact:
         return self.answers(split)[0]
 
     def answers(self, split: Dataset) -> tuple[np.ndarray, list[int]]:
-        """Return the logits, and after how many layers each text exited (empty without early exits)."""
+        """Return the logits, and the number of layers after which each text exited (empty without early exits)."""
         batches = (part for batch in batches_by_length(split) for part in _cut(batch, self.device.batch_size))
         left: list[int] = []
         return predict(self._forward(left), batches, f"Accuracy of {self.folder.name}"), left
 
     def _forward(self, left: list[int]) -> Callable[[Batch], np.ndarray]:
-        # If the device is another machine, answers are computed here, on the CPU. Compiling would not change them.
+        # If the device is another machine, answers are computed here, on the CPU. Compiling would not change answers.
         processor = self.device.processor if self.device.where == "here" else "cpu"
         device = self.device.model_copy(update={"compiled": False, "processor": processor})
         if device.runtime == "torch":
@@ -85,7 +85,7 @@ class Artefact:
         return forward
 
     def network(self, early: bool = False) -> Network:
-        """Return the network to time: the served file, or the reloaded model for torch and for `early` exits."""
+        """Return the network to time: the served file, or the reloaded model for torch or `early` exits."""
         whole = self.device.runtime != "torch" and not early
         return served_files(self.folder, self.device.runtime)[0] if whole else as_compact(self.folder)
 
@@ -96,7 +96,7 @@ class Artefact:
 
 
 def reload(folder: Path) -> Any:
-    """Return the exported Hugging Face model in evaluation mode; an encoder comes with the modules that follow it."""
+    """Return the exported Hugging Face model in evaluation mode; an encoder includes the modules that follow it."""
     return _whole(AUTO_CLASSES[network_type_of(folder)].from_pretrained(folder), folder)
 
 
@@ -111,7 +111,7 @@ def reload_alone(folder: Path) -> Any:
         return reload(folder)
     spec = importlib.util.spec_from_file_location(f"{path.stem}_{file_digest(path)}", path)
     assert spec is not None and spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses need the module there
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look the module up there
     spec.loader.exec_module(module)
     model = getattr(module, AUTO_MODELS[network_type_of(folder)][1].__name__).from_pretrained(folder)
     return _whole(model, folder)
@@ -160,12 +160,12 @@ def verify(
     texts: Texts,
     about: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Measure an export, reloaded from disk, together with the teacher, and write and return `verification.json`.
+    """Measure an export, reloaded from disk, and the teacher. Write `verification.json` and return its content.
 
-    Its metrics are those on the first device; if there are several devices, `devices` has the metrics on each. A
-    reference of None means that the export is the teacher itself. Without a budget, `met` is true on every measured
-    device. `about` has additional entries for the file. A device outside the cluster cannot be measured from here: its
-    latencies and its `met` are None until the latencies are imported.
+    The top-level metrics are those on the first device; if there are several devices, `devices` holds the metrics on
+    each one. A reference of None means that the export is the teacher itself. Without a budget, `met` is true on every
+    measured device. `about` holds additional entries for the file. A device outside the cluster cannot be measured from
+    here: its latencies and its `met` are None until the latencies are imported.
     """
     found = {
         device.name: _verify_on(Artefact(folder, device), reference, budget, test, metric, texts)
@@ -174,9 +174,9 @@ def verify(
     for name, own in found.items():
         if own["agrees"] is False:
             say(
-                f"{folder.name}: on device {name} the served file and the Hugging Face model give only "
-                f"{own['agreement_with_hugging_face']:.1%} of the texts the same answer, but at least "
-                f"{_AGREE:.0%} are expected; the reported metrics are those of the file, so serve the file"
+                f"{folder.name}: on device {name} the served file and the Hugging Face model give the same answer "
+                f"for only {own['agreement_with_hugging_face']:.1%} of the texts, but at least "
+                f"{_AGREE:.0%} are expected; the reported metrics are those of the served file, so use that file"
             )
     samples = {name: own.pop("samples_ms", None) for name, own in found.items()}
     write_text(folder / SAMPLES_FILE, canonical_json(samples) + "\n")
@@ -238,7 +238,7 @@ def _verify_on(
 
 
 def _judged_groups(metric: Metric, labels: np.ndarray) -> dict[str, str]:
-    """Return the entry `judged`, the number of groups that the metric is a mean over; empty if it uses no groups."""
+    """Return the entry `judged`, the number of groups that are scored; empty if the metric does not use groups."""
     return {"judged": f"{metric.size(labels):,} {metric.size_word}"} if metric.judges_groups else {}
 
 
@@ -263,7 +263,7 @@ def timing(
     texts: Texts,
     memory: bool,
 ) -> dict[str, Any]:
-    """Measure an export interleaved with the teacher, and check whether it meets the limits; see `judged`."""
+    """Time an export, interleaved with the teacher, and check whether it meets the limits; see `judged`."""
     device, title = artefact.device, f"Measuring {artefact.folder.name}"
     networks = served_networks(artefact, reference, exits)
     records = measure_with_exits(device, networks, exits_of(exits), device.repeats, title, texts)
@@ -290,7 +290,7 @@ def judged(
     stored: Mapping[str, float],
     teacher_stored: Mapping[str, float],
 ) -> dict[str, Any]:
-    """Return the latency entries of a verification, and whether the limits are met, from the measured records.
+    """Return the entries of a verification that follow from measured records: latencies, and whether limits are met.
 
     The records are named `export` and `teacher`. Raises `DeviceError` if memory is limited but was not measured.
     """
@@ -323,8 +323,8 @@ def verify_file(
 ) -> dict[str, Any]:
     """Return the verification of a folder whose ONNX file computes `logits` from `input_ids`, such as a static model.
 
-    Accuracy is computed by ONNX Runtime, text by text. Latency is measured on the device, interleaved with the
-    teacher; it is None if the device uses PyTorch or is outside the cluster.
+    Accuracy is computed by ONNX Runtime on the CPU. Latency is measured on the device, interleaved with the teacher;
+    it is None if the device uses PyTorch or is outside the cluster.
     """
     serving = device.model_copy(update={"runtime": "onnxruntime", "processor": "cpu", "number_format": "float32"})
     path = folder / ONNX_FILE
@@ -367,7 +367,7 @@ def stored_metrics(artefact: Artefact) -> dict[str, float]:
 
 
 def _standard_error(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the standard error of the metric: binomial for a share of right answers, else `spread.standard_error`."""
+    """Return the standard error of a metric: binomial for a share of correct answers, else `spread.standard_error`."""
     if not metric.is_share:
         return standard_error(metric, logits, labels)
     share = metric.score(logits, labels)
@@ -382,9 +382,9 @@ def _agreement(first: np.ndarray | None, second: np.ndarray | None) -> float | N
 
 
 def _agrees(agreement: float | None, texts: int, device: Device) -> bool | None:
-    """Return whether an agreement is high enough.
+    """Whether an agreement is high enough.
 
-    Return None without an agreement, and for batches, since int8 quantises the activations of batches differently.
+    None if there is no agreement, or if the device uses batches, whose activations int8 quantises differently.
     """
     if agreement is None or device.batch_size != 1:
         return None

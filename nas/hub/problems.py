@@ -1,7 +1,8 @@
-"""Errors of the Hugging Face hub as one line that names the problem and the remedy.
+"""Translation of the Hugging Face hub's errors into one line that names the problem and the remedy.
 
-The context manager `translated_errors` translates the exceptions of hub clients into `TeacherError` or `DataError`. The
-other functions tell whether and why the hub is out of reach; earlier downloads can then be used instead.
+The context manager `translated_errors` turns the exceptions of the hub's client into `TeacherError` or `DataError`.
+`is_out_of_reach` and `why_out_of_reach` determine whether and why the hub is out of reach, so that callers can use
+earlier downloads instead.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from nas.limits import machine_limit_of
 Kind = Literal["model", "dataset"]
 ERRORS: dict[Kind, type[NasError]] = {"model": TeacherError, "dataset": DataError}
 KEYS: dict[Kind, str] = {"model": "teacher.model", "dataset": "task.hub"}
-"""The setting of a study that holds the id, by kind of repository."""
+"""The setting of a study that holds the id of the repository, by kind of repository."""
 TABLES: dict[Kind, str] = {"model": "teacher", "dataset": "task"}
 """The table of a study that names the repository, by kind of repository."""
 _NOUNS: dict[Kind, str] = {"model": "model", "dataset": "data set"}
@@ -44,7 +45,7 @@ _ABSENT: dict[Kind, str] = {
     "dataset": "the hub has no such data set or it is private",
 }
 FAILURES = (HTTPError, OfflineModeIsEnabled)
-"""The exceptions of a request that gets no valid answer."""
+"""The exceptions that are raised if a request gets no valid answer."""
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 REFUSED_TOKEN = "the hub does not accept your token; log in again with `hf auth login`, or correct or unset HF_TOKEN"
 _NAMED = 10
@@ -69,8 +70,8 @@ def quiet() -> Iterator[None]:
 def translated_errors(kind: Kind, name: str, revision: str | None) -> Iterator[None]:
     """Raise `TeacherError` or `DataError`, with a message of one line, for errors of the hub within the block.
 
-    `name` and `revision` say what was requested. A limit of this machine is raised as a `MachineError`.
-    The hub client is silenced as in `quiet`.
+    `name` and `revision` are the requested repository and revision. If the cause is a limit of this machine, such as a
+    full disk, a `MachineError` is raised instead. The hub client is silenced as in `quiet`.
     """
     with quiet():
         try:
@@ -84,7 +85,7 @@ def translated_errors(kind: Kind, name: str, revision: str | None) -> Iterator[N
 
 
 def is_out_of_reach(problem: Exception) -> bool:
-    """Whether the hub gave no answer about a repository, so that an earlier download may be used instead."""
+    """Whether the hub gave no answer about a repository, in which case an earlier download may be used instead."""
     if isinstance(problem, HfHubHTTPError):
         code = problem.response.status_code
         return code >= HTTPStatus.INTERNAL_SERVER_ERROR or code == HTTPStatus.TOO_MANY_REQUESTS

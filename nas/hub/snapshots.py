@@ -1,7 +1,7 @@
 """Snapshots: the files of a hub repository at one commit.
 
 `find` resolves a branch, tag or commit to a `Snapshot`, which downloads files into the Hugging Face cache. If the hub
-is out of reach, snapshots that were downloaded before are used. Teachers are loaded from the folder that
+is out of reach, `find` returns a snapshot that was downloaded before. Teachers are loaded from the folder that
 `model_folder` returns, and `nas.hub.splits` reads data sets from snapshots.
 """
 
@@ -27,9 +27,9 @@ from nas.hub.problems import FAILURES, Kind, is_out_of_reach, translated_errors,
 CARD = "README.md"
 _COMMIT = re.compile("[0-9a-f]{40}")
 _PATIENCE_S = 10.0
-"""Timeout of the request that resolves a revision, in seconds."""
+"""The timeout of the request that resolves a revision, in seconds."""
 _ABOUT = ("*.json", "*.txt", "*.model", CARD)
-"""Patterns of the files with a model's configuration, tokenizer and card."""
+"""Patterns for the files that hold a model's configuration, tokenizer and card."""
 _WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors")
 _PICKLED = ("pytorch_model*.bin", "tf_model.h5", "flax_model.msgpack")
 
@@ -47,7 +47,7 @@ class Snapshot:
 
     @property
     def folder(self) -> Path:
-        """The folder in the cache that holds the downloaded files; it exists only if something was downloaded."""
+        """The folder in the cache that holds the downloaded files. It exists only if something was downloaded."""
         folder = repo_folder_name(repo_id=self.name, repo_type=self.kind)
         return Path(constants.HF_HUB_CACHE).expanduser().resolve() / folder / "snapshots" / self.commit
 
@@ -64,7 +64,7 @@ class Snapshot:
                 return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
     def download(self, files: Iterable[str]) -> Path:
-        """Return the local folder with the given files, after downloading those that are missing."""
+        """Download those of the given files that are missing, and return the local folder that holds all of them."""
         wanted = [glob.escape(file) for file in files]
         with translated_errors(self.kind, self.name, self.commit):
             return self._fetch(wanted)
@@ -74,7 +74,7 @@ class Snapshot:
         return [file.path for file in found]
 
     def _fetch(self, patterns: list[str]) -> Path:
-        """Return the local folder, after downloading the matching files and the list of all files into the cache."""
+        """Download the matching files and the list of all files into the cache, and return the local folder."""
         found = snapshot_download(self.name, repo_type=self.kind, revision=self.commit, allow_patterns=patterns)
         return Path(found)
 
@@ -91,7 +91,7 @@ def find(kind: Kind, name: str, revision: str | None) -> tuple[Snapshot, str]:
         problem = _ask(kind, name, revision)[1]
         if problem and revision and is_commit(revision):
             raise problem
-        api = HfApi()  # asks a second time, but this answer is stored for use without the hub
+        api = HfApi()  # resolves the revision again, but this answer is stored for use without the hub
         try:
             found = api.resolve_revision(name, repo_type=kind, revision=revision, local_files_only=bool(problem))
         except RevisionResolutionError as absent:
@@ -120,12 +120,12 @@ def _ask(kind: Kind, name: str, revision: str | None) -> tuple[str | None, Excep
 
 
 def is_commit(revision: str) -> bool:
-    """Whether a revision is the full hash of a commit, which always stands for the same files."""
+    """Whether a revision is the full hash of a commit, which always refers to the same files."""
     return bool(_COMMIT.fullmatch(revision))
 
 
 def model_folder(snapshot: Snapshot, weights: bool) -> Path:
-    """Return the local folder with a model's configuration and tokenizer, and also its weights if `weights` is set.
+    """Return the local folder with a model's configuration and tokenizer and, if `weights` is set, with its weights.
 
     Raises `TeacherError` if the snapshot has no configuration, or no weights in safetensors format.
     """
@@ -139,9 +139,9 @@ def model_folder(snapshot: Snapshot, weights: bool) -> Path:
         pickled = _matching(files, _PICKLED)
         has = f"only {pickled[0]}, which nas does not load" if pickled else "and no other weights in safetensors format"
         raise TeacherError(
-            f"teacher.model: {snapshot}: has no model.safetensors, {has}; set teacher.revision to one that has it "
-            "(the hub's converter opens pull requests such as refs/pr/1), or save the model with transformers and give "
-            "that folder"
+            f"teacher.model: {snapshot}: has no model.safetensors, {has}; set teacher.revision to one with that "
+            "file (the hub's converter opens pull requests such as refs/pr/1), or save the model with transformers and "
+            "give that folder"
         )
     return snapshot.download(_matching(files, _ABOUT) + (stored if weights else []))
 

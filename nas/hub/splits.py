@@ -1,7 +1,7 @@
 """Data sets on the hub: their configurations and splits, and the rows of a split.
 
-The datasets library decides which files belong to which configuration and split. It is given an outline of the
-repository: a folder with the same paths, in which all files are empty except those that describe the data. Only the
+The datasets library decides which files belong to which configuration and split. For this it gets an outline of the
+repository: a folder with the same paths, in which all files are empty except the ones that describe the data. Only the
 files of the splits that a study names are downloaded, and no code from a data set is ever run.
 """
 
@@ -44,7 +44,7 @@ class Split:
     files: tuple[str, ...]
     kind: str
     options: Mapping[str, Any]
-    """Reader settings that the data set gives for its files, such as the separator of CSV."""
+    """Settings that the data set specifies for reading its files, such as the separator of CSV."""
     features: Features | None
 
     def rows(self, read: Callable[[Path], Dataset], suffixes: tuple[str, ...]) -> Dataset:
@@ -182,7 +182,7 @@ def _resolve(snapshot: Snapshot, outline: Path, config: str | None) -> dict[str,
 
 
 def _within(snapshot: Snapshot, outline: Path, paths: list[str]) -> tuple[str, ...]:
-    """Return paths relative to the repository. Raises `DataError` if its README.md names a path outside of it."""
+    """Return paths relative to the repository. Raises `DataError` if one is outside of the repository."""
     stray = next((path for path in paths if not Path(path).is_relative_to(outline)), None)
     if stray is not None:
         raise DataError(

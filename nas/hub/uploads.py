@@ -37,11 +37,11 @@ class Upload:
 
 
 def upload(folder: Path, name: str, private: bool, mark: str, title: str) -> Upload:
-    """Upload a folder without its hidden files as the content of a model repository, in one commit titled `title`.
+    """Upload a folder, without its hidden files, as the content of a model repository, in one commit named `title`.
 
-    A missing repository is created: as private if `private` is set, otherwise with the account's default visibility.
-    An existing repository must be private if `private` is set and, unless it is empty, must contain the file `mark`,
-    which identifies an earlier upload. Files of the repository that are not in the folder are deleted.
+    If the repository does not exist, it is created: private if `private` is set, otherwise with the account's default
+    visibility. An existing repository must be private if `private` is set. Unless it is empty, it must contain the file
+    `mark`, which identifies an earlier upload. Files of the repository that are not in the folder are deleted.
 
     Raises `ExportError` if the repository breaks one of these rules, or if the hub refuses the upload.
     """

@@ -1,9 +1,9 @@
-"""Archives that measure networks on a device off the cluster.
+"""Archives that measure networks on a device outside the cluster.
 
-An archive has the networks as ONNX files, a job, and the program that measures them (`runner.py`). The program needs
-only Python, numpy and onnxruntime, and writes `result.json`. `Job.write` creates the archive for `nas device bundle`,
-and `Job.read` reads the result for `nas device import`. The result is validated as data; nothing in it is ever
-executed.
+An archive contains the networks as ONNX files, the program that measures them (`runner.py`), and a job, which lists
+the measurements. The program needs only Python, numpy and onnxruntime, and writes `result.json`. `Job.write` creates
+the archive for `nas device bundle`, and `Job.read` reads the result for `nas device import`. The result is validated
+as data; nothing in it is ever executed.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ from nas.progress import track
 
 VERSION = 2
 _LARGEST_RESULT = 2**28
-_README = """Measure {count} networks for `nas` on this device.
+_README = """These commands measure {count} networks for `nas` on this device:
 
     pip install numpy onnxruntime
     python run.py
 
-writes result.json to this folder. Let nothing else run meanwhile. If the program is interrupted, the same command
-resumes it. Then copy result.json to the folder in which `nas device bundle` was run, and run there:
+The program writes result.json to this folder. Run nothing else on the device in the meantime. If the program is
+interrupted, start it again; it resumes where it stopped. When it has finished, copy result.json to the folder in
+which you ran `nas device bundle`, and run this command there:
 
     {command}
 """
@@ -44,23 +45,23 @@ Milliseconds = Annotated[float, Field(gt=1e-5, lt=1e6, strict=True, allow_inf_na
 
 @dataclass(frozen=True)
 class Job:
-    """The networks that are to be measured on a device, with a digest by which their result is recognised."""
+    """The networks that are to be measured on a device, and a digest by which their result is recognised."""
 
     device: Device
     digest: str
     groups: list[tuple[dict[str, Network], int]]
-    """Groups of networks that are interleaved, each with its number of rounds.
+    """Groups of networks whose measurements are interleaved, each with its number of rounds.
 
     A group holds networks by name, with the reference first. Every name occurs once in the job, except `REFERENCE`.
     """
     texts: Texts
     tokens: Mapping[str, int] = field(default_factory=dict)
-    """The length of the texts, for networks that are fed only one length."""
+    """The length of the texts by network name, for networks that are fed texts of only one length."""
     memory: dict[str, Network] = field(default_factory=dict)
     """The networks whose peak memory is measured, by name."""
 
     def write(self, path: Path, command: str) -> None:
-        """Write the archive, which is never left incomplete. `command`, shown in its README, imports the result."""
+        """Write the archive atomically. Its README shows `command`, which imports the result."""
         write_atomically(path, lambda draft: self._fill(draft, command))
 
     def _fill(self, path: Path, command: str) -> None:
@@ -96,7 +97,7 @@ class Job:
                 archive.writestr("README.txt", _README.format(count=count, command=command))
 
     def read(self, path: Path) -> tuple[dict[str, LatencyRecord], dict[str, float]]:
-        """Return the latency records and the peak memory in 10^6 bytes of a result, both by name.
+        """Read a result, and return its latency records and its values of peak memory in 10^6 bytes, both by name.
 
         Raises `DeviceError` if the file is not a valid result of this job.
         """
@@ -126,7 +127,7 @@ class Job:
         return records, {name: peak for name, peak in result.peak_memory_mb.items() if peak is not None}
 
     def _check(self, path: Path, group: _Group, reference: str) -> None:
-        """Raise `DeviceError` if a group has no reference, or a network's lengths have unequal numbers of samples."""
+        """Raise `DeviceError` if a group has no reference, or if the lengths have different numbers of samples."""
         if reference not in group.samples_ms:
             raise DeviceError(f"{path}: each group must have its reference, but a group has none; measure again")
         for name, every in group.samples_ms.items():
@@ -134,7 +135,7 @@ class Job:
             alike = len({len(taken) for taken in every}) == 1
             if len(every) != lengths or not all(every) or not alike or name not in group.spread:
                 raise DeviceError(
-                    f"{path}: {name!r} must have equally many samples of each of {lengths} lengths; measure again"
+                    f"{path}: {name!r} must have samples of {lengths} lengths, equally many of each; measure again"
                 )
 
 

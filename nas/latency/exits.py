@@ -1,7 +1,8 @@
 """Measure networks with early exits: once for each layer after which a text can exit.
 
-The record of such a network is a mixture of these measurements by the shares of texts that exit after each layer. The
-search and the verification of exports call `measure_with_exits`; archives use `at_each_depth` and `mixed` separately.
+The record of such a network mixes these measurements in proportion to the shares of texts that exit after each layer.
+The search and the verification of exports call `measure_with_exits`. For archives, `at_each_depth` is called before the
+measurement and `mixed` after it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from nas.latency.record import LatencyRecord, mixture
 from nas.model import CompactBert
 
 _CONFIDENT = 100.0
-"""A bias for one class with which every text exceeds any confidence threshold."""
+"""A bias for one class that makes the confidence of every text exceed any threshold."""
 
 
 def measure_with_exits(
@@ -28,17 +29,17 @@ def measure_with_exits(
     title: str,
     texts: Texts = NO_TEXTS,
 ) -> dict[str, LatencyRecord]:
-    """Time networks as `measure` does, and models with early exits once for each depth.
+    """Time networks as `measure` does, but time each model with early exits once for each depth.
 
-    `exits` names these models and gives the share of their texts that exits after each layer. For each depth, the
-    exits are set so that all texts exit there. The model's record mixes these measurements by the shares; the
-    record `<name>/worst` is the measurement of all layers.
+    `exits` maps the names of these models to the shares of texts that exit after each layer. For each depth, the exits
+    of a model are set so that all texts exit there. The record `<name>` mixes these measurements in proportion to the
+    shares, and the record `<name>/worst` is the measurement with all layers.
     """
     return mixed(measure(device, at_each_depth(networks, exits), rounds, title, texts), exits)
 
 
 def at_each_depth(networks: Mapping[str, Network], exits: Mapping[str, Sequence[float]]) -> dict[str, Network]:
-    """Return the networks, but replace each one named in `exits` by one network per depth, `<name>/<depth>`."""
+    """Return the networks, with each model named in `exits` replaced by one model per depth, `<name>/<depth>`."""
     every: dict[str, Network] = {}
     for name, network in networks.items():
         if name in exits:
@@ -50,7 +51,7 @@ def at_each_depth(networks: Mapping[str, Network], exits: Mapping[str, Sequence[
 
 
 def mixed(measured: Mapping[str, LatencyRecord], exits: Mapping[str, Sequence[float]]) -> dict[str, LatencyRecord]:
-    """Return the records, but replace those of a network's depths by their mixture, `<name>`, and by `<name>/worst`."""
+    """Return the records, with the records of a model's depths replaced by `<name>` (mixed) and `<name>/worst`."""
     records = dict(measured)
     for name, shares in exits.items():
         depths = [records.pop(f"{name}/{depth}") for depth in range(1, len(shares) + 1)]

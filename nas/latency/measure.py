@@ -1,9 +1,9 @@
 """Measure the latency and peak memory of networks on a device.
 
-`measure` writes networks to a temporary folder and has a worker in a fresh process (see `workers.py`) time them. It
-does so group by group, so that neither the disk nor the memory has to hold all networks at once; the networks of a
-group are interleaved. Profiling, the search and the verification of exports call it; `bundle.py` uses the same steps
-for archives.
+`measure` writes networks to a temporary folder, and a worker in a new process (see `workers.py`) times them. Networks
+are written and timed in groups, so that neither the disk nor the memory has to hold all of them at once. The
+measurements of the networks in a group are interleaved. Profiling, the search and the verification of exports call
+`measure`; `bundle.py` uses the same steps for archives.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from nas.model.configuration import INPUTS
 from nas.progress import Tracker, say, track
 
 Network = CompactBert | tuple[BlockChain, CompactBertConfig] | Path
-"""A model, a chain of blocks with its configuration, or a file that a runtime can load, such as an exported one."""
+"""A model, a chain of blocks with its configuration, or a file that a runtime can load, such as an export."""
 GROUP = 40
-"""The largest number of networks whose measurements are interleaved, in addition to the reference."""
+"""The largest number of networks in a group, not counting the reference."""
 REFERENCE = "reference"
 """The name of a reference network that only shows how fast the machine is, and whose latency is not a result."""
 Keep = Callable[[dict[str, LatencyRecord]], None]
-"""Receives the records of a group as soon as the group is measured."""
+"""A function that receives the records of each group as soon as the group has been measured."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Texts:
     ids: tuple[int, ...] = ()
     """The ids of real texts, concatenated. If empty, random ids are used."""
     vocab_size: int = 1
-    """The vocabulary size of networks that are given as files; models know their own."""
+    """The vocabulary size of networks that are given as files. Models have their own."""
 
     def rows(self, batch_size: int, length: int, vocab_size: int) -> list[list[int]]:
         """Return token ids (batch_size, length), all below `vocab_size`."""
@@ -66,16 +66,17 @@ def measure(
     tokens: Mapping[str, int] = MappingProxyType({}),
     keep: Keep = lambda records: None,
 ) -> dict[str, LatencyRecord]:
-    """Time networks on a device in one fresh process, and return their records by name.
+    """Time networks on a device in one new process, and return their records by name.
 
-    The networks of a group are interleaved, in `rounds` rounds. The first network is the reference: it is measured
-    with every group and shows how fast the machine was at that time. The records of several groups are scaled so that
-    the reference takes the same time in all of them. If the reference is named `REFERENCE`, they are not scaled, and
-    each record has the reference's latency as `reference_ms`.
+    The networks are measured in groups (see `grouped`). In each of the `rounds` rounds, all networks of a group take
+    their turns. The first network is the reference: it is measured with every group and shows how fast the machine was
+    at that time. If there are several groups, their records are scaled so that the reference takes the same time in
+    all groups. If the reference is named `REFERENCE`, the records are not scaled; instead, each record has the
+    reference's latency as `reference_ms`.
 
     Each network is fed texts of all the device's lengths, equally often, and its record has all these samples. A
-    network that is named in `tokens` is fed texts of that length only. `keep` receives the records of each group as
-    soon as the group is measured. Raises `DeviceError` if the measuring process fails.
+    network that is named in `tokens` is fed only texts of the length given there. `keep` receives the records of each
+    group as soon as the group has been measured. Raises `DeviceError` if the measuring process fails.
     """
     groups = grouped(networks)
     parts: list[dict[str, LatencyRecord]] = []
@@ -88,7 +89,7 @@ def measure(
             job = {"networks": items, "rounds": rounds}
             found = worker.measure(job, partial(_advance, progress, number, rounds))
             if found["noisy"]:
-                say(f"{device.name}: other work disturbs this device; the last measurements are marked as noisy")
+                say(f"{device.name}: other processes disturb this device; the last measurements are marked as noisy")
             own = records_of(device, found, worker.environment)
             keep(own)
             parts.append(own)
@@ -99,12 +100,12 @@ def measure(
 
 
 def _advance(progress: Tracker, group: int, rounds: int, done: int) -> None:
-    """Report the progress over the rounds of all groups; a group that is measured again counts once."""
+    """Report the progress over the rounds of all groups. A group that is measured repeatedly counts once."""
     progress(group * rounds + min(done, rounds))
 
 
 def grouped(networks: Mapping[str, Network]) -> list[dict[str, Network]]:
-    """Divide networks into groups: each has the first network, which is the reference, and at most `GROUP` others."""
+    """Divide networks into groups. Each has the first network, which is the reference, and at most `GROUP` others."""
     if not networks:
         return []
     reference, *names = networks
@@ -129,10 +130,10 @@ def on_one_scale(groups: Sequence[Mapping[str, LatencyRecord]], reference: str) 
 
 
 def measure_peak_memory(device: Device, networks: Mapping[str, Network], texts: Texts) -> dict[str, float]:
-    """Return the peak memory of a process that serves a network, in 10^6 bytes, by the network's name.
+    """Return, by network name, the peak memory of a process that serves the network, in 10^6 bytes.
 
-    Each network is measured in a process of its own. A network is left out if the operating system does not report
-    the peak memory.
+    Each network is measured in a process of its own. The result is empty if the operating system does not report peak
+    memory.
     """
     found: dict[str, float] = {}
     with open_worker(device) as worker, track(f"Memory on {device.name}", len(networks)) as progress:
@@ -145,7 +146,7 @@ def measure_peak_memory(device: Device, networks: Mapping[str, Network], texts: 
 
 
 def conditions(device: Device) -> dict[str, Any]:
-    """Read the environment on a device: processor, runtime, versions, and their hash as `fingerprint`."""
+    """Return the environment of a device: processor, runtime, versions, and their hash as `fingerprint`."""
     with open_worker(device) as worker:
         return worker.environment
 
@@ -153,9 +154,9 @@ def conditions(device: Device) -> dict[str, Any]:
 def item_of(
     device: Device, name: str, network: Network, path: Path, texts: Texts, tokens: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Return a network's entry in a job: its name, its file and its inputs.
+    """Return a network's entry in a job, which has its name, its file and its inputs.
 
-    The file is written to `path`, unless the network is already a file.
+    The network is first written to the file `path`, unless it is a file already.
     """
     lengths = (tokens[name],) if name in tokens else device.lengths
     with working_on(path):
@@ -165,7 +166,7 @@ def item_of(
 def _written(
     device: Device, network: Network, path: Path, texts: Texts, lengths: Iterable[int]
 ) -> list[dict[str, Any]]:
-    """Write a network to `path` unless it is already a file, and return its inputs, one per length."""
+    """Write a network to `path` unless it is a file already, and return its inputs, one set for each length."""
     if isinstance(network, Path):
         return _token_inputs(device, lengths, texts.vocab_size, texts)
     if isinstance(network, tuple):
@@ -205,7 +206,7 @@ def _file(worker: MeasurementWorker, number: int, network: Network) -> Path:
 
 
 def _token_inputs(device: Device, lengths: Iterable[int], vocab_size: int, texts: Texts) -> list[dict[str, Any]]:
-    """Return, for each length, all inputs that a network may read; the runtime drops those that it does not have."""
+    """Return, for each length, all inputs that a network may have. The runtime ignores those that a network lacks."""
     ids, mask, types = INPUTS
     return [
         {
@@ -218,7 +219,7 @@ def _token_inputs(device: Device, lengths: Iterable[int], vocab_size: int, texts
 
 
 def _hidden_inputs(device: Device, lengths: Iterable[int], hidden_size: int, copies: int) -> list[dict[str, Any]]:
-    """Return, for each length, the hidden states that a chain of blocks may read, and the attention mask."""
+    """Return, for each length, the hidden states that a chain of blocks reads, and the attention mask."""
     names = ["hidden", *(f"hidden_{copy}" for copy in range(1, copies))]
     return [
         {name: {"kind": "float", "shape": [device.batch_size, length, hidden_size]} for name in names}

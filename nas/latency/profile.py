@@ -1,10 +1,10 @@
-"""The profile of a device: measured latencies of blocks, from which `Profile` predicts whole sub-networks.
+"""The profile of a device: measured latencies of blocks, from which `Profile` predicts latencies of sub-networks.
 
-The prediction is the sum of the latencies of blocks, corrected by a `Fit` to a few whole sub-networks. The correction
-is needed because blocks are timed in chains of equal ones: a processor runs a sequence of unlike blocks less
-efficiently, blocks that compute only the first token find their inputs in the cache, and small networks keep more of
-their weights in the cache than large ones. `profiling.py` measures profiles; the search predicts the latency of
-candidates with them.
+The prediction is the sum of the latencies of the blocks, corrected by a `Fit` to a few whole sub-networks. The
+correction is needed because blocks are timed in chains of equal blocks, while a whole network differs in three ways:
+a sequence of different blocks runs less efficiently, blocks that compute only the first token find their inputs in the
+cache, and a small network keeps more of its weights in the cache than a large one. `profiling.py` measures profiles,
+and the search uses them to predict the latencies of candidates.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from nas.latency.record import throughput_per_s
 
 EMBEDDINGS_AND_CLASSIFIER, _FIRST = "ends/", "first_"
 _OUTER = (EMBEDDINGS_AND_CLASSIFIER, _FIRST)
-"""The prefixes in the names of parts that are not blocks of all tokens: embeddings and classifier, and blocks of the
-first token."""
+"""The name prefixes of the parts that `PartSums` counts as outer parts: embeddings with classifier, and blocks that
+compute only the first token."""
 
 
 class PartSums(NamedTuple):
-    """The summed latencies of a network's parts, each measured on its own."""
+    """The summed latencies of a network's parts, each of which was measured separately."""
 
     inner_ms: float
-    """Blocks that compute all tokens."""
+    """The sum over blocks that compute all tokens."""
     outer_ms: float
-    """Embeddings and classifier, and blocks that compute only the first token."""
+    """The sum over all other parts: embeddings with classifier, and blocks that compute only the first token."""
 
     @property
     def ms(self) -> float:
@@ -47,7 +47,7 @@ class PartSums(NamedTuple):
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted function from the summed latencies of a network's parts to the latency of the network."""
+    """A fitted function that maps the summed latencies of a network's parts to the latency of the network."""
 
     offset_ms: float
     inner: float
@@ -55,7 +55,7 @@ class Fit:
     outer: float
     """The factor for all other parts."""
     bend: float = 0.0
-    """Added to both factors for the first `knee_ms` of the sum. Older profiles do not have it."""
+    """An addition to both factors, which applies to the first `knee_ms` of the sum. Older profiles do not have it."""
     knee_ms: float = 0.0
 
     def at(self, parts: PartSums) -> float:
@@ -74,21 +74,24 @@ class Profile:
     """The latency of each part by its name and the number of tokens; see `part_name`."""
     fit: Fit
     noise: tuple[float, ...]
-    """How much latency varies: evenly spaced quantiles of one text's latency, divided by the median for its length."""
+    """The variation of latency among runs at one length: evenly spaced quantiles, divided by the median."""
     memory: tuple[float, float] | None
-    """Offset and slope of peak memory as a linear function of stored megabytes; None if no budget limits memory."""
+    """Offset and slope of peak memory as a linear function of stored size, both in megabytes.
+
+    None if no budget limits peak memory.
+    """
     teacher: dict[str, float]
-    """The measured metrics of the uncompressed teacher. Relative budgets are shares of them."""
+    """The measured metrics of the uncompressed teacher. Limits in percent are relative to them."""
     smallest_p50_ms: float
     """The measured median latency of the smallest sub-network of the space."""
     error: dict[str, float]
-    """The prediction error on held-out sub-networks, to which nothing was fitted; see `record.error_of`."""
+    """The prediction error on held-out sub-networks, which the fit does not use; see `record.error_of`."""
     held_out: list[dict[str, float]] = field(default_factory=list)
     """`predicted_ms` and `measured_ms` of each held-out sub-network."""
     noisy: bool = False
-    """Whether the machine was disturbed during all attempts of some measurement."""
+    """Whether there was a measurement during which the machine was disturbed in every attempt."""
     readout: Readout = "first"
-    """Which tokens the classifier reads. If it reads the first one, the last layers compute only that token."""
+    """The tokens that the classifier reads. If it reads only the first one, the last layers compute only that token."""
 
     @property
     def teacher_p50_ms(self) -> float:
@@ -100,10 +103,10 @@ class Profile:
         return self.predict(architecture, exits)["p50_ms"]
 
     def predict(self, architecture: Architecture, exits: Sequence[float] = ()) -> dict[str, float]:
-        """Return the predicted latency metrics of a sub-network over all the device's lengths, by name.
+        """Return the predicted latency metrics of a sub-network by name, over texts of all the device's lengths.
 
-        `exits` has the shares of texts that exit after the first layer, the second and so on. If it is empty, all
-        texts run through all layers.
+        `exits` holds the shares of texts that exit after the first layer, the second layer and so on. If it is empty,
+        all texts run through all layers.
         """
         parts = [part_sums(self.blocks_ms, architecture, length, self.readout) for length in self.device.lengths]
         shares = exits or (1.0,)  # one share per layer or, without exits, only one for the last layer
@@ -125,11 +128,11 @@ class Profile:
 
     @cached_property
     def _spread(self) -> tuple[float, float, float]:
-        """Median, 95th percentile and mean of the noise: the factors for a network whose texts all cost the same."""
+        """The median, 95th percentile and mean of the noise: factors on the latency if all texts take equally long."""
         return _summary(np.array(self.noise), np.full(len(self.noise), 1.0 / len(self.noise)))
 
     def predict_memory_mb(self, stored_mb: float) -> float:
-        """Return the predicted peak memory, in 10^6 bytes, of a process that serves a network of that size."""
+        """Return the predicted peak memory, in 10^6 bytes, of a process that serves a network of that stored size."""
         offset, slope = self.memory or (0.0, 0.0)
         return offset + slope * stored_mb
 
@@ -159,7 +162,7 @@ def _summary(every: np.ndarray, often: np.ndarray) -> tuple[float, float, float]
 
 
 def weighted_quantile(values: np.ndarray, weights: np.ndarray, share: float) -> float:
-    """Return the weighted quantile of values below which `share` of the weight lies; the weights sum to 1.
+    """Return the value below which a `share` of the total weight lies; the weights sum to 1.
 
     If the share falls exactly between two values, return their mean.
     """
@@ -177,7 +180,7 @@ def part_sums(
 ) -> list[PartSums]:
     """Return the cumulative latencies of a network's parts for a text of `length` tokens.
 
-    The first item covers the embeddings and the classifier, the second adds the first layer, and so on. Latencies
+    The first item covers the embeddings and the classifier, the second item adds the first layer, and so on. Latencies
     between measured numbers of tokens are interpolated linearly.
     """
 
@@ -199,9 +202,9 @@ def part_sums(
 
 
 def stages(architecture: Architecture, length: int, readout: Readout = "first") -> Iterator[list[tuple[str, int]]]:
-    """Yield lists of the parts whose latencies add up to a network's. A part is its name and its number of tokens.
+    """Yield the parts of a network in lists. Each part is a name in profiles and the number of tokens to compute.
 
-    The first list has one part for the embeddings and the classifier; each further list has the parts of a layer.
+    The first list has one part for the embeddings and the classifier; each further list has the parts of one layer.
     """
     hidden, tokens = architecture.hidden_size, length
     yield [(f"{EMBEDDINGS_AND_CLASSIFIER}{hidden}/{architecture.embedding}", tokens)]
@@ -220,5 +223,5 @@ def stages(architecture: Architecture, length: int, readout: Readout = "first") 
 
 
 def part_name(block: Block, hidden: int, size: int, choice: str, first_only: bool) -> str:
-    """Return the name under which profiles keep a block's latency, for all tokens or only the first one."""
+    """Return the name under which profiles store the latency of a block, for all tokens or only the first one."""
     return f"{_FIRST if first_only else ''}{block}/{hidden}/{size}/{choice}"

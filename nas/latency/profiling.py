@@ -1,10 +1,10 @@
-"""Measure the profile of a device: which networks are measured, and how the profile is computed from their latencies.
+"""Measurement of a device's profile: which networks are measured, and how the profile is computed from their latencies.
 
-`ProfileRecipe` defines the networks and computes the `Profile`; `build_profile` measures them on a device that can be
-reached, and `bundle.py` uses an archive for other devices. The latency of a block is that of a chain of equal blocks,
-divided by their number. Because a machine may be faster at some times than at others, one reference network is measured
-with every group and puts all groups on one scale. The prediction error is measured on held-out sub-networks and written
-into the profile.
+`ProfileRecipe` defines the networks and computes the `Profile`. `build_profile` measures the networks on a device that
+can be reached; for other devices, `bundle.py` writes an archive. The latency of a block is the latency of a chain of
+equal blocks, divided by the number of blocks. A machine may be faster at some times than at others. Therefore one
+reference network is measured with every group, and all latencies are scaled relative to it. The prediction error is
+measured on held-out sub-networks and stored in the profile.
 """
 
 from __future__ import annotations
@@ -38,31 +38,33 @@ _METHOD = 13
 _COPIES = 4
 BLOCK_ROUNDS, WHOLE_ROUNDS = 6, 16
 _FITTED, _HELD_OUT, _WEIGHED = 16, 24, 6
-"""How many whole networks are measured for the fit (including the teacher), for its test, and for peak memory."""
+"""The numbers of whole networks that are measured for the fit (including the teacher, which the fit then does not use),
+to test the fit, and for peak memory."""
 _SHALLOW = 3
 """One in this many random networks for the fit has the fewest layers that the space allows. Random sampling yields few
-such networks, and their latencies differ from those of others."""
+such networks, but the fit needs some, because their latencies deviate from those of other networks."""
 _TEACHER = "teacher"
 _MOST_LENGTHS = 4
 """The largest number of text lengths at which blocks are measured; latencies in between are interpolated linearly."""
 _ALIKE = 1.5
-"""All coefficients are fitted only if the largest sum of parts is at least this many times the smallest."""
+"""All coefficients are fitted only if the largest sum of parts is at least this many times the smallest one."""
 _PENALTY = 0.1
-"""The weight of the penalty on differences between slopes: the usual relative error of a measurement divided by the
-expected difference."""
+"""The weight of the penalty on differences between slopes: the usual relative error of a measurement, divided by the
+expected difference between slopes."""
 _ALL = 10**6
-"""A `keep_tokens` that no text exceeds."""
+"""A value of `keep_tokens` that is larger than the length of any text."""
 _MOST_ROWS = 4096
-"""The largest vocabulary of measured networks. With a larger one, writing takes longer, but look-ups do not."""
+"""The largest vocabulary of the measured networks. A larger one would take longer to write, but look-ups would be as
+fast."""
 _NOISE = (np.arange(20) + 0.5) / 20
-"""The quantiles that represent the distribution of latency at one length."""
+"""The probabilities of the quantiles that represent the distribution of latency at one length."""
 
 
 @dataclass(frozen=True)
 class ProfileRecipe:
     """Everything that determines a profile, except the machine.
 
-    Only the sizes of the teacher matter; measured networks have artificial weights.
+    Only the sizes of the teacher matter, because the measured networks have artificial weights.
     """
 
     device: Device
@@ -79,7 +81,7 @@ class ProfileRecipe:
 
     @property
     def digest(self) -> str:
-        """A digest that changes if other networks are measured, or if the method of measurement changes."""
+        """A digest that changes if different networks are measured, or if the method of measurement changes."""
         measured = (_METHOD, _COPIES, BLOCK_ROUNDS, WHOLE_ROUNDS, _FITTED, _HELD_OUT, _WEIGHED, self.memory, self.seed)
         config = self.config
         kind = (config.hidden_act, config.pooler_act, config.embedding_size, config.input_names, config.num_labels)
@@ -111,9 +113,9 @@ class ProfileRecipe:
         return sub_networks
 
     def _drawn(self, rng: random.Random) -> Architecture:
-        """Return a random sub-network; if it has early exits, a random number of its first layers, without exits.
+        """Return a random sub-network. If it has early exits, return a random number of its first layers without exits.
 
-        With artificial weights it is meaningless where texts exit, but the fit needs networks of every depth.
+        With artificial weights, texts would exit after arbitrary layers, but the fit needs networks of every depth.
         """
         drawn = self.space.sample(rng)
         if not drawn.exit_threshold:
@@ -126,7 +128,7 @@ class ProfileRecipe:
 
     @cached_property
     def tokens(self) -> list[int]:
-        """The numbers of tokens at which blocks are measured: at most `_MOST_LENGTHS` of those that occur."""
+        """The numbers of tokens at which blocks are measured: at most `_MOST_LENGTHS` of all numbers that occur."""
         longest = max(self.device.lengths)
         dropped = (kept for kept in self.space.dimensions.keep_tokens if kept < longest)
         needed = sorted({*self.device.lengths, *dropped})
@@ -137,7 +139,7 @@ class ProfileRecipe:
 
     @cached_property
     def reference(self) -> Network:
-        """The network that is measured with every group: a large feed-forward block, the kind that takes most time."""
+        """The network that is measured with every group: a large feed-forward block, as such blocks take most time."""
         sizes = self.space.dimensions
         layer = Layer(_usual(self.space), sizes.num_attention_heads[-1], sizes.intermediate_size[-1])
         ends = Architecture(hidden_size=sizes.hidden_size[-1], layers=())
@@ -148,11 +150,11 @@ class ProfileRecipe:
         return {REFERENCE: self.reference, **networks}
 
     def tokens_of(self, blocks: Mapping[str, tuple[Network, int]]) -> dict[str, int]:
-        """Return the number of tokens that the reference and each of the blocks is fed, by name."""
+        """Return the numbers of tokens that the reference and the blocks are fed, by name."""
         return {REFERENCE: max(self.device.lengths)} | {name: count for name, (_, count) in blocks.items()}
 
     def blocks(self) -> dict[str, tuple[Network, int]]:
-        """Return, by `part@tokens`, each network with which a block is timed, and its number of tokens."""
+        """Return, by `part@tokens`, the networks with which blocks are timed, each with its number of tokens."""
         parts = dict(_block_networks(self.space, self.base))
         return {f"{part}@{count}": (network, count) for part, network in parts.items() for count in self.tokens}
 
@@ -170,14 +172,14 @@ class ProfileRecipe:
         whole: Mapping[str, LatencyRecord],
         peaks: Mapping[str, float],
     ) -> Profile:
-        """Return the profile that follows from the records of blocks and whole sub-networks, and from peak memory.
+        """Return the profile, computed from the records of blocks and whole sub-networks and from peak memory.
 
         Raises `DeviceError` if peak memory is needed but the device does not report it.
         """
         level = whole[_TEACHER].reference_ms
         whole = {name: record.scaled(level / record.reference_ms) for name, record in whole.items()}
         table = self._table(blocks, level)
-        # Nothing is fitted to the teacher: its layers are all alike, which is untypical of sub-networks.
+        # The fit does not use the teacher: its layers are all alike, which is untypical of sub-networks.
         used = [name for name in self.sub_networks if name != _TEACHER and not name.startswith("held_out")]
         held_out = [name for name in self.sub_networks if name.startswith("held_out")]
         parts = [
@@ -214,7 +216,7 @@ class ProfileRecipe:
         return replace(profile, error=error_of(predicted, measured), held_out=pairs)
 
     def _table(self, records: Mapping[str, LatencyRecord], reference_ms: float) -> dict[str, dict[str, float]]:
-        """Return all parts' latencies by number of tokens, scaled as if the reference took `reference_ms`."""
+        """Return each part's latencies by number of tokens, scaled as if the reference had taken `reference_ms`."""
         table: dict[str, dict[str, float]] = {}
         for name, record in records.items():
             part, _, count = name.rpartition("@")
@@ -248,8 +250,8 @@ class ProfileRecipe:
 def build_profile(recipe: ProfileRecipe, inputs: str, parts: Path | None = None) -> Profile:
     """Measure all blocks of a space and some whole sub-networks on a device, and return the profile.
 
-    The samples are stored in the file `parts`, so that an interrupted measurement resumes. `inputs` is a digest of the
-    recipe and the machine; samples with another digest are not used.
+    The samples are stored in the file `parts`, so that an interrupted measurement can resume. `inputs` is a digest of
+    the recipe and the machine; samples with another digest are not used.
     """
     device, known = recipe.device, _Parts(parts, inputs, recipe.device)
     blocks = known.measured("blocks")
@@ -299,10 +301,11 @@ class _Parts:
 
 
 def fitted(parts: Sequence[PartSums], measured: Sequence[float]) -> Fit:
-    """Fit the latencies of whole networks to the sums of their parts by least squares of the relative errors.
+    """Fit the latencies of whole networks to the sums of their parts, by least squares of the relative errors.
 
-    A small penalty keeps the two slopes equal, and the same on both sides of the knee (the mean of the sums), unless
-    the measurements clearly differ from that. If the sums hardly differ, only one factor is fitted.
+    A small penalty favours equal slopes for inner and outer parts, and for sums below and above the knee, which is the
+    mean of the sums. Slopes therefore differ only if the measurements clearly require it. If the sums of the networks
+    hardly differ, only one factor is fitted.
     """
     (inner, outer), y = np.transpose(parts), np.asarray(measured)
     whole = inner + outer
@@ -330,13 +333,13 @@ def _block_networks(space: SearchSpace, base: CompactBertConfig) -> Iterator[tup
                     chain = BlockChain(block, layer, _COPIES, first_only)
                     yield part_name(block, hidden, size, choice, first_only), (chain, config)
         if space.dimensions.keep_tokens:
-            # All tokens are kept, so that every copy computes equally many.
+            # All tokens are kept, so that every copy computes the same number of tokens.
             layer = Layer(_usual(space), space.dimensions.num_attention_heads[-1], 1, keep_tokens=_ALL)
             yield f"dropping/{hidden}", (BlockChain("attention", layer, _COPIES), config)
 
 
 def _usual(space: SearchSpace) -> int:
-    """Return the teacher's layer that measured blocks are made from: the second, as the first may be untypical."""
+    """Return the index of the layer that measured blocks imitate: the second, because the first may be untypical."""
     return min(1, space.teacher.num_hidden_layers - 1)
 
 

@@ -1,7 +1,7 @@
 """The measurement worker of a device that is a Ray node.
 
-`RayWorker` starts an actor on the node, which owns a `LocalWorker` there. The actor occupies the Ray resource that is
-named after the device, so that only one measurement runs on the node at a time.
+`RayWorker` starts an actor on the node, and the actor owns a `LocalWorker` there. The actor occupies the Ray resource
+that is named after the device, so that only one measurement runs on the node at a time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nas.progress import say
 
 _MOST_LOSSES = 5
 _PATIENCE_S = 30.0
-"""Seconds without an answer after which a message says what is missing."""
+"""The seconds after which the worker reports that the node is missing or, on exit, stops waiting for the actor."""
 
 
 class _Keeper:
@@ -58,7 +58,7 @@ class _Keeper:
                 (self._worker.folder / name).unlink()
 
     def _placed(self, group: dict[str, Any]) -> dict[str, Any]:
-        """Return the group with the paths of its files on this node, named by their index in the group."""
+        """Return the group with the paths of its files on this node. A file is named after its index in the group."""
         items = [
             item | {"file": str(self._worker.folder / f"{at}{Path(item['file']).suffix}")}
             for at, item in enumerate(group["networks"])
@@ -69,8 +69,8 @@ class _Keeper:
 class RayWorker:
     """A worker on the Ray node that offers a resource with the device's name. It waits until there is such a node.
 
-    If the node or its process is lost, the current group is measured again as soon as a node is back. Raises
-    `DeviceError` if that node is a different machine, because latencies of two machines cannot be compared.
+    If the node or its process is lost, the current group is measured again as soon as such a node is available again.
+    Raises `DeviceError` if this node is a different machine, because latencies of two machines cannot be compared.
     """
 
     def __init__(self, device: Device) -> None:
@@ -111,7 +111,7 @@ class RayWorker:
             try:
                 return ray.get(waiting)
             except RayActorError as problem:
-                origin = problem.args[0] if problem.args else None  # set if its constructor failed
+                origin = problem.args[0] if problem.args else None  # set if the actor's constructor failed
                 if isinstance(cause := getattr(origin, "cause", None), DeviceError):
                     raise cause from problem
                 say(f"{self.device.name}: its node or process was lost; measurements resume when it is back")
@@ -119,16 +119,17 @@ class RayWorker:
             except RayTaskError as problem:
                 raise DeviceError(str(problem.cause)) from problem
         raise DeviceError(
-            f"devices.{self.device.name}: its Ray node was lost {_MOST_LOSSES} times while measuring; see its log"
+            f"devices.{self.device.name}: its Ray node was lost {_MOST_LOSSES} times while measuring; look for the "
+            "cause in Ray's logs"
         )
 
     def _check_machine(self) -> None:
         before, now = self.environment["fingerprint"], self._ask("environment")["fingerprint"]
         if now != before:
             raise DeviceError(
-                f"devices.{self.device.name}: the node that is back is another machine or has another runtime ({now}, "
-                f"before {before}), so its latencies cannot be compared with earlier ones; bring the first node back, "
-                "or measure the profile again"
+                f"devices.{self.device.name}: the node that replaced the lost one is another machine or has another "
+                f"runtime (fingerprint {now}, before {before}), so its latencies cannot be compared with earlier ones; "
+                "bring the first node back, or measure the profile again"
             )
 
     def __enter__(self) -> Self:
@@ -145,7 +146,10 @@ class RayWorker:
 
 
 def _contents(items: Any) -> dict[str, bytes]:
-    """Return the contents of the networks' files, and of OpenVINO's weight files next to them, named by index."""
+    """Return the contents of the networks' files, and of the weight files that OpenVINO has next to them.
+
+    Each file is named after the index of its network in `items` and keeps its suffix.
+    """
     paths = [(at, Path(item["file"])) for at, item in enumerate(items)]
     paths += [(at, path.with_suffix(".bin")) for at, path in paths if path.suffix == ".xml"]
     return {f"{at}{path.suffix}": path.read_bytes() for at, path in paths}

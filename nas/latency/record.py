@@ -1,4 +1,4 @@
-"""The result of a latency measurement: all samples, with the conditions under which they were taken.
+"""The result of a latency measurement: all samples, and the conditions under which they were taken.
 
 `LatencyRecord` holds the samples of one network on one device. `measure.py` and `bundle.py` create records; profiles,
 the search and the verification of exports read their percentiles. The functions here combine several records, derive
@@ -23,7 +23,7 @@ _MIXED = 1000
 
 @dataclass(frozen=True)
 class LatencyRecord:
-    """The latency samples of one network on one device, in milliseconds, by input length and then by time."""
+    """The latency samples of one network on one device, in milliseconds, ordered by input length and then by time."""
 
     samples_ms: tuple[float, ...]
     device: Device
@@ -32,7 +32,10 @@ class LatencyRecord:
     measured_at: str
     """The date and time of the measurement, in ISO format and UTC."""
     spread: float = 0.0
-    """The interquartile range divided by the median, among samples of one length. Above 0.15 suggests a disturbance."""
+    """The interquartile range of samples of one length, divided by their median.
+
+    More than 0.15 suggests that the machine was disturbed.
+    """
     drift: float = 0.0
     """The relative change of the reference network's median latency from before the measurement to after it."""
     noisy: bool = False
@@ -46,11 +49,11 @@ class LatencyRecord:
 
     @property
     def best_ms(self) -> float:
-        """The latency of an undisturbed run: a low percentile, because disturbances only ever add time."""
+        """The latency of an undisturbed run: a low percentile, because disturbances only add time."""
         return self.percentile_ms(_UNDISTURBED)
 
     def scaled(self, factor: float) -> LatencyRecord:
-        """Return the record that a machine would give if it took `factor` times as long."""
+        """Return the record of a machine that takes `factor` times as long."""
         samples = tuple(sample * factor for sample in self.samples_ms)
         return replace(self, samples_ms=samples, reference_ms=self.reference_ms * factor)
 
@@ -135,9 +138,9 @@ def pooled(records: Sequence[LatencyRecord]) -> LatencyRecord:
 
 
 def mixture(records: Sequence[LatencyRecord], shares: Sequence[float]) -> LatencyRecord:
-    """Return one record that mixes several, each of which stands for a share of the texts.
+    """Return one record that mixes several, each of which represents a share of the texts.
 
-    Each record contributes evenly spaced quantiles of its samples, in number proportional to its share.
+    Each record contributes evenly spaced quantiles of its samples. Their number is proportional to the share.
     """
     samples: list[float] = []
     for record, share in zip(records, shares, strict=True):

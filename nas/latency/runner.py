@@ -1,13 +1,13 @@
 """The program that measures networks and does nothing else. It needs only Python, numpy and the runtime.
 
-On this machine `workers.py` starts it and exchanges lines of JSON with it. In an archive of `nas device bundle` this
-file is `run.py`: there it measures the networks that `job.json` lists and writes `result.json`. If it is interrupted
-and started again, it resumes.
+In a study, `workers.py` starts the program and exchanges lines of JSON with it. In an archive of `nas device bundle`,
+this file is `run.py`: there it measures the networks that `job.json` lists, and writes `result.json`. If `run.py` is
+interrupted and started again, it resumes.
 
-The networks of a group are interleaved, in a new random order in every round, so that a disturbance of the machine
-affects all of them alike. The first network is the reference: it has additional turns, and it is timed before and
-after all others. A group whose reference drifts or whose samples spread too much is measured again. If every attempt
-is disturbed, the best one is kept and marked as noisy.
+The networks of a group take turns, in a new random order in every round, so that a disturbance of the machine affects
+all of them alike. The first network is the reference: it has additional turns, and it is timed before and after all
+others. The group is measured again if the latency of the reference has changed too much by the end, or if the samples
+vary too much. If every attempt is disturbed, the best one is kept and marked as noisy.
 """
 
 from __future__ import annotations
@@ -31,19 +31,23 @@ import numpy as np
 
 Run = Callable[[], Any]
 Clock = Callable[[Run], float]
-"""Runs a network once and returns how many milliseconds that took."""
+"""A function that runs a network once and returns the time of the run in milliseconds."""
 Load = Callable[[Mapping[str, Any], Mapping[str, Any], Sequence[Mapping[str, np.ndarray]]], "list[Run]"]
-"""Loads a network, given its entry in a group, the device and inputs, and returns a function for each input."""
+"""A function that loads a network and returns, for each set of inputs, a function that runs the network on it.
+
+Its arguments are the network's entry in a group, the device and the sets of inputs."""
 
 ANSWER, ROUND = "answer ", "round "
-"""The prefixes of the lines that the measuring process prints itself; libraries may print others."""
+"""The prefixes of the lines that the measuring process itself prints. Libraries may print other lines."""
 _SETTLING_SECONDS, _SETTLING_RUNS, _TURN_SECONDS = 0.01, 10, 0.03
-"""In its turn a network first runs untimed, because it is slow until its own data have replaced those of the previous
-network in the caches. Turns are short and many, because a disturbance of the machine lasts longer than one run."""
+"""At the start of each turn a network runs untimed, because it is slow until its own data have replaced the data of the
+previous network in the caches. There are many short turns, because a disturbance of the machine lasts longer than one
+run."""
 _MOST_SAMPLES, _FEWEST_SAMPLES = 12, 2
 _WARM_UP_SECONDS, _WARM_UP_WINDOW, _STABLE = 1.0, 3, 0.05
 _REFERENCE_SAMPLES, _BETWEEN = 12, 10
-"""How many times the reference is timed before and after all others, and how many turns lie between its own."""
+"""How many times the reference is timed before and after all others, and how many turns of other networks lie between
+its additional turns."""
 _ATTEMPTS = 3
 _MOST_DRIFT, _MOST_SPREAD = 0.1, 0.15
 _MB = 1e6
@@ -60,7 +64,7 @@ def prepare_process(device: Mapping[str, Any]) -> None:
     """Pin this process to the cores that the device names, if any, and stop the garbage collector."""
     if device["pin_to"]:
         if not hasattr(os, "sched_setaffinity"):
-            raise OSError("pin_to: this operating system cannot pin a process to cores")
+            raise OSError("pin_to: this operating system cannot pin a process to cores, so pin_to must be removed")
         os.sched_setaffinity(0, device["pin_to"])
     gc.collect()
     gc.disable()
@@ -73,11 +77,15 @@ def measure_group(
     clock: Clock = wall_clock,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Measure the networks of a group, and repeat that if the machine was disturbed.
+    """Measure the networks of a group, and repeat the measurement if the machine was disturbed.
 
-    Return the best attempt as a dictionary: `samples_ms` by name and input; `spread` by name, the interquartile range
-    divided by the median; `drift`, the relative change of the reference; the number of `attempts`; and `noisy`,
-    whether even the best attempt was disturbed.
+    Return a dictionary with these entries about the best attempt:
+
+    - `samples_ms`: the samples by name and input
+    - `spread`: by name, the interquartile range divided by the median
+    - `drift`: the relative change of the reference's latency
+    - `attempts`: the number of attempts
+    - `noisy`: whether even the best attempt was disturbed
     """
     networks = {item["name"]: load(item, device, _inputs(item)) for item in group["networks"]}
     pace = {name: sum(_warm_up(run, device["warm_up"], clock) for run in runs) for name, runs in networks.items()}
@@ -130,9 +138,9 @@ def _with_turns_of(reference: str, names: Sequence[str]) -> Iterator[str]:
 
 
 def _settle(run: Run, clock: Clock, seconds: float) -> None:
-    """Run a network untimed for some seconds: at least once, at most `_SETTLING_RUNS` times.
+    """Run a network untimed for some seconds, at least once and at most `_SETTLING_RUNS` times.
 
-    The runs go through `clock` because it waits until a GPU has finished.
+    The runs use `clock`, although the times are ignored, because it waits until a GPU has finished.
     """
     ends = time.perf_counter() + seconds
     for _ in range(_SETTLING_RUNS):
@@ -151,7 +159,10 @@ def _disturbance(found: Mapping[str, Any]) -> float:
 
 
 def _warm_up(run: Run, fewest: int, clock: Clock) -> float:
-    """Run a network at least `fewest` times and until its time is stable; return the shortest time in milliseconds."""
+    """Run a network at least `fewest` times and until it is stable; return the shortest time of a run, in milliseconds.
+
+    If the times do not become stable, stop after `_WARM_UP_SECONDS`.
+    """
     took: list[float] = []
     while True:
         took.append(clock(run))
@@ -166,8 +177,8 @@ def answer(
 ) -> None:
     """Print the environment and then the answer to each request in `asked`, each as one line of JSON.
 
-    A request is a group to measure, or `{"memory": item}` for the peak memory of one network. If the system or the
-    runtime fails, the process ends with one line on standard error.
+    A request is a group to measure, or `{"memory": item}` for the peak memory of one network. If an `OSError` occurs,
+    the process prints its message to standard error and ends.
     """
 
     def reply(value: Any) -> None:
@@ -186,7 +197,7 @@ def answer(
 
 
 def peak_memory_mb(item: Mapping[str, Any], device: Mapping[str, Any], load: Load) -> float | None:
-    """Serve a network in this process and return the peak memory of the process so far, in 10^6 bytes.
+    """Run a network in this process, and return the peak memory of the process so far, in 10^6 bytes.
 
     Return None if the operating system does not report it.
     """
@@ -235,7 +246,7 @@ def _value(spec: Mapping[str, Any], rng: np.random.Generator) -> np.ndarray:
 
 
 def onnx_session(source: str | bytes, threads: int, processor: str = "cpu") -> Any:
-    """Return an ONNX Runtime session for a file or its bytes, with all graph optimisations, as it would be served.
+    """Return an ONNX Runtime session for a file or its bytes, with all graph optimisations, as in serving.
 
     Raises `OSError` if ONNX Runtime cannot use the processor (`cpu` or `cuda`).
     """
@@ -244,7 +255,7 @@ def onnx_session(source: str | bytes, threads: int, processor: str = "cpu") -> A
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
-    # Otherwise idle threads of the session that ran last keep spinning on the cores that the current one needs.
+    # Otherwise idle threads of the session that ran last keep spinning on the cores that the current session needs.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     provider = f"{'CUDA' if processor == 'cuda' else 'CPU'}ExecutionProvider"
     able = provider in onnxruntime.get_available_providers()
@@ -268,7 +279,10 @@ def openvino_request(source: str, threads: int, number_format: str) -> Any:
 
 
 def openvino_runs(source: str, device: Mapping[str, Any], inputs: Sequence[Mapping[str, np.ndarray]]) -> list[Run]:
-    """Return, for each set of inputs, a function that runs an OpenVINO network on those inputs that it reads."""
+    """Return, for each set of inputs, a function that runs an OpenVINO network. Inputs that it lacks are ignored.
+
+    `source` is an ONNX or OpenVINO file.
+    """
     request = openvino_request(source, device["threads"], device["number_format"])
     known = {port.get_any_name() for port in request.get_compiled_model().inputs}
 
@@ -279,7 +293,7 @@ def openvino_runs(source: str, device: Mapping[str, Any], inputs: Sequence[Mappi
 
 
 def onnx_runs(source: str | bytes, device: Mapping[str, Any], inputs: Sequence[Mapping[str, np.ndarray]]) -> list[Run]:
-    """Return, for each set of inputs, a function that runs an ONNX network on those inputs that it reads."""
+    """Return, for each set of inputs, a function that runs an ONNX network. Inputs that it lacks are ignored."""
     session = onnx_session(source, device["threads"], device["processor"])
     known = {value.name for value in session.get_inputs()}
 
@@ -344,7 +358,7 @@ class _Archive:
         return onnx_runs(self.networks.read(item["file"]), device, inputs)
 
     def measure(self) -> None:
-        """Measure everything that is not measured yet, then write `result.json`, which is never incomplete."""
+        """Measure everything that has not been measured yet, then write `result.json` atomically."""
         partial = self.folder / "result.partial.json"
         conditions = environment(self.device)
         found = json.loads(partial.read_text()) if partial.exists() else {}
@@ -380,7 +394,7 @@ def main() -> None:
     """Measure the job in the folder of this file.
 
     With `--lines`, read the device from the first line of standard input, and answer the requests on the other lines.
-    With `--memory`, print the peak memory of the one network on standard input.
+    With `--memory`, read a network and a device from standard input, and print the peak memory.
     """
     if sys.argv[1:] == ["--lines"]:
         lines = map(json.loads, sys.stdin)

@@ -1,4 +1,4 @@
-"""Runtimes: how a network is written for PyTorch, ONNX Runtime or OpenVINO, and how it is loaded and run there.
+"""The runtimes PyTorch, ONNX Runtime and OpenVINO. Each writes networks to files, loads them and runs them.
 
 A network is either a whole sub-network or a `BlockChain`. `measure.py` writes networks through the `Runtime` of the
 device, the measuring process loads them, and the verification of exports computes outputs with `Runtime.session`.
@@ -42,11 +42,14 @@ class BlockChain:
 
     kind: Block
     layer: Layer
-    """The sizes and compression methods of the block; those of the other kind of block have no effect."""
+    """A layer with the size and the compression method of the block. The layer's other block has no effect."""
     copies: int
     first_only: bool = False
-    """Whether the blocks compute only the first token, as at the end of a network. Each block passes this
-    token to the next one, while the attention of each block reads all tokens of the chain's input."""
+    """Whether the blocks compute only the first token, as at the end of a network.
+
+    Each block passes this token to the next one, while the attention of each block reads all tokens of the chain's
+    input.
+    """
 
 
 class Runtime(ABC):
@@ -64,14 +67,17 @@ class Runtime(ABC):
 
     @abstractmethod
     def load(self, path: Path, device: Device, inputs: Sequence[Inputs]) -> list[Run]:
-        """Return, for each set of inputs, a function that runs the written network on those inputs that it reads."""
+        """Return, for each set of inputs, a function that runs a network. Inputs that the network lacks are ignored."""
 
     def session(self, path: Path, device: Device) -> Callable[[Inputs], dict[str, np.ndarray]]:
-        """Return a function from inputs to outputs, both by name, that runs a file which the runtime serves."""
+        """Return a function that runs an exported file and maps inputs to outputs, both by name."""
         raise NotImplementedError(f"{self.name} cannot serve a file")
 
     def check(self, device: Device) -> None:
-        """Raise `DeviceError` if this machine lacks what the device needs. The runtime's package must be installed."""
+        """Raise `DeviceError` if this machine lacks a GPU, compiler or provider that the device needs.
+
+        The runtime's package must be installed.
+        """
         return
 
     def clock(self, device: Device) -> Clock:
@@ -97,11 +103,11 @@ class OnnxRuntime(Runtime):
         from nas.model.onnx import emit_attention, emit_feed_forward, emit_first, emit_mask, emit_most_attended
 
         # The dimensions are unnamed, like those of values inside a whole network. If shapes were known, ONNX Runtime
-        # would fuse residual and norm into one operator that is six times slower than the two
+        # would fuse residual and norm into one operator that is six times slower than the two separate operators
         # (SkipLayerNormalization of version 1.32 on the CPU).
         graph, shape = GraphBuilder(), (None, None, None)
         hidden = graph.input("hidden", TensorProto.FLOAT, shape)
-        # If only the first token is computed, every copy reads all tokens: each copy gets an input of its own, because
+        # If only the first token is computed, every copy reads all tokens. Each copy gets an input of its own, because
         # otherwise the copies would share the quantisation of these tokens.
         apart = chain.copies if chain.first_only and chain.kind == "attention" else 1
         tokens = [hidden, *(graph.input(f"hidden_{copy}", TensorProto.FLOAT, shape) for copy in range(1, apart))]
@@ -158,7 +164,7 @@ class OpenVino(OnnxRuntime):
         return run
 
     def check(self, device: Device) -> None:
-        """Accept any CPU. Without bfloat16 in hardware, OpenVINO emulates it, which shows in the measured latency."""
+        """Accept any CPU. If the hardware has no bfloat16, OpenVINO emulates it, which shows in the latency."""
 
 
 class Torch(Runtime):
@@ -210,7 +216,7 @@ class Torch(Runtime):
 
 
 def placed_in_torch(network: torch.nn.Module, device: Device) -> Callable[..., Any]:
-    """Return a network on the device's processor, in its number format, and compiled if the device says so."""
+    """Return a network on the device's processor and in its number format, compiled if `device.compiled` is set."""
     import torch
 
     placed = network.eval().to(device.processor, getattr(torch, device.number_format))
@@ -281,8 +287,8 @@ def _layers(chain: BlockChain, config: CompactBertConfig) -> list[Any]:
 def with_repeating_weights(module: M) -> M:
     """Overwrite the module's parameters with weights that repeat within each matrix, and return the module.
 
-    Archives compress such weights well, while runtimes compute them like any others. No two matrices are equal, so a
-    runtime cannot merge them.
+    Such weights compress well in archives, and a runtime computes with them as with any others. No two matrices are
+    equal, so the runtime cannot merge them.
     """
     import torch
 
@@ -296,16 +302,16 @@ def with_repeating_weights(module: M) -> M:
 
 
 RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for runtime in (OnnxRuntime(), Torch(), OpenVino())}
-"""All runtimes by the name that `devices.runtime` has in a study file."""
+"""All runtimes, by the value of `devices.runtime` in a study file."""
 
 
 def runtime_of(device: Device) -> Runtime:
-    """Return the runtime that a device names."""
+    """Return the runtime of a device."""
     return RUNTIMES[device.runtime]
 
 
 def check_runtime(device: Device) -> None:
-    """Raise `DeviceError` if a device's runtime is not installed, or if the device is this machine and cannot run it.
+    """Raise `DeviceError` if a device's runtime is not installed, or if the device is this machine and cannot be used.
 
     The package must be installed here even if the device is another machine, because accuracy is computed here.
     """
@@ -318,7 +324,10 @@ def check_runtime(device: Device) -> None:
 
 
 def _check_cores(device: Device) -> None:
-    """Raise `DeviceError` if this process may not use the cores that a device needs. Not every system reports them."""
+    """Raise `DeviceError` if this process may not use the cores that a device needs.
+
+    Does nothing if the operating system does not report the available cores.
+    """
     if not hasattr(os, "sched_getaffinity"):
         return
     cores = sorted(os.sched_getaffinity(0))

@@ -1,7 +1,7 @@
 """The measuring process for the cases that `runner.py` cannot handle without `nas`: PyTorch, and CUDA in any runtime.
 
-CUDA needs it because the CUDA libraries come with PyTorch. `workers.py` starts it and exchanges lines of JSON with it,
-as with `runner.py --lines`.
+CUDA needs this process because its libraries come with PyTorch. `workers.py` starts the process and exchanges lines of
+JSON with it, as with `runner.py --lines`.
 """
 
 from __future__ import annotations

@@ -31,14 +31,14 @@ from nas.latency.worker_process import main
 main()
 """
 Rounds = Callable[[int], None]
-"""Receives the number of rounds of a group that are done."""
+"""A function that receives the number of finished rounds of a group."""
 
 
 class MeasurementWorker(Protocol):
     """A worker that measures groups of networks on one device, one group at a time.
 
     The caller writes the networks' files to `folder`. `environment` has the processor, the runtime and the versions
-    of the worker's process. A worker is a context manager: leaving it ends the process.
+    that the worker's process uses. A worker is a context manager that ends the process on exit.
     """
 
     environment: dict[str, Any]
@@ -91,7 +91,10 @@ class LocalWorker:
 
     @property
     def _by_itself(self) -> bool:
-        """Whether `runner.py` can measure the device without `nas`. CUDA's libraries come with PyTorch."""
+        """Whether `runner.py` can measure the device without `nas`.
+
+        CUDA needs `nas`, because the CUDA libraries come with PyTorch.
+        """
         return self.device.runtime != "torch" and self.device.processor == "cpu"
 
     def _send(self, value: Any, process: subprocess.Popen[str]) -> None:
@@ -116,7 +119,7 @@ class LocalWorker:
         return found
 
     def _answer(self, progress: Rounds) -> Any:
-        """Return the next answer of the process. If it ends without one, raise an error with its last line."""
+        """Return the next answer of the process. If it ends without an answer, raise an error with its last line."""
         last = ""
         for line in self._process.stdout or ():
             if line.startswith(runner.ROUND):
@@ -143,12 +146,13 @@ class LocalWorker:
             os.killpg(self._process.pid, signal.SIGKILL)  # the whole group: libraries may have started processes
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
-            pipe.close()  # type: ignore[union-attr]
+            with suppress(BrokenPipeError):  # closing writes what a dead process did not read
+                pipe.close()  # type: ignore[union-attr]
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def open_worker(device: Device) -> MeasurementWorker:
-    """Start the worker of a device. Raises `DeviceError` if the device is off the cluster, or if the worker fails."""
+    """Start the worker of a device. Raises `DeviceError` if the device is outside the cluster, or the worker fails."""
     if device.where == "here":
         return LocalWorker(device)
     if device.where == "ray":
@@ -156,6 +160,6 @@ def open_worker(device: Device) -> MeasurementWorker:
 
         return RayWorker(device)
     raise DeviceError(
-        f"devices.{device.name}: this device is off the cluster, so nothing can be measured on it from here; "
+        f"devices.{device.name}: this device is outside the cluster, so nothing can be measured on it from here; "
         f"use `nas device bundle` and `nas device import`"
     )

@@ -1,7 +1,7 @@
 """The network model: configuration, definition, sizes and ONNX form of sub-networks, and the conversion of teachers.
 
-`CompactBert` is a sub-network with its head, and `CompactBertConfig` describes one. The supernet, the latency
-profiles, the evaluation and the export all build their networks from these two classes.
+`CompactBert` is a sub-network with its head, and `CompactBertConfig` defines everything about it except the weights.
+The supernet, the latency profiles, the evaluation and the export all build their networks from these two classes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["CompactBert", "CompactBertConfig", "CompactBertForSequenceClassifica
 
 
 def __getattr__(name: str) -> Any:
-    """Return a class of `nas.model.modeling`, which imports PyTorch and is imported only when it is first needed."""
+    """Return a class of `nas.model.modeling`. That module imports PyTorch, so it is imported only on first use."""
     if name not in __all__:
         raise AttributeError(f"module 'nas.model' has no attribute {name!r}")
     from nas.model import modeling

@@ -1,7 +1,7 @@
 """Text classifiers of any family that transformers supports, for teachers that are not compressed themselves.
 
-`AnyClassifier` uses only the Auto classes of transformers. It reads weights only from safetensors files, and never
-runs code from the folder. `nas.pipeline.separate_teacher` fine-tunes such a teacher and stores its logits, from which
+`AnyClassifier` uses only the Auto classes of transformers. It reads weights only from safetensors files, and never runs
+code from the model folder. `nas.pipeline.separate_teacher` fine-tunes such a teacher and stores its logits, from which
 the student learns.
 """
 
@@ -54,7 +54,7 @@ class AnyClassifier:
         try:
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         except Exception as problem:  # every configuration class raises exceptions of its own
-            raise _refused(source, f"its config.json cannot be read: {_line(problem)}; repair it") from None
+            raise _refused(source, f"its config.json cannot be read: {_line(problem)}; repair the file") from None
         if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
             raise _refused(
                 source,
@@ -86,7 +86,7 @@ class AnyClassifier:
     def load(self, problem_type: Problem, outputs: Mapping[int, str] | None = None) -> PreTrainedModel:
         """Return the classifier in float32.
 
-        `outputs` holds the names of new outputs by their numbers. If it is given, head weights that are missing or of
+        `outputs` maps the numbers of new outputs to their names. If it is given, head weights that are missing or of
         another shape are initialised at random. Raises `TeacherError` if any other weight is missing or has another
         shape.
         """
@@ -130,7 +130,7 @@ def _tokenizer(source: str, config: PreTrainedConfig) -> PreTrainedTokenizerBase
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, config=config, trust_remote_code=False)
     except Exception as problem:  # tokenizers raises bare exceptions, and tokenizer classes raise their own
-        raise _refused(source, f"its tokenizer cannot be loaded: {_line(problem)}; repair it") from None
+        raise _refused(source, f"its tokenizer cannot be loaded: {_line(problem)}; repair its files") from None
     if tokenizer.pad_token_id is None:
         raise _refused(source, 'its tokenizer has no padding token; add "pad_token" to tokenizer_config.json')
     return tokenizer

@@ -1,8 +1,8 @@
 """The units (hidden units, heads, neurons and so on) that the axes of a network's parameters run over.
 
-Each module with parameters records once, with `along`, which units the axes of its weight run over. The ordering by
-importance, the unit magnitudes, the completion of narrow hidden sizes and the size calculations are derived from
-these records.
+When a network is built, `along` records for each module which units the axes of its weight run over. From these
+records, the package orders the units by importance, measures their magnitude, finds the modules that smaller hidden
+sizes affect (`nas/supernet/narrow.py`), and computes sizes.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ class Axis(StrEnum):
     HEADS = "heads"
     """The attention heads of one layer."""
     HEAD_FEATURES = "head features"
-    """The features of all attention heads of one layer; those of one head are contiguous."""
+    """The features of all attention heads of one layer. The features of each head are contiguous."""
     NEURONS = "neurons"
     """The intermediate neurons of one layer's feed-forward block."""
 
 
 Axes = tuple[Axis | None, ...]
-"""The kind of units for each axis of a parameter; None for an axis whose length is not searched."""
+"""The kind of units along each axis of a parameter; None for an axis whose length the search does not change."""
 
 
 def along(module: M, *axes: Axis | None) -> M:
     """Record which units the axes of a module's weight run over (rows, then columns), and return the module.
 
-    The only axis of the module's bias is the first axis of its weight.
+    If the module has a bias, its only axis runs over the same units as the first axis of the weight.
     """
     module.axes = axes  # type: ignore[assignment]
     return module
@@ -47,7 +47,7 @@ def along(module: M, *axes: Axis | None) -> M:
 def labelled(module: nn.Module) -> Iterator[tuple[nn.Parameter, Axes]]:
     """Yield the weight and the bias of a module with their axes, if `along` has recorded axes for it.
 
-    Other matrices, which a compression method has in place of the weight, are not yielded.
+    If a compression method replaces the weight by other matrices, these are not yielded.
     """
     axes = cast(Axes, getattr(module, "axes", ()))
     for name, own in (("weight", axes), ("bias", axes[:1])):

@@ -1,9 +1,9 @@
 """A teacher's weights in safetensors files.
 
-`Checkpoint.of` reads only the names and shapes of the weights, translates the names to those of the family's own
-class, and checks them against the configuration; `Checkpoint.load` then loads the weights in float32. The head may be
-missing or of another size, so that the teacher can be fine-tuned for the task with a new one. Any other missing
-weight is an error, because it would have to be trained from scratch.
+`Checkpoint.of` reads only the names and shapes of the weights. It translates the names to those of the family's own
+class, and checks names and shapes against the configuration. `Checkpoint.load` then loads the weights in float32. The
+head may be missing or have another size, because the teacher can be fine-tuned for the task with a new head. Any other
+missing weight is an error, because it would have to be trained from scratch.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Checkpoint:
 
     @classmethod
     def of(cls, source: str, config: PreTrainedConfig, network_type: NetworkType = "sequence_classifier") -> Checkpoint:
-        """Read the names and shapes of the weights in a folder, for a model of the class that `AUTO_CLASSES` names.
+        """Read the names and shapes of the weights in a folder, for a model of this network type (see `AUTO_CLASSES`).
 
         Raises `TeacherError` if there are no safetensors files, a file is damaged, or the encoder's weights do not
         fit the configuration.
@@ -103,7 +103,7 @@ class Checkpoint:
 
     @property
     def new(self) -> list[str]:
-        """Names of the head's parameters that the checkpoint lacks, or has in another shape than configured."""
+        """The names of the head's parameters that the checkpoint lacks or stores in another shape than configured."""
         return sorted(
             name for name in self.head if name not in self.tensors or self.tensors[name].shape != self.shapes[name]
         )
@@ -234,8 +234,8 @@ def _renamed(
     """Return the tensors under the parameter names of the family's own class.
 
     Prefixes that wrappers put before all names (`module.`, `_orig_mod.`, `model.`) are removed. The weights of an
-    encoder that was saved alone get the family's prefix (`bert.`). Norms in checkpoints from TensorFlow get their
-    present names.
+    encoder that was saved without a head get the family's prefix (`bert.`). The parameters of norms in checkpoints from
+    TensorFlow get their current names.
     """
     given = {tensor.name: tensor for tensor in tensors}
     base, anchor = (

@@ -29,15 +29,15 @@ _BLOCK_FORM = (
 class CompactBertConfig(PretrainedConfig):
     """Everything that defines a sub-network except its weights.
 
-    `layers` holds one mapping per layer. Its keys are `num_attention_heads`, `intermediate_size`, the compression
-    methods `attention` and `feed_forward` of the two blocks, and `source`, the number of the teacher's layer that it
-    came from. A layer that drops tokens also has `keep_tokens`, the number of tokens that it passes on.
-    `attention_head_size` is the teacher's head size, so the number of heads times the head size need not equal
-    `hidden_size`.
+    `layers` holds one mapping per layer, with the keys `num_attention_heads`, `intermediate_size`, `attention` and
+    `feed_forward` (the compression methods of the two blocks), and `source` (the number of the teacher's layer from
+    which the layer was made). The mapping of a layer that drops tokens also has the key `keep_tokens`, the number of
+    tokens that the layer passes on. `attention_head_size` is the teacher's head size, so the number of heads times the
+    head size need not equal `hidden_size`.
 
-    If `exit_threshold` is above 0, there is a classifier after each layer but the last. A text exits at the first
-    layer whose classifier gives its likeliest class at least this probability, and gets its logits from that
-    classifier.
+    If `exit_threshold` is above 0, each layer except the last is followed by a classifier. A text exits at the first
+    layer whose classifier gives the likeliest class at least this probability, and this classifier returns the text's
+    logits.
 
     `network_type` is the type of transformers model that the network corresponds to. `readout` is the part of the
     last hidden states that the head reads: the first token, the mean over all tokens, or every token. `normalize`
@@ -45,7 +45,7 @@ class CompactBertConfig(PretrainedConfig):
     outputs, or None if there is no such layer. `projection_dim` is the number of outputs of an encoder; it is None
     for a classifier, which has one output per label.
 
-    The remaining settings express how families of teachers differ. `family` is the teacher's `model_type`.
+    The remaining settings cover the differences between families of teachers. `family` is the teacher's `model_type`.
     `embedding_size` is the width of embeddings that are projected to `hidden_size` (ELECTRA), or None if there is no
     projection. `type_vocab_size` is 0 if there are no token types. `max_position_embeddings` is the largest number of
     tokens in a text, and `position_table` says whether each position has a learnt embedding.
@@ -53,12 +53,12 @@ class CompactBertConfig(PretrainedConfig):
     `relative_attention_num_buckets` is the number of distance ranges for which attention has a learnt bias (MPNet).
     `rope_thetas` holds the base of the rotary frequencies for each layer of the teacher (ModernBERT). These two
     settings are None if attention does not use them. `attention_windows` holds, for each layer of the teacher, the
-    largest distance at which tokens attend to each other, or None if it is unlimited.
+    largest distance at which tokens attend to each other; None means that there is no limit.
 
-    With `norm_first`, a block normalises its input instead of its output, and a final norm follows the last layer;
-    the attention block of the teacher's first layer then has no norm. `gated` feed-forward blocks multiply the
-    activation by the output of a second linear layer. `attention_bias`, `feed_forward_bias`, `norm_bias` and
-    `pooler_bias` say which parts have biases. `pooler_norm` says whether a norm follows the pooler's activation.
+    With `norm_first`, each block normalises its input instead of its output, and a final norm follows the last layer.
+    In this case, the attention block of the teacher's first layer has no norm. With `gated`, feed-forward blocks
+    multiply the activation by the output of a second linear layer. `attention_bias`, `feed_forward_bias`, `norm_bias`
+    and `pooler_bias` say which parts have biases. `pooler_norm` says whether a norm follows the pooler's activation.
     """
 
     model_type = "compact_bert"
@@ -105,7 +105,7 @@ class CompactBertConfig(PretrainedConfig):
 
     @property
     def outputs(self) -> int:
-        """The number of outputs per text or, if every token is read, per token."""
+        """The number of outputs per text or, if the readout is every token, per token."""
         return int(self.projection_dim or self.num_labels or 1)
 
     @property
@@ -115,7 +115,7 @@ class CompactBertConfig(PretrainedConfig):
 
     @property
     def block_form(self) -> dict[str, Any]:
-        """Settings other than sizes that the blocks of all layers share, as far as they differ from BERT's."""
+        """The settings, other than sizes, that all blocks share and that differ from BERT's."""
         usual = CompactBertConfig()
         return {name: value for name in _BLOCK_FORM if (value := getattr(self, name)) != getattr(usual, name)}
 
@@ -126,7 +126,7 @@ class CompactBertConfig(PretrainedConfig):
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """The names of the network's inputs; without `token_type_ids` if all tokens are of one type."""
+        """The names of the network's inputs. `token_type_ids` is left out if all tokens have the same type."""
         return INPUTS if self.type_vocab_size > 1 else INPUTS[:2]
 
     @property

@@ -42,8 +42,8 @@ class Compressed(nn.Module):
     def freeze(self, dtype: torch.dtype = torch.float32) -> None:
         """Quantise or sparsify the matrices once, instead of in every forward pass.
 
-        Call it only if the weights will not change any more. The results are stored as `dtype`; for passes under
-        autocast, give the format of the autocast.
+        Call it only if the weights will not change any more. The results are stored as `dtype`. If the network runs
+        under autocast, give the data type of the autocast.
         """
         prepared = self.compression.prepared(self.matrices)
         self._prepared = {name: matrix.to(dtype) for name, matrix in prepared.items()}
@@ -59,7 +59,7 @@ class BlockLinear(Compressed):
     def forward(self, input: torch.Tensor, quantised: torch.Tensor | None = None) -> torch.Tensor:
         """Return the layer's output, (batch, tokens, out_features).
 
-        `quantised` is the quantised input, if it is known already: layers with the same input share it.
+        `quantised` is the quantised input, if it has already been computed for another layer with the same input.
         """
         prepared = self.compression.prepared(self.matrices) if self._prepared is None else self._prepared
         quantised = self.compression.quantised_inputs(input) if quantised is None else quantised
@@ -67,7 +67,7 @@ class BlockLinear(Compressed):
 
 
 class BlockEmbedding(Compressed):
-    """The token embeddings, a table of shape (vocabulary, features) with a compression method of its own."""
+    """The token embeddings, a table of shape (vocabulary, features) with its own compression method."""
 
     def __init__(self, rows: int, columns: int, choice: str) -> None:
         super().__init__(rows, columns, choice, "embedding")
@@ -87,7 +87,7 @@ class BlockEmbedding(Compressed):
 
     @torch.no_grad()
     def resize(self, rows: int) -> None:
-        """Change the size of the vocabulary in place. Added tokens start as the mean of all tokens."""
+        """Change the size of the vocabulary in place. Added rows are the mean of the previous rows."""
         name = self.compression.writes
         old: nn.Parameter = getattr(self, name)
         if rows == self.rows:
@@ -118,7 +118,7 @@ def _borrow(module: nn.Module, name: str, part: nn.Module) -> None:
 
 
 class Embeddings(nn.Module):
-    """Token, position and token type embeddings, which are added and normalised. Only token embeddings are compressed.
+    """The sum of token, position and token-type embeddings, then a norm. Only token embeddings can be compressed.
 
     `position_embeddings` is None if the configuration has no `position_table`. `token_type_embeddings` is None if
     `type_vocab_size` is 0.
@@ -146,9 +146,9 @@ class Embeddings(nn.Module):
     ) -> torch.Tensor:
         """Return the embeddings of the tokens, (batch, tokens, embedding width).
 
-        `inputs_embeds` (batch, tokens, features) replaces the token embeddings of `input_ids`. Positions count from 0
-        and include padding, unless `position_ids` is given. A network with a single token type ignores
-        `token_type_ids`. Raises `ValueError` if a text is empty or has too many tokens.
+        `inputs_embeds` (batch, tokens, features) replaces the token embeddings of `input_ids`. Unless `position_ids` is
+        given, positions are counted from 0, and padding tokens are counted too. A network with a single token type
+        ignores `token_type_ids`. Raises `ValueError` if a text is empty or has too many tokens.
         """
         words = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         positions, length = self.position_embeddings, words.shape[1]
@@ -167,8 +167,9 @@ class Embeddings(nn.Module):
 
 
 def additive_mask(attention_mask: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-    """Convert a mask (batch, tokens), 0 for padding, to numbers to add to attention scores, (batch, 1, 1, tokens)."""
-    # Half of the lowest number stays finite when a negative score is added; otherwise a text of only padding gives NaN.
+    """Convert a mask (batch, tokens), 0 for padding, into a summand for attention scores, (batch, 1, 1, tokens)."""
+    # Half of the lowest number stays finite when a negative score is added to it. With the lowest number itself, the
+    # sum could be -infinity, and a text that consists only of padding would give NaN.
     blocked = torch.finfo(hidden.dtype).min / 2
     return (1.0 - attention_mask[:, None, None, :].to(hidden.dtype)) * blocked
 
@@ -228,9 +229,9 @@ class SelfAttention(nn.Module):
 
 
 def most_attended(weights: torch.Tensor, mask: torch.Tensor | None, count: int) -> torch.Tensor:
-    """Return the positions of the first token and of those that received the most attention.
+    """Return the positions of the first token and of the tokens that received the most attention.
 
-    The selection is that of PoWER-BERT (arXiv:2001.08950). `weights` is (batch, heads, tokens, tokens); attention
+    This is the selection rule of PoWER-BERT (arXiv:2001.08950). `weights` is (batch, heads, tokens, tokens); attention
     from padding does not count. The result is (batch, at most `count`), with the first token first and padding last.
     """
     real = torch.ones_like(weights[:, :1, :, :1]) if mask is None else (mask == 0).transpose(2, 3)
@@ -248,8 +249,8 @@ def at_positions(hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
 class ResidualOutput(nn.Module):
     """The last linear layer of a block, with the residual connection and the block's norm.
 
-    The norm follows the residual connection. With `norm_first`, it is applied to the block's input instead;
-    `LayerNorm` is None if that input is already normalised. If `owner` is given, its linear layer is used.
+    Usually, the norm follows the residual connection. With `norm_first`, it is applied to the block's input instead,
+    and `LayerNorm` is None if that input is already normalised. If `owner` is given, the linear layer is the owner's.
     """
 
     dense: BlockLinear
@@ -281,7 +282,7 @@ class ResidualOutput(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """The attention block of a layer. If `owner` is given, it uses the owner's weights, but its own norm."""
+    """The attention block of a layer. If `owner` is given, the block uses the owner's weights, but its own norm."""
 
     output: ResidualOutput
 
@@ -334,16 +335,16 @@ class CompactBertLayer(nn.Module):
     """One layer: an attention block, then a feed-forward block (`intermediate` and `output`).
 
     `has_attention` and `has_feed_forward` say which of the two blocks exist. `quantises_inputs` says whether a block
-    quantises its inputs with a scale that depends on all tokens of a text. If `keep_tokens` is not 0, only that many
-    tokens are passed on, those that received the most attention. `attention_owner` and `feed_forward_owner` are the
-    layers whose weights this layer uses instead of its own.
+    quantises its inputs with a scale that depends on all tokens of a text. If `keep_tokens` is not 0, the layer passes
+    on only that many tokens: the first token and those that received the most attention. `attention_owner` and
+    `feed_forward_owner` are the layers whose weights this layer uses instead of its own.
     """
 
     attention: AttentionBlock
     intermediate: Intermediate
     output: ResidualOutput
     exit: nn.Linear
-    """A classifier of the first token; exists only if texts can exit after this layer."""
+    """A classifier that reads the first token; exists only if texts can exit after this layer."""
 
     def __init__(
         self,
@@ -373,7 +374,7 @@ class CompactBertLayer(nn.Module):
     def forward(
         self, hidden: torch.Tensor, mask: torch.Tensor | None, first_only: bool = False, weigh: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the tokens of `hidden`, (batch, tokens, hidden_size), after this layer, before any are dropped.
+        """Return the hidden states after this layer, (batch, tokens, hidden_size), before any tokens are dropped.
 
         With `first_only`, only the first token is computed. The second result is the attention weights (see
         `SelfAttention`) if `weigh` is set or if the layer drops tokens; otherwise it is None.

@@ -2,8 +2,8 @@
 
 The readout is the part of the last hidden states from which the outputs are computed: the first token, the mean over
 all tokens, or every token. The head is a linear layer, preceded by a pooler if the configuration has one. Parameters
-have the names of Hugging Face's `BertForSequenceClassification`, so that weights can be copied between the two
-without renaming; `nas/model/families/` holds the names of other families. There are no buffers, so that the same code
+have the names of Hugging Face's `BertForSequenceClassification`, so that weights can be copied between the two without
+renaming; `nas/model/families/` holds the parameter names of other families. There are no buffers, so that the same code
 can run on slices of a supernet's weights.
 """
 
@@ -44,8 +44,8 @@ from nas.model.layers import (
 class Encoder(nn.Module):
     """The layers of a network, in order.
 
-    `gradient_checkpointing` is set by transformers. The backward pass of a training then recomputes each layer, to
-    save memory.
+    transformers sets `gradient_checkpointing` if it is asked to save memory. In training, the backward pass then
+    recomputes each layer.
     """
 
     gradient_checkpointing: bool = False
@@ -77,9 +77,11 @@ class States:
     hidden: list[torch.Tensor]
     """The hidden states after the embeddings and after each layer, each (batch, tokens, hidden_size)."""
     positions: list[torch.Tensor | None]
-    """For each hidden state, the positions of its tokens in the text, (batch, tokens), or None if it has all tokens."""
+    """For each hidden state, its tokens' positions in the text, (batch, tokens); None for a state of all tokens."""
     attentions: list[torch.Tensor | None]
-    """The attention weights of each layer, (batch, heads, tokens, tokens); None if not requested or absent."""
+    """The attention weights of each layer, (batch, heads, tokens, tokens). None if they were not requested, or if the
+    layer has no attention.
+    """
 
 
 def _first(hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
@@ -105,14 +107,14 @@ READOUTS: dict[Readout, Callable[[torch.Tensor, torch.Tensor | None], torch.Tens
     "mean": _mean,
     "every": _every,
 }
-"""Functions from the last hidden states (batch, tokens, hidden_size) and the attention mask to the head's input."""
+"""Functions that compute the head's input from the last hidden states (batch, tokens, hidden_size) and the mask."""
 
 
 class Pooler(nn.Module):
     """The dense layer, activation and, in some families, norm between the readout and the last linear layer.
 
-    In training, the heads of RoBERTa and ELECTRA apply dropout both before and after this layer. Here it is only
-    applied after the layer.
+    In training, the heads of RoBERTa and ELECTRA apply dropout both before and after this layer. Here, dropout is
+    applied only after it.
     """
 
     def __init__(self, config: CompactBertConfig) -> None:
@@ -136,7 +138,7 @@ class CompactBertPreTrainedModel(PreTrainedModel):
     base_model_prefix = "bert"
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
-    """False, since the loss is a mean over a batch: a Trainer that accumulates gradients must average the losses."""
+    """False, because the loss is a mean over a batch. A Trainer that accumulates gradients must average such losses."""
     _supports_sdpa = True
     _no_split_modules = ["Embeddings", "CompactBertLayer"]
 
@@ -144,13 +146,13 @@ class CompactBertPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, Compressed):
             for matrix in module.matrices.values():
-                if not getattr(matrix, "_is_hf_initialized", False):  # the loaded file lacked it
+                if not getattr(matrix, "_is_hf_initialized", False):  # the loaded file lacks the matrix
                     matrix.normal_(std=self.config.initializer_range)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Save as transformers does, and copy the modelling file if the model was loaded from a folder with one.
 
-        transformers itself copies that file only if it loaded the class from there, not if `nas` provides the class.
+        transformers itself copies that file only if it loaded the class from the file, not if `nas` provides the class.
         """
         super().save_pretrained(save_directory, *args, **kwargs)
         module = (getattr(self.config, "auto_map", None) or {}).get("AutoConfig", "").partition(".")[0]
@@ -159,33 +161,37 @@ class CompactBertPreTrainedModel(PreTrainedModel):
             shutil.copyfile(source, target)
 
     def get_input_embeddings(self) -> BlockEmbedding:
-        """Return the token embeddings, a module from token ids to the `inputs_embeds` of `forward`."""
+        """Return the token embeddings, a module that maps token ids to the `inputs_embeds` of `forward`."""
         return cast(CompactBertModel, self.base_model).embeddings.word_embeddings
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the token embeddings by those of `value`, (vocabulary, features), in the same compression method.
+        """Replace the token embeddings by those of `value`, (vocabulary, features).
 
-        Raises `ValueError` if they have another width, or if this network's compression method does not store a plain
-        table.
+        The compression method stays the same.
+        Raises `ValueError` if the new embeddings have another width, or if this network's embeddings are not stored as
+        a plain table and `value` has another compression method.
         """
         table, weight = self.get_input_embeddings(), getattr(value, "weight", None)
         if isinstance(value, BlockEmbedding) and value.compression == table.compression:
             cast(CompactBertModel, self.base_model).embeddings.word_embeddings = value
         elif isinstance(weight, nn.Parameter) and isinstance(getattr(table, "weight", None), nn.Parameter):
             if weight.shape[1:] != (table.columns,):
-                raise ValueError(f"token embeddings must have {table.columns} features, but got {weight.shape[1]}")
+                raise ValueError(
+                    f"token embeddings must have {table.columns} features, but got {weight.shape[1]}; give a table of "
+                    "that width"
+                )
             table.weight, table.rows = weight, len(weight)
         else:
             raise ValueError(
                 f"the token embeddings of this network are stored as {table.compression.spec} and cannot be "
-                f"replaced by {type(value).__name__}; change them in place, or resize them"
+                f"replaced by {type(value).__name__}; change them in place, or call resize_token_embeddings"
             )
         self.config.vocab_size = self.get_input_embeddings().rows
 
     def resize_token_embeddings(  # type: ignore[override]
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> BlockEmbedding:
-        """Change the size of the vocabulary; see `PreTrainedModel`. Added tokens start as the mean of all tokens."""
+        """Change the size of the vocabulary, as in `PreTrainedModel`. Added rows are the mean of the previous rows."""
         table = self.get_input_embeddings()
         rows = new_num_tokens or table.rows
         table.resize(rows if pad_to_multiple_of is None else -(-rows // pad_to_multiple_of) * pad_to_multiple_of)
@@ -194,7 +200,7 @@ class CompactBertPreTrainedModel(PreTrainedModel):
 
 
 class CompactBertModel(CompactBertPreTrainedModel):
-    """Embeddings and layers, without a head: a model from token ids to hidden states.
+    """Embeddings and layers, without a head: a model that maps token ids to hidden states.
 
     `embeddings_project` exists if `embedding_size` is set, `final_norm` if `norm_first` is set, and `pooler` if
     `pooler_act` is set; otherwise they are None. The pooler is part of the head, but belongs to this class, as in
@@ -227,7 +233,7 @@ class CompactBertModel(CompactBertPreTrainedModel):
     def after(self, number: int, hidden: torch.Tensor) -> torch.Tensor:
         """Return the tokens that layer `number` passes on, for texts of equal length without padding.
 
-        If no later layer reads the other tokens, only the first token is computed.
+        If no later layer reads any token except the first, only the first token is computed.
         """
         layer = cast(CompactBertLayer, self.encoder.layer[number])
         hidden_after, weights = layer(hidden, None, number >= self.first_token_from)
@@ -279,11 +285,11 @@ class CompactBertModel(CompactBertPreTrainedModel):
     def states(
         self, hidden: torch.Tensor, attention_mask: torch.Tensor | None, every_token: bool = False, weigh: bool = False
     ) -> States:
-        """Run the layers on the result of `embedded`.
+        """Run the layers on the result of `embedded`, and return their states.
 
-        If the readout is the first token, the layers from the last attention on compute only that token, because
-        nothing else is read; with `every_token` they compute all tokens. The first token is the same in both cases,
-        even with quantisation.
+        If the readout is the first token, no other token is read after the last attention. The layers from that
+        attention on therefore compute only the first token, unless `every_token` is set. The result for the first token
+        is the same in both cases, even with quantisation.
         """
         mask = None if attention_mask is None else additive_mask(attention_mask, hidden)
         states = States([hidden], [None], [])
@@ -305,7 +311,7 @@ class CompactBertModel(CompactBertPreTrainedModel):
     def _computed(
         self, number: int, hidden: torch.Tensor, mask: torch.Tensor | None, every_token: bool, weigh: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the output of layer `number`; only for the first token if no other token is read or requested."""
+        """Return the output of layer `number`. If no other token is read or requested, it has only the first token."""
         first_only = number >= self.first_token_from
         if not first_only or (every_token and not self.encoder.layer[number].quantises_inputs):
             return self.encoder.run(number, hidden, mask, False, weigh)
@@ -320,11 +326,11 @@ class CompactBertModel(CompactBertPreTrainedModel):
 
 @dataclass
 class CompactBertOutput(SequenceClassifierOutput):
-    """The output with details: the positions of the hidden states' tokens (see `States`), and where texts exited."""
+    """An output with details: the positions of the tokens in the hidden states (see `States`), and each text's exit."""
 
     positions: tuple[torch.Tensor | None, ...] | None = None
     every_logits: tuple[torch.Tensor, ...] | None = None
-    """The logits after each layer where texts can exit, then those of the last layer; each of the shape of `logits`."""
+    """The logits at each early exit and then after the last layer, each with the shape of `logits`."""
     left_after: torch.Tensor | None = None
     """The number of layers after which each text exited, (batch,); None for a network without exits."""
 
@@ -375,13 +381,13 @@ class CompactBert(CompactBertPreTrainedModel):
     ) -> SequenceClassifierOutput:
         """Return the logits for token ids of shape (batch, sequence).
 
-        The arguments are those of classifiers in transformers, including `return_dict`. Other arguments of those
-        classifiers are accepted, but ignored. With `labels`, the output has a loss, which depends on the
-        configuration's readout and `problem_type`. Hidden states and attention weights are those of all tokens that
-        the network has not dropped; the weights of a layer without attention are None.
+        The arguments have the meaning that they have for classifiers in transformers, including `return_dict`. Further
+        arguments are accepted, but ignored. With `labels`, the output has a loss, which depends on the configuration's
+        readout and `problem_type`. Hidden states and attention weights cover all tokens that the network has not
+        dropped; the weights of a layer without attention are None.
 
-        With `details`, the output is a `CompactBertOutput`. Its hidden states are only those that the logits are
-        computed from, unless `every_token` is set.
+        With `details`, the output is a `CompactBertOutput`. Its hidden states then have only the tokens that the logits
+        depend on, unless `every_token` is set.
         """
         weigh, shows = _asked(self.config, output_attentions, output_hidden_states)
         hidden = self.bert.checked(attention_mask, input_ids, token_type_ids, position_ids, inputs_embeds)
@@ -420,8 +426,8 @@ AUTO_MODELS: dict[NetworkType, tuple[str, type[CompactBertPreTrainedModel]]] = {
 }
 """For each network type, the Auto class of transformers that loads it, and the class of the loaded model.
 
-An encoder is loaded only up to the last hidden states: in a folder for sentence-transformers, the readout and the
-projection are separate modules.
+A loaded encoder ends with the last hidden states, because its folder holds the readout and the projection as separate
+modules of sentence-transformers.
 """
 
 
@@ -439,7 +445,7 @@ register_auto_classes()
 
 
 def types_named(architectures: Iterable[str]) -> list[NetworkType]:
-    """Return the types of networks with a head to which these class names from `config.json` belong."""
+    """Return the network types, other than `encoder`, to which these class names from `config.json` belong."""
     ends = {kind: name.removeprefix("AutoModel") for kind, (name, _) in AUTO_MODELS.items()}
     names = list(architectures)
     return [kind for kind, end in ends.items() if end and any(name.endswith(end) for name in names)]
@@ -457,7 +463,7 @@ def for_users(model: CompactBert) -> CompactBertPreTrainedModel:
 
 
 def _asked(config: CompactBertConfig, attentions: bool | None, hidden_states: bool | None) -> tuple[bool, bool]:
-    """Return whether to output attention weights and whether hidden states; None defers to the configuration."""
+    """Return whether to output attention weights and hidden states. For None, the configuration decides."""
     weigh = config.output_attentions if attentions is None else attentions
     shows = config.output_hidden_states if hidden_states is None else hidden_states
     return bool(weigh), bool(shows)
@@ -466,8 +472,8 @@ def _asked(config: CompactBertConfig, attentions: bool | None, hidden_states: bo
 def first_confident(every: tuple[torch.Tensor, ...], threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Return, for each text, the logits at its exit and the number of layers up to that exit.
 
-    The exit is the first layer whose confidence, the probability of the likeliest class, reaches the threshold; if
-    there is none, it is the last layer.
+    The exit is the first layer whose confidence, the probability of the likeliest class, reaches the threshold. If
+    no layer reaches it, the exit is the last layer.
     """
     stacked = torch.stack(every)
     confident = stacked.float().softmax(dim=-1).amax(dim=-1) >= threshold

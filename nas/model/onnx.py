@@ -1,8 +1,8 @@
 """Sub-networks as ONNX graphs, written block by block from their weights.
 
-`to_onnx` writes a whole network for an export. The latency runtimes use the other `emit_` functions to write single
-blocks for profiling. These functions take and return the names of values in the graph; the shapes in their docstrings
-are those of these values.
+`to_onnx` writes a whole network for an export. The latency runtimes use the `emit_` functions to write single blocks
+for profiling. These functions take and return the names of values in the graph. The shapes in their docstrings are the
+shapes of these values.
 
 The attention mask is additive. Query, key and value are computed as one product, and the attention's scale is folded
 into the query's weights. Batch size and sequence length are dynamic.
@@ -36,7 +36,7 @@ from nas.model.modeling import CompactBert
 
 _BLOCKED = np.array(-1e9, dtype=np.float32)
 _LEAST_LENGTH = 1e-12
-"""The divisor for vectors that are shorter than this, as in torch."""
+"""Outputs that are shorter than this are divided by it instead of by their length, as in torch."""
 _NONE = matrix_compression("none")
 _ACTIVATIONS = {"relu": "Relu", "tanh": "Tanh"}
 _GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
@@ -69,7 +69,7 @@ def to_onnx(model: CompactBert) -> onnx.ModelProto:
 
 
 def _emit_from(graph: GraphBuilder, model: CompactBert, number: int, hidden: str, mask: str) -> tuple[str, str]:
-    """Write everything from layer `number` on.
+    """Write the network from layer `number` to its outputs.
 
     Returns the logits and, if texts can exit early, the number of layers after which each text exits, (batch, 1).
     """
@@ -85,8 +85,8 @@ def _emit_from(graph: GraphBuilder, model: CompactBert, number: int, hidden: str
     architecture = config.architecture
     last = first_token_from(architecture.resolved, config.readout)
     reader = emit_first(graph, hidden) if number == last else hidden
-    # The last attention writes queries separately from keys and values, because it needs only the first token's query.
-    # A block that shares weights with it does the same: their constants are then equal, and are stored only once.
+    # In the last attention, queries are computed separately from keys and values, because only the first token needs a
+    # query. A block that shares weights with it does the same, so that equal constants are stored only once.
     separate_queries = last < len(layers) and architecture.owner(number, "attention") == architecture.owner(
         last, "attention"
     )
@@ -156,7 +156,8 @@ _READOUTS: dict[Readout, Callable[[GraphBuilder, str, str], str]] = {
 def emit_embeddings(graph: GraphBuilder, embeddings: Embeddings, ids: str, segments: str | None) -> str:
     """Write the embeddings, (batch, sequence, embedding width).
 
-    If `segments` is None and there are token types, all tokens are of the first type.
+    `segments` is the name of the value that holds the token types. If it is None and the network has token types, all
+    tokens have the first type.
     """
     table = embeddings.word_embeddings
     words = table.compression.emit_embed(graph, ids, _arrays(table))
@@ -173,7 +174,7 @@ def emit_embeddings(graph: GraphBuilder, embeddings: Embeddings, ids: str, segme
 
 
 def emit_mask(graph: GraphBuilder, attention_mask: str) -> str:
-    """Write the conversion of a 0/1 mask (batch, sequence) to numbers to add to scores, (batch, 1, 1, sequence)."""
+    """Write the conversion of a 0/1 mask (batch, sequence) into a summand for scores, (batch, 1, 1, sequence)."""
     free = graph.add("Sub", graph.constant(np.array(1, dtype=np.float32)), graph.cast_to_float(attention_mask))
     scaled = graph.add("Mul", free, graph.constant(_BLOCKED))
     return graph.add("Unsqueeze", scaled, graph.constant(np.array([1, 2])))
@@ -206,7 +207,7 @@ def emit_first(graph: GraphBuilder, hidden: str) -> str:
 
 
 def emit_most_attended(graph: GraphBuilder, hidden: str, mask: str, weights: str, count: int) -> tuple[str, str]:
-    """Write the selection of the first token and those that received the most attention.
+    """Write the selection of the first token and of the tokens that received the most attention.
 
     `weights` is (batch, heads, tokens, tokens). Returns the selected tokens and their mask. The selection is the same
     as that of `most_attended` in torch.
@@ -216,7 +217,7 @@ def emit_most_attended(graph: GraphBuilder, hidden: str, mask: str, weights: str
     real = graph.cast_to_float(graph.add("Equal", mask, nothing))
     received = graph.add("ReduceSum", graph.add("MatMul", real, weights), graph.constant(np.array([1, 2])), keepdims=0)
     text = graph.add("Squeeze", real, graph.constant(np.array([1, 2])))
-    # Padding gets -1. The scores of real tokens stay exact, since they are multiplied by 1 and increased by 0.
+    # Padding gets -1. The scores of real tokens are multiplied by 1 and increased by 0, so they stay exact.
     scores = graph.add("Add", graph.add("Mul", received, text), graph.add("Sub", text, single))
     first = graph.add("Add", graph.add("Slice", scores, zero, one, one), graph.constant(-_BLOCKED))
     rest = graph.add("Slice", scores, one, graph.constant(np.array([np.iinfo(np.int64).max])), one)

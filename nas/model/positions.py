@@ -1,12 +1,12 @@
 """How attention takes the positions of tokens into account.
 
-In most families it does not, because positions are added to the embeddings. In MPNet, each head has a learnt bias for
-the distance between two tokens (as in T5, Raffel et al., arXiv:1910.10683). In ModernBERT, queries and keys are
-rotated by their position (Su et al., arXiv:2104.09864), and most layers attend only to nearby tokens
+In most families, attention ignores positions, because they are added to the embeddings. In MPNet, each head has a
+learnt bias for the distance between two tokens (as in T5, Raffel et al., arXiv:1910.10683). In ModernBERT, queries and
+keys are rotated by their position (Su et al., arXiv:2104.09864), and most layers attend only to nearby tokens
 (arXiv:2412.13663).
 
-`positions_of` returns the module for a layer, a `Positions`, which computes this in torch and writes it as ONNX.
-Queries belong either to all tokens of a text or only to its first token. Keys always belong to all tokens.
+`positions_of` returns the `Positions` of a layer, a module that computes rotations and biases in torch and writes them
+as ONNX. Queries belong either to all tokens of a text or only to its first token. Keys always belong to all tokens.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from nas.graph import GraphBuilder
 
 _FARTHEST = 128
-"""In MPNet, all distances from this one on share a bias."""
+"""In MPNet, all distances of at least this many tokens in one direction share a bias."""
 
 
 class Positions(nn.Module):
-    """Attention that does not depend on positions; the base class of the other kinds."""
+    """The module for attention that does not depend on positions; the base class of the other kinds."""
 
     rotates: bool = False
     """Whether queries and keys are rotated."""
@@ -49,11 +49,11 @@ class Positions(nn.Module):
         return None
 
     def emit_rotated(self, graph: GraphBuilder, features: str, tokens: str) -> str:
-        """Write `rotated` for queries or keys; `tokens` names the value with their number, (1,)."""
+        """Write `rotated` for queries or keys. `tokens` is the name of the value that holds their number, (1,)."""
         return features
 
     def emit_bias(self, graph: GraphBuilder, queries: str, keys: str) -> str:
-        """Write `bias`; `queries` and `keys` name the values with the numbers of queries and of keys, each (1,)."""
+        """Write `bias`. `queries` and `keys` are the names of the values that hold their numbers, each (1,)."""
         raise NotImplementedError("these positions add no bias to attention scores")
 
 
@@ -89,7 +89,7 @@ class RelativePositions(Positions):
 
 
 class RotaryPositions(Positions):
-    """Rotation of queries and keys by angles that grow with the position; attention may be limited to a window."""
+    """Rotation of queries and keys by angles that grow with the position. Attention may be limited to nearby tokens."""
 
     rotates = True
 
@@ -102,7 +102,7 @@ class RotaryPositions(Positions):
         return self.window is not None
 
     def _frequencies(self) -> torch.Tensor:
-        """Return the angles in radians between neighbouring tokens, (head size / 2)."""
+        """Return the angles, in radians, by which rotations of neighbouring tokens differ, (head size / 2)."""
         return 1.0 / (self.theta ** (torch.arange(0, self.head_size, 2, dtype=torch.float) / self.head_size))
 
     def rotated(self, features: torch.Tensor) -> torch.Tensor:
@@ -148,7 +148,7 @@ class RotaryPositions(Positions):
 
 
 def positions_of(config: CompactBertConfig, layer: Layer) -> Positions:
-    """Return the module by which the attention of a layer takes positions into account."""
+    """Return the module through which the attention of a layer takes positions into account."""
     if config.relative_attention_num_buckets:
         buckets, longest = config.relative_attention_num_buckets, config.max_position_embeddings
         return RelativePositions(buckets, layer.num_attention_heads, longest)
@@ -161,8 +161,8 @@ def positions_of(config: CompactBertConfig, layer: Layer) -> Positions:
 def distance_buckets(distances: torch.Tensor, buckets: int) -> torch.Tensor:
     """Return the bucket of each distance from a query to a key. Distances are negative if the key comes first.
 
-    Each direction has half of the buckets. The first half of those hold one distance each. The others hold ranges
-    that grow logarithmically with the distance, up to 128.
+    Each direction has half of the buckets. The first half of a direction's buckets hold one distance each. Its other
+    buckets hold ranges of distances, which become wider on a logarithmic scale up to a distance of 128.
     """
     half = buckets // 2
     single = half // 2
@@ -173,7 +173,7 @@ def distance_buckets(distances: torch.Tensor, buckets: int) -> torch.Tensor:
 
 
 def emit_positions(graph: GraphBuilder, tokens: str) -> str:
-    """Write the positions 0, 1, 2 and so on of `tokens` tokens, as int64."""
+    """Write the positions 0, 1, 2 and so on, as int64. `tokens` is the name of the value that holds their number."""
     import numpy as np
 
     def positions() -> str:

@@ -1,6 +1,6 @@
 """The choice between bf16 and float32 for training and evaluation on this machine.
 
-bf16 saves time only if the processor multiplies it natively and the network is wide enough.
+bf16 saves time only if the processor multiplies bf16 numbers natively and the network is wide enough.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ def native_bf16(processor: str) -> bool:
 
 
 def uses_bf16(hidden_size: int, processor: str) -> bool:
-    """Whether networks of this hidden size should be computed in bf16 on a `processor` of this machine."""
+    """Whether networks of this hidden size should be computed in bf16 on this machine's `processor`."""
     return native_bf16(processor) and hidden_size >= _LEAST_WIDTH
 
 
 def precision_name(bf16: bool) -> str:
-    """Return the name of a computation's number format, as it is recorded with results."""
+    """Return the name of a computation's number format, as recorded with results."""
     return "bf16" if bf16 else "float32"
 
 

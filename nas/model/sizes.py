@@ -50,9 +50,11 @@ class _Block:
 
     linears: tuple[_Linear, ...]
     exact: tuple[tuple[_Extent, ...], ...]
-    """The extents of parameters that no compression method affects, but that belong to the linear layers."""
+    """The extents of parameters, such as position biases, that no compression method affects. A block that borrows its
+    linear layers also borrows these parameters.
+    """
     norm: tuple[tuple[_Extent, ...], ...]
-    """The extents of the norm's parameters, which a block also has if it borrows its linear layers."""
+    """The extents of the norm's parameters. A block has its own norm even if it borrows its linear layers."""
 
 
 class _Size(NamedTuple):
@@ -83,7 +85,7 @@ class Sizes:
         [self._table] = _parameters([words])
         self._classifier = _parameters([model.classifier])
         types = model.bert.embeddings.token_type_embeddings
-        # An export adds the embedding of a single token type to those of the positions, and does not store it.
+        # If there is only one token type, an export adds its embedding to those of the positions and does not store it.
         folded = [types] if types is not None and len(types.weight) == 1 and config.position_table else []
         self._folded = _parameters(folded)
         left_out = {words, model.classifier, *folded, *of_layers}
@@ -163,7 +165,7 @@ def _linear(linear: BlockLinear) -> _Linear:
 
 
 def _parameters(modules: Iterable[nn.Module]) -> tuple[tuple[_Extent, ...], ...]:
-    """Return the extents of all parameters that these modules hold themselves, without their submodules."""
+    """Return the extents of all parameters of these modules, without those of their submodules."""
     return tuple(_extents(parameter, axes) for module in modules for parameter, axes in labelled(module))
 
 
@@ -176,7 +178,7 @@ def _length(extent: _Extent, lengths: Mapping[Axis, int]) -> int:
 
 
 def _product(parameters: Iterable[tuple[_Extent, ...]], lengths: Mapping[Axis, int]) -> int:
-    """Return how many numbers the parameters with these extents have in all."""
+    """Return how many numbers the parameters with these extents hold in total."""
     return sum(math.prod(_length(extent, lengths) for extent in extents) for extents in parameters)
 
 

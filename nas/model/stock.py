@@ -38,7 +38,7 @@ _SHARED = (
     "problem_type",
 )
 AUTO_CLASSES: dict[NetworkType, Any] = {kind: getattr(transformers, name) for kind, (name, _) in AUTO_MODELS.items()}
-"""The Auto class of transformers that loads a teacher of each network type."""
+"""For each network type, the Auto class of transformers that loads a teacher of that type."""
 _LAST = ("classifier.weight", "classifier.bias")
 _LABELS = {"id2label", "label2id", "problem_type"}
 _CLASSIFIER = NetworkForm()
@@ -57,7 +57,7 @@ def shape_of(config: PreTrainedConfig) -> Shape:
     if values["hidden_size"] % values["num_attention_heads"]:
         raise TeacherError(
             f"teacher: num_attention_heads must divide hidden_size, but got {values['num_attention_heads']} and "
-            f"{values['hidden_size']}; use a teacher for which it does"
+            f"{values['hidden_size']}; use another teacher"
         )
     return Shape(**values)
 
@@ -76,7 +76,7 @@ def _check_function(family: Family, config: PreTrainedConfig) -> None:
 def compact_config(teacher: PreTrainedConfig, form: NetworkForm = _CLASSIFIER) -> CompactBertConfig:
     """Return the configuration of the teacher as a `CompactBert`. Raises `TeacherError` as `shape_of` does.
 
-    An encoder has as many outputs as hidden units.
+    If the network is an encoder, it has as many outputs as hidden units.
     """
     shape, family = shape_of(teacher), family_of(teacher.model_type)
     form = family.form(teacher, form)
@@ -106,10 +106,10 @@ def from_stock(teacher: PreTrainedModel, form: NetworkForm = _CLASSIFIER) -> Com
     """Return a `CompactBert` in evaluation mode that computes the same function as the teacher, with copied weights.
 
     `teacher` must be of the class that `AUTO_CLASSES` names for the network type of `form`. An encoder gets an
-    additional last linear layer, which starts as the identity. It lets networks with fewer hidden units project their
-    readout to the teacher's width.
+    additional last linear layer, which starts as the identity. With this layer, networks with fewer hidden units can
+    project their readout to the teacher's width.
 
-    RoBERTa skips padding when it counts positions, but a `CompactBert` does not. Padding must therefore follow the
+    RoBERTa skips padding when it counts positions, but a `CompactBert` does not. Padding must therefore come after the
     text.
     """
     family, given = family_of(teacher.config.model_type), teacher.state_dict()
@@ -128,9 +128,10 @@ def _identity(parameter: torch.Tensor) -> torch.Tensor:
 def fits_stock(model: CompactBert) -> bool:
     """Whether the family's own class can express a network.
 
-    All layers must have the same sizes, the heads must fill the hidden size, and there must be no compression, no early
-    exits and no dropped tokens. ELECTRA's class cannot express a projection between embeddings and layers of the same
-    width, because it would leave the projection out. Families may have further conditions.
+    All layers must have the same sizes, the number of heads times the head size must equal the hidden size, and there
+    must be no compression, no early exits and no dropped tokens. ELECTRA's class cannot express a projection between
+    embeddings and layers of the same width, because it would leave the projection out. Families may have further
+    conditions.
     """
     config, architecture = model.config, model.config.architecture
     kinds = {(layer.num_attention_heads, layer.intermediate_size) for layer in architecture.layers}
@@ -151,7 +152,8 @@ def to_stock(model: CompactBert) -> PreTrainedModel:
     if not fits_stock(model):
         raise ExportError(
             f"{config.architecture.describe()}: the {config.family} class of transformers cannot express this network, "
-            "since it needs equal, uncompressed layers whose heads fill the hidden size; export it as CompactBert"
+            "since all layers must be uncompressed and of the same sizes, with heads times head size equal to the "
+            "hidden size; export it as CompactBert"
         )
     family, layer = FAMILIES[config.family], config.architecture.layers[0]
     skipped = family.first_position(config.pad_token_id)
@@ -169,7 +171,7 @@ def to_stock(model: CompactBert) -> PreTrainedModel:
     own |= family.stock(config)
     stock: PreTrainedModel = AUTO_CLASSES[config.network_type].from_config(AutoConfig.for_model(config.family, **own))
     state: dict[str, torch.Tensor] = model.state_dict()
-    if config.network_type == "encoder":  # its class has no last linear layer, but may have a pooler, which is not used
+    if config.network_type == "encoder":  # its class has no last linear layer, but may have an unused pooler
         state = {name: value for name, value in state.items() if name not in _LAST}
         pooler = {name: value for name, value in stock.state_dict().items() if name.startswith("pooler.")}
         state |= {f"bert.{name}": torch.zeros_like(value) for name, value in pooler.items()}

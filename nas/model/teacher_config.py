@@ -1,7 +1,7 @@
-"""A teacher's configuration, read from its folder: only the settings that define the model, each of them checked.
+"""A teacher's configuration, read from its folder and checked. Only the settings that define the model are kept.
 
-Configuration files in the wild contain numbers written as text, settings of other tools, and options that belong to a
-particular call of the model. `read_config` rebuilds the configuration from the settings that define the network, so
+Published configuration files can contain numbers written as text, settings of other tools, and options that belong to a
+single call of the model. `read_config` rebuilds the configuration from the settings that define the network, so
 that no other setting can change what the network computes.
 """
 
@@ -73,7 +73,7 @@ def read_config(source: str) -> PreTrainedConfig:
         config = AutoConfig.for_model(kind, **known, **_labels(source, values))
     except (KeyError, TypeError, ValueError, StrictDataclassError) as problem:
         reason = " ".join(str(problem).split())
-        raise TeacherError(f"teacher.model: {source}: {CONFIG_FILE}: {reason}; correct it") from None
+        raise TeacherError(f"teacher.model: {source}: {CONFIG_FILE}: {reason}; correct the file") from None
     architectures = values.get("architectures")
     config.architectures = architectures if isinstance(architectures, list) else None
     config.problem_type = _problem(source, values)
@@ -89,7 +89,7 @@ def teacher_settings(source: str) -> dict[str, Any]:
         more = json.loads(path.read_bytes()) if path else {}
     except ValueError as problem:
         raise TeacherError(
-            f"teacher.model: {source}: {_SENTENCE_TRANSFORMERS} is not valid JSON: {problem}; repair it"
+            f"teacher.model: {source}: {_SENTENCE_TRANSFORMERS} is not valid JSON: {problem}; repair the file"
         ) from None
     return _read(source) | (more if isinstance(more, dict) else {})
 
@@ -105,7 +105,9 @@ def _read(source: str) -> dict[str, Any]:
     try:
         values = json.loads(path.read_bytes())
     except ValueError as problem:  # not JSON, or not text
-        raise TeacherError(f"teacher.model: {source}: {CONFIG_FILE} is not valid JSON: {problem}; repair it") from None
+        raise TeacherError(
+            f"teacher.model: {source}: {CONFIG_FILE} is not valid JSON: {problem}; repair the file"
+        ) from None
     if not isinstance(values, dict):
         raise TeacherError(
             f"teacher.model: {source}: {CONFIG_FILE} must hold a JSON object, but holds "
@@ -149,7 +151,7 @@ def _is_whole(setting: str) -> bool:
 
 
 def _rule(setting: str) -> str:
-    """Return the rule for the number of a setting, as messages state it."""
+    """Return the rule that the number of a setting must satisfy, as text for messages."""
     if _is_whole(setting):
         return "a whole number above 0" if setting in _COUNTS else "a whole number of at least 0, or null"
     if setting in _RATES:
@@ -166,7 +168,7 @@ def _fits(setting: str, number: float) -> bool:
 
 
 def _number(value: Any) -> float | None:
-    """Return a value as a float if it is a finite number or a text that spells one; otherwise None."""
+    """Return a value as a float if it is a finite number or text that can be read as one; otherwise None."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -206,7 +208,7 @@ def _problem(source: str, values: Mapping[str, Any]) -> Problem | None:
     return cast(Problem | None, kind)
 
 
-def _wrong(source: str, name: str, rule: str, value: Any, remedy: str = "correct it") -> TeacherError:
+def _wrong(source: str, name: str, rule: str, value: Any, remedy: str = "correct this setting") -> TeacherError:
     shown = json.dumps(value)
     shown = shown if len(shown) <= 100 else f"{shown[:100]}..."
     return TeacherError(f"teacher.model: {source}: {CONFIG_FILE}: {name} {rule}, but got {shown}; {remedy}")

@@ -1,4 +1,4 @@
-"""A teacher's tokenizer, made uniform when it is loaded, so that exports truncate and pad texts as in training.
+"""A teacher's tokenizer, loaded with uniform settings, so that exports truncate and pad texts as in training.
 
 `load_tokenizer` reads a tokenizer from a model folder. `check_tokenizer` and `check_ids` ensure that the teacher can
 read the token ids that the tokenizer produces.
@@ -18,9 +18,9 @@ from nas.errors import TeacherError
 from nas.model.families import family_of
 
 _FILES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
-"""Groups of files, each of which is sufficient to read a tokenizer from."""
+"""Groups of files. A tokenizer can be loaded from any one of these groups."""
 _STORED = ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of")
-"""Options with which a program last called the tokenizer; transformers stores them among the tokenizer's settings."""
+"""Options of the last call of the tokenizer, which transformers stores among the tokenizer's settings."""
 _WORDS = ["Tagged", "words", ",", "one", "by", "one"]
 _UNUSUAL = "\u2603 \u6f22 \U0001f9ea \u00df"
 """A text of characters that hardly any vocabulary covers completely."""
@@ -31,10 +31,10 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """Return the tokenizer of a model folder. It pads on the right, and pads or truncates only on request.
 
-    Texts are truncated on the side that the folder's tokenizer has set. `config` replaces the folder's own
-    configuration, which may have values that transformers does not read. With `of_words`, the tokenizer splits a list
-    of words into the same tokens as the text that the words form. Raises `TeacherError` if there is no tokenizer, if
-    it is written in Python, or if it cannot split lists of words in this way.
+    Texts are truncated on the side that the folder's settings define. `config` replaces the folder's own
+    configuration, which may have values that transformers cannot read. With `of_words`, the tokenizer splits a list
+    of words into the same tokens as the text that the words form. Raises `TeacherError` if there is no tokenizer,
+    if it cannot be loaded or is written in Python, or if it cannot split lists of words in this way.
     """
     # For a folder without a tokenizer, transformers silently creates an empty one.
     folder = Path(source)
@@ -67,13 +67,13 @@ def load_tokenizer(
 
 
 def _has_spaces_in_tokens(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the space before a word is part of its first token, so that a single word needs a space before it."""
+    """Whether the space before a word belongs to the word's first token, so that a single word also needs a space."""
     before: Any = tokenizer.backend_tokenizer.pre_tokenizer if tokenizer.is_fast else None
     return before is not None and b"ByteLevel" in before.__getstate__()
 
 
 def ignored_code(source: str | Path) -> str:
-    """Return the file and class of a custom tokenizer in a model folder; empty if there is none.
+    """Return the file and class of a custom tokenizer in a model folder, or an empty text if there is none.
 
     Its code is not run: the tokenizer of such a folder is read only from `tokenizer.json`.
     """
@@ -88,7 +88,7 @@ def ignored_code(source: str | Path) -> str:
 
 
 def make_uniform(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Make a tokenizer pad on the right, and forget how texts were last padded and truncated. Changes it in place.
+    """Change a tokenizer in place, so that it pads on the right and forgets how it last padded and truncated texts.
 
     Positions are counted from the first token, so padding must follow the text.
     """
@@ -112,8 +112,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: str, config: Pre
         raise TeacherError(
             f'{start} has no padding token; add "pad_token" to tokenizer_config.json, with a token of the vocabulary'
         )
-    # The tokens of an empty pair are those that are added to every pair. The pair is passed as a batch, since
-    # otherwise an empty second text is ignored.
+    # The tokens of an empty pair are exactly those that the tokenizer adds to every pair. The pair is passed as a
+    # batch, because the tokenizer ignores an empty second text outside of a batch.
     try:
         added = {name: rows[0] for name, rows in tokenizer([""], [""], return_token_type_ids=True).items()}
         tokenizer(_UNUSUAL, _UNUSUAL)
@@ -159,6 +159,6 @@ def _check_rows(values: np.ndarray, tokenizer: PreTrainedTokenizerBase, source: 
         more = f" (and {len(outside) - 1} more)" if len(outside) > 1 else ""
         raise TeacherError(
             f"teacher.model: {source}: its tokenizer uses the token {token!r}, number {outside[0]}{more}, but the "
-            f"model has embeddings for only {vocab_size:,} tokens; resize the model's embeddings and train them "
-            "(resize_token_embeddings), or remove the token from the tokenizer"
+            f"model has embeddings for only {vocab_size:,} tokens; resize the model's embeddings "
+            "(resize_token_embeddings) and train them, or remove the token from the tokenizer"
         )

@@ -1,4 +1,4 @@
-"""Runs a study: its steps as values, the runner that brings them up to date, and the run's folder with the results.
+"""The pipeline of a study: its list of steps, the runner that brings them up to date, and the folder of the results.
 
 The command line and the public API of `nas` call the functions that are exported here.
 """

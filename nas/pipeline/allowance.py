@@ -1,4 +1,4 @@
-"""Computes how much of `training.hours` remains for the steps that share them: supernet, search and final training.
+"""Computes how much of `training.hours` remains for the steps that share it: supernet, search and final training.
 
 All other steps have a fixed cost: the seconds that they took or, if they have not run yet, an estimate.
 """
@@ -20,13 +20,14 @@ from nas.pipeline.unlabelled import unlabelled_lengths
 from nas.study import Study
 
 _BY_ROWS = ("embedded", "data", "unlabelled", "teacher", "separate-teacher", "teacher-logits")
-"""Steps whose duration depends on rows that may not have been read yet. Only finished ones count as a fixed cost."""
+"""Steps whose duration depends on rows that may not have been read yet. They count as a fixed cost only once they have
+finished."""
 
 
 def seconds_allowed(run: Run, steps: Sequence[Step | Check], step: Step) -> float:
-    """Return the seconds left for a step that shares the hours, together with all later steps that share them.
+    """Return how many seconds are left for a step that shares the hours and for all later steps that share them.
 
-    Infinite if the study sets no hours.
+    Return infinity if the study sets no hours.
     """
     hours = run.study.training.hours
     if not hours:
@@ -39,7 +40,7 @@ def seconds_allowed(run: Run, steps: Sequence[Step | Check], step: Step) -> floa
 
 
 def refuse_too_few(run: Run, steps: Sequence[Step | Check]) -> None:
-    """Raise `StudyError` if the run's hours do not even suffice for the steps with a fixed cost."""
+    """Raise `StudyError` if the run's hours are not even enough for the steps with a fixed cost."""
     if not run.study.training.hours:
         return
     known, work = run.seconds(), _workload(run)
@@ -50,21 +51,21 @@ def refuse_too_few(run: Run, steps: Sequence[Step | Check]) -> None:
 
 
 def refuse(study: Study, work: Workload, fixed: float) -> None:
-    """Raise `StudyError` if the steps with a fixed cost, `fixed` seconds in total, leave nothing of a study's hours."""
+    """Raise `StudyError` if the steps with a fixed cost, `fixed` seconds in total, use up all of a study's hours."""
     fixed, hours = fixed + division.OUTSIDE_STEPS, study.training.hours or 0.0
     if 3600 * hours <= fixed:
         least = ceil(1000 * (fixed + _least(study, work)) / 3600) / 1000
         raise StudyError(
-            f"training.hours: {hours:g} are too few: the steps with a fixed cost already take {fixed / 3600:.3f} "
+            f"training.hours: {hours:g} is too little: the steps with a fixed cost already take {fixed / 3600:.3f} "
             f"hours; give at least {least:g}"
         )
 
 
 def divided_seconds(study: Study, work: Workload, steps: Sequence[tuple[Step, float | None]]) -> dict[str, float]:
-    """Return the estimated seconds that each step of a study with hours still takes, in the order of the list.
+    """Return the estimated seconds that each step of a study with hours will still take, in the order of `steps`.
 
-    `steps` pairs each step with the seconds that it took, or with None if it is not up to date. Steps that are up to
-    date get 0. Raises `StudyError` if nothing is left for the steps that share the hours.
+    `steps` pairs each step with the seconds that it took, or with None if it is not up to date. For steps that are up
+    to date, the estimate is 0. Raises `StudyError` if no time is left for the steps that share the hours.
     """
     found = {step.name: step.seconds(study, work) for step, _ in steps if not step.shares_hours}
     found |= {step.name: took for step, took in steps if took is not None}
@@ -82,7 +83,7 @@ def divided_seconds(study: Study, work: Workload, steps: Sequence[tuple[Step, fl
 
 
 def _least(study: Study, work: Workload) -> float:
-    """Estimate the seconds of the shortest supernet training, search and final training together."""
+    """Estimate the total seconds of the shortest possible supernet training, search and final training."""
     supernet = study.supernet.model_copy(update={"steps": division.LEAST_STEPS})
     search = study.search.model_copy(update={"evaluations": division.LEAST_EVALUATIONS})
     epochs = division.LEAST_STEPS * study.export.batch_size / max(1, work.distilled.rows)
@@ -93,7 +94,7 @@ def _least(study: Study, work: Workload) -> float:
 
 
 def _workload(run: Run) -> Workload:
-    """Return the workload of a run's steps, with typical numbers of rows if the data has not been read yet."""
+    """Return the workload of a run's steps. If the data has not been read yet, typical numbers of rows are assumed."""
     study, rate, known = run.study, measured_rate(), run.seconds()
     baselines = [known.get(f"baselines-{device.name}") for device in study.devices]
     verified = None if None in baselines else sum(seconds for seconds in baselines if seconds is not None)
@@ -102,7 +103,8 @@ def _workload(run: Run) -> Workload:
     else:
         work = Workload.of(study, None, rate, verified)
     profiles = [seconds for device in study.devices if (seconds := known.get(f"profile-{device.name}"))]
-    # A busy machine repeats disturbed measurements. If profiles took longer for that reason, the front will as well.
+    # On a busy machine, disturbed measurements are repeated. If profiles took longer for this reason, the measurements
+    # of the front will take longer too.
     slowness = max(1.0, max(profiles, default=0.0) / estimates.profile(study, work))
     return replace(work, teacher_operations=operations_for_a_token(run) or 0.0, slowness=slowness)
 

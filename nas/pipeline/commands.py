@@ -1,4 +1,7 @@
-"""The commands of a run: each brings the steps that it needs up to date, then returns their results."""
+"""The functions behind the commands on a run, such as `nas train`, and behind the public API.
+
+Each of them brings the steps that it needs up to date, then returns their results.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ T = TypeVar("T")
 
 
 def _after(run: Run, step: str, read: Callable[[Run], T]) -> T:
-    """Bring a step up to date, then return what `read` finds in its result."""
+    """Bring a step up to date, then return the value that `read` loads from the run."""
     with run.remembering():
         bring_up_to_date(run, steps_of(run), step)
         return read(run)
@@ -38,35 +41,38 @@ def prepare_teacher(run: Run) -> TaskData:
 
 
 def train(run: Run) -> None:
-    """Train the supernet, after all steps that it needs are up to date."""
+    """Bring all steps that the supernet needs up to date, then train the supernet."""
     bring_up_to_date(run, steps_of(run), "supernet")
 
 
 def profile(run: Run) -> dict[str, Profile]:
     """Profile the devices whose profile is missing or out of date; return all profiles by the device's name.
 
-    Raises `DeviceError` if no profile was imported for an off-cluster device, but only after all others are profiled.
+    Raises `DeviceError` if no profile was imported for an off-cluster device. All other devices are profiled first.
     """
     bring_up_to_date(run, steps_of(run), *(f"profile-{device.name}" for device in run.study.devices))
     return profiles_of(run)
 
 
 def evaluate_candidates(run: Run) -> SearchState:
-    """Search the space; return all evaluated candidates and their outcomes."""
+    """Run the search, without measuring its best candidates; return all evaluated candidates and their outcomes."""
     return _after(run, "search", searched)
 
 
 def search_candidates(run: Run) -> SearchState:
-    """Search the space, then measure the best candidates of each budget as whole networks; return all candidates."""
+    """Run the search, then measure the best candidates of each budget as whole networks.
+
+    Returns all evaluated candidates and their outcomes.
+    """
     return _after(run, "front", searched)
 
 
 def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
-    """Export one sub-network for each budget. Searches first if no search has finished yet.
+    """Export one sub-network for each budget. All earlier steps that are not up to date are made first.
 
     Returns the verifications by the budget's name. Without `fine_tune`, exports keep the supernet's weights.
 
-    Raises `MissedBudgetsError` if there are budgets that no measured candidate meets. All others are exported first.
+    Raises `MissedBudgetsError` if no measured candidate meets one of the budgets. The other budgets are exported first.
     """
     names = {f"export-{budget.name}": budget.name for budget in run.study.budgets}
     problems = bring_up_to_date(run, steps_of(run, fine_tune), *names, tolerated=ExportError)
@@ -76,9 +82,10 @@ def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
 
 
 def export_trial(run: Run, trial: str, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
-    """Export one candidate of the front, given by its trial's number or by the first digits of its digest.
+    """Export one candidate of the front, given by its trial number or by the first digits of its digest.
 
-    Returns its verification by the export's name. Raises `ExportError` unless exactly one candidate matches.
+    Returns a mapping from the export's name to its verification. Raises `ExportError` unless exactly one candidate
+    matches.
     """
     with run.remembering():
         steps = steps_of(run)

@@ -1,4 +1,4 @@
-"""Off-cluster devices: writes the archives that measure networks there, and imports the results.
+"""Off-cluster devices, which do not run `nas`: writes archives that measure networks there, and imports the results.
 
 `nas device bundle` and `nas device import` call these functions, for profiles and for the verification of exports.
 """
@@ -38,14 +38,14 @@ from nas.pipeline.steps import steps_of
 from nas.report.card import write_card
 
 _MOST_ERROR = 0.5
-"""Measurements on one device that contradict each other by more than this share are implausible."""
+"""Measurements of one device are implausible if they contradict each other by more than this share."""
 
 
 def bundle_profile(run: Run, device: str, output: Path, variables: Sequence[str] = ()) -> Path:
-    """Write to `output` the archive that is run on an off-cluster device to measure its profile; return that path.
+    """Write an archive that measures a profile when it is run on an off-cluster device; return its path, `output`.
 
-    `variables` are the study's variables as given by `--set`, `NAME=VALUE` each. The archive repeats them in the
-    command that imports its result.
+    `variables` are the values of the option `--set`, each in the form `NAME=VALUE`. The archive tells the user which
+    command imports the result, and that command has the same options `--set`.
     """
     bring_up_to_date(run, steps_of(run), "teacher")
     recipe, _ = _recipe(run, device)
@@ -67,9 +67,9 @@ def import_profile(run: Run, device: str, result: Path) -> Profile:
     slower = profile.teacher_p50_ms < (1.0 - _MOST_ERROR) * profile.smallest_p50_ms
     if slower or profile.error["mape"] > _MOST_ERROR:
         raise DeviceError(
-            f"{result}: is implausible: the sums of block latencies deviate from whole networks by "
-            f"{profile.error['mape']:.0%}, the teacher takes {profile.teacher_p50_ms:.4g} ms and the smallest "
-            f"sub-network {profile.smallest_p50_ms:.4g} ms; measure again while nothing else runs on the device"
+            f"{result}: is implausible: the sums of block latencies deviate from the latencies of whole networks by "
+            f"{profile.error['mape']:.0%}, the teacher takes {profile.teacher_p50_ms:.4g} ms, and the smallest "
+            f"sub-network takes {profile.smallest_p50_ms:.4g} ms; measure again while nothing else runs on the device"
         )
     path = run.profile(device)
     with run.step(f"profile-{device}", inputs, path):
@@ -78,16 +78,17 @@ def import_profile(run: Run, device: str, result: Path) -> Profile:
 
 
 def bundle_export(run: Run, budget: str, device: str, output: Path, variables: Sequence[str] = ()) -> Path:
-    """Write the archive that is run on an off-cluster device to verify an export's latency; see `bundle_profile`."""
+    """Write an archive that measures an export when it is run on an off-cluster device; see `bundle_profile`."""
     job, _, _ = _export_job(run, budget, device)
     job.write(output, f"{_command(run, device, variables)} --export {shlex.quote(budget)}")
     return output
 
 
 def import_verification(run: Run, budget: str, device: str, result: Path) -> dict[str, Any]:
-    """Complete an export's verification with the measurements of an off-cluster device; return it.
+    """Add the measurements of an off-cluster device to an export's verification; return the verification.
 
-    If the export misses its budget there, this is recorded, and the next `nas export` takes the next best candidate.
+    If the export misses its budget on the device, that is recorded, and the next `nas export` exports the next best
+    candidate.
     """
     job, asked, found = _export_job(run, budget, device)
     records, peaks = job.read(result)
@@ -105,7 +106,7 @@ def import_verification(run: Run, budget: str, device: str, result: Path) -> dic
     samples = read_json(path, ExportError) | {device: timed.pop("samples_ms")}
     write_text(path, canonical_json(samples) + "\n")
     found |= on_all(each | {device: own | timed})
-    if found["met"] is False:  # first, so that the export is outdated even if the process is killed now
+    if found["met"] is False:  # recorded first, so that the export is outdated even if the process is killed next
         record_miss(run, asked, found["architecture"])
     write_json(run.export(budget) / VERIFICATION_FILE, found)
     write_card(run.export(budget), run.study)

@@ -1,4 +1,4 @@
-"""Rewords errors about the compressed model so that they name `[student]` if that is the study's table for it."""
+"""Makes errors about the compressed model name the table `[student]` if the study describes this model there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _KEYS = re.compile(r"\bteacher\.(model|revision|fine_tune|prune_vocabulary)\b")
 
 @contextmanager
 def student_named(study: Study) -> Iterator[None]:
-    """Replace keys such as `teacher.model` by `student.model` in errors of the `with` block, if there is a student.
+    """In errors of the `with` block, replace keys such as `teacher.model` by `student.model` if there is a student.
 
     The code that reads the compressed model always says `teacher.model`, since in most studies this model is the
     teacher.

@@ -1,6 +1,7 @@
 """Estimates how many seconds each step takes, from the settings, the texts and the measured speed of this machine.
 
-`nas check` shows them. With `training.hours` they also decide how much time is left for training and search.
+`nas check` shows the estimates. With `training.hours`, they also determine how much time is left for training and
+search.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from nas.search.uniform import most_uniform
 from nas.study import Study
 
 _SMALL = 0.25
-"""Share of the teacher's operations that an average candidate within a budget needs."""
+"""Assumed share of the teacher's operations that an average candidate within a budget needs."""
 _TYPICAL_SHARE = 1 / 3
 """Assumed mean text length as a share of `max_length`, if the rows are not on this machine."""
 _UNSEEN_ROWS = 20_000
-"""Assumed number of training rows in the same case."""
+"""Assumed number of training rows, if the rows are not on this machine."""
 _MEASURED = 2.0
-"""Seconds that it takes to measure one candidate as a whole network."""
+"""Seconds that the measurement of one candidate as a whole network takes."""
 _WRITING = 3.0
 """Seconds that an export takes in addition to its verification."""
 _EFFICIENCY = 0.35
@@ -44,23 +45,23 @@ class Workload:
     judged: int
     """Number of texts on which each candidate is evaluated."""
     operations: float
-    """Operations per token of the layers of the largest network of the space."""
+    """Operations per token in the layers of the largest network of the search space."""
     rate: float
     """Measured operations per second of a matrix product."""
     verified: float | None = None
-    """Seconds that the baselines of all devices took; None if they are not made yet."""
+    """Seconds that the baselines of all devices took; None until they are made."""
     slowness: float = 1.0
-    """The duration of the slowest device profile divided by its estimate, at least 1; also 1 if there is none yet."""
+    """The duration of the slowest device profile divided by its estimate, but at least 1; 1 if there is no profile."""
     unlabelled: int = 0
     """Number of unlabelled texts."""
     unlabelled_tokens: float = 0.0
     """Mean number of tokens per unlabelled text."""
     teacher_operations: float = 0.0
-    """Operations per token of a student's separate teacher; 0 if there is none, or if its logits are already stored."""
+    """Operations per token of a student's separate teacher; 0 if none has to be run, or if the number is unknown."""
 
     @classmethod
     def of(cls, study: Study, rows: Rows | None, rate: float, verified: float | None = None) -> Workload:
-        """Return the workload of a study whose rows were looked at; if `rows` is None, assume typical numbers."""
+        """Return the workload of a study with the described rows. If `rows` is None, typical numbers are assumed."""
         train = rows.sets["train"] if rows else None
         more = rows.sets.get("unlabelled") if rows else None
         return cls(
@@ -78,7 +79,7 @@ class Workload:
     def of_data(
         cls, study: Study, data: TaskData, rate: float, verified: float | None = None, unlabelled: Sequence[int] = ()
     ) -> Workload:
-        """Return the workload of a study whose data is tokenised. `unlabelled` holds its unlabelled texts' lengths."""
+        """Return the workload of a study with tokenised data. `unlabelled` holds the unlabelled texts' lengths."""
         lengths = data.train["length"]
         return cls(
             rows=len(lengths),
@@ -93,7 +94,7 @@ class Workload:
 
     @property
     def distilled(self) -> Workload:
-        """The workload with all distillation texts, labelled and unlabelled, as its rows."""
+        """The workload of the distillation, whose rows are the labelled and the unlabelled texts together."""
         texts = self.rows + self.unlabelled
         tokens = (self.rows * self.tokens + self.unlabelled * self.unlabelled_tokens) / texts
         return replace(self, rows=texts, tokens=tokens, unlabelled=0)
@@ -104,7 +105,10 @@ class Workload:
         return replace(self, operations=self.teacher_operations or self.operations)
 
     def seconds(self, texts: float) -> float:
-        """Return the seconds of the teacher's forward pass over `texts` texts; training takes three times as long."""
+        """Return the seconds of a forward pass over `texts` texts, with `operations` per token.
+
+        Training on them takes three times as long.
+        """
         return texts * self.tokens * self.operations / (self.rate * _EFFICIENCY)
 
 
@@ -146,8 +150,9 @@ def teacher_logits(study: Study, work: Workload) -> float:
 def supernet(study: Study, work: Workload) -> float:
     """Return the seconds to train the supernet."""
     settings = study.supernet
-    # Each step has one forward pass of the teacher, and forward and backward passes (counted as 3) of the sub-networks.
-    # The sub-networks are near the budgets, or they are the largest one and random ones of about half its size.
+    # Each step has one forward pass of the teacher, and a forward and a backward pass of each sub-network, which count
+    # as three forward passes. The sub-networks are either near the budgets, or they are the largest one and random ones
+    # of about half its size.
     near = _SMALL * (settings.random_subnets + 2)
     passes = 1 + 3 * (near if study.is_near_budgets else 1 + 0.5 * settings.random_subnets)
     return work.distilled.seconds(settings.steps * settings.batch_size) * passes
@@ -191,7 +196,7 @@ def static(study: Study, work: Workload) -> float:
 
 
 def finalists(study: Study, work: Workload) -> float:
-    """Return the seconds of the final training, which on average still trains half of the finalists."""
+    """Return the seconds of the final training. On average, half of the finalists are assumed to take part in it."""
     settings, work = study.export, work.distilled
     passes = 1 + 3 * _SMALL * _times_candidates(study) * settings.finalists / 2
     return passes * work.seconds(study.final_steps(work.rows) * settings.batch_size)
@@ -200,13 +205,14 @@ def finalists(study: Study, work: Workload) -> float:
 def export(study: Study, work: Workload) -> float:
     """Return the seconds to write and verify the export for one budget.
 
-    Once the baselines are made, this is half of the time that they took, since each device has two large baselines.
+    Once the baselines are made, the time to verify the export is estimated as half of the time that they took, since
+    each device has two large baselines.
     """
     return 15.0 if work.verified is None else _WRITING + work.verified / 2
 
 
 def _times_candidates(study: Study) -> int:
-    """Return the number of budgets. One with an accuracy floor counts `FLOOR_FACTOR` times."""
+    """Return the number of budgets. A budget with an accuracy floor counts `FLOOR_FACTOR` times."""
     return sum(FLOOR_FACTOR if budget.has_floor else 1 for budget in study.budgets)
 
 

@@ -1,9 +1,8 @@
-"""The last steps: for each budget, the best network that is measured to meet it is exported and verified.
+"""The last steps of a study: for each budget, export the best network that meets it, and verify the exported files.
 
-The best network is the most accurate one or, if the budget has an accuracy floor, the cheapest one that reaches it.
-
-The teacher is exported and verified in the same way, as the baseline of each device. So is a single candidate of the
-front if a user asks for it.
+The best network is the most accurate one or, if the budget has an accuracy floor, the cheapest one that reaches the
+floor. A user can also export a single candidate of the front. The teacher is exported and verified in the same way, as
+a baseline for each device.
 """
 
 from __future__ import annotations
@@ -62,13 +61,13 @@ _FORM = 7
 
 
 def is_current(run: Run, name: str, inputs: Callable[..., str], fine_tune: bool) -> bool:
-    """Whether an export is up to date. A fine-tuned export also counts (and is kept) if no fine-tuning is wanted."""
+    """Whether an export is up to date. Without `fine_tune`, an export that was fine-tuned counts as up to date too."""
     step = f"export-{name}"
     if run.is_done(step, inputs(run, fine_tune=fine_tune)):
         return True
     tuned = not fine_tune and run.is_done(step, inputs(run, fine_tune=True))
     if tuned:
-        say(f"{name}: was exported with fine-tuning and is up to date; it is kept")
+        say(f"{name}: the fine-tuned export is up to date and is kept")
     return tuned
 
 
@@ -85,12 +84,15 @@ def exported(run: Run) -> list[str]:
 
 
 def is_exported(run: Run, budget: Budget) -> bool:
-    """Whether a budget has an export, fine-tuned or not, that is up to date with the study."""
+    """Whether a budget has an export that is up to date with the study, fine-tuned or not."""
     return _is_written(run, budget.name, partial(export_inputs, run, budget))
 
 
 def _is_written(run: Run, name: str, inputs: Callable[[bool], str]) -> bool:
-    """Whether an export is up to date, fine-tuned or not. `inputs` is called only if the export exists at all."""
+    """Whether an export is up to date, fine-tuned or not.
+
+    `inputs` returns the digest of its inputs with or without fine-tuning. It is called only if the export exists.
+    """
     step = f"export-{name}"
     return run.is_finished(step) and any(run.is_done(step, inputs(tuned)) for tuned in (True, False))
 
@@ -102,12 +104,12 @@ def trial_inputs(run: Run, candidate: dict[str, Any], fine_tune: bool) -> str:
 
 
 def trial_name(candidate: dict[str, Any]) -> str:
-    """Return the name of a single candidate's export: by its trial number or, if it has none, by its digest."""
+    """Return the name of a single candidate's export. It contains the trial number or, without one, the digest."""
     return f"{TRIAL}{candidate.get('trial', candidate['digest'][:8])}"
 
 
 def candidate_of(run: Run, trial: str) -> dict[str, Any]:
-    """Return the candidate with this trial number, or whose digest begins with `trial`.
+    """Return the candidate whose trial number is `trial`, or else the one whose digest begins with `trial`.
 
     Raises `ExportError` unless exactly one candidate of the front matches.
     """
@@ -131,38 +133,44 @@ def export_inputs(run: Run, budget: Budget, fine_tune: bool) -> str:
 
 
 def record_miss(run: Run, budget: Budget, architecture: dict[str, Any]) -> None:
-    """Record that an export missed its budget on an off-cluster device, so that its network is not exported again."""
+    """Record that an architecture missed a budget on an off-cluster device; `make_export` then skips it."""
     known = [*_missed(run, budget), Architecture.from_json(architecture).digest]
     write_json(run.missed(budget.name), {"of": _missed_of(run, budget), "digests": known})
 
 
 def _missed(run: Run, budget: Budget) -> list[str]:
-    """Return the digests of the architectures that missed a budget, as it is set now, on an off-cluster device."""
+    """Return the digests of architectures whose exports missed a budget on an off-cluster device.
+
+    Recorded misses are ignored if the budget, the supernet or a profile has changed since.
+    """
     path = run.missed(budget.name)
     found: dict[str, Any] = read_json(path, ExportError) if path.exists() else {"of": None}
     return list(found["digests"]) if found["of"] == _missed_of(run, budget) else []
 
 
 def _missed_of(run: Run, budget: Budget) -> str:
-    """Return the digest of what recorded misses depend on: they are ignored once the budget or a profile changes."""
+    """Return the digest of the budget, the supernet and the profiles on which recorded misses depend."""
     return digest([budget.model_dump(mode="json"), supernet_inputs(run), measured_on(run, *budget.devices)])
 
 
 def baselines(run: Run) -> dict[str, dict[str, Any]]:
-    """Return the existing verifications of the teacher, its int8 form and the static model, by `<device>/<kind>`."""
+    """Return the verifications of all baselines that exist, by `<device>/<kind>`.
+
+    The kinds are `teacher`, `teacher-int8` (its int8 form) and `static` (the static model).
+    """
     names = [f"{device.name}/{kind}" for device in run.study.devices for kind in ("teacher", "teacher-int8", "static")]
     files = {name: run.folder / "baselines" / name / VERIFICATION_FILE for name in names}
     return {name: read_json(path, ExportError) for name, path in files.items() if path.exists()}
 
 
 def verification(run: Run, name: str) -> dict[str, Any]:
-    """Return the verification of an export: what was measured on its files."""
+    """Return the verification of an export, which holds the measurements of its files."""
     found: dict[str, Any] = read_json(run.export(name) / VERIFICATION_FILE, ExportError)
     return found
 
 
 def baselines_inputs(run: Run, device: str) -> str:
-    """Return the digest of everything that the baselines of a device are made from, including its machine."""
+    """Return the digest of everything that the baselines of a device depend on, including the machine."""
     found = device_of(run, device)
     return digest([_FORM, teacher_inputs(run), found.model_dump(mode="json"), fingerprint(found)])
 
@@ -196,7 +204,7 @@ def _references(run: Run, names: Iterable[str]) -> dict[Device, Reference]:
 def _write(run: Run, model: CompactBert, folder: Path, runtimes: Collection[str]) -> Metric:
     """Write a network with the teacher's tokenizer to a folder; return the metric to evaluate it with.
 
-    Raises `ExportError` if the written tokenizer splits texts differently.
+    Raises `ExportError` if the written tokenizer returns other tokens for a text than the test set contains.
     """
     task, tokenizer, metric = run.study.task, load_tokenizer(run.teacher), _settled_metric(run, model)
     served = served_as(run)
@@ -210,7 +218,7 @@ def _write(run: Run, model: CompactBert, folder: Path, runtimes: Collection[str]
 
 
 def _settled_metric(run: Run, model: CompactBert) -> Metric:
-    """Return the study's metric. Anything that it leaves open, such as a threshold, is chosen on the search set."""
+    """Return the study's metric. A setting that it leaves open, such as a threshold, is chosen on the search set."""
     metric = metric_of(run)
     if metric.is_calibrated:
         return metric
@@ -227,12 +235,13 @@ def _quantised(teacher: CompactBert) -> CompactBert:
 
 
 def make_export(run: Run, stopwatch: Stopwatch, budget: Budget, fine_tune: bool) -> None:
-    """Export the most accurate candidate that meets a budget when verified, or the cheapest that reaches its floor.
+    """Export the best candidate that meets a budget when its files are verified.
 
-    Raises `ExportError` if no measured candidate does.
+    The best one is the most accurate one or, if the budget has an accuracy floor, the cheapest one that reaches the
+    floor. Raises `ExportError` if no measured candidate meets the budget.
     """
     if not fine_tune:
-        drop_outputs(run)  # no later training needs them
+        drop_outputs(run)  # the stored outputs of the teacher are needed only for training
     measured, missed = front(run)["budgets"][budget.name], _missed(run, budget)
     floor = floors_of_exports(run).get(budget.name)
     writer, references = _Writer(run, fine_tune, floor), _references(run, budget.devices)
@@ -242,7 +251,7 @@ def make_export(run: Run, stopwatch: Stopwatch, budget: Budget, fine_tune: bool)
     if floor:
         done = {name for name, found in finalists.items() if found.accuracies[-1][0] == steps}
         able.sort(key=lambda item: (item["digest"] not in done, item[floor.minimise]))
-    elif fine_tune:  # the sort is stable: finalists come first, all others follow in their old order
+    elif fine_tune:  # the sort is stable: finalists come first, and all others follow in their previous order
         able.sort(key=lambda item: finalists[item["digest"]].order if item["digest"] in finalists else (0, 0.0))
     below: list[tuple[float, dict[str, Any]]] = []
     for candidate in able:
@@ -251,9 +260,9 @@ def make_export(run: Run, stopwatch: Stopwatch, budget: Budget, fine_tune: bool)
             below.append((known.corrected_accuracy, candidate))
             continue
         if not known and any(candidate["search_accuracy"] <= other["search_accuracy"] for _, other in below):
-            continue  # one with a higher search accuracy has already missed the floor
+            continue  # a candidate with at least this search accuracy has already missed the floor
         if floor and in_time and not known:
-            continue  # the hours leave no time to train it
+            continue  # `training.hours` leaves no time to train it
         weighed = writer.weighed(budget.name, candidate, dropped=floor is None or in_time)
         if floor and weighed.found.corrected_accuracy < floor.minimum:
             below.append((weighed.found.corrected_accuracy, candidate))
@@ -261,7 +270,7 @@ def make_export(run: Run, stopwatch: Stopwatch, budget: Budget, fine_tune: bool)
         if writer.write(budget.name, candidate, weighed, budget, references)["met"] is not False:
             return
         say(
-            f"{budget.name}: {candidate['description']} missed the budget when verified; trying the next best candidate"
+            f"{budget.name}: {candidate['description']} misses the budget when verified; trying the next best candidate"
         )
         shutil.rmtree(run.export(budget.name))
     if floor and below:
@@ -269,19 +278,22 @@ def make_export(run: Run, stopwatch: Stopwatch, budget: Budget, fine_tune: bool)
         remedy = f"lower the floor, or raise {longer}"
         raise ExportError(f"budgets.{budget.name}: {_below(floor, below)}; {remedy}")
     more = "training.hours" if run.study.training.hours else "search.evaluations"
-    found, remedy = "no candidate is predicted to meet it", f"{more} or the budget"
+    found, remedy = "no candidate is predicted to meet this budget", f"{more} or the budget"
     if measured:
-        found, remedy = f"none of the {len(measured)} measured candidates meets it", f"export.candidates, {remedy}"
+        found, remedy = (
+            f"none of the {len(measured)} measured candidates meets this budget",
+            f"export.candidates, {remedy}",
+        )
     raise ExportError(f"budgets.{budget.name}: {found}; raise {remedy}")
 
 
 def _below(floor: Floor, below: list[tuple[float, dict[str, Any]]]) -> str:
-    """Return a message that no candidate reaches a floor, with the accuracy of the candidate nearest to it."""
+    """Return a message about a floor that no candidate reaches, which describes the most accurate candidate."""
     accuracy, nearest = max(below, key=lambda one: one[0])
     return (
-        f"no measured candidate reaches {floor.minimum:.4f} on the search set, where the teacher has "
-        f"{floor.teacher:.4f}; the nearest is {nearest['description']} ({nearest['digest'][:8]}) with {accuracy:.4f} "
-        f"at {metric_in_words(floor.minimise, nearest[floor.minimise])}"
+        f"no measured candidate reaches {floor.minimum:.4f} on the search set, where the teacher reaches "
+        f"{floor.teacher:.4f}; the nearest candidate is {nearest['description']} ({nearest['digest'][:8]}), which "
+        f"reaches {accuracy:.4f} at {metric_in_words(floor.minimise, nearest[floor.minimise])}"
     )
 
 
@@ -306,14 +318,14 @@ def make_trial(run: Run, stopwatch: Stopwatch, candidate: dict[str, Any], fine_t
 
 
 class _Weighed(NamedTuple):
-    """A network with the weights that it is exported with."""
+    """A network with the weights with which it is exported, and its accuracies."""
 
     model: CompactBert
     found: Finalist
     is_trained: bool
 
     def accuracies(self) -> dict[str, Any]:
-        """Return what the verification stores about the network's accuracy on the search set."""
+        """Return the entries of the verification about the network's accuracy on the search set."""
         found = self.found
         return {
             "search_accuracy_inherited": found.inherited,
@@ -326,7 +338,7 @@ class _Weighed(NamedTuple):
 
 @dataclass(frozen=True)
 class _Writer:
-    """Writes and verifies candidates of a run, and trains those that were not in the final training."""
+    """Exports and verifies candidates of a run. Trains candidates that were not in the final training."""
 
     run: Run
     fine_tune: bool
@@ -339,8 +351,9 @@ class _Writer:
     def weighed(self, name: str, candidate: dict[str, Any], dropped: bool) -> _Weighed:
         """Return a candidate with its trained weights, or with its inherited weights if these are better.
 
-        A candidate that was not in the final training is trained by itself now. So is a candidate that was dropped
-        there, unless `dropped` allows the weights that it had at that point.
+        A candidate that was not in the final training is trained here, on its own. So is a candidate that was dropped
+        during the final training, unless `dropped` permits the weights that it had when it was dropped.
+        Without `self.fine_tune`, nothing is trained, and every candidate gets its inherited weights.
         """
         architecture = Architecture.from_json(candidate["architecture"])
         return self._trained(name, architecture, dropped) if self.fine_tune else self._inherited(architecture)
@@ -392,7 +405,10 @@ class _Writer:
         return _Weighed(self.judge.network(architecture), found, False)
 
     def _is_finalist(self, architecture: Architecture, dropped: bool) -> bool:
-        """Whether the final training has weights of a network. Those of a dropped network count only if `dropped`."""
+        """Whether the final training provides the weights of a network.
+
+        The weights of a network that was dropped during the training count only if `dropped` is set.
+        """
         if not self.run.is_done("finalists", finalists_inputs(self.run)):
             return False
         found = trained(self.run.finalists).get(architecture.digest)

@@ -1,8 +1,8 @@
 """The final training: the best candidates of all budgets are trained together, but each with its own weights.
 
-The supernet's weights rank candidates well, but they are not the best that a network can have, since they are shared.
-So the finalists of every budget continue to learn from the teacher without sharing weights. The finalists of a budget
-compete, and the less accurate ones are dropped on the way.
+The supernet's weights rank candidates well, but they are not the best weights for a single network, since all
+candidates share them. So the finalists of every budget continue to learn from the teacher without sharing weights. The
+finalists of a budget compete, and the less accurate ones are dropped during the training.
 """
 
 from __future__ import annotations
@@ -45,33 +45,42 @@ _RESULT = "finalists.json"
 
 @dataclass(frozen=True)
 class Finalist:
-    """The accuracies of a network before, during and after its training, by the study's metric on the search set."""
+    """The accuracies of a network before, during and after its training.
+
+    An accuracy is the value of the study's metric on the search set.
+    """
 
     inherited: float
     """The accuracy with the supernet's weights."""
     standard_error: float
     """The standard error of `inherited`."""
     accuracies: tuple[tuple[int, float], ...]
-    """Pairs of a number of steps and the accuracy after them: at each rung that the network reached and, unless it was
-    dropped, at the end."""
+    """Pairs of a number of training steps and the accuracy after them. There is a pair for each rung that the network
+    reached and, unless it was dropped, one for the end of the training."""
 
     @property
     def is_gain(self) -> bool:
-        """Whether the trained weights are better than the inherited ones."""
+        """Whether the accuracy of the trained weights is at least `inherited_corrected`."""
         return self.accuracies[-1][1] >= self.inherited_corrected
 
     @property
     def inherited_corrected(self) -> float:
-        """The inherited accuracy, corrected for selection bias, since the network was chosen by this accuracy."""
+        """The inherited accuracy, corrected for selection bias.
+
+        Without the correction it would be too high, because the network was selected by this accuracy.
+        """
         return self.inherited - SELECTION_BIAS * self.standard_error
 
     @property
     def corrected_accuracy(self) -> float:
-        """The accuracy of the better weights, trained or inherited, with the correction of `inherited_corrected`."""
+        """The accuracy of the trained weights or, if that is higher, `inherited_corrected`."""
         return max([self.inherited_corrected, *(accuracy for _, accuracy in self.accuracies[-1:])])
 
     def expected(self, steps: int) -> float:
-        """Return the `corrected_accuracy` expected after `steps` steps: extrapolated for a network dropped earlier."""
+        """Return the `corrected_accuracy` expected after `steps` steps.
+
+        If the network was dropped earlier, its accuracy is extrapolated.
+        """
         if not self.accuracies:
             return self.corrected_accuracy
         step, accuracy = self.accuracies[-1]
@@ -79,7 +88,7 @@ class Finalist:
 
     @property
     def order(self) -> tuple[int, float]:
-        """A sort key: networks that were trained longer come first, and among these the more accurate ones."""
+        """A key that sorts networks by the length of their training, then by accuracy, both in descending order."""
         return (-len(self.accuracies), -self.accuracies[-1][1])
 
 
@@ -91,10 +100,10 @@ class Contest:
     floor: Floor | None = None
     """The accuracy to reach at the least cost. If None, the most accurate network wins."""
     costs: Sequence[float] = ()
-    """The cost of each network if there is a floor, else empty."""
+    """The cost of each network; empty without a floor."""
 
     def goal(self, numbers: Sequence[int], inherited: Sequence[float]) -> Goal | None:
-        """Return the goal of the contest; None without a floor.
+        """Return the contest's accuracy floor and costs as a `Goal`; None without a floor.
 
         `numbers` are the indices of the contest's networks among all networks of the training. `inherited` holds the
         accuracies of all networks before the training.
@@ -116,17 +125,17 @@ def finalists_inputs(run: Run) -> str:
 def _origin(run: Run) -> dict[str, Any]:
     names = {"finalists", "learning_rate", "batch_size"} | (set() if run.study.training.hours else {"epochs"})
     trained = run.study.export.model_dump(mode="json", include=names)
-    # `search.least_tokens` decides which texts networks are evaluated on. Digests of older runs lack it.
+    # `search.least_tokens` decides on which texts networks are evaluated. Digests of older runs do not contain it.
     least = run.study.search.least_tokens
     judged = {"least_tokens": least} if least else {}
     return {"form": _FORM, "supernet": supernet_inputs(run), "export": trained} | judged
 
 
 def finalists_of(run: Run) -> dict[str, list[Architecture]]:
-    """Return the best candidates that are measured to meet each budget, at most `export.finalists` per budget.
+    """Return, for each budget, the best candidates that are measured to meet it, at most `export.finalists`.
 
-    The search's objective decides which are best. A budget with a floor gets twice as many, spread evenly from the most
-    to the least accurate candidate.
+    Candidates are ranked by the search's objective. A budget with an accuracy floor has up to twice as many finalists,
+    spread evenly over its candidates from the most to the least accurate one.
     """
     return {
         name: [Architecture.from_json(item["architecture"]) for item in items] for name, items in _chosen(run).items()
@@ -134,7 +143,7 @@ def finalists_of(run: Run) -> dict[str, list[Architecture]]:
 
 
 def _chosen(run: Run) -> dict[str, list[dict[str, Any]]]:
-    """Return the entries of the front for the finalists of each budget."""
+    """Return the entries of the front that describe the finalists of each budget."""
     count, floors = run.study.export.finalists, {budget.name for budget in run.study.budgets if budget.has_floor}
     met = {name: [item for item in found if item["met"]] for name, found in front(run)["budgets"].items()}
     return {
@@ -161,10 +170,11 @@ def make_finalists(run: Run, stopwatch: Stopwatch) -> None:
 def train_together(
     run: Run, folder: Path, contests: Sequence[Contest], title: str, stopwatch: Stopwatch | None = None
 ) -> None:
-    """Train the networks of all contests together; each contest drops its worse half at every rung. Can be resumed.
+    """Train the networks of all contests together. At every rung, each contest drops the worse half of its networks.
 
-    Writes the weights to `folder`, in a Hugging Face folder per network, named by its architecture's digest. If the
-    study sets hours and a `stopwatch` is given, the time left on the stopwatch decides the number of steps.
+    An interrupted training is resumed. The weights are written to `folder`, in a Hugging Face folder per network that
+    is named by the digest of the network's architecture. If the study sets hours and a `stopwatch` is given, the time
+    left on the stopwatch determines the number of steps.
     """
     architectures = list(dict.fromkeys(chain.from_iterable(contest.networks for contest in contests)))
     evaluator = judge_of(run)
@@ -202,7 +212,7 @@ def train_together(
 
 
 def judge_of(run: Run) -> Evaluator:
-    """Return an evaluator like that of the search, but without its limit to `search.examples` texts."""
+    """Return an evaluator like the one of the search, but without the limit to `search.examples` texts."""
     return replace(evaluation(run), examples=None).load()
 
 
@@ -238,9 +248,11 @@ def _seconds_per_step(run: Run, evaluator: Evaluator, architectures: Sequence[Ar
 
 
 def training_steps(run: Run) -> int:
-    """Return the number of steps of the final training: the study's own or, with `training.hours`, the decided one.
+    """Return the number of steps of the final training.
 
-    If no number is decided yet, a single network is trained for as many steps as the supernet.
+    The study sets this number. With `training.hours`, it is decided from the time that is left when the final training
+    starts. Without a final training, for example if only a single candidate is exported, it is the supernet's number
+    of steps.
     """
     if run.study.training.hours:
         return decided(run, "finalists") or supernet_steps(run)

@@ -21,13 +21,16 @@ from nas.pipeline.teachers import load_teacher
 
 @once
 def floors_of_candidates(run: Run) -> dict[str, Floor]:
-    """Return the floors by the budget's name, for the texts of the search set on which candidates are evaluated."""
+    """Return the floors by the budget's name, computed on the texts on which candidates are evaluated."""
     return _floors(run, run.study.search.examples)
 
 
 @once
 def floors_of_exports(run: Run) -> dict[str, Floor]:
-    """Return the floors by the budget's name, for the whole search set, on which trained networks are evaluated."""
+    """Return the floors by the budget's name, computed on the whole search set.
+
+    Trained networks are evaluated on the whole search set too.
+    """
     return _floors(run, None)
 
 
@@ -41,7 +44,10 @@ def _floors(run: Run, examples: int | None) -> dict[str, Floor]:
 
 
 def _teacher(run: Run, examples: int | None) -> tuple[float, float]:
-    """Return the teacher's accuracy on texts of the search set and its standard error; stored among the evaluations."""
+    """Return the teacher's accuracy on texts of the search set, and its standard error.
+
+    Both are measured once, and stored in the folder of evaluations.
+    """
     least = run.study.search.least_tokens
     path = run.evaluations(f"teacher-{digest([teacher_inputs(run), examples, least])}").with_suffix(".json")
     if not path.exists():

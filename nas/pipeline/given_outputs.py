@@ -1,6 +1,6 @@
-"""The outputs of a teacher that is not available itself, read from columns of the training data and unlabelled texts.
+"""Reads the outputs of a teacher that is not itself available, from columns of the training data and unlabelled texts.
 
-A study names these columns in `teacher.outputs`. `separate_teacher.py` stores what is read here for the distillation.
+A study names these columns in `teacher.outputs`. `separate_teacher.py` stores the outputs for the distillation.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from nas.pipeline.unlabelled import sources
 def output_columns(outputs: Mapping[str, str], label_names: Sequence[str]) -> list[str]:
     """Return the columns that hold the teacher's outputs, in the order of the task's labels.
 
-    A task that predicts one number has no label names and one column. Raises `TeacherError` unless `outputs`
-    names exactly one column for each label.
+    If the task predicts one number, it has no label names, and there is one column. Raises `TeacherError` unless
+    `outputs` names exactly one column for each label.
     """
     if not label_names:
         if len(outputs) != 1:

@@ -1,6 +1,6 @@
-"""Finds the results of a run that were made from other settings or files, or by an older `nas`.
+"""Finds the outdated results of a run: those made from earlier settings or files, or by an older `nas`.
 
-The report and `nas front` still show such results, together with the line that is returned here.
+The report and `nas front` still show such results, together with the warning that `outdated` returns.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from nas.pipeline.supernets import supernet_inputs
 
 
 def outdated(run: Run) -> str:
-    """Return one line that names the outdated results of a run and how to rebuild them; empty if there are none.
+    """Return a line that names the outdated results of a run and the command to rebuild them; empty if there are none.
 
-    Results of another machine are not outdated, since a run may be viewed on any machine. The storage of the search
-    need not be reachable.
+    Results that were measured on another machine do not count as outdated, since a run may be viewed on any machine.
+    The database of the search, if there is one, is not accessed.
     """
     try:
         found = _outdated_steps(run)
@@ -31,7 +31,7 @@ def outdated(run: Run) -> str:
 
 
 def _outdated_steps(run: Run) -> list[str]:
-    """Return the names of the finished steps that `nas run` would make again."""
+    """Return the names of the finished results that `nas run` would rebuild."""
     made_from = {"teacher": teacher_inputs, "supernet": supernet_inputs}
     found = [step for step, inputs in made_from.items() if run.is_finished(step) and not run.is_done(step, inputs(run))]
     if run.is_finished("data") and run.is_finished("teacher"):
@@ -57,7 +57,7 @@ def _profile(run: Run, device: Device) -> Profile | None:
 
 
 def _is_front_current(run: Run, teachers_ms: dict[str, float]) -> bool:
-    """Whether the front belongs to this search and these profiles, and covers all candidates that the study wants."""
+    """Whether the front was made from the current profiles, and from all candidates of the current search."""
     known = front(run)
     return (
         run.is_done("search", search_inputs(run))

@@ -1,6 +1,6 @@
-"""The teacher's stored outputs for the training texts: when it pays to store them, and when they are deleted.
+"""Stores the teacher's outputs for the training texts if that saves time, and deletes them after the last training.
 
-The trainings of the supernet and of the finalists read them instead of running the teacher in every step.
+The trainings of the supernet and of the finalists then read these outputs, and need not run the teacher in every step.
 """
 
 from __future__ import annotations
@@ -21,20 +21,27 @@ from nas.supernet.outputs import TeacherOutputs, made_from, size_in_bytes, write
 _FORM = 1
 """Increase this when the values in the files change, so that older files are rebuilt."""
 _LEAST_EPOCHS = 2.0
-"""With fewer epochs, computing all outputs in advance saves too little time."""
+"""The fewest epochs for which outputs are stored. With fewer, computing them in advance saves too little time."""
 _GB = 1e9
 
 
 def outputs_of(run: Run, texts: Dataset, teacher: CompactBert) -> TeacherOutputs | None:
-    """Return the ordered teacher's stored outputs for the distillation texts; None if every step must compute them."""
+    """Return the ordered teacher's stored outputs for the distillation texts.
+
+    Return None if `keep_outputs` does not store them, so that every training step has to compute them.
+    """
     return TeacherOutputs(run.outputs, texts, teacher.config.readout) if keep_outputs(run, texts, teacher) else None
 
 
 def keep_outputs(run: Run, texts: Dataset, teacher: CompactBert) -> bool:
     """Store the ordered teacher's outputs for the texts, unless they are stored already. Return whether they exist now.
 
-    They are not stored if trainings run on a GPU or are too short, or if the outputs need too much disk space. Nor are
-    they stored if they change from step to step, or if the loss compares more than logits and hidden states.
+    The outputs are not stored in any of these cases:
+
+    - Training runs on a GPU, or is too short for stored outputs to save time.
+    - The files would need more disk space than `training.outputs_gb`, or than half of the free space.
+    - Random tokens are replaced in every step (`replaced_tokens`), so that the outputs change.
+    - The loss compares attention relations (`relation_weight`), which logits and hidden states do not contain.
     """
     if not _is_of_use(run, texts):
         return False
@@ -63,9 +70,9 @@ def _is_of_use(run: Run, texts: Dataset) -> bool:
 
 
 def _epochs(run: Run, texts: Dataset) -> float:
-    """Return how often the supernet's and the final training together read each text.
+    """Return how often each text is read in the supernet's training and the final training together.
 
-    If the study sets `training.hours` this is not known in advance, and enough epochs are assumed.
+    If the study sets `training.hours`, this is not known in advance. Enough epochs to store outputs are then assumed.
     """
     study, rows = run.study, max(1, len(texts))
     if study.training.hours:

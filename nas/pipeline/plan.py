@@ -1,6 +1,6 @@
 """Plans a study: checks everything that can be checked and estimates the time, without doing any of the work.
 
-`nas check` prints it.
+`nas check` prints the plan.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ _PLACES = {"here": "", "ray": ", on a Ray node of that name", "elsewhere": ", me
 def plan(study: Study, runs: Path) -> dict[str, Any]:
     """Check everything that can be checked before any work. Return the plan: settings, rows, steps and estimated times.
 
-    Raises the error that the work would meet, such as a missing file, runtime or database, rows or labels that do not
-    fit the task, a teacher of another shape, or a compression method that cannot be exported. Writes nothing.
+    Raises the error with which the work would fail, for example because a file, runtime or database is missing, rows or
+    labels do not fit the task, the teacher does not fit the search space, or a compression method cannot be exported.
+    Writes nothing.
     """
     run = Run.of(study, runs)
     space = study.space
@@ -93,19 +94,19 @@ def _in_words(budget: Budget) -> Iterator[str]:
         floor += (
             []
             if budget.accuracy_loss is None
-            else [f"accuracy >= the teacher's less {in_points(budget.accuracy_loss)}"]
+            else [f"accuracy >= the teacher's minus {in_points(budget.accuracy_loss)}"]
         )
-        yield f"{budget.name}: {', '.join(floor)} on the search set, with the least {budget.minimise}"
+        yield f"{budget.name}: {', '.join(floor)} on the search set, with the lowest {budget.minimise}"
 
 
 def _model(given: TeacherSettings, found: Snapshot | None) -> str:
-    """Return the name of one of the study's models, and whether it will be fine-tuned or only its outputs are given."""
+    """Return the name of a model, with a note if it will be fine-tuned or if the data contains its outputs instead."""
     tuned = " (to be fine-tuned)" if given.fine_tune else ""
     return str(found or given.model) + (tuned if given.is_loaded else " (its outputs are columns of the data)")
 
 
 def check_sources(study: Study) -> None:
-    """Raise the error that reading the data or the teacher would raise. Checks only files on this machine."""
+    """Raise the error that would occur when the data or the teacher is read. Checks only files on this machine."""
     task = study.task
     files = given_files(study)
     for path in (*chain.from_iterable(files.values()), *map(study.resolve, task.unlabelled_files)):
@@ -120,7 +121,7 @@ def check_sources(study: Study) -> None:
 
 @errors_with_hub_ids
 def check_hub(run: Run) -> dict[Role, Snapshot]:
-    """Return the hub snapshots that a run is made from. Raises the error that reading them would meet.
+    """Return the hub snapshots that a run uses. Raises the error that would occur when they are read.
 
     Weights are neither downloaded nor checked.
     """

@@ -1,4 +1,4 @@
-"""From a study to its data and teacher: reads, splits and tokenises the rows, and loads or fine-tunes the teacher.
+"""Prepares the data and the teacher of a study: splits and tokenises the rows, and loads or fine-tunes the teacher.
 
 "Teacher" here means the model that is compressed. If the study has a student, that is the student's checkpoint, and
 `separate_teacher.py` computes the outputs from which the student learns.
@@ -50,9 +50,9 @@ _DATA_FORM = 4
 _TEACHER_FORM = 3
 """Increase this when the same files lead to another teacher than before, so that older teachers are rebuilt."""
 _SOURCE = "source.json"
-"""The file that says what the run's teacher was made from, and the scale of its outputs."""
+"""The file that records the origin of the run's teacher and the scale of its outputs."""
 _TOKENIZER, _KEPT = "tokenizer", "vocabulary.json"
-"""A pruned tokenizer, and the rows of the teacher's token embeddings that it keeps."""
+"""The folder of a pruned tokenizer, and the file with the rows of the teacher's token embeddings that are kept."""
 _JUDGED_BY = 1000
 """Number of texts, or groups of texts, of the search set on which the teacher's accuracy is measured."""
 _PATIENCE = 3
@@ -60,7 +60,7 @@ _PATIENCE = 3
 
 
 def data_files(run: Run) -> dict[str, tuple[Path, ...]]:
-    """Return the files that the run reads each set (`train`, `search`, `test`) from; empty for a hub data set."""
+    """Return the files from which the run reads each set (`train`, `search`, `test`); empty for a hub data set."""
     if run.study.task.train == "embedded":
         return {name: (run.embedded / f"{name}.parquet",) for name in ("train", "test")}
     return given_files(run.study)
@@ -89,21 +89,22 @@ def check_distinct(files: Mapping[str, Sequence[Path]]) -> None:
 
 @once
 def task_identity(run: Run) -> dict[str, Any]:
-    """Return the task's settings as JSON values, with digests in place of paths, and with the commit of hub data."""
+    """Return the task's settings as JSON values, with digests instead of paths, and with the commit of hub data."""
     contents = {name: list(map(content_of, paths)) for name, paths in data_files(run).items()}
     known = {name: found if len(found) > 1 else found[0] for name, found in contents.items()}
-    # Unlabelled texts have a step of their own. Newer settings are left out if unset, so that older digests stay valid.
+    # Unlabelled texts have a step of their own. Settings that older versions of nas did not have are left out if they
+    # are not set, so that older digests stay valid.
     newer = ("threshold", "query", "search", "pair")
     left_out = {"unlabelled"} | {key for key in newer if not getattr(run.study.task, key)}
     task = run.study.task.model_dump(mode="json", exclude=left_out)
-    # Such a task holds out nothing, but digests of older runs contain this former default.
+    # A task that learns from texts holds out nothing, but digests of older runs contain this former default.
     if task_kind(run.study.task.kind).learns_from_texts:
         task["holdout"] = {"size": 5000, "by": "row"}
     return task | known | {"revision": commit(run, "dataset")}
 
 
 def content_of(path: Path) -> list[str | None]:
-    """Return what identifies a data file's content: its suffix, which decides how it is read, and its digest."""
+    """Return the suffix and the digest of a data file. The suffix matters because it determines the file's format."""
     return [path.suffix, file_digest(path) if path.is_file() else None]
 
 
@@ -121,7 +122,8 @@ def data_inputs(run: Run) -> str:
     """Return the digest of everything that the tokenised data is made from."""
     teacher = teacher_identity(run)
     given = {key: teacher.get(key) for key in ("model", "revision", "prune_vocabulary")}
-    given["tuned"] = teacher["fine_tune"] is not None  # labels are numbered as by the teacher only if it is not tuned
+    # Labels get the numbers that the teacher gives them, unless the teacher is fine-tuned.
+    given["tuned"] = teacher["fine_tune"] is not None
     tokenizer = _contents(teacher_source(run), "*.json", "*.txt", "*.model")
     return digest([_DATA_FORM, task_identity(run), run.study.seed, given, tokenizer])
 
@@ -134,12 +136,12 @@ def teacher_inputs(run: Run) -> str:
 
 
 def _contents(source: str, *patterns: str) -> dict[str, str]:
-    """Return the digests of files in a teacher's folder by the file's name; empty for a hub id."""
+    """Return the digests of files in a teacher's folder, by the file's name; empty for a hub id."""
     return {path.name: file_digest(path) for pattern in patterns for path in Path(source).glob(pattern)}
 
 
 def teacher_source(run: Run) -> str:
-    """Return the folder or hub id that the run's teacher is loaded from."""
+    """Return the folder or hub id from which the run's teacher is loaded."""
     if run.study.compressed.model == "embedded":
         return str(run.embedded / "teacher")
     return given_teacher(run.study)
@@ -152,7 +154,7 @@ def given_teacher(study: Study) -> str:
 
 
 def given_model(study: Study, model: TeacherSettings) -> str:
-    """Return the folder or hub id of one of a study's models.
+    """Return the folder or hub id of `model`, one of the study's models.
 
     Raises `TeacherError` if the study gives a path at which there is no folder, or a revision for a folder.
     """
@@ -169,9 +171,9 @@ def given_model(study: Study, model: TeacherSettings) -> str:
 
 
 def teacher_folder(run: Run, weights: bool = True) -> str:
-    """Return the folder that the teacher is loaded from.
+    """Return the folder from which the teacher is loaded.
 
-    Downloads a hub model's files, but its weights only if `weights`.
+    If the teacher is a hub model, its files are downloaded, but its weights only if `weights` is set.
     """
     if not has_hub_teacher(run.study):
         return teacher_source(run)
@@ -183,7 +185,7 @@ def teacher_folder(run: Run, weights: bool = True) -> str:
 
 @dataclass(frozen=True)
 class ReadTask:
-    """A study's rows, split and with labels numbered as by the teacher; also the teacher and its tokenizer."""
+    """A study's rows, split into sets and with numbered labels, together with the teacher and its tokenizer."""
 
     splits: Splits
     teacher: Teacher
@@ -195,7 +197,7 @@ class ReadTask:
         return self.teacher.tokenizer
 
     def encode(self, splits: Splits | None = None) -> TaskData:
-        """Return the tokenised splits: the task's own, or others if they are given.
+        """Return the task's splits, or other splits if these are given, tokenised by the teacher's tokenizer.
 
         Raises `TeacherError` if a text contains a token for which the teacher has no embedding.
         """
@@ -205,13 +207,13 @@ class ReadTask:
         return data
 
     def encode_with(self, tokenizer: PreTrainedTokenizerBase, splits: Splits | None = None) -> TaskData:
-        """Return the splits tokenised by another tokenizer. Unlike `encode`, does not compare ids with embeddings."""
+        """Return the splits, tokenised by another tokenizer. Whether each token has an embedding is not checked."""
         return (splits or self.splits).encode(tokenizer, self.max_length, self._has_types)
 
     def tokenised(self, texts: Sequence[Sequence[Text]], tokenizer: PreTrainedTokenizerBase | None = None) -> Dataset:
         """Return columns of unlabelled texts, tokenised by the teacher's tokenizer or another one.
 
-        Raises `TeacherError` if the teacher's tokenizer finds a token for which the teacher has no embedding.
+        Raises `TeacherError` if the teacher's tokenizer returns a token for which the teacher has no embedding.
         """
         found = tokenised(texts, tokenizer or self.tokenizer, self.max_length, self._has_types)
         if tokenizer in (None, self.tokenizer):
@@ -221,7 +223,8 @@ class ReadTask:
     def pruned(self, used: Iterable[int]) -> tuple[PreTrainedTokenizerBase, list[int]]:
         """Return the teacher's tokenizer, pruned to the ids `used`, and the ids that it keeps; see `prune_tokenizer`.
 
-        In some model families, positions are counted from the id of the padding token, which then stays the same.
+        In some model families, positions are counted from the id of the padding token. That id and all lower ones are
+        then kept, so that it does not change.
         """
         config, wanted = self.teacher.config, set(used)
         uncounted = family_of(config.model_type).uncounted(config.pad_token_id)
@@ -241,7 +244,7 @@ class ReadTask:
 def read_task(run: Run, weights: bool = True) -> ReadTask:
     """Read and split the data of a study. Raises a `NasError` if the files, the labels or the teacher do not fit.
 
-    Without `weights`, those of a hub teacher are neither downloaded nor checked.
+    Without `weights`, the weights of a hub teacher are neither downloaded nor checked.
     """
     study, files, source = run.study, data_files(run), teacher_folder(run, weights)
     task = study.task.model_copy(update={"revision": commit(run, "dataset")})
@@ -249,7 +252,7 @@ def read_task(run: Run, weights: bool = True) -> ReadTask:
     sources = {name: tuple(map(str, files.get(name, names))) for name, names in task.sets.items()}
     teacher = check_teacher(study, source, weights or not has_hub_teacher(study))
     if code := ignored_code(source):
-        say(f"Teacher: code of its tokenizer ({code}) is not run; its tokenizer.json is used instead")
+        say(f"Teacher: the code of its tokenizer ({code}) is not run; its tokenizer.json is used instead")
     with student_named(study):
         if task_kind(task.kind).learns_from_texts:
             splits = read_paired(task, sources["train"], sources["search"][0], sources["test"][0])
@@ -259,12 +262,12 @@ def read_task(run: Run, weights: bool = True) -> ReadTask:
 
 
 def tokenizer_of(run: Run, task: ReadTask) -> PreTrainedTokenizerBase:
-    """Return the tokenizer that the run's data was tokenised with: the teacher's, pruned if the study asks for it."""
+    """Return the tokenizer of the run's data: the teacher's, which is pruned if the study asks for that."""
     return load_tokenizer(run.data / _TOKENIZER) if run.study.compressed.prune_vocabulary else task.tokenizer
 
 
 def embedded_inputs(run: Run) -> str:
-    """Return the digest of the built-in task's settings. The documentation that its texts come from is not covered."""
+    """Return the digest of the built-in task's settings. It does not cover the documentation with the task's texts."""
     return digest([run.study.seed, embedded.VERSION])
 
 
@@ -276,7 +279,7 @@ def make_embedded(run: Run, stopwatch: Stopwatch) -> None:
 
 @errors_with_hub_ids
 def settle_sources(run: Run) -> None:
-    """Record the hub commits that the run is made from. Raises if the teacher's shape does not fit the study."""
+    """Record the hub commits that the run uses. Raises a `NasError` if the teacher's shape does not fit the study."""
     keep(run)
     source = teacher_folder(run, weights=False)
     check_shape(run.study, source, read_config(source))
@@ -284,7 +287,7 @@ def settle_sources(run: Run) -> None:
 
 @errors_with_hub_ids
 def make_data(run: Run, stopwatch: Stopwatch) -> None:
-    """Tokenise the splits, and prune the tokenizer if the study asks for it."""
+    """Read, split, tokenise and store the data, with a pruned tokenizer if the study asks for that."""
     with busy("Reading, splitting and tokenising the data"):
         rows = read_task(run)
         data = rows.encode()
@@ -302,7 +305,7 @@ def make_data(run: Run, stopwatch: Stopwatch) -> None:
 
 
 def _say_left_out(given: Splits, data: TaskData) -> None:
-    """Report how many words of each set have no token on which they could be evaluated."""
+    """Report how many words of each set are left out because they have no token in the tokenised text."""
     left_out = {name: words_left_out(data.splits[name], texts) for name, texts in given.texts.items()}
     if any(left_out.values()):
         listed = ", ".join(f"{count:,} of the {name} set" for name, count in left_out.items() if count)
@@ -332,7 +335,7 @@ def check_labels(run: Run) -> None:
 
 @once
 def metric_of(run: Run) -> Metric:
-    """Return the study's metric. Until the data has been read, a metric of a single class lacks the class's number."""
+    """Return the study's metric. Until the data has been read, a metric for one class lacks the class's number."""
     read = run.is_finished("data") and run.is_done("data", data_inputs(run))
     return _metric(run.study, splits(run) if read else None)
 
@@ -369,7 +372,7 @@ def make_teacher(run: Run, stopwatch: Stopwatch) -> None:
 
 
 def served_as(run: Run) -> dict[str, Any]:
-    """Return the entries of an export's `config.json` that say how outputs become answers."""
+    """Return the entries of an export's `config.json` that describe how to turn its outputs into answers."""
     known = read_json(run.teacher / _SOURCE, TeacherError).get("served_as")  # absent in older runs
     found: dict[str, Any] = known or task_kind(run.study.task.kind).served_as({}, False)
     return found
@@ -377,11 +380,11 @@ def served_as(run: Run) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a fine-tuning keeps its checkpoints and how it reports its progress."""
+    """The folder in which a fine-tuning keeps its checkpoints, and the means by which it reports its progress."""
 
     folder: Path
     origin: dict[str, Any]
-    """What the fine-tuning is made from, as JSON values. Checkpoints with another origin are refused."""
+    """JSON values that identify the inputs of the fine-tuning. Checkpoints with another origin are refused."""
     title: str = "Fine-tuning the teacher"
     watchers: Watchers = NO_WATCHERS
 
@@ -396,8 +399,8 @@ def fine_tune(
 ) -> None:
     """Fine-tune a model in place.
 
-    Numeric labels are standardised for the training. Afterwards the last layer is rescaled, so that the model predicts
-    labels on their own scale.
+    Numeric labels are standardised for the training. Afterwards the last layer is rescaled, so that the model's outputs
+    are on the original scale of the labels.
     """
     train, scale = data.train, STANDARD
     if task_kind(study.task.kind).predicts_numbers:
@@ -420,7 +423,7 @@ def fine_tune(
 
 
 def _judge_of(study: Study, data: TaskData) -> AccuracyOf:
-    """Return a function that measures a model's accuracy on part of the search set. No model is trained on this set."""
+    """Return a function that measures a model's accuracy on part of the search set, on which no model is trained."""
     metric, texts = _metric(study, data), first_rows(data.search, _JUDGED_BY)
     labels = truth_of(texts)
     return lambda model: metric.score(logits_of(model, texts), labels)
@@ -432,7 +435,7 @@ def scale_of(run: Run) -> Scale:
 
 
 def _judge(model: nn.Module, data: TaskData, study: Study) -> Scale:
-    """Report the teacher's accuracy on part of the search set, and warn if a constant answer is as good.
+    """Report the teacher's accuracy on part of the search set, and warn if a constant answer is at least as accurate.
 
     Returns the scale of the teacher's outputs; see `scale_of`.
     """
@@ -448,7 +451,7 @@ def _judge(model: nn.Module, data: TaskData, study: Study) -> Scale:
     if found <= least:
         say(
             f"Warning: giving every text the same answer scores {least:.3f}, so there is nothing to learn from this "
-            "teacher; give another one, number the labels as it does, or set teacher.fine_tune"
+            "teacher; give another teacher, number the labels as this one does, or set teacher.fine_tune"
         )
     kind = task_kind(study.task.kind)
     if not kind.has_one_output:

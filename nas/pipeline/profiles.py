@@ -1,4 +1,7 @@
-"""The latency profiles of a study's devices: their inputs, the step that measures them, and the costs they predict."""
+"""The latency profiles of a study's devices: their inputs, the step that measures them, and the costs of candidates.
+
+The costs are predicted from the profiles. The search compares them with the budgets.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +28,9 @@ _TEXTS = 256
 
 @once
 def devices(run: Run) -> tuple[Device, ...]:
-    """Return the study's devices. Those with `sequence_length = "task"` get the lengths of the search set's texts.
+    """Return the study's devices. Devices with `sequence_length = "task"` get the lengths of the search set's texts.
 
-    Only texts on which candidates are evaluated count: those with at least `search.least_tokens` tokens.
+    Texts with fewer than `search.least_tokens` tokens do not count, since candidates are not evaluated on them.
     """
     if all(device.sequence_length != "task" for device in run.study.devices):
         return run.study.devices
@@ -43,13 +46,13 @@ def device_of(run: Run, name: str) -> Device:
 
 @once
 def texts(run: Run) -> Texts:
-    """Return token ids of real texts from the search set, to be fed to measured networks."""
+    """Return the token ids of texts from the search set, which networks get as input when they are measured."""
     return Texts(tuple(chain.from_iterable(splits(run).search[:_TEXTS]["input_ids"])))
 
 
 @once
 def recipes(run: Run) -> list[ProfileRecipe]:
-    """Return everything that the profile of each device depends on, except the machine."""
+    """Return one recipe per device. It holds everything that the device's profile depends on, except the machine."""
     study, config, fed = run.study, teacher_config(run), texts(run)
     limits = [limits for budget in study.budgets for limits in budget.limits]
     weighed = {found.device for found in limits if found.peak_memory_mb is not None}
@@ -59,8 +62,9 @@ def recipes(run: Run) -> list[ProfileRecipe]:
 
 
 def fingerprint(device: Device) -> str:
-    """Return what identifies the device's machine and runtime. Raises `DeviceError` if the runtime is not installed.
+    """Return a text that identifies the device's machine and runtime.
 
+    Raises `DeviceError` if the runtime is not installed.
     An off-cluster device cannot be queried, so its fingerprint is always the same.
     """
     check_runtime(device)
@@ -72,7 +76,7 @@ def fingerprint(device: Device) -> str:
 
 
 def recipe_of(run: Run, device: str) -> ProfileRecipe:
-    """Return everything that the profile of one device depends on, except the machine."""
+    """Return the recipe of one device; see `recipes`."""
     return next(recipe for recipe in recipes(run) if recipe.device.name == device)
 
 
@@ -101,7 +105,7 @@ def refuse_unmeasured(run: Run) -> None:
         raise DeviceError(
             f"devices.{lacking[0]}: is off the cluster and has no profile for this search space yet; run "
             f"`nas device bundle {run.study.path} {lacking[0]}`, run the bundle on the device, and import its result "
-            "with `nas device import`" + (f"; likewise for {', '.join(lacking[1:])}" if lacking[1:] else "")
+            "with `nas device import`" + (f"; do the same for {', '.join(lacking[1:])}" if lacking[1:] else "")
         )
 
 
@@ -122,6 +126,9 @@ def check_feasible(run: Run) -> None:
 
 
 def measured_on(run: Run, *names: str) -> list[str]:
-    """Return the digests of the profiles of all devices, or of those named; "" for a profile that does not exist."""
+    """Return the digests of the named devices' profiles, or of all profiles if no device is named.
+
+    The digest of a profile that does not exist is "".
+    """
     paths = [run.profile(name) for name in names or [device.name for device in run.study.devices]]
     return [file_digest(path) if path.exists() else "" for path in paths]

@@ -1,4 +1,4 @@
-"""Writes the report of a run: gathers the results that the run holds into `report.html` and pictures."""
+"""Writes the report of a run: collects the results in the run's folder, and writes `report.html` and pictures."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ RANKING_FILE = "rank_correlation.json"
 
 
 def report(run: Run) -> Path:
-    """Write `report.html` and pictures of the first device's front and of the exports; return the page's path.
+    """Write `report.html`, and pictures of the first device's front and of the exports; return the page's path.
 
-    Raises `NasError` if the run holds nothing to report yet.
+    Raises `NasError` if the run has no results yet.
     """
     contents = _contents(run)
     if contents.outdated:
@@ -51,9 +51,9 @@ def report(run: Run) -> Path:
 
 
 def _contents(run: Run) -> Contents:
-    """Gather the results that the run holds. Exports are included only if they are up to date with the study.
+    """Return the results of a run. Exports are included only if they are up to date with the study.
 
-    If other results are outdated, the page says so. Results of interrupted steps are left out.
+    Other outdated results are included, with a warning on the page. Results of interrupted steps are left out.
     """
     study = run.study
     names = exported(run)

@@ -1,7 +1,7 @@
 """Describes a study's rows for `nas check`: lengths, classes, repeated texts, and the standard error of the metric.
 
-The rows are read, split and tokenised as for a training, so any error that the training would meet is raised here.
-Nothing is written.
+The rows are read, split and tokenised in the same way as for `nas train`, so that any error that it would raise is
+raised here. Nothing is written.
 """
 
 from __future__ import annotations
@@ -35,15 +35,16 @@ from nas.study import Study
 from nas.tasks import Metric, TaskKind, task_kind
 
 ASSUMED = 0.9
-"""The share of right answers, or the correlation, that a network is assumed to have when a standard error is given."""
+"""The share of right answers, or the correlation, that is assumed to estimate a standard error of the metric."""
 _CHARACTERS = 15_000_000
-"""If a training or test set is larger, only a random sample of about this many characters is tokenised, which takes a
-few seconds."""
+"""If the training set, the test set or the unlabelled texts have more characters, only a random sample with about this
+many characters is tokenised, which takes a few seconds."""
 _SIMULATED = 2000
-"""The largest number of simulated answers for a standard error, which is then scaled to the number of texts."""
+"""The largest number of answers that are simulated to estimate a standard error. The estimate is then scaled to the
+number of texts."""
 _FEW_ROWS, _MANY_CUT, _MANY_UNKNOWN, _ONE_CLASS, _COARSE = 10, 0.05, 0.05, 0.9, 0.01
-"""Limits for warnings: the fewest rows of a class, the largest shares of cut texts, of unknown tokens and of one class,
-and the largest standard error."""
+"""Limits beyond which a warning is given: the fewest rows of a class, the largest shares of cut texts, of unknown
+tokens and of one class, and the largest standard error."""
 _SHOWN = 5
 
 
@@ -53,17 +54,17 @@ class Lengths:
 
     rows: int
     tokenised: int
-    """Number of rows that were tokenised: all of them, or a random sample. The numbers below are about these rows."""
+    """Number of rows that were tokenised: all rows, or a random sample. The other numbers refer to these rows."""
     cut: int
     """Number of texts that are longer than `task.max_length`."""
     longest: int
-    """Length of the longest text before it is cut."""
+    """Length of the longest text before cutting."""
     mean: float
-    """Mean length after texts are cut."""
+    """Mean length of the texts after cutting."""
     words: int = 0
     """Number of words, if the task tags words."""
     words_left_out: int = 0
-    """Number of words beyond the cut or without a token, which are neither trained on nor evaluated."""
+    """Number of words that are cut off or have no token. They are used neither for training nor for evaluation."""
 
 
 @dataclass(frozen=True)
@@ -83,34 +84,34 @@ class Rows:
     sets: Mapping[str, Lengths]
     """Text lengths by `train`, `search` and `test`, and by `unlabelled` if the study has unlabelled texts."""
     in_test: int
-    """Number of training rows that were removed because the test set has their text or query."""
+    """Number of training rows that were removed because their text or query also occurs in the test set."""
     repeated: int
     """Number of rows of the training and search sets that repeat the text of an earlier row."""
     contradicted: int
     """Number of these repeated rows whose label differs from that of the first row with the same text."""
     classes: Mapping[str, Mapping[str, int]]
-    """Number of rows, or of words if the task tags words, by label name and set name; empty for unnamed labels."""
+    """Number of rows, or of words if the task tags words, by label and by set; empty if the labels have no names."""
     label_word: str
     """The plural of the word for labels in this kind of task."""
     targets: Targets | None
     unknown: float
     """Share of the training set's tokens that are the tokenizer's unknown token."""
     without_embedding: tuple[str, ...]
-    """Tokens of the tokenizer for which the teacher has no embedding. No text contains them, or it would be refused."""
+    """Tokens of the tokenizer for which the teacher has no embedding. A text that contains one raises an error."""
     judged: int
     """Number of texts of the search set on which candidates are evaluated."""
     judged_by: str
-    """The number `judged` in words, with the number of groups if groups of texts are evaluated."""
+    """A phrase that states the number `judged`, and the number of groups if groups of texts are evaluated."""
     figures: Mapping[str, Mapping[str, int]]
-    """Other counts for this kind of task, by a description of what is counted and by set name."""
+    """Further counts for this kind of task, by a description of the count and by set."""
     shared: str
-    """What the test set must not have in common with the other sets: "text" or "query"."""
+    """The part of a row that must not occur both in the test set and in another set: "text" or "query"."""
     metric: str
     """The metric's name, as shown in tables."""
     standard_error: float
-    """Standard error of the metric on the search set's texts, for a network with a share `ASSUMED` of right answers."""
+    """Standard error of the metric on the search set's texts, if a share `ASSUMED` of a network's answers is right."""
     unlabelled: Counts | None = None
-    """Numbers of unlabelled texts that were read and left out; None if the study has none."""
+    """Numbers of unlabelled texts that were read and left out; None if the study has no unlabelled texts."""
     unlabelled_unknown: float = 0.0
     """Share of the unlabelled texts' tokens that are the tokenizer's unknown token."""
     warnings: tuple[str, ...] = ()
@@ -122,19 +123,20 @@ class Rows:
 
 
 def not_seen(study: Study) -> str:
-    """Return why the rows of a study cannot be read before `nas train`; empty if they can."""
+    """Return the reason why the rows of a study cannot be read before `nas train`; an empty string if they can."""
     if study.task.train == "embedded":
         return "the built-in task is made by nas train"
     if study.task.hub:
-        return f"those of {study.task.hub} are downloaded by nas train"
+        return f"the data set {study.task.hub} is downloaded by nas train"
     return ""
 
 
 @errors_with_hub_ids
 def look_at_rows(run: Run) -> Rows | None:
-    """Read, split and tokenise a study's rows in memory, and describe them; None if they are not on this machine yet.
+    """Read, split and tokenise a study's rows in memory; return their description.
 
-    Raises the error that `nas train` would meet in the files, the labels or the tokenizer.
+    Return None if the rows are not on this machine yet. Raises the error that `nas train` would raise if the files, the
+    labels or the tokenizer are not valid.
     """
     if not_seen(run.study):
         return None
@@ -202,13 +204,13 @@ def _with_unlabelled(found: Rows, task: ReadTask, more: Unlabelled) -> Rows:
 
 
 def _sample(splits: Splits, name: str) -> Splits:
-    """Return the splits with set `name` replaced by a random sample if it would take long to tokenise."""
+    """Return the splits. If it would take long to tokenise the set `name`, it is replaced by a random sample."""
     rows = _sampled(splits.texts[name])
     return splits.select(name, rows) if rows else splits
 
 
 def _sampled(texts: Sequence[Sequence[Text]]) -> list[int]:
-    """Return the row numbers of a random sample in ascending order; empty if there is time to tokenise all rows."""
+    """Return the row numbers of a random sample in ascending order; empty if all rows can be tokenised quickly."""
     rows, characters = len(texts[0]), sum(len(joined(text)) for column in texts for text in column)
     if characters <= _CHARACTERS:
         return []
@@ -226,7 +228,7 @@ def _share(counts: np.ndarray, token: int) -> float:
 
 
 def _lengths(task: ReadTask, rows: int, texts: Sequence[Sequence[Text]], encoded: Dataset) -> Lengths:
-    """Return the lengths of a set with `rows` rows, of which `texts` were tokenised to `encoded`."""
+    """Return the lengths of a set with `rows` rows. `texts` are those that were tokenised, and `encoded` the result."""
     lengths = np.asarray(values_of(encoded, "length"))
     full = np.flatnonzero(lengths >= task.max_length).tolist()
     longest, cut = int(lengths.max()), 0
@@ -242,9 +244,9 @@ def _lengths(task: ReadTask, rows: int, texts: Sequence[Sequence[Text]], encoded
 
 
 def _repeated(splits: Splits) -> tuple[int, int]:
-    """Return how many rows of the training and search sets repeat an earlier text, and how many of these contradict it.
+    """Return the number of rows in the training and search sets that repeat the text of an earlier row.
 
-    A row contradicts an earlier one with the same text if its label differs.
+    Also return how many of them contradict the first row with this text, that is, have another label.
     """
     first: dict[str, Any] = {}
     repeated = contradicted = 0
@@ -280,14 +282,14 @@ def _without_embedding(task: ReadTask) -> tuple[str, ...]:
 def expected_error(metric: Metric, labels: np.ndarray, outputs: int) -> float:
     """Return the standard error of a metric on texts with these labels, if a share `ASSUMED` of the answers is right.
 
-    If the metric is the share of right answers, this is the binomial standard error. For all other metrics, it is a
-    bootstrap estimate from random answers that the metric simulates.
+    If the metric is the share of right answers, this is the binomial standard error. For all other metrics, it is
+    estimated from random answers, which the metric simulates.
     """
     count = len(labels)
     if metric.is_share:
         return math.sqrt(ASSUMED * (1.0 - ASSUMED) / count)
     rng = np.random.default_rng(0)
-    if not metric.judges_groups:  # a sample would break up groups
+    if not metric.judges_groups:  # sampling rows would break up groups
         labels = labels[rng.permutation(count)[:_SIMULATED]]
     logits = metric.simulated(labels, outputs, ASSUMED, rng)
     return standard_error(metric, logits, labels) * math.sqrt(len(labels) / count)
@@ -318,12 +320,12 @@ def _of_texts(found: Rows, max_length: int) -> Iterator[str]:
         longest = max(lengths.longest for lengths in found.sets.values())
         yield (
             f"texts are cut at task.max_length = {max_length}: {listed}; "
-            f"the longest has {longest:,} tokens; raise task.max_length if the teacher has as many positions"
+            f"the longest has {longest:,} tokens; raise task.max_length if the teacher has enough positions"
         )
     if found.in_test:
         yield (
             f"{found.in_test:,} training {_rows(found.in_test)} the {found.shared} of a test row and "
-            f"{'is' if found.in_test == 1 else 'are'} not trained on; check how the two files were divided"
+            f"{'is' if found.in_test == 1 else 'are'} not trained on; check how training and test rows were divided"
         )
     if found.contradicted:
         yield (
@@ -349,15 +351,15 @@ def _of_classes(found: Rows) -> Iterator[str]:
             yield f"the {name} set has no {unit} of {_named(absent)}; check how the rows were divided"
     few = [label for label, counts in found.classes.items() if 0 < counts["train"] < _FEW_ROWS]
     if few:
-        yield f"fewer than {_FEW_ROWS} training {unit}s for {_named(few)}, too few to learn from; give more rows"
+        yield f"there are fewer than {_FEW_ROWS} training {unit}s for {_named(few)}, too few to learn from; add rows"
     total = found.sets["train"].rows
     shares = {label: counts["train"] for label, counts in found.classes.items()}
     label = max(shares, key=lambda name: shares[name], default="")
     most = shares.get(label, 0)
     if most > _ONE_CLASS * total and found.metric == "accuracy":
         yield (
-            f"{most / total:.1%} of the training rows are {label!r}, so always giving this answer is about as accurate "
-            "as that; task.metric = 'f1' or 'matthews_correlation' is more informative"
+            f"{most / total:.1%} of the training rows are {label!r}, so a network that always gives this answer has "
+            "about this accuracy; set task.metric = 'f1' or 'matthews_correlation', which are more informative"
         )
 
 

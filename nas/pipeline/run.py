@@ -1,10 +1,10 @@
-"""The folder of a run: where the results of each step lie, and whether they are up to date.
+"""The folder of a run: where the results of each step are stored, and whether they are up to date.
 
     runs/<study>/
         study.json            the study's settings, as read by the last command that wrote to the run
         hub.json              commits of the models and the data set that were taken from the Hugging Face hub
         steps/<step>.json     a step's mark: digest of its inputs, when it finished, how long it took, its notes
-        given/                study and files of a run that was made in Python
+        given/                study file, data and models of a run that was made from Python objects
         embedded/             data and teacher of the built-in task, if the study uses it
         data/                 train.parquet, search.parquet, test.parquet (tokenised), labels.json, sample.json (some
                               texts); if the vocabulary is pruned also tokenizer/ and vocabulary.json, the rows of the
@@ -12,7 +12,7 @@
         unlabelled/           unlabelled texts, if the study has some: texts.parquet (tokenised), counts.json
         teacher/              the fine-tuned teacher, or the student if there is one: Hugging Face folder
         separate-teacher/     the fine-tuned teacher of a student: Hugging Face folder
-        teacher-logits/       what a student learns from: logits.safetensors, and the teacher's accuracy in about.json
+        teacher-logits/       logits of a student's separate teacher in logits.safetensors, its accuracy in about.json
         supernet/             the trained weights: Hugging Face folder of the largest sub-network
         supernet/ordered/     the teacher with its units in order of importance
         supernet/outputs/     the teacher's logits and hidden states for all training texts; deleted after the final
@@ -24,18 +24,18 @@
         evaluations/          accuracies of candidates, which later searches of the same supernet reuse
         baselines/<device>/   the teacher, its int8 form and a static model, written and verified like exports
         finalists/            final training of the best candidates: finalists.json with their accuracies, the log, and
-                              a Hugging Face folder for each of them, named by its architecture's digest
-        fine-tuning/<export>/ the same for a candidate that is trained by itself when it is exported, because it was no
-                              finalist or was dropped in the final training
+                              a Hugging Face folder for each candidate, named by its architecture's digest
+        fine-tuning/<export>/ the same for a candidate that is trained on its own when it is exported, because it was
+                              not a finalist or was dropped in the final training
         missed/<budget>.json  digests of architectures that missed a budget on an off-cluster device
-        exports/<export>/     Hugging Face folder that loads anywhere, onnx/model.onnx, infer.py, README.md,
+        exports/<export>/     Hugging Face folder that loads without nas, onnx/model.onnx, infer.py, README.md,
                               architecture.json, verification.json; an export is named by its budget, or trial-<number>
         */tensorboard/        logs of trainings, if TensorBoard or tensorboardX is installed
         report.html, front.svg, architectures.svg
-        log.jsonl             events with their times: steps, messages, evaluations; only ever appended to
+        log.jsonl             events with their times: steps, messages, evaluations; each command appends to it
 
-A step marks its start and its end. If it is interrupted and run again from the same inputs, it resumes; from other
-inputs it starts from scratch.
+A step marks its start and its end. If an interrupted step is run again and its inputs are the same, it resumes. If they
+have changed, it starts from scratch.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ T = TypeVar("T")
 
 
 class Run:
-    """The folder with one study's results, and the marks that say which steps are up to date."""
+    """The folder with one study's results, and with marks that show which steps are up to date."""
 
     def __init__(self, study: Study, folder: Path) -> None:
         self.study = study
         self.folder = folder
         self.callbacks: list[TrainerCallback] = []
-        """Callbacks for transformers' Trainer in every training of this process."""
+        """Callbacks for transformers' Trainer, used in every training of this process."""
         self._listeners: list[Listener] = []
         self._known: dict[Callable[..., Any], Any] | None = None
 
@@ -79,28 +79,28 @@ class Run:
 
     @classmethod
     def of(cls, study: Study, root: Path) -> Run:
-        """Return the run of a study: the folder with the study's name below `root`, which need not exist yet."""
+        """Return the run of a study. Its folder is `root / study.name`, which need not exist yet."""
         return cls(study, root.resolve() / study.name)
 
     def listen(self, listener: Listener) -> Run:
         """Call `listener` with each event of the work that this process does on the run; return the run.
 
-        An event is a mapping whose `event` is one of
+        An event is a mapping. Its entry `event` is one of the following names, on which its other entries depend:
 
-        - `started`, `finished`, `stopped`: a step; with the `step`
-        - `progress`: with `title`, `done`, `total` and `note`
-        - `said`: a message for the user; with the `message`
-        - `evaluated`: a candidate of the search; with its `trial`, `architecture`, `accuracy`, `predicted_ms` by
-          device, and whether the evaluation was `complete`
-        - `searched`: the end of the search
+        - `started`, `finished` or `stopped`: a step has started, finished or failed; `step` is its name
+        - `progress`: work has progressed; with `title`, `done`, `total` and `note`
+        - `said`: a message for the user; `message` is its text
+        - `evaluated`: a candidate of the search has been evaluated; with its `trial`, `architecture`, `accuracy`,
+          `predicted_ms` by device, and whether the evaluation was `complete`
+        - `searched`: the search has ended
 
-        An exception that the listener raises stops the work, which can be resumed.
+        An exception that the listener raises stops the work. The work can be resumed later.
         """
         self._listeners.append(listener)
         return self
 
     def add_callback(self, callback: TrainerCallback) -> Run:
-        """Add a callback for transformers' Trainer in every training of this process; return the run."""
+        """Add a callback for transformers' Trainer to every training of this process; return the run."""
         self.callbacks.append(callback)
         return self
 
@@ -121,17 +121,17 @@ class Run:
 
     @property
     def teacher(self) -> Path:
-        """The folder of the model that is compressed: the fine-tuned teacher or, if the study has one, the student."""
+        """The folder of the model that is compressed: the student if the study has one, else the teacher."""
         return self.folder / "teacher"
 
     @property
     def separate_teacher(self) -> Path:
-        """The folder of a student's separate teacher, if that is fine-tuned in this run."""
+        """The folder of a student's separate teacher, used only if this run fine-tunes that teacher."""
         return self.folder / "separate-teacher"
 
     @property
     def teacher_logits(self) -> Path:
-        """The folder of the logits that a student's separate teacher outputs for each text."""
+        """The folder of the logits of a student's separate teacher for each text."""
         return self.folder / "teacher-logits"
 
     @property
@@ -155,7 +155,7 @@ class Run:
         return self.folder / "search" / "journal.log"
 
     def evaluations(self, of: str) -> Path:
-        """Return the file of known accuracies for `of`, a digest of a supernet and of how accuracy is measured."""
+        """Return the file of known accuracies. `of` is a digest of the supernet and of the evaluation's settings."""
         return self.folder / "evaluations" / f"{of}.jsonl"
 
     @property
@@ -177,11 +177,11 @@ class Run:
 
     @property
     def finalists(self) -> Path:
-        """The folder of the final training, in which the best candidates of all budgets take part."""
+        """The folder of the final training, in which the best candidates of all budgets are trained."""
         return self.folder / "finalists"
 
     def trainings(self, export: str) -> Path:
-        """Return the folder of candidates that were trained separately for an export, each in a subfolder."""
+        """Return the folder of candidates that were trained on their own for an export, each in a subfolder."""
         return self.folder / "fine-tuning" / export
 
     def missed(self, budget: str) -> Path:
@@ -190,23 +190,23 @@ class Run:
 
     @property
     def snapshots(self) -> Path:
-        """The file of the commits of models and data set that come from the Hugging Face hub."""
+        """The file with the commits of the models and the data set that come from the Hugging Face hub."""
         return self.folder / "hub.json"
 
     def _mark(self, step: str) -> Path:
         return self.folder / "steps" / f"{step}.json"
 
     def is_started(self, step: str, inputs: str | None = None) -> bool:
-        """Whether the step was started; if `inputs` are given, whether it was started from exactly these."""
+        """Whether the step was started. If `inputs` are given, whether it was started from exactly these inputs."""
         mark = self._mark(step)
         return mark.exists() and inputs in (None, read_json(mark, StudyError)["inputs"])
 
     def is_done(self, step: str, inputs: str) -> bool:
-        """Whether the step finished from exactly these inputs and its result still exists."""
+        """Whether the step finished from exactly these inputs, and its result still exists."""
         return self.is_finished(step) and bool(read_json(self._mark(step), StudyError)["inputs"] == inputs)
 
     def is_finished(self, step: str) -> bool:
-        """Whether the step finished, whatever its inputs were, and its result still exists."""
+        """Whether the step finished, even if from other inputs than the current ones, and its result still exists."""
         mark = self._mark(step)
         if not mark.exists():
             return False
@@ -219,9 +219,9 @@ class Run:
     ) -> Iterator[Stopwatch]:
         """Mark a step as started, and as finished if the `with` block ends without an error.
 
-        If an earlier attempt had other inputs, its result and the files `aside` are removed first. The block gets a
-        `Stopwatch`, in which it may record what its time was spent on. The stopwatch also tells how many of the
-        `allowed` seconds are left; time spent before an interruption is deducted.
+        If an earlier attempt had other inputs, its result and the files `aside` are removed first. Yields a
+        `Stopwatch`, with which the block can record how its time was spent. Its `left` is the number of `allowed`
+        seconds that remain, after the time spent before an interruption is deducted.
         """
         mark = self._mark(step)
         known: dict[str, Any] = read_json(mark, StudyError) if mark.exists() else {}
@@ -236,7 +236,7 @@ class Run:
             name = result.relative_to(self.folder).as_posix()
             known = {"inputs": inputs, "result": name, "finished": None, "seconds": 0.0}
             write_json(mark, known)
-        elif not result.exists():  # the result was deleted: a new one that is half made must not count as finished
+        elif not result.exists():  # it was deleted; without this, an incomplete new result would count as finished
             known["finished"] = None
             write_json(mark, known)
         started, finished = time.monotonic(), known["finished"]
@@ -255,17 +255,17 @@ class Run:
             finally:
                 seconds = round(known["seconds"] + time.monotonic() - started, 1)
                 parts = {part: round(taken, 1) for part, taken in stopwatch.items()}
-                known = read_json(mark, StudyError)  # read again, as the block may have added notes
+                known = read_json(mark, StudyError)  # read again, since the block may have added notes
                 write_json(mark, known | {"finished": finished, "seconds": seconds, "parts": parts})
                 self._forget()
             log("finished", step=step, seconds=seconds, parts=parts)
 
     def add_note(self, step: str, **facts: Any) -> None:
-        """Add facts to the mark of a step that was started; `get_note` returns them."""
+        """Add facts to the mark of a step that has been started, from which `get_note` reads them."""
         write_json(self._mark(step), read_json(self._mark(step), StudyError) | facts)
 
     def get_note(self, step: str, fact: str) -> Any:
-        """Return a fact that was added to the mark of a step that was started; None if it was not added."""
+        """Return a fact from the mark of a step that has been started; None if `add_note` did not add it."""
         return read_json(self._mark(step), StudyError).get(fact)
 
     def seconds(self, order: Sequence[str] = ()) -> dict[str, float]:
@@ -275,12 +275,12 @@ class Run:
         return {step: read_json(self._mark(step), StudyError)["seconds"] for step in steps if self.is_finished(step)}
 
     def parts(self) -> dict[str, dict[str, float]]:
-        """Return what the seconds of each finished step were spent on; empty for a step that did not record it."""
+        """Return the seconds that each part of each finished step took; empty for a step that recorded no parts."""
         return {step: read_json(self._mark(step), StudyError).get("parts", {}) for step in self.seconds()}
 
     @contextmanager
     def remembering(self) -> Iterator[None]:
-        """Cache the results of functions marked `once` during the block, and pass its events to the listeners.
+        """During the block, cache the results of functions decorated with `once`, and pass events to the listeners.
 
         The cache is cleared whenever a step starts or ends.
         """
@@ -298,7 +298,7 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the run during the block, since two commands that write to one run would corrupt each other's steps.
+        """Lock the run during the block, since two commands that write to the same run would corrupt its results.
 
         Also writes `study.json`. Raises `NasError` if another command holds the lock.
         """
@@ -321,7 +321,7 @@ class Run:
 
 
 def once(find: Callable[[Run], T]) -> Callable[[Run], T]:
-    """Wrap a function of a run whose result several steps need, so that it is cached; see `Run.remembering`."""
+    """Decorate a function of a run so that its result is cached for all steps that need it; see `Run.remembering`."""
 
     @wraps(find)
     def found(run: Run) -> T:

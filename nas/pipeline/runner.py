@@ -1,4 +1,4 @@
-"""The runner: skips the steps of a run that are up to date, and makes or resumes, times and logs the others."""
+"""The runner: skips the steps of a run that are up to date, and makes or resumes all others. It times and logs them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from nas.supernet.checkpoints import remove_checkpoints
 def bring_up_to_date(
     run: Run, steps: Sequence[Step | Check], *names: str, tolerated: type[NasError] | tuple[()] = ()
 ) -> dict[str, NasError]:
-    """Make the named steps, and all that they need, in the order of the list. Skip those that are up to date.
+    """Make the named steps and all steps that they need, in the order of the list, unless they are up to date.
 
-    A `tolerated` error in a named step does not stop the steps after it. Returns these errors by the step's name.
+    A `tolerated` error in a named step does not prevent later steps. Returns the tolerated errors by the step's name.
     """
     problems: dict[str, NasError] = {}
     with run.remembering():
@@ -45,7 +45,10 @@ def _bring_up_to_date(run: Run, step: Step | Check, steps: Sequence[Step | Check
 
 
 def states(run: Run, steps: Iterable[Step | Check]) -> list[tuple[Step, bool]]:
-    """Pair each step with whether it and all steps that it needs are up to date. Makes nothing and runs no check."""
+    """Return pairs of a step and whether the step and all steps that it needs are up to date.
+
+    No step is made, and no check is run.
+    """
     known: dict[str, bool] = {}
     found = []
     with run.remembering():
@@ -60,7 +63,7 @@ def states(run: Run, steps: Iterable[Step | Check]) -> list[tuple[Step, bool]]:
 
 
 def _needed(steps: Sequence[Step | Check], names: Iterable[str]) -> list[Step | Check]:
-    """Return the named steps and all that they need, in the order of the list."""
+    """Return the named steps, and all steps and checks that they need, in the order of the list."""
     wanted = set(names)
     for step in reversed(steps):
         if step.name in wanted:

@@ -1,4 +1,4 @@
-"""The steps between training and export: the search, and the front of its best candidates with measured latencies.
+"""The steps after the supernet's training: the search, and the front of its best candidates with measured latencies.
 
 The final training and the exports read the front.
 """
@@ -43,25 +43,28 @@ _FORM = 3
 def search_inputs(run: Run) -> str:
     """Return the digest of everything that a search depends on.
 
-    The number of evaluations and the sampler are not part of it, so they may change when a search is resumed.
+    The digest does not cover the number of evaluations and the sampler, so these may change when a search is resumed.
     """
     profiles = [recipe.digest for recipe in recipes(run)]
     return digest([supernet_inputs(run), profiles, run.study.digest("budgets"), *_judged_by(run)])
 
 
 def _judged_by(run: Run) -> list[object]:
-    """Return what the accuracies of candidates depend on in addition to the supernet's inputs."""
+    """Return the settings on which the accuracies of candidates depend, in addition to the supernet's inputs."""
     settings = run.study.search
     return [EVALUATION, settings.examples, settings.least_tokens, settings.bf16, _by_confidence(run)]
 
 
 def _by_confidence(run: Run) -> bool:
-    """Whether candidates are compared by the probability of the right answer. With a floor, accuracy itself counts."""
+    """Whether candidates are compared by the probability of the right answer, and not by accuracy itself.
+
+    Accuracy itself is needed if a budget has an accuracy floor.
+    """
     return not any(budget.has_floor for budget in run.study.budgets)
 
 
 def evaluation(run: Run) -> EvaluationRecipe:
-    """Return the recipe by which candidates of this run are evaluated."""
+    """Return the recipe for evaluating candidates of this run."""
     settings = run.study.search
     return EvaluationRecipe(
         run.supernet,
@@ -88,8 +91,8 @@ def executor_of(run: Run, recipe: EvaluationRecipe) -> Executor:
 def costs_and_floors_of(run: Run) -> Costs:
     """Return the predicted costs of candidates together with the accuracy floors of the budgets.
 
-    If the supernet is trained on sub-networks near the budgets, the search aims at no less than half of each budget,
-    since the weights of smaller sub-networks are not trained.
+    If the supernet is trained on sub-networks near the budgets, the search looks for candidates only at each budget and
+    at half of it, since the weights of cheaper sub-networks are not trained.
     """
     costs = replace(costs_of(run), floors=floors_of_candidates(run))
     return replace(costs, shares=(1.0, 0.5)) if run.study.is_near_budgets else costs
@@ -102,7 +105,7 @@ def check_storage(study: Study) -> None:
 
 
 def trials_of(run: Run, costs: Costs) -> Trials:
-    """Return the trials of the run's search, stored in the journal in its folder or in the database of the study."""
+    """Return the trials of the run's search. They are stored in the study's database or, without one, in a journal."""
     study, url, inputs, weights = run.study, run.study.search.storage, search_inputs(run), weights_digest(run.supernet)
     where = database(url.get_secret_value(), study.path.parent) if url else run.journal
     metric = metric_of(run)
@@ -122,10 +125,11 @@ def searched(run: Run) -> SearchState:
 
 
 def evaluate(run: Run, stopwatch: Stopwatch, knapsack: bool = False) -> SearchState:
-    """Evaluate candidates until there are enough; return all of them and their outcomes.
+    """Evaluate candidates until their number reaches `evaluations(run)`; return all of them and their outcomes.
 
-    If `knapsack`, the first candidates are those that a knapsack solver finds from the accuracies of single changes.
-    Raises `SearchError` if earlier trials were based on other profiles or weights.
+    With `knapsack`, the accuracies of single changes to the largest network are measured first. A knapsack solver
+    combines these changes into the first candidates. Raises `SearchError` if earlier trials were based on other
+    profiles or weights.
     """
     costs, recipe, settings, wanted = costs_and_floors_of(run), evaluation(run), run.study.search, evaluations(run)
     trials = trials_of(run, costs)
@@ -142,9 +146,10 @@ def evaluate(run: Run, stopwatch: Stopwatch, knapsack: bool = False) -> SearchSt
 
 
 def evaluations(run: Run) -> int:
-    """Return the number of evaluations of the search: the study's own or, with `training.hours`, the decided one.
+    """Return the number of evaluations of the search.
 
-    Raises `SearchError` if no number is decided yet, which can only happen to a process that joins a search very early.
+    The study sets this number or, with `training.hours`, it is decided when the search starts. Raises `SearchError` if
+    it is not decided yet, which can happen only in a process that joins a search very early.
     """
     if not run.study.training.hours:
         return run.study.search.evaluations
@@ -160,8 +165,8 @@ def evaluations(run: Run) -> int:
 def _decide(run: Run, stopwatch: Stopwatch) -> None:
     """Decide how many candidates fit into the search's share of the time left, and record the number.
 
-    The time per evaluation is measured on the uniform baselines, which are as large as the budgets allow. This takes
-    part of the search's share, but the step `front` reuses the results.
+    The time per evaluation is measured on the uniform baselines, which are as large as the budgets allow. This uses up
+    part of the search's share, but the step `front` needs the same results and reuses them.
     """
     seconds, costs = search_seconds(stopwatch.left), costs_of(run)
     before = stopwatch.left
@@ -173,32 +178,31 @@ def _decide(run: Run, stopwatch: Stopwatch) -> None:
     taken = before - stopwatch.left
     stopwatch.end("timing")
     known = [result.seconds / run.study.search.workers for results in found.values() for result in results]
-    # Reusing results of an earlier search takes no time. In that case, the stored times of the best ones count.
+    # Results that an earlier search stored take no time now. If they were used, their stored times count instead.
     each = mean(known) if sum(known) > taken else taken / count
     steps = in_search(seconds - taken, each)
     run.add_note("search", steps=steps)
     say(
-        f"search: {steps} evaluations of {each:.2f} s each, in the remaining "
-        f"{max(0.0, stopwatch.left) / 60:.0f} minutes"
+        f"search: {steps} evaluations of {each:.2f} s each "
+        f"({max(0.0, stopwatch.left) / 60:.0f} minutes are left for search and training)"
     )
 
 
 def join_search(run: Run) -> SearchState:
-    """Evaluate candidates alongside the command that searches this run, until there are enough.
+    """Help another command that searches this run: evaluate candidates until the search has enough of them.
 
-    Writes only trials and accuracies; that command does the steps before and after the search. Raises `SearchError` if
-    no search has started from the study's current inputs.
+    Only trials and accuracies are written. The other command makes the steps before and after the search. Raises
+    `SearchError` if no search has been started from the study's current inputs.
     """
     if not run.is_started("search") or not run.is_started("search", search_inputs(run)):
         raise SearchError(
-            f"{run.folder}: there is no search of this study with these settings that could be joined; start one with "
-            "nas search"
+            f"{run.folder}: there is no search to join for this study with these settings; start one with nas search"
         )
     return evaluate(run, Stopwatch())
 
 
 def make_search(run: Run, stopwatch: Stopwatch) -> None:
-    """Search the space, and record how the search ended. Resumes a search that was interrupted."""
+    """Search the space, and record how the search ended. An interrupted search is resumed."""
     if run.study.training.hours and decided(run, "search") is None:
         _decide(run, stopwatch)
     state = evaluate(run, stopwatch, run.study.search.knapsack)
@@ -206,17 +210,23 @@ def make_search(run: Run, stopwatch: Stopwatch) -> None:
 
 
 def is_searched(run: Run) -> bool:
-    """Whether the search was made for the current supernet and profiles and has ended."""
+    """Whether the search has ended, and was made for the current supernet and profiles."""
     return run.is_done("search", search_inputs(run)) and has_ended(run, len(searched(run).results))
 
 
 def has_ended(run: Run, count: int) -> bool:
-    """Whether a search with `count` results has ended: it has all that the study asks for, or no new ones remained."""
+    """Whether a search with `count` results has ended.
+
+    It has ended if these are as many as the study asks for, or if it was recorded that no new candidates were left.
+    """
     return count >= evaluations(run) or run.get_note("search", "ended") == _end(run, count)
 
 
 def _end(run: Run, count: int) -> list[object]:
-    """Return how a search ended, as a note stores it. Another sampler or number of evaluations may find more."""
+    """Return the note that records how a search ended.
+
+    It includes the sampler and the number of evaluations, since the search may find more candidates with others.
+    """
     return [evaluations(run), run.study.search.sampler, count]
 
 

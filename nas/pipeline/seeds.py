@@ -18,10 +18,10 @@ _FILE = "seeds.json"
 
 
 def runs_of_seeds(run: Run, count: int) -> dict[int, Run]:
-    """Return the run itself and runs with the next seeds, `count` in total, by their seeds.
+    """Return `count` runs of the same study by their seeds: the given run, and runs with the seeds that follow.
 
-    A seed decides how the rows are split, and everything that is random in training, profiling and search. The folders
-    of the other runs lie next to that of the first one.
+    The seed determines how the rows are split, and everything that is random in training, profiling and search. The
+    folders of the other runs are created next to the folder of the given run.
     """
     found = {run.study.seed: run}
     for seed in range(run.study.seed + 1, run.study.seed + count):
@@ -31,10 +31,10 @@ def runs_of_seeds(run: Run, count: int) -> dict[int, Run]:
 
 
 def spread(verified: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Return each budget's test accuracies with their mean and standard error, if all seeds have an export for it.
+    """Return the test accuracies of each budget's exports over all seeds, with their mean and standard error.
 
-    `verified` holds the verifications of the exports, by seed and by the budget's name. The standard error is None if
-    there is only one seed.
+    `verified` holds the verifications of the exports, by seed and by the budget's name. A budget is left out if a seed
+    has no export for it. The standard error is None if there is only one seed.
     """
     names = [name for name in next(iter(verified.values())) if all(name in found for found in verified.values())]
     return {name: _of({seed: found[name] for seed, found in verified.items()}) for name in names}
@@ -67,6 +67,6 @@ def spread_of(run: Run) -> dict[str, dict[str, Any]]:
 
 
 def _exports(run: Run, names: Iterable[str]) -> list[str | None]:
-    """Return the digests of the verifications of exports; None for an export that does not exist."""
+    """Return the digest of each export's verification; None for an export that does not exist."""
     files = [run.export(name) / VERIFICATION_FILE for name in names]
     return [file_digest(path) if path.exists() else None for path in files]

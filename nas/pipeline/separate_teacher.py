@@ -1,8 +1,8 @@
-"""The separate teacher of a student: it is fine-tuned if the study asks for that, and its logits are stored.
+"""The steps of a student's separate teacher: fine-tune it, if the study asks for that, and store its logits.
 
-This teacher may be of any family and has its own tokenizer, so the texts are tokenised a second time for it. Only its
-logits are used, and a student's distillation never alters texts. So the logits of all texts are computed once before
-the training, and the training itself does not need the teacher.
+This teacher may belong to any model family and has its own tokenizer, so the texts are tokenised a second time for it.
+Its logits are the only outputs that the distillation uses, and a student's distillation never alters texts. So the
+logits of all texts are computed once before the training, and the training itself does not need the teacher.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from nas.threads import side_by_side
 _FORM = 1
 """Increase this when the same files lead to another teacher or other logits, so that older ones are rebuilt."""
 _PART = 8192
-"""Number of texts whose logits are stored in one file. An interruption loses at most this many."""
+"""Number of texts whose logits are stored in one file. An interruption loses the logits of at most this many texts."""
 _LOGITS, _ABOUT, _SCALE = "logits.safetensors", "about.json", "scale.json"
 _ROLE: Role = "separate teacher"
 
@@ -56,15 +56,15 @@ def source_of(run: Run) -> str:
 
 
 def _folder(run: Run, weights: bool = True) -> str:
-    """Return the separate teacher's folder. Downloads a hub model's files, but its weights only if `weights`."""
+    """Return the separate teacher's folder. A hub model is downloaded, but its weights only if `weights` is set."""
     return str(hub_model(run, weights, _ROLE)) if _ROLE in asked(run.study) else source_of(run)
 
 
 @once
 def separate_identity(run: Run) -> dict[str, Any]:
-    """Return what identifies the separate teacher, as JSON values: settings, and digests of its files or its commit."""
+    """Return JSON values that identify the separate teacher: its settings, and digests of its files or its commit."""
     if not run.study.teacher.is_loaded:
-        return {"outputs": run.study.teacher.outputs}  # their files are part of `data_inputs`
+        return {"outputs": run.study.teacher.outputs}  # the files with these columns are part of `data_inputs`
     folder = Path(source_of(run))
     found = [path for pattern in ("*.json", "*.txt", "*.model", "*.safetensors") for path in folder.glob(pattern)]
     files = {path.name: file_digest(path) for path in found} if folder.is_dir() else {}
@@ -90,7 +90,8 @@ def logits_inputs(run: Run) -> str:
 def check_separate_teacher(run: Run, label_names: Sequence[str]) -> None:
     """Raise `TeacherError` if a student's separate teacher cannot be loaded as a classifier, or lacks a label.
 
-    Does not check a hub teacher's weights. Checks nothing if the study has no student, or once the logits are stored.
+    The weights of a hub model are not checked. Nothing is checked if the study has no student, or if the logits are
+    already stored.
     """
     if not run.study.student or run.is_done("teacher-logits", logits_inputs(run)):
         return
@@ -106,7 +107,7 @@ def check_separate_teacher(run: Run, label_names: Sequence[str]) -> None:
 def operations_for_a_token(run: Run) -> float | None:
     """Estimate the separate teacher's operations per token, counting only the matrix products of its layers.
 
-    None if there is no such teacher, if its logits are stored already, or if its configuration does not give its sizes.
+    Return None if no separate teacher has to be run, or if its configuration does not contain the sizes of its layers.
     """
     if not run.study.student or not run.study.teacher.is_loaded or run.is_finished("teacher-logits"):
         return None
@@ -138,7 +139,10 @@ def make_separate_teacher(run: Run, stopwatch: Stopwatch) -> None:
 
 @errors_with_hub_ids
 def make_logits(run: Run, stopwatch: Stopwatch) -> None:
-    """Compute the separate teacher's logits for all texts, or read them from the data; store them and its accuracy."""
+    """Compute the separate teacher's logits for all texts, or read them from columns of the data.
+
+    The logits are stored, together with the accuracy of the teacher.
+    """
     if run.study.teacher.is_loaded:
         _ask(run)
     else:
@@ -146,7 +150,7 @@ def make_logits(run: Run, stopwatch: Stopwatch) -> None:
 
 
 def _read(run: Run) -> None:
-    """Store the logits that columns of the data hold."""
+    """Read the teacher's logits from columns of the data, and store them."""
     with busy("Reading the teacher's outputs"):
         task = read_task(run, weights=False)
         more = read_new_texts(run, task) if run.study.task.unlabelled else None
@@ -184,7 +188,10 @@ def _ask(run: Run) -> None:
 
 
 def _keep(run: Run, logits: np.ndarray, labelled: int, metric: Metric, about: dict[str, Any]) -> None:
-    """Store facts about the teacher, and its logits. The first `labelled` of these are for the training rows."""
+    """Store the teacher's logits, and facts about it. The first `labelled` logits belong to the training rows.
+
+    In a task with one output, they are standardised: on the training rows, the mean is 0 and the standard deviation 1.
+    """
     scale = Scale.of(logits[:labelled, 0]) if task_kind(run.study.task.kind).has_one_output else STANDARD
     say(f"The student's teacher: {metric.label} {about['search_accuracy']:.3f} on the search set")
     _save((logits - scale.mean) / scale.deviation, run.teacher_logits / _LOGITS)
@@ -193,7 +200,10 @@ def _keep(run: Run, logits: np.ndarray, labelled: int, metric: Metric, about: di
 
 
 def _scores(metric: Metric, data: TaskData, answers: _Answers) -> dict[str, float]:
-    """Return the accuracy on the search and test sets. Open settings of the metric are chosen on the search set."""
+    """Return the accuracy on the search and test sets.
+
+    Settings that the metric leaves open, such as a threshold, are chosen on the search set.
+    """
     found = {}
     for name in ("search", "test"):
         logits, labels = answers.stored(name, data.splits[name]), truth_of(data.splits[name])
@@ -203,7 +213,7 @@ def _scores(metric: Metric, data: TaskData, answers: _Answers) -> dict[str, floa
 
 
 def teacher_logits(run: Run) -> np.ndarray | None:
-    """Return the separate teacher's logits for each distillation text (texts, outputs); None without a student.
+    """Return the separate teacher's logits for all distillation texts (texts, outputs); None without a student.
 
     In a task with one output, the logits are standardised.
     """
@@ -211,7 +221,10 @@ def teacher_logits(run: Run) -> np.ndarray | None:
 
 
 def about_separate_teacher(run: Run) -> dict[str, Any] | None:
-    """Return facts about a student's separate teacher, such as its name and accuracy; None if it has no logits yet."""
+    """Return facts about a student's separate teacher, such as its name and accuracy.
+
+    Return None if the study has no student, or if the teacher's logits are not stored yet.
+    """
     if not run.study.student or not run.is_finished("teacher-logits"):
         return None
     found: dict[str, Any] = read_json(run.teacher_logits / _ABOUT, DataError)
@@ -219,9 +232,10 @@ def about_separate_teacher(run: Run) -> dict[str, Any] | None:
 
 
 def _columns(study: Study, found: AnyClassifier, label_names: Sequence[str]) -> tuple[list[int], str]:
-    """Return the teacher's output number for each of the task's labels, and a line to report about the numbering.
+    """Return the number of the teacher's output for each of the task's labels, and a message for the user.
 
-    Raises `TeacherError` if a label is missing.
+    The message describes the numbering of the labels. It is empty if there is nothing to report. Raises `TeacherError`
+    if the teacher has no output for one of the labels.
     """
     names = found.output_names
     if not label_names:
@@ -248,12 +262,12 @@ class _Texts:
         return cls(run, read_task(run, weights=False), teacher)
 
     def labelled(self) -> TaskData:
-        """Return the splits, in the order of the run's own data."""
+        """Return the tokenised splits, with rows in the same order as in the run's own data."""
         teacher = self.teacher
         return self.task.splits.encode(teacher.tokenizer, self._longest, teacher.has_types)
 
     def unlabelled(self) -> Dataset | None:
-        """Return the unlabelled texts, in the order of the run's own; None if the study has none."""
+        """Return the tokenised unlabelled texts, in the same order as in the run's own data; None if there are none."""
         if not self.run.study.task.unlabelled:
             return None
         texts = read_new_texts(self.run, self.task).texts
@@ -271,7 +285,7 @@ def _save(logits: np.ndarray, path: Path) -> None:
 
 
 class _Answers:
-    """Computes the logits of a model in parts. Each part is stored, so that an interruption loses at most one."""
+    """Computes the logits of a model in parts. Each part is stored, so that an interruption loses at most one part."""
 
     def __init__(self, model: PreTrainedModel, columns: Sequence[int], folder: Path) -> None:
         self._columns, self._folder = list(columns), folder
@@ -281,7 +295,10 @@ class _Answers:
         self._dtype = torch.bfloat16 if uses_bf16(model.config.hidden_size, self._processor) else torch.float32
 
     def stored(self, name: str, texts: Dataset) -> np.ndarray:
-        """Return the logits of texts (texts, outputs), with outputs in the order of the task's labels."""
+        """Return the logits of texts (texts, outputs), with outputs in the order of the task's labels.
+
+        Parts that are already stored are read, and all others are computed and stored.
+        """
         starts = range(0, len(texts), _PART)
         parts = [self._part(name, start, texts) for start in tracked(starts, f"The teacher's logits: {name}")]
         return np.concatenate(parts)[:, self._columns]

@@ -1,7 +1,8 @@
-"""The snapshots of the Hugging Face hub that a run is made from. They are recorded when the run starts.
+"""The snapshots of the Hugging Face hub that a run uses. They are recorded when the run starts.
 
-`hub.json` holds the commits of the models and of the data set. If a branch has moved since, the run keeps its commit:
-a new commit on the hub must not cause hours of training to be repeated. A message tells how to use the newer commit.
+`hub.json` holds the commits of the models and of the data set. If a branch on the hub moves later, the run keeps its
+commit, since a new commit must not cause hours of training to be repeated. A message then explains how to use the newer
+commit.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from nas.study import Study, Task
 T = TypeVar("T")
 P = ParamSpec("P")
 Role = Literal["model", "separate teacher", "dataset"]
-"""What a run may take from the hub: the model that is compressed, the separate teacher of a student, the data set."""
+"""The parts of a run that may come from the hub: the compressed model, a student's separate teacher, the data set."""
 _KINDS: dict[Role, Kind] = {"model": "model", "separate teacher": "model", "dataset": "dataset"}
 
 
@@ -40,7 +41,7 @@ def asked(study: Study) -> dict[Role, tuple[str, str | None]]:
 
 
 def has_hub_teacher(study: Study) -> bool:
-    """Whether the model that is compressed is given by a hub id, not as a folder or by the built-in task."""
+    """Whether the model that is compressed comes from the hub, and not from a folder or the built-in task."""
     return _is_of_hub(study, study.compressed.model)
 
 
@@ -49,32 +50,32 @@ def _is_of_hub(study: Study, model: str) -> bool:
 
 
 def _table(study: Study, role: Role) -> str:
-    """Return the name of the study's table that gives a role's hub id."""
+    """Return the name of the table in the study that contains the hub id of a role."""
     if role == "model":
         return "student" if study.student else "teacher"
     return "task" if role == "dataset" else "teacher"
 
 
 def snapshot(run: Run, role: Role) -> Snapshot:
-    """Return the snapshot that the run is made from: the recorded one or, if there is none, the hub's current one.
+    """Return the snapshot that the run uses: the recorded one or, if there is none, the hub's current one.
 
-    A recorded snapshot counts only if the study still gives its id and revision.
+    A recorded snapshot is used only if the study still names the same id and revision.
     """
     return _noted(run, role) or _seen(_KINDS[role], *asked(run.study)[role])[0]
 
 
 def commit(run: Run, role: Role) -> str | None:
-    """Return the commit of a model or of the data set; None if it is not from the hub."""
+    """Return the commit of a model or of the data set; None if that does not come from the hub."""
     return snapshot(run, role).commit if role in asked(run.study) else None
 
 
 def commits(run: Run) -> dict[str, str]:
-    """Return the commits of the models and the data set that are from the hub, by `teacher`, `student` and `task`."""
+    """Return the commits of all models and the data set that come from the hub, by the name of the study's table."""
     return {_table(run.study, role): snapshot(run, role).commit for role in asked(run.study)}
 
 
 def keep(run: Run) -> None:
-    """Record the snapshots that a run is made from, and report if the hub has newer ones."""
+    """Record the snapshots that a run uses, and report if the hub has newer ones."""
     wanted = asked(run.study)
     known = {
         role: {"id": found.name, "revision": wanted[role][1], "commit": found.commit}
@@ -85,7 +86,7 @@ def keep(run: Run) -> None:
 
 
 def looked_at(run: Run) -> dict[Role, Snapshot]:
-    """Return the snapshots that a run is, or would be, made from, and report if the hub has newer ones."""
+    """Return the snapshots that a run uses, or will use once it starts. Report if the hub has newer ones."""
     return {role: _look_at(run, role) for role in asked(run.study)}
 
 
@@ -100,14 +101,14 @@ def check_hub_data(task: Task, found: Snapshot) -> None:
 
 
 def hub_model(run: Run, weights: bool, role: Role = "model") -> Path:
-    """Return the folder of a hub model's files. Downloads missing files, but the weights only if `weights`."""
+    """Return the folder of a hub model's files. Missing files are downloaded, but weights only if `weights` is set."""
     found = snapshot(run, role)
     with busy(f"Downloading {found}"):
         return model_folder(found, weights)
 
 
 def forget() -> None:
-    """Clear what this process knows of the hub, so that it asks the hub again like a new process."""
+    """Clear the cached answers of the hub, so that this process queries the hub again, as a new process would."""
     _seen.cache_clear()
     _say_newer.cache_clear()
 
@@ -133,7 +134,7 @@ def _notes(run: Run) -> dict[str, Any]:
 
 
 def _known(run: Run) -> Iterator[Snapshot]:
-    """Yield those snapshots of a run that can be determined without an error."""
+    """Yield the snapshots of a run, except those that cannot be determined because of an error."""
     for role in asked(run.study):
         with suppress(NasError):
             yield snapshot(run, role)
@@ -143,7 +144,7 @@ def _noted(run: Run, role: Role) -> Snapshot | None:
     name, revision = asked(run.study)[role]
     note = _notes(run).get(role)
     if not note or (note["id"], note["revision"]) != (name, revision) or not run.is_finished("data"):
-        return None  # nothing was made from the recorded commit yet, so the newest one can be used
+        return None  # none of the run's current results was made from a recorded commit: use the newest commit
     return Snapshot(_KINDS[role], name, note["commit"])
 
 
@@ -159,9 +160,10 @@ def _look_at(run: Run, role: Role) -> Snapshot:
 
 @lru_cache(maxsize=8)
 def _seen(kind: Kind, name: str, revision: str | None) -> tuple[Snapshot, str]:
-    """Resolve a revision, once per process so that it always means the same commit; report an unreachable hub.
+    """Return the snapshot of a revision, and why the hub was unreachable (empty if it was reachable).
 
-    The second value says why the hub was unreachable; empty if it was not.
+    The answer is cached, so that a revision refers to the same commit in the whole process. An unreachable hub is
+    reported.
     """
     found, doubt = find(kind, name, revision)
     if doubt:

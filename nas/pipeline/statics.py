@@ -1,6 +1,6 @@
-"""The step that makes a device's static model, a linear classifier of mean word vectors, as one of its baselines.
+"""The step that makes the static model of a device: a linear classifier on the mean of a text's token embeddings.
 
-A compressed network is only worth its cost if it is more accurate than this model.
+It is one of the device's baselines. A compressed network is worth its cost only if it is more accurate than this model.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def folder_of(run: Run, device: str) -> Path:
 
 
 def static_inputs(run: Run, device: str) -> str:
-    """Return the digest of everything that a device's static model is made from, including its machine."""
+    """Return the digest of everything that a device's static model depends on, including the machine."""
     return digest([_FORM, baselines_inputs(run, device)])
 
 
 def make_static(run: Run, stopwatch: Stopwatch, device: str) -> None:
-    """Fit the static model, write it, and verify it in comparison with the teacher."""
+    """Fit the static model and write it, then measure it together with the teacher and write its verification."""
     found, folder, data, metric = device_of(run, device), folder_of(run, device), splits(run), metric_of(run)
     with busy("Fitting the static model"):
         vectors = load_teacher(run).state_dict()["bert.embeddings.word_embeddings.weight"].numpy()

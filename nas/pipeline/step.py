@@ -1,6 +1,6 @@
-"""A step of a study as a value: what it depends on, how its result is made, and an estimate of how long that takes.
+"""The types that describe the steps of a study: a `Step` makes a result, and a `Check` tests a condition.
 
-`steps.py` lists the steps of a study. The runner, `nas check` and the report read that list.
+`steps.py` lists the steps and checks of a study. The runner, `nas check` and the report read that list.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nas.study import Study
 
 @dataclass(frozen=True)
 class Check:
-    """A condition that must hold before the steps that need it. It leaves no result, so every command checks it."""
+    """A condition that must hold before the steps that need it are made. Every command tests it again."""
 
     name: str
     needs: tuple[str, ...]
@@ -31,7 +31,7 @@ class Step:
     """One step of a study. `inputs`, `make` and `current` are called only once everything in `needs` is up to date."""
 
     name: str
-    """Also names the step's mark in the run's folder, `steps/<name>.json`."""
+    """Names the step, and the file `steps/<name>.json` in the run's folder that marks it as started or finished."""
     needs: tuple[str, ...]
     """Names of the steps and checks that must come first."""
     inputs: Callable[[Run], str]
@@ -39,21 +39,21 @@ class Step:
     make: Callable[[Run, Stopwatch], None] | None
     """Makes the result, or resumes an interrupted attempt. None if the result is imported."""
     result: Path
-    """The file or folder that holds the result. It is removed before the step is made from other inputs."""
+    """The file or folder that holds the result. It is removed if the step has to be made from other inputs."""
     seconds: Callable[[Study, Workload], float]
     """Estimates how many seconds the step takes."""
     other_outputs: tuple[Path, ...] = field(default=(), kw_only=True)
     """Other files and folders that the step writes. They are removed together with the result."""
     current: Callable[[Run], bool] | None = field(default=None, kw_only=True)
-    """Returns whether the result is up to date. If None, it is up to date if it was made from the current `inputs`."""
+    """Returns whether the result is up to date. By default, a result made from the current `inputs` is up to date."""
     shares_hours: bool = field(default=False, kw_only=True)
-    """Whether `training.hours`, if the study sets them, decide how long the step takes."""
+    """Whether the step is one of those among which `training.hours` is divided, if the study sets it."""
     is_remote: bool = field(default=False, kw_only=True)
-    """Whether `inputs` has to ask another machine. `nas check` does not ask it and assumes that a finished result is up
-    to date."""
+    """Whether `inputs` needs an answer from another machine. `nas check` does not contact that machine, and assumes
+    that a finished result is up to date."""
 
     def is_current(self, run: Run) -> bool:
         """Whether the result exists and is up to date."""
-        if not run.is_finished(self.name):  # `inputs` may then read files that are missing as well
+        if not run.is_finished(self.name):  # in this case, files that `inputs` reads may be missing too
             return False
         return self.current(run) if self.current else run.is_done(self.name, self.inputs(run))

@@ -1,4 +1,4 @@
-"""The list of a study's steps and checks in order of execution. The commands, `nas check` and the report read it."""
+"""The list of a study's steps and checks in order of execution. The commands, `nas check` and the report use it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from nas.tasks import task_kind
 
 
 def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
-    """Return the steps and checks of a run's study, each after all that it needs.
+    """Return the steps and checks of a run's study. Each of them comes after all steps and checks that it needs.
 
     Without `fine_tune`, exports keep the weights that they inherit from the supernet.
     """
@@ -61,7 +61,7 @@ def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
         Check("imports", ("teacher", *_profiles(here)), profiles.refuse_unmeasured),
         *(_profile(run, device) for device in away),
         Check("budgets", _profiles(study.devices), profiles.check_feasible),
-        *(_baselines(run, device) for device in study.devices),  # their duration predicts that of the exports
+        *(_baselines(run, device) for device in study.devices),  # their duration predicts how long exports take
         *(_static(run, device) for device in study.devices if task_kind(study.task.kind).has_static),
         Check("hours left", ("teacher",), partial(_refuse_hours, fine_tune=fine_tune)),
         Step(
@@ -96,12 +96,12 @@ def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
 
 
 def seconds(run: Run) -> dict[str, float]:
-    """Return how many seconds each finished step of a run took, in the order of the list."""
+    """Return how many seconds each finished step of a run took, in the order of `steps_of`."""
     return run.seconds([step.name for step in steps_of(run)])
 
 
 def trial_step(run: Run, candidate: dict[str, Any], fine_tune: bool) -> Step:
-    """Return the step that exports one candidate of the front, in the same way as the candidates chosen for budgets."""
+    """Return the step that exports one candidate of the front, in the same way as a candidate for a budget."""
     inputs, make = partial(exports.trial_inputs, candidate=candidate), partial(exports.make_trial, candidate=candidate)
     return _written(run, exports.trial_name(candidate), ("front",), inputs, make, fine_tune)
 
@@ -128,7 +128,10 @@ def _unlabelled(run: Run) -> Step:
 
 
 def _of_separate_teacher(run: Run) -> Iterable[Step]:
-    """Yield the steps of a student's separate teacher: fine-tuning it, if the study asks for that, and its logits."""
+    """Yield the steps of a student's separate teacher.
+
+    The first fine-tunes it, if the study asks for that, and the last computes its logits.
+    """
     made, needs = separate_teacher, ["taught labels", *(["unlabelled"] if run.study.task.unlabelled else [])]
     if run.study.teacher.fine_tune:
         inputs, make = made.separate_teacher_inputs, made.make_separate_teacher
@@ -206,9 +209,9 @@ def _written(
     make: Callable[..., None],
     fine_tune: bool,
 ) -> Step:
-    """Return the step that writes and verifies an export under a name.
+    """Return the step that writes and verifies the export called `name`.
 
-    `inputs` and `make` are called with `fine_tune`: whether the exported network goes through the final training.
+    `inputs` and `make` are called with the keyword `fine_tune`, which says whether the exported network is fine-tuned.
     """
     tuned = fine_tune and run.study.export.fine_tune
     compared = ("baselines", *(["static"] if task_kind(run.study.task.kind).has_static else []))

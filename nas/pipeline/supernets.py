@@ -1,6 +1,6 @@
 """The step that makes the supernet: it orders the teacher's units by importance, then trains the shared weights.
 
-Also prepares the distillation itself, which the final training in `finalists.py` uses as well.
+This module also prepares the distillation, which the final training in `finalists.py` uses as well.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def supernet_inputs(run: Run) -> str:
 
 def _origin(run: Run) -> dict[str, Any]:
     study = run.study
-    unused = {"workers"} if study.supernet.progressive else {"workers", "progressive"}  # digests of older runs lack it
+    # Digests of older runs do not contain `progressive`.
+    unused = {"workers"} if study.supernet.progressive else {"workers", "progressive"}
     unused |= {"steps"} if study.training.hours else set()
     return {
         "form": _FORM,
@@ -74,7 +75,7 @@ def _origin(run: Run) -> dict[str, Any]:
 
 
 def _near(study: Study) -> dict[str, Any]:
-    """Return what decides which sub-networks are near the budgets, except the measured profiles."""
+    """Return the settings that determine which sub-networks are near the budgets: the limits and their devices."""
     near = [budget for budget in study.budgets if not budget.has_floor]
     named = {device for budget in near for device in budget.devices}
     limits = {budget.name: [on.model_dump(mode="json", exclude_none=True) for on in budget.limits] for budget in near}
@@ -87,9 +88,9 @@ def _near(study: Study) -> dict[str, Any]:
 
 
 def _training_origin(run: Run) -> dict[str, Any]:
-    """Return the origin that an unfinished training must have to be resumed.
+    """Return the settings and inputs from which an unfinished training must have been started to be resumed.
 
-    If the study sets hours, the origin includes the decided number of steps.
+    If the study sets hours, they include the number of steps that was decided.
     """
     if not run.study.training.hours:
         return _origin(run)
@@ -97,12 +98,18 @@ def _training_origin(run: Run) -> dict[str, Any]:
 
 
 def decided(run: Run, step: str) -> int | None:
-    """Return how many training steps or evaluations the study's hours allow a step; None if not decided yet."""
+    """Return the number of training steps or evaluations for which a step has time within the study's hours.
+
+    Return None if this number is not decided yet.
+    """
     return run.get_note(step, "steps") if run.is_started(step) else None
 
 
 def refuse_other_training(run: Run) -> None:
-    """Raise `TrainingError` if an unfinished training of the supernet has other inputs. Checked before all steps."""
+    """Raise `TrainingError` if an unfinished training of the supernet was started from other inputs.
+
+    This check comes before all steps. Checkpoints of a finished training are removed.
+    """
     if run.is_finished("supernet"):
         remove_checkpoints(run.supernet)
     refuse_others(run.supernet / "checkpoints", _training_origin(run))
@@ -134,7 +141,7 @@ def make_supernet(run: Run, stopwatch: Stopwatch) -> None:
 
 
 def _decide(run: Run, stopwatch: Stopwatch) -> None:
-    """Time a few steps, and record how many fit into the supernet's share of the time left."""
+    """Time a few training steps, and record how many steps fit into the supernet's share of the time left."""
     study, settings = run.study, run.study.supernet
     with busy("Timing a few steps"), to_be_timed(run, settings.learning_rate, settings.batch_size) as training:
         step = training.time_supernet(load_ordered(run), draws_of(run, WARM_UP_STEPS + TIMED_STEPS), WARM_UP_STEPS)
@@ -142,24 +149,24 @@ def _decide(run: Run, stopwatch: Stopwatch) -> None:
     steps = training_steps(supernet_seconds(stopwatch.left, study.export.fine_tune), step)
     run.add_note("supernet", steps=steps, hours=study.training.hours)
     say(
-        f"The supernet: {steps:,} steps of {step:.2f} s each, in the remaining "
-        f"{max(0.0, stopwatch.left) / 60:.0f} minutes"
+        f"The supernet: {steps:,} steps of {step:.2f} s each "
+        f"({max(0.0, stopwatch.left) / 60:.0f} minutes are left for training and search)"
     )
 
 
 @contextmanager
 def to_be_timed(run: Run, learning_rate: float, batch_size: int) -> Iterator[Distillation]:
-    """Yield a training of a few steps that measures the speed. Its folder is removed afterwards."""
+    """Yield a training of a few steps, to measure the speed. The folder of this training is removed afterwards."""
     schedule = Schedule(learning_rate, batch_size, steps=WARM_UP_STEPS + TIMED_STEPS)
     with TemporaryDirectory(prefix=".timing-", dir=run.folder) as folder:
         yield distillation(run, splits(run), schedule, Path(folder), {})
 
 
 def draws_of(run: Run, steps: int) -> Draws:
-    """Return a function from a step's number to the sub-networks that it trains, for a training of `steps` steps.
+    """Return a function that draws the sub-networks of a step, given its number. The training has `steps` steps.
 
-    They are near the budgets if the study says so. If all budgets have floors, there is no limit to be near, and
-    sub-networks of all sizes are drawn.
+    The sub-networks are near the budgets if the study asks for that and at least one budget has no accuracy floor.
+    Otherwise, sub-networks of all sizes are drawn.
     """
     study, settings = run.study, run.study.supernet
     if study.is_near_budgets:
@@ -176,19 +183,22 @@ def draws_of(run: Run, steps: int) -> Draws:
 
 
 def _violation(costs: Costs, budget: Budget, architecture: Architecture) -> float:
-    """Return by how much a sub-network violates a budget, assuming that equally many texts exit after each layer."""
+    """Return the amount by which a sub-network violates a budget, if equally many texts exit after each layer."""
     depth = len(architecture.layers)
     return costs.cautious_violation(architecture, budget, (1.0 / depth,) * depth if architecture.exit_threshold else ())
 
 
 def supernet_steps(run: Run) -> int:
-    """Return the number of steps of the supernet's training: the study's or, with `training.hours`, the decided one."""
+    """Return the number of steps of the supernet's training.
+
+    The study sets this number or, with `training.hours`, it is decided from the time left before the training.
+    """
     found = decided(run, "supernet") if run.study.training.hours else None
     return found or run.study.supernet.steps
 
 
 def _train_ordered(run: Run, origin: dict[str, Any]) -> None:
-    """Train the supernet from the ordered teacher, in a single process or as one of several, and save its weights."""
+    """Train the supernet from the ordered teacher, as the only process or as one of several; save its weights."""
     settings = run.study.supernet
     schedule = Schedule(
         settings.learning_rate,
@@ -256,7 +266,10 @@ def untrained(run: Run, data: TaskData, largest: CompactBert) -> SupernetWeights
 
 
 def ranking_batches(run: Run, data: TaskData, title: str) -> Iterator[dict[str, torch.Tensor]]:
-    """Return the batches on which units are ranked and small sub-networks are fitted. Shows progress under `title`."""
+    """Return the batches on which units are ranked and small sub-networks are fitted.
+
+    While they are used, progress is shown under `title`.
+    """
     settings, tokenizer = run.study.supernet, load_tokenizer(run.teacher)
     batches, size, has_words = (
         settings.importance_batches,

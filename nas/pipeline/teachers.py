@@ -1,4 +1,4 @@
-"""Teachers: checks the one that a study gives before its weights are loaded, and loads the one that a run keeps.
+"""Checks the teacher that a study names before its weights are loaded, and loads the teacher from the run's folder.
 
 "Teacher" here means the model that is compressed, which is a student's checkpoint if the study has a student.
 """
@@ -45,10 +45,10 @@ class Teacher:
     compact: CompactBertConfig
     tokenizer: PreTrainedTokenizerBase
     checkpoint: Checkpoint | None
-    """The checkpoint with the weights; None if these are not on this machine yet."""
+    """The checkpoint that contains the weights; None if the weights were not checked."""
 
     def head(self, study: Study) -> Head | None:
-        """Return the teacher's classifier; None if the model was saved without one."""
+        """Return a description of the teacher's classifier; None if the model was saved without a classifier."""
         if self.checkpoint:
             has_one = self.checkpoint.labels is not None
         else:
@@ -59,14 +59,14 @@ class Teacher:
 
 
 def check_shape(study: Study, source: str, config: PreTrainedConfig) -> CompactBertConfig:
-    """Return a teacher's configuration as that of a `CompactBert`. Raises a `NasError` if it does not fit the study."""
+    """Return the `CompactBert` configuration of a teacher. Raises a `NasError` if it does not fit the study."""
     with student_named(study):
         study.check_teacher(shape_of(config))
         compact = compact_config(config, task_kind(study.task.kind).form(source))
     if study.space.dimensions.keep_tokens and compact.knows_distances:
         raise SearchSpaceError(
-            f"search_space: {study.space.name!r} drops tokens (keep_tokens), but attention in a {config.model_type} "
-            "depends on the distance between tokens, which would change; use another space"
+            f"search_space: {study.space.name!r} drops tokens (keep_tokens), but attention in {config.model_type} "
+            "models depends on the distance between tokens, which would change; use another space"
         )
     for name in study.space.compression.embedding:
         if not compression(name).suits(compact.vocab_size, compact.embedding_width):
@@ -87,10 +87,10 @@ def check_shape(study: Study, source: str, config: PreTrainedConfig) -> CompactB
 
 
 def check_teacher(study: Study, source: str, weights: bool = True) -> Teacher:
-    """Read everything about the teacher in a folder that can be known without loading its weights.
+    """Return the teacher in a folder, without loading its weights.
 
-    Raises a `NasError` if its configuration, tokenizer or weights cannot be read or do not fit the study. Without
-    `weights`, these are not checked.
+    Raises a `NasError` if the configuration, the tokenizer or the weights cannot be read or do not fit the study. The
+    weights are checked only if `weights` is set.
     """
     with student_named(study):
         config = read_config(source)
@@ -108,7 +108,7 @@ def check_teacher(study: Study, source: str, weights: bool = True) -> Teacher:
 def _check_head(study: Study, config: PreTrainedConfig, checkpoint: Checkpoint) -> None:
     """Raise `TeacherError` unless the checkpoint has a head for the study's kind of task.
 
-    If the configuration does not name its labels, it gets as many labels as the classifier has outputs.
+    If the configuration does not name its labels, its number of labels is set to the classifier's number of outputs.
     """
     labels, where = checkpoint.labels, f"teacher.model: {checkpoint.source}"
     unnamed = all(name == f"LABEL_{number}" for number, name in (config.id2label or {}).items())
@@ -127,7 +127,7 @@ def _check_head(study: Study, config: PreTrainedConfig, checkpoint: Checkpoint) 
 
 
 def check_kind(study: Study, source: str, config: PreTrainedConfig, labels: int | None) -> None:
-    """Raise `TeacherError` if a fine-tuned classifier with `labels` labels is of another kind than the study's task."""
+    """Raise `TeacherError` if a fine-tuned classifier with `labels` labels is not for the study's kind of task."""
     kind = task_kind(study.task.kind)
     if not kind.accepts(config.problem_type, labels):
         raise TeacherError(
@@ -138,7 +138,7 @@ def check_kind(study: Study, source: str, config: PreTrainedConfig, labels: int 
 
 
 def load_classifier(study: Study, source: str, data: TaskData) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load the teacher in float32 and its tokenizer. If it will be fine-tuned and has no head for the task, add one.
+    """Load the teacher, in float32, and its tokenizer. A teacher to be fine-tuned gets a head if it has none yet.
 
     Raises the errors of `check_teacher`, and `TeacherError` if the teacher and the data differ in the number of labels.
     """
@@ -167,25 +167,27 @@ def load_classifier(study: Study, source: str, data: TaskData) -> tuple[PreTrain
 
 
 def _announce(checkpoint: Checkpoint, config: PreTrainedConfig, needed: Problem) -> None:
-    """Report which parts of an existing head are replaced. Without a head, a new one is expected; report nothing."""
+    """Report which parts of an existing head are replaced. If there is no head, nothing is reported about it."""
     labels = checkpoint.labels
     if checkpoint.new and labels not in (None, config.num_labels):
-        say(f"Teacher: its classifier has {labels} label(s), the task has {config.num_labels}; a new one is trained")
+        say(
+            f"Teacher: its classifier has {labels} label(s), but the task has {config.num_labels}; a new one is trained"
+        )
     elif checkpoint.new and labels:
         say(f"Teacher: its classifier is incomplete; {', '.join(checkpoint.new)} are trained from scratch")
     if config.problem_type not in (None, needed):
-        say(f"Teacher: its problem_type, {config.problem_type}, becomes {needed}, which the task needs")
+        say(f"Teacher: its problem_type is changed from {config.problem_type} to {needed}, which the task needs")
 
 
 def load_teacher(run: Run) -> CompactBert:
-    """Load the run's teacher, fine-tuned if the study asks for that, as a `CompactBert`."""
+    """Load the run's teacher as a `CompactBert`. It has been fine-tuned if the study asks for that."""
     form = _form(run)
     return from_stock(AUTO_CLASSES[form.network_type].from_pretrained(run.teacher), form)
 
 
 @once
 def teacher_config(run: Run) -> CompactBertConfig:
-    """Return the configuration of the run's teacher as that of a `CompactBert`."""
+    """Return the `CompactBert` configuration of the run's teacher."""
     return compact_config(AutoConfig.from_pretrained(run.teacher), _form(run))
 
 

@@ -1,7 +1,7 @@
-"""The step that reads unlabelled texts, and the texts on which the teacher is distilled.
+"""The step that reads unlabelled texts, and functions that return all texts for the distillation.
 
-This step is separate from `data`. If the unlabelled texts change, the supernet and all that depends on it are trained
-again, but the data is not split again and the teacher is not fine-tuned again.
+The step is separate from the step `data`. If the unlabelled texts change, the supernet and everything that depends on
+it are made again, but the data is not split again and the teacher is not fine-tuned again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TEXTS, _COUNTS = "texts.parquet", "counts.json"
 
 
 def sources(run: Run) -> list[tuple[str, bool]]:
-    """Return pairs of a file or split with unlabelled texts, and whether it is a file."""
+    """Return a pair for each source of unlabelled texts: its path or split, and whether it is a file."""
     task = run.study.task
     files = task.unlabelled_files
     return [(str(run.study.resolve(name)) if name in files else name, name in files) for name in task.unlabelled]
@@ -38,7 +38,7 @@ def sources(run: Run) -> list[tuple[str, bool]]:
 
 @once
 def unlabelled_identity(run: Run) -> list[Any]:
-    """Return what identifies the unlabelled texts: each file's content, and each split's name and commit."""
+    """Return values that identify the unlabelled texts: each file's format and digest, each split's name and commit."""
     return [content_of(Path(name)) if is_file else [name, commit(run, "dataset")] for name, is_file in sources(run)]
 
 
@@ -49,7 +49,7 @@ def unlabelled_inputs(run: Run) -> str:
 
 
 def read_new_texts(run: Run, task: ReadTask) -> Unlabelled:
-    """Read the study's unlabelled texts, without those that its splits already contain."""
+    """Read the study's unlabelled texts. Texts that its splits already contain are left out."""
     settings = run.study.task.model_copy(update={"revision": commit(run, "dataset")})
     return read_unlabelled(settings, sources(run), task.splits)
 
@@ -69,7 +69,7 @@ def make_unlabelled(run: Run, stopwatch: Stopwatch) -> None:
 
 
 def unlabelled_counts(run: Run) -> Counts | None:
-    """Return how many unlabelled texts were read and left out; None if the study has none or they are not read yet."""
+    """Return how many unlabelled texts were read and left out; None if there are none, or if they are not read yet."""
     if not run.study.task.unlabelled or not run.is_finished("unlabelled"):
         return None
     return Counts(**read_json(run.unlabelled / _COUNTS, DataError))
@@ -82,9 +82,9 @@ def unlabelled_texts(run: Run) -> Dataset:
 
 
 def distilled_texts(run: Run, data: TaskData) -> Dataset:
-    """Return the texts on which the teacher is distilled: those of the training set, then the unlabelled ones.
+    """Return the texts on which the teacher is distilled: first the training set, then the unlabelled texts.
 
-    Labels are removed. The training draws all of these texts equally often.
+    Labels are removed. The distillation draws all of these texts equally often.
     """
     train = data.train.remove_columns([name for name in data.train.column_names if name in LABEL_COLUMNS])
     if not run.study.task.unlabelled:
@@ -93,12 +93,12 @@ def distilled_texts(run: Run, data: TaskData) -> Dataset:
 
 
 def distilled_from(run: Run) -> list[Path]:
-    """Return the files that hold the texts of `distilled_texts`."""
+    """Return the files from which `distilled_texts` reads."""
     return [run.data / "train.parquet", *([run.unlabelled / _TEXTS] if run.study.task.unlabelled else [])]
 
 
 def unlabelled_lengths(run: Run) -> list[int]:
-    """Return each unlabelled text's number of tokens; empty if the study has none, or they are not read yet."""
+    """Return each unlabelled text's number of tokens; empty if there are none, or if they are not read yet."""
     if unlabelled_counts(run) is None:
         return []
     return values_of(unlabelled_texts(run), "length")

@@ -1,4 +1,4 @@
-"""Logging of a run's trainings outside nas: to transformers' integrations that the study names, and to callbacks."""
+"""Connects a run's trainings to loggers outside nas: transformers' integrations that the study names, and callbacks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _OPTIONAL = {"tensorboard"}
 
 
 def watchers_of(run: Run) -> Watchers:
-    """Return the integrations and callbacks that follow every training of a run."""
+    """Return the integrations and callbacks that receive the events of every training of a run."""
     return Watchers(run.study.training.report_to, tuple(run.callbacks))
 
 

@@ -1,7 +1,7 @@
 """Drawings of architectures: each layer's sizes as bars within the teacher's sizes, coloured by compression method.
 
-`architecture_drawing` returns a drawing for the report, `architectures_picture` a separate SVG file, and `in_words` the
-same facts as text for tooltips.
+`architecture_drawing` returns a drawing for the report, `architectures_picture` returns a separate SVG file, and
+`in_words` returns the same facts as text for tooltips.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _RIGHT_BAR = _LEFT + _BAR + _GAP
 _MARGIN, _TITLE = 14.0, 22.0
 """Margin and height of the title in a separate SVG file."""
 _MOST_CELLS = 24
-"""Attention heads are drawn one by one up to this number, and as one bar above it."""
+"""Up to this number, attention heads are drawn one by one; more heads are drawn as a single bar."""
 
 
 def methods_of(architectures: Iterable[Architecture]) -> list[str]:
@@ -40,7 +40,7 @@ def architectures_of(exports: Iterable[Record]) -> list[Architecture]:
 
 
 def methods_legend(choices: Sequence[str]) -> list[tuple[Markup, str]]:
-    """Return the marks of the legend of the colours, and their meanings."""
+    """Return the marks and their meanings for the legend that explains the colours."""
     marks = [
         (f'<rect y="3" width="16" height="10" rx="2" class="{method_class(name, choices)}"/>', _choice_in_words(name))
         for name in choices
@@ -70,14 +70,14 @@ def in_words(architecture: Architecture) -> list[str]:
 def architecture_drawing(architecture: Architecture, teacher: Shape, choices: Sequence[str], label: str) -> Markup:
     """Return a drawing as an SVG element: one row for the embeddings, then one per layer of the teacher.
 
-    Bars are proportional to the teacher's sizes. `choices` fixes the colours of the compression methods, as in
+    Bars show sizes as shares of the teacher's sizes. `choices` determines the colours of the compression methods, as in
     `methods_legend`; `label` is for screen readers.
     """
     return drawing(_WIDTH, _height(teacher), label, "chart", _rows(architecture, teacher, choices))
 
 
 def architectures_picture(named: Mapping[str, Architecture], teacher: Shape, label: str) -> str:
-    """Return the text of an SVG file that shows several architectures side by side, each under its name."""
+    """Return the text of an SVG file that shows several architectures side by side, each one below its name."""
     choices, pitch = methods_of(named.values()), _WIDTH + 2 * _MARGIN
     width, height = pitch * len(named), _height(teacher) + _TITLE + 2 * _MARGIN
     parts = [element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=10, class_="ground")]
@@ -119,7 +119,7 @@ def _embedding(architecture: Architecture, teacher: Shape, choices: Sequence[str
 
 
 def _layer(layer: Layer, resolved: Layer, teacher: Shape, choices: Sequence[str], y: float) -> str:
-    """Draw one layer. `resolved` also has the sizes of blocks that share the weights of a lower layer."""
+    """Draw one layer. `resolved` also includes the sizes of blocks that share the weights of a lower layer."""
     heads, full_heads = resolved.num_attention_heads, teacher.num_attention_heads
     size, full_size = resolved.intermediate_size, teacher.intermediate_size
     about, words = f"Layer {layer.source}", (f"{heads} of {full_heads}", f"{size:,} of {full_size:,}")

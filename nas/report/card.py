@@ -1,7 +1,7 @@
 """The model card of an export: a `README.md` with Hugging Face metadata, measured results, usage and provenance.
 
-`write_card` makes it from `verification.json`, the architecture and the study. It is called when an export has been
-verified, and again when measurements from another device are added.
+`write_card` makes it from `verification.json`, the architecture and the study. The pipeline calls it when an export has
+been verified, and again when measurements from another device have been added.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _METRICS = {
     "ndcg@10": "ndcg_at_10",
     "mrr@10": "mrr_at_10",
 }
-"""Names of metrics on the Hugging Face hub, where they differ from those of a study."""
+"""The names of metrics on the Hugging Face hub, if they differ from those in a study."""
 
 
 def write_card(folder: Path, study: Study) -> None:
@@ -68,7 +68,7 @@ def write_card(folder: Path, study: Study) -> None:
         batch_sizes={device.name: device.batch_size for device in study.devices},
         compressed=_compressed(study),
         compressed_name=_name(study.compressed.model, not _is_local(study)),
-        licence=" ".join(_licence(study, found).values()) or "not known here",
+        licence=" ".join(_licence(study, found).values()) or "unknown",
         separate_teacher=_name(about["model"], bool(about["commit"])) if about else "",
         sets={key: [_name(name, bool(task.hub)) for name in names] for key, names in task.sets.items()},
         unlabelled=[_name(name, name not in task.unlabelled_files) for name in task.unlabelled],
@@ -107,7 +107,7 @@ def _metadata(study: Study, name: str, found: Mapping[str, Any]) -> ModelCardDat
 
 
 def _compressed(study: Study) -> str:
-    """Return the role in the study of the model that was compressed: "Student" or "Teacher"."""
+    """Return the role of the compressed model in the study: "Student" or "Teacher"."""
     return "Student" if study.student else "Teacher"
 
 
@@ -120,7 +120,7 @@ def _is_local(study: Study) -> bool:
 def _commit(found: Mapping[str, Any], table: str) -> str | None:
     """Return the hub commit of the model or data set in a table of the study.
 
-    None for local files, and for verifications by older versions, which did not record it.
+    None for local files, and for verifications by older versions of nas, which did not record the commit.
     """
     commit: str | None = found.get("commits", {}).get(table)
     return commit
@@ -144,13 +144,13 @@ def _licence(study: Study, found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _methods(architecture: Architecture) -> dict[str, str]:
-    """Return the compression methods of a network with what they do, as the first line of their docstrings."""
+    """Return a description of each compression method of a network, by its name: the first line of its docstring."""
     names = sorted({name for choice in architecture.choices for name in compression(choice).names})
     return {name: next(iter((REGISTRY[name].__doc__ or "").strip().splitlines()), "") for name in names}
 
 
 def _quantised_by_batch(architecture: Architecture) -> list[str]:
-    """Return the compression methods of blocks that are quantised with a scale that depends on the whole batch."""
+    """Return those compression methods of the architecture whose quantisation scale depends on the whole batch."""
     blocks: list[tuple[Block, str]] = [("embedding", architecture.embedding)]
     blocks += [(block, layer.choice(block)) for layer in architecture.layers for block in LAYER_BLOCKS]
     return sorted({choice for block, choice in blocks if compression(choice).quantises_by_batch(block)})

@@ -1,4 +1,4 @@
-"""The input of the report: `Contents` holds everything that the page shows about one run, as plain values.
+"""The input of the report: `Contents` holds all values that the page shows about one run.
 
 `nas.pipeline.reports` fills it from the files of the run; `nas.report.page` and the charts read it.
 """
@@ -50,7 +50,7 @@ class Contents:
     export_logs: Mapping[str, Sequence[Record]] = field(default_factory=dict)
     """Log of the final training of each export, with the same keys, by the name of the export."""
     rank_correlation: Record | None = None
-    """How well inherited weights rank sub-networks; None unless `scripts/bench/rank_correlation` was run."""
+    """The rank correlation of the supernet's accuracies; None unless `scripts/bench/rank_correlation` was run."""
     seeds: Mapping[str, Record] = field(default_factory=dict)
     """Test accuracies with several seeds, by the name of the budget; empty if the study was run with one seed."""
     separate_teacher: Record | None = None
@@ -58,15 +58,15 @@ class Contents:
     student: str = ""
     """Path or hub id of the student; empty if the teacher itself is compressed."""
     unlabelled: str = ""
-    """How many unlabelled texts were read and how many left out, as one line; empty if the study has none."""
+    """A line with the numbers of unlabelled texts that were read and left out; empty if the study has none."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Duration of each finished step, in seconds."""
     sample: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """The texts of some rows of the test set, by row number."""
     missed: Mapping[str, str] = field(default_factory=dict)
-    """Why budgets have no export, by the name of the budget; only for budgets for which the reason is known."""
+    """The reason why a budget has no export, by the name of the budget, if the reason is known."""
     outdated: str = ""
-    """Which results belong to an older version of the study, as one line; empty if none do."""
+    """A line that lists the results of an older version of the study; empty if there are none."""
 
     @property
     def is_empty(self) -> bool:

@@ -1,7 +1,7 @@
 """The chart of accuracy against latency on one device: candidates, Pareto front, exports, budgets and teacher.
 
-`front_chart` returns it for the report, with `legend` below all charts; `front_picture` returns it as a separate SVG
-file.
+`front_chart` returns the chart for the report, and `legend` the legend that is shown below all charts. `front_picture`
+returns chart and legend as a separate SVG file.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _LEGEND_HEIGHT = 92.0
 _MARGIN = 14.0
 """Margin around the chart in a separate SVG file."""
 _ROWS = 3
-"""Lines of text above the chart for the names of budgets and of the teacher."""
+"""The number of lines of text above the chart, for the names of the budgets and the teacher."""
 _REACH = 4.0
-"""The vertical axis extends below the best score by this many times its distance to the median score."""
+"""The vertical axis reaches below the best score by at most this many times the distance from best to median score."""
 _LABEL_WIDTH = 10.5
-"""Width of one character of a budget's name in the font size that is used on phones."""
+"""The width of one character of a budget's name, in the font size for phones."""
 _LEGEND = (
     ('<circle cx="8" cy="8" r="4" class="candidate"/>', "candidate of the search"),
     ('<circle cx="8" cy="8" r="3.5" class="candidate raced"/>', "stopped early, score estimated"),
@@ -116,20 +116,20 @@ class _FrontChart:
 
     @cached_property
     def limits(self) -> list[tuple[str, float]]:
-        """Names of the budgets with a limit on median latency, and the limits in ms, in ascending order."""
+        """The names of the budgets that limit median latency, and their limits in ms, in ascending order."""
         teacher, found = self.teacher_p50_ms, list[tuple[str, float]]()
         for budget in self.budgets:
             asked = budget.on(self.device)
             given = asked.p50_ms if asked else None
             if budget.has_floor and given == "100%":
-                continue  # coincides with the line of the teacher
+                continue  # this line would coincide with the teacher's
             if asked and given is not None and (teacher is not None or not isinstance(given, str)):
                 found.append((budget.name, asked.value("p50_ms", {"p50_ms": teacher or 0.0})))
         return sorted(found, key=lambda item: item[1])
 
     @cached_property
     def floors(self) -> list[tuple[str, float]]:
-        """Names of the budgets with an accuracy floor, and the floors."""
+        """The names of the budgets with an accuracy floor, and their floors."""
         found = self.front.get("floors", {})
         return [(budget.name, found[budget.name]["least"]) for budget in self.budgets if budget.name in found]
 
@@ -180,7 +180,7 @@ class _FrontChart:
         return self.x(self._predicted(item)), self.y(max(item["search_accuracy"], self.y.low))
 
     def _staircase(self) -> str:
-        """Draw the best score that is attainable at each latency; it steps up at each member of the front."""
+        """Draw a line that shows the best attainable score at each latency; it steps up at each member of the front."""
         points: list[tuple[float, float]] = []
         reached = self.y.low
         for item in sorted(self.front["front"], key=self._predicted):
@@ -242,7 +242,7 @@ class _FrontChart:
         return moved + element("path", tooltip("\n".join(lines)), d=shape, class_="export", tabindex=0)
 
     def _limits(self) -> str:
-        """Draw budgets and teacher as vertical lines; names that would overlap go on different lines of text."""
+        """Draw budgets and teacher as vertical lines; names that would overlap are put on different lines of text."""
         marks = [(self.x(limit), name, milliseconds(limit), "budget") for name, limit in self.limits]
         if self.teacher_p50_ms is not None:
             at = self.x(self.teacher_p50_ms)

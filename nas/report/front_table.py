@@ -20,9 +20,9 @@ _HEIGHT = 2 * _BAR + _BETWEEN
 
 
 def front_table(contents: Contents, choices: Sequence[str]) -> dict[str, Any]:
-    """Return the table's titles, heading of drawings, and rows, from the most accurate network to the fastest.
+    """Return column titles, the heading of the drawings, and rows from the most accurate network to the fastest.
 
-    `choices` fixes the colours of the compression methods, as in `methods_legend`.
+    `choices` determines the colours of the compression methods, as in `methods_legend`.
     """
     devices = contents.searched_devices
     predicted = [f"predicted on {device}" if len(devices) > 1 else "predicted" for device in devices]
@@ -45,7 +45,7 @@ def _row(item: Record, contents: Contents, choices: Sequence[str]) -> dict[str, 
 
 
 def _numbers(teacher: Shape) -> Markup:
-    """Draw the heading of the drawings' column, which names the parts of a drawing."""
+    """Draw the heading for the column of drawings, which names the parts of a drawing."""
     words = [text(0, 12, "hidden", "size")]
     words += [
         text(_left(number, teacher), 12, f"layer {number}" if number == 0 else str(number), "size")
@@ -55,7 +55,7 @@ def _numbers(teacher: Shape) -> Markup:
 
 
 def _strip(architecture: Architecture, teacher: Shape, choices: Sequence[str]) -> Markup:
-    """Draw a bar for the hidden size, then for each layer of the teacher the heads above the intermediate size."""
+    """Draw a bar for the hidden size, then two bars per layer of the teacher: heads above, intermediate size below."""
     share = architecture.hidden_size / teacher.hidden_size
     parts = [_bar(0.0, _BAR / 2, _ENDS - 2 * _GAP, share, method_class(architecture.embedding, choices))]
     pairs = zip(architecture.layers, architecture.resolved, strict=True)

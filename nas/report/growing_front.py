@@ -1,6 +1,6 @@
-"""A live chart of a running search for notebooks.
+"""A live chart of a running search, for notebooks.
 
-A `GrowingFront` is passed to `Run.listen`; it collects the candidates from the events of the run and draws them.
+Pass a `GrowingFront` to `Run.listen`: it collects the candidates from the events of the run and draws them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Candidate:
     predicted_ms: Mapping[str, float]
     """Predicted median latency in ms, by the name of the device."""
     complete: bool
-    """Whether all examples were evaluated; if not, the accuracy is an estimate."""
+    """Whether the candidate was evaluated on all examples; if not, the accuracy is an estimate."""
 
 
 class GrowingFront:
@@ -55,9 +55,9 @@ class GrowingFront:
             self._drawn = time.monotonic()
 
     def show(self) -> GrowingFront:
-        """Display a chart in the cell of a notebook, and update it at most once a second as candidates are evaluated.
+        """Display a chart in a notebook cell, and update it at most once a second while candidates are evaluated.
 
-        Without IPython nothing is displayed. Returns the instance itself, for `run.listen(GrowingFront().show())`.
+        Without IPython, nothing is displayed. Return the instance itself, for `run.listen(GrowingFront().show())`.
         """
         try:
             from IPython.display import display
@@ -67,7 +67,7 @@ class GrowingFront:
         return self
 
     def front(self, device: str | None = None) -> list[Candidate]:
-        """Return the Pareto front of accuracy and predicted latency on a device, the first one by default.
+        """Return the Pareto front of accuracy and predicted latency on a device, by default the first one.
 
         The most accurate candidate comes first. Candidates whose evaluation was stopped early are left out.
         """

@@ -1,4 +1,4 @@
-"""The chart of predicted against measured latency on one device, which shows how accurate the predictions are."""
+"""The chart of measured against predicted latency on one device, which shows how accurate the predictions are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 404.0, 28.0, 346.0
 
 
 def latency_chart(contents: Contents, device: str) -> Markup:
-    """Return the chart as an SVG element: held-out networks of the profile are dots, candidates and exports rings.
+    """Return the chart as an SVG element. Dots are held-out networks of the profile; rings are candidates and exports.
 
     Empty if nothing was measured on the device.
     """

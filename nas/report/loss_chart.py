@@ -1,4 +1,4 @@
-"""Charts of the loss and of the accuracy over the steps of one training."""
+"""Charts of loss and accuracy over the steps of one training run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nas.report.svg import AxisScale, drawing, element, frame, path, tooltip
 _WIDTH, _HEIGHT = 420.0, 300.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 404.0, 28.0, 246.0
 _FEW = 60
-"""Each entry is marked with a dot up to this number of entries; more dots would hide the line."""
+"""If there are at most this many entries, each one is marked with a dot; more dots would hide the line."""
 
 
 def loss_chart(log: Sequence[Record], label: str) -> Markup:
@@ -21,7 +21,7 @@ def loss_chart(log: Sequence[Record], label: str) -> Markup:
 
 
 def accuracy_chart(log: Sequence[Record], label: str, metric: str) -> Markup:
-    """Return the curve of `eval_accuracy` as an SVG element; empty if the log has fewer than two of these."""
+    """Return the curve of `eval_accuracy` as an SVG element; empty if the log has fewer than two of these values."""
     return _chart(log, "eval_accuracy", label, metric)
 
 

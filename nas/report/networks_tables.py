@@ -1,6 +1,6 @@
 """The values of tables with one column per network: F1 per label, and the passages of one query.
 
-`networks_table` in `templates/macros.html` shows them; its cells are pairs of a value and a line in smaller type.
+`networks_table` in `templates/macros.html` shows them. A cell is a pair: a value, and a line in smaller type.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def label_table(contents: Contents) -> dict[str, Any] | None:
 
 
 def compared_table(contents: Contents) -> dict[str, Any] | None:
-    """Return the table of one query's passages with the rank and score by each network, the teacher's best first.
+    """Return the table of one query's passages with each network's rank and score, in the order of the teacher.
 
-    A text that all rows have in common, such as the query, is in `shared` instead. None if no outputs were recorded:
-    only runs of ranking tasks do that, see `Metric.rows_to_compare`.
+    A text that all rows have in common, such as the query, is in `shared` instead. None if no outputs were recorded;
+    only ranking tasks record them, see `Metric.rows_to_compare`.
     """
     networks = _recorded(contents, "shown")
     if not networks:
@@ -67,7 +67,7 @@ def compared_table(contents: Contents) -> dict[str, Any] | None:
 
 
 def _recorded(contents: Contents, key: str) -> dict[str, Record]:
-    """Return what the verifications of the teacher and of the exports hold under a key, by the name of the network."""
+    """Return the values of a key in the verifications of the teacher and the exports, by the name of the network."""
     teacher = next((found for key, found in contents.baselines.items() if key.endswith("/teacher")), {})
     return {name: found[key] for name, found in {"teacher": teacher, **contents.exports}.items() if key in found}
 

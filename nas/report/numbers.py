@@ -47,7 +47,7 @@ def points(difference: float) -> str:
 
 
 def in_points(value: float) -> str:
-    """Return a number of points (hundredths of a metric) with the word: `1 point`, `0.5 points`."""
+    """Return a number of points (hundredths of a metric) with its unit: `1 point`, `0.5 points`."""
     return f"{value:g} point" + ("" if value == 1.0 else "s")
 
 
@@ -69,7 +69,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-# The names of metrics in words, and their units.
+# For each metric, its name in words and its unit.
 _FIGURES = {
     "p50_ms": ("p50", "ms"),
     "p95_ms": ("p95", "ms"),
@@ -100,7 +100,7 @@ def limits(budget: Budget, teacher: Mapping[str, float], several: bool = False) 
     for asked in budget.limits:
         for name, given in asked.given.items():
             if budget.has_floor and (asked.device, name, given) == (budget.device, budget.minimise, "100%"):
-                continue  # the default limit of the minimised metric
+                continue  # this is the default limit of the minimised metric
             word, sign = _FIGURES[name][0], "≥" if name in RATES else "≤"
             if isinstance(given, str):
                 known = name in teacher and asked.device == budget.device
@@ -131,10 +131,10 @@ def _floor(budget: Budget) -> list[str]:
 
 
 def other_metrics(found: Any) -> list[str]:
-    """Return the measured values of the limited metrics that tables do not show anyway, such as `mean 3.1 ms`.
+    """Return the measured values of limited metrics that have no column in the tables, such as `mean 3.1 ms`.
 
-    Tables show size, parameters and the median latency on the budget's first device. Values on other devices name
-    them: `longest 4.2 ms on phone`. `found` is a verification record.
+    Columns show size, parameters and the median latency on the budget's first device. Values on another device
+    include its name: `longest 4.2 ms on phone`. `found` is a verification record.
     """
     asked = Budget.model_validate(found["budget"]).limits if found["budget"] else ()
     texts = []
@@ -152,7 +152,7 @@ def verdict(met: bool | None) -> str:
 
 
 def conditions(device: Any, environment: Any) -> str:
-    """Return how a latency was measured: runtime and version, threads, batch size, tokens and processor."""
+    """Return the conditions of a latency measurement: runtime, version, threads, batch size, tokens and processor."""
     threads = f"{device['threads']} thread" + ("s" if device["threads"] != 1 else "")
     runtime = Device.model_validate(device).runtime_in_words
     parts = [f"{runtime} {environment.get('runtime_version', '')}".strip(), threads]

@@ -1,6 +1,6 @@
 """The report of a run as one self-contained HTML page: results, charts, tables and code, without external resources.
 
-`render` turns `Contents` into the page; `nas.pipeline.reports` writes it to `report.html`. The markup and the sentences
+`render` turns `Contents` into the page; `nas.pipeline.reports` writes it to `report.html`. The markup and the text
 are in `templates/page.html`, which leaves out a section if the run has no values for it.
 """
 
@@ -24,7 +24,7 @@ from nas.report.results import results
 from nas.report.style import page_script, page_style
 
 _LEAST_SHARE = 0.005
-"""Dimensions that explain a smaller share of the variation in accuracy are not listed."""
+"""The smallest share of the variation in accuracy that a dimension must explain to be listed."""
 
 
 def render(contents: Contents) -> str:
@@ -32,7 +32,7 @@ def render(contents: Contents) -> str:
     if contents.is_empty:
         raise NasError(f"{contents.study}: there is nothing to report yet; run `nas search` or `nas run` first")
     on_front = contents.front["front"] if contents.front else ()
-    methods = methods_of(architectures_of([*on_front, *contents.exports.values()]))  # so a colour has one meaning
+    methods = methods_of(architectures_of([*on_front, *contents.exports.values()]))  # the same colours everywhere
     ranking = contents.rank_correlation
     return fill(
         "page.html",
@@ -67,7 +67,7 @@ def _importance(contents: Contents) -> dict[str, float]:
 
 
 def _dimension(name: str) -> str:
-    """Return the name of a dimension in words: "attention, layer 3" (of the teacher) for `attention_3`."""
+    """Return the name of a dimension in words, such as "attention, layer 3" for layer 3 of the teacher."""
     kind, _, layer = name.rpartition("_")
     words = {"attention": "attention", "feed_forward": "feed-forward", "keep_tokens": "tokens kept"}
     if layer.isdigit() and kind in words:
@@ -76,7 +76,7 @@ def _dimension(name: str) -> str:
 
 
 def _latencies(contents: Contents) -> Iterator[tuple[str, Markup, list[float]]]:
-    """Yield the name, the chart and the relative prediction errors of whole networks for each profiled device."""
+    """Yield each profiled device's name, chart, and relative prediction errors of measured candidates and exports."""
     for device in contents.profiles:
         networks = measured_networks(contents, device)
         errors = [abs(predicted - measured) / measured for _, predicted, measured in networks]
@@ -84,7 +84,7 @@ def _latencies(contents: Contents) -> Iterator[tuple[str, Markup, list[float]]]:
 
 
 def _trainings(contents: Contents) -> Iterator[tuple[str, list[Markup]]]:
-    """Yield the name and the charts of each training that has any."""
+    """Yield the name and the charts of each training that has charts."""
     logs = {"Supernet, by distillation": contents.supernet_log, "Teacher, fine-tuning": contents.teacher_log}
     logs |= {f"Export {name}, by distillation": log for name, log in contents.export_logs.items()}
     metric = f"{contents.metric} on the search set"

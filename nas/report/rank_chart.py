@@ -1,4 +1,4 @@
-"""The chart of accuracy with inherited weights against accuracy after individual training.
+"""The chart that compares accuracy with inherited weights and accuracy after individual training.
 
 The closer the dots are to a rising curve, the better the supernet ranks sub-networks.
 """

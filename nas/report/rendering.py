@@ -1,8 +1,8 @@
-"""Renders the templates of the HTML report and of the model card, which are in `nas/report/templates`.
+"""Render the templates of the HTML report and of the model card, which are in `nas/report/templates`.
 
-Templates hold the markup and the sentences; the other modules of `nas.report` prepare the values. HTML files escape all
-values except `Markup`, such as charts. Every function of `nas.report.numbers` is a filter. A name without a value is an
-error.
+Templates contain the markup and the text; the other modules of `nas.report` prepare the values. In HTML templates, all
+values are escaped except `Markup`, such as charts. Every function of `nas.report.numbers` is available as a filter. A
+template that uses a name without a value raises an error.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The results section of the report: accuracy, latency and size of each export, compared with its teacher.
 
-`templates/results.html` shows them: a card per export, the table of all measured networks, a warning if word vectors
-are as good, and the comparison with uniform networks.
+`templates/results.html` shows them: a card per export, the table of all measured networks, a warning if averaged
+word vectors are as good as an export, and the comparison with uniform networks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def results(contents: Contents) -> dict[str, Any] | None:
 
 
 def _static_warnings(contents: Contents) -> list[tuple[Record, str]]:
-    """Return each classifier on averaged word vectors that is as good as some exports, and names these exports."""
+    """Return each classifier on averaged word vectors that is as good as some exports, with these exports' names."""
     found = []
     for key, static in contents.baselines.items():
         device, kind = key.split("/", 1)
@@ -56,14 +56,14 @@ def _measured_how(contents: Contents) -> str:
     found: dict[str, str] = {}
     for record in (*contents.baselines.values(), *contents.exports.values()):
         for own in record.get("devices", {"": record}).values():
-            if "latency" in own:  # absent until the network is measured on that device
+            if "latency" in own:  # absent until the network has been measured on that device
                 device = own["latency"]["device"]
                 found.setdefault(device["name"], conditions(device, own["environment"]))
     return "; ".join(f"{name}: {text}" for name, text in found.items())
 
 
 def _against_uniform(contents: Contents) -> dict[str, Any] | None:
-    """Return the best candidate of each budget and its best uniform network; None without any uniform network."""
+    """Return the best candidate and the best uniform network of each budget; None if there is no uniform network."""
     front, rows = contents.front or {}, []
     for name, other in front.get("uniform", {}).items():
         against = (other or {}).get("against")

@@ -1,4 +1,4 @@
-"""The rows of a study described in lines of text: labels, repeated texts and the standard error on the search set.
+"""A description of a study's rows as lines of text: labels, repeated texts and the standard error on the search set.
 
 `nas check` prints these lines below the table of text lengths.
 """
@@ -11,17 +11,17 @@ from typing import Any
 from nas.data.unlabelled import Counts
 
 _FEW_CLASSES = 6
-"""Classes are listed up to this number; if there are more, only the largest and the smallest are."""
+"""If there are at most this many classes, all of them are listed; otherwise only the largest and the smallest."""
 
 
 def rows_in_words(rows: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines; `rows` is the JSON form of `nas.pipeline.rows.Rows`."""
+    """Yield the lines. `rows` is the JSON form of `nas.pipeline.rows.Rows`."""
     yield from _labels(rows)
     if rows["sets"]["train"]["words"]:
         yield f"words: {', '.join(_words(name, found) for name, found in rows['sets'].items() if found['words'])}"
     for what, counts in rows["figures"].items():
         yield f"{what}: {', '.join(f'{count:,} in the {name} set' for name, count in counts.items())}"
-    of_test = "that" if rows["shared"] == "text" else f"the {rows['shared']}"
+    of_test = "the text" if rows["shared"] == "text" else f"the {rows['shared']}"
     yield (
         f"repeated: {rows['repeated']:,} rows have the text of an earlier row; {rows['in_test']:,} have {of_test} of a "
         "test row"
@@ -62,7 +62,7 @@ def _labels(rows: dict[str, Any]) -> Iterator[str]:
     shown = sorted(counts, key=lambda label: -counts[label])
     if len(shown) > _FEW_CLASSES:
         shown = [shown[0], shown[-1]]
-    # Each word has a tag, but a text may have several labels or none.
+    # If words are tagged, each word has one tag. Otherwise, a text may have several labels or none.
     total = sum(counts.values()) if rows["sets"]["train"]["words"] else rows["sets"]["train"]["rows"]
     shares = ", ".join(f"{label!r} {counts[label] / total:.1%} ({counts[label]:,})" for label in shown)
     which = "" if len(shown) == len(counts) else "largest and smallest "

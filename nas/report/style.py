@@ -1,4 +1,4 @@
-"""Colours, style sheets and the script: the page follows the reader's light or dark setting, SVG files are light."""
+"""Colours, style sheets and script. The page follows the reader's light or dark setting; SVG files are always light."""
 
 from __future__ import annotations
 

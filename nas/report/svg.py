@@ -11,13 +11,13 @@ from markupsafe import Markup
 
 _TICKS = 6
 _WIDE = 6.0
-"""The ratio of the largest to the smallest value from which a logarithmic axis is used."""
+"""An axis is logarithmic if the ratio of its largest to its smallest value is at least this number."""
 
 
 def element(tag: str, content: str = "", **attributes: object) -> str:
-    """Return an element as text. Attributes are escaped, `content` is not: it must be markup already.
+    """Return an element as text. Attributes are escaped; `content` is not, because it must be markup.
 
-    In names of attributes a trailing `_` is removed and other `_` become `-`. Empty attributes are left out.
+    In the names of attributes, a trailing `_` is removed and any other `_` becomes `-`. Empty attributes are left out.
     """
     written = "".join(
         f' {name.rstrip("_").replace("_", "-")}="{_value(value)}"' for name, value in attributes.items() if value != ""
@@ -35,24 +35,24 @@ def text(x: float, y: float, content: str, class_: str = "", anchor: str = "star
 
 
 def tooltip(content: str) -> str:
-    """Return a tooltip, to be put inside the element that it describes; `content` is escaped."""
+    """Return a tooltip, which belongs inside the element that it describes; `content` is escaped."""
     return element("title", escape(content))
 
 
 def path(points: Sequence[tuple[float, float]], class_: str) -> str:
-    """Return a line through points."""
+    """Return a path element that connects points by straight lines."""
     steps = " L".join(f"{x:.1f},{y:.1f}" for x, y in points)
     return element("path", d=f"M{steps}", class_=class_)
 
 
 def drawing(width: float, height: float, label: str, class_: str, content: str, role: str = "img") -> Markup:
-    """Return an SVG element that scales to the available width; its role is `group` if parts of it are focusable."""
+    """Return an SVG element that scales to the available width. `role` must be `group` if parts of it are focusable."""
     xmlns, box = "http://www.w3.org/2000/svg", f"0 0 {width:g} {height:g}"
     return Markup(element("svg", content, xmlns=xmlns, viewBox=box, role=role, aria_label=label, class_=class_))
 
 
 def legend_mark(content: str) -> Markup:
-    """Return a mark of a legend on the page, drawn on 16 by 16 units."""
+    """Return a mark for a legend on the page; `content` is drawn on 16 by 16 units."""
     return Markup(element("svg", content, viewBox="0 0 16 16", aria_hidden="true", class_="chart key"))
 
 
@@ -68,7 +68,7 @@ class AxisScale:
 
     @classmethod
     def around(cls, values: Sequence[float], start: float, end: float, logarithmic: bool | None = None) -> AxisScale:
-        """Return a scale for some values with a margin; by default it is logarithmic if they span a large ratio."""
+        """Return a scale that covers values with a margin; by default, it is logarithmic if their ratio is large."""
         low, high = min(values), max(values)
         if logarithmic is None:
             logarithmic = low > 0 and high / low >= _WIDE
@@ -102,7 +102,7 @@ class AxisScale:
 def frame(
     x: AxisScale, y: AxisScale, x_label: str, y_label: str, y_text: Callable[[float], str] = "{:g}".format
 ) -> str:
-    """Return grid, ticks and labels of both axes; the label of the vertical axis is horizontal, above the axis."""
+    """Return grid, ticks and labels of both axes. The label of the vertical axis is written horizontally above it."""
     parts = []
     for number, value in enumerate(y.ticks()):
         parts.append(element("line", x1=x.start, x2=x.end, y1=y(value), y2=y(value), class_="grid"))
@@ -117,5 +117,5 @@ def frame(
 
 
 def _every_other(number: int) -> str:
-    """Return the CSS class of a tick; the text of `spare` ticks is hidden on phones."""
+    """Return the CSS class of a tick. Every other tick is `spare`, and its text is hidden on phones."""
     return "tick spare" if number % 2 else "tick"

@@ -63,7 +63,7 @@ def _print_rows(rows: dict[str, Any]) -> None:
 
 
 def print_profiles(profiles: dict[str, dict[str, float]]) -> None:
-    """Print what `nas profile` measured: latencies of teacher and smallest network, and the prediction error."""
+    """Print the results of `nas profile`: latencies of the teacher and the smallest network, and prediction errors."""
     table = _table(
         "Profiles", "device", "teacher p50 ms", "smallest p50 ms", "mean error", "worst", "Kendall tau", "networks", ""
     )
@@ -139,7 +139,7 @@ def print_results(result: dict[str, Any]) -> None:
 
 
 def print_spread(found: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print the test accuracies of each budget over several seeds; nothing if the study was run with one seed."""
+    """Print the test accuracies of each budget over several seeds; print nothing if the study has only one seed."""
     if not found:
         return
     some = next(iter(found.values()))
@@ -153,7 +153,7 @@ def print_spread(found: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def print_times(seconds: Mapping[str, float], parts: Mapping[str, Mapping[str, float]]) -> None:
-    """Print how long each step and its `parts` took, in seconds by name, and their shares of the total time."""
+    """Print the time that each step and its parts took, and their shares of the total; arguments are in seconds."""
     total = sum(seconds.values())
     table = _table("Time spent", "step", "time", "share")
     for step, whole in seconds.items():

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 _console = Console()
-# Output that is redirected to a file has no width; rich would assume 80 columns and fold names.
+# Output that is redirected to a file has no width. Rich would assume 80 columns and break names across lines.
 console = _console if _console.is_terminal else Console(width=120)
 
 

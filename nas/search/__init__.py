@@ -1,4 +1,4 @@
-"""The search: Optuna samplers propose architectures, executors evaluate them, and a storage keeps the trials.
+"""The search: Optuna samplers propose architectures, executors evaluate them, and a `Storage` holds the trials.
 
 `search` runs the loop and returns a `SearchState`; `nas/pipeline/searches.py` calls it.
 """

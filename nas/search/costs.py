@@ -1,8 +1,8 @@
-"""Predicted costs of candidates, and by how much they violate the budgets.
+"""Predicted costs of candidates, and by how much these costs violate the budgets.
 
 `Costs` combines the latency profiles of the devices with a study's budgets. Samplers use it to propose candidates
-that are likely to meet a budget, and `selection.py` to choose the candidates to measure. `cheapest` minimises a cost
-over a search space.
+that are likely to meet a budget, and `selection.py` uses it to choose the candidates that are measured. `cheapest`
+finds the architecture of a search space that has the lowest cost.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ _TRIES = 20_000
 
 
 def cheapest(space: SearchSpace, cost: Callable[[Architecture], float]) -> Architecture:
-    """Return the architecture of least cost, for a cost to which the parts of a network contribute independently.
+    """Return the architecture with the lowest cost, assuming that the parts of a network contribute independently.
 
-    Starts from the smallest architecture and repeats these steps as long as the cost falls: vary the dimensions of
-    the whole network, then all layers at once, then each layer. The dimensions of a layer are varied in pairs,
-    because only a layer with attention can drop tokens, and because a layer must keep one of its two blocks.
+    The function starts from the smallest architecture. As long as the cost falls, it first optimises each dimension
+    of the whole network, then the dimensions of all layers together, with equal values in all layers, and then each
+    layer. The dimensions of a layer are optimised in pairs, because they depend on each other: only a layer with
+    attention can drop tokens, and a layer must keep at least one of its two blocks.
     """
     encoding, known = Encoding(space), dict[Architecture, float]()
     sizes = encoding.sizes()
@@ -42,9 +43,10 @@ def cheapest(space: SearchSpace, cost: Callable[[Architecture], float]) -> Archi
         return known[architecture]
 
     def step(best: Architecture, *dimensions: Sequence[str]) -> Architecture:
-        """Return the cheapest of `best` and all combinations of values of some dimensions.
+        """Return the cheapest of `best` and its variants with all combinations of values of `dimensions`.
 
-        A dimension holds the name of an integer of the encoding, or the names of several that get the same value.
+        Each dimension is a sequence of names of integers in the encoding. If it has several names, they all get the
+        same value.
         """
         values = encoding.encode(best)
         changed = []
@@ -74,11 +76,12 @@ class Costs:
     profiles: Mapping[str, Profile]
     budgets: tuple[Budget, ...]
     floors: Mapping[str, Floor] = field(default_factory=dict)
-    """The accuracy floor of each budget that has one, by its name, for the texts on which candidates are evaluated."""
+    """The accuracy floors, by the name of the budget, for the texts on which candidates are evaluated."""
     shares: tuple[float, ...] = (1.0, 0.5, 0.25, 0.125)
-    """Fractions of each budget, in descending order, at which the search looks for accurate candidates.
+    """Fractions of each budget, in descending order.
 
-    The fractions below 1 fill the cheap end of the front.
+    The guided search looks for the most accurate candidate within each of them. The fractions below 1 fill the cheap
+    end of the front.
     """
 
     def predict_ms(self, architecture: Architecture, exits: Sequence[float] = ()) -> dict[str, float]:
@@ -86,7 +89,7 @@ class Costs:
         return {name: profile.predict(architecture, exits)["p50_ms"] for name, profile in self.profiles.items()}
 
     def teacher(self, device: str) -> dict[str, float]:
-        """Return the metrics of the uncompressed teacher on a device: those of its profile, `size_mb` and `params`."""
+        """Return the uncompressed teacher's metrics on a device: `size_mb`, `params` and those in its profile."""
         return self._teachers[device]
 
     @cached_property
@@ -101,9 +104,10 @@ class Costs:
     def violation(
         self, architecture: Architecture, budget: Budget, exits: Sequence[float] = (), slower: float = 1.0
     ) -> float:
-        """Return the largest violation of a budget's limits, relative to the limit; at most 0 if the budget is met.
+        """Return the predicted violation of a budget: the largest violation of its limits, each relative to the limit.
 
-        `slower` is the factor by which the devices are slower than their profiles say.
+        The violation is at most 0 if the budget is met. `slower` is the factor by which the devices are assumed to be
+        slower than when they were profiled.
         """
         found = {
             limits.device: self.metrics(architecture, limits.device, exits, limits.given) for limits in budget.limits
@@ -124,7 +128,7 @@ class Costs:
         exits: Sequence[float] = (),
         names: Collection[str] = COST_METRICS,
     ) -> dict[str, float]:
-        """Return the predicted metrics of an architecture on a device: all of them, or only those in `names`."""
+        """Return the predicted metrics of an architecture on a device: the metrics in `names`, by default all."""
         profile, found = self.profiles[device], dict[str, float]()
         if {*STORED, "peak_memory_mb"} & set(names):
             found |= self.stored(architecture)
@@ -138,19 +142,19 @@ class Costs:
         return self.metrics(architecture, floor.device, exits, (floor.minimise,))[floor.minimise]
 
     def saving(self, architecture: Architecture, floor: Floor, exits: Sequence[float] = ()) -> float:
-        """Return the logarithm of the ratio of the teacher's value of the minimised metric to the architecture's."""
+        """Return log(teacher's value / architecture's value) of the metric that a budget with a floor minimises."""
         return math.log(self.teacher(floor.device)[floor.minimise] / self.minimised(architecture, floor, exits))
 
     def cost_vector(self, architecture: Architecture, exits: Sequence[float] = ()) -> tuple[float, ...]:
-        """Return the predicted costs of an architecture: every metric that a budget limits, and p50 on each device.
+        """Return the predicted costs of an architecture: `p50_ms` on each device, and all metrics that budgets limit.
 
-        Less is better: rates are negated.
+        Lower values are better, so rates are negated.
         """
         found = self._found(architecture, exits)
         return tuple(-found[at][name] if name in RATES else found[at][name] for at, name in self._asked)
 
     def _found(self, architecture: Architecture, exits: Sequence[float]) -> dict[str, dict[str, float]]:
-        """Return the predicted metrics in `_asked` by device."""
+        """Return, by device, the predicted values of the metrics that `_asked` lists."""
         return {
             device: self.metrics(architecture, device, exits, [name for at, name in self._asked if at == device])
             for device in self.profiles
@@ -158,19 +162,20 @@ class Costs:
 
     @cached_property
     def _asked(self) -> list[tuple[str, str]]:
-        """Sorted pairs of a device and a metric: each metric that a budget limits there, and always `p50_ms`."""
+        """Sorted pairs of a device and a metric: on each device, `p50_ms` and every metric that a budget limits."""
         asked = {(limits.device, name) for budget in self.budgets for limits in budget.limits for name in limits.given}
         return sorted(asked | {(device, "p50_ms") for device in self.profiles})
 
     def stored(self, architecture: Architecture) -> dict[str, float]:
-        """Return the metrics of an architecture that do not depend on a device: `size_mb` and `params`."""
+        """Return the metrics of an architecture that do not depend on the device: `size_mb` and `params`."""
         return {"size_mb": self._sizes.stored_mb(architecture), "params": self._sizes.parameters(architecture)}
 
     def cautious_violations(self, architecture: Architecture, exits: Sequence[float] = ()) -> tuple[float, ...]:
-        """Return the violation of each budget, assuming that predictions are too low by the profile's mean error.
+        """Return the violation of each budget with a safety margin.
 
-        The shares of texts that exit a network early are known only once it has been evaluated. If `exits` is empty,
-        all texts of such a network are assumed to exit after its first layer.
+        The margin is the mean relative error of the profile: predicted latencies are increased by it, and predicted
+        rates are reduced. If a network has early exits, the shares of texts that exit after each layer are known only
+        after its evaluation. If `exits` is empty, all texts are assumed to exit such a network after its first layer.
         """
         found = self._found(architecture, exits or _earliest(architecture))
         for device, metrics in found.items():
@@ -182,13 +187,13 @@ class Costs:
         )
 
     def least_violation(self, architecture: Architecture, exits: Sequence[float] = ()) -> float:
-        """Return the least of the `cautious_violations`; at most 0 if at least one budget is met."""
+        """Return the smallest of the `cautious_violations`, which is at most 0 if at least one budget is met."""
         return min(self.cautious_violations(architecture, exits))
 
     def check_feasible(self, space: SearchSpace) -> None:
-        """Raise `InfeasibleBudgetError` if even the cheapest sub-networks violate one of the budgets.
+        """Raise `InfeasibleBudgetError` if there is a budget that even the cheapest sub-networks violate.
 
-        Predictions include the same safety margin as in the search.
+        The predictions include the same safety margin as in the search.
         """
         for budget in self.budgets:
             for limits in budget.limits:
@@ -213,22 +218,22 @@ class Costs:
                 )
 
     def _at_best(self, name: str, device: str, architecture: Architecture) -> float:
-        """Return a metric as a cost (rates are negated), assuming that all texts exit as early as they can."""
+        """Return a predicted metric as a cost (rates are negated), if all texts exit as early as possible."""
         found = self.metrics(architecture, device, _earliest(architecture), (name,))[name]
         return -found if name in RATES else found
 
     def initial_population(self, space: SearchSpace, size: int, rng: random.Random) -> list[Architecture]:
-        """Return up to `size` architectures: the one that is farthest below a budget, then random ones.
+        """Return up to `size` architectures: first the one that stays farthest below a budget, then random ones.
 
-        Each random one is drawn for one of the budgets, which take turns. It meets that budget and, unless the budget
-        has an accuracy floor, uses at least 70 % of it.
+        The random architectures are drawn for each budget in turn. Each is predicted to meet its budget and, unless
+        that budget has an accuracy floor, to use at least 70 % of it.
         """
         population = [cheapest(space, self.least_violation)]
         tries = 0
         while len(population) < size and tries < _TRIES:
             budget = self.budgets[len(population) % len(self.budgets)]
             candidate = space.sample(rng)
-            # Random samples hardly ever meet a tight budget, so every second one is a mutant of a network found before.
+            # Random samples hardly ever meet a tight budget, so every second candidate is a mutant of an earlier one.
             if tries % 2:
                 candidate = space.mutate(rng.choice(population), rng, rate=0.3)
             least = -1.0 if budget.has_floor else -0.3  # the cost of reaching a floor is not known yet
@@ -239,7 +244,7 @@ class Costs:
 
 
 def _when_slower(name: str, slower: float) -> float:
-    """Return the factor by which a metric changes on a device that is `slower` times as slow as its profile says."""
+    """Return the factor by which a metric changes if the device takes `slower` times as long as in its profile."""
     return slower if name in LATENCIES else 1.0 / slower if name in RATES else 1.0
 
 
@@ -249,7 +254,7 @@ def _caution(profile: Profile) -> float:
 
 
 def weakly_dominates(cost: Sequence[float], limit: Sequence[float]) -> bool:
-    """Whether `cost` weakly dominates `limit`: no component of it is larger."""
+    """Whether `cost` weakly dominates `limit`, that is, none of its components is larger."""
     return all(own <= other for own, other in zip(cost, limit, strict=True))
 
 
@@ -258,8 +263,8 @@ def _bound(name: str, value: float) -> str:
 
 
 def _earliest(architecture: Architecture) -> tuple[float, ...]:
-    """Return the shares of texts that exit after each layer in the cheapest case: all after the first layer.
+    """Return the shares of texts that exit after each layer in the cheapest case: all texts after the first layer.
 
-    Empty without early exits.
+    The result is empty for a network without early exits.
     """
     return (1.0,) if architecture.exit_threshold else ()

@@ -1,7 +1,7 @@
-"""Architectures encoded as small integers, the form in which Optuna's samplers and storages handle them.
+"""The encoding of architectures as small integers, which is the form that Optuna's samplers and storages handle.
 
-Each integer is an index into the options of one dimension, which are ordered by cost. The trials, the samplers and
-`costs.cheapest` use an `Encoding` of their search space.
+Each integer is an index into the options of one dimension. The search space lists most options from small to large.
+The trials, the samplers and `costs.cheapest` use the `Encoding` of a search space.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from nas.space import SearchSpace
 
 
 class Encoding:
-    """Translates between the architectures of a search space and flat mappings of names to small integers.
+    """Translates between the architectures of a search space and flat mappings from names to small integers.
 
-    Decoding ignores the integers of layers that the set of layers leaves out. It repairs combinations that cannot be
-    built: a layer that borrows weights although no layer below has any, and a layer without any block.
+    Decoding ignores the integers of layers that the architecture leaves out. It repairs combinations that cannot be
+    built, namely a layer that borrows weights although no layer below it has any, and a layer without any block.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -34,11 +34,11 @@ class Encoding:
             self._blocks["keep_tokens"] = space.keep_options
 
     def of_layer(self, source: int) -> list[str]:
-        """Return the names of the integers that describe one of the teacher's layers, by its number."""
+        """Return the names of the integers that describe the teacher's layer with the index `source`."""
         return [f"{block}_{source}" for block in self._blocks]
 
     def sizes(self) -> dict[str, int]:
-        """Return the number of options of each integer, by its name."""
+        """Return the number of options of each integer, by name."""
         sizes = {name: len(values) for name, values in self.global_dimensions.items()}
         for source in range(self.space.teacher.num_hidden_layers):
             sizes |= dict(zip(self.of_layer(source), map(len, self._blocks.values()), strict=True))

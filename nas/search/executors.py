@@ -1,8 +1,8 @@
-"""Executors, which evaluate candidates: in this process, or on Ray workers (`ray_executor.py`).
+"""Executors evaluate candidates, either in this process or on Ray workers (`ray_executor.py`).
 
-An `Executor` takes architectures and returns results, and knows nothing about the search. `executor_for` makes the one
-that a study names, and `CachingExecutor` adds a memory of earlier evaluations to it. The search loop and the uniform
-baseline use them.
+An `Executor` takes architectures and returns results; it knows nothing about the search. `executor_for` creates the
+executor that a study names, and `CachingExecutor` adds a memory of earlier evaluations to an executor. The search loop
+and the uniform baseline use executors.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from nas.model.precision import training_processor
 from nas.study import Search
 
 Waiting = tuple[int, Architecture, float]
-"""Ticket, candidate, and the objective that the candidate has to beat."""
+"""A waiting candidate: its ticket, its architecture, and the objective that it has to beat."""
 AHEAD = 8
-"""How many waiting candidates are compared to find the one that shares most layers with the worker's last one."""
+"""The number of waiting candidates that are compared with a worker's previous candidate to choose the next one."""
 
 
 def pop_longest_prefix(waiting: list[Waiting], last: list[Key]) -> Waiting:
-    """Pop the candidate that shares the longest layer prefix with the worker's last one.
+    """Pop the waiting candidate that shares the longest layer prefix with the worker's previous candidate.
 
-    Only the first `AHEAD` waiting candidates are considered. `last` holds the prefix keys of the worker's last one.
+    Only the first `AHEAD` waiting candidates are considered. `last` holds the prefix keys of the previous candidate.
     """
     return waiting.pop(longest_prefix([architecture for _, architecture, _ in waiting[:AHEAD]], last))
 
 
 class Executor(Protocol):
-    """Evaluates candidates. Prefers a waiting one that shares its first layers with the candidate before."""
+    """Evaluates candidates, if possible in an order in which successive candidates share their first layers."""
 
     capacity: int
-    """Maximum number of candidates that may be submitted and not yet returned."""
+    """The maximum number of submitted candidates whose results have not been returned yet."""
 
     def submit(self, ticket: int, architecture: Architecture, to_beat: float) -> None:
         """Queue a candidate under a ticket that the caller chooses.
@@ -43,9 +43,9 @@ class Executor(Protocol):
         """
 
     def next_result(self) -> tuple[int, CandidateResult]:
-        """Wait for any of the submitted candidates, and return its ticket and its result.
+        """Wait until any submitted candidate has been evaluated, and return its ticket and its result.
 
-        Raises `SearchError` if the supernet's weights have changed in the meantime.
+        Raises `SearchError` if the supernet's weights have changed since the search started.
         """
 
     def __enter__(self) -> Self: ...
@@ -86,7 +86,7 @@ class InlineExecutor:
 
 
 class Forwarding:
-    """Forwards all calls to another executor: the base class of executors that change one aspect of it."""
+    """Forwards all calls to another executor. This is the base class of executors that change one aspect of another."""
 
     def __init__(self, executor: Executor) -> None:
         self.capacity, self._executor = executor.capacity, executor
@@ -108,7 +108,7 @@ class Forwarding:
 
 
 class CachingExecutor(Forwarding):
-    """Returns known results from a memory. Has another executor evaluate the rest, and stores the results."""
+    """Returns known results from a memory. Another executor evaluates the rest, and the memory stores these results."""
 
     def __init__(self, executor: Executor, memory: Memory) -> None:
         super().__init__(executor)

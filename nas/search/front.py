@@ -1,6 +1,6 @@
 """The Pareto front of evaluated candidates, and the best candidates for each budget.
 
-The live view of a search uses these functions, and `selection.py` uses them to choose the candidates to measure.
+The live view of a search shows both, and `selection.py` uses these functions to choose the candidates to measure.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from nas.search.costs import Costs, weakly_dominates
 def pareto_front(
     results: Sequence[CandidateResult], cost: Callable[[CandidateResult], tuple[float, ...]]
 ) -> list[CandidateResult]:
-    """Return the results that no other dominates in accuracy and cost, most accurate first.
+    """Return the results that no other result dominates in accuracy and cost, the most accurate first.
 
-    Less `cost` is better. Of results with equal accuracy and cost, only the first is kept.
+    Lower values of `cost` are better. If several results have equal accuracy and cost, only the first is kept.
     """
     ordered = sorted(results, key=lambda result: (-result.accuracy, cost(result)))
     front: list[CandidateResult] = []
@@ -34,7 +34,8 @@ def ranking(
 ) -> list[CandidateResult]:
     """Return the completely evaluated candidates that may meet a budget, by descending objective.
 
-    Predictions err, so a predicted violation of up to `tolerance` is accepted: measurements decide later.
+    Predictions have errors, so candidates with a predicted violation of up to `tolerance` are included. Measurements
+    decide later.
     """
 
     def violation(result: CandidateResult) -> float:
@@ -47,17 +48,18 @@ def ranking(
 def cheapest_reaching(
     ranked: Sequence[CandidateResult], costs: Costs, floor: Floor, accuracy: float
 ) -> CandidateResult | None:
-    """Return the cheapest of a budget's candidates that reaches an accuracy; None if none does."""
+    """Return the cheapest of a budget's candidates that reach the given accuracy, or None if none of them does."""
     able = [result for result in ranked if result.accuracy >= accuracy]
     return min(able, key=lambda result: costs.minimised(result.architecture, floor, result.exits), default=None)
 
 
 def along_the_front(ranked: Sequence[CandidateResult], costs: Costs, floor: Floor, count: int) -> list[CandidateResult]:
-    """Return at most `count` of a budget's candidates that may become the cheapest to reach its accuracy floor.
+    """Return up to `count` candidates of a budget with an accuracy floor, the most accurate first.
 
-    Whether they reach it is known only after their final training. All are on the front of accuracy and cost, evenly
-    spaced by the logarithm of cost. They range from the cheapest that reaches `floor.sure` (or the most accurate if
-    none does) to the cheapest that reaches the lowest of `floor.levels`. Most accurate first.
+    Each of them may turn out to be the cheapest network that reaches the floor, which is known only after the final
+    training. All are on the Pareto front of accuracy and cost, about evenly spaced by the logarithm of cost. They range
+    from the cheapest candidate that reaches `floor.confident` (or the most accurate one if none reaches it) to the
+    cheapest candidate that reaches the lowest of `floor.levels`.
     """
 
     cost = {one.architecture: costs.minimised(one.architecture, floor, one.exits) for one in ranked}

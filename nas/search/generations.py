@@ -1,4 +1,4 @@
-"""Optuna's NSGA-II sampler, made faster: it does not scan all trials for every child.
+"""A faster version of Optuna's NSGA-II sampler: it does not scan all trials for every child.
 
 `Trials` uses `Generations` if a study sets `search.sampler = "nsga2"`.
 """
@@ -18,9 +18,9 @@ Child = Callable[[Study, dict[str, BaseDistribution], list[FrozenTrial]], dict[s
 
 
 class Generations(NSGAIISampler):
-    """NSGA-II that caches the members and the parents of each generation. The selection is Optuna's own.
+    """An NSGA-II sampler that caches the members and the parents of each generation. It selects parents as Optuna does.
 
-    All trials share the same `distributions`. `child` returns the parameters of a child of given parents.
+    All trials have the same `distributions`. `child` returns the parameters of a new child of the given parents.
     """
 
     def __init__(self, distributions: Mapping[str, BaseDistribution], population: int, child: Child, seed: int) -> None:
@@ -43,7 +43,7 @@ class Generations(NSGAIISampler):
         return generation
 
     def _look(self, study: Study) -> None:
-        """Add the trials that finished since the last call to their generations."""
+        """Add each newly finished trial to its generation."""
         trials = study.get_trials(deepcopy=False)
         found = [*(trials[number] for number in self._unfinished), *trials[self._seen :]]
         self._unfinished = [trial.number for trial in found if not trial.state.is_finished()]

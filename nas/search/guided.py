@@ -1,9 +1,10 @@
 """Guided sampling: Bayesian optimisation with a Gaussian process as the surrogate model of accuracy.
 
-The profiles predict what a candidate costs, so only its accuracy is uncertain. The front is reduced to several
-levels (`levels.py`): the best accuracy within each budget and within fractions of it, and, for a budget with an
-accuracy floor, the least cost of reaching certain accuracies. The acquisition function is the expected improvement at
-these levels (Jones, Schonlau and Welch, 1998; under a constraint: Gardner and others, ICML 2014).
+The profiles predict the cost of a candidate, so only its accuracy is uncertain. The sampler does not optimise the whole
+Pareto front, but some points of it, called levels (`levels.py`). A level is the highest accuracy within a budget or
+within a fraction of it. If a budget has an accuracy floor, the lowest costs at which certain accuracies are reached are
+levels too. The acquisition function is the expected improvement at a level (Jones, Schonlau and Welch, 1998; with a
+constraint: Gardner and others, ICML 2014).
 
 `Trials` uses `GuidedSampler` as its Optuna sampler, and `Guide` chooses the candidates.
 """
@@ -31,28 +32,29 @@ from nas.search.surrogate import PoolPosterior, Surrogate
 from nas.space import SearchSpace
 
 BATCH, _MOST = 8, 128
-"""Minimum size of a batch, and the maximum to which the number of results raises it.
+"""The minimum size of a batch, and the largest size to which the number of results can raise it.
 
-The model is refitted once per batch, which takes longer than choosing candidates. So a batch grows with the number of
-results, since a few more results add little to many. It also grows with the number of pending candidates, since many
-of them finish together."""
+The surrogate is updated once per batch, which takes longer than choosing the candidates. Batches therefore grow with
+the number of results: once there are many, a few more results hardly change the surrogate. Batches also grow with the
+number of pending candidates, because many of these finish at about the same time."""
 _KNOWN_PER_CHOICE, _RUNNING_PER_CHOICE = 16, 4
-"""Number of results, and of pending candidates, per candidate of a batch."""
+"""A batch has one candidate for this many results, or for this many pending candidates if that gives a larger batch."""
 _ROUNDS, _CHILDREN, _PARENTS = 3, 300, 8
-"""Rounds in which the pool of candidates grows, children per round, and parents per level from the second round on."""
+"""The number of rounds in which the pool of candidates grows, the number of children that are generated per round, and
+the number of parents per level from the second round on."""
 _BEST = 4
-"""Number of evaluated candidates per level that are parents in the first round."""
+"""The number of evaluated candidates per level that serve as parents in the first round."""
 _KNOWN = 500
-"""Maximum number of results that the model is conditioned on."""
+"""The maximum number of results that the surrogate is conditioned on."""
 _GROWTH = 1.25
 """The kernel's hyperparameters are refitted each time the number of results has grown by this factor."""
 
 
 class GuidedSampler(BaseSampler):
-    """Optuna sampler that chooses all parameters of a trial together, from the results that are known at that time.
+    """An Optuna sampler that chooses all parameters of a trial together, based on the results so far.
 
-    `known` holds the results and `running` the pending trials. `Trials` updates both while the search runs.
-    Parameters are random until one candidate has been evaluated completely.
+    `known` holds the results and `running` the pending trials. `Trials` updates both while the search runs. Until one
+    candidate has been evaluated completely, parameters are drawn at random.
     """
 
     def __init__(
@@ -95,7 +97,7 @@ class GuidedSampler(BaseSampler):
 
 
 class _About(NamedTuple):
-    """What is known of an architecture before its evaluation: its features, and its row of `CostStanding`."""
+    """The features of an architecture and its row of `CostStanding`, which do not depend on its accuracy."""
 
     features: np.ndarray
     keeps: np.ndarray
@@ -103,7 +105,7 @@ class _About(NamedTuple):
 
 
 class Guide:
-    """Fits the surrogate model, and chooses the next candidates from a large pool by expected improvement."""
+    """Fits the surrogate, and chooses the next candidates from a large pool by their expected improvement."""
 
     def __init__(self, space: SearchSpace, costs: Costs) -> None:
         self._space, self._costs = space, costs
@@ -114,10 +116,10 @@ class Guide:
     def choose(
         self, results: Sequence[CandidateResult], running: Collection[Architecture], rng: random.Random
     ) -> list[Architecture]:
-        """Return the next batch of candidates: neither evaluated nor pending, and predicted to meet a budget.
+        """Return the next batch of candidates, which are neither evaluated nor pending and should meet a budget.
 
-        `results` must begin with the results of the last call; all later ones are new, each of a different
-        architecture. The batch is smaller, or empty, if the pool has too few candidates.
+        `results` must begin with the results that were passed to the previous call. New results follow, each for a
+        different architecture. If the pool has too few candidates, the batch is smaller than usual or empty.
         """
         for result in results[len(self._evaluated) :]:
             self._evaluated[result.architecture] = self._about(result.architecture, result.exits)
@@ -131,7 +133,7 @@ class Guide:
         levels = Levels(np.full(standing.within.shape[1], model.least), _log_scaled(reached))
         levels.update(accuracy, standing)
         found = levels.values_at(accuracy, standing)
-        if running:  # pending trials get fantasies at their posterior means: the batch avoids similar candidates
+        if running:  # assume that pending trials reach their posterior means, so that the batch avoids similar ones
             abouts = [self._about(architecture) for architecture in running]
             x = _features(abouts)
             mean = model.posterior(x).mean
@@ -161,10 +163,10 @@ class Guide:
         return [proposed[place] for place in _picks(pool_posterior, levels, standing, turns)]
 
     def _levels_of_batch(self, done: int, count: int, rng: random.Random) -> Iterator[int]:
-        """Yield the level for which each candidate of a batch is chosen.
+        """Yield, for each candidate of a batch, the index of the level for which it is chosen.
 
-        The budgets take turns; if a budget has an accuracy floor, one of the floor's levels is drawn at random. Every
-        third candidate is chosen for a random fraction of a random budget.
+        Every third candidate is chosen for a random fraction of a random budget. The others are chosen for the budgets
+        in turn. If the budget has an accuracy floor, one of the floor's levels is drawn at random.
         """
         budgets, floors = len(self._costs.budgets), self._levels_of_floors()
         for turn in range(done, done + count):
@@ -175,7 +177,7 @@ class Guide:
                 yield rng.choice(floors[place]) if place in floors else place
 
     def _levels_of_floors(self) -> dict[int, range]:
-        """Return the range of cost levels of each budget that has an accuracy floor, by the budget's index."""
+        """Return the indices of the cost levels of each budget that has an accuracy floor, by the budget's index."""
         at, found = len(self._costs.budgets) * len(self._costs.shares), dict[int, range]()
         for place, budget in enumerate(self._costs.budgets):
             if floor := self._costs.floors.get(budget.name):
@@ -184,10 +186,10 @@ class Guide:
         return found
 
     def _surrogate(self, results: Sequence[CandidateResult], known: Sequence[_About]) -> Surrogate:
-        """Return the surrogate model conditioned on the results.
+        """Return the surrogate, conditioned on the results.
 
-        The kernel's hyperparameters are fitted only to the results that were known when their number last grew by
-        `_GROWTH`.
+        The kernel's hyperparameters are fitted to the first `_GROWTH ** n` results (rounded up), where the integer `n`
+        is as large as possible. They are reused until `n` increases.
         """
         steps = math.floor(math.log(len(results), _GROWTH))
         count = math.ceil(_GROWTH**steps)
@@ -196,7 +198,7 @@ class Guide:
         return Surrogate(*_examples(results, known), self._fitted[1])
 
     def _children(self, parents: Sequence[Architecture], rng: random.Random) -> Iterator[Architecture]:
-        """Yield mutants of single parents, mutants of two crossed parents, and some random architectures."""
+        """Yield mutants of single parents, mutated crossovers of two parents, and some random architectures."""
         for number in range(_CHILDREN):
             if number % 10 == 0:
                 yield self._space.sample(rng, rng.random())
@@ -212,7 +214,7 @@ class Guide:
         return _About(features(self._space, architecture), keeps, self._savings(architecture, exits, costs))
 
     def _savings(self, architecture: Architecture, exits: Sequence[float], costs: np.ndarray) -> np.ndarray:
-        """Return the saving of an architecture at each cost level; minus infinity if it violates the budget."""
+        """Return the saving of an architecture at each cost level, or minus infinity if it violates the budget."""
         found = list[float]()
         for place, budget in enumerate(self._costs.budgets):
             if floor := self._costs.floors.get(budget.name):
@@ -222,9 +224,10 @@ class Guide:
 
 
 def _examples(results: Sequence[CandidateResult], known: Sequence[_About]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return what the model is conditioned on: feature rows, values, and the numbers of texts behind the values.
+    """Return the surrogate's observations: feature rows, scaled objectives, and the number of texts of each objective.
 
-    Once there are `_KNOWN` results, these are the best `_KNOWN / 2` and an evenly spaced selection of the others.
+    If there are at least `_KNOWN` results, only the best `_KNOWN / 2` and an evenly spaced selection of the others are
+    used.
     """
     ordered = sorted(range(len(results)), key=lambda place: -results[place].objective)
     half = _KNOWN // 2
@@ -238,7 +241,7 @@ def _examples(results: Sequence[CandidateResult], known: Sequence[_About]) -> tu
 
 
 def _batch(known: int, running: Collection[Architecture]) -> int:
-    """Return the batch size for a number of results and the pending candidates; see `BATCH`."""
+    """Return the batch size, given the number of results and the pending candidates; see `BATCH`."""
     return max(BATCH, min(known // _KNOWN_PER_CHOICE, _MOST), len(running) // _RUNNING_PER_CHOICE)
 
 
@@ -251,7 +254,7 @@ def _standing(known: Iterable[_About]) -> CostStanding:
 
 
 def _log_scaled(accuracy: Sequence[float]) -> np.ndarray:
-    """Return accuracies on a logarithmic scale, on which a point counts more the closer the accuracy is to 1."""
+    """Return accuracies on a logarithmic scale: a point counts more the closer the accuracy is to 1."""
     scaled: np.ndarray = -np.log(1.02 - np.asarray(accuracy))
     return scaled
 
@@ -261,7 +264,8 @@ def _picks(
 ) -> Iterator[int]:
     """Yield, for each level in `turns`, the index of the candidate with the largest expected improvement at that level.
 
-    Each pick becomes a fantasy at its posterior mean. Stops early if no candidates are left.
+    Each later choice assumes that the candidates chosen so far reach their posterior means. The iterator stops early if
+    no candidates are left.
     """
     left = np.ones(len(standing.within), bool)
     for level in turns:
@@ -270,7 +274,7 @@ def _picks(
             levels.expected_improvement(pool_posterior.mean, pool_posterior.standard_deviation, standing),
             0.0,
         )
-        # The pool may have no candidate for a level.
+        # If no candidate can improve this level, choose by the total improvement at all levels.
         own = improvement[:, level] if improvement[:, level].any() else improvement.sum(axis=1)
         place = int(np.argmax(own))
         if not left[place]:
@@ -282,7 +286,10 @@ def _picks(
 
 
 def _best_of_levels(count: int, values: np.ndarray, architectures: Sequence[Architecture]) -> list[Architecture]:
-    """Return the architectures with the `count` highest `values` (architectures, levels) of each level, each once."""
+    """Return the `count` architectures with the highest values at each level, without repetition.
+
+    `values` has the shape (architectures, levels).
+    """
     places = np.argsort(-values, axis=0, kind="stable")[:count]
     return [architectures[place] for place in dict.fromkeys(places.ravel().tolist())]
 
@@ -291,7 +298,7 @@ def features(space: SearchSpace, architecture: Architecture) -> np.ndarray:
     """Return the feature vector of an architecture.
 
     It consists of the dimensions of the whole network, the features of each of the teacher's layers (zero for a layer
-    that is left out), and their sums over the layers.
+    that is left out), and the sum of each feature over the layers.
     """
     shape, choices = space.teacher, space.compression
     names = [(block, name) for block in LAYER_BLOCKS for name in getattr(choices, block) if name != "none"]
@@ -308,5 +315,5 @@ def features(space: SearchSpace, architecture: Architecture) -> np.ndarray:
 
 
 def _size(share: float) -> float:
-    """Return a share of the teacher's heads or neurons on a logarithmic scale: every halving is about the same step."""
+    """Return a share of the teacher's heads or neurons on a logarithmic scale, so that halving it is a similar step."""
     return math.log2(1.0 + 15.0 * share)

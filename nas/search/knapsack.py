@@ -1,9 +1,10 @@
 """Initial candidates from a multiple-choice knapsack problem (`search.knapsack`).
 
-Each option of each block is scored once, as the only change of the largest network. If accuracy losses added up, as
-latencies nearly do, the best network within a budget would solve a knapsack problem with one item from each group.
-This problem is solved exactly. Far from the largest network, the sums of losses are poor predictions, but the networks
-with the best sums are good ones all the same (`studies/LOG.md`, 2026-11-28). A search proposes them first.
+Each option of each block is scored once, as the only change to the largest network. If the accuracy losses of such
+changes were additive, as latencies nearly are, the best network within a budget would be the solution of a knapsack
+problem: choose one option for each block so that the sum of losses is minimal. `best_sums` solves this problem exactly.
+The sums predict the accuracies of much smaller networks poorly, but the networks with the smallest sums are good
+nevertheless (`studies/LOG.md`, 2026-11-28). A search proposes these networks first.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ from nas.space import SearchSpace
 _SHARES = (1.0, 0.5, 0.25, 0.125)
 """Fractions of the limit on the minimised metric that are tried for a budget with an accuracy floor."""
 _TRIED, _STEP = 50, 0.001
-"""Maximum number of targets that are tried per limit, and their least distance relative to the limit."""
+"""The maximum number of targets (tightened or relaxed limits) that are tried for each limit, and the smallest
+difference between two targets, relative to the limit."""
 
 
 def single_changes(space: SearchSpace) -> list[Architecture]:
     """Return the largest network and all networks that differ from it in one respect.
 
-    The difference is the hidden size, the compression of the embedding, the set of layers, or one block.
+    They differ in the hidden size, the compression of the embeddings, the set of layers, or one block.
     """
     largest, dimensions = space.largest(), space.dimensions
     found = [largest, *(replace(largest, hidden_size=hidden) for hidden in dimensions.hidden_size)]
@@ -58,13 +60,14 @@ def score(executor: Executor, architectures: Sequence[Architecture]) -> dict[Arc
 
 
 def best_sums(space: SearchSpace, costs: Costs, accuracies: Mapping[Architecture, float]) -> list[Architecture]:
-    """Return the network with the least sum of accuracy losses within each budget.
+    """Return, for each budget, the network within the budget that has the smallest sum of accuracy losses.
 
-    `accuracies` holds the objectives of all single changes. Costs are assumed to add up too. The cost of the
-    resulting network is then predicted as a whole, and the limit is tightened or relaxed until little of the budget
-    is left. If a budget has several limits, each is solved for separately, and the best network that meets the whole
-    budget is returned. A budget with an accuracy floor may yield several networks. Early exits, dropped tokens and
-    borrowed weights are not considered.
+    `accuracies` holds the objectives of the networks in `single_changes`. The solver assumes that costs are additive
+    too. Because they are only nearly additive, the cost of the resulting network is then predicted as a whole, and the
+    limit is tightened or relaxed until little of the budget is left. If a budget has several limits, the problem is
+    solved separately for each limit, and the best of the networks that meet the whole budget is returned. There may be
+    several networks for a budget with an accuracy floor. Early exits, dropped tokens and borrowed weights are not
+    considered.
     """
     found = dict[Architecture, None]()
     targets = [target for budget in costs.budgets for target in _targets(budget)]
@@ -75,14 +78,15 @@ def best_sums(space: SearchSpace, costs: Costs, accuracies: Mapping[Architecture
         if kept:
             found[min(kept, key=lambda one: one[0])[1]] = None
         else:
-            say(f"{budget.name}: no sum of single changes was found that meets this budget")
+            say(f"{budget.name}: the knapsack solver found no network that meets this budget")
     return list(found)
 
 
 def _targets(budget: Budget) -> list[Budget]:
-    """Return the budgets to solve for: the given one, or several with tighter limits if it has an accuracy floor.
+    """Return the budgets to solve for: the given one or, if it has an accuracy floor, several with tighter limits.
 
-    The limits are fractions of the one on the minimised metric: sums do not tell which fraction reaches an accuracy.
+    The tighter limits are fractions of the limit on the minimised metric. Several are tried, because the sums of losses
+    do not show which fraction is enough for the required accuracy.
     """
     if not budget.has_floor:
         return [budget]
@@ -105,9 +109,9 @@ def _single_limits(budget: Budget) -> list[Budget]:
 
 
 class _Sums(NamedTuple):
-    """Combinations of options for some layers, with their total costs and losses; the cheapest is first.
+    """Combinations of options for some layers, with their total costs and losses, the cheapest first.
 
-    None dominates another.
+    No combination dominates another one.
     """
 
     costs: np.ndarray
@@ -116,7 +120,7 @@ class _Sums(NamedTuple):
     """The index of each layer's pair of options: (combinations, layers)."""
 
     def best(self) -> _Sums:
-        """Return the combinations that no other dominates."""
+        """Return the combinations that no other combination dominates."""
         order = np.lexsort((self.losses, self.costs))
         least = np.minimum.accumulate(self.losses[order])
         kept = order[np.append(True, self.losses[order][1:] < least[:-1])]
@@ -127,7 +131,7 @@ class _Sums(NamedTuple):
         return _Sums(*(values[self.costs <= cost] for values in self))
 
     def with_layer(self, costs: np.ndarray, losses: np.ndarray) -> _Sums:
-        """Return the non-dominated extensions of all combinations by a pair of options for one more layer."""
+        """Extend each combination by each pair of options for one more layer, and return the non-dominated results."""
         before, own = (places.ravel() for places in np.indices((len(self.costs), len(costs))))
         chosen = np.concatenate([self.chosen[before], own[:, None]], axis=1)
         return _Sums(self.costs[before] + costs[own], self.losses[before] + losses[own], chosen).best()
@@ -136,9 +140,9 @@ class _Sums(NamedTuple):
 def _best_sum(
     space: SearchSpace, costs: Costs, budget: Budget, limit: Budget, accuracies: Mapping[Architecture, float]
 ) -> tuple[float, Architecture] | None:
-    """Return the least sum of losses among networks whose summed costs meet a limit, and the network that has it.
+    """Return the smallest sum of losses within one `limit` of a budget, and the network that has this sum.
 
-    The network is predicted to meet the whole budget. None if no such network was found.
+    Return None if no network was found that is predicted to meet the whole budget.
     """
     fronts, pairs = list(_fronts(space, replace(costs, budgets=(limit,)).least_violation, accuracies)), _pairs(space)
     best: tuple[float, Architecture] | None = None
@@ -166,14 +170,17 @@ def _best_sum(
 
 
 GlobalDimensions = tuple[int, str, tuple[int, ...]]
-"""Hidden size, compression of the embedding, and the layers that are kept."""
+"""The hidden size, the compression of the embeddings, and the layers that are kept."""
 Value = Callable[[Architecture], float]
 
 
 def _fronts(
     space: SearchSpace, violation: Value, accuracies: Mapping[Architecture, float]
 ) -> Iterator[tuple[GlobalDimensions, _Sums]]:
-    """Yield all `GlobalDimensions`, with non-dominated combinations of options. Costs are violations of a limit."""
+    """Yield all `GlobalDimensions`, each with its non-dominated combinations of options.
+
+    The cost of a combination is its violation of a limit.
+    """
     largest = space.largest()
 
     def loss(changed: Architecture) -> float:
@@ -197,9 +204,9 @@ def _fronts(
 
 
 def _of_pairs(space: SearchSpace, network: Architecture, number: int, value: Value) -> np.ndarray:
-    """Return the sum of two values for each pair of options of a layer, (pairs,).
+    """Return, for each pair of options of a layer, the sum of the values of two networks, (pairs,).
 
-    Each value is that of the network with only one of the two options changed.
+    Each of these networks is `network` with one option of the pair applied.
     """
     single = {
         (block, option): value(_having(network, number, block, option))

@@ -1,8 +1,8 @@
-"""Levels at which a search improves the front: the incumbents, and the expected improvement of candidates.
+"""Levels: the points of the Pareto front that a guided search improves.
 
-An accuracy level asks for the most accurate candidate within a fraction of a budget. A cost level asks for the
-cheapest candidate that meets a budget and reaches a certain accuracy. `guided.py` uses the expected improvement as
-its acquisition function.
+At an accuracy level, the search looks for the most accurate candidate within a fraction of a budget. At a cost level,
+it looks for the cheapest candidate that meets a budget and reaches a certain accuracy. `Levels` holds the incumbents
+and computes the expected improvement of candidates, which `guided.py` uses as its acquisition function.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from scipy.special import ndtr
 
 
 class CostStanding(NamedTuple):
-    """What the predicted costs of candidates mean at each level, whatever their accuracy; one row per candidate."""
+    """The predicted costs of candidates in relation to each level, one row per candidate. Accuracies are not needed."""
 
     within: np.ndarray
     """Whether a candidate is within the fraction of a budget that defines an accuracy level:
     (candidates, accuracy levels)."""
     savings: np.ndarray
-    """The logarithm of the teacher's cost over the candidate's; minus infinity if the candidate violates the budget:
+    """log(teacher's cost / candidate's cost), or minus infinity if the candidate violates the budget:
     (candidates, cost levels)."""
 
     @classmethod
@@ -48,15 +48,16 @@ class Levels:
         self.best = np.concatenate([best, np.zeros(len(reached))])
 
     def values_at(self, values: np.ndarray, standing: CostStanding) -> np.ndarray:
-        """Return the value at each level of candidates with the accuracies `values`: (candidates, levels).
+        """Return the value of each candidate at each level: (candidates, levels).
 
-        It is minus infinity if the candidate does not meet the conditions of the level.
+        `values` holds the accuracies of the candidates, (candidates,). The value at a level is minus infinity if the
+        candidate does not meet the conditions of that level.
         """
         accuracies = np.where(standing.within, values[:, None], -np.inf)
         return np.hstack([accuracies, np.where(values[:, None] >= self._reached, standing.savings, -np.inf)])
 
     def update(self, values: np.ndarray, standing: CostStanding) -> None:
-        """Update the incumbents with candidates of the accuracies `values`, (candidates,)."""
+        """Update the incumbents with candidates that have the accuracies `values`, (candidates,)."""
         self.best = np.maximum(self.best, self.values_at(values, standing).max(axis=0))
 
     def expected_improvement(
@@ -65,8 +66,8 @@ class Levels:
         """Return the expected improvement of each candidate at each level: (candidates, levels).
 
         `mean` and `standard_deviation` are the posterior means and standard deviations of the accuracies,
-        (candidates,). At a cost level, the expected improvement is the saving beyond the incumbent's, times the
-        probability that the required accuracy is reached.
+        (candidates,). At a cost level, the expected improvement is the additional saving over the incumbent, times the
+        probability that the candidate reaches the required accuracy.
         """
         count = standing.within.shape[1]
         spread = np.maximum(standard_deviation, 1e-9)[:, None]

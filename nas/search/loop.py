@@ -1,4 +1,4 @@
-"""The search loop: propose candidates, have them evaluated, and store the results, until there are enough.
+"""The search loop, which proposes candidates, has them evaluated and stores the results until there are enough.
 
 `search` connects the trials (`sampler.py`) with an executor (`executors.py`) and the live view (`view.py`).
 """
@@ -16,9 +16,9 @@ from nas.search.sampler import Proposal, Trials
 from nas.search.view import View
 
 _ASKS_PER_EVALUATION = 200
-"""The sampler counts as exhausted after this many proposals in a row that need no evaluation."""
+"""The sampler is considered exhausted after this many proposals in a row that need no evaluation."""
 _SECONDS_BETWEEN_LOOKS = 0.2
-"""Interval at which the storage is read while only other drivers have candidates in flight."""
+"""The interval at which the storage is read while only other drivers have candidates in flight."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class SearchState:
 
     results: list[CandidateResult]
     numbers: list[int]
-    """The number of each result's trial, in the order of `results`."""
+    """The trial numbers of the results, in the order of `results`."""
     outcomes: dict[str, int]
     """The number of trials with each outcome; see `Trials.outcomes`."""
 
@@ -42,9 +42,10 @@ def search(
 ) -> SearchState:
     """Evaluate candidates until the trials hold `evaluations` results, and return them all.
 
-    Resumes from the results that the trials already hold. Other drivers may work on the same storage; the unfinished
-    candidates of a dead driver are evaluated again. `stopwatch` receives the seconds spent on starting workers
-    (`start`), in the driver (`driver`) and on waiting for evaluations (`evaluation`).
+    The search resumes from the results that the trials already hold. Other drivers (processes that run the same search)
+    may use the same storage. The unfinished candidates of a dead driver are evaluated again. `stopwatch` receives the
+    seconds spent on starting workers (`start`), in this driver (`driver`) and on waiting for evaluations
+    (`evaluation`).
     """
     stopwatch, view = (
         Stopwatch() if stopwatch is None else stopwatch,
@@ -70,8 +71,8 @@ def search(
                     trials.catch_up()
                 else:
                     say(
-                        f"search: ending early, because {_ASKS_PER_EVALUATION} proposals in a row were repeated or "
-                        "over every budget"
+                        f"search: ending early, because {_ASKS_PER_EVALUATION} proposals in a row were repetitions or "
+                        "would violate every budget"
                     )
                     break
                 for number, result in trials.news():
@@ -95,12 +96,12 @@ def _fill(in_flight: dict[int, Proposal], trials: Trials, executor: Executor, ev
 
 
 def _counts(in_flight: dict[int, Proposal], trials: Trials) -> tuple[int, ...]:
-    """Return the counts that decide whether a candidate can be proposed. The loop asks again only if they change."""
+    """Return the counts that decide whether a candidate can be proposed. The loop tries again only if one changes."""
     return len(in_flight), trials.evaluated, trials.in_flight, trials.outcomes()["lost"]
 
 
 def _about(result: CandidateResult) -> dict[str, object]:
-    """Return what a log line says about a result; the storage holds the complete result."""
+    """Return the part of a result that is logged; the storage holds the complete result."""
     return {
         "architecture": result.architecture.describe(),
         "accuracy": result.accuracy,
@@ -110,7 +111,7 @@ def _about(result: CandidateResult) -> dict[str, object]:
 
 
 def _next_proposal(trials: Trials, evaluations: int) -> Proposal | None:
-    """Return the next proposal that needs an evaluation; None if there are enough or the sampler is exhausted."""
+    """Return the next proposal that needs an evaluation, or None if there are enough or the sampler is exhausted."""
     for _ in range(_ASKS_PER_EVALUATION):
         if not trials.has_room(evaluations):
             return None

@@ -1,6 +1,6 @@
 """Evaluation of candidates on Ray, by actors that share one copy of the supernet per node.
 
-`RayExecutor` has the interface of `executors.Executor`; `executors.executor_for` makes it.
+`RayExecutor` has the interface of `executors.Executor`; `executors.executor_for` creates it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from nas.search.executors import AHEAD, Waiting, evaluating_processor, pop_longe
 from nas.study import Search
 
 _MOST_LOSSES = 5
-"""The search fails once a candidate has lost its worker this many times, with the process or the node."""
+"""The search fails once the worker of a candidate has been lost this many times, because its process or node died."""
 _PATIENCE_S = 30.0
-"""Interval of messages that say what the search waits for while it has no worker."""
+"""The seconds between messages about what the search is waiting for while it has no worker."""
 
 
 class _Worker:
-    """Ray actor that holds an evaluator in a process of its own."""
+    """A Ray actor, which holds an evaluator in a process of its own."""
 
     def load(self, parts: EvaluationParts, threads: int, processor: str) -> None:
         self._evaluator = parts.evaluator(threads, processor)
@@ -41,7 +41,7 @@ class _Worker:
 class _Slot:
     """One worker: its actor, the candidate that it evaluates, and the prefix keys of its last candidate.
 
-    The actor has no candidate until Ray has placed it and it has loaded the supernet.
+    The actor gets no candidate until Ray has placed it and it has loaded the supernet.
     """
 
     actor: Any
@@ -52,9 +52,9 @@ class _Slot:
 class RayExecutor:
     """Evaluates candidates on up to `workers` actors of a Ray cluster. Starts a local cluster if none is joined.
 
-    Weights and texts are sent through the object store once per node, where the actors read them in place. Actors for
-    which the cluster has no room stay queued, so that an autoscaler sees the demand and new nodes are used. If an
-    actor is lost with its process or node, it is requested again, and its candidate is evaluated again.
+    Weights and texts are sent to each node once, through Ray's object store, and all actors of the node read that copy.
+    Actors for which the cluster has no room stay queued, so that an autoscaler sees the demand and adds nodes. If an
+    actor is lost because its process or node died, a new actor is started, and the candidate is evaluated again.
     """
 
     def __init__(self, recipe: EvaluationRecipe, settings: Search) -> None:
@@ -98,7 +98,7 @@ class RayExecutor:
         self._waiting.append((ticket, architecture, to_beat))
 
     def _start_waiting(self) -> None:
-        """Give each idle worker the waiting candidate that shares the longest prefix with its last one."""
+        """Give each idle worker the waiting candidate that shares the longest prefix with its previous candidate."""
         while self._idle and self._waiting:
             slot = self._idle.pop(0)
             slot.candidate = pop_longest_prefix(self._waiting, slot.last)
@@ -128,7 +128,7 @@ class RayExecutor:
             self._lost_starts = 0
 
     def _any_done(self) -> Any:
-        """Wait until an actor has loaded the supernet or evaluated its candidate, and return its Ray reference."""
+        """Wait until any actor has finished loading or evaluating, and return the Ray reference of that call."""
         while not (done := ray.wait(list(self._busy), timeout=_PATIENCE_S)[0]):
             if not self.placed:
                 cpus, gpus = self._settings.worker_cpus, self._settings.worker_gpus
@@ -136,9 +136,10 @@ class RayExecutor:
         return done[0]
 
     def _count_loss(self, candidate: Waiting | None) -> None:
-        """Queue the candidate of a lost worker again. `candidate` is None if the worker was lost while it loaded.
+        """Queue the candidate of a lost worker again.
 
-        Raises `SearchError` after too many losses.
+        `candidate` is None if the worker was lost while it loaded the supernet. Raises `SearchError` after too many
+        losses.
         """
         if candidate is None:
             self._lost_starts += 1
@@ -152,8 +153,8 @@ class RayExecutor:
         self._losses[ticket] = self._losses.get(ticket, 0) + 1
         if self._losses[ticket] >= _MOST_LOSSES:
             raise SearchError(
-                f"candidate {architecture.digest} lost its worker {_MOST_LOSSES} times; "
-                "give the workers more memory, or reduce search.workers"
+                f"search.workers: the worker of candidate {architecture.digest} was lost {_MOST_LOSSES} times; give "
+                "the workers more memory, or lower their number"
             )
         say(f"search: a worker was lost; evaluating {architecture.digest} again")
         self._waiting.insert(0, candidate)
@@ -175,4 +176,4 @@ def _failure(candidate: Waiting | None, problem: RayTaskError) -> NasError:
     if isinstance(problem.cause, NasError):
         return problem.cause
     failed = f"candidate {candidate[1].digest} failed on its worker" if candidate else "a search worker failed to load"
-    return SearchError(f"{failed}: {problem.cause!r}; set search.executor = 'inline' to reproduce it in this process")
+    return SearchError(f"{failed}: {problem.cause!r}; set search.executor = 'inline' to reproduce this here")

@@ -1,9 +1,9 @@
-"""A search's trials and the sampler that proposes new ones, behind three calls: `ask`, `tell` and `results`.
+"""The trials of a search, and the sampler that proposes new ones. The main methods are `ask`, `tell` and `results`.
 
-Only `nas/search` uses Optuna. A trial is stored as integers (see `Encoding`), with its result in one attribute. The
-values of a trial are the objective, which Optuna maximises, and the predicted latency on each device, which it
-minimises. Its one constraint is the violation of the budget that is nearest to being met. A proposal that was
-evaluated before, or that is predicted to violate every budget, is settled at once and costs no evaluation.
+Only `nas/search` uses Optuna. A trial holds its architecture as integers (see `Encoding`) and its result in one
+attribute. The values of a trial are the objective, which Optuna maximises, and the predicted latency on each device,
+which it minimises. The only constraint is the violation of the budget that is closest to being met. A proposal that
+repeats an earlier one, or that is predicted to violate every budget, is settled at once, without an evaluation.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Trials:
 
     @cached_property
     def _start(self) -> list[Architecture]:
-        """The architectures to propose before the sampler is asked, in this order."""
+        """The architectures that are proposed before the sampler is used, in this order."""
         rng, settings = random.Random(f"population/{self.seed}"), self._settings
         if settings.sampler == "random":
             return []
@@ -91,11 +91,11 @@ class Trials:
         return self.costs.initial_population(self.space, settings.population, rng)
 
     def begin_with(self, architectures: Sequence[Architecture]) -> None:
-        """Propose these architectures before the initial ones and those of the sampler."""
+        """Propose the given architectures first, before the initial ones and before the sampler is used."""
         self._start[:0] = architectures
 
     def record_dependency(self, what: str, found: str) -> None:
-        """Record the digest of an input that results depend on. Raises `SearchError` if a different one is recorded."""
+        """Record the digest of an input that results depend on. Raises `SearchError` if it has changed."""
         self._storage.record_dependency(what, found)
 
     def _sampler(self, settings: Search) -> BaseSampler:
@@ -116,9 +116,9 @@ class Trials:
     def _child(
         self, study: optuna.Study, search_space: dict[str, BaseDistribution], parents: list[FrozenTrial]
     ) -> dict[str, Any]:
-        """Return the parameters of a child: two parents crossed by whole layers, and mutated.
+        """Return the parameters of a child: two parents are crossed by whole layers, and the result is mutated.
 
-        Prefers a child that needs an evaluation.
+        Up to `_CHILD_TRIES` children are tried until one of them needs an evaluation.
         """
         rng = random.Random(f"child/{self.seed}/{self._storage.count}")
         for _ in range(_CHILD_TRIES):
@@ -130,7 +130,7 @@ class Trials:
         return {name: encoded[name] for name in search_space}
 
     def _settled(self, architecture: Architecture) -> Outcome | None:
-        """Return the outcome of an architecture that needs no evaluation; None if it needs one."""
+        """Return the outcome of an architecture that needs no evaluation, or None if it needs one."""
         if architecture in self._known or self._begun[architecture]:
             return "repeated"
         return "over_budget" if self._violation(architecture, ()) > 0.0 else None
@@ -138,7 +138,7 @@ class Trials:
     def catch_up(self) -> None:
         """Read the trials that were started or finished since the last call.
 
-        Unfinished trials of dead drivers are given up, or finished if they already hold a result.
+        Unfinished trials of dead drivers are finished if they already hold a result; otherwise they are given up.
         """
         self._take_in(self._storage.changes())
         abandoned = self._storage.abandoned()
@@ -179,7 +179,10 @@ class Trials:
                 self._advance(result.objective, self.costs.cost_vector(result.architecture, result.exits))
 
     def _advance(self, accuracy: float, cost: tuple[float, ...]) -> None:
-        """Add a result to the front unless it is dominated; drop all that it dominates. `to_beat` reads the front."""
+        """Add a result to the front, which `to_beat` reads, and drop the results that it dominates.
+
+        Does nothing if the result is dominated itself.
+        """
         if not any(best >= accuracy and weakly_dominates(known, cost) for best, known in self._front):
             kept = [
                 (best, known) for best, known in self._front if best > accuracy or not weakly_dominates(cost, known)
@@ -197,14 +200,14 @@ class Trials:
 
     @property
     def in_flight(self) -> int:
-        """The number of candidates that are in flight, at any driver."""
+        """The number of candidates that are being evaluated for any driver."""
         return len(self._running)
 
     def ask(self, evaluations: int) -> Proposal | None:
-        """Propose a trial, and return it if it needs an evaluation; None if it was settled at once.
+        """Propose a trial, and return it if it needs an evaluation, or None if it was settled at once.
 
-        A trial is settled if its architecture needs no evaluation, if another driver proposed the same one first, or
-        if it would exceed the number of `evaluations`.
+        A trial is settled at once if its architecture needs no evaluation, if another driver proposed the same
+        architecture first, or if there would be more than `evaluations` evaluations.
         """
         trial = self._propose()
         architecture = self.encoding.decode(trial.params)
@@ -226,9 +229,9 @@ class Trials:
         return None
 
     def _propose(self) -> optuna.Trial:
-        """Make a trial in the in-memory copy, and return it.
+        """Create a trial in the in-memory copy, and return it.
 
-        Lost candidates come first, then the initial ones, then those that the sampler proposes.
+        Lost candidates come first, then the initial ones, then the sampler's proposals.
         """
         for trial in self._unseen:
             self._show(trial)
@@ -256,7 +259,7 @@ class Trials:
             self._study.add_trial(create_trial(**seen, system_attrs=trial.system_attrs))
 
     def _record(self, trial: optuna.Trial, architecture: Architecture, outcome: Outcome | None) -> FrozenTrial:
-        """Return a proposal in the form that is stored: running if it needs an evaluation, otherwise finished."""
+        """Return the trial that is stored for a proposal: running if it needs an evaluation, otherwise finished."""
         known = self._known.get(architecture)
         exits = known.exits if known else ()
         constraints = {}
@@ -288,16 +291,17 @@ class Trials:
     def _finish(self, number: int, result: CandidateResult, constrain: bool) -> None:
         """Store a result.
 
-        If `constrain`, the trial's constraint is stored too: the costs of networks with early exits are known only now.
+        If `constrain` is set, the trial's constraint is stored too. This is needed for networks with early exits, whose
+        costs are known only after their evaluation.
         """
         violation = {"budget": self._violation(result.architecture, result.exits)} if constrain else {}
         about = create_trial(state=TrialState.RUNNING, user_attrs={_RESULT: result.to_json()}, constraints=violation)
         self._storage.finish(number, self._values(result), about)
 
     def to_beat(self, architecture: Architecture) -> float:
-        """Return the objective that an architecture has to beat: the best of the results that cost no more.
+        """Return the objective that an architecture has to beat: the best objective of any result that costs no more.
 
-        A worse candidate would be useless for every budget. 0 if there is no such result.
+        A candidate with a lower objective is useless for every budget. Return 0 if there is no such result.
         """
         own = self.costs.cost_vector(architecture)
         return max((accuracy for accuracy, cost in self._front if weakly_dominates(cost, own)), default=0.0)
@@ -306,7 +310,7 @@ class Trials:
         return [result.objective, *self.costs.predict_ms(result.architecture, result.exits).values()]
 
     def news(self) -> list[tuple[int, CandidateResult]]:
-        """Return the numbers and results of the trials that any driver finished since the last call."""
+        """Return the numbers and results of the trials that any driver has finished since the last call."""
         found, self._news = self._news, []
         return found
 
@@ -321,8 +325,8 @@ class Trials:
     def importance(self) -> dict[str, float]:
         """Return the share of the objective's variance that each integer of the encoding explains by itself.
 
-        Largest first, by functional ANOVA (Hutter et al., ICML 2014) over all evaluated candidates. Empty if all have
-        the same objective.
+        The shares are computed by functional ANOVA (Hutter et al., ICML 2014) over all evaluated candidates, and sorted
+        in descending order. The result is empty if all candidates have the same objective.
         """
         from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 

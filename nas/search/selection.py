@@ -1,7 +1,7 @@
-"""Selection after the search: the best candidates of each budget are measured end to end on its devices.
+"""Selection after the search: measure the best candidates of each budget as whole networks on the budget's devices.
 
-`measure_front` returns the content of `front.json`, from which the final training takes its finalists.
-`nas/pipeline/searches.py` calls it, and before that `compared_at`, which sets the limits of the uniform baseline.
+`measure_front` returns the content of `front.json`, from which the final training takes its finalists. Before that,
+`compared_at` sets the limits of the uniform baseline. `nas/pipeline/searches.py` calls both functions.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from nas.study import Study
 
 _TEACHER = "teacher"
 _ENOUGH = 3
-"""Once this many candidates meet a budget, only more accurate ones are still measured."""
+"""Once this many measured candidates meet a budget, less accurate candidates are no longer measured."""
 FLOOR_FACTOR = 2
-"""A budget with an accuracy floor has this many times as many candidates and finalists.
+"""For a budget with an accuracy floor, the numbers of measured candidates and of finalists are multiplied by this.
 
-The reason is that it is not known beforehand how much the final training improves each of them.
+More are needed, because it is not known beforehand how much the final training improves each of them.
 """
 _MARGIN = 0.04
-"""Relative margin by which latencies and rates must meet their limits, so that noise does not reverse the verdict."""
+"""The relative margin by which latencies and rates must meet their limits, so that noise does not reverse a verdict."""
 Extract = Callable[[Architecture], CompactBert]
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Everything that is needed to measure candidates end to end."""
+    """Everything that is needed to measure candidates as whole networks."""
 
     extract: Extract
     teacher: Architecture
-    """Measured in addition to the candidates, as the reference."""
+    """The reference, which is measured together with the candidates."""
     costs: Costs
     texts: Texts
 
@@ -52,8 +52,9 @@ class Measurement:
 def compared_at(costs: Costs, results: Sequence[CandidateResult], count: int) -> Costs:
     """Return the costs with limits instead of accuracy floors, so that uniform networks compete at equal cost.
 
-    The limit is the predicted cost of one candidate, plus the safety margin. That candidate is the cheapest of
-    the `count` to be measured that reaches the second of the floor's levels, or the most accurate if none does.
+    The limit is the predicted cost of one candidate, plus the safety margin. This candidate is one of those that will
+    be measured, at most `FLOOR_FACTOR * count`: the cheapest one that reaches the second of the floor's levels, or the
+    most accurate one if none reaches it.
     """
     budgets = list[Budget]()
     for budget in costs.budgets:
@@ -72,7 +73,7 @@ def compared_at(costs: Costs, results: Sequence[CandidateResult], count: int) ->
 def _compared(
     costs: Costs, results: Sequence[CandidateResult], budget: Budget, floor: Floor, count: int
 ) -> CandidateResult | None:
-    """Return the candidate with which uniform networks are compared, for a budget with an accuracy floor."""
+    """Return the candidate that uniform networks are compared with, for a budget with an accuracy floor."""
     measured = along_the_front(
         ranking(results, costs, budget, _tolerance(costs, budget)), costs, floor, FLOOR_FACTOR * count
     )
@@ -80,7 +81,7 @@ def _compared(
 
 
 def _tolerance(costs: Costs, budget: Budget) -> float:
-    """Return the predicted violation of a budget up to which a candidate is measured all the same."""
+    """Return the largest predicted violation of a budget at which a candidate is still measured."""
     return min(costs.profiles[name].error["mape"] for name in budget.devices)
 
 
@@ -89,8 +90,9 @@ def measure_front(
 ) -> dict[str, Any]:
     """Measure the best candidates, and return the content of `front.json`.
 
-    It holds all evaluated candidates, the front, and the measured candidates of each budget. `uniform` holds the
-    uniform networks of each budget, best first; the first that is measured to meet the budget is included.
+    The content includes all evaluated candidates, the front, and the measured candidates of each budget. `uniform`
+    holds the uniform networks of each budget, best first. For each budget, the content includes the first of them that
+    meets the budget when it is measured.
     """
     costs = measurement.costs
     reports = {
@@ -152,14 +154,14 @@ def measure_budget(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Measure the best candidates of a budget, `count` at a time, until enough of them meet it.
 
-    Returns reports of the candidates, best first, and of the networks in `baselines`, which are measured together with
-    the first candidates. Several candidates must meet the budget, so that another can replace one that misses it when
-    its export is verified. For a budget with an accuracy floor, `FLOOR_FACTOR` times as many are measured, spread along
-    the front around the floor.
+    Returns a list of reports of the candidates, best first, and a list of reports of the networks in `baselines`, which
+    are measured together with the first candidates. Several candidates must meet the budget: if one misses it later,
+    when its export is verified, another one can replace it. For a budget with an accuracy floor, `FLOOR_FACTOR` times
+    as many candidates are measured. They are spread along the front around the floor.
 
-    Measurements correct the predictions of the remaining candidates: if the machine is now slower than its profile,
-    fewer candidates qualify; if it is faster, more accurate ones may. On an off-cluster device nothing can be
-    measured from here, so predictions are used, and the export is verified on the device later.
+    The measurements correct the predictions for the remaining candidates. If the machine is slower than when it was
+    profiled, fewer candidates qualify. If it is faster, more accurate candidates may qualify. A device outside the
+    cluster cannot be measured from here, so predictions are used, and the export is verified on the device later.
     """
     costs, floor = measurement.costs, measurement.costs.floors.get(budget.name)
     tolerance = _tolerance(costs, budget)
@@ -192,7 +194,8 @@ def measure_budget(
 def _measured(measurement: Measurement, chosen: Sequence[CandidateResult], budget: Budget) -> list[dict[str, Any]]:
     """Measure candidates for a budget, and return a report of each.
 
-    A candidate counts as meeting the budget only if it still does when the next measurement is worse by the margin.
+    A candidate counts as meeting the budget only if it would still meet it with latencies and rates that are worse by
+    `_MARGIN`.
     """
     costs = measurement.costs
     devices = [costs.profiles[name].device for name in budget.devices]
@@ -227,7 +230,7 @@ def _measured(measurement: Measurement, chosen: Sequence[CandidateResult], budge
 
 
 def _cautious(metrics: dict[str, float]) -> dict[str, float]:
-    """Return the metrics as they would be if the next measurement were worse by the margin."""
+    """Return the metrics as they would be if all latencies and rates were worse by `_MARGIN`."""
     worse = {name: value * (1.0 + _MARGIN) for name, value in metrics.items() if name in LATENCIES}
     return metrics | worse | {name: metrics[name] / (1.0 + _MARGIN) for name in RATES if name in metrics}
 
@@ -240,7 +243,7 @@ def _metrics_on(
     budget: Budget,
     texts: Texts,
 ) -> dict[str, dict[str, float]]:
-    """Return the metrics of the candidates and the teacher on a device: measured, or predicted if it is off-cluster."""
+    """Return the metrics of the candidates and the teacher on a device: measured, or predicted outside the cluster."""
     device = profile.device
     limits = budget.on(device.name)
     if device.where == "elsewhere":

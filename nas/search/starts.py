@@ -1,6 +1,6 @@
 """Initial designs of a guided search: mostly uniform networks, which an engineer would try first.
 
-`Trials` proposes the `designs` before it asks the guided sampler.
+`Trials` proposes these `designs` before it uses the guided sampler.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from nas.search.uniform import widths
 from nas.space import SearchSpace
 
 _SHARES = 3
-"""Number of fractions of each budget, the full budget included, for which there are designs."""
+"""The number of fractions of each budget, including the full budget, for which there are designs."""
 
 
 def designs(space: SearchSpace, costs: Costs, count: int, rng: random.Random) -> list[Architecture]:
-    """Return at most `count` designs: the architecture that is farthest below a budget, then uniform ones.
+    """Return at most `count` designs: first the architecture that stays farthest below a budget, then uniform networks.
 
-    The uniform ones come from each budget and fraction of it in turn, with the sets of layers in random order. If there
-    are too few, random architectures that use much of a budget follow.
+    The uniform networks are taken in turn from the lists of all budgets and fractions, and in random order from each
+    list. If there are too few, random architectures that use much of a budget follow.
     """
     turns = [rng.sample(found, len(found)) for found in uniform(space, costs)]
     mixed = (one for turn in zip_longest(*turns) for one in turn if one)
@@ -34,9 +34,9 @@ def designs(space: SearchSpace, costs: Costs, count: int, rng: random.Random) ->
 
 
 def uniform(space: SearchSpace, costs: Costs) -> list[list[Architecture]]:
-    """Return a list of the widest uniform networks for each budget and fraction of it, one per set of layers.
+    """Return one list for each budget and each fraction of it, with the widest uniform network for each set of layers.
 
-    Lists that repeat an earlier one are left out.
+    Lists that repeat an earlier list are left out.
     """
     alike = [(one, costs.cautious_violations(one)) for one in _alike(space)]
     found = list[list[Architecture]]()
@@ -49,9 +49,10 @@ def uniform(space: SearchSpace, costs: Costs) -> list[list[Architecture]]:
 
 
 def _alike(space: SearchSpace) -> Iterator[Architecture]:
-    """Yield networks of full hidden size whose layers are all alike; both blocks have the same compression method.
+    """Yield networks of full hidden size whose layers are all alike and whose blocks all use one compression method.
 
-    Narrow networks come first; among equally wide ones, those with compressed embeddings.
+    Narrow networks come first, because `uniform` keeps the last network of each set of layers. Networks that differ
+    only in the compression of the embeddings come in the reverse order of the search space's methods.
     """
     choices = space.compression
     for heads, neurons in widths(space):

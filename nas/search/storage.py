@@ -1,7 +1,8 @@
-"""Persistent storage of a search's trials: a journal file, or a database given by its URL.
+"""Persistent storage of a search's trials: a journal file, or a database that is given by its URL.
 
-`Trials` (`sampler.py`) writes everything here that must survive a killed driver. Several drivers may share a storage:
-each sees the trials that the others start and finish, and can tell which trials a dead driver left unfinished.
+`Trials` (`sampler.py`) stores here everything that must survive if a driver, a process that runs the search, is killed.
+Several drivers may share a storage: each sees the trials that the others start and finish, and can detect which trials
+a dead driver left unfinished.
 """
 
 from __future__ import annotations
@@ -39,14 +40,14 @@ _TRIES, _SECONDS_BETWEEN_TRIES = 5, 0.2
 
 
 class Storage:
-    """The trials of one search, shared by all of its drivers. Methods raise `SearchError` if it cannot be reached."""
+    """The trials of one search, shared by all its drivers. Methods raise `SearchError` if the storage fails."""
 
     def __init__(self, where: Path | str, name: str, inputs: str, values: Sequence[str]) -> None:
         """Open the journal file or the database at `where`, and create it if it does not exist.
 
         `name` is the name of the study, and `inputs` a digest of everything that results depend on. A database holds
         one search for each pair of a name and a digest; a file holds only one search. `values` names the values of a
-        trial: first the one to maximise, then those to minimise.
+        trial: the first is maximised, and the others are minimised.
         """
         self._where = where
         with _explained(self._where), warnings.catch_warnings():
@@ -75,22 +76,27 @@ class Storage:
         """The number of trials that `changes` has returned so far."""
 
     def record_dependency(self, what: str, found: str) -> None:
-        """Record the digest of an input that results depend on. Raises `SearchError` if a different one is recorded."""
+        """Record the digest of an input that results depend on. Raises `SearchError` if it has changed."""
         with _explained(self._where):
             if what not in self._storage.get_study_user_attrs(self._study):
                 self._storage.set_study_user_attr(self._study, what, found)
             known = self._storage.get_study_user_attrs(self._study)[what]  # another driver may have been first
         if known != found:
             drop = (
-                "remove it" if isinstance(self._where, Path) else f"run `optuna delete-study --study-name {self._name}`"
+                "remove this file"
+                if isinstance(self._where, Path)
+                else f"run `optuna delete-study --study-name {self._name}`"
             )
             raise SearchError(
                 f"{_shown(self._where)}: the search was started with other {what} (digest {known}, now {found}); "
-                f"restore those, or {drop} to start a new search"
+                f"restore the earlier ones, or {drop} to start a new search"
             )
 
     def changes(self) -> list[FrozenTrial]:
-        """Return the trials that any driver started or finished since the last call, and maybe other running ones."""
+        """Return the trials that any driver started or finished since the last call.
+
+        Other running trials may be included.
+        """
         with _explained(self._where):
             found = self._written(self._journal) if self._journal else self._read()
         for trial in found:
@@ -106,7 +112,7 @@ class Storage:
         return [*(trials[number] for number in self._unfinished), *trials[begun:]]
 
     def _written(self, journal: Journal) -> list[FrozenTrial]:
-        """Return the trials affected by new lines of the journal. To list all trials each time would take too long."""
+        """Return the trials affected by new lines of the journal. Listing all trials each time would take too long."""
         self._storage.get_study_id_from_name(self._name)  # reads the new lines, and raises an error if one is invalid
         news = list[int]()
         with suppress(KeyError):  # there are no more trials
@@ -134,9 +140,9 @@ class Storage:
             return self._storage.get_trial_number_from_id(self._storage.create_new_trial(self._study, trial))
 
     def finish(self, number: int, values: Sequence[float], about: FrozenTrial) -> None:
-        """Finish a running trial: store its attributes, taken from `about`, and then its values.
+        """Finish a running trial: store the attributes of `about` and then the values.
 
-        Does nothing if another driver has given the trial up.
+        Does nothing if another driver has given up the trial.
         """
         self._end(number, TrialState.COMPLETE, about.user_attrs, about.system_attrs, values)
 
@@ -161,7 +167,7 @@ class Storage:
             self._storage.set_trial_state_values(trial, state, values)
 
     def leave(self) -> None:
-        """Announce that this driver has ended, so that others take over its running trials at once."""
+        """Announce that this driver has ended, so that other drivers take over its running trials at once."""
         self._drivers.leave()
         if isinstance(self._where, Path):
             with self._where.open() as journal:
@@ -170,7 +176,7 @@ class Storage:
 
 @contextmanager
 def _explained(where: Path | str) -> Iterator[None]:
-    """Turn errors of a database and its Python package into a `SearchError` of one line, without any password."""
+    """Turn errors of a database or its Python package into a `SearchError` of one line that shows no password."""
     try:
         yield
     except ImportError as problem:
@@ -201,7 +207,7 @@ def check_database(url: str) -> None:
 
 
 def database(url: str, folder: Path) -> str:
-    """Return a database URL; the path of an SQLite file in it is taken relative to a folder."""
+    """Return a database URL in which the path of an SQLite file is resolved relative to a folder."""
     parts = sqlalchemy.make_url(url)
     if parts.get_backend_name() != "sqlite":
         return url
@@ -211,7 +217,7 @@ def database(url: str, folder: Path) -> str:
 def _with_tables(url: str) -> RDBStorage:
     """Connect to a database, and create Optuna's tables if there are none.
 
-    Several drivers may start at once, so a driver tries again if another one has just created a table.
+    Several drivers may start at once, so a driver tries again if another driver has just created a table.
     """
     for _ in range(_TRIES):
         try:
@@ -228,7 +234,7 @@ def _connect(url: str) -> BaseStorage:
         return get_storage(_with_tables(url))
     except RuntimeError:
         raise SearchError(
-            f"search.storage: {_shown(url)} was made by another version of Optuna; name another database, or "
+            f"search.storage: {_shown(url)} was created by another version of Optuna; name another database, or "
             "upgrade this one with `optuna storage upgrade`"
         ) from None
 
@@ -242,7 +248,7 @@ def _file(where: Path | str) -> Path | None:
 
 
 def _shown(where: Path | str) -> str:
-    """Return a storage as it may be printed: a path, or a URL without user, password and options."""
+    """Return the printable form of a storage: a path, or a URL without user, password and options."""
     if isinstance(where, Path):
         return str(where)
     parts = sqlalchemy.make_url(where)
@@ -262,18 +268,18 @@ def _without_password(text: str, where: Path | str) -> str:
 class Journal(BaseJournalBackend):
     """A file with one line per operation, in the format of Optuna's `JournalFileBackend`.
 
-    A writer locks the file; if it is killed, the operating system releases the lock, and the next writer removes an
-    incomplete last line. Complete lines survive the process that wrote them. They are synced to disk at most once a
-    second, because a sync may take as long as everything else that a driver does for a trial.
+    A writer locks the file. If the writer is killed, the operating system releases the lock, and the next writer
+    removes an incomplete last line. Complete lines are not lost when a process is killed. They are synced to disk at
+    most once a second, because a sync may take as long as everything else that a driver does for a trial.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+b", buffering=0)
-        self._read = 0, 0  # number of complete lines read, and the offset of the next
+        self._read = 0, 0  # number of complete lines read, and the offset of the next line
         self._synced = time.monotonic()
         self.written = set[int]()
-        """The ids of trials affected by the lines read since the reader last emptied this set."""
+        """The ids of the trials affected by lines that were read since `Storage` last emptied this set."""
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         number, offset = self._read if self._read[0] == log_number_from else (0, 0)
@@ -318,15 +324,15 @@ class Journal(BaseJournalBackend):
 
 
 class _Drivers(Protocol):
-    """Tells which drivers are alive."""
+    """Shows which drivers are alive."""
 
     def join(self, driver: str) -> None:
-        """Declare the driver alive from now on. Further calls do nothing."""
+        """Declare that the driver of this process is alive from now on. Further calls do nothing."""
 
     def is_alive(self, driver: str) -> bool: ...
 
     def leave(self) -> None:
-        """Declare that the driver has ended."""
+        """Declare that the driver of this process has ended."""
 
 
 class _Marks:
@@ -364,9 +370,9 @@ class _Marks:
 class _Beats:
     """Liveness by counters in the database.
 
-    Each driver increments its counter every 5 s, and counts as dead after 30 s without an increment. The clocks of
-    different machines are never compared. Optuna's own heartbeat belongs to trials instead of drivers: a trial whose
-    driver dies before the first heartbeat would count as running for ever.
+    Each driver increments its counter every 5 s, and is presumed dead after 30 s without an increment. The clocks of
+    different machines are never compared. Optuna's own heartbeat is not used, because it belongs to trials instead of
+    drivers: a trial whose driver dies before the first heartbeat would stay running for ever.
     """
 
     def __init__(self, storage: BaseStorage, study: int) -> None:

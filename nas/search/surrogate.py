@@ -1,7 +1,7 @@
 """The surrogate model of the guided search: a Gaussian process over the features of architectures.
 
 `Surrogate` is conditioned on the candidates evaluated so far. `PoolPosterior` holds the posterior of a growing pool of
-candidates that were not evaluated yet, and updates it while a batch is picked from them. `guided.py` uses both.
+candidates that have not been evaluated yet, and updates it while a batch is picked from them. `guided.py` uses both.
 """
 
 from __future__ import annotations
@@ -17,20 +17,22 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
 
 _FITTED = 150
-"""Maximum number of results to which the kernel's hyperparameters are fitted: every n-th result if there are more."""
+"""The maximum number of results to which the kernel's hyperparameters are fitted. If there are more, only every n-th
+result is used."""
 _EXACT = 1e-6
-"""Noise variance of an observation that counts as exact, relative to the variance of all values."""
+"""The noise variance of an observation that counts as exact, relative to the variance of all values."""
 
 
 class Posterior(NamedTuple):
     """The posterior of the process at some feature rows."""
 
     mean: np.ndarray
-    """(rows,)"""
+    """The posterior means, (rows,)."""
     variance: np.ndarray
-    """Variances of the part that the features explain, without the noise, (rows,)."""
+    """The posterior variances of the part that the features explain, without the noise, (rows,)."""
     whitened: np.ndarray
-    """Covariances with the observations, whitened by their Cholesky factor: (observations, rows).
+    """The prior covariances of the observations and the rows, whitened by the Cholesky factor of the observations'
+    covariance: (observations, rows).
 
     The posterior covariance of two rows is their prior covariance minus the dot product of their columns.
     """
@@ -42,9 +44,9 @@ class Surrogate:
     def __init__(self, x: np.ndarray, y: np.ndarray, examples: np.ndarray, kernel: Kernel | None = None) -> None:
         """Condition the process on values `y`, (rows,), of feature rows `x`, (rows, features).
 
-        A value that was computed from fewer `examples`, (rows,), has more noise. If no kernel is given, its
-        hyperparameters are fitted. Values below the 20 % quantile, `least`, are clipped to it: how far poor networks
-        are from the front would only distort the fit.
+        `examples`, (rows,), is the number of texts from which each value was computed; a value from fewer texts has
+        more noise. If no kernel is given, the hyperparameters of a new one are fitted. Values below the 20 % quantile,
+        `least`, are raised to it, because exact values of poor networks would only distort the fit.
         """
         self.least = np.quantile(y, 0.2)
         y = np.maximum(y, self.least)
@@ -69,7 +71,7 @@ class Surrogate:
         self._process.fit(self._x, self._y)
 
     def posterior(self, x: np.ndarray) -> Posterior:
-        """Return the posterior at feature rows, (rows, features)."""
+        """Return the posterior at the feature rows `x`, (rows, features)."""
         x = x / self._scale
         shared = self.kernel(x, self._x)
         whitened = solve_triangular(self._process.L_, shared.T, lower=True, check_finite=False)
@@ -84,11 +86,11 @@ class Surrogate:
 
     @property
     def noise_variance(self) -> float:
-        """The noise variance of an exact observation: the part of a value that the features do not explain."""
+        """The noise variance of an exact observation: the variance that the features do not explain."""
         return float((self.kernel.k2.noise_level + _EXACT) * self._spread**2)
 
     def fantasise(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Also condition the process on fantasies: values `y` of feature rows `x`, which count as exact."""
+        """Also condition the process on fantasies: assumed values `y` of feature rows `x`, which count as exact."""
         self._x = np.concatenate([self._x, x / self._scale])
         self._y = np.concatenate([self._y, (y - self._centre) / self._spread])
         self._noise = np.concatenate([self._noise, np.full(len(y), _EXACT)])
@@ -96,11 +98,11 @@ class Surrogate:
 
 
 class PoolPosterior:
-    """The posterior of a growing pool of candidates, conditioned on fantasies for those that were picked.
+    """The posterior of a growing pool of candidates, conditioned on fantasies for the candidates that were picked.
 
-    Each pick is assumed to result in its posterior mean ("kriging believer": Ginsbourger, Le Riche and Carraro,
-    2010). This leaves all posterior means unchanged and only shrinks the variance of candidates that correlate with
-    the pick.
+    Each picked candidate is assumed to reach its posterior mean ("kriging believer": Ginsbourger, Le Riche and
+    Carraro, 2010). This leaves all posterior means unchanged and only shrinks the variances of candidates that
+    correlate with the picked one.
     """
 
     def __init__(self, surrogate: Surrogate) -> None:
@@ -125,9 +127,9 @@ class PoolPosterior:
         return standard_deviation
 
     def fantasise(self, place: int) -> None:
-        """Condition on the candidate at index `place`, with its posterior mean as the fantasy.
+        """Condition the posterior on a fantasy, in which the candidate at index `place` reaches its posterior mean.
 
-        After the first call no more candidates may be added.
+        After the first call, no more candidates may be added to the pool.
         """
         known = self._whitened[:, place]
         shared = self._surrogate.prior_covariance(self._x, self._x[place]) - known @ self._whitened

@@ -1,4 +1,4 @@
-"""The uniform baseline: networks of the same width in every layer, as an engineer would cut them by hand.
+"""The uniform baseline: networks with the same width in every layer, as an engineer would design them by hand.
 
 A search has to beat these networks. `best_uniform` evaluates them, and `selection.py` measures the best of them
 together with the candidates. The guided search takes its initial designs from similar networks (`starts.py`).
@@ -19,14 +19,15 @@ from nas.search.executors import Executor
 from nas.space import SearchSpace, evenly_spaced
 
 _KEPT = 3
-"""Number of uniform networks that are kept per budget."""
+"""The number of uniform networks that are kept per budget."""
 
 
 def uniform_networks(space: SearchSpace, costs: Costs, budget: Budget) -> Iterator[Architecture]:
     """Yield the widest uniform networks that are predicted to meet a budget.
 
-    There is at most one for each combination of a number of evenly spaced layers, a hidden size and a number format.
-    Every layer has the same number of heads and about the same share of the teacher's intermediate size.
+    There is at most one network for each combination of a number of evenly spaced layers, a hidden size and a number
+    format. All its layers have the same number of heads, and an intermediate size that is about the same share of the
+    teacher's.
     """
     widest_first = widths(space)[::-1]
     for kept, hidden_size, name in _kinds(space):
@@ -39,7 +40,7 @@ def uniform_networks(space: SearchSpace, costs: Costs, budget: Budget) -> Iterat
 
 
 def most_uniform(space: SearchSpace, budgets: int) -> int:
-    """Return the maximum number of uniform networks that are evaluated for a number of budgets."""
+    """Return the maximum number of uniform networks that are evaluated for the given number of budgets."""
     return budgets * len(list(_kinds(space)))
 
 
@@ -51,9 +52,9 @@ def _kinds(space: SearchSpace) -> Iterator[tuple[tuple[int, ...], int, str]]:
 
 
 def widths(space: SearchSpace) -> list[tuple[int, int]]:
-    """Return each number of heads with the intermediate size nearest to the same share of the teacher's.
+    """Return pairs of a number of heads and an intermediate size that are about the same share of the teacher's.
 
-    The numbers of heads ascend.
+    There is one pair for each number of heads, in ascending order.
     """
     unit, sizes = space.teacher.intermediate_size / space.teacher.num_attention_heads, space.dimensions
 
@@ -64,7 +65,7 @@ def widths(space: SearchSpace) -> list[tuple[int, int]]:
 
 
 def every_uniform(space: SearchSpace, costs: Costs) -> list[Architecture]:
-    """Return the uniform networks of all budgets without an accuracy floor, each once."""
+    """Return the uniform networks of all budgets without an accuracy floor, without repetition."""
     return list(dict.fromkeys(chain.from_iterable(_by_budget(space, costs).values())))
 
 
@@ -76,12 +77,12 @@ def _by_budget(space: SearchSpace, costs: Costs) -> dict[str, list[Architecture]
 def best_uniform(
     make_executor: Callable[[], Executor], space: SearchSpace, costs: Costs
 ) -> dict[str, list[CandidateResult]]:
-    """Evaluate the uniform networks, and return the best of each budget, best first.
+    """Evaluate the uniform networks, and return the best ones of each budget, the best first.
 
-    Several are kept per budget, because a network that is predicted to meet it may miss it when measured. Budgets
-    with an accuracy floor are left out, because accuracy decides there, not a limit. The networks are evaluated like
-    candidates, by an executor that is made only if there are any. A network that belongs to several budgets is
-    evaluated once.
+    Several networks are kept per budget, because a network that is predicted to meet a budget may miss it when it is
+    measured. Budgets with an accuracy floor are left out, because their networks are not compared at a given cost. The
+    networks are evaluated like candidates, by an executor that is created only if there are networks. A network that
+    belongs to several budgets is evaluated once.
     """
     networks = _by_budget(space, costs)
     every = every_uniform(space, costs)
@@ -111,6 +112,6 @@ def _rival(
     networks: Mapping[str, Sequence[Architecture]],
     best: Mapping[str, Sequence[CandidateResult]],
 ) -> float:
-    """Return the objective below which a network is kept for none of its budgets."""
+    """Return the objective that a network must exceed to be kept for at least one of its budgets."""
     asking = _asking(architecture, networks)
     return min(best[name][-1].objective if len(best[name]) == _KEPT else 0.0 for name in asking)

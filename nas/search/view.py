@@ -20,7 +20,7 @@ _FRONT_ROWS = 8
 
 
 class View:
-    """Collects results, and keeps the front and the best candidates. These are updated only when the view is drawn."""
+    """Collects results, and holds the front and the best candidates, which are updated only when the view is drawn."""
 
     def __init__(self, trials: Trials, results: list[CandidateResult]) -> None:
         self._trials = trials
@@ -39,7 +39,7 @@ class View:
         self._most_accurate = max(self._most_accurate, result.accuracy)
 
     def note(self) -> str:
-        """Return a text with the best accuracy and with the candidates per second since this view was created."""
+        """Return a text with the best accuracy so far and the candidates per second since this view was created."""
         rate = (self.done - self._before) / (time.monotonic() - self._started)
         return f"best {self._most_accurate:.4f}, {rate:.2g} candidates/s"
 
@@ -79,7 +79,7 @@ class View:
             table.add_row(title, "none yet")
 
     def _shares(self) -> str:
-        """Return a line with the share of each outcome, and of evaluated candidates that were stopped early."""
+        """Return a line with the share of each outcome, and with the share of evaluations that were stopped early."""
         outcomes = self._trials.outcomes()
         proposals = sum(outcomes.values()) or 1
         shares = (f"{count / proposals:.0%} {name.replace('_', ' ')}" for name, count in outcomes.items())

@@ -6,7 +6,7 @@ training resumes only from checkpoints with the same inputs. The layout of a fol
 checkpoints/
     origin.json                 the inputs that the training was started with, and their digest
     checkpoint-<step>/
-        model.safetensors       the weights; with their config.json if the model is a Hugging Face model
+        model.safetensors       the weights, together with config.json if the model is a Hugging Face model
         optimizer.safetensors   one tensor for each parameter and moment
         trainer.json            parameter groups of the optimiser, and the learning-rate schedule
         random-<process>.json   states of the random-number generators
@@ -40,19 +40,19 @@ _COMPLETE = "complete"
 _ORIGIN_FILE = "origin.json"
 _WEIGHTS = "model.safetensors"
 _STRETCH = 50
-"""The number of batches that transformers sorts by length together, if an epoch has at least four times as many."""
+"""The number of batches that transformers sorts by length together, if an epoch has at least four times that number."""
 
 
 def replaces(method: F) -> F:
     """Mark a method that replaces a private one of transformers' Trainer.
 
-    Raises `TrainingError` if the Trainer has no method of that name. In a version of transformers that renamed it, the
-    replacement would silently never be called.
+    Raises `TrainingError` if the Trainer has no method of that name. Without this check, if a version of
+    transformers renamed the method, the replacement would silently never be called.
     """
     if not hasattr(Trainer, method.__name__):
         raise TrainingError(
             f"transformers {transformers.__version__}: its Trainer must have the method {method.__name__}, which nas "
-            "replaces, but lacks it; install the version that constraints.txt of nas names"
+            "replaces, but lacks it; install the version that nas's constraints.txt requires"
         )
     return method
 
@@ -76,8 +76,8 @@ class _ByLength(LengthGroupedSampler):
 class SafeTrainer(Trainer):
     """A Trainer that raises an error if the loss is not finite, and whose checkpoints need no unpickling.
 
-    Each batch has `per_device_train_batch_size` texts in total, however many processes or GPUs share it. An
-    interrupted training sees the same batches as an uninterrupted one. The incomplete last batch of an epoch is left
+    Each batch has `per_device_train_batch_size` texts in total, however many processes or GPUs share it. A
+    resumed training sees the same batches as an uninterrupted one. The incomplete last batch of an epoch is left
     out, unless it is the only one.
     """
 
@@ -113,11 +113,11 @@ class SafeTrainer(Trainer):
         return self.order(_STRETCH * self.args.train_batch_size)
 
     def order(self, stretch: int) -> Any:
-        """Return the order of the texts in the epoch that begins, sorted by length within groups of `stretch` texts."""
+        """Return the order of the texts in the coming epoch, sorted by length within groups of `stretch` texts."""
         return _ByLength(self.args.train_batch_size, self._lengths, self.args.seed, self.epoch)
 
     def epoch(self) -> int:
-        """Return the number of the epoch, from 0, that the next step belongs to."""
+        """Return the number of the epoch that the next step belongs to, counted from 0."""
         return self.state.global_step // max(1, len(self._lengths) // self.args.train_batch_size)
 
     def training_step(
@@ -144,7 +144,7 @@ class SafeTrainer(Trainer):
             assert self.model is not None and output_dir
             if isinstance(self.model, PreTrainedModel):
                 self.model.save_pretrained(output_dir)
-            else:  # frozen weights are still those that the training started with
+            else:  # frozen weights do not change, so they are not saved
                 folder = Path(output_dir)
                 folder.mkdir(parents=True, exist_ok=True)
                 weights = {name: value.detach().contiguous() for name, value in _trained(self.model).items()}
@@ -240,7 +240,7 @@ def all_finite(model: nn.Module) -> bool:
 
 
 def last_complete(checkpoints: Path) -> Path | None:
-    """Return the latest complete checkpoint, or None. Remove those that an interrupted run left incomplete."""
+    """Return the latest complete checkpoint, or None. Remove checkpoints that an interrupted run left incomplete."""
     last = None
     for folder in sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])):
         if (folder / _COMPLETE).exists():
@@ -257,7 +257,7 @@ def bind(checkpoints: Path, origin: dict[str, Any]) -> None:
 
 
 def refuse_others(checkpoints: Path, origin: dict[str, Any]) -> None:
-    """Raise `TrainingError`, with the difference, if a folder holds checkpoints of a training with other inputs."""
+    """Raise `TrainingError`, naming the difference, if a folder holds checkpoints of a training with other inputs."""
     if last_complete(checkpoints) is None:
         return
     try:

@@ -1,9 +1,9 @@
-"""Cohorts: networks that learn together from one teacher. The less accurate ones are dropped on the way.
+"""Cohorts: networks that learn together from one teacher. The less accurate ones are dropped during the training.
 
 The networks of a cohort share the batches and the teacher's forward pass. It is often clear long before the end which
 of them are the best. At each rung, the less accurate half of each group is therefore dropped (successive halving,
-Jamieson and Talwalkar, arXiv:1502.07943). In a group with a `Goal`, the half that is less likely to contain the
-cheapest network of the required accuracy is dropped. The final training of the best candidates uses cohorts
+Jamieson and Talwalkar, arXiv:1502.07943). In a group with a `Goal`, a rung instead drops the half that is less
+likely to contain the cheapest network of the required accuracy. The final training of the best candidates uses cohorts
 (`CohortTrainer` in `training.py`).
 """
 
@@ -20,7 +20,7 @@ from nas.model import CompactBert
 
 
 class Cohort(nn.Module):
-    """Several networks as one module, for one optimiser and one learning-rate schedule. They share no weights."""
+    """Several networks without shared weights, as one module that one optimiser and one schedule can train."""
 
     def __init__(self, networks: Sequence[CompactBert]) -> None:
         super().__init__()
@@ -42,8 +42,9 @@ class Cohort(nn.Module):
 
 @dataclass(frozen=True)
 class Goal:
-    """The goal of a group: an accuracy at the end of the training, at the least cost. Mappings are keyed by network
-    number.
+    """The goal of a group: to reach an accuracy at the end of the training at the least cost.
+
+    The keys of the mappings are the numbers of the networks.
     """
 
     least: float
@@ -56,8 +57,8 @@ class Goal:
     def best_first(self, group: Collection[int], scores: Mapping[int, float], share: float) -> list[int]:
         """Return the networks of a group, best first, given their accuracies `scores` after `share` of the steps.
 
-        Networks that are expected to reach the accuracy come first, in order of cost. The others follow in descending
-        order of their expected accuracy.
+        Networks that are expected to reach the accuracy come first, in ascending order of cost. The others follow in
+        descending order of their expected accuracy.
         """
 
         def expected(number: int) -> float:
@@ -81,7 +82,7 @@ class Halving:
     rungs: tuple[int, ...]
     """The steps after which each group keeps its better half, rounded up."""
     goals: tuple[Goal | None, ...] = ()
-    """The goal of each group, or None if its most accurate network wins. Empty if no group has a goal."""
+    """The goal of each group; None for a group whose most accurate network wins. Empty if no group has a goal."""
     steps: int = 0
     """The number of steps of the whole training."""
 
@@ -133,6 +134,6 @@ def expected_at_end(inherited: float, accuracy: float, share: float) -> float:
 def kept_of(count: int, has_goal: bool = False) -> int:
     """Return how many of `count` networks a rung keeps: half, rounded up, but at least two if the group has a goal.
 
-    With a goal, the network ranked first may in the end just miss the required accuracy.
+    With a goal, the network ranked first may just miss the required accuracy in the end, so a second one is kept.
     """
     return min(count, max(-(-count // 2), 2 if has_goal else 1))

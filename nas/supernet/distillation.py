@@ -2,16 +2,16 @@
 
 Logits: Hinton et al., arXiv:1503.02531.
 
-Hidden states: each layer of a sub-network should return what the sub-network's next layer received in the teacher. Its
-output is therefore compared with the teacher's hidden state just before that next layer. The output of the last layer
-is compared with the teacher's final state.
+Hidden states: each layer of a sub-network should return the states that the sub-network's next layer received in the
+teacher. Its states are therefore compared with the teacher's hidden states just before that next layer. The states
+after the last layer are compared with the teacher's final states.
 
 Attention relations: Wang et al., arXiv:2012.15828. These are the similarities between the tokens of a text in the
 queries, keys and values of the last layer. They do not depend on the number of features, so a sub-network may have any
 number of heads.
 
-Each loss is a mean over the texts of a batch, so the loss of a batch is the mean of the losses of its two halves. If
-the kind of task compares the texts of a group, this holds only if no group is split.
+Each loss is a mean over the texts of a batch, so the loss of a batch is the mean of the losses of its two halves. For
+kinds of task that compare the texts of a group, this is true only if no group is split.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Knowledge:
     states: tuple[torch.Tensor, ...]
     """The hidden states after the embeddings and after each layer, each (batch, tokens, hidden_size)."""
     positions: tuple[torch.Tensor | None, ...]
-    """The positions in the text of each state's tokens, (batch, tokens); None for a state of all tokens."""
+    """For each state, its tokens' positions in the text, (batch, tokens); None for a state of all tokens."""
     projections: list[torch.Tensor] = field(default_factory=list)
     """The queries, keys and values of the last layer, each (batch, sequence, features); empty if not recorded."""
 
@@ -58,7 +58,8 @@ class Knowledge:
     def of(cls, output: CompactBertOutput, projections: list[torch.Tensor]) -> Knowledge:
         """Return the outputs that the losses compare, from a model's output with details and hidden states."""
         assert output.every_logits and output.hidden_states is not None and output.positions is not None
-        # Modules that the last layer borrows have also run in the layer that owns them, so only the last three count.
+        # If the last layer borrows its modules, they have also run in the layer that owns them. Only the outputs of the
+        # last three runs are those of the last layer.
         return cls(output.every_logits, output.hidden_states, output.positions, projections[-3:])
 
 
@@ -89,8 +90,9 @@ def distillation_loss(
     kind: TaskKind,
     groups: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return the loss of a sub-network against the teacher for a kind of task. `groups` (batch,) is needed if the
-    kind compares the texts of a group.
+    """Return the loss of a sub-network against the teacher for a kind of task.
+
+    `groups` (batch,) is needed if the kind of task compares the texts of a group.
     """
     loss = student.logits[-1].new_zeros((), dtype=torch.float32)
     if weights.logits:
@@ -110,8 +112,8 @@ def hidden_loss(
 ) -> torch.Tensor:
     """Return the mean squared error of the hidden states over the sub-network's hidden units, tokens and states.
 
-    The teacher's states must have all tokens. Only its last state may have just the first token, if that is also true
-    of the sub-network's last state.
+    The teacher's states must have all tokens, with one exception: its last state may have only the first token if the
+    same is true of the sub-network's last state.
     """
     expected = (*(layer.source for layer in architecture.layers), len(teacher.states) - 1)
     total = attention_mask.new_zeros((), dtype=torch.float32)

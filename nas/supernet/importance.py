@@ -1,9 +1,10 @@
 """The order of units by importance: the heads, neurons and hidden units that matter most come first.
 
-Importance is the first-order Taylor estimate of how much the loss changes when a unit is removed: activation times
-gradient is summed over each text, and the absolute values are added up (Molchanov et al., arXiv:1611.06440; for
-heads, Michel et al., arXiv:1905.10650). Reordering only permutes weights, so the network computes the same function.
-The pipeline reorders the teacher before it becomes a supernet, whose sub-networks then keep the leading units.
+Importance is the first-order Taylor estimate of how much the loss changes when a unit is removed: the product of
+activation and gradient is summed over the tokens of each text, and the absolute values of these sums are added up over
+all texts (Molchanov et al., arXiv:1611.06440; for heads, Michel et al., arXiv:1905.10650). Reordering only permutes
+weights, so the network computes the same function. The pipeline reorders the teacher before it becomes a supernet,
+whose sub-networks then keep the leading units.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Importance:
 
 
 class _Taylor:
-    """A sum of |activation x gradient| over the values that pass one point of the network."""
+    """The sum over texts of |activation x gradient|, for the values at one point of the network."""
 
     def __init__(self) -> None:
         self.total: torch.Tensor | None = None
@@ -62,8 +63,9 @@ class _Taylor:
 def measure_importance(model: CompactBert, batches: Iterable[dict[str, torch.Tensor]]) -> Importance:
     """Return the scores of all units, measured on batches (the inputs of the model's `forward`).
 
-    The loss is that of the `labels`. Batches without labels, as for embeddings, use the product of the outputs with
-    random directions instead. Its gradient shows how much the outputs depend on a unit.
+    The gradients are those of the loss for the `labels`. For batches without labels, such as those of embedding tasks,
+    the product of the outputs with random directions replaces the loss. Its gradients show how much the outputs depend
+    on a unit.
     """
     generator = torch.Generator().manual_seed(0)
     layers = model.layers
@@ -109,7 +111,7 @@ def _along_random_directions(outputs: torch.Tensor, generator: torch.Generator) 
 
 @torch.no_grad()
 def magnitude(model: CompactBert) -> Importance:
-    """Return a score for each unit: the sum of squares of the weights that read or write it. This needs no data."""
+    """Return a score for each unit: the sum of squares of the weights that read or write it. No data is needed."""
     head_size = model.config.attention_head_size
     scores: dict[_Units, torch.Tensor] = {}
     for layer, module in _modules(model):
@@ -133,7 +135,7 @@ def _before(module: nn.Module, taylor: _Taylor) -> torch.utils.hooks.RemovableHa
 
 @torch.no_grad()
 def reorder(model: CompactBert, importance: Importance) -> None:
-    """Permute the weights in place so that the most important units come first. The function stays the same."""
+    """Permute the weights in place so that the most important units come first. The network's outputs stay the same."""
     head_size = model.config.attention_head_size
     orders: dict[_Units, torch.Tensor] = {(Axis.HIDDEN, None): _order(importance.hidden)}
     if importance.pooled is not None:
@@ -152,7 +154,7 @@ def reorder(model: CompactBert, importance: Importance) -> None:
 
 
 def _modules(model: CompactBert) -> Iterator[tuple[int | None, nn.Module]]:
-    """Return every module of a model with the number of the layer that it belongs to, or None."""
+    """Return every module of a model with the number of its layer, or None for a module outside the layers."""
     layer_of = {module: number for number, layer in enumerate(model.layers) for module in layer.modules()}
     return ((layer_of.get(module), module) for module in model.modules())
 

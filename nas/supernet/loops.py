@@ -1,8 +1,8 @@
 """The training loop of this package: settings, progress and checkpoints on top of transformers' Trainer.
 
 `run_trainer` runs both the distillation of `training.py` and `FineTuning`, which trains a teacher on labels. A
-training resumes from its last checkpoint when it is started again in the same folder. It uses bf16 on processors that
-multiply it natively.
+training resumes from its last checkpoint when it is started again in the same folder. Networks that are wide enough
+are trained in bf16 on processors that multiply bf16 numbers natively.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from nas.supernet.checkpoints import SafeTrainer, all_finite, bind, last_complet
 from nas.supernet.side_by_side import SideBySideTrainer
 from nas.tasks import GROUP, JUDGED
 
-# oneDNN caches the kernels for the last 1,024 shapes of products, several megabytes each. In a training whose shapes
-# change at every step, the cache takes gigabytes, and hardly any kernel is used again. oneDNN reads the variable before
-# its first product.
+# By default, oneDNN caches the kernels for the last 1,024 shapes of matrix products, several megabytes each. In a
+# training whose shapes change at every step, the cache takes gigabytes, and hardly any kernel is used again. oneDNN
+# reads the variable before its first product, so it is set here.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 LOG_FILE = "training.json"
@@ -53,7 +53,7 @@ _JUDGED: dict[str, Any] = {
     "greater_is_better": True,
     "restore_callback_states_from_checkpoint": True,
 }
-"""The Trainer's settings for a training whose accuracy is measured after each epoch."""
+"""The Trainer's additional settings for a training whose accuracy is measured after each epoch."""
 
 AccuracyOf = Callable[[PreTrainedModel], float]
 """A function that returns the accuracy of a network."""
@@ -61,7 +61,7 @@ AccuracyOf = Callable[[PreTrainedModel], float]
 
 @dataclass(frozen=True)
 class Watchers:
-    """Integrations and callbacks that observe a training, in addition to the output of nas itself."""
+    """Integrations and callbacks that observe a training, in addition to nas's own output."""
 
     report_to: tuple[str, ...] = ()
     """Names of transformers' integrations, such as `wandb`. They must be installed, except for TensorBoard."""
@@ -73,7 +73,7 @@ NO_WATCHERS = Watchers()
 
 @dataclass(frozen=True)
 class Schedule:
-    """The length and the learning rate of a training: `steps` steps if positive, otherwise `epochs`."""
+    """The settings of a training. It has `steps` steps if that number is positive, otherwise `epochs` epochs."""
 
     learning_rate: float
     batch_size: int
@@ -82,7 +82,7 @@ class Schedule:
     checkpoint_steps: int = 200
     patience: int = 0
     """The number of consecutive epochs without better accuracy after which training stops and returns to the weights
-    of the best epoch. With 0 it never stops early, and the accuracy is not measured.
+    of the best epoch. With 0, it never stops early, and the accuracy is not measured.
     """
     watchers: Watchers = NO_WATCHERS
 
@@ -133,7 +133,8 @@ class _Watch(TrainerCallback):
             self.tracker = self.stack.enter_context(context)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        # With patience, the Trainer itself saves only after epochs, once their accuracy is measured.
+        # With patience, the Trainer itself saves only at the end of an epoch, after it has measured the accuracy.
+        # Checkpoints within an epoch are requested here.
         ends_epoch = control.should_training_stop or float(state.epoch or 0.0).is_integer()
         control.should_save |= state.global_step % args.save_steps == 0 and not ends_epoch
         if self.tracker:
@@ -151,7 +152,11 @@ class _Watch(TrainerCallback):
 
 @contextmanager
 def _own_run(watchers: Watchers) -> Iterator[None]:
-    """Give each training its own run in Weights & Biases, whose callback never finishes a run that it has started."""
+    """Give each training its own run in Weights & Biases.
+
+    The callback of Weights & Biases starts a run, but never finishes it, so it is finished here. A run that existed
+    before the training is not finished.
+    """
     if "wandb" not in watchers.report_to:
         yield
         return
@@ -206,7 +211,7 @@ def run_trainer(
 
 
 class _JudgedTrainer(SideBySideTrainer):
-    """A Trainer that measures the accuracy of its model with `accuracy_of` whenever it would evaluate it."""
+    """A Trainer that evaluates its model by measuring its accuracy with `accuracy_of`."""
 
     def __init__(self, *, model: PreTrainedModel, accuracy_of: AccuracyOf, **kwargs: Any) -> None:
         super().__init__(model=model, **kwargs)
@@ -222,7 +227,7 @@ class _JudgedTrainer(SideBySideTrainer):
 
 @dataclass(frozen=True)
 class FineTuning:
-    """The inputs of the training of a teacher on labels, except the teacher itself."""
+    """The inputs for training a teacher on labels, except the teacher itself."""
 
     train: Dataset
     tokenizer: PreTrainedTokenizerBase
@@ -263,7 +268,7 @@ def labelled_batches(
     seed: int,
     is_label_of_token: bool = False,
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield up to `count` random padded training batches, labelled per text or, if `is_label_of_token`, per token."""
+    """Yield up to `count` random padded training batches, labelled per text, or per token if `is_label_of_token`."""
     others = [name for name in ("length", GROUP, JUDGED) if name in train.column_names]
     rows = train.remove_columns(others).shuffle(seed=seed, keep_in_memory=True)
     collate = padding(tokenizer, is_label_of_token)

@@ -1,6 +1,6 @@
-"""Sums over all tokens that pass one point of a network, from which regressions and leading directions are computed.
+"""Sums over the features of all tokens at one point of a network, for computing regressions and leading directions.
 
-`SupernetWeights.fit` gathers them to initialise the maps of smaller hidden sizes and the factors of low ranks.
+`SupernetWeights.fit` collects these sums to initialise the maps of smaller hidden sizes and the low-rank matrices.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Moments:
     def regression(self, size: int, ridge: float, constant: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the linear regression that predicts all other features from the first `size`.
 
-        The result is a weight (missing, size) and a constant (missing,), which is 0 without `constant`. `ridge` is
-        relative to the mean variance of the given features, and reduces overfitting if there are few values.
+        The result is a weight (others, size) and a constant (others,), which is 0 if `constant` is false. `ridge` is
+        relative to the mean variance of the first `size` features. It reduces overfitting if there are few tokens.
         """
         mean = self.total / self.count * constant
         covariance = self.second - torch.outer(mean, mean)

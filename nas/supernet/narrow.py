@@ -1,9 +1,9 @@
 """The parameters of sub-networks with a smaller hidden size, in addition to the weights that all sub-networks share.
 
-A sub-network with fewer hidden units keeps the leading ones. It has its own norms, because mean and variance over
-fewer units differ. Each module that reads the hidden units also has a linear map that predicts the missing units from
-those that stay. The units of a trained BERT depend on each other, so most of the information in the missing units can
-be predicted from the rest (`scripts/bench/ordering` measures how much). The map is folded into the weights of the
+A sub-network with fewer hidden units keeps the leading ones. It has its own norms, because the mean and the variance
+over fewer units differ. Each module that reads the hidden units also has a linear map that predicts the missing units
+from those that stay. The units of a trained BERT depend on each other, so most of the information in the missing units
+can be predicted from the rest (`scripts/bench/ordering` measures how much). The map is folded into the weights of the
 reading module, so a sub-network has an ordinary matrix there and runs no slower.
 """
 
@@ -27,8 +27,8 @@ class Narrow(nn.Module):
     """The parameters that only sub-networks of one smaller hidden size use.
 
     `norms.<name>` replaces the norm of that name. `missing.<name>` is a map that predicts the missing hidden units from
-    those that stay, for the module of that name. Pooled units are treated in the same way. The map has a constant if
-    the module has a bias that can absorb it.
+    those that stay, for the module of that name. Missing pooled units are predicted in the same way. The map has a
+    constant if the module has a bias that can absorb it.
     """
 
     def __init__(self, model: CompactBert, size: int) -> None:
@@ -41,7 +41,7 @@ class Narrow(nn.Module):
             _put(self, f"missing.{name}", nn.Linear(size, model.config.hidden_size - size, bias=has_bias))
 
     def fit(self, norms: Mapping[str, nn.LayerNorm], read: Mapping[str, Moments]) -> None:
-        """Initialise the norms as the shared ones, and the maps by least squares.
+        """Initialise the norms from the shared norms, and the maps by least squares.
 
         `read` holds the moments of each map's inputs, by the name of the map.
         """

@@ -19,10 +19,10 @@ texts ordered only by length.
 
 
 class ByGroup(Sampler[int]):
-    """A sampler that keeps the texts of a group together, or parts of a large group that are similar in length.
+    """A sampler that keeps the texts of a group together. Large groups are split into parts of similar length.
 
-    The order depends only on seed and epoch. Parts are sorted by length within stretches of about `stretch` texts.
-    `epoch` returns the number of the epoch that begins.
+    The order depends only on seed and epoch. Groups and parts are sorted by length within stretches of about `stretch`
+    texts. `epoch` returns the number of the current epoch.
     """
 
     def __init__(

@@ -61,7 +61,7 @@ def write(folder: Path, teacher: CompactBert, train: Dataset, made_from: dict[st
 
 
 class TeacherOutputs:
-    """The outputs that `write` stored in a folder. Raises `TrainingError` if they belong to other texts."""
+    """The outputs that `write` stored in a folder. Raises `TrainingError` if they do not fit the texts of `train`."""
 
     def __init__(self, folder: Path, train: Dataset, readout: Readout = "first") -> None:
         self._logits, last, self._every = _mapped(folder / "logits.npy"), folder / "last.npy", readout == "every"
@@ -71,8 +71,8 @@ class TeacherOutputs:
         order, lengths = np.load(folder / "rows.npy", allow_pickle=False), np.asarray(values_of(train, "length"))
         if len(order) != len(lengths) or len(self._states[0]) != lengths.sum():
             raise TrainingError(
-                f"{folder}: the outputs must be those of the {len(lengths)} training texts, but are not; "
-                "remove the folder"
+                f"{folder}: the stored outputs must be those of the {len(lengths)} training texts, but are not; "
+                "remove the folder to compute them again"
             )
         starts = np.concatenate([[0], np.cumsum(lengths[order])[:-1]])
         columns = [values_of(train, name) for name in _IDENTITY if name in train.column_names]
@@ -109,7 +109,7 @@ class TeacherOutputs:
 
 
 def made_from(folder: Path) -> dict[str, Any] | None:
-    """Return the description of the inputs that was stored with the outputs in `folder`; None without outputs."""
+    """Return the description of the inputs that `write` stored in `folder`, or None if there are no outputs."""
     found: dict[str, Any] | None = read_json(folder / _ABOUT, TrainingError) if folder.exists() else None
     return found
 

@@ -57,7 +57,7 @@ def train_on_workers(train: Callable[[], None], workers: int, storage: Path) -> 
 
 
 def _cause(problem: TrainingFailedError) -> NasError:
-    """Return the first cause: an error of nas if a worker raised one, otherwise that of the worker of lowest rank."""
+    """Return the cause: the first error of nas that a worker raised, otherwise the lowest-ranked worker's error."""
     failures = problem.worker_failures if isinstance(problem, WorkerGroupError) else {0: problem}
     causes = [getattr(failure, "_base_exc", failure) for _, failure in sorted(failures.items())]
     ours = next((cause for cause in causes if isinstance(cause, NasError)), None)

@@ -1,4 +1,4 @@
-"""Sampling of the sub-networks that each step of a supernet's training updates.
+"""Sampling of the sub-networks for each step of a supernet's training.
 
 `near_budgets`, `sandwich` and `in_stages` return `Draws`. The pipeline selects one of these functions by the study's
 settings and passes its result to `Distillation.train_supernet`.
@@ -16,32 +16,34 @@ from nas.architecture import Architecture
 from nas.space import SearchSpace
 
 Draws = Callable[[int], list[Architecture]]
-"""A function that returns the sub-networks to train in the step of a given number."""
+"""A function from the number of a step to the sub-networks that the step trains."""
 Violation = Callable[[Architecture], float]
-"""A function that returns the violation of a budget by a sub-network, relative to the limit: 0.1 is 10 % above the
-limit, -0.5 means that half of the limit is used.
+"""A function that returns the violation of a budget by a sub-network, relative to the limit: 0.1 means 10 % above
+the limit, and -0.5 means that half of the limit is used.
 """
 
 _NEAR = (-0.5, 0.3)
 """The range of violations in which a sub-network counts as near a budget."""
 _POOL = 1000
-"""The number of sub-networks near each budget from which steps draw."""
+"""The number of sub-networks in the pool near each budget, from which the steps draw."""
 _TRIES = 20_000
 """The maximum number of random sub-networks that are tried to fill such a pool."""
 _SCARCE = 0.05
-"""If a smaller share of the tries is near a budget, every second try is a variant of a sub-network that is near it."""
+"""If less than this share of the tries is near a budget, every second try is a variant of a sub-network in the pool or,
+while the pool is empty, of the nearest sub-network so far.
+"""
 _NEIGHBOURS = 10
-"""One sub-network is drawn at random from this many on each side of the wanted violation."""
+"""A sub-network is drawn at random from this many entries of the pool on each side of the wanted budget use."""
 
 
 def near_budgets(space: SearchSpace, violations: Sequence[Violation | None], count: int, seed: int) -> Draws:
-    """Return draws of `count` random sub-networks per step that are near the budgets, each budget in turn.
+    """Return draws of `count` random sub-networks per step, each near one of the budgets, which take turns.
 
     Only sub-networks that a budget can select need good weights. Steps with small sub-networks are fast, and
-    sub-networks of similar size conflict less over the weights that they share. How much of the limit a sub-network
-    should use is drawn uniformly on a logarithmic scale, from half of the limit to slightly above it, as far as there
-    are such sub-networks. For a budget without a limit (None in `violations`), or without any sub-network near it,
-    sub-networks of all sizes are drawn.
+    sub-networks of similar size conflict less over the weights that they share. The part of the limit that a
+    sub-network should use is drawn uniformly on a logarithmic scale, from half of the limit to slightly above it, or
+    the range of the pool if that is smaller. For a budget without a limit (None in `violations`), or without any
+    sub-network near it, sub-networks of all sizes are drawn.
     """
     pools = [_pool(space, violation, seed) if violation else [] for violation in violations]
     low, high = (math.log(1.0 + violation) for violation in _NEAR)
@@ -82,11 +84,11 @@ def _pool(space: SearchSpace, violation: Violation, seed: int) -> list[tuple[flo
 
 
 def sandwich(space: SearchSpace, random_subnets: int, sampling: Literal["spread", "uniform"], seed: int) -> Draws:
-    """Return draws by the sandwich rule (Yu and Huang, arXiv:1903.05134): the largest, the smallest and random ones.
+    """Return draws by the sandwich rule (Yu and Huang, arXiv:1903.05134): largest, smallest and random sub-networks.
 
     `uniform` draws every dimension independently, so that nearly all sub-networks are of medium size. `spread` first
-    draws how large a sub-network should be. Each single dimension is still uniform, but the dimensions agree, so that
-    small and large sub-networks are as frequent as medium ones.
+    draws how large a sub-network should be. Each single dimension is still uniform, but the dimensions are correlated,
+    so that small and large sub-networks are as frequent as medium ones.
 
     The sub-networks of a step depend only on the seed and the step's number, so a resumed run trains the same ones.
     """
@@ -102,8 +104,9 @@ def sandwich(space: SearchSpace, random_subnets: int, sampling: Literal["spread"
 def in_stages(space: SearchSpace, steps: int, draw: Callable[[SearchSpace], Draws]) -> Draws:
     """Return draws by progressive shrinking (Cai et al., arXiv:1908.09791), in three stages of equal length.
 
-    In the first stage, hidden size, heads and neurons stay at their largest. In the second stage, only the hidden
-    size does. In the third, all dimensions vary. `draw` returns the draws of one space.
+    In the first stage, hidden size, heads and neurons stay at their largest values. In the second stage, only the
+    hidden size stays at its largest value. In the third stage, all dimensions vary. `draw` returns the draws for the
+    search space of one stage.
     """
     draws = [draw(stage) for stage in _stages(space)]
     return lambda step: draws[min(len(draws) * step // steps, len(draws) - 1)](step)

@@ -1,8 +1,8 @@
 """The scale of a regression's outputs, which are standardised during training.
 
 Learning rates and loss weights suit outputs of mean 0 and standard deviation 1. A training therefore removes the scale
-of the data from the last linear layer, and restores it at the end. Outside of a training, a model returns numbers
-on the scale of the data, in whatever form it is exported.
+of the data from the last linear layer, and restores it at the end. Outside of a training, a model therefore
+returns numbers on the scale of the data, whatever its export format.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Scale:
         """Return the scale to remove from a model with these outputs before it is trained on standardised targets.
 
         This is the scale of the model's outputs, whatever targets it was trained on before. If the outputs vary little
-        and hardly correlate with the targets, like those of a newly initialised layer, only their mean is removed, so
-        that the outputs are not magnified.
+        and hardly correlate with the targets, as is usual for a newly initialised layer, only their mean is removed, so
+        that they are not magnified.
         """
         own = cls.of(outputs)
         if own.deviation < 1.0 and abs(_correlation(outputs, np.asarray(targets))) < _INFORMATIVE:

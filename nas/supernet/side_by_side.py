@@ -28,13 +28,13 @@ from nas.threads import keep_freed_memory, replica, single_threads
 Work = Callable[[int], torch.Tensor | None]
 """A function that adds gradients to the replica of the given number and returns its part of the step's loss, if any."""
 _MOST_THREADS = 8
-"""The maximum number of threads, each of which needs memory for the gradients of all weights."""
+"""The maximum number of threads. Each thread needs memory for the gradients of all weights."""
 LEAST_TOKENS = 128
-"""The least number of tokens in a part of a batch. Products of fewer tokens do not keep a core busy."""
+"""The minimum number of tokens in a part of a batch. Products of fewer tokens do not keep a core busy."""
 
 
 class SideBySideTrainer(SafeTrainer):
-    """A Trainer that computes each step on a CPU in parallel threads, usually as many as torch uses.
+    """A Trainer that computes each step on a CPU in parallel threads: as many as torch uses, up to `_MOST_THREADS`.
 
     `replicas` holds the model itself and copies that share its weights, one for each thread.
     """
@@ -55,7 +55,7 @@ class SideBySideTrainer(SafeTrainer):
     def threads(self) -> Iterator[None]:
         """Provide one thread per replica while the block runs.
 
-        Other work of a step is limited by memory bandwidth, so it uses only one thread.
+        The rest of a step is limited by memory bandwidth, so it uses only one thread.
         """
         count = len(self.replicas)
         with single_threads(count) as pool:
@@ -95,7 +95,7 @@ class SideBySideTrainer(SafeTrainer):
         return [loss for loss in (work(number) for work in lane) if loss is not None]
 
     def work_of_threads(self, inputs: dict[str, torch.Tensor]) -> list[list[Work]]:
-        """Return the work of each thread, at most one list per replica. Here, this is one part of the batch."""
+        """Return the work of each thread, at most one list per replica. Here, each thread has one part of a batch."""
         parts = split(inputs, min(len(self.replicas), inputs["input_ids"].numel() // LEAST_TOKENS))
         return [[partial(self._learn_labels, part, _weight(part, inputs, share))] for part, share in parts]
 
@@ -149,10 +149,11 @@ def split(inputs: Mapping[str, torch.Tensor], parts: int) -> list[tuple[dict[str
 def balanced(first: Sequence[tuple[float, Work]], rest: Sequence[tuple[float, Work]], threads: int) -> list[list[Work]]:
     """Distribute work items, given with their costs, over `threads` threads so that all take about equally long.
 
-    First the items of `first` are assigned in their order, then those of `rest`, largest first. Each item goes to the
-    thread with the least work so far; among threads with equally little work, to the one with the fewest items. Items
-    of `rest` may wait for results of `first`. If `first` has at most as many items as there are threads, each of its
-    items is the first one of a thread, so that a failure in one item does not keep another from running.
+    First the items of `first` are assigned in their order, then those of `rest`, largest first. Each item is assigned
+    to the thread with the least work so far. Among threads with equally little work, the thread with the fewest items
+    gets it. Items of `rest` may wait for results of `first`. If `first` has at most as many items as there are threads,
+    each of these items is the first one of its thread, so that the failure of one does not prevent another from
+    running.
     """
     costs, work = [0.0] * threads, list[list[Work]]([] for _ in range(threads))
     for cost, item in (*first, *sorted(rest, key=lambda each: each[0], reverse=True)):
@@ -180,9 +181,9 @@ def add_gradients(replicas: Sequence[nn.Module]) -> None:
 class SeededDropout(TorchFunctionMode):
     """A mode in which `torch.nn.functional.dropout` draws its masks from a seeded generator of its own.
 
-    All tensors must be on the same device. Threads otherwise share one generator, and the order in which they use it
-    differs from run to run. On a CPU, numpy draws the masks from 16-bit integers. Drawing them with torch takes six
-    times as long, and would take a sixth of the time of a fine-tuning step.
+    All tensors must be on the same device. Without this mode, threads share one generator, and the order in which they
+    use it differs from run to run. On a CPU, numpy draws the masks from 16-bit integers. Drawing them with torch would
+    take six times as long, which is a sixth of the time of a fine-tuning step.
     """
 
     def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:

@@ -1,6 +1,7 @@
 """The time per training step on this machine, measured by training for a few steps and discarding the result.
 
-The pipeline calls this through `Distillation.time_supernet` and `time_cohort` to plan a study with a limit on hours.
+The pipeline calls this through `Distillation.time_supernet` and `time_cohort` to plan a study with a time
+limit.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class _Clock(TrainerCallback):
 def seconds_per_step(trainer: SafeTrainer, warm_up: int) -> float:
     """Return the mean seconds per step of a trainer, without the first `warm_up` steps.
 
-    The batches cover all lengths of an epoch, like those of a real training after some time. The trainer's model cannot
-    be used afterwards.
+    The batches cover all text lengths of an epoch, as those of a longer training do. The trainer's model cannot be used
+    afterwards.
     """
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)

@@ -3,7 +3,7 @@
 The weights are those of the largest sub-network, with the most important units first. Sub-networks of a smaller
 hidden size also have their own norms and their own maps that predict missing units (`narrow.py`). A sub-network is a
 `CompactBert` of its own sizes that runs on views of these weights. The network that is trained and evaluated is
-therefore, by construction, the one that is extracted. Nothing is masked, and a smaller candidate costs less.
+therefore, by construction, the one that is extracted. No unit is masked, so a smaller sub-network takes less time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nas.model.modeling import CompactBertOutput
 from nas.supernet.narrow import readers_of
 from nas.supernet.weights import SupernetWeights
 
-# The gradient of a slice has the layout of the slice. That would slow DistributedDataParallel, which is inactive here.
+# PyTorch warns that gradients with the layout of a slice slow DistributedDataParallel, but that is inactive here.
 warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
 
 _LAYER = "bert.encoder.layer."
@@ -65,9 +65,9 @@ class BertSupernet:
     def slices(self, architecture: Architecture) -> dict[str, torch.Tensor]:
         """Return the parameters of a sub-network by name, as views of the supernet's weights.
 
-        If the sub-network lacks hidden units, the weights that would read these are folded into those that read the
-        remaining units. A backward pass adds to the `grad` tensors that the supernet's parameters have when `slices` is
-        called. Set gradients to zero before that call, not between the forward and the backward pass.
+        If the sub-network lacks hidden units, the weights that would read the missing units are folded into the weights
+        that read the remaining ones. A backward pass adds to the `grad` tensors that the supernet's parameters have
+        when `slices` is called. Set gradients to zero before that call, not between the forward and the backward pass.
         """
         shared = dict(self.weights.named_parameters())
         narrow, skeleton = f"narrow.{architecture.hidden_size}", self.skeleton(architecture)

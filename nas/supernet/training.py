@@ -49,8 +49,9 @@ from nas.threads import replica
 _FIXED_TOKENS = 256
 """The fixed cost of a network's pass, expressed as a number of tokens of that network."""
 _PART_TOKENS = 1024
-"""The approximate minimum number of tokens per part of a batch if there are more parts than half the number of threads.
-Each part has a fixed cost."""
+"""The approximate number of tokens that a part of a batch must have if there are more parts than half the threads. It
+limits the number of parts, because each part has a fixed cost.
+"""
 AccuracyOf = Callable[[CompactBert], float]
 """A function that returns the accuracy of a network."""
 Student = tuple[int, Architecture]
@@ -58,7 +59,7 @@ Student = tuple[int, Architecture]
 
 T = TypeVar("T", bound="DistillationTrainer")
 _TOLD = "accuracy_"
-"""The prefix of the accuracies of a cohort's networks in the Trainer's log; the number of the network follows."""
+"""The prefix of the log keys for the accuracies of a cohort's networks. The number of the network follows it."""
 
 
 class DistillationTrainer(SideBySideTrainer):
@@ -215,7 +216,7 @@ class CohortTrainer(DistillationTrainer):
             self.log({f"{_TOLD}{number}": self.accuracy_of(self._network(number)) for number in self.remaining()})
 
     def stop(self, number: int) -> None:
-        """Clear the gradients of a network: with gradients of zero, the optimiser would still change its weights."""
+        """Remove the gradients of a network. If they were only zero, the optimiser would still change the weights."""
         for model in self.replicas:
             _networks(model)[number].zero_grad(set_to_none=True)
 
@@ -255,7 +256,7 @@ class _AtRungs(TrainerCallback):
 
 
 def of_one(architectures: Draws) -> Callable[[int], list[Student]]:
-    """Return a function from a step's number to its students if all of these use the weights of one network."""
+    """Return a function from a step's number to its students, all of which use the weights of one network."""
     return lambda step: [(0, architecture) for architecture in architectures(step)]
 
 
@@ -272,7 +273,7 @@ def _networks(model: nn.Module) -> list[CompactBert]:
 
 
 def _cost(config: CompactBertConfig, architecture: Architecture) -> float:
-    """Return the approximate cost of a network's layers per token: 1 for each weight, or 1.5 if it is compressed."""
+    """Return the approximate cost of a network's layers per token: 1 per weight, or 1.5 per compressed weight."""
     hidden, total = architecture.hidden_size, 0.0
     for layer in architecture.resolved:
         width = layer.num_attention_heads * config.attention_head_size
@@ -296,8 +297,8 @@ def _with_labels(texts: Dataset, labels: np.ndarray | None) -> Dataset:
         return texts
     if len(texts) != len(labels):
         raise TrainingError(
-            f"the teacher's logits must be computed for the training texts, but are for {len(labels)} texts "
-            f"instead of {len(texts)}"
+            "the teacher's logits must be computed for the training texts, but there are logits for "
+            f"{len(labels)} texts instead of {len(texts)}"
         )
     return concatenate_datasets([texts, Dataset.from_dict({"labels": list(labels)})], axis=1)
 
@@ -321,16 +322,16 @@ class Distillation:
     replaced_tokens: float = 0.0
     """The mean share of a text's tokens that are replaced at random."""
     train_embeddings: bool = False
-    """Whether the token embeddings are trained too. They are half of the weights of a small BERT and start as the
-    teacher's.
+    """Whether the token embeddings are trained too. They are half of the weights of a small BERT and start as those of
+    the teacher.
     """
     scale: Scale = STANDARD
     """The scale of a regression's outputs, which are standardised during the training."""
     outputs: TeacherOutputs | None = None
     """The teacher's outputs for the texts, if they are stored; otherwise they are computed in every step."""
     logits: np.ndarray | None = None
-    """Logits (texts, num_labels) that are learnt instead of the teacher's own, standardised if the outputs are.
-    Tokens must then not be replaced.
+    """Logits (texts, num_labels) to learn instead of the teacher's own. They are standardised if the outputs are. With
+    such logits, tokens must not be replaced.
     """
 
     def train_supernet(self, weights: CompactBert, draws: Draws) -> None:
@@ -379,7 +380,7 @@ class Distillation:
     def _trainer(self, kind: type[T], model: nn.Module, **kwargs: Any) -> T:
         for network in _networks(model):
             table = network.bert.embeddings.word_embeddings
-            for matrix in table.parameters():  # a matrix with a row per token is frozen, but not a projection behind it
+            for matrix in table.parameters():  # only matrices with one row per token are ever frozen
                 matrix.requires_grad_(self.train_embeddings or matrix.shape[0] != table.rows)
         share, special = self.replaced_tokens, self.tokenizer.all_special_ids
         return kind(

@@ -1,8 +1,8 @@
-"""The weights of a supernet: those of its largest sub-network, and those that only other sub-networks use.
+"""The weights of a supernet: all weights of its largest sub-network, and weights that only other sub-networks use.
 
-Some compression methods have matrices other than a weight, such as the factors of a low rank. Each layer holds them in
-addition to its weight, in the size that the largest sub-network with such a method needs. Smaller hidden sizes have
-parameters of their own (`narrow.py`).
+Some compression methods have matrices other than a weight, such as the factors of a low rank. Each layer holds such
+matrices in addition to its weight, in the size that the largest sub-network with such a method needs. Smaller hidden
+sizes have parameters of their own (`narrow.py`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nas.supernet.narrow import Narrow, norms_of, readers_of
 
 
 class SupernetConfig(CompactBertConfig):
-    """The configuration of a supernet's weights: that of its largest sub-network, and options of other sub-networks."""
+    """The configuration of a supernet: that of its largest sub-network, and the options of the other sub-networks."""
 
     model_type = "compact_bert_supernet"
 
@@ -114,7 +114,7 @@ class SupernetWeights(CompactBert):
     def _choices(self) -> Iterator[tuple[str, Compressed, Sequence[MatrixCompression]]]:
         """Yield name, module and compression methods of each layer that has matrices other than `weight`.
 
-        The methods are sorted by size, smallest first.
+        The methods are sorted by the size of their matrices, smallest first.
         """
         offered: Mapping[str, list[str]] = self.config.choices or {}
         for name, module in self.named_modules():

@@ -1,7 +1,7 @@
 """Kinds of task, such as classification or ranking: their labels, their distillation losses and their metrics.
 
-`REGISTRY` maps the values of `task.kind` to instances of `TaskKind`. Study, data, pipeline and exports ask a kind
-what depends on it, so that no module outside this package distinguishes between kinds.
+`REGISTRY` maps the values of `task.kind` to instances of `TaskKind`. All behaviour that depends on the kind is in
+these instances, so no module outside this package distinguishes between kinds.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ REGISTRY: dict[str, TaskKind] = {
 
 
 def task_kind(name: str) -> TaskKind:
-    """Return the kind of task with this name. Raises `ValueError` with rule, value and remedy if there is none."""
+    """Return the kind of task with this name. Raises `ValueError` if there is none."""
     if name not in REGISTRY:
         raise ValueError(f"kind: must be one of {', '.join(REGISTRY)}, but got {name!r}; use one of them")
     return REGISTRY[name]

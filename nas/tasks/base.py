@@ -1,6 +1,6 @@
-"""The interface of a kind of task: what the label of a row is, what a network outputs, and how outputs are judged.
+"""The interface of a kind of task: it defines the labels of rows, the outputs of networks, and how outputs are scored.
 
-Each kind has a file with a subclass of `TaskKind` and its `Metric`, and one entry in the registry. Torch,
+Each kind has a module with a subclass of `TaskKind` and one of `Metric`, and an entry in `nas.tasks.REGISTRY`. Torch,
 scikit-learn and scipy are imported only inside methods, so that a study can be read and checked without them.
 """
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 Problem = Literal["regression", "single_label_classification", "multi_label_classification"]
 """The `problem_type` of a classifier, as transformers defines it."""
 Meaning = Literal["classes", "scale", "lists", "grades", "tags"]
-"""What a label column holds per row: a class, a number on a scale, a list of labels, a grade of relevance to the
-row's query, or a list with a tag for each word."""
+"""The content of a label column in each row: a class, a number on a scale, a list of labels, a grade of relevance to
+the row's query, or a list with a tag for each word."""
 GROUP, JUDGED = "group", "judged"
-"""Columns that a tokenised split may have in addition to `labels`: the number of each row's group, and the values
-that the metric compares outputs with, if they differ from the labels used in training."""
+"""Columns that a tokenised split may have in addition to `labels`. `GROUP` holds the number of each row's group.
+`JUDGED` holds the reference values for the metric, if they differ from the labels used in training."""
 LENGTH_FILE = "sentence_bert_config.json"
 IGNORED = -100
-"""The label of a token that has no tag and is not judged, as in transformers."""
+"""The label of a token that has no tag and is not evaluated, as in transformers."""
 _MANY_LABELS = 8
 """If there are at least this many labels, a description states their number instead of their names."""
 
@@ -53,7 +53,7 @@ class TaskSettings(Protocol):
 
     @property
     def threshold(self) -> float | str | None:
-        """The smallest probability at which a label applies, or `search` if it is chosen on the search set."""
+        """The smallest probability at which a label applies, `search` to choose it on the search set, or None."""
 
     @property
     def text(self) -> tuple[str, ...]:
@@ -61,24 +61,24 @@ class TaskSettings(Protocol):
 
     @property
     def query(self) -> str | None:
-        """The name of the column that identifies each row's query; None if the row's first text does."""
+        """The name of the column that identifies each row's query; None if the first text column does."""
 
     @property
     def search(self) -> str | None:
-        """The file of the search set; None if it is held out of the training rows."""
+        """The file of the search set; None if the search set is held out of the training rows."""
 
     @property
     def pair(self) -> tuple[str, ...]:
-        """The names of the two columns whose texts are compared, in the search and the test set."""
+        """The names of the two columns that hold the texts of a pair, in the search set and in the test set."""
 
 
 def is_custom(metric: str) -> bool:
-    """Whether the name of a metric stands for a user-defined function; see `nas.tasks.custom_metric`."""
+    """Whether the name of a metric refers to a user-defined function; see `nas.tasks.custom_metric`."""
     return ":" in metric
 
 
 def in_groups(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Return records (rows,) with the fields `label` and `group`, as metrics that judge groups of rows expect them."""
+    """Return records (rows,) with the fields `label` and `group`, the format for metrics that score groups of rows."""
     found = np.empty(len(labels), dtype=[("label", labels.dtype, labels.shape[1:]), (GROUP, np.int64)])
     found["label"], found[GROUP] = labels, groups
     return found
@@ -86,26 +86,26 @@ def in_groups(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class TaskLabels:
-    """The labels of a task's training and test file, converted to numbers."""
+    """The labels of a task's training and test files, converted to numbers."""
 
     values: Mapping[str, list[Any]]
-    """The label of each row in the files `train` and `test`: a class number, a target, or whatever the kind uses."""
+    """The labels of the rows in the files `train` and `test`, such as class numbers or targets."""
     names: tuple[str, ...]
-    """The names of a network's outputs in order; empty if it outputs a number."""
+    """The names of a network's outputs in order; empty if the outputs have no names, as in regression."""
     notes: tuple[str, ...] = ()
     """Notes for the user about the labels, one line each."""
     judged: Mapping[str, list[Any]] | None = None
-    """What the metric compares outputs with, in the same form; None if it uses `values`."""
+    """The reference values for the metric, in the form of `values`; None if the metric uses `values` themselves."""
 
 
 @dataclass(frozen=True)
 class Metric(ABC):
-    """A metric: how a network's outputs become answers, and how these are scored.
+    """A metric, which turns a network's outputs into answers and scores them.
 
-    Logits have the shape (texts, outputs) and labels (texts, ...). If the task judges rows in groups, labels are the
+    Logits have the shape (texts, outputs) and labels (texts, ...). If rows are evaluated in groups, labels are the
     records of `in_groups`. If each token has a label, logits have the shape (texts, tokens, outputs) and labels
-    (texts, tokens), with `IGNORED` for tokens that are not judged. Instances are plain values, which are sent to the
-    processes that evaluate candidates.
+    (texts, tokens), with `IGNORED` for tokens that are not evaluated. Instances are immutable values, because they
+    are sent to the processes that evaluate candidates.
     """
 
     name: str
@@ -128,20 +128,20 @@ class Metric(ABC):
 
     @property
     def least_size(self) -> int:
-        """The smallest number of texts, or of whatever `size` counts, for which the metric is defined."""
+        """The smallest value of `size` for which the metric is defined."""
         return 1
 
     @property
     def size_word(self) -> str:
-        """The plural noun for what `size` counts."""
+        """The plural noun for the items that `size` counts."""
         return "texts"
 
     def size(self, labels: np.ndarray) -> int:
-        """Return the number of judged texts, or of judged groups of texts."""
+        """Return the number of items that are scored: texts, pairs, or groups of texts."""
         return len(labels)
 
     def describe_size(self, labels: np.ndarray) -> str:
-        """Return what is judged and how much of it, such as "1,000 texts"."""
+        """Return the number of scored items in words, such as "1,000 texts"."""
         texts = f"{len(labels):,} texts"
         return f"{self.size(labels):,} {self.size_word} ({texts})" if self.judges_groups else texts
 
@@ -155,38 +155,38 @@ class Metric(ABC):
 
     @abstractmethod
     def answers(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
-        """Return the answers that follow from these logits, one row per text, or None if answers cannot be compared.
+        """Return the discrete answers that follow from these logits, one row per text; None if outputs are numbers.
 
-        Labels are used only to find the tokens that are judged.
+        Labels are used only to find the tokens that are evaluated.
         """
 
     def predictions(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return what a user-defined metric compares with the labels, one row per text.
+        """Return the predictions that a user-defined metric compares with the labels, one row per text.
 
-        Only kinds with `TaskKind.takes_custom_metrics` need it.
+        This is used only for kinds with `TaskKind.takes_custom_metrics`.
         """
         found = self.answers(logits, labels)
         assert found is not None
         return found
 
     def is_correct(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return whether the answer to each text is correct, (texts,); only for metrics with `is_share`."""
+        """Return for each text whether its answer is correct, (texts,); only for metrics with `is_share`."""
         raise NotImplementedError(f"{self.name} is not a share of right answers")
 
     @property
     def judges_groups(self) -> bool:
-        """Whether the score is the mean over the scores of groups of texts, such as the passages of a query."""
+        """Whether the score is the mean of the scores of groups of texts, such as the passages of a query."""
         return False
 
     def group_scores(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the score of each group, (groups,); only for metrics with `judges_groups`."""
-        raise NotImplementedError(f"{self.name} does not judge groups")
+        raise NotImplementedError(f"{self.name} does not score groups")
 
     def confidence(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the probability that a network assigns to the correct answer of each text, (texts,).
 
-        Only for metrics with `is_share`. The mean of these probabilities needs fewer texts than the share of correct
-        answers to tell networks apart.
+        Only for metrics with `is_share`. Fewer texts are needed to tell networks apart by the mean of these
+        probabilities than by the share of correct answers.
         """
         return self.is_correct(logits, labels).astype(np.float64)
 
@@ -196,38 +196,38 @@ class Metric(ABC):
 
     @abstractmethod
     def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
-        """Return simulated logits whose answers are correct for the given share of cases and random for the others.
+        """Return simulated logits of a network with about this share of correct answers, or with this correlation.
 
-        They serve to estimate the standard error of the metric before any network exists.
+        They are used to estimate the standard error of the metric before any network exists.
         """
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether outputs alone determine answers. If not, `calibrated` chooses the open settings on the search set."""
+        """Whether all settings, such as thresholds, have values. If not, call `calibrated` with the search set."""
         return True
 
     def calibrated(self, logits: np.ndarray, labels: np.ndarray) -> Metric:
-        """Return this metric with all open settings, such as thresholds, chosen for the best score on these logits."""
+        """Return this metric with missing settings, such as thresholds, chosen for the best score on these logits."""
         return self
 
     def config_entries(self, outputs: int) -> dict[str, Any]:
-        """Return the entries of `config.json` on how outputs become answers, beyond those of transformers."""
+        """Return additional entries of `config.json` that define how outputs become answers, such as thresholds."""
         return {}
 
     def rows_to_compare(self, labels: np.ndarray) -> list[int]:
-        """Return the numbers of the test rows whose answers the report compares; empty if it compares none."""
+        """Return the numbers of the test rows whose outputs the report shows; empty if it shows none."""
         return []
 
     def by_label(self, logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, float]]:
-        """Return precision, recall, F1 and number of occurrences of each item that the report lists, by its name.
+        """Return precision, recall, F1 and number of occurrences of each label, tag or type of span, by its name.
 
-        Items are labels, tags or types of spans. `names` are the names of the outputs. Empty if the report lists
-        none.
+        `names` are the names of the outputs. The result is empty if the report has no table of labels for this
+        metric.
         """
         return {}
 
     def check_size(
-        self, labels: np.ndarray, what: str = "The judged set (search.examples, search.least_tokens)"
+        self, labels: np.ndarray, what: str = "The evaluated set (search.examples, search.least_tokens)"
     ) -> None:
         """Raise `DataError` if a set is too small for the metric; `what` names the set in the message."""
         if (found := self.size(labels)) < self.least_size:
@@ -242,13 +242,13 @@ class TaskKind(ABC):
     name: ClassVar[str]
     """The value of `task.kind` that selects this kind."""
     metrics: ClassVar[tuple[str, ...]]
-    """The names of its metrics; `nas init` proposes the first one."""
+    """The names of the kind's metrics; `nas init` proposes the first one."""
     takes_custom_metrics: ClassVar[bool] = False
-    """Whether each text has a prediction that a user-defined metric can compare with its label."""
+    """Whether user-defined metrics are supported, which compare a prediction for each text with its label."""
     examples: ClassVar[tuple[Mapping[str, Sequence[Any]], ...]]
-    """Label columns as files hold them, by column name; the contract tests of task kinds use them."""
+    """Examples of label columns in data files, by column name, for the contract tests of task kinds."""
     problem_type: ClassVar[Problem]
-    """The `problem_type` in `config.json` with which transformers treats a network as this kind."""
+    """The `problem_type` that `config.json` needs so that transformers treats a network as one of this kind."""
     has_one_output: ClassVar[bool] = False
     """Whether a network outputs a single number, which is standardised for the distillation."""
     predicts_numbers: ClassVar[bool] = False
@@ -256,32 +256,32 @@ class TaskKind(ABC):
     single_class_metrics: ClassVar[tuple[str, ...]] = ()
     """The metrics that can be computed for a single class, which `task.positive` names."""
     meaning: ClassVar[Meaning] = "classes"
-    """What a label column of this kind holds; `nas init` uses it to propose a kind."""
+    """The content of a label column of this kind; `nas init` uses it to propose a kind."""
     several_columns: ClassVar[bool] = False
     """Whether `task.label` may name several columns, one per label."""
     has_thresholds: ClassVar[bool] = False
     """Whether a label applies if its probability reaches a threshold, which `task.threshold` sets."""
     label_word: ClassVar[str] = "classes"
-    """The plural noun for its labels."""
+    """The plural noun for the labels of this kind."""
     why_no_exits: ClassVar[str] = ""
-    """The reason why texts cannot exit a network early, as a clause of a message; empty if they can."""
+    """The reason why texts cannot exit a network early, worded as a clause for messages; empty if they can."""
     network_form: ClassVar[NetworkForm] = NetworkForm()
-    """The form of its networks, if it does not depend on the teacher; see `form`."""
+    """The form of this kind's networks, unless it depends on the teacher; see `form`."""
     judges_groups: ClassVar[bool] = False
-    """Whether rows are judged in groups, such as the passages of a query; see `group_column`."""
+    """Whether rows are evaluated in groups, such as the passages of a query; see `group_column`."""
     why_no_student: ClassVar[str] = ""
     """The reason why a student cannot learn from stored outputs of another model; empty if it can."""
     learns_from_texts: ClassVar[bool] = False
-    """Whether training rows are unlabelled texts, while search and test set are files of text pairs with scores. The
+    """Whether training uses unlabelled texts, while the search and test sets consist of text pairs with scores. The
     teacher is then never fine-tuned."""
     has_static: ClassVar[bool] = True
-    """Whether a linear classifier on the mean of static token vectors can do the task, as a baseline."""
+    """Whether a linear classifier on averaged token embeddings can serve as a baseline."""
     needs_pairs: ClassVar[bool] = False
     """Whether each row must consist of two texts."""
     has_words: ClassVar[bool] = False
     """Whether each text is a list of words, and each label a list with one tag per word."""
     text_words: ClassVar[str] = "two columns for pairs"
-    """What `task.text` names, as a comment in the study file that `nas init` writes."""
+    """A description of `task.text`, which `nas init` writes as a comment into the study file."""
     hub_task: ClassVar[str] = "text-classification"
     """The name of the task on the Hugging Face hub (`pipeline_tag`)."""
     hub_library: ClassVar[str] = "transformers"
@@ -292,14 +292,14 @@ class TaskKind(ABC):
     """Python arguments with which this pipeline returns the full answer for a text of any length."""
 
     def check(self, asked: TaskSettings) -> None:
-        """Raise `ValueError` with key, rule, value and remedy if the settings do not fit the kind."""
+        """Raise `ValueError`, with the key and a remedy, if the settings do not fit the kind."""
         if asked.metric not in self.metrics:
             self._check_custom_metric(asked)
         if asked.positive is not None and asked.metric not in self.single_class_metrics:
             able = (
-                f"only {', '.join(self.single_class_metrics)} can judge a single class"
+                f"only {', '.join(self.single_class_metrics)} can be computed for a single class"
                 if self.single_class_metrics
-                else f"no metric of {self.name} judges a single class"
+                else f"no metric of {self.name} is computed for a single class"
             )
             raise ValueError(
                 f"positive: {able}, but the metric is {asked.metric!r}; remove positive"
@@ -313,33 +313,33 @@ class TaskKind(ABC):
         if asked.threshold is not None and not self.has_thresholds:
             raise ValueError(f"threshold: {self.name} has no threshold, but got {asked.threshold!r}; remove it")
         if asked.query is not None and not self.judges_groups:
-            raise ValueError(f"query: {self.name} judges each row by itself, but got {asked.query!r}; remove it")
+            raise ValueError(f"query: {self.name} evaluates each row separately, but got {asked.query!r}; remove it")
         self._check_judged(asked)
         if self.needs_pairs and len(asked.text) != 2:
             raise ValueError(
-                f"text: {self.name} needs the columns of two texts, but got {', '.join(asked.text)}; name both"
+                f"text: {self.name} needs two columns of texts, but got {', '.join(asked.text)}; name both"
             )
         if self.has_words and len(asked.text) != 1:
             raise ValueError(
-                f"text: {self.name} has one column of lists of words, but got {', '.join(asked.text)}; name one"
+                f"text: {self.name} needs one column with lists of words, but got {', '.join(asked.text)}; name one"
             )
 
     def _check_custom_metric(self, asked: TaskSettings) -> None:
-        """Raise `ValueError` unless the metric is a user-defined function and the kind of task takes one."""
+        """Raise `ValueError` unless the metric is a user-defined function and the kind supports such functions."""
         able = f"use {', '.join(self.metrics)}" + (", or module:function" if self.takes_custom_metrics else "")
         if not is_custom(asked.metric):
-            raise ValueError(f"metric: {asked.metric!r} does not measure {self.name}; {able}")
+            raise ValueError(f"metric: {asked.metric!r} is not a metric of {self.name}; {able}")
         if not self.takes_custom_metrics:
-            raise ValueError(f"metric: {self.name} cannot be measured by a function such as {asked.metric!r}; {able}")
+            raise ValueError(f"metric: {self.name} does not support functions such as {asked.metric!r}; {able}")
         self.metric(asked)
 
     def _check_judged(self, asked: TaskSettings) -> None:
-        """Raise `ValueError` if settings for text pairs are missing but needed, or given but of no use to the kind."""
+        """Raise `ValueError` if settings for text pairs are missing but needed, or given but not used by the kind."""
         if not self.learns_from_texts:
             for key, value in (("search", asked.search), ("pair", asked.pair)):
                 if value:
                     raise ValueError(
-                        f"{key}: {self.name} is judged on rows held out of the training rows, but got {value!r}; "
+                        f"{key}: {self.name} is evaluated on rows held out of the training rows, but got {value!r}; "
                         "remove it"
                     )
             return
@@ -348,35 +348,35 @@ class TaskKind(ABC):
                 f"text: {self.name} learns from single texts, but got {', '.join(asked.text)}; name one column"
             )
         if not asked.search:
-            raise ValueError(f"search: {self.name} needs a file of pairs to judge candidates; name one")
+            raise ValueError(f"search: {self.name} needs a file of text pairs to evaluate candidates; name one")
         if len(asked.pair) != 2:
             raise ValueError(
-                f"pair: {self.name} needs the columns of the two texts in the search and the test set, but got "
+                f"pair: {self.name} needs the columns of both texts in the search and test sets, but got "
                 f"{', '.join(asked.pair) or 'none'}; name both"
             )
 
     def group_column(self, asked: TaskSettings) -> str | None:
-        """Return the column whose equal values form a group of rows, to be judged and held out together, or None."""
+        """Return the column that names each row's group; None if rows are evaluated and held out one by one."""
         return (asked.query or asked.text[0]) if self.judges_groups else None
 
     @abstractmethod
     def metric(self, asked: TaskSettings, names: Sequence[str] = ()) -> Metric:
         """Return the metric for a task whose outputs have these names.
 
-        Without names, return it as far as the study's settings define it. Raises `DataError` if the names do not fit
-        the settings.
+        Without names, return a metric that is based only on the study's settings. Raises `DataError` if the names do
+        not fit the settings.
         """
 
     @abstractmethod
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
-        """Return the labels of the training and the test file, read from the columns that the study names.
+        """Return the labels of the training and test files, read from the columns that the study names.
 
         Classes are numbered as in the teacher's classifier `head`, if there is one. Raises `DataError` for labels
-        that do not fit the kind, and `TeacherError` for a classifier that does not fit.
+        that do not fit the kind, and `TeacherError` for a classifier that does not fit the labels.
         """
 
     def output_names(self, names: Sequence[str]) -> dict[int, str]:
-        """Return the names of a network's outputs by number, as `id2label` in `config.json` holds them."""
+        """Return the names of a network's outputs by number, for the entry `id2label` of `config.json`."""
         return dict(enumerate(names))
 
     @abstractmethod
@@ -389,15 +389,15 @@ class TaskKind(ABC):
 
     @property
     def teacher_requirement(self) -> str:
-        """What a fine-tuned teacher must have, for messages about one that does not fit."""
+        """The property that a fine-tuned teacher must have, for messages about teachers that do not fit."""
         return self.problem_type
 
     def first_bias(self, labels: np.ndarray, outputs: int) -> np.ndarray | None:
-        """Return the initial bias (outputs,) of a new classifier for these labels; None to keep the random one."""
+        """Return the initial bias (outputs,) of a new classifier for these labels; None to keep the default one."""
         return None
 
     def counts(self, labels: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
-        """Return the number of rows of each label, by its name; empty if labels have no names."""
+        """Return the number of occurrences of each label, by its name; empty if labels have no names."""
         found = Counter(labels)
         return {name: found[number] for number, name in enumerate(names)}
 
@@ -412,8 +412,8 @@ class TaskKind(ABC):
         """Return the distillation loss of a network's logits against its teacher's: a scalar, the mean over texts.
 
         Logits have the shape (texts, outputs), or (texts, tokens, outputs) if each token has a label. `mask` (texts,
-        tokens) is then 1 for the tokens that count; without it, all count. `groups` (texts,) holds the group number
-        of each text, for kinds that judge groups.
+        tokens) is then 1 for the tokens that the loss includes; without a mask, it includes all. `groups` (texts,)
+        holds the group number of each text, for kinds that evaluate groups.
         """
 
     def served_as(self, teacher: Mapping[str, Any], fine_tuned: bool) -> dict[str, Any]:
@@ -433,23 +433,24 @@ class TaskKind(ABC):
         return {LENGTH_FILE: {"max_seq_length": max_length}}
 
     def label_counts(self, labels: np.ndarray) -> dict[str, int]:
-        """Return further counts that describe the labels of a set, by what they count; empty if there are none."""
+        """Return further counts about the labels of a set, by a description of each count; empty if there are none."""
         return {}
 
     def snippets(self, folder: str, trust: str) -> list[tuple[str, str]]:
-        """Return the title and Python code of further examples of loading an export, for the model card.
+        """Return the titles and Python code of further examples that load an export, for the model card.
 
-        `folder` is a string literal. `trust` is the argument that allows loading the folder's own class, or empty.
+        `folder` is a Python string literal. `trust` is the argument that lets transformers load the folder's own
+        class, or empty if the folder has none.
         """
         return []
 
     @property
     def usage(self) -> str:
-        """What the user of an export should know about its answers, for the model card; empty if nothing is special."""
+        """Notes for the model card on how to read the answers of an export; empty if there are none."""
         return ""
 
     def summary(self, texts: str, labels: Sequence[str]) -> str:
-        """Return what a network does with texts, for its model card; `labels` are the names of its outputs."""
+        """Return a description such as "Classifies texts" for the model card; `labels` are the names of the outputs."""
         if len(labels) >= _MANY_LABELS:
             return f"Classifies {texts} into {len(labels)} classes"
         return f"Classifies {texts}" + (f" as {any_of(labels)}" if len(labels) > 1 else "")
@@ -463,5 +464,5 @@ def any_of(labels: Sequence[str]) -> str:
 
 
 def problem_of(problem_type: str | None, outputs: int | None) -> str:
-    """Return the problem type that transformers assumes for a configuration that may not name one."""
+    """Return the given problem type, or else the one that transformers assumes for this number of outputs."""
     return problem_type or ("regression" if outputs == 1 else "single_label_classification")

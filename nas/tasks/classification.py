@@ -22,7 +22,7 @@ _OF_ONE_CLASS = ("f1", "precision", "recall", "roc_auc")
 
 @dataclass(frozen=True)
 class ClassMetric(Metric):
-    """A metric of the most probable class or, for `roc_auc`, of the order of texts by the probability of a class.
+    """A metric of the predicted classes or, for `roc_auc`, of how texts are ranked by the probability of a class.
 
     Labels are class numbers, (texts,). `f1_micro` equals `accuracy`, since each text has one class.
     """
@@ -37,7 +37,7 @@ class ClassMetric(Metric):
 
     @property
     def needs_float32(self) -> bool:
-        """Whether the metric is `roc_auc`, which orders texts by differences that are too small for bf16."""
+        """Whether the metric is `roc_auc`: it ranks texts whose outputs may differ by less than bf16 can represent."""
         return self.name == "roc_auc"
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
@@ -49,7 +49,7 @@ class ClassMetric(Metric):
             classes = range(outputs) if positive is None else [positive]
             found = [area for number in classes if (area := _area_under_curve(logits, labels, number)) is not None]
             return float(np.mean(found)) if found else 0.5
-        from sklearn import metrics  # takes a second to import, which workers save if the metric is accuracy
+        from sklearn import metrics  # the import takes a second, which workers save if the metric is accuracy
 
         predictions = self.answers(logits, labels)
         if self.name == "matthews_correlation":
@@ -84,7 +84,7 @@ class ClassMetric(Metric):
 
 
 def _area_under_curve(logits: np.ndarray, labels: np.ndarray, number: int) -> float | None:
-    """Return the area under the ROC curve of one class: how often its texts are ranked above other texts.
+    """Return the area under the ROC curve of one class: the probability that its texts rank above other texts.
 
     Ties count half. None if no text, or every text, belongs to the class.
     """
@@ -114,7 +114,7 @@ class Classification(TaskKind):
     problem_type = "single_label_classification"
 
     def metric(self, asked: TaskSettings, names: Sequence[str] = ()) -> Metric:
-        """Return the metric; f1, precision, recall and roc_auc are computed for the class `positive` if it is given.
+        """Return the metric. f1, precision, recall and roc_auc are computed for the class `positive` if it is given.
 
         Otherwise they are computed for class 1 if there are two classes, as in GLUE, or as the mean over all classes.
         """

@@ -1,8 +1,8 @@
 """User-defined metrics: functions of predictions and references, for kinds of task with one answer per text.
 
-A study names such a function as `module:function`. It must belong to an installed package, so that a folder with data
-can never bring code that is run. A Python program, such as a notebook, can also pass one of its own functions to
-`nas.run_of`; `register` then makes it known to this process.
+A study names such a function as `module:function`. It must belong to an installed package, so that a study file or
+data folder from somewhere else can never run code of its own. A Python program, such as a notebook, can also pass one
+of its own functions to `nas.run_of`; `register` then makes it known to this process.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ def register(function: Function) -> str:
     """Return the name by which a study can refer to a function.
 
     A function that belongs to no installed package is registered for this process. Its name contains a digest of its
-    code, so that the name changes with the code. Raises `ValueError` for anything but a function defined with `def`.
+    code, so that the name changes with the code. Raises `ValueError` for anything that is not a function defined with
+    `def`.
     """
     code = getattr(function, "__code__", None)
     if not isinstance(code, CodeType) or not function.__name__.isidentifier():
@@ -116,7 +117,7 @@ def register(function: Function) -> str:
 
 
 def _parts(code: CodeType) -> Iterable[object]:
-    """Yield the parts of a function's code that define what it computes, regardless of where it is defined."""
+    """Yield the parts of a function's code that define its computation, but not where it is defined."""
     yield code.co_code
     yield from code.co_names
     for constant in code.co_consts:
@@ -124,7 +125,7 @@ def _parts(code: CodeType) -> Iterable[object]:
 
 
 def _function(name: str) -> Function:
-    """Return the registered or importable function with this name; see `custom_metric` for the errors."""
+    """Return the registered or importable function with this name. Raises the errors of `custom_metric`."""
     if name in _registered:
         return _registered[name]
     module, _, function = name.partition(":")
@@ -149,7 +150,7 @@ def _function(name: str) -> Function:
 
 
 def _is_installed(module: str) -> bool:
-    """Return whether a module lies where packages are installed, without running any of its code."""
+    """Whether a module is in a folder of installed packages. None of its code is run to find out."""
     try:
         found = find_spec(module.partition(".")[0])
     except (ImportError, ValueError):

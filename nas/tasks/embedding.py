@@ -1,8 +1,8 @@
 """The kind of task `embedding`: the teacher is a sentence encoder, and training needs only texts without labels.
 
 A network outputs an embedding in the teacher's own space, so that embeddings of teacher and network can be compared
-with each other. Networks are judged on text pairs with scores, by the correlation between the score of a pair and the
-cosine of its two embeddings.
+with each other. Networks are evaluated on text pairs with scores: the metric is the correlation between the score of
+a pair and the cosine similarity of its two embeddings.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     import torch
 
 _SIMILARITIES = 10.0
-"""Weight of the squared error of similarities relative to that of embeddings, since similarities differ little."""
+"""Weight of the error of similarities relative to that of embeddings; it is large since similarities differ little."""
 
 
 @dataclass(frozen=True)
 class PairCorrelation(Metric):
-    """The correlation `spearman` or `pearson` between the score of a pair and the cosine of its two embeddings.
+    """The correlation `spearman` or `pearson` between the score of a pair and the cosine similarity of its texts.
 
-    Labels are records (texts,) with the score in `label` and the number of the pair, which two texts share, in `group`.
+    Labels are records (texts,): `label` is the score and `group` the number of the pair that the text belongs to.
     """
 
     @property
     def needs_float32(self) -> bool:
-        """Always true, since differences between pairs may be too small for bf16."""
+        """Always true, since the similarities of pairs may differ by less than bf16 can represent."""
         return True
 
     @property
@@ -68,7 +68,7 @@ class PairCorrelation(Metric):
         return None
 
     def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
-        """Return simulated embeddings (texts, 2) whose cosines correlate with the true scores by about `share`."""
+        """Return simulated embeddings (texts, 2) whose similarities correlate with the scores by about `share`."""
         order = _order(labels)
         scores = labels["label"][order[::2]]
         deviation = scores.std() or 1.0
@@ -88,7 +88,7 @@ def _order(labels: np.ndarray) -> np.ndarray:
 
 
 def _pairs(embeddings: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the cosine of each pair's embeddings, and the pair's score, both (pairs,)."""
+    """Return the cosine similarity of each pair's embeddings, and the pair's score, both (pairs,)."""
     order = _order(labels)
     lengths = np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
     unit = (embeddings / lengths)[order]
@@ -96,7 +96,7 @@ def _pairs(embeddings: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 class Embedding(TaskKind):
-    """The kind of task in which each text gets an embedding in the teacher's space, close to those of similar texts."""
+    """The kind of task in which each text gets an embedding in the teacher's space; similar texts get similar ones."""
 
     name = "embedding"
     metrics = ("spearman", "pearson")
@@ -130,7 +130,7 @@ class Embedding(TaskKind):
         return False
 
     def form(self, teacher: str) -> NetworkForm:
-        """Return the form with the pooling and normalisation of the teacher's folder; errors as in `TaskKind.form`."""
+        """Return the form with the teacher's pooling and normalisation. Raises the errors of `TaskKind.form`."""
         modules = read_modules(Path(teacher))
         if modules.dense:
             raise TeacherError(
@@ -149,9 +149,9 @@ class Embedding(TaskKind):
         groups: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the squared error of the embeddings plus that of the similarities between the texts of a batch.
+        """Return the squared error of the embeddings plus a multiple of that of the similarities within a batch.
 
-        Both are relative to the mean squared length of the teacher's embeddings.
+        Both errors are relative to the mean squared length of the teacher's embeddings.
         """
         own, given = student.float(), teacher.float()
         size = given.square().sum(dim=-1).mean()

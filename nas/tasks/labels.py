@@ -1,4 +1,4 @@
-"""Labels: reading the class or target of each row, and numbering classes in the same way for data and teacher.
+"""Read the class or target of each row, and number classes in the same way for the data and the teacher.
 
 The kinds of task read a `LabelColumn` with `classes_of`, `targets_of` or `names_in_lists`. `numbering` then matches the
 classes of the data with those of the teacher's classifier, its `Head`.
@@ -31,24 +31,24 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 @dataclass(frozen=True)
 class LabelColumn:
-    """A column of labels, as one or several data files hold it."""
+    """A column of labels from one or several data files."""
 
     source: str
     """The name of the file, or the names of several files separated by commas."""
     name: str
     values: Sequence[Any]
-    """One label per row; numbers if the column is declared as a `ClassLabel`."""
+    """One label per row; class numbers if the column is declared as a `ClassLabel`."""
     classes: tuple[str, ...] | None = None
     """The class names that a `ClassLabel` declares, in the order of their numbers; otherwise None."""
     parts: tuple[LabelColumn, ...] = ()
-    """The columns of the single files, whose rows are concatenated; empty for one file."""
+    """The columns of the individual files whose rows are concatenated; empty if there is only one file."""
 
     @classmethod
     def of(cls, parts: Sequence[LabelColumn]) -> LabelColumn:
         """Return the column that concatenates the rows of one or several files.
 
-        Classes that the files declare are put in the order of their first occurrence. Raises `DataError` if only some
-        of the files declare classes.
+        If all files declare classes, these are numbered in the order of their first occurrence. Raises `DataError` if
+        only some of the files declare classes.
         """
         if len(parts) == 1:
             return parts[0]
@@ -84,7 +84,7 @@ class LabelColumn:
 
 @dataclass(frozen=True)
 class Head:
-    """What the numbering of labels must know about the teacher's classifier."""
+    """The properties of the teacher's classifier on which the numbering of labels depends."""
 
     source: str
     """The teacher's folder or hub id."""
@@ -101,15 +101,15 @@ class Numbering:
     names: tuple[str, ...]
     """The classes in the order of their numbers."""
     numbers: Mapping[str, int]
-    """The number of each class that the data has, by its name in the data."""
+    """The number of each class that occurs in the data, by its name in the data."""
     note: str = ""
-    """One line that tells the user what is notable about the numbering; empty if nothing is."""
+    """A line for the user about a notable property of the numbering; empty if there is none."""
 
 
 def check_one_output(head: Head | None, needed: str, given: str) -> None:
     """Raise `TeacherError` if the teacher's classifier is kept and does not have exactly one output.
 
-    `needed` and `given` are parts of the message: what the task needs, and the kind of teacher to give instead.
+    `needed` and `given` are parts of the message: the need of the task, and the kind of teacher to give instead.
     """
     if head and not head.is_retrained and len(head.names) != 1:
         raise TeacherError(
@@ -135,10 +135,10 @@ def file_by_file(
 
 @file_by_file
 def classes_of(column: LabelColumn) -> list[str]:
-    """Return the name of each row's class. Whole numbers are named by their digits, even if all are written like 1.0.
+    """Return the name of each row's class: the text without white space around it, or the digits of a whole number.
 
-    White space around names is removed. Raises `DataError` for rows without a label, and for values that are not
-    classes.
+    If all labels are texts such as "1.0", they are taken as whole numbers. Raises `DataError` for rows without a
+    label, and for values that cannot be classes.
     """
     values, declared = _flat(column), column.classes
     values = [None if isinstance(value, float) and math.isnan(value) else value for value in values]
@@ -187,7 +187,7 @@ def _finite(column: LabelColumn) -> list[float]:
 
 
 def parse_numbers(values: Iterable[Any]) -> list[float]:
-    """Return each value as a number, also if it is a text that spells one; NaN for any other value."""
+    """Return each value as a number; texts such as "2.5" are converted, and any other value becomes NaN."""
     return [_target(value) for value in values]
 
 
@@ -195,8 +195,8 @@ def log_odds(labels: np.ndarray) -> np.ndarray:
     """Return the log-odds of each label, (outputs,), from labels (rows, outputs) between 0 and 1.
 
     They are the initial bias of a new classifier (Lin et al., arXiv:1708.02002). A classifier that starts at even
-    odds first has to learn that most labels are rare. Its bias changes too slowly for that, so the encoder's output
-    becomes the same for all texts and remains so.
+    odds first has to learn that most labels are rare. Its bias changes too slowly for that, so the encoder adapts
+    instead: its output becomes the same for all texts and remains so.
     """
     share = (labels.sum(axis=0) + 0.5) / (len(labels) + 1.0)
     found: np.ndarray = np.log(share) - np.log1p(-share)
@@ -236,7 +236,7 @@ def refuse_missing(column: LabelColumn, values: Sequence[Any]) -> None:
 
 
 def class_names(column: LabelColumn, classes: Sequence[str], kind: str = "classification") -> tuple[str, ...]:
-    """Return the classes in their natural order: as a `ClassLabel` declares them, numbers by value, texts by alphabet.
+    """Return the classes in the order of a `ClassLabel`, or else sorted: numbers by value, texts alphabetically.
 
     Raises `DataError` if there are too few or too many classes for the kind of task.
     """
@@ -266,12 +266,13 @@ def _in_order(names: set[str]) -> list[str]:
 
 
 def numbering(names: Sequence[str], head: Head | None = None) -> Numbering:
-    """Number the classes of the data as the teacher does, or in their natural order if its classifier is not kept.
+    """Number the classes of the data as the teacher does, or in the given order if its classifier is not kept.
 
-    Classes are matched by name, whatever their order. If the data has numbers that the teacher does not use as names,
-    they are taken as the teacher's class numbers if it has all of them. If not, classes are matched in order,
-    provided that their count is the same. Numbers from 0 without a gap that are fewer than the teacher's classes
-    probably belong to another task and are refused. Raises `TeacherError` if the classes cannot be matched.
+    Classes are matched by name, in any order. If the data's classes are whole numbers that the teacher does not use
+    as names, they are taken as the teacher's class numbers, provided that the teacher has all of these numbers.
+    Otherwise, classes are matched in order, provided that data and teacher have equally many. If the data's classes
+    are consecutive numbers from 0 and fewer than the teacher's, they probably belong to another task and are refused.
+    Raises `TeacherError` if the classes cannot be matched.
     """
     own = Numbering(tuple(names), {name: number for number, name in enumerate(names)})
     if head is None:
@@ -297,7 +298,7 @@ def numbering(names: Sequence[str], head: Head | None = None) -> Numbering:
     if len(names) == count and (unnamed or numeric):
         pairs = zip(names, range(count) if unnamed else map(repr, known), strict=True)
         note = (
-            f"The teacher's class names differ from the labels of the data, which are taken in order: {_listed(pairs)}"
+            f"The teacher's class names differ from the labels of the data and are matched in order: {_listed(pairs)}"
         )
         return Numbering(own.names if unnamed else known, own.numbers, note)
     raise TeacherError(
@@ -307,7 +308,7 @@ def numbering(names: Sequence[str], head: Head | None = None) -> Numbering:
 
 
 def _by_name(names: Sequence[str], known: Sequence[str]) -> dict[str, int]:
-    """Return the position of each name among the known ones, ignoring case if unambiguous; empty if one is missing."""
+    """Return the position of each name in `known`, ignoring case if that is unambiguous; empty if a name is missing."""
     for form in (str, lambda name: name.strip().casefold()):
         positions = {form(name): number for number, name in enumerate(known)}
         sought = {form(name): name for name in names}
@@ -349,14 +350,14 @@ def alike_note(source: str, names: Sequence[str]) -> list[str]:
 
 
 def check_known(found: Numbering, train: LabelColumn, test: LabelColumn, classes: Iterable[tuple[int, str]]) -> None:
-    """Raise `DataError` if one of the test set's `classes`, given with row numbers, is not in the training set."""
+    """Raise `DataError` if the training set lacks a class of the test set; `classes` pairs row numbers and classes."""
     unknown = next(((row, label) for row, label in classes if label not in found.numbers), None)
     if unknown is None:
         return
     row, label = unknown
     shown = label if label.lstrip("-").isdigit() else repr(label)
     raise DataError(
-        f"{test.place}: label {shown} is not a class of {train.source}, which has {len(found.numbers)} such as "
+        f"{test.place}: label {shown} is not a class of {train.source}, which has {len(found.numbers)} classes such as "
         f"{next(iter(found.numbers))!r}; use the same labels in both files (row {row}, counted from 0)"
     )
 
@@ -382,7 +383,7 @@ def names_in_lists(column: LabelColumn, rule: str, remedy: str) -> list[list[str
 
 
 def _is_label(value: Any, column: LabelColumn) -> bool:
-    """Return whether an item of a list can be a label: a declared class, a whole number or a non-blank text."""
+    """Whether an item of a list can be a label: a declared class, a whole number or a text that is not blank."""
     if column.classes is not None:
         return value in range(len(column.classes))
     if isinstance(value, float):
@@ -393,7 +394,7 @@ def _is_label(value: Any, column: LabelColumn) -> bool:
 def number_lists(
     train: LabelColumn, test: LabelColumn, given: Mapping[str, Sequence[Sequence[str]]], head: Head | None, kind: str
 ) -> Numbering:
-    """Number the labels of a training and a test column of lists, in the same way as `numbering`.
+    """Number the labels of the training and test sets as `numbering` does, but for columns of lists.
 
     `given` holds the names of each row's labels in `train` and `test`. Raises `DataError` if there are too few or too
     many labels, or if the test set has one that the training set lacks.

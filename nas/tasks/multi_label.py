@@ -36,18 +36,18 @@ _YES_OR_NO = {"1": 1.0, "1.0": 1.0, "true": 1.0, "0": 0.0, "0.0": 0.0, "false": 
 
 @dataclass(frozen=True)
 class LabelMetric(Metric):
-    """The metric `f1_micro`, `f1_macro` or `average_precision`, the mean over labels.
+    """The metric `f1_micro`, `f1_macro` or `average_precision`, of which the last two are means over labels.
 
     Labels are 0.0 or 1.0, (texts, labels).
     """
 
     thresholds: tuple[float, ...] | None = (THRESHOLD,)
-    """The smallest probability at which a label applies: one for all labels, or one per label. None means that each
-    scored set gets its own best thresholds."""
+    """The smallest probability at which a label applies: one for all labels, or one per label. None means that the
+    best thresholds are chosen for each scored set separately."""
 
     @property
     def needs_float32(self) -> bool:
-        """Whether the metric ranks texts or chooses thresholds between their outputs; bf16 is too coarse for either."""
+        """Whether the metric ranks texts or chooses thresholds; bf16 is too coarse for either."""
         return self.name == "average_precision" or self.thresholds is None
 
     @property
@@ -55,7 +55,7 @@ class LabelMetric(Metric):
         return self.thresholds is not None
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
-        if self.name == "average_precision":  # a label without any text would score 0 for every network
+        if self.name == "average_precision":  # a label that no text has would score 0 for every network
             from sklearn.metrics import average_precision_score
 
             kept = labels.any(axis=0)
@@ -66,7 +66,7 @@ class LabelMetric(Metric):
         return float(f1(found.sum(axis=1) if self.name == "f1_micro" else found).mean())
 
     def calibrated(self, logits: np.ndarray, labels: np.ndarray) -> LabelMetric:
-        """Return the metric with open thresholds set for the best F1: one for `f1_micro`, else one per label."""
+        """Return the metric with missing thresholds chosen for the best F1: one for `f1_micro`, else one per label."""
         if self.thresholds is not None:
             return self
         found, wanted = probabilities(logits), labels.astype(bool)
@@ -76,7 +76,7 @@ class LabelMetric(Metric):
         return replace(self, thresholds=tuple(each))
 
     def answers(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return whether each label applies, (texts, labels)."""
+        """Return for each label whether it applies, (texts, labels)."""
         answered: np.ndarray = probabilities(logits) >= np.asarray(self.thresholds or (THRESHOLD,))
         return answered
 
@@ -108,7 +108,7 @@ class LabelMetric(Metric):
         return logits
 
     def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
-        """Return simulated logits that find a share of the texts' labels; wrong labels replace the others."""
+        """Return simulated logits in which about this share of the texts' labels is right and the rest is wrong."""
         texts, found = np.nonzero(labels)
         shift = np.where(rng.random(len(texts)) < share, 0, rng.integers(1, outputs, len(texts)))
         logits = np.full((len(labels), outputs), -_CONFIDENT)
@@ -132,7 +132,7 @@ def counts(answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def quotient(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Return the quotients, with 0 for a division by zero, which is scikit-learn's default for `zero_division`."""
+    """Return the quotients, with 0 for a division by zero, as scikit-learn does by default."""
     return np.divide(part, whole, out=np.zeros(np.shape(part)), where=np.asarray(whole) > 0)
 
 
@@ -146,10 +146,10 @@ def f1(found: np.ndarray) -> np.ndarray:
 
 
 def best_threshold(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Return the threshold with the best F1 for answers with probabilities `found`; `wanted` marks the right ones.
+    """Return the threshold with the best F1 for answers with probabilities `found`; `wanted` marks correct answers.
 
     Both have the shape (answers,). The threshold lies half-way between two probabilities that occur. If no answer is
-    right, it is `THRESHOLD`.
+    correct, return `THRESHOLD`.
     """
     if not wanted.any():
         return THRESHOLD
@@ -221,7 +221,7 @@ class MultiLabel(TaskKind):
         groups: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the Kullback-Leibler divergence between the yes-or-no answers to each label, summed over labels."""
+        """Return the Kullback-Leibler divergence of the probability that a label applies, summed over labels."""
         from torch.nn.functional import logsigmoid
 
         def share(sign: float) -> torch.Tensor:
@@ -235,7 +235,7 @@ class MultiLabel(TaskKind):
         return (
             "A text may have several labels or none. A label applies if its probability reaches its threshold; the "
             "thresholds are in config.json under `thresholds`, in the order of `id2label`. The pipeline returns the "
-            "probabilities of all labels, `infer.py` the labels that apply."
+            "probabilities of all labels; `infer.py` returns only the labels that apply."
         )
 
     def summary(self, texts: str, labels: Sequence[str]) -> str:
@@ -248,20 +248,20 @@ def _lists(column: LabelColumn) -> list[list[str]]:
 
 
 def _by_column(columns: Sequence[LabelColumn]) -> list[list[str]]:
-    """Return for each row the names of the columns that hold a yes. See `_applies` for errors."""
+    """Return for each row the names of the columns that hold 1 or true. Raises the errors of `_applies`."""
     applies = zip(*map(_applies, columns), strict=True)
     return [[column.name for column, value in zip(columns, row, strict=True) if value] for row in applies]
 
 
 @file_by_file
 def _applies(column: LabelColumn) -> list[float | None]:
-    """Return 1.0 or 0.0 for each row of a column that holds yes or no. Raises `DataError` for other values."""
+    """Return 1.0 or 0.0 for each row of a column of 0 and 1, or false and true. Raises `DataError` for other values."""
     refuse_missing(column, column.values)
     found = [_YES_OR_NO.get(str(value).strip().casefold()) for value in column.values]
     if None in found:
         bad = found.index(None)
         raise DataError(
-            f"{column.place}: must hold 0 or 1 (or false or true) in every row, because the column stands for one "
+            f"{column.place}: must hold 0 or 1 (or false or true) in every row, because the column is one "
             f"label, but row {bad} (counted from 0) holds {column.values[bad]!r}; write 0 or 1 there"
         )
     return found

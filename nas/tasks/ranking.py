@@ -26,7 +26,7 @@ _MEASURES = {"ndcg@10": f"ndcg_cut_{_CUT}", "mrr@10": "recip_rank", "map": "map"
 _MOST_RELEVANT = 100
 """The largest grade of relevance."""
 _SHOWN = range(4, 13)
-"""The numbers of passages for which the report may show a query."""
+"""The numbers of passages that a query may have to be shown as an example in the report."""
 _RAW, _PROBABILITY = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Sigmoid"
 """The activations that sentence-transformers applies to the output of a network."""
 
@@ -35,13 +35,12 @@ _RAW, _PROBABILITY = "torch.nn.modules.linear.Identity", "torch.nn.modules.activ
 class RankingMetric(Metric):
     """The metric `ndcg@10`, `mrr@10` or `map`: the mean over the queries that have a relevant passage.
 
-    Labels are records (rows,) with the relevance, a whole number from 0, in `label`, and the number of the query in
-    `group`.
+    Labels are records (rows,): `label` is the relevance, a whole number from 0, and `group` the number of the query.
     """
 
     @property
     def needs_float32(self) -> bool:
-        """Always true, since differences between passages of a query may be too small for bf16."""
+        """Always true, since the scores of a query's passages may differ by less than bf16 can represent."""
         return True
 
     @property
@@ -69,8 +68,8 @@ class RankingMetric(Metric):
 
         wanted: dict[str, dict[str, int]] = {}
         given: dict[str, dict[str, float]] = {}
-        # trec_eval orders passages with equal scores by name. Names are drawn at random, so that the order of the
-        # rows, in which relevant passages may come first, has no influence.
+        # trec_eval orders passages with equal scores by name. The names are random, because relevant passages may come
+        # first in the data, and the order of the rows must not affect the score.
         names = [f"{number:09d}" for number in np.random.default_rng(0).permutation(len(labels))]
         rows = zip(labels[GROUP].tolist(), names, labels["label"].tolist(), logits[:, 0].tolist(), strict=True)
         for group, name, relevance, score in rows:
@@ -89,7 +88,7 @@ class RankingMetric(Metric):
         return None
 
     def rows_to_compare(self, labels: np.ndarray) -> list[int]:
-        """Return the rows of the first query with a relevant passage and a number of passages that fits the report."""
+        """Return the rows of the first query that has a relevant passage and a number of passages in `_SHOWN`."""
         judged = _judged(labels)[GROUP]
         sizes = dict(zip(*(values.tolist() for values in np.unique(judged, return_counts=True)), strict=True))
         fitting = [group for group in judged.tolist() if sizes[group] in _SHOWN]
@@ -115,7 +114,7 @@ def _judged(labels: np.ndarray) -> np.ndarray:
 
 
 class Ranking(TaskKind):
-    """The kind of task in which each row has a grade: how relevant a passage is to a query."""
+    """The kind of task in which each row has a grade that says how relevant a passage is to a query."""
 
     name = "ranking"
     metrics = ("ndcg@10", "mrr@10", "map")
@@ -138,7 +137,7 @@ class Ranking(TaskKind):
         return RankingMetric(asked.metric)
 
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
-        """Return the grades for the metric and, for training, their ratio to the largest grade of the training set."""
+        """Return the grades for the metric and, for training, their ratios to the largest training grade, at most 1."""
         (trained,), (tested,) = train, test
         check_one_output(head, "but a ranking needs one score", "a cross-encoder with one output")
         judged = {"train": _relevance(trained), "test": _relevance(tested)}
@@ -177,9 +176,10 @@ class Ranking(TaskKind):
         groups: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the mean squared error of the scores plus, given `groups`, that of score differences within a query.
+        """Return the mean squared error of the scores plus, given `groups`, that of score differences within queries.
 
-        The mean squared difference over all pairs of a query's errors is twice the variance of these errors.
+        The latter is twice the variance of a query's errors, which equals the mean squared difference of all pairs of
+        these errors.
         """
         error = student.float() - teacher.float()
         loss = error.square().mean()
@@ -190,8 +190,8 @@ class Ranking(TaskKind):
     def served_as(self, teacher: Mapping[str, Any], fine_tuned: bool) -> dict[str, Any]:
         """Return entries with which transformers and sentence-transformers return the same scores.
 
-        Scores are probabilities unless the teacher returns raw ones. A cross-encoder declares this by an activation, in
-        one of three settings; any other teacher declares it by its problem type.
+        Scores are probabilities, unless the teacher returns raw scores and was not fine-tuned. A cross-encoder names
+        its activation in one of three settings. For any other teacher, the problem type shows whether scores are raw.
         """
         older = (teacher.get("sentence_transformers") or {}).get("activation_fn")
         own = teacher.get("activation_fn") or older or teacher.get("sbert_ce_default_activation_function")
@@ -201,7 +201,7 @@ class Ranking(TaskKind):
         return {"problem_type": self.problem_type, "sentence_transformers": {"activation_fn": _PROBABILITY}}
 
     def extra_files(self, served: Mapping[str, Any], max_length: int) -> dict[str, Any]:
-        """Return the files of a cross-encoder, without which sentence-transformers would guess what they say."""
+        """Return a cross-encoder's configuration files, without which sentence-transformers would guess settings."""
         output = {"method": "forward", "method_output_name": "logits"}
         transformer = "sentence_transformers.base.modules.transformer.Transformer"
         return {
@@ -239,7 +239,7 @@ class Ranking(TaskKind):
     @property
     def usage(self) -> str:
         return (
-            "The score tells how relevant a passage is to a query; sort the passages of a query by it. "
+            "The score shows how relevant a passage is to a query; sort the passages of a query by their scores. "
             "`CrossEncoder`, the pipeline and `infer.py` give the same score."
         )
 
@@ -255,7 +255,7 @@ def _relevance(column: LabelColumn) -> list[int]:
     for row, number in enumerate(numbers):
         if not (0.0 <= number <= _MOST_RELEVANT and number.is_integer()):
             raise DataError(
-                f"{column.place}: the relevance of a passage must be a whole number from 0, for not relevant, to "
+                f"{column.place}: the relevance of a passage must be a whole number from 0 (not relevant) to "
                 f"{_MOST_RELEVANT}, but row {row} (counted from 0) holds {column.values[row]!r}; correct such rows"
             )
     return [int(number) for number in numbers]

@@ -1,6 +1,6 @@
 """The kind of task `regression`: each text, or each text pair, has a number on a scale as its label.
 
-Candidates are judged by the correlation between outputs and targets.
+Candidates are evaluated by the correlation between outputs and targets.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 def correlation(name: str, first: np.ndarray, second: np.ndarray) -> float:
-    """Return the Spearman or Pearson correlation of two arrays (rows,); 0 where it is undefined."""
+    """Return the Spearman or Pearson correlation of two arrays (rows,); 0 if it is undefined."""
     from scipy.stats import pearsonr, spearmanr
 
     if np.ptp(first) == 0.0 or np.ptp(second) == 0.0:
-        return 0.0  # scipy would warn
+        return 0.0  # scipy would warn about constant values
     value = float(spearmanr(first, second).statistic if name == "spearman" else pearsonr(first, second).statistic)
     return value if np.isfinite(value) else 0.0
 

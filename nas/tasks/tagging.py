@@ -30,10 +30,10 @@ Span = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class TagMetric(Metric):
-    """The metric `span_f1`, over the spans of all types together, or `accuracy` of words.
+    """The metric `span_f1`, for the spans of all types together, or `accuracy`, the share of correctly tagged words.
 
     Labels are tag numbers (texts, tokens), with `IGNORED` for all tokens but the first of each word. Spans are those of
-    seqeval in its default mode, which scores as conlleval does: a span begins at a `B-` tag, or at an `I-` tag that
+    seqeval in its default mode, which agrees with conlleval: a span begins at a `B-` tag, or at an `I-` tag that
     does not continue a span of its type.
     """
 
@@ -49,7 +49,7 @@ class TagMetric(Metric):
         return float(f1_score(self._tags(labels, labels), self._tags(logits.argmax(axis=-1), labels), zero_division=0))
 
     def bootstrap_scores(self, logits: np.ndarray, labels: np.ndarray, draws: Iterable[np.ndarray]) -> list[float]:
-        """Return the score of each bootstrap sample, computed from counts that are made only once for each text."""
+        """Return the score of each bootstrap sample, based on counts per text that are computed only once."""
         counts = self._counts(logits, labels)
         sums = np.array([counts[rows].sum(axis=0) for rows in draws])
         found: list[float] = (2.0 * sums[:, 0] / np.maximum(sums[:, 1] + sums[:, 2], 1)).tolist()
@@ -70,7 +70,7 @@ class TagMetric(Metric):
         return found
 
     def by_label(self, logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, float]]:
-        """Return the metrics of each type of span, or of each tag if the tags do not follow IOB2."""
+        """Return precision, recall, F1 and count of each type of span, or of each tag if tags do not follow IOB2."""
         answered = logits.argmax(axis=-1)
         if _odd_tag(names) is None:
             from seqeval.metrics import classification_report
@@ -99,7 +99,7 @@ class TagMetric(Metric):
         return {name: dict(zip(columns, map(float, own), strict=True)) for name, own in rows}
 
     def constant_answer(self, labels: np.ndarray, outputs: int) -> np.ndarray | None:
-        """Return logits for the most frequent tag; None for span F1."""
+        """Return logits that give every word the most frequent tag; None for `span_f1`."""
         if self.name != "accuracy":
             return None
         logits = np.zeros((*labels.shape, outputs), dtype=np.float32)
@@ -109,7 +109,7 @@ class TagMetric(Metric):
     def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
         """Return simulated logits for which a share of the words has the correct tag, or a share of the spans is found.
 
-        For each span that is missed, a word outside of all spans is tagged as a span.
+        For each missed span, a word outside of all spans is wrongly tagged as a span.
         """
         answered = np.maximum(labels, 0)
         if self.name == "accuracy":
@@ -120,7 +120,7 @@ class TagMetric(Metric):
         return np.eye(outputs, dtype=np.float32)[answered]
 
     def _miss(self, answered: np.ndarray, labels: np.ndarray, share: float, rng: np.random.Generator) -> None:
-        """Replace spans of the correct answers (texts, tokens) by wrong ones, in place, except for a share of them."""
+        """Replace all but a `share` of the spans in the correct answers (texts, tokens) by wrong spans, in place."""
         outside = self.names.index(_OUTSIDE) if _OUTSIDE in self.names else 0
         for row, spans in enumerate(self._spans(labels, labels)):
             words = np.flatnonzero(labels[row] != IGNORED)
@@ -204,7 +204,7 @@ class Tagging(TaskKind):
         return found
 
     def extra_files(self, served: Mapping[str, Any], max_length: int) -> dict[str, Any]:
-        """Return no files, since text-embeddings-inference does not support tagging."""
+        """Return an empty dictionary, since text-embeddings-inference does not support tagging."""
         return {}
 
     def counts(self, labels: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
@@ -231,14 +231,14 @@ class Tagging(TaskKind):
         return (
             "`start` and `end` of a span are character positions in the text. The pipeline and `infer.py` return the "
             "same spans. The tokenizer decides what a word is, and the tag of a word is that of its first token. Words "
-            "beyond the longest text that the network reads get no tag."
+            "beyond the maximum length of a text get no tag."
         )
 
     def summary(self, texts: str, labels: Sequence[str]) -> str:
         types = list(dict.fromkeys(label[2:] for label in labels if label != _OUTSIDE))
         if _odd_tag(labels) is not None:
             return f"Tags {texts} word by word with {any_of(labels)}"
-        return f"Tags {texts} word by word, for spans of {types[0] if len(types) == 1 else any_of(types)}"
+        return f"Tags {texts} word by word to find spans of {types[0] if len(types) == 1 else any_of(types)}"
 
 
 def _odd_tag(names: Iterable[str]) -> str | None:
@@ -252,7 +252,7 @@ def _tags_of(column: LabelColumn) -> list[list[str]]:
 
 
 def _not_iob2(column: LabelColumn, rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return a list with a warning if some `I-` tags continue no span; empty if all tags follow IOB2."""
+    """Return a list with a warning if some `I-` tags do not continue a span; empty if all tags follow IOB2."""
     broken = [
         (number, before, tag)
         for number, tags in enumerate(rows)
@@ -264,5 +264,5 @@ def _not_iob2(column: LabelColumn, rows: Sequence[Sequence[str]]) -> list[str]:
     number, before, tag = broken[0]
     return [
         f"Warning: {column.place}: {len(broken):,} of {sum(map(len, rows)):,} tags break IOB2, the first in row "
-        f"{number} (counted from 0), {tag} after {before}; each is taken to begin a span, as in seqeval"
+        f"{number} (counted from 0), {tag} after {before}; each of them begins a new span, as in seqeval"
     ]

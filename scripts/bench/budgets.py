@@ -1,11 +1,11 @@
-"""Measure whether exports meet their latency budgets, and how much of the budget they use, for random budgets.
+"""Measure, for random latency budgets, whether exports meet them and how much of each budget they use.
 
 For each budget, the architectures that are predicted to use most of it are measured in the same way as by `nas search`.
-The first that meets the budget is written to ONNX and measured again in a new process. Accuracy does not matter here,
-so weights are random.
+The first one that meets the budget is written to ONNX and measured again in a new process. Accuracy does not matter
+here, so weights are random.
 
-The largest sub-network is measured in both measurements, interleaved. It shows how much faster the machine was the
-second time, and thus how much of the budget the export would have used at the earlier speed.
+Both measurements also include the largest sub-network, interleaved with the others. Its two latencies show how much
+faster the machine was the second time, and thus how much of the budget the export would have used at the earlier speed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _USED = 0.85
 
 
 def measure_all(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Export for `pairs` random budgets, print a line for each, and return how many were met and how well used."""
+    """Export for `pairs` random budgets, print a line for each, and return how many were met and how much was used."""
     space, rng = SearchSpace.load(arguments.space), random.Random(arguments.seed)
     config = common.config_of(space)
     supernet = BertSupernet(CompactBert(config).eval())
@@ -95,7 +95,7 @@ def _limit(profile: Profile, rng: random.Random) -> float:
 
 
 def _candidates(space: SearchSpace, costs: Costs, budget: Budget, rng: random.Random) -> list[CandidateResult]:
-    """Return random architectures that rank higher the more of the budget they use, as if only size mattered."""
+    """Return random architectures with a made-up accuracy that increases with the share of the budget that they use."""
     drawn = {space.sample(rng, size=rng.random()) for _ in range(_CANDIDATES)}
     return [CandidateResult(one, 1.0 + costs.violation(one, budget), 0, 0.0) for one in drawn]
 

@@ -1,10 +1,10 @@
-"""Measure candidates per second: naive evaluation against each optimisation of it, and all of them together.
+"""Measure candidates per second of naive evaluation, of each of its optimisations, and of all optimisations together.
 
 Naive evaluation extracts each candidate and runs it in full precision on all texts of the search, in the order of the
 data set, in batches padded to their longest text. All variants evaluate the same list of candidates: random ones that
 meet the study's budgets, and several generations of their children. The variants are interleaved, one candidate at a
-time, so that other work on the machine slows all of them alike. Shared layers, racing and bf16 also use batches by
-length.
+time, so that other work on the machine slows all of them alike. The variants with shared layers, racing or bf16 also
+batch texts of similar length.
 
 The front of a variant counts as equally good if, for each network on the naive front, it has a network that costs no
 more and whose accuracy is lower by at most one standard error. Naive evaluation determines both accuracies. The
@@ -65,7 +65,7 @@ class Naive:
         self._batches = list(batches_by_length(texts) if by_length else _padded(texts))
 
     def evaluate(self, architecture: Architecture, _: float = 0.0) -> CandidateResult:
-        """Return the result of a candidate with inherited weights, judged by the task's metric."""
+        """Return the result of a candidate with inherited weights, according to the task's metric."""
         started, left = time.monotonic(), list[int]()
         model = self.supernet.extract(architecture)
         accuracy = self.metric.score(predict(forward_of(model, left), self._batches), self.labels)
@@ -84,9 +84,9 @@ def _padded(texts: Dataset) -> Iterator[Batch]:
 
 
 class Way:
-    """One variant of evaluation, working through the list like the inline executor.
+    """One variant of evaluation, which works through the list in the same order as the inline executor.
 
-    Of the first few waiting candidates, the next one is that which shares most layers with the last.
+    From the first few waiting candidates, it takes the one that shares the most layers with the previous candidate.
     """
 
     def __init__(self, name: str, evaluator: Naive | Evaluator, candidates: list[Architecture], costs: Costs) -> None:

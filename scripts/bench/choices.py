@@ -1,8 +1,9 @@
 """Measure the accuracy that each compression method costs and the time and size that it saves, per kind of block.
 
-Accuracy is measured before any training, on the search set, with the teacher after its units are ordered and with all
-blocks of one kind compressed by one method. Time is measured for one block of the teacher's size on the study's first
-device, at the device's longest text length. Prepares the teacher if it is missing.
+Accuracy is measured on the search set, without any training of the compressed network. This network is the teacher
+with its units ordered by importance and with all blocks of one kind compressed by one method. Time is measured for one
+block of the teacher's size on the study's first device, at the device's longest text length. The benchmark prepares the
+teacher if it is missing.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def parser(about: str | None) -> argparse.ArgumentParser:
 
 
 def main(arguments: argparse.Namespace, measure: Callable[[Run], dict[str, Any]]) -> None:
-    """Call `measure` with the run that the arguments name, while holding the run's lock; otherwise like `alone`."""
+    """Do the same as `alone`, but call `measure` with the run that the arguments name and hold the run's lock."""
 
     def on_the_run(_: argparse.Namespace) -> dict[str, Any]:
         if arguments.threads:
@@ -63,7 +63,10 @@ def main(arguments: argparse.Namespace, measure: Callable[[Run], dict[str, Any]]
 
 
 def alone(arguments: argparse.Namespace, measure: Callable[[argparse.Namespace], dict[str, Any]]) -> None:
-    """Call `measure` and print its result as JSON if asked to. A user's mistake gives one line and exit code 2."""
+    """Call `measure` and print its result if `--json` is given.
+
+    For a `NasError`, print one line and exit with the exit code of the error.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     datasets.disable_progress_bars()
     transformers.logging.disable_progress_bar()

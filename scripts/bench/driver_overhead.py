@@ -1,4 +1,4 @@
-"""Measure the driver's time per trial (everything in a search except evaluation) by the number of trials so far.
+"""Measure how the driver's time per trial (all of a search except evaluations) depends on the number of trials so far.
 
 The executor returns results immediately. Their accuracy grows with the size of the network and has noise, and their
 latencies come from a synthetic profile.
@@ -80,7 +80,7 @@ def _size(architecture: Architecture) -> float:
 
 
 def made_up(space: SearchSpace) -> Profile:
-    """Return a synthetic profile in which a block's latency grows with its size and is less than half with int8."""
+    """Return a synthetic profile, in which a block's latency grows with its size and is lower with compression."""
 
     def entries() -> Iterator[tuple[str, float]]:
         for hidden in space.dimensions.hidden_size:
@@ -99,9 +99,9 @@ def made_up(space: SearchSpace) -> Profile:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run a search, print a table, and return the milliseconds per trial after several numbers of trials.
+    """Run a search, print a table, and return the milliseconds per trial at several numbers of trials.
 
-    Each value is a mean over the last hundred trials.
+    Each value is the mean over the hundred trials before.
     """
     space = SearchSpace.load(arguments.space)
     budgets = tuple(Budget(name=share, device="cpu", p50_ms=f"{share}%") for share in ("20", "10", "5"))

@@ -4,8 +4,8 @@ Compares the teacher, the exports of a run whose task is of the kind `embedding`
 embeddings as a baseline:
   - `pairs`: for each file of scored text pairs, Spearman's correlation between the scores and the cosine similarities;
   - `retrieval`: for a folder in BEIR's layout (`corpus`, `queries`, `qrels_test`), nDCG@10 of the queries over the
-    whole corpus. For `own`, the network embeds all texts. For `documents_by_teacher`, the teacher embeds the documents
-    and the network only the queries, as with an existing index.
+    whole corpus. For `own`, the network embeds all texts. For `documents_by_teacher`, the network embeds only the
+    queries and the teacher embeds the documents, as if they were in an existing index.
 
 Texts are embedded in full precision by the networks in the exported folders.
 """
@@ -38,7 +38,7 @@ from nas.progress import say
 from nas.tasks import PairCorrelation, in_groups
 
 Encode = Callable[[Sequence[str]], np.ndarray]
-"""Returns the embeddings of texts, of shape (texts, outputs)."""
+"""A function that returns the embeddings of texts, of shape (texts, outputs)."""
 _CUT = 10
 
 
@@ -88,7 +88,7 @@ class Retrieval:
         self.queries = [texts[name] for name in self.relevant]
 
     def ndcg(self, queries: np.ndarray, documents: np.ndarray) -> float:
-        """Return nDCG@10 of a ranking of documents by the cosine similarity of their embeddings to each query's."""
+        """Return nDCG@10 if documents are ranked by the cosine similarity of their embeddings to that of the query."""
         from pytrec_eval import RelevanceEvaluator
 
         cosines = _unit(queries) @ _unit(documents).T

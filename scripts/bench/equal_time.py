@@ -1,9 +1,10 @@
 """Compare two searches of the same supernet in the same time: a simple search and the one that the study defines.
 
 The simple search, `at first`, uses NSGA-II, extracts each candidate and evaluates it on all texts in full precision.
-The study's search is called `now`. Both are stopped after `--seconds`. For each budget, the benchmark reports the most
-accurate candidate on the search set among those predicted to meet it; its accuracy is measured again in full precision.
-The benchmark needs a run whose supernet is trained and whose devices are profiled.
+The study's search is called `now`. Both are stopped after `--seconds`. For each budget, the benchmark takes the
+candidate that is most accurate on the search set among those predicted to meet the budget. It reports the accuracy of
+this candidate, measured again in full precision. The benchmark needs a run whose supernet is trained and whose devices
+are profiled.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
 """Compare `nas run` with networks designed by hand and trained for the same time.
 
-For each budget, networks that a person would choose are cut from the ordered teacher. Each is trained separately, by
-the same distillation, for as long as all of `nas run` took except for preparing the data and the teacher:
+For each budget, networks that a person would choose are cut from the teacher, whose units are ordered. Each is trained
+separately, by the same distillation, for as long as `nas run` took (without preparing the data and the teacher):
   - `uniform`: the network of equal layers that is the most accurate with the supernet's weights;
   - `N layers`: for each number of evenly spaced layers, the widest network that meets the budget, in int8 if possible;
   - `narrowed`: the uniform network, cut from a network of twice the width that is trained for the first third of the
     time.
-They are compared to `nas run`, the export itself, and to `same, alone`, the exported architecture trained separately
-for the same time.
+They are compared to the export itself (`nas run`) and to the exported architecture trained separately for the same time
+(`same, alone`).
 
-The number of steps that fit into the time is found by timing the steps of each network. The networks of a budget are
-then trained in one process so that they share the teacher's forward pass, which does not change their results. All of
-them get as many steps as the fastest one. Accuracies are measured on the search set and on the test set.
+The benchmark times the steps of each network to find how many fit into the time. The networks of a budget are then
+trained in one process so that they share the teacher's forward pass, which does not change their results. All of them
+get as many steps as the fastest one. Accuracies are measured on the search set and on the test set.
 
 Each seed has its own folder below --runs. The benchmark resumes after an interruption.
 """
@@ -210,7 +210,7 @@ def _arguments() -> argparse.Namespace:
     made.add_argument("--budgets", nargs="+", default=[], metavar="NAME", help="only these budgets of the study")
     made.add_argument("--share", type=float, default=1.0, help="training time as a share of that of `nas run`")
     made.add_argument(
-        "--no-narrowed", action="store_true", help="leave out `narrowed`, which has to be trained by itself"
+        "--no-narrowed", action="store_true", help="leave out `narrowed`, which needs a training of its own"
     )
     return made.parse_args()
 

@@ -1,9 +1,10 @@
 """Compare families of compression techniques: run a study once per search space, with the same training and search.
 
 The search spaces are in `spaces/` next to the study file. Each allows one family of techniques, or several together. If
-a space has dropped tokens or early exits, its devices use the text lengths of the task; with early exits, budgets limit
-the mean latency. For each budget that a space can meet, its best network is exported and verified. After each space,
-its results are added to `results.json` next to the study file. Results of other spaces in that file are kept.
+a space allows dropping tokens or early exits, latency is measured at the text lengths of the task. If it allows early
+exits, budgets limit the mean latency instead of the median. For each budget that a space can meet, its best network is
+exported and verified. After each space, its results are added to `results.json` next to the study file. Results of
+other spaces in that file are kept.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def _with_space(study: Study, path: Path) -> Study:
     dimensions = SearchSpace.load(path).dimensions
     if dimensions.keep_tokens or dimensions.exit_threshold:
         values["devices"] = [device | {"sequence_length": "task"} for device in values["devices"]]
-    if dimensions.exit_threshold:  # the median would ignore all texts that exit later
+    if dimensions.exit_threshold:  # the median would ignore the texts that exit late
         values["budgets"] = [
             budget | {"limits": [_as_mean(limits) for limits in budget["limits"]]} for budget in values["budgets"]
         ]

@@ -1,8 +1,8 @@
-"""Measure how far uniform sub-networks with weights inherited from the trained supernet are below the teacher.
+"""Measure how many points of accuracy uniform sub-networks of the trained supernet lose against the teacher.
 
-These sub-networks are evaluated on the search set: all layers at full width, at half width and at the smallest hidden
-size, and each set of layers in the search space with two thirds of the layers (at full width) or half of the layers (at
-half width). Trains the supernet first if it is missing.
+Sub-networks with all layers are evaluated on the search set at full width, at half width and at the smallest hidden
+size. Sets of layers in the search space with two thirds of the layers are evaluated at full width, and those with half
+of the layers at half width. The benchmark first trains the supernet if it is missing.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 After each kill, the search must still end with the requested number of finished trials. No finished trial may be lost,
 and no candidate evaluated twice. After the driver is killed, the same command is run again; after a node is killed,
-another one is added. The nodes are Ray nodes of one processor each on this machine. The run's supernet and profiles are
-created first if they are missing.
+another one is added. The nodes are Ray nodes on this machine with one processor each. The benchmark first creates the
+run's supernet and profiles if they are missing.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Outcome:
     """Trials that were finished at the time of the kill."""
     finished: int
     lost: int
-    """How many of these trials are missing from the storage at the end."""
+    """Trials that were finished at the time of the kill and are missing from the storage at the end."""
     double: int
 
 
@@ -188,7 +188,7 @@ def _end(driver: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         raise NasError(f"a search did not end within {_LIMIT_S:.0f} s; check whether the cluster is alive") from None
     if driver.returncode:
-        raise NasError(f"a search failed: {errors.decode().strip().splitlines()[-1]}; run the study by itself")
+        raise NasError(f"a search failed: {errors.decode().strip().splitlines()[-1]}; run the study alone")
 
 
 def _arguments() -> argparse.Namespace:

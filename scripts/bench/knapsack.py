@@ -1,8 +1,8 @@
-"""Measure what a search gains if it starts from the solutions of a knapsack problem (see `nas.search.knapsack`).
+"""Measure how much a search gains if it starts from the solutions of a knapsack problem (see `nas.search.knapsack`).
 
-Compares the knapsack solutions themselves with searches that start with and without them. For each budget, the table
-shows the best accuracy on the search set among the networks predicted to meet it. The benchmark needs a run whose
-supernet is trained and whose devices are profiled, and adds nothing to that run.
+Compares the knapsack solutions themselves, searches that start from them, and searches that do not. For each budget,
+the table shows the best accuracy on the search set among the networks predicted to meet it. The benchmark needs a run
+whose supernet is trained and whose devices are profiled, and adds nothing to that run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from nas.search.executors import CachingExecutor, Executor, InlineExecutor
 from nas.search.knapsack import best_sums, score, single_changes
 
 _EARLY = 10
-"""The number of evaluations after which the mean over budgets is also reported."""
+"""The early number of evaluations after which the mean over budgets is reported too."""
 
 
 def measure(run: Run, evaluations: int, seeds: list[int]) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def measure(run: Run, evaluations: int, seeds: list[int]) -> dict[str, Any]:
         sums = best_sums(space, costs, accuracies)
         solved = time.monotonic()
         solutions = [CandidateResult(*one, 0, 0.0) for one in score(executor(), sums).items()]
-        rows = [("the sums", _best(costs, solutions), None, None)]
+        rows = [("solutions", _best(costs, solutions), None, None)]
         for seed in seeds:
             for title, begin in (("without", []), ("with", sums)):
                 found = run_one(run.study.search.sampler, seed, evaluations, space, costs, executor(), begin)

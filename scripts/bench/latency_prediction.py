@@ -1,4 +1,4 @@
-"""Measure the error of predicted latencies: builds a profile for each runtime and tests it on 24 whole sub-networks.
+"""Measure the error of predicted latencies: build a profile for each runtime and test it on 24 complete sub-networks.
 
 These sub-networks were not used in the fit. The device has one thread, batch size 1 and texts of 128 tokens. With
 `--busy`, another process keeps one more core busy during the measurement.

@@ -1,9 +1,9 @@
-"""Measure the accuracy of sub-networks of the fine-tuned teacher after its units are ordered, before any training.
+"""Measure the accuracy of sub-networks of the fine-tuned teacher for several orders of its units, without training.
 
-Compares three orders of units: that of the checkpoint, by magnitude, and the Taylor order that `nas train` uses. They
-are compared on the search set at three widths of heads and neurons and at the smaller hidden sizes of the search space.
-`Taylor, made up` also compensates for the missing hidden units, as `nas train` does initially. Prepares the teacher if
-it is missing.
+Compares three orders of units: the order in the checkpoint, the order by magnitude, and the Taylor order that `nas
+train` uses. Accuracy is measured on the search set with three numbers of heads and neurons, and with the smaller hidden
+sizes of the search space. `Taylor, made up` also compensates for the missing hidden units, as `nas train` does before
+it trains. The benchmark prepares the teacher if it is missing.
 """
 
 from __future__ import annotations

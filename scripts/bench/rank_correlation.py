@@ -1,16 +1,17 @@
 """Measure whether accuracy with inherited weights ranks sub-networks like the accuracy after separate training.
 
-Draws architectures from the smallest to the largest of the search space. On the search set, it compares their accuracy
-with weights inherited from the trained supernet to
+Draws architectures of all sizes from the search space. On the search set, compares their accuracy with weights
+inherited from the trained supernet to
   - their accuracy after fine-tuning each one separately from these weights (`kendall_tau`), and
   - their accuracy after the same number of steps from slices of the ordered teacher, without a supernet
     (`kendall_tau_alone`).
 
 Prints Kendall's tau with a 95 % interval from a bootstrap over architectures. Both accuracies come from the same
-examples, whose random choice increases the agreement; `kendall_tau_halves` avoids this by comparing one half of the
-search set with the other. As a baseline, `kendall_tau_params` ranks architectures by their number of parameters.
+examples, so they share the same sampling error, which increases the agreement. `kendall_tau_halves` avoids this by
+comparing the inherited accuracy on one half of the search set with the other accuracy on the other half. As a baseline,
+`kendall_tau_params` ranks architectures by their number of parameters.
 
-Trains the supernet if it is missing. Resumes after an interruption: measurements are kept in <run>/rank_correlation/.
+Trains the supernet if it is missing. Measurements are kept in <run>/rank_correlation/, so an interrupted run resumes.
 The result is written to <run>/rank_correlation.json and shown by `nas report`.
 """
 

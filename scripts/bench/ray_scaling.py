@@ -1,9 +1,10 @@
 """Measure candidates per second with different numbers of Ray workers, on one list of candidates and one supernet.
 
-Every worker has one processor and one thread, even if there is only one worker. All workers are started first. Each
-number of workers then evaluates the whole list, once to warm up and `--rounds` times interleaved with the other
-numbers. The median is reported. Candidates are evaluated on all texts, without racing. The benchmark runs on the
-cluster at `RAY_ADDRESS` if it is set. It needs a run whose supernet is trained and whose devices are profiled.
+Every worker has one processor and one thread, even if there is only one worker. Each number of workers has its own
+executor, which first evaluates the whole list repeatedly until all its workers have started. Then all executors
+evaluate the list `--rounds` times, interleaved, and the median over rounds is reported. Candidates are evaluated on all
+texts, without racing. The benchmark runs on the cluster at `RAY_ADDRESS` if it is set. It needs a run whose supernet is
+trained and whose devices are profiled.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def measure(run: Run, workers: list[int], count: int, rounds: int, seed: int) ->
 
 
 def _evaluate(executor: RayExecutor, candidates: list[Architecture]) -> float:
-    """Return the seconds in which the executor evaluates all candidates, with its queue kept as full as in a search."""
+    """Return the seconds that the executor takes for all candidates, with its queue kept as full as in a search."""
     started = time.monotonic()
     for number, architecture in enumerate(candidates):
         if number >= executor.capacity:

@@ -1,7 +1,7 @@
 """Multi-objective samplers of other projects, which `samplers` compares with those of nas.
 
-They see what Optuna's NSGA-II sees: accuracy and latency as objectives, and the violation of the budget that is nearest
-to being met as a constraint. `Trials` starts each of them with the same initial population.
+Each of them gets the same information as Optuna's NSGA-II: accuracy and latency as objectives and, as a constraint, the
+violation of the budget that is nearest to being met. `Trials` starts each of them with the same initial population.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 _POPULATION = 20
 _REJECTED = 1e6
-"""The objectives and the constraint of a trial without a result, so that it is never selected."""
+"""The value of the objectives and of the constraint for a trial without a result. It is never selected."""
 
 
 def nsga2(distributions: Mapping[str, BaseDistribution], seed: int) -> BaseSampler:
-    """Return Optuna's NSGA-II with its own initial population and children."""
+    """Return Optuna's NSGA-II with its default settings."""
     return NSGAIISampler(seed=seed)
 
 
@@ -37,8 +37,8 @@ def gaussian_process(distributions: Mapping[str, BaseDistribution], seed: int) -
 class SmsEmoa(BaseSampler):
     """SMS-EMOA (Beume et al., EJOR 2007) of pymoo, which selects by contributions to the hypervolume.
 
-    pymoo proposes a generation at a time, and the next one only when all trials of the last one have finished. Trials
-    that are asked for while the last ones of a generation are evaluated are drawn at random.
+    pymoo proposes one generation at a time, and the next one only after all trials of this generation have finished. If
+    the search needs a new trial while the last ones of a generation are still running, the trial is drawn at random.
     """
 
     def __init__(self, distributions: Mapping[str, BaseDistribution], seed: int) -> None:
@@ -47,10 +47,10 @@ class SmsEmoa(BaseSampler):
         self._algorithm = _sms_emoa(list(self._distributions.values()), seed)
         self._generation: Any = None
         self._proposed: dict[int, int] = {}
-        """The place in the generation of each trial that has not finished."""
+        """The index in the generation of each trial that has not finished, by the trial's number."""
         self._next = 0
         self._outcomes: dict[int, tuple[list[float], float]] = {}
-        """For each place of the generation, the objectives (all minimised) and the constraint."""
+        """The objectives (all minimised) and the constraint of the finished trials, by index in the generation."""
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self._distributions
@@ -98,7 +98,7 @@ class SmsEmoa(BaseSampler):
 
 
 def _sms_emoa(distributions: Sequence[Any], seed: int) -> Any:
-    """Return pymoo's algorithm for integers and two objectives."""
+    """Return pymoo's SMS-EMOA for integer variables, two objectives and one constraint."""
     from pymoo.algorithms.moo.sms import SMSEMOA
     from pymoo.core.problem import Problem
     from pymoo.core.termination import NoTermination

@@ -2,14 +2,14 @@
 
 For a given latency, take the best accuracy found at no more than this predicted latency, or 0 if nothing is that fast.
 The hypervolume is the mean of this accuracy over all latencies from zero to the largest that a budget allows; slower
-candidates are never evaluated. Two more measures are reported: the same mean up to the teacher's latency, which is
-mostly the best accuracy found anywhere, and the mean over budgets of the best accuracy within each.
+candidates are never evaluated. Two more measures are reported: the same mean up to the teacher's latency, which mostly
+reflects the best accuracy at any latency, and the mean over budgets of the best accuracy within each.
 
 By default, evaluations are looked up in `samplers.json`, which was recorded from a real supernet. The table does not
 cover the whole search space. For other architectures, a forest of randomised trees predicts the accuracy, with noise as
 large as the forest's error on held-out recordings. (A forest is used because the guided sampler's surrogate model is a
 Gaussian process.) With `--live`, evaluations are real; this needs a run whose supernet is trained and whose devices are
-profiled. With `--record` in addition, each candidate is evaluated on all texts, and the results are added to the table.
+profiled. With `--live --record`, each candidate is evaluated on all texts, and the results are added to the table.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Recorded:
         self.model.fit(x, y)
 
     def evaluate(self, architecture: Architecture, _: float) -> CandidateResult:
-        """Return the recorded result, or else the forest's prediction plus noise seeded by the architecture."""
+        """Return the recorded result, or else the forest's prediction plus noise that depends on the architecture."""
         if architecture not in self.known:
             found = self.model.predict(features(self.space, architecture)[None])[0]
             found += np.random.default_rng(int(architecture.digest, 16)).normal(0.0, self.noise)
@@ -204,7 +204,7 @@ def within_budgets(results: list[CandidateResult], costs: Costs) -> list[float]:
 def best_within(results: list[CandidateResult], costs: Costs) -> np.ndarray:
     """Return the best accuracy within each budget after each evaluation, of shape (results, budgets).
 
-    It is 0 as long as no candidate meets the budget.
+    It is 0 until a candidate meets the budget.
     """
     rows = [
         [
@@ -225,7 +225,7 @@ def needed(curve: list[float], target: float) -> int | None:
 def compare(searches: dict[str, list[dict[str, Any]]], seconds: float | None) -> dict[str, Any]:
     """Print and return a summary of all searches of each sampler.
 
-    `seconds` is the time of one evaluation if results were only looked up. The target is the median over seeds of the
+    `seconds` is the time of one evaluation if recorded results were used. The target is the median over seeds of the
     baseline's final value. For each sampler, the median over seeds of the evaluations needed to reach it is reported; a
     seed that never reaches it counts with all its evaluations.
     """
@@ -282,7 +282,7 @@ def looked_up(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def live(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
-    """Compare the samplers by real evaluations on a run's search set; with `--record`, add these to the table."""
+    """Compare the samplers with real evaluations on a run's search set; with `--record`, add them to the table."""
     costs, recipe = costs_of(run), evaluation(run)
     evaluator = recipe.load()
     whole = Waiting(lambda architecture, _: evaluator.evaluate(architecture))

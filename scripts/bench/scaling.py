@@ -1,8 +1,8 @@
 """Simulate a search with 1 to 1000 workers: candidates per second, utilisation of the workers, and accuracy found.
 
-Only the workers are simulated. The driver is the real one, and its time counts. Accuracies and times of evaluations are
-based on a finished search of the study: times are drawn from those that were measured, and accuracies are predicted
-from sizes and compression methods by a fit, with noise as large as the fit's residuals.
+Only the workers are simulated. The driver is the real one, and its time counts. Accuracies and evaluation times are
+based on a finished search of the study. Times are drawn from the measured ones. Accuracies are predicted by a
+regression on sizes and compression methods, with noise as large as the residuals.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from nas.search.storage import Storage
 _RIDGE, _FOLDS = 1.0, 10
 _CEILING = 0.95
 _HOPELESS = 0.02
-"""A candidate that is worse than its competitor by this much loses its race and is not evaluated on all texts."""
+"""A candidate that is less accurate than its competitor by this much is not evaluated on all texts."""
 
 
 class Recorded:
@@ -58,7 +58,7 @@ class Recorded:
         self._seconds = {whole: [r.seconds for r in results if r.complete == whole] for whole in (True, False)}
 
     def evaluate(self, architecture: Architecture, to_beat: float) -> CandidateResult:
-        """Return a simulated result of a candidate. It is the same whenever the same candidate is evaluated."""
+        """Return a simulated result of a candidate, whose accuracy depends only on the architecture."""
         rng = random.Random(architecture.digest)
         gap = float(_features(architecture) @ self._weights) + rng.gauss(0.0, self._noise)
         accuracy = _CEILING - math.exp(-gap)
@@ -73,7 +73,7 @@ class Recorded:
 
 
 def _gap(accuracy: float) -> float:
-    """Return the negative logarithm of an accuracy's distance to the ceiling, a scale on which accuracy is fitted."""
+    """Return the negative logarithm of an accuracy's distance to the ceiling, which the regression predicts."""
     return -math.log(max(_CEILING - accuracy, 1e-3))
 
 

@@ -1,8 +1,7 @@
-"""An executor on a simulated clock, whose workers can be slow, die and be replaced, with a real driver.
+"""An executor with a simulated clock and simulated workers, which can be slow, die and be replaced. The driver is real.
 
-An evaluation takes only simulated time, which is drawn at random. The driver's work between two calls advances the
-simulated clock by the processor time that it really takes. Workers that finish meanwhile are idle until the driver
-attends to them.
+An evaluation takes only simulated time. The driver's work between two calls advances the simulated clock by the
+processor time that it really takes. Workers that finish in the meantime are idle until the driver gives them work.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from nas.evaluate.shared import Key, prefix_keys
 from nas.search.executors import AHEAD, Waiting, pop_longest_prefix
 
 Evaluate = Callable[[Architecture, float], CandidateResult]
-"""Returns the result of a candidate, given the accuracy to beat. Its `seconds` are the time that a worker needs."""
+"""A function that returns the result of a candidate, given the accuracy to beat. Its `seconds` are a worker's time."""
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ Complete steps of the Trainer are measured, interleaved and on the same batches:
   - supernet: the teacher's forward pass, and forward and backward passes of the largest, the smallest and two random
     sub-networks.
 
-Prints the seconds per step of each (median over rounds of the mean over steps) and the ratio of the supernet's to the
-other two. It also estimates which share of the supernet's step is spent on matrix products, from the speed of a product
-of the teacher's sizes that is measured in the same rounds.
+Prints the seconds per step of each (median over rounds of the mean over steps) and the ratios of the supernet's time to
+the other two. Also estimates the share of the supernet's step that is spent on matrix products. The estimate uses the
+speed of a product of the teacher's sizes, which is measured in the same rounds.
 """
 
 from __future__ import annotations

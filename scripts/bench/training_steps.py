@@ -59,7 +59,7 @@ class Steps:
         return SideBySideTrainer(model=model, **self._about(model))
 
     def lean(self) -> Trainer:
-        """Return the same trainer without dropout and with frozen token embeddings, as for the supernet."""
+        """Return the same trainer, but without dropout and with frozen token embeddings, as for the supernet."""
         model = self.teacher()
         model.get_input_embeddings().requires_grad_(False)
         for module in model.modules():

@@ -92,7 +92,7 @@ def test_says_what_it_is_for(kind):
     assert kind.metrics and len(set(kind.metrics)) == len(kind.metrics)
     assert kind.problem_type in get_args(Problem)
     assert kind.learns_from_texts == (kind.network_form.network_type == "encoder")
-    with pytest.raises(ValueError, match=f"metric: 'beauty' does not measure {kind.name}; use {kind.metrics[0]}"):
+    with pytest.raises(ValueError, match=f"metric: 'beauty' is not a metric of {kind.name}; use {kind.metrics[0]}"):
         kind.check(asked(kind, "beauty"))
     for metric in kind.metrics:
         kind.check(asked(kind, metric))

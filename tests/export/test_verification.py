@@ -42,7 +42,7 @@ def test_a_file_that_answers_otherwise_than_its_folder_is_told(space, supernet_w
     found = verify(tmp_path / "export", None, {device: None}, test_set, ClassMetric("accuracy"), NO_TEXTS)
     assert found["agrees"] is False and found["agreement_with_hugging_face"] < 0.9
     assert json.loads((tmp_path / "export" / VERIFICATION_FILE).read_text())["agrees"] is False
-    said = f"export: on device phone .* only {found['agreement_with_hugging_face']:.1%} of the texts the same answer"
+    said = f"export: on device phone .* same answer for only {found['agreement_with_hugging_face']:.1%} of the texts"
     assert re.search(said, capsys.readouterr().err)
 
 

@@ -278,11 +278,11 @@ def test_raced_out_and_uniform_ones_are_marked_apart():
 
 def test_what_is_predicted_is_not_called_measured():
     page, front = render(_contents()), _front()
-    assert "p50 measured in the same way" in page and "predicted</small>" not in page
+    assert "p50 latency, measured in the same way" in page and "predicted</small>" not in page
     for item in (front["uniform"]["half"], front["budgets"]["half"][0]):
         item["measured"] = False
     page = render(_contents(front=front))
-    assert "p50 measured unless it is marked as predicted" in page
+    assert "p50 latency, measured unless it is marked as predicted" in page
     assert page.count("4.10 ms predicted") == page.count("4.00 ms predicted") == 1
 
 
@@ -364,10 +364,10 @@ def test_drawings_and_picture_are_well_formed():
         ({"supernet_log": [], "export_logs": {}}, "Training"),
         ({"export_logs": {}}, "Accuracy during training: Export half"),
         ({"rank_correlation": None}, "Rank correlation"),
-        ({"front": _front() | {"importance": {}}}, "What accuracy depends on"),
+        ({"front": _front() | {"importance": {}}}, "Dimensions that affect accuracy"),
         ({"front": _front() | {"uniform": {"half": None}}}, "Gain over uniform networks"),
         ({"seeds": {}}, "Several seeds"),
-        ({"seconds": {}}, "Time each step took"),
+        ({"seconds": {}}, "Time per step"),
         ({"snippets": {}}, "How to load an export"),
     ],
 )

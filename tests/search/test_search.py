@@ -172,7 +172,7 @@ def test_weights_that_change_under_a_search_are_refused(search_folder):
     trials.record_dependency("weights", digest)
     trials.record_dependency("weights", digest)
     with pytest.raises(
-        SearchError, match=r"started with other weights .*; restore those, or remove it to start a new search"
+        SearchError, match=r"started with other weights .*; restore the earlier ones, or remove this file to start a"
     ):
         trials.record_dependency("weights", weights_digest(search_folder / "supernet"))
 

@@ -237,7 +237,7 @@ def test_the_file_of_a_database_is_relative_to_the_study():
 
 def test_nothing_can_be_joined_before_it_has_begun(tiny_study, nas):
     code, _, err = nas("search", str(tiny_study), "--join", "--runs", str(tiny_study.parent / "runs"))
-    assert code == 2 and "no search of this study with these settings that could be joined" in err
+    assert code == 2 and "no search to join for this study with these settings" in err
     assert not (tiny_study.parent / "runs").exists()
 
 

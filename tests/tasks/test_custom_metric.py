@@ -101,7 +101,7 @@ def test_no_other_code_is_run_for_a_study_file(tiny_study, monkeypatch, name, sa
 
 @pytest.mark.parametrize("kind", ["tagging", "ranking", "embedding"])
 def test_kinds_without_a_prediction_for_each_text_take_none(kind):
-    with pytest.raises(ValueError, match=f"metric: {kind} cannot be measured by a function such as 'a:b'; use "):
+    with pytest.raises(ValueError, match=f"metric: {kind} does not support functions such as 'a:b'; use "):
         task_kind(kind).check(_asked("a:b"))
 
 

@@ -117,9 +117,9 @@ def test_targets_are_read_as_numbers():
         (["LABEL_0", "LABEL_1"], ["LABEL_0", "LABEL_1", "LABEL_2"], ["LABEL_0", "LABEL_1", "LABEL_2"], [0, 1], "2 of"),
         (["0", "2"], ["a", "b", "c"], ["a", "b", "c"], [0, 2], "2 of the teacher's .*'b'"),
         # What cannot be matched but is as many is taken in order, and that is said.
-        (["1", "2"], ["LABEL_0", "LABEL_1"], ["1", "2"], [0, 1], "taken in order: '1' is 0, '2' is 1"),
-        (["-1", "1"], ["NEG", "POS"], ["NEG", "POS"], [0, 1], "taken in order: '-1' is 'NEG', '1' is 'POS'"),
-        (["bad", "good"], ["LABEL_0", "LABEL_1"], ["bad", "good"], [0, 1], "taken in order: 'bad' is 0"),
+        (["1", "2"], ["LABEL_0", "LABEL_1"], ["1", "2"], [0, 1], "matched in order: '1' is 0, '2' is 1"),
+        (["-1", "1"], ["NEG", "POS"], ["NEG", "POS"], [0, 1], "matched in order: '-1' is 'NEG', '1' is 'POS'"),
+        (["bad", "good"], ["LABEL_0", "LABEL_1"], ["bad", "good"], [0, 1], "matched in order: 'bad' is 0"),
     ],
 )  # fmt: skip
 def test_the_data_is_numbered_as_the_teacher(names, known, found, numbers, note):
@@ -240,7 +240,7 @@ def test_f1_is_of_the_class_that_is_named():
 def test_a_positive_class_is_for_f1(tmp_path):
     with pytest.raises(
         StudyError,
-        match="positive: only f1, precision, recall, roc_auc can judge a single class, but the metric is 'accuracy'",
+        match="only f1, precision, recall, roc_auc can be computed for a single class, but the metric is 'accuracy'",
     ):
         validate(Task, TASK.model_dump() | {"positive": "hate"}, tmp_path, StudyError)
 

@@ -100,7 +100,7 @@ def test_a_column_for_each_label_holds_yes_or_no():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"metric": "accuracy"}, "'accuracy' does not measure multi_label; use f1_micro, f1_macro, average_precision"),
+        ({"metric": "accuracy"}, "not a metric of multi_label; use f1_micro, f1_macro, average_precision"),
         ({"threshold": 1.0}, "threshold"),
         ({"threshold": "best"}, "threshold"),
         ({"label": ["a", "a"]}, "label: must name distinct columns"),

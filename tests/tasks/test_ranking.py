@@ -108,12 +108,12 @@ def test_a_classifier_of_several_outputs_is_refused():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"metric": "accuracy"}, "'accuracy' does not measure ranking; use ndcg@10, mrr@10, map"),
-        ({"text": ("answer",)}, "text: ranking needs the columns of two texts, but got answer; name both"),
+        ({"metric": "accuracy"}, "'accuracy' is not a metric of ranking; use ndcg@10, mrr@10, map"),
+        ({"text": ("answer",)}, "text: ranking needs two columns of texts, but got answer; name both"),
         ({"query": "label"}, "query: must not be the label column"),
         ({"holdout": {"size": 9, "by": "row"}}, "holds out whole groups of rows, by 'question_id', but got 'row'"),
         ({"threshold": 0.5}, "threshold: ranking has no threshold"),
-        ({"kind": "classification", "metric": "f1"}, "query: classification judges each row by itself, but got"),
+        ({"kind": "classification", "metric": "f1"}, "query: classification evaluates each row separately, but got"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes, message):
@@ -157,7 +157,7 @@ def test_the_first_text_tells_queries_apart_unless_a_column_is_named(tmp_path):
 def test_a_row_without_a_query_is_refused(tmp_path, bad):
     given = rows({"Q1": "one", "Q2": "two"})
     with pytest.raises(
-        DataError, match=r"train.parquet: column 'question_id' must say which query .* row 1 .* rows: 1 of"
+        DataError, match=r"train.parquet: column 'question_id' must name the query .* row 1 .* rows: 1 of"
     ):
         splits_of(tmp_path, given | {"question_id": ["Q1", bad, *given["question_id"][2:]]}, given)
 

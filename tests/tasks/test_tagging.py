@@ -87,9 +87,9 @@ def test_tags_that_break_iob2_are_counted_and_said_to_begin_spans():
     found = read([["O", "I-x", "I-x"], ["B-y", "I-x", "I-y"], ["B-x", "I-x"]], [["B-x", "I-y"], ["O"]])
     assert found.notes == (
         "Warning: train.jsonl: column 'tags': 3 of 8 tags break IOB2, the first in row 0 (counted from 0), I-x after O"
-        "; each is taken to begin a span, as in seqeval",
+        "; each of them begins a new span, as in seqeval",
         "Warning: test.jsonl: column 'tags': 1 of 3 tags break IOB2, the first in row 0 (counted from 0), I-y "
-        "after B-x; each is taken to begin a span, as in seqeval",
+        "after B-x; each of them begins a new span, as in seqeval",
     )
     assert read([["NOUN", "VERB"], ["VERB"]]).notes == ()
 
@@ -211,8 +211,8 @@ def test_texts_that_are_no_lists_of_words_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"span_f1"', '"f1"', "'f1' does not measure tagging; use span_f1, accuracy"),
-        ('["words"]', '["words", "more"]', "text: tagging has one column of lists of words, but got words, more"),
+        ('"span_f1"', '"f1"', "'f1' is not a metric of tagging; use span_f1, accuracy"),
+        ('["words"]', '["words", "more"]', "text: tagging needs one column with lists of words, but got words, more"),
         ("max_length", 'label = ["a", "b"]\nmax_length', "label"),
         ("max_length", "threshold = 0.4\nmax_length", "threshold: tagging has no threshold"),
         (
@@ -384,7 +384,7 @@ def test_a_study_from_rows_to_an_export_that_finds_the_same_spans_everywhere(tmp
     assert spans[0][:2] == ("low", 4) and others == ["", ""]
     page, card = (run.folder / "report.html").read_text(), (folder / "README.md").read_text()
     assert "F1 per label" in page and ">high<" in page and ">spans<" in page
-    assert "Tags texts word by word, for spans of high or low" in card and 'aggregation_strategy="first"' in card
+    assert "Tags texts word by word to find spans of high or low" in card and 'aggregation_strategy="first"' in card
     assert "pipeline_tag: token-classification" in card
 
 

@@ -1,8 +1,8 @@
 """The contract of a family of teachers: how its models are converted to a `CompactBert` and back.
 
-A family is one file with one `Family` and one line in the registry. It states how the family names the settings and
-parameters of a `CompactBert`, and how its function differs from BERT's. `nas/model/stock.py` and
-`nas/model/checkpoint.py` use this to convert and load models.
+Each family has one file, which defines a `Family`, and one line in the registry. A `Family` states how its models name
+the settings and parameters of a `CompactBert`, and how their function differs from BERT's. `nas/model/stock.py` and
+`nas/model/checkpoint.py` use it to convert and load models.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 """The activations that a `CompactBert` can compute in torch and in ONNX."""
 _POSITIONS = "bert.embeddings.position_embeddings.weight"
 Rules = dict[str, tuple[Any, tuple[Any, ...]]]
-"""Settings by their names in the family's configuration: the value, and the values that a `CompactBert` supports."""
+"""For each name of a setting in the family's configuration: its value, and the values that a `CompactBert` supports."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,30 +44,30 @@ class Family:
     pooler_act: str
     """The activation between the two linear layers of its sequence classifier's head."""
     pooled: frozenset[NetworkType] = frozenset({"sequence_classifier"})
-    """The network types whose head begins with the first of these two layers, the pooler."""
+    """The network types whose head has both of these layers. The first one is the pooler."""
     parameters: tuple[tuple[str, str], ...] = ()
     """Replacements that turn a compact parameter's name into the family's own, in the order in which they apply."""
     sequence_head: tuple[tuple[str, str], ...] = ()
-    """Further replacements, which apply first, for the head of its sequence classifier."""
+    """Further replacements for the head of its sequence classifier. They apply before `parameters`."""
     fused: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """For each compact module that the family joins with others into one: its index, and the number of joined ones."""
+    """For each compact module that the family joins with others: its index among these modules, and their number."""
     settings: Mapping[str, str] = field(default_factory=dict)
-    """The family's own names of the compact settings that it names differently."""
+    """The family's own names for compact settings that it names differently."""
     constants: Mapping[str, Any] = field(default_factory=dict)
     """Compact settings that the family's configuration does not have, with the values that the family uses."""
     own_settings: tuple[str, ...] = ()
     """Settings of the family's configuration that affect the function, but match no single compact setting.
 
-    See `compact`.
+    The methods `compact` and `form` convert them.
     """
     own_counts: tuple[str, ...] = ()
-    """The settings of the family's configuration that must be whole numbers above 0."""
+    """Further settings of the family's configuration, which must be whole numbers above 0."""
     own_numbers: tuple[str, ...] = ()
-    """The settings of the family's configuration that must be numbers above 0."""
+    """Further settings of the family's configuration, which must be numbers above 0."""
     has_embedding_size: bool = False
-    """Whether its embeddings can have a width of their own, with a projection to `hidden_size` after them."""
+    """Whether its embeddings can have their own width, followed by a projection to `hidden_size`."""
     positions_follow_padding: bool = False
-    """Whether a text's first token uses row `pad_token_id + 1` of the position table."""
+    """Whether a text's first token uses row `pad_token_id + 1` of the position table, as in RoBERTa."""
 
     def read(self, config: PreTrainedConfig, setting: str) -> Any:
         """Return the value of a compact setting in a configuration of this family."""
@@ -87,7 +87,7 @@ class Family:
     def uncounted(self, pad_token_id: int | None) -> int | None:
         """Return the id of the token that is skipped when positions are counted; None if there is none.
 
-        The first position is then the row after this id in the position table.
+        The first token then uses the row after this id in the position table.
         """
         return pad_token_id if self.positions_follow_padding else None
 
@@ -100,7 +100,7 @@ class Family:
         """Return the settings that could make a model compute something that a `CompactBert` does not support."""
         return {
             self.name("hidden_act"): (self.read(config, "hidden_act"), ACTIVATIONS),
-            # Only older checkpoints have this setting; both None and "absolute" stand for absolute positions.
+            # Only older checkpoints have this setting; both None and "absolute" mean absolute positions.
             "position_embedding_type": (getattr(config, "position_embedding_type", None) or "absolute", ("absolute",)),
             "is_decoder": (getattr(config, "is_decoder", False), (False,)),
         }
@@ -110,7 +110,7 @@ class Family:
         return form
 
     def compact(self, config: PreTrainedConfig) -> dict[str, Any]:
-        """Return further compact settings: those in which this family differs from BERT."""
+        """Return the further compact settings in which this family differs from BERT."""
         return {}
 
     def stock(self, config: CompactBertConfig) -> dict[str, Any]:
@@ -143,9 +143,9 @@ class Family:
         return parameter.chunk(count)[number]
 
     def to_stock(self, state: Mapping[str, torch.Tensor], config: CompactBertConfig) -> dict[str, torch.Tensor]:
-        """Return the parameters of the family's own model for the compact ones in `state`; inverts `to_compact`."""
+        """Convert the compact parameters in `state` to those of the family's own model; the inverse of `to_compact`."""
         parts: dict[str, list[torch.Tensor]] = {}
-        for name, value in state.items():  # the parts of a fused parameter come in their order
+        for name, value in state.items():  # the parts of a fused parameter are in the right order
             parts.setdefault(self.parameter(name, config.network_type), []).append(value)
         found = {name: torch.cat(values) if len(values) > 1 else values[0] for name, values in parts.items()}
         positions = self.parameter(_POSITIONS, config.network_type)

@@ -20,8 +20,9 @@ from nas.model.families.base import ACTIVATIONS, Family, Rules
 
 _NEAR, _ALL = "sliding_attention", "full_attention"
 _NO_TOKENS = dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"))
-"""Unset ids of special tokens. Otherwise the configuration would take them from its default vocabulary, but only the
-tokenizer knows the right ones."""
+"""Special token ids that are set to None. Otherwise, the configuration would use the ids of its default vocabulary, but
+only the tokenizer knows the right ones.
+"""
 
 
 class ModernBert(Family):

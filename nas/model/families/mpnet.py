@@ -19,7 +19,7 @@ from nas.model.families.base import CLASSIFIER_OF_TWO, Family
 _BIAS_TABLE = ".attention.self.positions.relative_attention_bias.weight"
 _BUCKETS = "relative_attention_num_buckets"
 _PADDING = 1
-"""The id of the token that is skipped when positions are counted, whatever `pad_token_id` says."""
+"""The id of the token that is skipped when positions are counted, whatever the value of `pad_token_id`."""
 
 
 class MPNet(Family):

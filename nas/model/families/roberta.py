@@ -1,4 +1,4 @@
-"""RoBERTa (Liu et al., arXiv:1907.11692), and a function for encoders of other languages that share its class."""
+"""RoBERTa (Liu et al., arXiv:1907.11692), and a function for its variants, such as encoders of other languages."""
 
 from dataclasses import replace
 
