@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,8 +70,8 @@ class GuidedSampler(BaseSampler):
         self._known, self._running = known, running
         self._guide = Guide(encoding.space, costs)
         self._chosen: list[Architecture] = []
-        self._learnt_from = 0
-        self._otherwise = RandomSampler(seed=seed)
+        self._results_at_choice = 0
+        self._random = RandomSampler(seed=seed)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self._distributions if any(result.complete for result in self._known.values()) else {}
@@ -84,8 +84,8 @@ class GuidedSampler(BaseSampler):
         running, done = dict.fromkeys(self._running.values()), len(self._known)
         while self._chosen and (self._chosen[0] in running or self._chosen[0] in self._known):
             del self._chosen[0]
-        if not self._chosen or done >= self._learnt_from + _batch(self._learnt_from, running):
-            self._learnt_from = done
+        if not self._chosen or done >= self._results_at_choice + _batch(self._results_at_choice, running):
+            self._results_at_choice = done
             rng = random.Random(f"guided/{self._seed}/{trial.number + 1}")
             self._chosen = self._guide.choose(list(self._known.values()), running, rng)
         return self._encoding.encode(self._chosen[0]) if self._chosen else {}
@@ -93,14 +93,14 @@ class GuidedSampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        return self._otherwise.sample_independent(study, trial, param_name, param_distribution)
+        return self._random.sample_independent(study, trial, param_name, param_distribution)
 
 
-class _About(NamedTuple):
+class _Candidate(NamedTuple):
     """The features of an architecture and its row of `CostStanding`, which do not depend on its accuracy."""
 
     features: np.ndarray
-    keeps: np.ndarray
+    within: np.ndarray
     savings: np.ndarray
 
 
@@ -110,7 +110,7 @@ class Guide:
     def __init__(self, space: SearchSpace, costs: Costs) -> None:
         self._space, self._costs = space, costs
         self._floors = list(costs.floors.values())
-        self._evaluated: dict[Architecture, _About] = {}
+        self._evaluated: dict[Architecture, _Candidate] = {}
         self._fitted: tuple[int, Kernel] | None = None
 
     def choose(
@@ -118,49 +118,63 @@ class Guide:
     ) -> list[Architecture]:
         """Return the next batch of candidates, which are neither evaluated nor pending and should meet a budget.
 
-        `results` must begin with the results that were passed to the previous call. New results follow, each for a
-        different architecture. If the pool has too few candidates, the batch is smaller than usual or empty.
+        Each result is of a different architecture, and at least one is complete. The hyperparameters of the surrogate
+        are fitted to the first results. If the pool has too few candidates, the batch is smaller than usual or empty.
         """
-        for result in results[len(self._evaluated) :]:
-            self._evaluated[result.architecture] = self._about(result.architecture, result.exits)
-        known = list(self._evaluated.values())
-        model = self._surrogate(results, known)
-        places = [place for place, result in enumerate(results) if result.complete]
-        whole = [results[place] for place in places]
-        accuracy = _log_scaled([result.objective for result in whole])
-        standing = _standing(known[place] for place in places)
-        reached = [level for floor in self._floors for level in floor.levels]
-        levels = Levels(np.full(standing.within.shape[1], model.least), _log_scaled(reached))
-        levels.update(accuracy, standing)
-        found = levels.values_at(accuracy, standing)
-        if running:  # assume that pending trials reach their posterior means, so that the batch avoids similar ones
-            abouts = [self._about(architecture) for architecture in running]
-            x = _features(abouts)
-            mean = model.posterior(x).mean
-            levels.update(mean, _standing(abouts))
-            model.fantasise(x, mean)
-        pool, pool_posterior = dict[Architecture, _About](), PoolPosterior(model)
-        parents = _best_of_levels(_BEST, found, [result.architecture for result in whole])
+        evaluated = [self._evaluated_candidate(result) for result in results]
+        surrogate = self._surrogate(results, evaluated)
+        levels, parents = self._incumbents(results, evaluated, surrogate.least)
+        if running:
+            self._assume_posterior_means(running, surrogate, levels)
+        pool = _Pool(surrogate)
         for _ in range(_ROUNDS):
-            fresh = dict[Architecture, _About]()
-            for child in self._children(parents, rng):
-                if not any(child in others for others in (self._evaluated, running, pool, fresh)):
-                    about = self._about(child)
-                    if about.keeps.any():
-                        fresh[child] = about
-            if fresh:
-                pool_posterior.extend(_features(fresh.values()))
-                pool |= fresh
+            pool.extend(self._new_candidates(parents, (self._evaluated, running, pool), rng))
             if not pool:
                 return []
-            standing = _standing(pool.values())
-            parents = _best_of_levels(
-                _PARENTS,
-                levels.expected_improvement(pool_posterior.mean, pool_posterior.standard_deviation, standing),
-                list(pool),
-            )
-        proposed, turns = list(pool), self._levels_of_batch(len(results), _batch(len(results), running), rng)
-        return [proposed[place] for place in _picks(pool_posterior, levels, standing, turns)]
+            parents = _best_of_levels(_PARENTS, pool.expected_improvement(levels), pool.architectures)
+        levels_in_turn = self._levels_of_batch(len(results), _batch(len(results), running), rng)
+        return list(pool.choose(levels, levels_in_turn))
+
+    def _evaluated_candidate(self, result: CandidateResult) -> _Candidate:
+        if result.architecture not in self._evaluated:
+            self._evaluated[result.architecture] = self._candidate(result.architecture, result.exits)
+        return self._evaluated[result.architecture]
+
+    def _incumbents(
+        self, results: Sequence[CandidateResult], evaluated: Sequence[_Candidate], least: float
+    ) -> tuple[Levels, list[Architecture]]:
+        """Return the levels with their incumbents, and the best architectures of each level.
+
+        Only complete results count. `least` is the accuracy to improve at levels that no result reaches.
+        """
+        complete = [index for index, result in enumerate(results) if result.complete]
+        accuracies = _log_scaled([results[index].objective for index in complete])
+        standing = _standing(evaluated[index] for index in complete)
+        required = [level for floor in self._floors for level in floor.levels]
+        levels = Levels(np.full(standing.within.shape[1], least), _log_scaled(required))
+        levels.update(accuracies, standing)
+        values = levels.values_at(accuracies, standing)
+        return levels, _best_of_levels(_BEST, values, [results[index].architecture for index in complete])
+
+    def _assume_posterior_means(self, running: Collection[Architecture], surrogate: Surrogate, levels: Levels) -> None:
+        """Assume that pending candidates reach their posterior means, so that the batch avoids similar candidates."""
+        candidates = [self._candidate(architecture) for architecture in running]
+        x = _features(candidates)
+        mean = surrogate.posterior(x).mean
+        levels.update(mean, _standing(candidates))
+        surrogate.fantasise(x, mean)
+
+    def _new_candidates(
+        self, parents: Sequence[Architecture], known: Iterable[Container[Architecture]], rng: random.Random
+    ) -> dict[Architecture, _Candidate]:
+        """Return children of the parents that are not known yet and are predicted to meet at least one budget."""
+        found = dict[Architecture, _Candidate]()
+        for child in self._children(parents, rng):
+            if not any(child in group for group in (*known, found)):
+                candidate = self._candidate(child)
+                if candidate.within.any():
+                    found[child] = candidate
+        return found
 
     def _levels_of_batch(self, done: int, count: int, rng: random.Random) -> Iterator[int]:
         """Yield, for each candidate of a batch, the index of the level for which it is chosen.
@@ -170,22 +184,22 @@ class Guide:
         """
         budgets, floors = len(self._costs.budgets), self._levels_of_floors()
         for turn in range(done, done + count):
-            by_share, place = turn % 3 == 2, (turn - turn // 3) % budgets
-            if by_share:
+            if turn % 3 == 2:
                 yield rng.randrange(budgets, budgets * len(self._costs.shares))
             else:
-                yield rng.choice(floors[place]) if place in floors else place
+                budget = (turn - turn // 3) % budgets
+                yield rng.choice(floors[budget]) if budget in floors else budget
 
     def _levels_of_floors(self) -> dict[int, range]:
         """Return the indices of the cost levels of each budget that has an accuracy floor, by the budget's index."""
-        at, found = len(self._costs.budgets) * len(self._costs.shares), dict[int, range]()
-        for place, budget in enumerate(self._costs.budgets):
+        start, levels = len(self._costs.budgets) * len(self._costs.shares), dict[int, range]()
+        for index, budget in enumerate(self._costs.budgets):
             if floor := self._costs.floors.get(budget.name):
-                found[place] = range(at, at + len(floor.levels))
-                at = found[place].stop
-        return found
+                levels[index] = range(start, start + len(floor.levels))
+                start = levels[index].stop
+        return levels
 
-    def _surrogate(self, results: Sequence[CandidateResult], known: Sequence[_About]) -> Surrogate:
+    def _surrogate(self, results: Sequence[CandidateResult], evaluated: Sequence[_Candidate]) -> Surrogate:
         """Return the surrogate, conditioned on the results.
 
         The kernel's hyperparameters are fitted to the first `_GROWTH ** n` results (rounded up), where the integer `n`
@@ -194,8 +208,8 @@ class Guide:
         steps = math.floor(math.log(len(results), _GROWTH))
         count = math.ceil(_GROWTH**steps)
         if self._fitted is None or self._fitted[0] != count:
-            self._fitted = count, Surrogate(*_examples(results[:count], known)).kernel
-        return Surrogate(*_examples(results, known), self._fitted[1])
+            self._fitted = count, Surrogate(*_examples(results[:count], evaluated)).kernel
+        return Surrogate(*_examples(results, evaluated), self._fitted[1])
 
     def _children(self, parents: Sequence[Architecture], rng: random.Random) -> Iterator[Architecture]:
         """Yield mutants of single parents, mutated crossovers of two parents, and some random architectures."""
@@ -208,33 +222,83 @@ class Guide:
                 child = self._space.crossover(child, rng.choice(parents), rng)
             yield self._space.mutate(child, rng, rate=rng.choice((0.05, 0.1, 0.2)))
 
-    def _about(self, architecture: Architecture, exits: Sequence[float] = ()) -> _About:
+    def _candidate(self, architecture: Architecture, exits: Sequence[float] = ()) -> _Candidate:
         costs = 1.0 + np.array(self._costs.cautious_violations(architecture, exits))
-        keeps = np.concatenate([costs <= share for share in self._costs.shares])
-        return _About(features(self._space, architecture), keeps, self._savings(architecture, exits, costs))
+        within = np.concatenate([costs <= share for share in self._costs.shares])
+        return _Candidate(features(self._space, architecture), within, self._savings(architecture, exits, costs))
 
     def _savings(self, architecture: Architecture, exits: Sequence[float], costs: np.ndarray) -> np.ndarray:
         """Return the saving of an architecture at each cost level, or minus infinity if it violates the budget."""
-        found = list[float]()
-        for place, budget in enumerate(self._costs.budgets):
+        savings = list[float]()
+        for cost, budget in zip(costs, self._costs.budgets, strict=True):
             if floor := self._costs.floors.get(budget.name):
-                saved = self._costs.saving(architecture, floor, exits) if costs[place] <= 1.0 else -math.inf
-                found += [saved] * len(floor.levels)
-        return np.array(found)
+                saving = self._costs.saving(architecture, floor, exits) if cost <= 1.0 else -math.inf
+                savings += [saving] * len(floor.levels)
+        return np.array(savings)
 
 
-def _examples(results: Sequence[CandidateResult], known: Sequence[_About]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+class _Pool:
+    """The candidates that can be chosen for a batch, with their posterior."""
+
+    def __init__(self, surrogate: Surrogate) -> None:
+        self._candidates: dict[Architecture, _Candidate] = {}
+        self._posterior = PoolPosterior(surrogate)
+
+    def __len__(self) -> int:
+        return len(self._candidates)
+
+    def __contains__(self, architecture: object) -> bool:
+        return architecture in self._candidates
+
+    @property
+    def architectures(self) -> list[Architecture]:
+        return list(self._candidates)
+
+    def extend(self, candidates: Mapping[Architecture, _Candidate]) -> None:
+        if candidates:
+            self._posterior.extend(_features(candidates.values()))
+            self._candidates |= candidates
+            self._standing = _standing(self._candidates.values())
+
+    def expected_improvement(self, levels: Levels) -> np.ndarray:
+        """Return the expected improvement of each candidate at each level: (candidates, levels)."""
+        return levels.expected_improvement(self._posterior.mean, self._posterior.standard_deviation, self._standing)
+
+    def choose(self, levels: Levels, levels_in_turn: Iterable[int]) -> Iterator[Architecture]:
+        """Yield, for the index of each level, the architecture with the largest expected improvement at that level.
+
+        Each later choice assumes that the candidates chosen so far reach their posterior means. The iterator stops
+        early if no candidates are left. Afterwards the pool cannot be extended any more.
+        """
+        architectures = self.architectures
+        is_left = np.ones(len(architectures), bool)
+        for level in levels_in_turn:
+            improvement = np.where(is_left[:, None], self.expected_improvement(levels), 0.0)
+            # If no candidate can improve this level, choose by the total improvement at all levels.
+            values = improvement[:, level] if improvement[:, level].any() else improvement.sum(axis=1)
+            index = int(np.argmax(values))
+            if not is_left[index]:
+                return
+            yield architectures[index]
+            levels.update(self._posterior.mean[[index]], self._standing.at([index]))
+            self._posterior.fantasise(index)
+            is_left[index] = False
+
+
+def _examples(
+    results: Sequence[CandidateResult], evaluated: Sequence[_Candidate]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the surrogate's observations: feature rows, scaled objectives, and the number of texts of each objective.
 
     If there are at least `_KNOWN` results, only the best `_KNOWN / 2` and an evenly spaced selection of the others are
     used.
     """
-    ordered = sorted(range(len(results)), key=lambda place: -results[place].objective)
+    indices = sorted(range(len(results)), key=lambda index: -results[index].objective)
     half = _KNOWN // 2
-    ordered = ordered[:half] + ordered[half :: max(1, len(ordered) // half)]
-    chosen = [results[place] for place in ordered]
+    indices = indices[:half] + indices[half :: max(1, len(indices) // half)]
+    chosen = [results[index] for index in indices]
     return (
-        _features(known[place] for place in ordered),
+        _features(evaluated[index] for index in indices),
         _log_scaled([result.objective for result in chosen]),
         np.array([result.examples for result in chosen]),
     )
@@ -245,44 +309,18 @@ def _batch(known: int, running: Collection[Architecture]) -> int:
     return max(BATCH, min(known // _KNOWN_PER_CHOICE, _MOST), len(running) // _RUNNING_PER_CHOICE)
 
 
-def _features(known: Iterable[_About]) -> np.ndarray:
-    return np.stack([about.features for about in known])
+def _features(candidates: Iterable[_Candidate]) -> np.ndarray:
+    return np.stack([candidate.features for candidate in candidates])
 
 
-def _standing(known: Iterable[_About]) -> CostStanding:
-    return CostStanding.of((about.keeps, about.savings) for about in known)
+def _standing(candidates: Iterable[_Candidate]) -> CostStanding:
+    return CostStanding.of((candidate.within, candidate.savings) for candidate in candidates)
 
 
 def _log_scaled(accuracy: Sequence[float]) -> np.ndarray:
     """Return accuracies on a logarithmic scale: a point counts more the closer the accuracy is to 1."""
     scaled: np.ndarray = -np.log(1.02 - np.asarray(accuracy))
     return scaled
-
-
-def _picks(
-    pool_posterior: PoolPosterior, levels: Levels, standing: CostStanding, turns: Iterable[int]
-) -> Iterator[int]:
-    """Yield, for each level in `turns`, the index of the candidate with the largest expected improvement at that level.
-
-    Each later choice assumes that the candidates chosen so far reach their posterior means. The iterator stops early if
-    no candidates are left.
-    """
-    left = np.ones(len(standing.within), bool)
-    for level in turns:
-        improvement = np.where(
-            left[:, None],
-            levels.expected_improvement(pool_posterior.mean, pool_posterior.standard_deviation, standing),
-            0.0,
-        )
-        # If no candidate can improve this level, choose by the total improvement at all levels.
-        own = improvement[:, level] if improvement[:, level].any() else improvement.sum(axis=1)
-        place = int(np.argmax(own))
-        if not left[place]:
-            return
-        yield place
-        levels.update(pool_posterior.mean[[place]], standing.at([place]))
-        pool_posterior.fantasise(place)
-        left[place] = False
 
 
 def _best_of_levels(count: int, values: np.ndarray, architectures: Sequence[Architecture]) -> list[Architecture]:
